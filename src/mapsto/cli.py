@@ -1,0 +1,217 @@
+"""The command line: a few lines for each command; nobody imports this."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from mapsto.errors import MapstoError
+from mapsto.options import Options
+
+app = typer.Typer(
+    name="mapsto",
+    help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
+Data = Annotated[Path, typer.Argument(help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them.")]
+Model = Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub name.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run there goes on.")]
+Test = Annotated[Path | None, typer.Option(help="Rows to score at the end; training never sees them.")]
+Start = Annotated[str | None, typer.Option(help="Begin with these weights: a run's folder, a model folder, or a hub name.")]
+Like = Annotated[str | None, typer.Option(help="Take shape and tokenizer of this folder, with random weights.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Progress and results as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of text files, when it is not UTF-8 or UTF-16.")]
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` one option for each field of Options, handed in as `options`."""
+    hints = get_type_hints(Options)
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"])],
+        )
+        for field in fields(Options)
+    ]
+
+    @wraps(command)
+    def wrapped(**given: Any) -> None:
+        options = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        command(**given, options=options)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    wrapped.__signature__ = inspect.Signature(keyword_only + shared)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _option(name: str, text: str) -> Any:
+    flag = f"--{name.replace('_', '-')}"
+    return typer.Option(flag, help=text)
+
+
+@app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
+@with_options
+def pretrain(
+    what: Annotated[str, typer.Argument(help="A kind, such as text, or an arrow with `~`.")],
+    data: Data,
+    out: Out,
+    options: Options,
+    start: Start = None,
+    like: Like = None,
+    test: Test = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Learn from values without labels: the map from a corrupted value back to itself."""
+    from mapsto import progress, train
+
+    shown = progress.choose(quiet, json)
+    train.pretrain(
+        what, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite
+    )
+
+
+@app.command(epilog="Example: mapsto fit 'text -> label' train.csv --start runs/base --test test.csv --out runs/clf")
+@with_options
+def fit(
+    arrow: Arrow,
+    data: Data,
+    out: Out,
+    options: Options,
+    start: Start = None,
+    like: Like = None,
+    test: Test = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Learn the map that an arrow names, from a table with its columns."""
+    from mapsto import progress, train
+
+    shown = progress.choose(quiet, json)
+    train.fit(arrow, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite)
+
+
+@app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
+def predict(
+    model: Model,
+    data: Annotated[Path | None, typer.Argument(help="A table with the columns the model reads.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; else csv on the screen.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """Answer every row of a table, in order."""
+    from mapsto import commands
+
+    commands.predict(model, data, text, out, device, precision, encoding, json)
+
+
+@app.command(epilog="Example: mapsto evaluate runs/clf test.csv")
+def evaluate(
+    model: Model,
+    data: Data,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """Score a model on a table with answers, each figure with its 95 % interval."""
+    from mapsto import commands
+
+    commands.evaluate(model, data, device, precision, encoding, json)
+
+
+@app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
+def check(
+    arrow: Arrow,
+    data: Data,
+    test: Test = None,
+    start: Annotated[str | None, typer.Option(help="Count tokens as this model does.")] = None,
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """Look for everything that is wrong with a table, at once. Exit status 1 when something must be mended."""
+    from mapsto import commands
+
+    commands.check(arrow, data, test, start, encoding, json)
+
+
+@app.command(epilog="Example: mapsto trace 'text -> label' train.csv --row 3")
+def trace(
+    arrow: Arrow,
+    data: Data,
+    start: Annotated[str | None, typer.Option(help="The model to trace with; else a small new one.")] = None,
+    row: Annotated[int, typer.Option(help="Which row, from 1.")] = 1,
+    encoding: Encoding = None,
+) -> None:
+    """Show one example after every stage, from the cell to the loss."""
+    from mapsto import commands
+
+    commands.trace(arrow, data, start, row, encoding)
+
+
+@app.command(epilog="Example: mapsto info runs/clf")
+def info(model: Model, json: Json = False) -> None:
+    """What a folder holds: arrow, shape, answers, scores, where it came from."""
+    from mapsto import commands
+
+    commands.info(model, json)
+
+
+@app.command(epilog="Example: mapsto demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables, pictures and mappings go.")] = Path("runs/demo"),
+    minutes: Annotated[float, typer.Option(help="How long to pretrain.")] = 5.5,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain, fit and compare on data that packages carry; about 12 minutes on two cores."""
+    from mapsto import demo, progress
+
+    demo.run(out, minutes, progress.choose(quiet))
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one message and an exit status, never a traceback."""
+    try:
+        app()
+    except MapstoError as error:
+        _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+
+
+def _fail(text: str, status: int) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
+    else:
+        print(f"error: {text}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,64 @@
+"""Where and how precisely to compute: the only place that knows one device from another."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from mapsto.errors import UsageError
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises UsageError if it is not here."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, available in here.items() if available))
+    if name not in here:
+        raise UsageError(f"no device {name!r}; there are: auto, {', '.join(here)}")
+    if not here[name]:
+        raise UsageError(f"this machine or this build of torch has no {name}; use --device auto or cpu")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """bf16 where the hardware accelerates it, else fp32; `name` overrides. Raises UsageError for another name."""
+    if name == "auto":
+        return torch.bfloat16 if accelerates_bf16(device) else torch.float32
+    if name not in PRECISIONS:
+        raise UsageError(f"no precision {name!r}; there are: auto, {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def accelerates_bf16(device: torch.device) -> bool:
+    """Whether bf16 products run on units of their own there (AMX or AVX-512 BF16 on a CPU)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def describe(device: torch.device, precision: torch.dtype) -> str:
+    """For people: "cpu, 2 threads, bf16"."""
+    name = next(name for name, dtype in PRECISIONS.items() if dtype == precision)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device.type}{threads}, {name}"
+
+
+def seed_all(*key: int) -> None:
+    """Set every generator from `key`, so that what is drawn next is a function of it and of nothing else."""
+    mixed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for queued work, so that a clock measures it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()

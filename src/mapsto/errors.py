@@ -1,0 +1,71 @@
+"""The few exceptions users meet, and how near names are suggested."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SHOWN_FINDINGS = 20
+
+
+class MapstoError(Exception):
+    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with."""
+
+    exit_status = 1
+
+
+class UsageError(MapstoError, ValueError):
+    """A wrong call: an arrow that does not parse, an option out of range, a column that is not there."""
+
+    exit_status = 2
+
+
+class CheckpointError(MapstoError):
+    """A checkpoint or model folder that is damaged, unsafe or of an unsupported family."""
+
+
+class RunError(MapstoError):
+    """A run that cannot start or go on: a full disk, a folder in use, a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault in the user's data. `row` is 1-based as an editor shows it; None means the whole file."""
+
+    file: str
+    row: int | None
+    column: str | None
+    value: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        if self.column is not None:
+            place += f", column {self.column!r}"
+        shown = "" if self.value is None else f": {shorten(self.value)!r}"
+        return f"{place}{shown}: {self.reason}"
+
+
+class DataError(MapstoError, ValueError):
+    """Data that cannot be used as it is; `findings` names every fault."""
+
+    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
+        self.findings = tuple(findings)
+        lines = [message, *(f"  {finding}" for finding in self.findings[:SHOWN_FINDINGS])]
+        if len(self.findings) > SHOWN_FINDINGS:
+            lines.append(f"  … and {len(self.findings) - SHOWN_FINDINGS} more")
+        super().__init__("\n".join(lines))
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """`text` on one line and at most `limit` characters long."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def near(word: str, choices: Iterable[str]) -> str:
+    """The text ` (did you mean 'label'?)` when one of `choices` is close to `word`, else an empty string."""
+    lowered = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f" (did you mean {lowered[found[0]]!r}?)" if found else ""

@@ -1,0 +1,79 @@
+"""How good is it: scores of a mapping on rows it has not seen, each with its number of items and a 95 % interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from mapsto.corrupt import Corruption
+from mapsto.data import Table
+from mapsto.errors import UsageError
+from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.mapping import Mapping
+from mapsto.predict import evidence, pooled_outputs, questions
+from mapsto.scores import Score
+from mapsto.sequence import Example
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by name, what a model that reads nothing reaches, how often each true class got each answer, and notes."""
+
+    rows: int
+    scores: dict[str, Score]
+    baseline: dict[str, Score] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop", seed: int = 0) -> Evaluation:
+    """Score every target on `table`. Raises DataError for rows that cannot be read."""
+    if not mapping.targets:
+        raise UsageError("this model has no answers to score; fit it to a table with labels first")
+    arrow = bind_to(mapping.arrow, table)
+    rows = read_rows(arrow, table, mapping.sources, mapping.targets)
+    require_whole(rows, table.rejected, len(table), bad_rows)
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.transformer.longest, "cut")
+    notes = []
+    if len(encoded.long):
+        notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
+    scores: dict[str, Score] = {}
+    baseline: dict[str, Score] = {}
+    confusion: dict[str, dict[str, int]] = {}
+    restored = restores(arrow)
+    if any(port is not None for port in restored):
+        hidden = make_examples(
+            arrow, replace(rows, targets=[]), encoded, mapping.sources, mapping.targets, seed, Corruption()
+        )
+        scores |= score_examples(mapping, hidden, rows, device)
+    asking = [Example(pieces, questions(mapping, pieces), int(of)) for pieces, of in zip(encoded.pieces, encoded.of, strict=True)]
+    for port, target in enumerate(mapping.targets):
+        if restored[port] is not None:
+            continue
+        outputs = pooled_outputs(mapping, asking, len(rows), port, device)
+        answers = rows.targets[port]
+        name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
+        baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
+        confusion |= target.confusion(outputs, answers)
+        notes += target.notes(answers)
+    return Evaluation(len(rows), scores, baseline, confusion, notes)
+
+
+def as_scored(examples: Examples) -> list[Example]:
+    """All examples as scoring sees them: hidden tokens chosen by row alone, at the final rate."""
+    return [examples.example(row, 0, 1.0) for row in range(len(examples))]
+
+
+def score_examples(mapping: Mapping, examples: Examples, rows: Rows, device: torch.device) -> dict[str, Score]:
+    """Scores over examples that carry their answers, as held-out ones do; `rows` has the answers in the user's words."""
+    found: dict[str, Score] = {}
+    restored = restores(mapping.arrow)
+    for port, said in enumerate(evidence(mapping, as_scored(examples), device)):
+        answers: list[Any] = said.values.tolist()
+        if restored[port] is None:
+            answers = [rows.targets[port][examples.of[row]] for row in said.rows]
+        found |= mapping.targets[port].score(said.shown, answers)
+    return found

@@ -1,0 +1,253 @@
+"""Rows of a table → values → pieces → examples: reading cells, cutting what is too long, hiding what `~` hides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from mapsto import kinds
+from mapsto.arrow import Arrow, Port, bind, require_kinds
+from mapsto.corrupt import Corruption, generator
+from mapsto.data import Table
+from mapsto.errors import DataError, Finding
+from mapsto.kinds import BadCell, Source, Target
+from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, row_length
+
+FITTING_SAMPLE = 2000
+MOST_SKIPPED = 0.01
+SHORT_GROUP = 0.25
+
+
+def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
+    """The arrow with a column of `table` for every port; without `answers` the targets' columns need not be there."""
+    require_kinds(arrow, kinds.names("source"), kinds.names("target"))
+    samples: dict[str, list[object]] = {}
+
+    def fits(kind: str, column: str, role: str) -> bool:
+        values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
+        return kinds.source(kind).fits(values) if role == "source" else kinds.target(kind).fits(values)
+
+    if answers or arrow.symmetric:
+        return bind(arrow, table.columns, fits)
+    given = tuple(port for port in arrow.targets if port.column in table.columns)
+    sources = bind(Arrow(arrow.sources, given), table.columns, fits) if given else None
+    return sources if sources is not None else bind_sources(arrow, table.columns, fits)
+
+
+def bind_sources(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, str], bool]) -> Arrow:
+    """The arrow with columns for its sources alone, as prediction needs it."""
+    plain = Arrow(tuple(Port(p.kind, p.column) for p in arrow.sources), ())
+    return bind(plain, columns, fits)
+
+
+def restores(arrow: Arrow) -> list[int | None]:
+    """For each target port the source port whose hidden tokens it puts back; None for every other target."""
+    found: list[int | None] = []
+    taken: dict[str, int] = {}
+    for port in arrow.targets:
+        same = [i for i, source in enumerate(arrow.sources) if source.kind == port.kind]
+        nth = taken.setdefault(port.kind, 0)
+        taken[port.kind] += 1
+        found.append(same[nth] if nth < len(same) and any(source.corrupted for source in arrow.sources) else None)
+    return found
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values read from a table: `sources[port]` and `targets[port]` are parallel to `rows`, numbers of table rows."""
+
+    sources: list[list[Any]]
+    targets: list[list[Any]]
+    rows: Ints
+    faults: list[Finding]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Ints) -> Rows:
+        """The rows at `indices`."""
+        chosen = [int(i) for i in indices]
+        return Rows(
+            [[column[i] for i in chosen] for column in self.sources],
+            [[column[i] for i in chosen] for column in self.targets],
+            self.rows[indices],
+            self.faults,
+        )
+
+
+def read_rows(
+    arrow: Arrow, table: Table, sources: Mapping[str, Source], targets: Sequence[Target], answers: bool = True
+) -> Rows:
+    """Every cell the arrow reads. Rows with a fault are left out and each of their faults is named."""
+    faults: dict[int, list[Finding]] = {}
+
+    def read_column(port: Port, read: Callable[[object], Any]) -> list[Any]:
+        assert port.column is not None
+        values = []
+        for row, cell in enumerate(table.column(port.column)):
+            try:
+                values.append(read(cell))
+            except BadCell as bad:
+                file, line = table.origin(row)
+                value = None if cell is None else str(cell)
+                faults.setdefault(row, []).append(Finding(file, line, port.column, value, str(bad)))
+                values.append(None)
+        return values
+
+    read_sources = [read_column(port, sources[port.kind].read) for port in arrow.sources]
+    wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
+    read_targets = [
+        [None] * len(table) if restored is not None else read_column(port, target.read)
+        for port, target, restored in wanted
+    ]
+    whole = np.array([row for row in range(len(table)) if row not in faults], np.int64)
+    found = Rows(read_sources, read_targets, np.arange(len(table)), list(chain(*(faults[row] for row in sorted(faults)))))
+    return found if not faults else found.select(whole)
+
+
+def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str) -> list[Finding]:
+    """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough."""
+    faults = [*rejected, *rows.faults]
+    if faults and bad_rows == "stop":
+        raise DataError(f"{len(faults)} bad cells or rows; mend them, or drop them with --bad-rows skip:", faults)
+    bad = total + len(rejected) - len(rows)
+    if bad > MOST_SKIPPED * (total + len(rejected)):
+        raise DataError(f"{bad} of {total + len(rejected)} rows are bad, more than the 1 % that may be skipped:", faults)
+    if not len(rows):
+        raise DataError("no rows are left", faults)
+    return faults
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pieces of every example, the index into Rows each came from, and what did not fit in one piece.
+
+    long: rows longer than the model takes. lost: tokens cut off. total: tokens before cutting.
+    """
+
+    pieces: list[tuple[Piece, ...]]
+    of: Ints
+    long: Ints
+    lost: int
+    total: int
+
+
+def encode(
+    arrow: Arrow, rows: Rows, sources: Mapping[str, Source], longest: int, long: str, aligned: bool = False
+) -> Encoded:
+    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError."""
+    columns = [
+        sources[port.kind].encode(values, place, aligned)
+        for place, (port, values) in enumerate(zip(arrow.sources, rows.sources, strict=True))
+    ]
+    pieces: list[tuple[Piece, ...]] = []
+    of: list[int] = []
+    too_long: list[int] = []
+    lost = total = 0
+    for index, example in enumerate(zip(*columns, strict=True)):
+        size = sum(map(len, example))
+        total += size
+        parts = [example]
+        if size > longest:
+            too_long.append(index)
+            if long == "window" and len(example) == 1:
+                parts = [(window,) for window in sources[example[0].kind].windows(example[0], longest)]
+            else:
+                parts = [_cut(example, sources, longest)]
+                lost += size - longest
+        pieces.extend(parts)
+        of.extend([index] * len(parts))
+    if too_long and long == "error":
+        raise DataError(f"{len(too_long)} rows are longer than {longest} tokens (--long cut or --long window go on)")
+    return Encoded(pieces, np.asarray(of, np.int64), np.asarray(too_long, np.int64), lost, total)
+
+
+def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int) -> tuple[Piece, ...]:
+    """Shorten the longest piece again and again until the example fits."""
+    parts = list(example)
+    while (over := sum(map(len, parts)) - longest) > 0:
+        sizes = sorted({len(part) for part in parts}, reverse=True)
+        widest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        step = over if len(sizes) == 1 or len(parts) == 1 else min(over, max(1, sizes[0] - sizes[1]))
+        parts[widest] = sources[parts[widest].kind].cut(parts[widest], max(4, len(parts[widest]) - step))
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples by number; `of` gives the index into Rows of each. What `~` hides is a function of (seed, row, step) and of nothing else."""
+
+    arrow: Arrow
+    sources: Mapping[str, Source]
+    pieces: list[tuple[Piece, ...]]
+    answers: list[tuple[Answer | None, ...]]
+    of: Ints
+    seed: int
+    corruption: Corruption
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def example(self, row: int, step: int, progress: float) -> Example:
+        """Example `row` as step `step` sees it."""
+        pieces, answers = self.pieces[row], self.answers[row]
+        if not any(port.corrupted for port in self.arrow.sources):
+            return Example(pieces, answers, row)
+        rng = generator(self.seed, row, step)
+        shown = list(pieces)
+        hidden: dict[int, Ints] = {}
+        for i, port in enumerate(self.arrow.sources):
+            if port.corrupted:
+                shown[i], hidden[i] = self.sources[port.kind].corrupt(pieces[i], self.corruption, rng, progress)
+        found = list(answers)
+        for port_index, source in enumerate(restores(self.arrow)):
+            if source in hidden and len(hidden[source]):
+                before = sum(map(len, pieces[:source]))
+                found[port_index] = Answer(pieces[source].tokens[hidden[source]], before + hidden[source])
+        return Example(tuple(shown), tuple(found), row)
+
+
+def make_examples(
+    arrow: Arrow,
+    rows: Rows,
+    encoded: Encoded,
+    sources: Mapping[str, Source],
+    targets: Sequence[Target],
+    seed: int,
+    corruption: Corruption,
+) -> Examples:
+    """Examples with their answers encoded once; those that `~` gives are made when an example is asked for."""
+    restored = restores(arrow)
+    answers = [
+        tuple(
+            target.encode(rows.targets[port][index], pieces) if rows.targets and restored[port] is None else None
+            for port, target in enumerate(targets)
+        )
+        for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)
+    ]
+    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption)
+
+
+def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
+    """Packed batches of at most about `most_tokens` tokens; short and long examples apart, since attention over long
+    rows costs more for every token. A group too small for rows of its own joins the next longer one."""
+    groups: dict[int, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(row_length(len(example)), []).append(example)
+    total = sum(map(len, examples))
+    carried: list[Example] = []
+    packed: list[Batch] = []
+    for length in sorted(groups):
+        members = carried + groups[length]
+        carried = []
+        size = sum(map(len, members))
+        if length != max(groups) and size < min(SHORT_GROUP * total, 4 * length):
+            carried = members
+            continue
+        parts = -(-size // most_tokens)
+        packed.extend(collate(members[part::parts], length) for part in range(parts) if members[part::parts])
+    return packed

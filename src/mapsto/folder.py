@@ -1,0 +1,202 @@
+"""The folder a run leaves: a Hugging Face model folder, and beside it mapsto.json, which says what the mapping means."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping as Dict
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapsto import arrow as arrows
+from mapsto import checkpoint, kinds, zoo
+from mapsto.arrow import Arrow, Port
+from mapsto.errors import CheckpointError, UsageError
+from mapsto.kinds import Source, Target
+from mapsto.mapping import Mapping
+from mapsto.scores import Score
+
+FORMAT = 1
+MANIFEST = "mapsto.json"
+RUN = "run.json"
+CARD = "README.md"
+OWN = (MANIFEST, RUN, CARD, "metrics.jsonl", "rejected.csv", "config.json", "model.safetensors", "tokenizer.json")
+OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", "run.lock")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A start of training or prediction: a published model, or a mapping that mapsto saved (then `manifest` is there)."""
+
+    start: zoo.Start
+    manifest: dict[str, Any] | None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return checkpoint.hash_file(self.start.folder / "model.safetensors")
+
+    @property
+    def trained_with(self) -> str | None:
+        """The optimizer of the run that made it, if mapsto did."""
+        return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
+
+
+def versions() -> dict[str, str]:
+    """What computed: a run is exact on the same machine with the same of these."""
+    names = ("mapsto", "torch", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def open_start(name: str | Path) -> Opened:
+    """Open a run's folder (its hashes are verified first), a model folder, or a hub name. Raises CheckpointError."""
+    path = Path(name)
+    manifest = None
+    if (path / MANIFEST).exists():
+        manifest = checkpoint.read_json(path / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise CheckpointError(f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+        checkpoint.verify(path, manifest["files"])
+    elif (path / RUN).exists():
+        raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
+    return Opened(zoo.open(str(name)), manifest)
+
+
+def load(name: str | Path) -> Mapping:
+    """The mapping saved in a folder, or the one a published checkpoint amounts to, ready to predict in fp32."""
+    opened = open_start(name)
+    if opened.manifest is not None:
+        arrow = arrows.parse(opened.manifest["arrow"])
+        targets = [kinds.target(entry["kind"])(**entry["state"]) for entry in opened.manifest["targets"]]
+    elif opened.start.labels:
+        arrow, targets = arrows.parse("text -> label"), [kinds.target("label")(classes=opened.start.labels)]
+    elif any(key.startswith("vocabulary_head.") for key in opened.start.tensors):
+        arrow, targets = arrows.parse("~text -> text"), [kinds.target("text")()]
+    else:
+        arrow, targets = Arrow((Port("text"),), ()), []
+    mapping = Mapping(arrow, opened.start.config, sources_of(opened), targets)
+    missing = take(mapping, opened.start.tensors)
+    if missing:
+        raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
+    return mapping.eval()
+
+
+def sources_of(opened: Opened) -> dict[str, Source]:
+    """The sources a start brings: its tokenizer as text."""
+    from_text = kinds.source("text")
+    return {"text": from_text(opened.start.tokenizer, opened.start.vocabulary)}  # type: ignore[call-arg]
+
+
+def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> list[str]:
+    """Copy every weight of a start that the mapping has a place for; the names of those that stay new.
+
+    A classifier is taken when it has as many classes as the target; the caller has compared their names.
+    """
+    wanted = dict(mapping.named_parameters())
+    missing = []
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            found = tensors.get(_start_name(mapping, name))
+            head = name.startswith(("heads.", "pooler."))
+            if found is None or (head and (not heads or found.shape != parameter.shape)):
+                missing.append(name)
+            elif found.shape != parameter.shape:
+                raise CheckpointError(f"{name} has shape {tuple(found.shape)}, expected {tuple(parameter.shape)}")
+            else:
+                parameter.copy_(found)
+    return missing
+
+
+def _start_name(mapping: Mapping, name: str) -> str:
+    """The name in a start of a weight of the mapping: the first head of a kind stands without its port number."""
+    if not name.startswith("heads."):
+        return name
+    _, port, rest = name.split(".", 2)
+    kind = mapping.targets[int(port)].kind
+    if any(target.kind == kind for target in mapping.targets[: int(port)]):
+        return f"mapsto.{name}"
+    return f"vocabulary_head.{rest}" if kind == "text" else f"classifier.{rest}" if kind == "label" else f"mapsto.{name}"
+
+
+def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dict[str, Score] | None = None) -> None:
+    """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = next((target.state()["classes"] for target in mapping.targets if target.kind == "label"), None)
+    zoo.save(mapping, folder, labels)
+    (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    manifest = {
+        "format": FORMAT,
+        "arrow": str(mapping.arrow),
+        "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
+        "provenance": {**provenance, "versions": versions()},
+        "scores": {name: asdict(value) for name, value in (scores or {}).items()},
+        "files": {name: checkpoint.hash_file(folder / name) for name in names if (folder / name).exists()},
+    }
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    checkpoint.write_atomic(folder / MANIFEST, text.encode())
+
+
+def _plain_state(target: Target) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(json.dumps(target.state()))
+    return state
+
+
+def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> str:
+    """The model card, in Markdown with the Hugging Face metadata block."""
+    task = {"label": "text-classification", "text": "fill-mask"}
+    kind = mapping.targets[0].kind if mapping.targets else ""
+    parameters = sum(parameter.numel() for parameter in mapping.parameters())
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"pipeline_tag: {task[kind]}"] if kind in task else []),
+        "tags:",
+        "- mapsto",
+        "---",
+        "",
+        f"# {mapping.arrow}",
+        "",
+        f"A {mapping.config.family} model of {parameters:,} parameters, made with mapsto {version('mapsto')}.",
+        "",
+        f"- Start: {provenance.get('start') or 'random weights'}",
+        f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
+        f"- Seed: {provenance.get('seed', 0)}; steps: {provenance.get('steps', 'unknown')}",
+        "",
+    ]
+    if scores:
+        lines += ["| score | value (95 % interval, items) |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in scores.items()]
+    return "\n".join(lines) + "\n"
+
+
+def require_free(folder: Path, overwrite: bool) -> None:
+    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run. Raises UsageError.
+
+    With `overwrite` what mapsto wrote there is removed; anything else in the folder is left alone.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; --out needs a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if overwrite:
+        _clear(folder)
+    elif (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
+    elif not (folder / RUN).exists():
+        raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
+
+
+def _clear(folder: Path) -> None:
+    for name in OWN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

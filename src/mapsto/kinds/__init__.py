@@ -1,0 +1,188 @@
+"""The two contracts of a kind, and the registry: the file name is the entry.
+
+A kind is one file here. It defines `source`, a Source class, `target`, a Target class, or both. Nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from mapsto.errors import UsageError, near
+from mapsto.scores import Score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from mapsto.corrupt import Corruption
+    from mapsto.sequence import Answer, Ints, Piece
+    from mapsto.transformer import TransformConfig
+
+Way = Literal["pooled", "aligned", "appended"]
+State = dict[str, Any]
+
+
+class BadCell(ValueError):
+    """A cell that cannot be read as its kind; the message is the reason, the caller knows file, row and column."""
+
+
+class Source(ABC):
+    """A kind of value that is read. One object serves all ports of its kind in an arrow."""
+
+    kind: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def fits(values: Sequence[object]) -> bool:
+        """Whether a column with these values can be of this kind."""
+
+    @abstractmethod
+    def read(self, cell: object) -> Any:
+        """The value in a cell. Raises BadCell."""
+
+    @abstractmethod
+    def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
+        """Values as pieces, with their alignment and units when `aligned` (it costs time).
+
+        `place` counts the source ports, for frames that differ behind the first one.
+        """
+
+    @abstractmethod
+    def cut(self, piece: Piece, length: int) -> Piece:
+        """The start of `piece`, `length` tokens with its frame kept."""
+
+    @abstractmethod
+    def windows(self, piece: Piece, length: int) -> list[Piece]:
+        """The whole of `piece` in consecutive pieces of at most `length` tokens, each with the frame."""
+
+    @abstractmethod
+    def embedder(self, width: int) -> nn.Module:
+        """From tokens, (t,) ids or (t, f) features, to (t, width)."""
+
+    @abstractmethod
+    def corrupt(
+        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
+    ) -> tuple[Piece, Ints]:
+        """The piece with some tokens hidden, and their indices."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """What must be saved beside the weights, as JSON."""
+
+    def show(self, value: Any) -> str:
+        """The value as HTML."""
+        return html.escape(str(value))
+
+
+class Target(ABC):
+    """A kind of value that is answered. One object for each target port."""
+
+    kind: ClassVar[str]
+    way: ClassVar[Way]
+
+    @staticmethod
+    @abstractmethod
+    def fits(values: Sequence[object]) -> bool:
+        """Whether a column with these values can be of this kind."""
+
+    @abstractmethod
+    def read(self, cell: object) -> Any:
+        """The answer in a cell. Raises BadCell."""
+
+    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+        """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
+
+    @abstractmethod
+    def learn(self, answers: Sequence[Any]) -> None:
+        """Take from the training answers what the head must know: classes, mean and spread, …"""
+
+    @abstractmethod
+    def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
+        """The answer as numbers, laid against the pieces of its example."""
+
+    def asked(self, pieces: Sequence[Piece]) -> Ints:
+        """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
+        return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
+
+    def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of the best linear head on frozen vectors (m, d); None when this kind has none."""
+        return None
+
+    @abstractmethod
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """From the vectors read out, (m, width), to this kind's outputs (m, …)."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """The sum of the losses of `output` (m, …) against `values` (m, …), a scalar in fp32."""
+
+    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
+        """What `score` needs of outputs (m, …); kinds with large outputs keep less than all of it."""
+        return output
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """The answers, each with its confidence, from outputs (m, …)."""
+
+    @abstractmethod
+    def score(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Score]:
+        """Figures of the evidence (m, …) against the true answers, each with its number of items and 95 % interval."""
+
+    @abstractmethod
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+        """What a model that reads nothing would reach on `answers`."""
+
+    def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
+        """How often each true answer got each answer, for kinds with few of them."""
+        return {}
+
+    def notes(self, answers: Sequence[Any]) -> list[str]:
+        """What a reader of the scores must know about these true answers."""
+        return []
+
+    @abstractmethod
+    def state(self) -> State:
+        """What `learn` found, as JSON; the class takes it back as keyword arguments."""
+
+    def show(self, answer: Any) -> str:
+        """The answer as HTML."""
+        return html.escape(str(answer))
+
+
+@cache
+def names(role: Literal["source", "target"]) -> tuple[str, ...]:
+    """The kinds that can stand on one side of an arrow."""
+    found = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(name for name in found if hasattr(_module(name), role))
+
+
+def source(kind: str) -> type[Source]:
+    """The Source of `kind`. Raises UsageError naming the kinds there are."""
+    _require(kind, "source")
+    found: type[Source] = _module(kind).source
+    return found
+
+
+def target(kind: str) -> type[Target]:
+    """The Target of `kind`. Raises UsageError naming the kinds there are."""
+    _require(kind, "target")
+    found: type[Target] = _module(kind).target
+    return found
+
+
+def _require(kind: str, role: Literal["source", "target"]) -> None:
+    if kind not in names(role):
+        raise UsageError(f"no {role} kind {kind!r} here{near(kind, names(role))}; there are: {', '.join(names(role))}")
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,187 @@
+"""label: one class out of several.
+
+Legend of shapes: m answers, c classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from torch import Tensor, nn
+
+from mapsto import scores
+from mapsto.errors import DataError
+from mapsto.kinds import BadCell, State, Target
+from mapsto.scores import Score
+from mapsto.sequence import Answer, Ints, Piece
+from mapsto.transformer import Linear
+
+PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+PROBE_DEFAULT = 0.1
+PROBE_FOLDS = 5
+UNSEEN_LOGIT = -10.0
+
+
+class Label(Target):
+    """One class out of those seen in training, read from the pooled vector."""
+
+    kind = "label"
+    way = "pooled"
+
+    def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None, balance: bool = False):
+        self.classes = list(classes)
+        self.weights = None if weights is None else list(weights)
+        self.balance = balance
+
+    @staticmethod
+    def fits(values: Sequence[object]) -> bool:
+        """A column of few different, short values."""
+        known = [str(value) for value in values if value is not None]
+        repeated = len(set(known)) <= max(2, len(known) // 2)
+        return bool(known) and repeated and max(map(len, known)) <= 100
+
+    def read(self, cell: object) -> str:
+        """The class name; numbers and booleans become text, 3.0 the same as 3."""
+        if cell is None or isinstance(cell, str) and not cell.strip():
+            raise BadCell("the label is blank")
+        if isinstance(cell, float) and cell.is_integer():
+            cell = int(cell)
+        if not isinstance(cell, str | int | float | bool | np.generic):
+            raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
+        return str(cell)
+
+    def learn(self, answers: Sequence[str]) -> None:
+        """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
+        counts = Counter(answers)
+        if not self.classes:
+            whole = all(name.lstrip("-").isdigit() for name in counts)
+            self.classes = sorted(counts, key=lambda name: (int(name), name) if whole else (0, name))
+        if len(counts) < 2:
+            raise DataError(f"all {len(answers)} rows have the label {next(iter(counts), None)!r}; two classes are needed")
+        unknown = sorted(set(counts) - set(self.classes))
+        if unknown:
+            raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
+        if self.balance:
+            self.weights = [len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes]
+
+    def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
+        """The index of the class."""
+        return Answer(np.asarray(self.classes.index(answer), np.int64))
+
+    def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+        """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
+        scale = float(np.sqrt((features**2).mean())) or 1.0
+        counts = np.bincount(values, minlength=len(self.classes))
+        folds = min(PROBE_FOLDS, int(counts[counts > 0].min()))
+        weights = None if self.weights is None else dict(enumerate(self.weights))
+        fitted = max(
+            (self._logistic(features / scale, values, strength, folds, seed, weights) for strength in PROBE_STRENGTHS),
+            key=lambda pair: pair[0],
+        )[1]
+        weight = np.zeros((len(self.classes), features.shape[1]))
+        bias = np.full(len(self.classes), UNSEEN_LOGIT)
+        if len(fitted.classes_) == 2:
+            weight[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
+            bias[fitted.classes_] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
+        else:
+            weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+        return torch.from_numpy(weight / scale).float(), torch.from_numpy(bias).float()
+
+    @staticmethod
+    def _logistic(
+        features: NDArray[np.float32],
+        values: Ints,
+        strength: float,
+        folds: int,
+        seed: int,
+        weights: dict[int, float] | None,
+    ) -> tuple[float, LogisticRegression]:
+        """(cross-validated log likelihood, the model fitted on all rows)."""
+        model = LogisticRegression(C=strength, max_iter=500, class_weight=weights)
+        quality = 0.0 if strength == PROBE_DEFAULT else -np.inf
+        if folds >= 2:
+            order = StratifiedKFold(folds, shuffle=True, random_state=seed)
+            quality = float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
+        return quality, model.fit(features, values)
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """A linear map to one logit a class."""
+        head = Linear(width, len(self.classes))
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced."""
+        weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
+        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum")
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """The likeliest class, its probability, and the probability of each class."""
+        answers = []
+        for row in torch.softmax(output.float(), dim=-1).tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            answers.append(
+                {
+                    "label": self.classes[best],
+                    "probability": row[best],
+                    "scores": dict(zip(self.classes, row, strict=True)),
+                }
+            )
+        return answers
+
+    def score(self, output: Tensor, answers: Sequence[str]) -> dict[str, Score]:
+        """Accuracy, macro F1, log loss and expected calibration error.
+
+        A true class never seen in training counts as a mistake in the first two; the last two need a probability for the
+        truth and leave such rows out, which their n shows.
+        """
+        names = self.classes + sorted(set(answers) - set(self.classes))
+        truth = np.array([names.index(answer) for answer in answers])
+        probabilities = torch.softmax(output.double(), dim=-1).numpy()
+        predicted = probabilities.argmax(axis=1)
+        known = truth < len(self.classes)
+        found = {
+            "accuracy": scores.with_interval(scores.accuracy, truth, predicted),
+            "macro_f1": scores.with_interval(scores.macro_f1, truth, predicted),
+        }
+        if known.any():
+            found["log_loss"] = scores.with_interval(scores.log_loss, truth[known], probabilities[known])
+            found["calibration_error"] = scores.with_interval(
+                scores.expected_calibration_error, truth[known], probabilities[known]
+            )
+        return found
+
+    def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
+        """How often each true class was answered by each class."""
+        predicted = output.argmax(dim=-1).tolist()
+        pairs = Counter(zip(answers, (self.classes[p] for p in predicted), strict=True))
+        truths = self.classes + sorted(set(answers) - set(self.classes))
+        return {truth: {name: pairs[truth, name] for name in self.classes} for truth in truths}
+
+    def notes(self, answers: Sequence[str]) -> list[str]:
+        """Classes that training never saw."""
+        unseen = Counter(answer for answer in answers if answer not in self.classes)
+        return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
+
+    def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
+        """Always the commonest class."""
+        names = sorted(set(answers))
+        truth = np.array([names.index(answer) for answer in answers])
+        guess = np.full(len(truth), np.bincount(truth).argmax())
+        return {"accuracy": scores.with_interval(scores.accuracy, truth, guess)}
+
+    def state(self) -> State:
+        """Classes in the order of the logits, and their weights in the loss."""
+        return {"classes": self.classes, "weights": self.weights, "balance": self.balance}
+
+
+target = Label

@@ -1,0 +1,218 @@
+"""text: words in any language, read as tokens; and, behind `~`, the hidden tokens put back.
+
+Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto import scores
+from mapsto.corrupt import Corruption, choose, hide
+from mapsto.errors import UsageError
+from mapsto.kinds import BadCell, Source, State, Target
+from mapsto.scores import Score
+from mapsto.sequence import Alignment, Answer, Ints, Piece
+from mapsto.tokenizer import Tokenizer
+from mapsto.transformer import Transform, TransformConfig
+
+
+def _fits(values: Sequence[object]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, str) for value in known)
+
+
+class TextSource(Source):
+    """Text through a tokenizer. `vocabulary` is the number of embeddings, at least the tokenizer's size."""
+
+    kind = "text"
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.vocabulary = max(vocabulary or 0, tokenizer.size)
+
+    fits = staticmethod(_fits)
+
+    def read(self, cell: object) -> str:
+        """The text itself, unchanged."""
+        if cell is None or isinstance(cell, str) and not cell.strip():
+            raise BadCell("the text is blank")
+        if not isinstance(cell, str):
+            raise BadCell(f"text was expected, not {type(cell).__name__}")
+        if "\0" in cell:
+            raise BadCell("the text holds a NUL character")
+        return cell
+
+    def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
+        """Token ids framed as the tokenizer's family does; with `aligned`, also words and character regions."""
+        before = self.tokenizer.opening if place == 0 else self.tokenizer.joining
+        behind = self.tokenizer.closing
+        if not aligned:
+            return [_framed(ids, before, behind) for ids in self.tokenizer.encode_ids(values)]
+        return [
+            _framed(encoded.ids, before, behind, encoded.offsets, encoded.words)
+            for encoded in self.tokenizer.encode_batch(values)
+        ]
+
+    def cut(self, piece: Piece, length: int) -> Piece:
+        """The first tokens and the closing frame."""
+        behind = len(self.tokenizer.closing)
+        keep = np.r_[0 : length - behind, len(piece) - behind : len(piece)]
+        return _select(piece, keep)
+
+    def windows(self, piece: Piece, length: int) -> list[Piece]:
+        """Consecutive windows, each framed like the whole."""
+        inner = np.flatnonzero(~piece.special)
+        frame = np.flatnonzero(piece.special)
+        before, behind = frame[frame < inner[0]], frame[frame > inner[-1]]
+        room = length - len(frame)
+        return [
+            _select(piece, np.concatenate([before, inner[at : at + room], behind])) for at in range(0, len(inner), room)
+        ]
+
+    def embedder(self, width: int) -> nn.Embedding:
+        """One vector a token."""
+        table = nn.Embedding(self.vocabulary, width)
+        nn.init.normal_(table.weight, std=0.02)
+        return table
+
+    def corrupt(
+        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
+    ) -> tuple[Piece, Ints]:
+        """Some tokens replaced by the mask."""
+        if self.tokenizer.mask_id is None:
+            raise UsageError("this tokenizer has no mask token, so `~text` cannot hide anything")
+        hidden = choose(corruption, piece, rng, progress)
+        return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
+
+    def state(self) -> State:
+        """The tokenizer itself stands in the folder's tokenizer.json."""
+        return {"vocabulary": self.vocabulary}
+
+
+class TextTarget(Target):
+    """The hidden tokens of `~text`, read where they were hidden."""
+
+    kind = "text"
+    way = "aligned"
+    reader: TextSource
+
+    def __init__(self, transform: dict[str, Any] | None = None) -> None:
+        self.transform = TransformConfig(**(transform or {}))
+
+    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+        """Take the tokenizer from the source of this kind."""
+        if not isinstance(source, TextSource):
+            raise UsageError("a text answer needs `~text` among the sources; text from other kinds is not here yet")
+        self.reader, self.transform = source, transform
+
+    fits = staticmethod(_fits)
+
+    def read(self, cell: object) -> str:
+        """The text itself."""
+        return self.reader.read(cell)
+
+    def learn(self, answers: Sequence[str]) -> None:
+        """Nothing: the vocabulary is the source's."""
+
+    def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
+        """Text in words is an appended answer, which this kind does not give yet."""
+        raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
+
+    def asked(self, pieces: Sequence[Piece]) -> Ints:
+        """The mask tokens written in the text."""
+        return np.flatnonzero(np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id)
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """Dense, activation and norm, then the embeddings themselves as output weights (Press & Wolf 2017)."""
+        assert isinstance(embedder, nn.Embedding)
+        return VocabularyHead(width, self.transform, embedder)
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Cross-entropy of logits (m, v) against ids (m,), summed."""
+        return F.cross_entropy(output.float(), values, reduction="sum")
+
+    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
+        """(m, 2): the loss of each hidden token and whether it was found; logits would not fit in memory."""
+        losses = F.cross_entropy(output.float(), values, reduction="none")
+        return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """The likeliest token at each place, with its probability."""
+        best = torch.softmax(output.float(), dim=-1).max(dim=-1)
+        return [
+            {"token": self.reader.tokenizer.decode([token]), "probability": probability}
+            for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def score(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Score]:
+        """Mean loss (nats a token) and share found, over the hidden tokens."""
+        losses, hits = output.double().numpy().T
+        return {"masked_loss": scores.with_interval(np.mean, losses), "token_accuracy": scores.with_interval(np.mean, hits)}
+
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+        """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""
+        ids = np.asarray(answers, np.int64)
+        frequency = np.bincount(ids, minlength=self.reader.vocabulary) / max(1, len(ids))
+        return {"masked_loss": scores.with_interval(np.mean, -np.log(frequency[ids]))}
+
+    def state(self) -> State:
+        """The shape of the head."""
+        return {"transform": asdict(self.transform)}
+
+
+class VocabularyHead(nn.Module):
+    """Logits over the vocabulary, (m, d) → (m, v)."""
+
+    def __init__(self, width: int, transform: TransformConfig, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.transform = Transform(width, transform)
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+        self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.transform(x), self.embedding[0].weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+def _framed(
+    ids: Ints, before: Sequence[int], behind: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
+) -> Piece:
+    count = len(before) + len(ids) + len(behind)
+    special = np.ones(count, np.bool_)
+    special[len(before) : len(before) + len(ids)] = False
+    tokens = np.concatenate([np.asarray(before, np.int64), ids, np.asarray(behind, np.int64)]).astype(np.int64)
+    regions = units = None
+    if offsets is not None and words is not None:
+        regions = np.zeros((count, 1, 2), np.int64)
+        units = np.full(count, -1, np.int64)
+        regions[~special, 0], units[~special] = offsets, words
+    return Piece(
+        kind="text",
+        tokens=tokens,
+        positions=np.arange(count)[:, None],
+        special=special,
+        alignment=None if regions is None else Alignment(regions),
+        units=units,
+    )
+
+
+def _select(piece: Piece, keep: Ints) -> Piece:
+    return replace(
+        piece,
+        tokens=piece.tokens[keep],
+        positions=np.arange(len(keep))[:, None],
+        special=piece.special[keep],
+        alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
+        units=None if piece.units is None else piece.units[keep],
+    )
+
+
+source = TextSource
+target = TextTarget

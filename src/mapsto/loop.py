@@ -1,0 +1,309 @@
+"""The one loop: every arrow, every objective, exact to the bit when killed and run again."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mapsto import checkpoint
+from mapsto.data import rows_of_step
+from mapsto.device import seed_all
+from mapsto.errors import RunError
+from mapsto.examples import Examples, batches
+from mapsto.mapping import Mapping
+from mapsto.optimizer import Optimizers, schedule
+from mapsto.progress import Progress
+from mapsto.sequence import Batch
+
+LARGEST_NORM = 1.0
+MOST_SKIPPED_STEPS = 3
+TOKENS_AT_ONCE = 8192
+AVERAGED_TAIL = 0.20
+METRICS = "metrics.jsonl"
+
+
+class Interrupted(RunError):
+    """Stopped by a signal after a whole step was saved."""
+
+    def __init__(self, signum: int, step: int, folder: Path | None) -> None:
+        self.exit_status = 128 + signum
+        how = f"; the same command goes on from there ({folder})" if folder else ""
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}{how}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run, fixed before its first step and recorded. watch_every: steps between looks at held-out rows."""
+
+    steps: int
+    batch: int
+    rate: float
+    optimizer: Literal["adamw", "muon"]
+    seed: int
+    save_every: int
+    watch_every: int = 0
+    patience: int = 3
+    average: bool = False
+
+
+@dataclass
+class State:
+    """Where a run is. `stale`: looks at the held-out rows since the best one."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    averaged: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0
+    watched: list[dict[str, float]] = field(default_factory=list)
+
+
+class Loader:
+    """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) alone."""
+
+    def __init__(self, examples: Examples, plan: Plan, workers: int) -> None:
+        self.examples, self.plan, self.ahead = examples, plan, workers
+        self.pool = ThreadPoolExecutor(workers) if workers else None
+        self.waiting: dict[int, Future[list[Batch]]] = {}
+
+    def make(self, step: int) -> list[Batch]:
+        """The batches of `step`."""
+        rows = rows_of_step(self.plan.seed, step, self.plan.batch, len(self.examples))
+        progress = step / self.plan.steps
+        return batches([self.examples.example(int(row), step, progress) for row in rows], TOKENS_AT_ONCE)
+
+    def get(self, step: int) -> list[Batch]:
+        """The batches of `step`, while those behind it are being made."""
+        if self.pool is None:
+            return self.make(step)
+        for wanted in range(step, min(step + self.ahead + 1, self.plan.steps)):
+            if wanted not in self.waiting:
+                self.waiting[wanted] = self.pool.submit(self.make, wanted)
+        return self.waiting.pop(step).result()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+
+class Training:
+    """One run of the loop over a mapping; `folder` None keeps everything in memory."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        examples: Examples,
+        plan: Plan,
+        device: torch.device,
+        folder: Path | None = None,
+        watch: Callable[[Mapping], dict[str, float]] | None = None,
+        progress: Progress | None = None,
+        workers: int = 1,
+        listener: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
+        self.progress, self.listener = progress or Progress(), listener
+        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate)
+        self.loader = Loader(examples, plan, workers)
+        self.state = State()
+        self.average: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+
+    def run(self) -> State:
+        """Train to the end, or to early stopping; the mapping is left with its final (best or averaged) weights."""
+        self.resume()
+        started, before = time.monotonic(), self.state.seconds
+        self.mapping.train()
+        try:
+            with _signals() as received, _metrics(self.folder, self.state.step) as write:
+                while self.state.step < self.plan.steps and self.state.stale < self.plan.patience:
+                    loss, rate = self.step(self.state.step)
+                    self.state.seconds = before + time.monotonic() - started
+                    record = self._record(loss, rate)
+                    write(record)
+                    if self.listener:
+                        self.listener(record)
+                    self.progress.step(
+                        self.state.step, self.plan.steps, self.state.tokens, self.state.seconds, loss, rate
+                    )
+                    if received:
+                        self.save()
+                        raise Interrupted(received[0], self.state.step, self.folder)
+                    if self.state.step % self.plan.save_every == 0 or self.state.step == self.plan.steps:
+                        self.save()
+        finally:
+            self.loader.close()
+            self.progress.close()
+        self._finish()
+        return self.state
+
+    def step(self, number: int) -> tuple[float, float]:
+        """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
+        made = self.loader.get(number)
+        seed_all(self.plan.seed, number)
+        ports = range(len(self.mapping.targets))
+        counts = [sum(len(b.answers[p].values) for b in made if b.answers[p] is not None) for p in ports]  # type: ignore[union-attr]
+        loss = torch.zeros((), device=self.device)
+        for batch in made:
+            parts = self.mapping.losses(batch.to(self.device))
+            share = sum((total / counts[port] for port, total in parts), torch.zeros((), device=self.device))
+            if share.requires_grad:
+                share.backward()  # type: ignore[no-untyped-call]
+            loss += share.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.mapping.parameters(), LARGEST_NORM)
+        factor = schedule(number, self.plan.steps)
+        self._update(factor, loss.isfinite() & norm.isfinite(), made)
+        self.state.step = number + 1
+        self.state.tokens += sum(batch.real_tokens for batch in made)
+        self._average()
+        if self.watch and self.plan.watch_every and self.state.step % self.plan.watch_every == 0:
+            self._look(self.watch)
+        return float(loss), self.plan.rate * factor
+
+    def _update(self, factor: float, finite: Tensor, made: list[Batch]) -> None:
+        """Apply the gradients, unless they or the loss are not finite; stop when that goes on."""
+        if finite:
+            self.optimizers.step(factor)
+            self.state.skipped = 0
+            return
+        self.optimizers.drop_gradients()
+        self.state.skipped += 1
+        rows = sorted(int(row) for batch in made for row in batch.rows)
+        shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
+        text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {shown})"
+        self.progress.say(text)
+        if self.state.skipped >= MOST_SKIPPED_STEPS:
+            raise RunError(f"{text}. {MOST_SKIPPED_STEPS} such steps in a row: a lower --rate or --precision fp32 may help")
+
+    def _average(self) -> None:
+        """Keep the running mean of the weights over the tail of the run."""
+        if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
+            return
+        self.state.averaged += 1
+        with torch.no_grad():
+            for name, weight in self.mapping.named_parameters():
+                if name in self.average:
+                    self.average[name].lerp_(weight, 1 / self.state.averaged)
+                else:
+                    self.average[name] = weight.detach().clone()
+
+    def _look(self, watch: Callable[[Mapping], dict[str, float]]) -> None:
+        """Score the held-out rows; remember the weights when they are the best so far."""
+        self.mapping.eval()
+        scores = watch(self.mapping)
+        self.mapping.train()
+        self.state.watched.append({"step": self.state.step, **scores})
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.progress.say(f"step {self.state.step}: held out: {shown}")
+        if scores["loss"] < self.state.best:
+            self.state.best, self.state.best_step, self.state.stale = scores["loss"], self.state.step, 0
+            self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
+        else:
+            self.state.stale += 1
+
+    def _finish(self) -> None:
+        """Take the best weights where a held-out part chose them, else the average of the tail where there is one."""
+        chosen = self.best or self.average
+        with torch.no_grad():
+            for name, weight in self.mapping.named_parameters():
+                if name in chosen:
+                    weight.copy_(chosen[name])
+        self.mapping.eval()
+
+    def _record(self, loss: float, rate: float) -> dict[str, Any]:
+        state = self.state
+        record = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 3), "loss": loss, "lr": rate}
+        if state.watched and state.watched[-1]["step"] == state.step:
+            record |= {f"held_out_{name}": value for name, value in state.watched[-1].items() if name != "step"}
+        return record
+
+    def save(self) -> None:
+        """Write the whole state as checkpoints/step-…, and drop all but the two newest."""
+        if self.folder is None:
+            return
+        parts = {
+            "model": dict(self.mapping.named_parameters()),
+            "optimizer": self.optimizers.tensors(),
+            "average": self.average,
+            "best": self.best,
+        }
+        tensors = {f"{part}/{name}": t.detach().cpu() for part, named in parts.items() for name, t in named.items()}
+        checkpoint.save(checkpoint.place(self.folder, self.state.step), tensors, asdict(self.state))
+        checkpoint.prune(self.folder)
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, where there is one."""
+        found = checkpoint.newest(self.folder, self.progress.say) if self.folder else None
+        if found is None:
+            return
+        path, tensors, state = found
+        self.state = State(**state)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "best": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor.to(self.device)
+        with torch.no_grad():
+            for name, weight in self.mapping.named_parameters():
+                weight.copy_(parts["model"][name])
+        self.optimizers.load({name: t.cpu() if name.endswith("/step") else t for name, t in parts["optimizer"].items()})
+        self.average, self.best = parts["average"], parts["best"]
+        self.progress.say(f"going on from {path.name} of {self.plan.steps}")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT, so that the step at hand is finished; a second Ctrl-C stops at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _metrics(folder: Path | None, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that appends a line to metrics.jsonl; lines behind `step`, where a killed run went on, are dropped."""
+    if folder is None:
+        yield lambda record: None
+        return
+    path = folder / METRICS
+    kept = []
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    checkpoint.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+    with path.open("a", encoding="utf-8") as stream:
+
+        def write(record: dict[str, Any]) -> None:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+
+        yield write

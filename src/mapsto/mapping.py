@@ -1,0 +1,117 @@
+"""The mapping: sources → Transformer → targets, and the loss.
+
+Legend of shapes: r rows, l row length, d width, n examples, m answers of one target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto.arrow import Arrow
+from mapsto.kinds import Source, Target
+from mapsto.sequence import Batch
+from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model but for its vocabulary and its answers.
+
+    pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised.
+    pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary.
+    """
+
+    family: str = "modernbert"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    pooling: Literal["first", "mean", "normed_mean"] = "mean"
+    pooler: TransformConfig = field(default_factory=TransformConfig)
+    vocabulary_head: TransformConfig = field(default_factory=TransformConfig)
+
+
+class Mapping(nn.Module):
+    """An arrow made flesh. `sources` has one entry for each source kind, `targets` one for each target port."""
+
+    def __init__(
+        self, arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target]
+    ) -> None:
+        super().__init__()
+        self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
+        self.precision = torch.float32
+        width = config.transformer.width
+        self.embedders = nn.ModuleDict({kind: source.embedder(width) for kind, source in self.sources.items()})
+        self.transformer = Transformer(config.transformer)
+        pooled = any(target.way == "pooled" for target in self.targets)
+        self.pooler = Transform(width, config.pooler) if pooled else None
+        for target in self.targets:
+            target.beside(self.sources.get(target.kind), config.vocabulary_head)
+        self.heads = nn.ModuleList(
+            target.head(width, self.embedders[target.kind] if target.kind in self.sources else None)
+            for target in self.targets
+        )
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """The output (m, …) of every target: embed the pieces, run the Transformer, read out."""
+        hidden = self.hidden(batch)
+        return [self.read(hidden, batch, port) for port in range(len(self.targets))]
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states (r, l, d)."""
+        out = self.transformer(self.embed(batch), batch.segments, batch.roles, batch.positions, batch.places)
+        assert isinstance(out, Tensor)
+        return out
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embedded tokens of all kinds, (r, l, d), zero in padding."""
+        r, length = batch.segments.shape
+        device = batch.segments.device
+        x = torch.zeros(r * length, self.config.transformer.width, dtype=self.precision, device=device)
+        for kind, tokens in batch.tokens.items():
+            x = x.index_copy(0, batch.slots[kind], self.embedders[kind](tokens).to(x.dtype))
+        return x.view(r, length, -1)
+
+    def read(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
+        """What target `port` says, (m, …): pooled, of every example or those the batch asks about; else at the places asked."""
+        readout = batch.answers[port] if batch.answers else None
+        if self.targets[port].way == "pooled":
+            assert self.pooler is not None
+            vectors = self.pooler(self.pool(hidden, batch))
+            read = vectors if readout is None else vectors[readout.examples]
+        else:
+            assert readout is not None and readout.at is not None
+            read = hidden.flatten(0, 1)[readout.at]
+        out: Tensor = self.heads[port](read)
+        return out
+
+    def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
+        """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""
+        pooling = pooling or self.config.pooling
+        flat = hidden.flatten(0, 1)
+        if pooling == "first":
+            return flat[batch.starts].float()
+        n = len(batch.starts)
+        sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
+        mean = sums[:n] / batch.lengths[:, None]
+        if pooling == "normed_mean":
+            mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)
+        return mean
+
+    def losses(self, batch: Batch) -> list[tuple[int, Tensor]]:
+        """For every target port the batch has answers for, the sum of its losses."""
+        hidden = self.hidden(batch)
+        return [
+            (port, self.targets[port].loss(self.read(hidden, batch, port), readout.values))
+            for port, readout in enumerate(batch.answers)
+            if readout is not None
+        ]
+
+    def computing_in(self, precision: torch.dtype) -> Mapping:
+        """Compute in `precision`; the weights stay as they are (see transformer.Linear)."""
+        self.precision = precision
+        return self

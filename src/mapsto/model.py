@@ -1,0 +1,115 @@
+"""What Python users hold: a mapping with the verbs on it, and the functions that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto import data as tables
+from mapsto import folder, train
+from mapsto.errors import UsageError, near
+from mapsto.evaluate import Evaluation
+from mapsto.evaluate import evaluate as evaluate_mapping
+from mapsto.mapping import Mapping
+from mapsto.options import Options
+from mapsto.predict import Predictor
+from mapsto.progress import Progress
+
+
+class Model:
+    """A trained or published mapping, ready to answer.
+
+    >>> model("今天天气真好！")  # doctest: +SKIP
+    {'label': 'positive', 'probability': 0.97, 'scores': {'negative': 0.03, 'positive': 0.97}}
+    """
+
+    def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto") -> None:
+        self.mapping, self.device, self.precision = mapping, device, precision
+        self._predictor: Predictor | None = None
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.mapping.parameters())
+        return f"<mapsto.Model {str(self.mapping.arrow)!r}, {self.mapping.config.family}, {parameters / 1e6:.1f}M parameters>"
+
+    def __call__(self, *values: object) -> dict[str, Any]:
+        """The answer for one example: one value for each source of the arrow, in order. Raises ValueError if unreadable."""
+        ports = self.mapping.arrow.sources
+        if len(values) != len(ports):
+            raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
+        named = {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
+        answer = next(self.predictor.answer(tables.read([named])))
+        if "error" in answer:
+            raise UsageError(answer["error"])
+        return answer
+
+    @property
+    def predictor(self) -> Predictor:
+        """The mapping on its device, in its precision; made once."""
+        if self._predictor is None:
+            self._predictor = Predictor(self.mapping, self.device, self.precision)
+        return self._predictor
+
+    def predict(self, data: Any) -> list[dict[str, Any]]:
+        """One answer a row, in order, of a table or a list of values; {"error": reason} where a row cannot be read."""
+        return list(self.predictor.answer(tables.read(self._table(data))))
+
+    def evaluate(self, data: Any) -> Evaluation:
+        """Scores on a table with answers, each with its number of items and 95 % interval."""
+        return evaluate_mapping(self.predictor.mapping, tables.read(data), self.predictor.device)
+
+    def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
+        """One vector a value, (n, d); `pooling` is "mean" or "first", by default what the model was trained with."""
+        return self.predictor.embed(values, pooling)
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder that mapsto and transformers open. Raises UsageError if it holds something else."""
+        target = Path(path)
+        folder.require_free(target, overwrite=False)
+        folder.save(self.mapping, target, {})
+
+    def _table(self, data: Any) -> Any:
+        """A plain list of values becomes rows of the arrow's one source."""
+        if isinstance(data, list | tuple) and data and not isinstance(data[0], Dict):
+            port = self.mapping.arrow.sources[0]
+            return [{port.column or port.kind: value} for value in data]
+        return data
+
+
+def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
+    """The model in a folder, or of a hub name. Raises CheckpointError when it is damaged, unsafe or not supported."""
+    return Model(folder.load(name), device, precision)
+
+
+def fit(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
+    """Fit the map that `arrow` names; see `mapsto.train.fit`. Fields of Options are taken as keywords.
+
+    >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
+    """
+    return _trained(train.fit, arrow, data, out, given)
+
+
+def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
+    """Pretrain on values without labels: `what` is a kind such as "text", or an arrow with `~`."""
+    return _trained(train.pretrain, what, data, out, given)
+
+
+def _trained(call: Any, first: str, data: Any, out: str | Path | None, given: dict[str, Any]) -> Model:
+    names = {field.name for field in fields(Options)}
+    known = {"start", "like", "test", "progress", "overwrite", "options"} | names
+    for name in given:
+        if name not in known:
+            raise UsageError(f"no option {name!r}{near(name, known)}")
+    chosen = {name: given.pop(name) for name in list(given) if name in names}
+    if chosen and "options" in given:
+        raise UsageError("give options=Options(…) or single options, not both")
+    options = given.pop("options", None) or Options(**chosen)
+    if isinstance(given.get("start"), Model):
+        given["start"] = given["start"].mapping
+    mapping = call(first, data, out, options=options, progress=given.pop("progress", None) or Progress(), **given)
+    return Model(mapping, options.device, options.precision)

@@ -1,0 +1,83 @@
+"""Optimizers and their schedule: Muon on the matrices of the blocks, AdamW on the rest; state as plain tensors.
+
+Muon: Jordan et al. 2024, scaled as in Liu et al. 2025 so that one learning rate serves both. AdamW: Loshchilov & Hutter 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP, DECAY = 0.06, 0.40
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm-up, stable, decay: the share of the peak rate at `step` (from 0) of `steps`; linear at both ends."""
+    warm_up, decay = max(1, round(WARM_UP * steps)), max(1, round(DECAY * steps))
+    return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
+
+
+class Optimizers:
+    """One or two torch optimizers behind one rate."""
+
+    def __init__(self, module: nn.Module, kind: Literal["adamw", "muon"], rate: float, decay: float = 0.01) -> None:
+        self.names = {id(parameter): name for name, parameter in module.named_parameters()}
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        matrices = [p for name, p in named if kind == "muon" and p.ndim == 2 and ".blocks." in name]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in named if id(p) not in chosen]
+        # The embeddings and heads of a Muon run learn at a fifth of its rate: 1e-3 beside 5e-3.
+        small = rate / 5 if kind == "muon" else rate
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay, "peak": small},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "peak": small},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.parts: list[torch.optim.Optimizer] = []
+        if groups:
+            self.parts.append(torch.optim.AdamW(groups, lr=small, betas=(0.9, 0.98), eps=1e-6, fused=True))
+        if matrices:
+            muon = [{"params": matrices, "peak": rate}]
+            self.parts.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+
+    @property
+    def groups(self) -> Iterable[dict[str, object]]:
+        """All parameter groups."""
+        return (group for part in self.parts for group in part.param_groups)
+
+    def step(self, share: float) -> None:
+        """One update at `share` of each group's peak rate; gradients are dropped afterwards."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = group["peak"] * share
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients without an update."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, by parameter name."""
+        found = {}
+        for part in self.parts:
+            for parameter, state in part.state.items():
+                for key, value in state.items():
+                    found[f"{self.names[id(parameter)]}/{key}"] = torch.as_tensor(value)
+        return found
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        by_name: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, field = key.rpartition("/")
+            by_name.setdefault(name, {})[field] = value.clone()
+        for part in self.parts:
+            for group in part.param_groups:
+                for parameter in group["params"]:
+                    if (state := by_name.get(self.names[id(parameter)])) is not None:
+                        part.state[parameter] = state

@@ -1,0 +1,84 @@
+"""What a user may set of a run. Every field has a default that needs no thought."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mapsto.errors import UsageError, near
+
+Long = Literal["auto", "cut", "window", "error"]
+BadRows = Literal["stop", "skip"]
+Method = Literal["auto", "full", "probe", "probe+full"]
+Optimizer = Literal["auto", "adamw", "muon"]
+Shape = Literal["token", "word", "span", "block"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "long": ("auto", "cut", "window", "error"),
+    "bad_rows": ("stop", "skip"),
+    "method": ("auto", "full", "probe", "probe+full"),
+    "optimizer": ("auto", "adamw", "muon"),
+    "shape": ("token", "word", "span", "block"),
+}
+MOST_THREADS = 64
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long, how large, how careful. None means: chosen from the data and the start, and recorded in run.json."""
+
+    steps: int | None = _option(None, "Train for this many updates.")
+    epochs: float | None = _option(None, "Train for this many passes over the rows.")
+    minutes: float | None = _option(None, "Train for about this long: a number of steps, fixed after a short calibration.")
+    batch: int | None = _option(None, "Examples in an update.")
+    rate: float | None = _option(None, "Peak learning rate.")
+    optimizer: Optimizer = _option("auto", "Muon for weights that begin random, AdamW for published ones.")
+    method: Method = _option("auto", "How answers are fitted to a start: a linear probe, all weights, or one after the other.")
+    seed: int = _option(0, "Everything random is a function of it.")
+    layers: int | None = _option(None, "Layers of a new model.")
+    width: int | None = _option(None, "Width of a new model.")
+    heads: int | None = _option(None, "Attention heads of a new model.")
+    vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
+    length: int | None = _option(None, "Longest example, in tokens.")
+    long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
+    bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
+    balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
+    hide: float = _option(0.30, "Share of the tokens that `~` hides; it falls to half of this late in training.")
+    shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
+    hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
+    patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
+    save_every: int | None = _option(None, "Steps between checkpoints.")
+    precision: str = _option("auto", "bf16 where the hardware accelerates it, else fp32; or say which.")
+    device: str = _option("auto", "auto, cpu, cuda or mps.")
+    workers: int = _option(1, "Threads that make batches ahead; they never change the result.")
+    encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"give one of --steps, --epochs and --minutes, not {' and '.join(given)}")
+        positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
+        for name in (*positive, "save_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+        if self.hold_out is not None and not 0 <= self.hold_out < 1:
+            raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
+        if not 0 < self.hide < 1:
+            raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
+        if not 0 <= self.workers <= MOST_THREADS:
+            raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                shown = ", ".join(allowed)
+                raise UsageError(f"--{name.replace('_', '-')} is one of {shown}, not {value!r}{near(value, allowed)}")
+        if self.width and self.heads and (self.width % self.heads or self.width // self.heads % 2):
+            raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    def differing(self, other: dict[str, Any]) -> list[str]:
+        """Names of the fields that change a result and differ from the recorded `other`."""
+        free = {"save_every", "workers"}
+        return sorted(name for name, value in asdict(self).items() if name not in free and other.get(name) != value)

@@ -1,0 +1,181 @@
+"""Rows in, answers out, in order: the same packer as in training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mapsto.data import Table
+from mapsto.device import choose_device, choose_precision
+from mapsto.errors import UsageError
+from mapsto.examples import batches, bind_to, encode, read_rows
+from mapsto.mapping import Mapping
+from mapsto.sequence import Answer, Batch, Example, Ints, Piece
+
+ROWS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 4096
+
+
+def over(mapping: Mapping, examples: Sequence[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+    """Each packed batch of `examples` with its hidden states; `batch.rows` are the examples' own row numbers."""
+    with torch.inference_mode():
+        for batch in batches(examples, TOKENS_AT_ONCE):
+            moved = batch.to(device)
+            yield moved, mapping.hidden(moved)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one target said over some examples: `shown` (m, …), the true `values` (m,), and the `rows` (m,) asked about."""
+
+    shown: Tensor
+    values: Tensor
+    rows: Ints
+
+
+def evidence(mapping: Mapping, examples: Sequence[Example], device: torch.device) -> list[Evidence]:
+    """For each target what it said of the answers that `examples` carry, on the CPU."""
+    kept: list[list[Evidence]] = [[] for _ in mapping.targets]
+    for batch, hidden in over(mapping, examples, device):
+        for port, readout in enumerate(batch.answers):
+            if readout is not None:
+                shown = mapping.targets[port].evidence(mapping.read(hidden, batch, port), readout.values)
+                rows = batch.rows[readout.examples.cpu().numpy()]
+                kept[port].append(Evidence(shown.float().cpu(), readout.values.cpu(), rows))
+    return [
+        Evidence(
+            torch.cat([part.shown for part in parts]),
+            torch.cat([part.values for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+        )
+        for parts in kept
+        if parts
+    ]
+
+
+def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
+    """Empty answers that say where each target is to be read."""
+    found: list[Answer | None] = []
+    for target in mapping.targets:
+        if target.way == "pooled":
+            found.append(Answer(np.zeros((), np.int64)))
+        else:
+            at = target.asked(pieces)
+            found.append(Answer(np.zeros(len(at), np.int64), at) if len(at) else None)
+    return tuple(found)
+
+
+class Predictor:
+    """A mapping made ready to answer: on its device, in its precision, never trained again."""
+
+    def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto", long: str = "cut") -> None:
+        self.device = choose_device(device)
+        dtype = choose_precision(precision, self.device)
+        self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
+        for blocks in self.mapping.transformer.blocks:
+            for parameter in blocks.parameters():
+                if parameter.ndim == 2:
+                    parameter.data = parameter.data.to(dtype)
+        self.long = long
+
+    def answer(self, table: Table) -> Iterator[dict[str, Any]]:
+        """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place."""
+        mapping = self.mapping
+        if not mapping.targets:
+            raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
+        bound = replace(mapping.arrow, sources=bind_to(mapping.arrow, table, answers=False).sources)
+        for start in range(0, len(table), ROWS_AT_ONCE):
+            part = table.select(range(start, min(start + ROWS_AT_ONCE, len(table))))
+            rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
+            answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
+            where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}
+            for fault in rows.faults:
+                if fault.row is not None:
+                    answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+            if len(rows):
+                encoded = encode(bound, rows, mapping.sources, mapping.config.transformer.longest, self.long)
+                examples = [
+                    Example(pieces, questions(mapping, pieces), int(of))
+                    for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
+                ]
+                for of, answer in zip(rows.rows, self._decode(examples, len(rows)), strict=True):
+                    answers[int(of)] = answer
+            yield from answers
+
+    def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
+        """Answers of `count` rows; the windows of one long row share their mean output."""
+        ports = self.mapping.arrow.targets
+        found: list[dict[str, Any]] = [{} for _ in range(count)]
+        for port, target in enumerate(self.mapping.targets):
+            name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
+            if target.way == "pooled":
+                answers = target.decode(pooled_outputs(self.mapping, examples, count, port, self.device))
+            else:
+                answers = self._aligned(examples, count, port)
+            for row, answer in zip(found, answers, strict=True):
+                row.update({name: answer} if name else answer)
+        return found
+
+    def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
+        found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        for batch, hidden in over(self.mapping, examples, self.device):
+            readout = batch.answers[port]
+            if readout is not None:
+                decoded = self.mapping.targets[port].decode(self.mapping.read(hidden, batch, port))
+                for example, answer in zip(readout.examples.tolist(), decoded, strict=True):
+                    found[int(batch.rows[example])].append(answer)
+        return [{self.mapping.targets[port].kind: answers} for answers in found]
+
+    def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
+        """One vector a value, (n, d): values of the arrow's one source, read as the model pools."""
+        mapping = self.mapping
+        if len(mapping.arrow.sources) != 1:
+            raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
+        return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
+
+
+def pooled_outputs(
+    mapping: Mapping, examples: Sequence[Example], count: int, port: int, device: torch.device
+) -> Tensor:
+    """Outputs of a pooled target for `count` rows, (count, …); the windows of one long row share their mean."""
+    sums, windows = None, torch.zeros(count)
+    for batch, hidden in over(mapping, examples, device):
+        output = mapping.read(hidden, batch, port).float().cpu()
+        sums = torch.zeros(count, output.shape[1]) if sums is None else sums
+        rows = torch.from_numpy(batch.rows)
+        sums.index_add_(0, rows, output)
+        windows.index_add_(0, rows, torch.ones(len(rows)))
+    assert sums is not None
+    return sums / windows[:, None]
+
+
+def vectors(
+    mapping: Mapping,
+    values: Sequence[Any],
+    device: torch.device,
+    read: Callable[[Tensor, Batch], Tensor],
+) -> NDArray[np.float32]:
+    """`read` of the hidden states for every value of the arrow's first source, in order."""
+    port = mapping.arrow.sources[0]
+    source = mapping.sources[port.kind]
+    longest = mapping.config.transformer.longest
+    pieces = source.encode([source.read(value) for value in values], 0)
+    examples = [
+        Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
+        for row, piece in enumerate(pieces)
+    ]
+    found: NDArray[np.float32] | None = None
+    for start in range(0, len(examples), ROWS_AT_ONCE):
+        for batch, hidden in over(mapping, examples[start : start + ROWS_AT_ONCE], device):
+            part = read(hidden, batch).float().cpu().numpy()
+            found = np.zeros((len(examples), part.shape[1]), np.float32) if found is None else found
+            found[batch.rows] = part
+    assert found is not None
+    return found

@@ -1,0 +1,116 @@
+"""How a run tells where it is: a live line on a terminal, plain lines in a log, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TextIO
+
+LOG_EVERY_SECONDS = 15.0
+REDRAW_EVERY_SECONDS = 0.2
+
+
+def duration(seconds: float) -> str:
+    """For people: 8 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Nothing is shown; the others override this."""
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+
+    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
+        """Training is at `step` of `steps`: real tokens and seconds so far, this step's loss and learning rate."""
+
+    def close(self) -> None:
+        """Training is over; leave the screen tidy."""
+
+
+class Lines(Progress):
+    """Plain lines, one every few seconds: for logs and pipes."""
+
+    every = LOG_EVERY_SECONDS
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.last = 0.0
+        self.first: tuple[int, float] | None = None
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
+        if self.first is None:
+            self.first = (step, seconds)
+        now = time.monotonic()
+        if now - self.last < self.every and step != steps:
+            return
+        self.last = now
+        done, spent = step - self.first[0], seconds - self.first[1]
+        left = f", {duration((steps - step) * spent / done)} left" if done else ""
+        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds else ""
+        self.show(f"step {step}/{steps}, loss {loss:.4f}{speed}{left}")
+
+    def show(self, text: str) -> None:
+        """Put a progress line where it belongs."""
+        self.say(text)
+
+    def close(self) -> None:
+        self.first, self.last = None, 0.0
+
+
+class Live(Lines):
+    """One line, drawn again and again: for a terminal."""
+
+    every = REDRAW_EVERY_SECONDS
+    drawn = False
+
+    def say(self, text: str) -> None:
+        self._clear()
+        super().say(text)
+
+    def show(self, text: str) -> None:
+        self._clear()
+        print(text, end="", file=self.stream, flush=True)
+        self.drawn = True
+
+    def close(self) -> None:
+        if self.drawn:
+            print(file=self.stream, flush=True)
+        self.drawn = False
+        super().close()
+
+    def _clear(self) -> None:
+        if self.drawn:
+            print("\r\x1b[2K", end="", file=self.stream)
+        self.drawn = False
+
+
+class Json(Progress):
+    """One JSON object a line on standard error, so that standard output keeps the result alone."""
+
+    def say(self, text: str) -> None:
+        self._write({"message": text})
+
+    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
+        self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
+
+    def _write(self, record: dict[str, object]) -> None:
+        print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+def choose(quiet: bool = False, as_json: bool = False) -> Progress:
+    """The right one for where standard error goes."""
+    if quiet:
+        return Progress()
+    if as_json:
+        return Json()
+    return Live() if sys.stderr.isatty() else Lines()

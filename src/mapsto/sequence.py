@@ -1,0 +1,271 @@
+"""The one carrier between the parts: pieces of tokens, the examples made of them, and the packed batches a model reads.
+
+Legend of shapes: r rows, l row length, t tokens, n examples, m read-out places, a axes of position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.integer[Any]]
+SHORTEST_ROW = 64
+
+
+class Role(IntEnum):
+    """Who sees a token: a source token is seen by its whole example, an answer token only by answers.
+
+    A causal answer token is seen by those behind it, a parallel one by all answer tokens of its example.
+    """
+
+    SOURCE = 0
+    CAUSAL = 1
+    PARALLEL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Raw coordinates (characters, pixels, seconds) ↔ token coordinates.
+
+    `regions` is (t, a, 2): start and end of each token on each raw axis; start == end marks a token that stands for
+    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`.
+    """
+
+    regions: NDArray[Any]
+
+    def to_tokens(self, region: Sequence[Sequence[float]]) -> Ints:
+        """Indices of the tokens that overlap `region`, given as (start, end) for each axis."""
+        wanted = np.asarray(region)
+        overlap = (self.regions[:, :, 0] < wanted[:, 1]) & (self.regions[:, :, 1] > wanted[:, 0])
+        return np.flatnonzero(overlap.all(axis=1))
+
+    def to_raw(self, tokens: Sequence[int] | Ints) -> NDArray[Any] | None:
+        """The smallest region, (a, 2), that holds `tokens`; None when they stand for nothing in the raw value."""
+        chosen = self.regions[np.asarray(tokens, dtype=np.int64)]
+        chosen = chosen[(chosen[:, :, 0] < chosen[:, :, 1]).all(axis=1)]
+        if not len(chosen):
+            return None
+        return np.stack([chosen[:, :, 0].min(axis=0), chosen[:, :, 1].max(axis=0)], axis=1)
+
+    def moved(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0) -> Alignment:
+        """The alignment after the raw value was scaled, then shifted, along each axis."""
+        scales, shifts = np.asarray(scale), np.asarray(shift)
+        return Alignment(self.regions * scales[..., None] + shifts[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A value as a run of tokens.
+
+    tokens: (t,) ids or (t, f) features. positions: (t, a). special: (t,) True where a token belongs to the frame,
+    never to the value. units: (t,) which word (or other natural unit) a token is part of, −1 for the frame.
+    """
+
+    kind: str
+    tokens: NDArray[Any]
+    positions: Ints
+    special: NDArray[np.bool_]
+    alignment: Alignment | None = None
+    units: Ints | None = None
+    role: Role = Role.SOURCE
+    hides: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one target port should say of one example.
+
+    `values` is () or (k,) for a pooled answer. For an answer read at tokens, `at` (m,) counts tokens from the first
+    one of the example and `values` is (m, …). An appended answer also brings the `piece` laid behind the sources.
+    """
+
+    values: NDArray[Any]
+    at: Ints | None = None
+    piece: Piece | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of data, ready to be packed: its pieces end to end are one segment."""
+
+    pieces: tuple[Piece, ...]
+    answers: tuple[Answer | None, ...] = ()
+    row: int = 0
+
+    @property
+    def laid(self) -> tuple[Piece, ...]:
+        """All pieces in the order in which they are laid: the sources, then appended answers."""
+        return self.pieces + tuple(a.piece for a in self.answers if a is not None and a.piece is not None)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.laid))
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens,
+    and `examples` (m,), the example each belongs to."""
+
+    values: Tensor
+    at: Tensor | None
+    examples: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed examples. Flat places count tokens over rows × length; segment 0 is padding.
+
+    tokens/slots: for each kind its token values (t, …) and flat places (t,). segments, roles, places (which source port
+    a token came from): (r, l). positions: (r, l, a). owner: (r, l) example of a token, n for padding. starts, lengths:
+    (n,) flat place of the first token and number of source tokens. rows: (n,) numbers of the data rows.
+    """
+
+    tokens: dict[str, Tensor]
+    slots: dict[str, Tensor]
+    segments: Tensor
+    roles: Tensor
+    places: Tensor
+    positions: Tensor
+    owner: Tensor
+    starts: Tensor
+    lengths: Tensor
+    rows: Ints
+    answers: tuple[Readout | None, ...] = field(default=())
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.segments > 0).sum())
+
+    @property
+    def fill(self) -> float:
+        """The share of places that hold a real token."""
+        return self.real_tokens / self.segments.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: tensor.to(device) for key, tensor in value.items()}
+    if isinstance(value, Readout):
+        return Readout(*(_moved(getattr(value, f.name), device) for f in fields(value)))
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value
+
+
+def row_length(longest: int) -> int:
+    """The smallest of 64, 128, 256, … that holds `longest` tokens."""
+    return max(SHORTEST_ROW, 1 << max(longest - 1, 0).bit_length())
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: rows of indices into `lengths`, no row longer than `capacity`, nothing split.
+
+    The free space of the open rows is a bit set, so the tightest row that fits is found in one shift.
+    """
+    rows: list[list[int]] = []
+    with_free: list[list[int]] = [[] for _ in range(capacity + 1)]
+    occupied = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        size = lengths[index]
+        if size > capacity:
+            raise ValueError(f"an example of {size} tokens does not fit a row of {capacity}")
+        fitting = occupied >> size
+        if fitting:
+            free = size + (fitting & -fitting).bit_length() - 1
+            row = with_free[free].pop()
+            if not with_free[free]:
+                occupied ^= 1 << free
+        else:
+            row, free = len(rows), capacity
+            rows.append([])
+        rows[row].append(index)
+        left = free - size
+        if left:
+            with_free[left].append(row)
+            occupied |= 1 << left
+    return rows
+
+
+def collate(examples: Sequence[Example], length: int | None = None) -> Batch:
+    """Pack `examples` into one batch of rows of `length` (by default the smallest that holds the longest one).
+
+    Examples keep their order: entry i of starts, rows and pooled answers is `examples[i]`.
+    """
+    laid = [example.laid for example in examples]
+    sizes = [sum(map(len, pieces)) for pieces in laid]
+    length = length or row_length(max(sizes))
+    rows = pack(sizes, length)
+    count, axes = len(examples), max(piece.positions.shape[1] for pieces in laid for piece in pieces)
+    starts = np.zeros(count, np.int64)
+    segments = np.zeros(len(rows) * length, np.int32)
+    owner = np.full(len(rows) * length, count, np.int64)
+    for r, members in enumerate(rows):
+        at = r * length
+        for s, i in enumerate(members):
+            starts[i] = at
+            segments[at : at + sizes[i]] = s + 1
+            owner[at : at + sizes[i]] = i
+            at += sizes[i]
+    roles = np.zeros(len(segments), np.int8)
+    places = np.zeros(len(segments), np.int64)
+    positions = np.zeros((len(segments), axes), np.int64)
+    tokens: dict[str, list[NDArray[Any]]] = {}
+    slots: dict[str, list[Ints]] = {}
+    for i, pieces in enumerate(laid):
+        at = int(starts[i])
+        for place, piece in enumerate(pieces):
+            end = at + len(piece)
+            roles[at:end], places[at:end] = piece.role, place
+            positions[at:end, : piece.positions.shape[1]] = piece.positions
+            if piece.positions.shape[1] == 1:
+                positions[at:end, 0] += at - int(starts[i])  # a run of tokens goes on where the last piece ended
+            tokens.setdefault(piece.kind, []).append(piece.tokens)
+            slots.setdefault(piece.kind, []).append(np.arange(at, end))
+            at = end
+    grid = (len(rows), length)
+    return Batch(
+        tokens={kind: torch.from_numpy(np.concatenate(parts)) for kind, parts in tokens.items()},
+        slots={kind: torch.from_numpy(np.concatenate(parts)) for kind, parts in slots.items()},
+        segments=torch.from_numpy(segments).view(grid),
+        roles=torch.from_numpy(roles).view(grid),
+        places=torch.from_numpy(places).view(grid),
+        positions=torch.from_numpy(positions).view(*grid, axes),
+        owner=torch.from_numpy(owner).view(grid),
+        starts=torch.from_numpy(starts),
+        lengths=torch.tensor([sum(map(len, example.pieces)) for example in examples]),
+        rows=np.array([example.row for example in examples], np.int64),
+        answers=tuple(_readout(list(column), starts) for column in zip(*(e.answers for e in examples), strict=True)),
+    )
+
+
+def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
+    """The answers of one port, for the examples that have one; None when no example has."""
+    known = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
+    if not known:
+        return None
+    if known[0][1].at is None:
+        values = np.stack([answer.values for _, answer in known])
+        return Readout(torch.from_numpy(values), None, torch.tensor([i for i, _ in known]))
+    sizes = [len(answer.values) for _, answer in known]
+    return Readout(
+        torch.from_numpy(np.concatenate([answer.values for _, answer in known])),
+        torch.from_numpy(np.concatenate([starts[i] + answer.at for i, answer in known])),
+        torch.from_numpy(np.repeat([i for i, _ in known], sizes)),
+    )

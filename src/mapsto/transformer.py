@@ -1,0 +1,356 @@
+"""The one Transformer: a stack whose configuration covers the published families, and the attention it runs on.
+
+Legend of shapes: r rows, l row length, d width, h heads, e width of a head, a axes of position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto.sequence import Role
+
+# Forward and backward of the plain products beat the fused kernel on CPU in bf16 up to rows of 256 tokens, lose from
+# 512 on; forward alone and in fp32 the fused kernel wins everywhere (benchmarks/attention.py measures it).
+LONGEST_PLAIN_ROW = 256
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Everything that tells one published stack from another.
+
+    hidden: width inside the feed-forward part (after gating). window: tokens seen to either side in local layers, for
+    layers that are not a multiple of `global_every`. rotary_base_local: base of the rotary angles in local layers.
+    """
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    hidden: int = 688
+    norm: Literal["layer", "rms"] = "layer"
+    norm_place: Literal["pre", "post"] = "pre"
+    norm_epsilon: float = 1e-5
+    norm_bias: bool = False
+    bias: bool = False
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
+    gated: bool = True
+    positions: Literal["rotary", "absolute", "none"] = "rotary"
+    max_positions: int = 512
+    position_offset: int = 0
+    axes: int = 1
+    rotary_base: float = 10_000.0
+    rotary_base_local: float = 10_000.0
+    window: int | None = None
+    global_every: int = 1
+    token_types: int = 0
+    embedding_norm: bool = True
+    first_norm: bool = False
+    final_norm: bool = True
+    cross_attention: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens the stack can take at once."""
+        return self.max_positions - self.position_offset
+
+    def is_local(self, layer: int) -> bool:
+        """Whether `layer` sees its window only."""
+        return self.window is not None and layer % self.global_every != 0
+
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Linear(nn.Linear):
+    """A linear map that computes in the precision of its input while its weights stay as they are.
+
+    So fp32 weights are their own masters: a bf16 step needs no second copy and no autocast.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
+
+
+def make_norm(config: TransformerConfig) -> nn.Module:
+    """The normalisation that `config` asks for."""
+    if config.norm == "rms":
+        return RMSNorm(config.width, eps=config.norm_epsilon)
+    return LayerNorm(config.width, eps=config.norm_epsilon, bias=config.norm_bias)
+
+
+def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
+    """Who sees whom, (r, l, l) of bool with the seeing token first.
+
+    A source token sees the sources of its example, a causal token also the causal tokens up to itself, a parallel token
+    also all parallel tokens. Nobody sees another example; padding sees padding, so that no row of weights is empty.
+    """
+    index = torch.arange(segments.shape[1], device=segments.device)
+    distance = index[:, None] - index[None, :]
+    seeing, seen = roles[:, :, None], roles[:, None, :]
+    before = (seen == Role.CAUSAL) & (seeing == Role.CAUSAL) & (distance >= 0)
+    beside = (seen == Role.PARALLEL) & (seeing == Role.PARALLEL)
+    allowed = (seen == Role.SOURCE) | before | beside
+    allowed &= segments[:, :, None] == segments[:, None, :]
+    return allowed if window is None else allowed & (distance.abs() <= window)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
+
+
+def kernel(length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
+    """Which attention kernel serves a call; the one place that decides, from measurement."""
+    if device == "cpu" and training and dtype == torch.bfloat16 and length <= LONGEST_PLAIN_ROW:
+        return "plain"
+    return "fused"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention of (r, h, l, e) queries over (r, h, k, e) keys and values, mask (r, 1, l, k)."""
+    training = torch.is_grad_enabled() and q.requires_grad
+    if kernel(q.shape[2], q.dtype, q.device.type, training) == "fused":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    return F.dropout(weights, dropout) @ v if dropout else weights @ v
+
+
+def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (r, 1, l, e / 2), of rotary positions (Su et al. 2021).
+
+    With several axes each axis turns an equal share of the planes.
+    """
+    axes = positions.shape[-1]
+    planes = head_width // 2 // axes
+    rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
+    angles = (positions[..., None].float() * rates).flatten(-2)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the planes (i, i + e / 2) of (r, h, l, e) by their angles."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """The dense layer between a vector read out and the head: its activation, biases and optional norm."""
+
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
+    bias: bool = False
+    norm: bool = True
+    norm_bias: bool = False
+    norm_epsilon: float = 1e-5
+
+
+class Transform(nn.Module):
+    """Dense → activation → norm, (m, d) → (m, d), as the heads of published encoders have it."""
+
+    def __init__(self, width: int, config: TransformConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.dense = Linear(width, width, bias=config.bias)
+        self.norm = LayerNorm(width, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
+        nn.init.normal_(self.dense.weight, std=0.02)
+        if config.bias:
+            nn.init.zeros_(self.dense.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.activation(self.dense(x)))
+        return out
+
+    @torch.no_grad()
+    def pass_through(self) -> None:
+        """Start as (nearly) the identity up to scale, so that a new head sees what the start has learned.
+
+        Every activation here is close to linear for small inputs.
+        """
+        self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one fused projection; over `memory` when it is given (cross-attention)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
+        self.out = Linear(config.width, config.width, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None, memory: Tensor | None = None
+    ) -> Tensor:
+        """x: (r, l, d); memory: (r, k, d) or None for self-attention; mask: (r, 1, l, k)."""
+        r, length, d = x.shape
+        if memory is None:
+            q, k, v = self.qkv(x).view(r, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.qkv.weight.to(x.dtype), None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
+            q = F.linear(x, weight[:d], None if bias is None else bias[:d])
+            q = q.view(r, length, self.heads, -1).transpose(1, 2)
+            kv = F.linear(memory, weight[d:], None if bias is None else bias[d:])
+            k, v = kv.view(r, memory.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        mixed = attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(r, length, d))
+        return out
+
+
+class FeedForward(nn.Module):
+    """The position-wise part; gated as in GLU variants (Shazeer 2020) when the config says so."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
+        self.up = Linear(config.width, config.hidden * (2 if config.gated else 1), bias=config.bias)
+        self.down = Linear(config.hidden, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.gated:
+            value, gate = x.chunk(2, dim=-1)
+            x = self.activation(value) * gate
+        else:
+            x = self.activation(x)
+        out: Tensor = self.down(x)
+        return out
+
+
+class Block(nn.Module):
+    """One layer: attention, optional cross-attention, feed-forward, each with its norm and residual."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.pre = config.norm_place == "pre"
+        unnormed = self.pre and layer == 0 and config.embedding_norm and not config.first_norm
+        self.attention_norm = nn.Identity() if unnormed else make_norm(config)
+        self.attention = Attention(config)
+        self.cross_norm = make_norm(config) if config.cross_attention else None
+        self.cross = Attention(config) if config.cross_attention else None
+        self.feed_norm = make_norm(config)
+        self.feed = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x: (r, l, d) → (r, l, d)."""
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary))
+        if self.cross is not None and self.cross_norm is not None:
+            cross = self.cross
+            x = self._residual(x, self.cross_norm, lambda y: cross(y, memory_mask, None, memory))
+        return self._residual(x, self.feed_norm, self.feed)
+
+    def _residual(self, x: Tensor, norm: nn.Module, part: object) -> Tensor:
+        assert callable(part)
+        if self.pre:
+            return x + self.dropout(part(norm(x)))
+        out: Tensor = norm(x + self.dropout(part(x)))
+        return out
+
+
+class Transformer(nn.Module):
+    """Positions, token types and the stack of blocks, from embedded tokens to hidden states."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.width % config.heads or (config.width // config.heads) % 2:
+            raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
+        absolute = config.positions == "absolute"
+        self.position_table = nn.Embedding(config.max_positions, config.width) if absolute else None
+        self.type_table = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Normal weights of deviation 0.02; projections onto the residual stream shrink with depth (Radford et al. 2019)."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                onto_stream = name.endswith(("out.weight", "down.weight")) and self.config.norm_place == "pre"
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers) if onto_stream else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        x: Tensor,
+        segments: Tensor,
+        roles: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        memory: Tensor | None = None,
+        memory_segments: Tensor | None = None,
+        every_layer: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """Hidden states (r, l, d) of embedded tokens `x`; with `every_layer` the list from the embeddings on.
+
+        segments, roles, places: (r, l); positions: (r, l, a). memory: (r, k, d) with memory_segments (r, k), for a stack
+        with cross-attention: a token sees the memory of its own segment.
+        """
+        config = self.config
+        if self.position_table is not None:
+            x = x + self.position_table(positions[..., 0] + config.position_offset).to(x.dtype)
+        if self.type_table is not None:
+            x = x + self.type_table(places.clamp(max=config.token_types - 1)).to(x.dtype)
+        x = self.dropout(self.embedding_norm(x))
+        masks = {False: additive(visible(segments, roles), x.dtype)}
+        rotary: dict[bool, tuple[Tensor, Tensor] | None] = {False: None, True: None}
+        locals_ = {config.is_local(i) for i in range(config.layers)}
+        if True in locals_:
+            masks[True] = additive(visible(segments, roles, config.window), x.dtype)
+        if config.positions == "rotary":
+            for local in locals_:
+                base = config.rotary_base_local if local else config.rotary_base
+                rotary[local] = rotary_angles(positions, config.width // config.heads, base, x.dtype)
+        memory_mask = None
+        if memory is not None and memory_segments is not None:
+            memory_mask = additive(segments[:, :, None] == memory_segments[:, None, :], x.dtype)
+        states = [x]
+        for i, block in enumerate(self.blocks):
+            local = config.is_local(i)
+            x = block(x, masks[local], rotary[local], memory, memory_mask)
+            if every_layer:
+                states.append(x)
+        x = self.final_norm(x)
+        return [*states[: config.layers], x] if every_layer else x
