@@ -257,6 +257,15 @@ def test_missing_post_processor_is_made_from_cls_and_sep(published: tuple[str, P
     assert open_with_transformers(tmp_path)("dogs", "今天")["input_ids"] == framed(expected, "dogs", "今天")
 
 
+def test_properties_of_special_tokens_outlive_the_special_tokens_map(tmp_path: Path) -> None:
+    """transformers reads a token with properties from the config only where it is marked as one."""
+    Tokenizer.open(build_roberta(tmp_path / "old")).save(tmp_path / "new")
+    (tmp_path / "new" / "special_tokens_map.json").unlink()
+    save_json(tmp_path / "new", "config.json", {"model_type": "roberta"})
+    ours = Tokenizer.open(tmp_path / "new")
+    assert open_with_transformers(tmp_path / "new")("a <mask> b")["input_ids"] == framed(ours, "a <mask> b")
+
+
 def test_no_frame_without_special_tokens(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -301,6 +310,16 @@ def test_tokenizer_config_decides_on_lower_case(tmp_path: Path) -> None:
         tokenizer = Tokenizer.open(folder)
         assert names(tokenizer, tokenizer.encode_batch(["The"])[0].ids) == expected
         assert open_with_transformers(folder)("The")["input_ids"] == framed(tokenizer, "The")
+
+
+def test_lower_case_of_tokenizer_json_is_kept_where_the_config_is_silent(tmp_path: Path) -> None:
+    folder = build_old_bert(tmp_path)
+    Tokenizer.open(folder).save(folder)
+    save_json(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    tokenizer = Tokenizer.open(folder)
+    tokenizer.save(folder)
+    assert names(tokenizer, tokenizer.encode_batch(["The the"])[0].ids) == ["The", "the"]
+    assert open_with_transformers(folder)("The the")["input_ids"] == framed(tokenizer, "The the")
 
 
 def test_added_tokens_of_the_old_layout(tmp_path: Path) -> None:
@@ -357,6 +376,7 @@ def test_offsets_point_at_the_characters_of_each_token(style: str, trained: dict
             assert text[start:end] == token
         else:
             assert token.removeprefix("##" if style == "wordpiece" else "Ġ").strip("Ġ") in written(text[start:end])
+        assert number == tokenizer.unknown_id or text[start:end] == text[start:end].strip(" ")
     assert (np.diff(encoded.offsets, axis=0) >= 0).all()
     missed = "".join(character for character, seen in zip(text, covered, strict=True) if not seen)
     left = lower_pieces(missed) if style == "wordpiece" else missed
@@ -375,7 +395,8 @@ def test_words_are_numbered_without_gaps_and_part_at_spaces(
     for i in np.flatnonzero(steps[1:] == 0):
         between = text[encoded.offsets[i, 1] : encoded.offsets[i + 1, 0]]
         assert " " not in between or style == "bytes"
-    assert all((encoded.ids == ids).all() for ids in trained[style].encode_ids([text]))
+    (ids,) = trained[style].encode_ids([text])
+    assert ids.dtype == np.int32 and ids.tolist() == encoded.ids.tolist()
 
 
 @thorough
@@ -390,6 +411,7 @@ def test_chinese_words(published: tuple[str, Path]) -> None:
     tokenizer = Tokenizer.open(published[1])
     text = "walking 今天天气真好龘!"
     encoded = tokenizer.encode_batch([text])[0]
+    assert encoded.offsets[:, 1].max() == len(text)
     where = {word: encoded.offsets[encoded.words == word] for word in set(encoded.words.tolist())}
     chinese = [spans for spans in where.values() if spans[0, 0] >= 8]
     assert len(chinese) >= 3
@@ -485,6 +507,7 @@ def test_folder_without_tokenizer(tmp_path: Path) -> None:
 
 
 PIECES = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+BYTES = {"type": "BPE", "vocab": {"é": 0, "b": 1, "éb": 2}, "merges": ["b é"]}
 WHOLE: dict[str, Any] = {"version": "1.0", "added_tokens": [], "model": {**PIECES, "vocab": {"a": 0, "[UNK]": 1}}}
 
 
@@ -504,6 +527,8 @@ WHOLE: dict[str, Any] = {"version": "1.0", "added_tokens": [], "model": {**PIECE
         json.dumps({**WHOLE, "model": {**PIECES, "vocab": {"a": 2**32 - 1, "[UNK]": 1}}}),
         json.dumps({**WHOLE, "model": {"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}}),
         json.dumps({**WHOLE, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}),
+        json.dumps({**WHOLE, "model": {**BYTES, "continuing_subword_prefix": "x"}}),
+        json.dumps({**WHOLE, "model": {**BYTES, "continuing_subword_prefix": 7}}),
         json.dumps({**WHOLE, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -31,17 +31,10 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
         return kinds.source(kind).fits(values) if role == "source" else kinds.target(kind).fits(values)
 
-    if answers or arrow.symmetric:
+    if answers:
         return bind(arrow, table.columns, fits)
-    given = tuple(port for port in arrow.targets if port.column in table.columns)
-    sources = bind(Arrow(arrow.sources, given), table.columns, fits) if given else None
-    return sources if sources is not None else bind_sources(arrow, table.columns, fits)
-
-
-def bind_sources(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, str], bool]) -> Arrow:
-    """The arrow with columns for its sources alone, as prediction needs it."""
-    plain = Arrow(tuple(Port(p.kind, p.column) for p in arrow.sources), ())
-    return bind(plain, columns, fits)
+    read = bind(Arrow(tuple(replace(port, corrupted=False) for port in arrow.sources), ()), table.columns, fits)
+    return replace(arrow, sources=read.sources)
 
 
 def restores(arrow: Arrow) -> list[int | None]:

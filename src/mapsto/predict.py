@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Predictor:
         mapping = self.mapping
         if not mapping.targets:
             raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
-        bound = replace(mapping.arrow, sources=bind_to(mapping.arrow, table, answers=False).sources)
+        bound = bind_to(mapping.arrow, table, answers=False)
         for start in range(0, len(table), ROWS_AT_ONCE):
             part = table.select(range(start, min(start + ROWS_AT_ONCE, len(table))))
             rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)

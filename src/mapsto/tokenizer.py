@@ -162,7 +162,7 @@ class Tokenizer:
         config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
         with _refusing(file):
             if file.name.endswith(".json"):
-                backend = tokenizers.Tokenizer.from_str(json.dumps(_read_object(file)))
+                backend = _from_parts(_read_object(file))
                 _apply_bert_settings(backend, config)
             else:
                 config.setdefault("tokenizer_class", "BertTokenizer")
@@ -196,7 +196,7 @@ class Tokenizer:
         """The tokenizer that `state()` described. Raises CheckpointError when `state` is damaged."""
         with _refusing("tokenizer state"):
             parts = json.loads(state)
-            return cls(tokenizers.Tokenizer.from_str(json.dumps(parts["tokenizer"])), parts["config"])
+            return cls(_from_parts(parts["tokenizer"]), parts["config"])
 
     def state(self) -> str:
         """All there is to know about this tokenizer, as JSON."""
@@ -444,7 +444,7 @@ def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], con
     if opening is None or closing is None:
         return
     bert = str(config.get("tokenizer_class", "")).startswith(("Bert", "DistilBert")) or opening == "[CLS]"
-    backend.post_processor = _template(backend, opening, closing, doubled=False, second_type=int(bert))
+    backend.post_processor = _template(backend, opening, closing, doubled=not bert, second_type=int(bert))
 
 
 def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
@@ -510,6 +510,17 @@ def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any
         if setting in config:
             setattr(normalizer, attribute, config[setting])
     backend.normalizer = normalizer
+
+
+def _from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    model = parts["model"]
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and "merges" in model:
+        # The library slices the prefix off unseen; without one it can end the whole process.
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        if not all(second.startswith(prefix) for _, second in pairs):
+            raise ValueError(f"a merge whose second part does not begin with {prefix!r}")
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -1,0 +1,225 @@
+"""Files that are whole or refused: atomic, hashed, verified before use. Safetensors and JSON only, never pickle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from mapsto.errors import CheckpointError, RunError
+
+STATE, TENSORS, MANIFEST = "state.json", "state.safetensors", "manifest.json"
+FOLDER = "checkpoints"
+STEP = re.compile(r"step-(\d{8})")
+TEMPORARY = ".unfinished-"
+LARGEST_JSON = 64 * 2**20
+LARGEST_HEADER = 100 * 2**20
+SPARE_BYTES = 2**20
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".npy", ".h5", ".msgpack")
+CONVERT = (
+    "it may run code when opened, so mapsto never opens it; where you trust it, load it with transformers and "
+    "save it again with save_pretrained(folder, safe_serialization=True)"
+)
+
+
+def place(run: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step`."""
+    return run / FOLDER / f"step-{step:08d}"
+
+
+def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and state as one checkpoint: in a temporary folder, hashed, fsynced, renamed. Raises RunError."""
+    parent = folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        require_space(parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+        try:
+            plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+            _write(temporary / TENSORS, safetensors.torch.save(plain))
+            _write(temporary / STATE, json.dumps(state).encode())
+            manifest = {name: hash_file(temporary / name) for name in (TENSORS, STATE)}
+            _write(temporary / MANIFEST, _sealed(manifest))
+            _sync(temporary)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+            _sync(parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise _explained(error, folder) from error
+
+
+def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint, every byte verified first. Raises CheckpointError naming the damaged file."""
+    manifest = _unsealed(folder / MANIFEST)
+    unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS, STATE, MANIFEST})
+    if unexpected or set(manifest) != {TENSORS, STATE}:
+        raise CheckpointError(f"{folder / (unexpected or [MANIFEST])[0]}: this file does not belong to a checkpoint")
+    held = {}
+    for name, expected in manifest.items():
+        held[name] = _read(folder / name)
+        if hashlib.sha256(held[name]).hexdigest() != expected:
+            raise CheckpointError(f"{folder / name} is damaged: its SHA-256 is not the one it was saved with")
+    tensors: dict[str, torch.Tensor] = safetensors.torch.load(held[TENSORS])
+    return tensors, json.loads(held[STATE])
+
+
+def steps(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    if not (run / FOLDER).is_dir():
+        return []
+    return sorted((p for p in (run / FOLDER).iterdir() if STEP.fullmatch(p.name)), reverse=True)
+
+
+def newest(
+    run: Path, say: Callable[[str], None]
+) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
+    """The newest whole checkpoint of a run with its contents; says which ones were refused and why."""
+    for path in steps(run):
+        try:
+            return (path, *load(path))
+        except CheckpointError as error:
+            say(f"{error}; looking for an older checkpoint")
+    return None
+
+
+def prune(run: Path, keep: int = 2) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for path in steps(run)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or what was there before. Raises RunError."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        _write(temporary, content)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raise CheckpointError naming the first file of `folder` that is missing or not what it was."""
+    for name, expected in hashes.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if hash_file(path) != expected:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+
+
+def open_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file from anywhere; its header is checked first. Raises CheckpointError."""
+    if path.suffix in PICKLED:
+        raise CheckpointError(f"{path}: {CONVERT}")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(f"{path} is a pickle under another name; {CONVERT}")
+    header = int.from_bytes(start, "little")
+    if len(start) < 8 or header > min(LARGEST_HEADER, size - 8):
+        raise CheckpointError(f"{path} is no whole safetensors file: its header says {header:,} bytes of {size:,}")
+    try:
+        found: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size. Raises CheckpointError."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{path} is larger than {LARGEST_JSON:,} bytes")
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return found
+
+
+def require_space(folder: Path, wanted: int) -> None:
+    """Raise RunError when the disk of `folder` has not `wanted` bytes and a little more free."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted + SPARE_BYTES:
+        raise RunError(f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands")
+
+
+def _sealed(manifest: Mapping[str, str]) -> bytes:
+    body = json.dumps(manifest, sort_keys=True)
+    return json.dumps({"files": manifest, "sha256": hashlib.sha256(body.encode()).hexdigest()}, sort_keys=True).encode()
+
+
+def _unsealed(path: Path) -> dict[str, str]:
+    content = _read(path)
+    try:
+        files: dict[str, str] = json.loads(content)["files"]
+        whole = content == _sealed(files)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is damaged")
+    return files
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path) -> RunError:
+    reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "the disk is read-only"}
+    reason = reasons.get(error.errno or 0) or error.strerror or str(error)
+    return RunError(f"{path} could not be written: {reason}; what was saved before stands")

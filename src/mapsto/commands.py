@@ -1,0 +1,201 @@
+"""What the commands print: answers, scores, findings, one example after every stage, what a folder holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mapsto import data as tables
+from mapsto import folder, kinds
+from mapsto.arrow import parse
+from mapsto.check import doctor
+from mapsto.errors import DataError, Finding, UsageError
+from mapsto.evaluate import evaluate as evaluate_mapping
+from mapsto.examples import bind_to, encode, read_rows
+from mapsto.folder import Opened
+from mapsto.model import load
+from mapsto.predict import Predictor
+from mapsto.tokenizer import Tokenizer
+
+
+def predict(
+    model: str,
+    data: Path | None,
+    texts: list[str] | None,
+    out: Path | None,
+    device: str,
+    precision: str,
+    encoding: str | None,
+    as_json: bool,
+) -> None:
+    """Answers for a table or for texts, to a file or to the screen."""
+    if (data is None) == (not texts):
+        raise UsageError("give a table, or one or more --text")
+    predictor = Predictor(folder.load(model), device, precision)
+    source = predictor.mapping.arrow.sources[0]
+    given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
+    table = tables.read(given, encoding=encoding)
+    for finding in table.rejected:
+        print(f"note: {finding}", file=sys.stderr)
+    answers = list(predictor.answer(table))
+    failed = sum("error" in answer for answer in answers)
+    if failed or table.rejected:
+        print(f"note: {failed} of {len(answers)} rows could not be answered; they say why", file=sys.stderr)
+    if as_json:
+        for answer in answers:
+            print(json.dumps(answer, ensure_ascii=False))
+        return
+    rows = [_flat(table, row, answer) for row, answer in enumerate(answers)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if out is not None:
+        tables.write_rows(out, columns, rows)
+        print(f"wrote {len(rows)} rows to {out}", file=sys.stderr)
+        return
+    writer = csv.DictWriter(sys.stdout, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _flat(table: tables.Table, row: int, answer: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table beside its answer; a name that the table already has gets "predicted_" before it."""
+    flat: dict[str, Any] = {column: table.column(column)[row] for column in table.columns}
+    for name, value in answer.items():
+        if name == "scores":
+            continue
+        shown = value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+        flat[f"predicted_{name}" if name in table.columns else name] = shown
+    return flat
+
+
+def evaluate(model: str, data: Path, device: str, precision: str, encoding: str | None, as_json: bool) -> None:
+    """A table of scores beside what a model that reads nothing reaches."""
+    predictor = Predictor(folder.load(model), device, precision)
+    found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device)
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{found.rows:,} rows")
+    for name, value in found.scores.items():
+        baseline = f"   (reading nothing: {found.baseline[name]})" if name in found.baseline else ""
+        print(f"{name:<20} {value}{baseline}")
+    if found.confusion:
+        _print_confusion(found.confusion)
+
+
+def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
+    """All counts where they fit on a screen, else the pairs confused most often."""
+    answers = list(next(iter(confusion.values())))
+    if len(answers) <= 12:
+        width = max(8, *(len(name) + 1 for name in (*answers, *confusion)))
+        print("\n" + "truth \\ answer".ljust(width + 6) + "".join(name.rjust(width) for name in answers))
+        for truth, counts in confusion.items():
+            print(truth.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
+        return
+    pairs = [(n, truth, name) for truth, counts in confusion.items() for name, n in counts.items() if n and name != truth]
+    print("\nconfused most often:")
+    for count, truth, name in sorted(pairs, reverse=True)[:10]:
+        print(f"{count:>6} × {truth} answered as {name}")
+
+
+def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding: str | None, as_json: bool) -> None:
+    """Every fault of a table in one pass. Raises DataError when something must be mended."""
+    table = tables.read(data, encoding=encoding)
+    tested = None if test is None else tables.read(test, encoding=encoding)
+    bound = bind_to(parse(arrow), table)
+    tokenizer = None if start is None else folder.open_start(start)
+    errors: list[Finding] = []
+    warnings: list[Finding] = []
+    notes = []
+    for part in (table, *([tested] if tested is not None else [])):
+        errors += part.rejected
+        errors += _bad_cells(bound, part)
+    notes += _lengths(bound, table, tokenizer)
+    texts = [port.column for port in bound.sources if port.kind == "text" and port.column]
+    labels = [port.column for port in bound.targets if port.kind == "label" and port.column]
+    report = doctor(table, texts, labels[0] if labels else None, tested)
+    seen = {str(finding) for finding in errors}
+    places = {(f.file, f.row, f.column) for f in errors}
+    errors += [f for f in report.errors if str(f) not in seen and (f.file, f.row, f.column) not in places]
+    warnings += report.warnings
+    if as_json:
+        print(json.dumps({"errors": [asdict(f) for f in errors], "warnings": [asdict(f) for f in warnings], "notes": notes}, ensure_ascii=False))
+    else:
+        print(f"{bound}: {len(table):,} rows" + (f", {len(tested):,} test rows" if tested is not None else ""))
+        for note in notes:
+            print(f"note: {note}")
+        for finding in warnings:
+            print(f"warning: {finding}")
+        for finding in errors:
+            print(f"error: {finding}")
+        print(f"{len(errors)} errors, {len(warnings)} warnings")
+    if errors:
+        raise DataError(f"{len(errors)} faults must be mended")
+
+
+def _bad_cells(bound: Any, table: tables.Table) -> list[Finding]:
+    """Cells that cannot be read, through the kinds' own readers."""
+    sources = {port.kind: kinds.source(port.kind)(Tokenizer.train(["a"], 300)) for port in bound.sources}  # type: ignore[call-arg]
+    targets = [kinds.target(port.kind)() for port in bound.targets]
+    return read_rows(bound, table, sources, targets).faults
+
+
+def _lengths(bound: Any, table: tables.Table, opened: Opened | None) -> list[str]:
+    """How much text is longer than the model takes."""
+    if opened is None:
+        return []
+    sources = folder.sources_of(opened)
+    targets = [kinds.target(port.kind)() for port in bound.targets]
+    longest = opened.start.config.transformer.longest
+    encoded = encode(bound, read_rows(bound, table, sources, targets), sources, longest, "cut")
+    if not len(encoded.long):
+        return [f"no row is longer than the {longest} tokens that the model takes"]
+    return [
+        f"{len(encoded.long)} rows are longer than the {longest} tokens that the model takes; "
+        f"{encoded.lost:,} of {encoded.total:,} tokens would be cut off"
+    ]
+
+
+def info(model: str, as_json: bool) -> None:
+    """What a folder holds."""
+    held = load(model, device="cpu", precision="fp32").mapping
+    path = Path(model)
+    manifest = json.loads((path / folder.MANIFEST).read_text("utf-8")) if (path / folder.MANIFEST).exists() else None
+    facts: dict[str, Any] = {
+        "arrow": str(held.arrow),
+        "family": held.config.family,
+        "parameters": sum(parameter.numel() for parameter in held.parameters()),
+        "layers": held.config.transformer.layers,
+        "width": held.config.transformer.width,
+        "heads": held.config.transformer.heads,
+        "longest example": f"{held.config.transformer.longest} tokens",
+        "pooling": held.config.pooling,
+    }
+    facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}
+    if manifest is not None:
+        kept = ("start", "data", "rows", "held_out", "steps", "tokens", "seconds", "optimizer", "method", "seed", "versions")
+        facts |= {name: manifest["provenance"][name] for name in kept if name in manifest["provenance"]}
+        facts |= {"scores": manifest["scores"]}
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for name, value in facts.items():
+        for line in _lines(name, value):
+            print(line)
+
+
+def _lines(name: str, value: Any) -> Iterable[str]:
+    if isinstance(value, dict):
+        yield f"{name}:"
+        for key, inner in value.items():
+            shown = f"{inner['value']:.4f} ({inner['low']:.4f}–{inner['high']:.4f}, n = {inner['n']})" if isinstance(inner, dict) else inner
+            yield f"  {key:<22} {shown}"
+    else:
+        shown = f"{value:,}" if isinstance(value, int) else ", ".join(map(str, value)) if isinstance(value, list) else value
+        yield f"{name:<24} {shown}"

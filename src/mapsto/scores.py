@@ -1,0 +1,107 @@
+"""Figures with their uncertainty: metrics over items, and 95 % intervals by bootstrap or over seeds.
+
+Legend of shapes: n items, c classes, b resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
+Values = NDArray[Any]
+RESAMPLES = 1000
+RESAMPLED_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure with its 95 % interval and the number of items (or of seeds) it is over."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ({self.low:.4f}–{self.high:.4f}, n = {self.n:,})"
+
+    @property
+    def percent(self) -> str:
+        """For people: "81.4 % (79.0–83.6, n = 1,179)"."""
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f}, n = {self.n:,})"
+
+
+def accuracy(truth: Values, predicted: Values) -> float:
+    """The share of items (n,) answered right."""
+    return float(np.mean(truth == predicted))
+
+
+def macro_f1(truth: Values, predicted: Values) -> float:
+    """The mean over the classes present of the harmonic mean of precision and recall; 0 where both are."""
+    size = int(max(truth.max(), predicted.max())) + 1
+    right = np.bincount(truth[truth == predicted], minlength=size)
+    both = np.bincount(truth, minlength=size) + np.bincount(predicted, minlength=size)
+    return float(np.mean(2 * right[both > 0] / both[both > 0]))
+
+
+def log_loss(truth: Values, probabilities: Floats) -> float:
+    """Mean −log of the probability (n, c) of the truth, in nats; probabilities are kept above the smallest step of a float."""
+    chosen = probabilities[np.arange(len(truth)), truth] / probabilities.sum(axis=1)
+    return float(-np.log(np.clip(chosen, np.finfo(probabilities.dtype).eps, 1)).mean())
+
+
+def expected_calibration_error(truth: Values, probabilities: Floats, bins: int = 15) -> float:
+    """How far confidence is from accuracy, weighted over equal bins of confidence (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(which, right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(truth))
+
+
+def with_interval(
+    metric: Callable[..., Any], *arrays: Values, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Score:
+    """`metric(*arrays)` with the percentile bootstrap interval over items, the first axis of every array."""
+    n = len(arrays[0])
+    rng = np.random.Generator(np.random.Philox(key=[seed, n]))
+    if metric in (accuracy, np.mean):
+        items = (arrays[0] == arrays[1]).astype(np.float64) if metric is accuracy else arrays[0].astype(np.float64)
+        drawn = _means(items, rng, resamples)
+    else:
+        drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Score(float(metric(*arrays)), float(low), float(high), n)
+
+
+def mean_interval(values: Sequence[float]) -> Score:
+    """The mean over seeds with its 95 % interval by Student's t; one value alone has no interval (NaN)."""
+
+
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Score(mean, float("nan"), float("nan"), n)
+    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return Score(mean, mean - half, mean + half, n)
+
+
+def _means(items: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+    """Means of resamples; few different values (hits and misses) are drawn as counts, which needs no indices."""
+    values, counts = np.unique(items, return_counts=True)
+    if len(values) <= 2:
+        return rng.multinomial(len(items), counts / len(items), size=resamples) @ values / len(items)
+    return np.array([items[index].mean() for index in _indices(len(items), rng, resamples)])
+
+
+def _indices(n: int, rng: np.random.Generator, resamples: int) -> Any:
+    """Index arrays (n,) of resamples, drawn in blocks of bounded memory."""
+    block = max(1, RESAMPLED_AT_ONCE // n)
+    for start in range(0, resamples, block):
+        yield from rng.integers(0, n, size=(min(block, resamples - start), n))
