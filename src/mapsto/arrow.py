@@ -62,11 +62,16 @@ def parse(text: str) -> Arrow:
         raise ArrowError(f"{text!r} has no arrow; write a task as 'sources -> targets', such as 'text -> label'")
     at = arrows[0]
     symmetric = tokens[at][1] == "<->"
-    sources, targets = _side(tokens[:at], text, "before"), _side(tokens[at + 1 :], text, "behind")
+    sources, targets = _side(tokens[:at], text, "before the arrow of"), _side(tokens[at + 1 :], text, "behind the arrow of")
     for number, port in enumerate(targets, 1):
         if port.corrupted:
             raise ArrowError(f"port {number} behind the arrow of {text!r} has a '~'; only what is read can be hidden in part")
     return Arrow(sources, targets, symmetric)
+
+
+def parse_ports(text: str) -> tuple[Port, ...]:
+    """One side of an arrow. Raises ArrowError."""
+    return _side(_tokens(text), text, "in")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -89,7 +94,7 @@ def _side(tokens: list[tuple[str, str]], text: str, where: str) -> tuple[Port, .
             groups.append([])
         else:
             groups[-1].append(token)
-    return tuple(_port(group, f"port {i} {where} the arrow of {text!r}") for i, group in enumerate(groups, 1))
+    return tuple(_port(group, f"port {i} {where} {text!r}") for i, group in enumerate(groups, 1))
 
 
 def _port(tokens: list[tuple[str, str]], name: str) -> Port:

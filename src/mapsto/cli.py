@@ -169,9 +169,10 @@ def trace(
     encoding: Encoding = None,
 ) -> None:
     """Show one example after every stage, from the cell to the loss."""
-    from mapsto import commands
+    from mapsto.trace import trace as stages
 
-    commands.trace(arrow, data, start, row, encoding)
+    for line in stages(arrow, data, start, row, encoding):
+        print(line)
 
 
 @app.command(epilog="Example: mapsto info runs/clf")

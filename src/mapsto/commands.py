@@ -6,21 +6,21 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mapsto import data as tables
 from mapsto import folder, kinds
-from mapsto.arrow import parse
+from mapsto.arrow import Arrow, parse
+from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_rows
-from mapsto.folder import Opened
 from mapsto.model import load
+from mapsto.options import Options
 from mapsto.predict import Predictor
-from mapsto.tokenizer import Tokenizer
 
 
 def predict(
@@ -109,56 +109,45 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     table = tables.read(data, encoding=encoding)
     tested = None if test is None else tables.read(test, encoding=encoding)
     bound = bind_to(parse(arrow), table)
-    tokenizer = None if start is None else folder.open_start(start)
+    readers = {port.kind: kinds.source(port.kind) for port in bound.sources}
+    targets = [kinds.target(port.kind) for port in bound.targets]
     errors: list[Finding] = []
-    warnings: list[Finding] = []
-    notes = []
-    for part in (table, *([tested] if tested is not None else [])):
-        errors += part.rejected
-        errors += _bad_cells(bound, part)
-    notes += _lengths(bound, table, tokenizer)
+    for part in (table, tested):
+        if part is not None:
+            errors += [*part.rejected, *read_rows(bound, part, readers, targets).faults]
     texts = [port.column for port in bound.sources if port.kind == "text" and port.column]
     labels = [port.column for port in bound.targets if port.kind == "label" and port.column]
     report = doctor(table, texts, labels[0] if labels else None, tested)
-    seen = {str(finding) for finding in errors}
-    places = {(f.file, f.row, f.column) for f in errors}
-    errors += [f for f in report.errors if str(f) not in seen and (f.file, f.row, f.column) not in places]
-    warnings += report.warnings
+    known = {(finding.file, finding.row, finding.column) for finding in errors}
+    errors += [f for f in report.errors if f.row is None or (f.file, f.row, f.column) not in known]
+    notes = _lengths(bound, table, start)
     if as_json:
-        print(json.dumps({"errors": [asdict(f) for f in errors], "warnings": [asdict(f) for f in warnings], "notes": notes}, ensure_ascii=False))
+        found = {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
+        print(json.dumps(found, ensure_ascii=False))
     else:
         print(f"{bound}: {len(table):,} rows" + (f", {len(tested):,} test rows" if tested is not None else ""))
-        for note in notes:
-            print(f"note: {note}")
-        for finding in warnings:
-            print(f"warning: {finding}")
-        for finding in errors:
-            print(f"error: {finding}")
-        print(f"{len(errors)} errors, {len(warnings)} warnings")
+        for kind, listed in (("note", notes), ("warning", report.warnings), ("error", errors)):
+            for line in listed:
+                print(f"{kind}: {line}")
+        print(f"{len(errors)} errors, {len(report.warnings)} warnings")
     if errors:
         raise DataError(f"{len(errors)} faults must be mended")
 
 
-def _bad_cells(bound: Any, table: tables.Table) -> list[Finding]:
-    """Cells that cannot be read, through the kinds' own readers."""
-    sources = {port.kind: kinds.source(port.kind)(Tokenizer.train(["a"], 300)) for port in bound.sources}  # type: ignore[call-arg]
-    targets = [kinds.target(port.kind)() for port in bound.targets]
-    return read_rows(bound, table, sources, targets).faults
-
-
-def _lengths(bound: Any, table: tables.Table, opened: Opened | None) -> list[str]:
-    """How much text is longer than the model takes."""
-    if opened is None:
-        return []
-    sources = folder.sources_of(opened)
-    targets = [kinds.target(port.kind)() for port in bound.targets]
-    longest = opened.start.config.transformer.longest
-    encoded = encode(bound, read_rows(bound, table, sources, targets), sources, longest, "cut")
+def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
+    """How much text is longer than the start takes, or than a new model of the usual size."""
+    beginning = begin(start, None)
+    sources = make_sources(beginning, bound, table, Options(), lambda text: None)
+    longest = make_config(beginning, Options(), bound.corrupted).transformer.longest
+    rows = read_rows(replace(bound, targets=()), table, sources, [])
+    encoded = encode(bound, rows, sources, longest, "cut")
+    what = f"the {longest} tokens that {start or 'a new model'} takes"
     if not len(encoded.long):
-        return [f"no row is longer than the {longest} tokens that the model takes"]
+        return [f"no row is longer than {what}"]
+    share = 100 * encoded.lost / encoded.total
     return [
-        f"{len(encoded.long)} rows are longer than the {longest} tokens that the model takes; "
-        f"{encoded.lost:,} of {encoded.total:,} tokens would be cut off"
+        f"{len(encoded.long):,} rows are longer than {what}; "
+        f"{encoded.lost:,} of {encoded.total:,} tokens ({share:.1f} %) would be cut off (see --long)"
     ]
 
 

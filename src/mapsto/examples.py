@@ -73,7 +73,11 @@ class Rows:
 
 
 def read_rows(
-    arrow: Arrow, table: Table, sources: Mapping[str, Source], targets: Sequence[Target], answers: bool = True
+    arrow: Arrow,
+    table: Table,
+    sources: Mapping[str, Source | type[Source]],
+    targets: Sequence[Target | type[Target]],
+    answers: bool = True,
 ) -> Rows:
     """Every cell the arrow reads. Rows with a fault are left out and each of their faults is named."""
     faults: dict[int, list[Finding]] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,20 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from mapsto import arrow as arrows
 from mapsto import checkpoint, kinds, zoo
 from mapsto.arrow import Arrow, Port
-from mapsto.errors import CheckpointError, UsageError
+from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.kinds import Source, Target
 from mapsto.mapping import Mapping
+from mapsto.options import Options
 from mapsto.scores import Score
 
 FORMAT = 1
 MANIFEST = "mapsto.json"
 RUN = "run.json"
 CARD = "README.md"
+LOCK = "run.lock"
+SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 OWN = (MANIFEST, RUN, CARD, "metrics.jsonl", "rejected.csv", "config.json", "model.safetensors", "tokenizer.json")
-OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", "run.lock")
+OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,6 @@ class Opened:
 
     start: zoo.Start
     manifest: dict[str, Any] | None
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights."""
-        return checkpoint.hash_file(self.start.folder / "model.safetensors")
 
     @property
     def trained_with(self) -> str | None:
@@ -72,7 +77,8 @@ def load(name: str | Path) -> Mapping:
     """The mapping saved in a folder, or the one a published checkpoint amounts to, ready to predict in fp32."""
     opened = open_start(name)
     if opened.manifest is not None:
-        arrow = arrows.parse(opened.manifest["arrow"])
+        said = opened.manifest["arrow"]
+        arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
         targets = [kinds.target(entry["kind"])(**entry["state"]) for entry in opened.manifest["targets"]]
     elif opened.start.labels:
         arrow, targets = arrows.parse("text -> label"), [kinds.target("label")(classes=opened.start.labels)]
@@ -102,7 +108,7 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
     missing = []
     with torch.no_grad():
         for name, parameter in wanted.items():
-            found = tensors.get(_start_name(mapping, name))
+            found = tensors.get(zoo.start_name(mapping, name))
             head = name.startswith(("heads.", "pooler."))
             if found is None or (head and (not heads or found.shape != parameter.shape)):
                 missing.append(name)
@@ -111,17 +117,6 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
             else:
                 parameter.copy_(found)
     return missing
-
-
-def _start_name(mapping: Mapping, name: str) -> str:
-    """The name in a start of a weight of the mapping: the first head of a kind stands without its port number."""
-    if not name.startswith("heads."):
-        return name
-    _, port, rest = name.split(".", 2)
-    kind = mapping.targets[int(port)].kind
-    if any(target.kind == kind for target in mapping.targets[: int(port)]):
-        return f"mapsto.{name}"
-    return f"vocabulary_head.{rest}" if kind == "text" else f"classifier.{rest}" if kind == "label" else f"mapsto.{name}"
 
 
 def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dict[str, Score] | None = None) -> None:
@@ -191,6 +186,55 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
     elif not (folder / RUN).exists():
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
+
+
+@contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Keep other processes from writing to the same run; the lock goes with the process. Raises RunError."""
+    if folder is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK).open("w")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+    with stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{folder} is in use by another process") from error
+        yield
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
+    """Write down what a run is, before its first step."""
+    record = json.dumps({"facts": facts, "plan": plan}, ensure_ascii=False, indent=1)
+    checkpoint.write_atomic(folder / RUN, record.encode())
+
+
+def recorded_run(
+    folder: Path, facts: Dict[str, Any], options: Options, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
+    if not (folder / RUN).exists():
+        return None
+    recorded = checkpoint.read_json(folder / RUN)
+    before = recorded["facts"]
+    differing = [name for name in SAME if before.get(name) != facts[name]]
+    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
+    if differing:
+        raise UsageError(
+            f"{folder} holds an unfinished run with other {', '.join(differing)}; "
+            "run it as before, choose another --out, or add --overwrite"
+        )
+    for name in ("device", "versions"):
+        if before.get(name) != facts[name]:
+            say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
+    plan: dict[str, Any] = recorded["plan"]
+    return plan
 
 
 def _clear(folder: Path) -> None:

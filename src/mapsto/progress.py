@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from mapsto.errors import UsageError
 
 LOG_EVERY_SECONDS = 15.0
 REDRAW_EVERY_SECONDS = 0.2
@@ -114,3 +118,20 @@ def choose(quiet: bool = False, as_json: bool = False) -> Progress:
     if as_json:
         return Json()
     return Live() if sys.stderr.isatty() else Lines()
+
+
+def tensorboard(run: Path) -> Callable[[dict[str, Any]], None]:
+    """A listener that writes the records of a run as TensorBoard events. Raises UsageError without the package."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs the package: pip install 'mapsto[tensorboard]'") from error
+    writer: Any = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                writer.add_scalar(name, value, record["step"])
+        writer.flush()
+
+    return write

@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import statistics
 import time
-from collections.abc import Mapping as Dict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mapsto import checkpoint, folder, kinds
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
+from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources
 from mapsto.check import doctor
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision, describe, seed_all
-from mapsto.errors import CheckpointError, DataError, Finding, UsageError
-from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
-from mapsto.folder import Opened
-from mapsto.kinds import Source, Target
-from mapsto.loop import Plan, Training
-from mapsto.mapping import Mapping, ModelConfig
-from mapsto.options import Options
+from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
+from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.kinds import Source, Target
+from mapsto.loop import Plan, State, Training
+from mapsto.mapping import Mapping
+from mapsto.options import Options
+from mapsto.plan import choose_method, make_plan
 from mapsto.predict import over
-from mapsto.progress import Progress, duration
+from mapsto.progress import Progress, duration, tensorboard
 from mapsto.scores import Score
-from mapsto.tokenizer import Tokenizer
-from mapsto.transformer import TransformerConfig
 
-PRETRAIN_MINUTES = 10.0
-PRETRAIN_TOKENS = 8192
 PRETRAIN_LENGTH = 128
-FIT_BATCH = 32
-CALIBRATION_STEPS = 4
 WATCHED_ROWS = 2000
 FEWEST_TO_HOLD_OUT = 2000
-RATES = {"muon": 5e-3, "adamw": 1e-3}
-FINE_TUNING_RATE = 1e-4
+FEWEST_TO_HOLD_OUT_TEXT = 200
+SHOWN_WARNINGS = 5
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
@@ -71,378 +65,228 @@ def fit(
     with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
     training never sees, scored at the end. Raises UsageError, DataError, CheckpointError, RunError.
     """
-    job = Job(parse(arrow), options or Options(), progress or Progress(), None if out is None else Path(out))
-    if start is not None and like is not None:
-        raise UsageError("give --start (weights too) or --like (shape and tokenizer only), not both")
-    if job.folder is not None:
-        folder.require_free(job.folder, overwrite)
-    return job.run(data, test, start, like)
-
-
-@dataclass
-class Job:
-    """One call of fit, from its arguments to the saved mapping."""
-
-    wanted: Arrow
-    options: Options
-    progress: Progress
-    folder: Path | None
-
-    def run(self, data: Any, test: Any, start: str | Path | Mapping | None, like: str | Path | None) -> Mapping:
-        """The whole of it, in order."""
-        began = time.monotonic()
-        options, say = self.options, self.progress.say
-        table = tables.read(data, encoding=options.encoding)
-        tested = None if test is None else tables.read(test, encoding=options.encoding)
-        arrow = bind_to(self.wanted, table)
-        pretraining = any(port.corrupted for port in arrow.sources)
-        device = choose_device(options.device)
-        precision = choose_precision(options.precision, device)
-        opened = None if isinstance(start, Mapping) else _open(start if start is not None else like)
-        given = start if isinstance(start, Mapping) else None
-        sources = self._sources(arrow, table, opened, given)
-        targets = [kinds.target(port.kind)(**self._target_state(port.kind)) for port in arrow.targets]
-        rows = read_rows(arrow, table, sources, targets)
-        rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
-        self._examine(arrow, table, tested)
-        for port, target in enumerate(targets):
-            if restores(arrow)[port] is None:
-                target.learn(rows.targets[port])
-        config = self._config(opened, given, start is not None, sources)
-        seed_all(options.seed)
-        mapping = self._mapping(arrow, config, sources, targets, opened, given, start is not None)
-        mapping = mapping.to(device).computing_in(precision)
-        longest = self._longest(mapping, pretraining)
-        long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
-        kept, held = self._split(arrow, rows, pretraining)
-        corruption = Corruption(options.hide, options.hide / 2, options.shape)
-        aligned = pretraining and options.shape in ("word", "span")
-
-        def examples_of(part: Rows, seed: int) -> Examples:
-            encoded = encode(arrow, part, sources, longest, long, aligned)
-            if len(encoded.long) and part is kept:
-                lost = f", {encoded.lost:,} of {encoded.total:,} tokens cut off" if encoded.lost else ", cut into windows"
-                say(f"{len(encoded.long)} of {len(part)} rows are longer than {longest} tokens{lost}")
-            return make_examples(arrow, part, encoded, sources, targets, seed, corruption)
-
-        examples = examples_of(kept, options.seed)
-        watched = examples_of(held, options.seed + 1) if len(held) else None
-        facts = self._facts(arrow, table, opened, given, targets, device, len(kept), len(held))
-        recorded = self._recorded(facts)
-        method = self._method(arrow, mapping, start is not None, len(kept), pretraining)
-        if method != "full" and recorded is None:
-            probe(mapping, examples, device, options.seed)
-        plan = self._plan(mapping, examples, pretraining, method, opened, start is not None, device, began, recorded)
-        if self.folder is not None and recorded is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_rejected(self.folder, rejected)
-            record = json.dumps({"facts": facts, "plan": asdict(plan)}, ensure_ascii=False, indent=1)
-            checkpoint.write_atomic(self.folder / folder.RUN, record.encode())
-        parameters = sum(p.numel() for p in mapping.parameters())
-        say(
-            f"{arrow}: {len(kept):,} rows" + (f" + {len(held):,} held out" if len(held) else "")
-            + f", {parameters / 1e6:.1f}M parameters, {plan.steps:,} steps of {plan.batch}, {method}, {describe(device, precision)}"
-        )
+    began = time.monotonic()
+    options, progress = options or Options(), progress or Progress()
+    wanted = parse(arrow)
+    run = None if out is None else Path(out)
+    if run is not None:
+        folder.require_free(run, overwrite)
+    work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
+    with folder.locked(run):
+        method, plan = _planned(work, run, began, progress.say)
         training = Training(
-            mapping, examples, plan, device, self.folder, _watcher(watched, device), self.progress, options.workers
+            work.mapping,
+            work.examples,
+            plan,
+            work.device,
+            run,
+            _watcher(work.watched, work.device),
+            progress,
+            options.workers,
+            tensorboard(run) if options.tensorboard and run is not None else None,
         )
-        state = training.run() if plan.steps else None
-        mapping.eval()
-        scores: dict[str, Score] = {}
-        if tested is not None:
-            scores = evaluate(mapping, tested, device).scores
-        elif watched is not None:
-            scores = {f"held-out {name}": value for name, value in score_examples(mapping, watched, held, device).items()}
-        for name, value in scores.items():
-            say(f"{name}: {value}")
-        if self.folder is not None:
-            provenance = {**facts, "optimizer": plan.optimizer, "steps": state.step if state else 0, "method": method}
-            provenance |= {"tokens": state.tokens if state else 0, "seconds": state.seconds if state else 0.0}
-            folder.save(mapping.float(), self.folder, provenance, scores)
-            say(f"saved in {self.folder} after {duration(time.monotonic() - began)}")
-        return mapping
+        state = training.run()
+        scores = _scored(work, progress.say)
+        if run is not None:
+            reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
+            provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+            folder.save(work.mapping.float(), run, provenance, scores)
+            progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+    return work.mapping
 
-    def _sources(
-        self, arrow: Arrow, table: Table, opened: Opened | None, given: Mapping | None
-    ) -> dict[str, Source]:
-        """The sources of the start, or a tokenizer trained on the rows."""
-        wanted = {port.kind for port in arrow.sources}
-        known = given.sources if given is not None else folder.sources_of(opened) if opened is not None else {}
-        for kind in wanted - set(known):
-            if kind != "text":
-                raise UsageError(f"a start that reads {sorted(known)} cannot read {kind!r}")
-            columns = [table.column(port.column) for port in arrow.sources if port.kind == kind and port.column]
-            texts = [cell for column in columns for cell in column if isinstance(cell, str) and cell.strip()]
-            if not texts:
-                raise DataError("there is no text to make a vocabulary from")
-            tokenizer = Tokenizer.train(texts, self.options.vocabulary)
-            self.progress.say(f"made a vocabulary of {tokenizer.size:,} tokens")
-            return {"text": kinds.source("text")(tokenizer)}  # type: ignore[call-arg]
-        return {kind: source for kind, source in known.items() if kind in wanted}
 
-    def _target_state(self, kind: str) -> dict[str, Any]:
-        return {"balance": True} if kind == "label" and self.options.balance else {}
+@dataclass(frozen=True)
+class Work:
+    """Everything a run needs, made from the data and the start alone. `held` are rows kept aside to watch."""
 
-    def _examine(self, arrow: Arrow, table: Table, tested: Table | None) -> None:
-        """Stop for rows of the test that training would see; say what else looks wrong."""
-        if any(port.corrupted for port in arrow.sources):
-            return
-        texts = [port.column for port in arrow.sources if port.kind == "text" and port.column]
-        labels = [port.column for port in arrow.targets if port.kind == "label" and port.column]
-        if not texts:
-            return
-        report = doctor(table, texts, labels[0] if labels else None, tested)
-        leaks = [f for f in report.errors if "duplicate" in f.reason or "also" in f.reason]
-        if leaks and tested is not None:
-            raise DataError(f"{len(leaks)} rows of the test are in the training data too:", leaks)
-        for finding in report.warnings[:5]:
-            self.progress.say(f"note: {finding}")
-        if len(report.warnings) > 5:
-            self.progress.say(f"note: {len(report.warnings) - 5} more; `mapsto check` lists them all")
+    options: Options
+    mapping: Mapping
+    beginning: Beginning
+    device: torch.device
+    examples: Examples
+    held: Rows
+    watched: Examples | None
+    test: Table | None
+    rejected: list[Finding]
+    facts: dict[str, Any]
 
-    def _config(
-        self, opened: Opened | None, given: Mapping | None, started: bool, sources: Dict[str, Source]
-    ) -> ModelConfig:
-        """The start's shape, or a new one: the ModernBERT shape, sized by the options."""
-        options = self.options
-        sized = {name: getattr(options, name) for name in ("layers", "width", "heads", "vocabulary")}
-        if given is not None or opened is not None:
-            fixed = [f"--{name}" for name, value in sized.items() if value is not None]
-            if fixed:
-                raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
-            config = given.config if given is not None else opened.start.config if opened is not None else ModelConfig()
-            return config
-        width = options.width or 256
-        shape = TransformerConfig(
-            width=width,
-            layers=options.layers or 6,
-            heads=options.heads or max(1, width // 64),
-            hidden=max(64, round(width * 8 / 3 / 64) * 64),
-            max_positions=max(512, options.length or 0),
+    @property
+    def pretraining(self) -> bool:
+        """Whether the arrow puts back what it hides."""
+        return self.mapping.arrow.corrupted
+
+
+def _prepare(
+    wanted: Arrow, data: Any, test: Any, beginning: Beginning, options: Options, say: Callable[[str], None]
+) -> Work:
+    """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    table = tables.read(data, encoding=options.encoding)
+    tested = None if test is None else tables.read(test, encoding=options.encoding)
+    arrow = bind_to(wanted, table)
+    for note in beginning.notes:
+        say(f"note: {note}")
+    sources = make_sources(beginning, arrow, table, options, say)
+    targets = [
+        kinds.target(port.kind)(**({"balance": True} if port.kind == "label" and options.balance else {}))
+        for port in arrow.targets
+    ]
+    seed_all(options.seed)
+    config = make_config(beginning, options, arrow.corrupted)
+    for target in targets:
+        target.beside(sources.get(target.kind), config.vocabulary_head)
+    rows = read_rows(arrow, table, sources, targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    for port, target in enumerate(targets):
+        if restores(arrow)[port] is None:
+            target.learn(rows.targets[port])
+    tested = _examined(arrow, table, tested, options, say)
+    mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
+    kept, held = _split(arrow, rows, options)
+    examples = _examples(mapping, kept, options, options.seed, say)
+    facts = {
+        "arrow": str(arrow),
+        "options": asdict(options),
+        "data": table.fingerprint,
+        "rows": len(kept),
+        "held_out": len(held),
+        "start": beginning.name,
+        "start_weights": beginning.fingerprint,
+        "tokenizer": {kind: source.fingerprint for kind, source in sources.items()},
+        "targets": [target.state() for target in targets],
+        "seed": options.seed,
+        "device": describe(device, precision),
+        "versions": folder.versions(),
+    }
+    return Work(
+        options=options,
+        mapping=mapping,
+        beginning=beginning,
+        device=device,
+        examples=examples,
+        held=held,
+        watched=_examples(mapping, held, options, options.seed + 1) if len(held) else None,
+        test=tested,
+        rejected=rejected,
+        facts=json.loads(json.dumps(facts)),
+    )
+
+
+def _examined(
+    arrow: Arrow, table: Table, tested: Table | None, options: Options, say: Callable[[str], None]
+) -> Table | None:
+    """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
+    texts = [port.column for port in arrow.sources if port.kind == "text" and port.column]
+    labels = [port.column for port in arrow.targets if port.kind == "label" and port.column]
+    if arrow.corrupted or not texts:
+        return tested
+    report = doctor(table, texts, labels[0] if labels else None, tested)
+    for finding in report.warnings[:SHOWN_WARNINGS]:
+        say(f"note: {finding}")
+    if len(report.warnings) > SHOWN_WARNINGS:
+        say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
+    if not report.leaks or tested is None:
+        return tested
+    if options.bad_rows == "stop":
+        raise DataError(
+            f"{len(report.leaks)} rows of the test also stand in the training data; take them out of one of the two, "
+            "or score without them with --bad-rows skip:",
+            report.leaks,
         )
-        return ModelConfig(transformer=shape)
+    say(f"note: {len(report.leaks)} rows of the test also stand in the training data and are not scored")
+    leaked = {(finding.file, finding.row) for finding in report.leaks}
+    return tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
 
-    def _mapping(
-        self,
-        arrow: Arrow,
-        config: ModelConfig,
-        sources: Dict[str, Source],
-        targets: Sequence[Target],
-        opened: Opened | None,
-        given: Mapping | None,
-        started: bool,
-    ) -> Mapping:
-        """A mapping with the start's weights where it has them, random ones elsewhere."""
-        mapping = Mapping(arrow, config, sources, targets)
-        if not started:
-            return mapping
-        if given is not None:
-            known = dict(given.named_parameters())
-            tensors: dict[str, Tensor] = {k: v.detach() for k, v in known.items() if not k.startswith(("heads.", "pooler."))}
-            if given.targets and str(given.arrow) == str(arrow):
-                tensors = {k: v.detach() for k, v in known.items()}
-            with torch.no_grad():
-                for name, parameter in mapping.named_parameters():
-                    if name in tensors and tensors[name].shape == parameter.shape:
-                        parameter.copy_(tensors[name])
-            fresh = "pooler.dense.weight" not in tensors
-        else:
-            assert opened is not None
-            labels = next((t.state()["classes"] for t in targets if t.kind == "label"), None)
-            same = labels is None or labels == opened.start.labels
-            missing = folder.take(mapping, opened.start.tensors, heads=same)
-            body = [name for name in missing if not name.startswith(("heads.", "pooler."))]
-            if body:
-                raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
-            fresh = any(name.startswith("heads.") for name in missing)
-        if fresh and mapping.pooler is not None:
-            mapping.pooler.pass_through()
-        return mapping
 
-    def _longest(self, mapping: Mapping, pretraining: bool) -> int:
-        most = mapping.config.transformer.longest
-        if self.options.length is not None and self.options.length > most:
-            raise UsageError(f"--length {self.options.length} is more than the {most} tokens that this model takes")
-        return self.options.length or min(most, PRETRAIN_LENGTH if pretraining else most)
+def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
+    share = options.hold_out
+    if share is None:
+        enough = len(rows) >= (FEWEST_TO_HOLD_OUT_TEXT if arrow.corrupted else FEWEST_TO_HOLD_OUT)
+        share = min(0.02 if arrow.corrupted else 0.1, WATCHED_ROWS / len(rows)) if enough else 0.0
+    if not share:
+        return rows, rows.select(np.zeros(0, np.int64))
+    groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
+    strata = rows.targets[0] if not arrow.corrupted and arrow.targets[0].kind == "label" else None
+    kept, held = tables.split(len(rows), groups, strata, share, options.seed)
+    return rows.select(kept), rows.select(held)
 
-    def _split(self, arrow: Arrow, rows: Rows, pretraining: bool) -> tuple[Rows, Rows]:
-        """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
-        share = self.options.hold_out
-        if share is None:
-            enough = len(rows) >= (200 if pretraining else FEWEST_TO_HOLD_OUT)
-            share = min(0.02 if pretraining else 0.1, WATCHED_ROWS / len(rows)) if enough else 0.0
-        if not share:
-            return rows, rows.select(np.zeros(0, np.int64))
-        groups = [str(values) for values in zip(*rows.sources, strict=True)]
-        strata = None
-        if not pretraining and arrow.targets[0].kind == "label":
-            strata = rows.targets[0]
-        kept, held = tables.split(len(rows), groups, strata, share, self.options.seed)
-        return rows.select(kept), rows.select(held)
 
-    def _method(self, arrow: Arrow, mapping: Mapping, started: bool, count: int, pretraining: bool) -> str:
-        """Probe alone, probe then full, or full, by the number of labels for a class."""
-        if self.options.method != "auto":
-            if self.options.method != "full" and not started:
-                raise UsageError(f"--method {self.options.method} needs a --start to probe")
-            return self.options.method
-        if pretraining or not started or mapping.targets[0].way != "pooled":
-            return "full"
-        return "probe+full"
+def _examples(
+    mapping: Mapping, rows: Rows, options: Options, seed: int, say: Callable[[str], None] | None = None
+) -> Examples:
+    """The rows as examples, long ones treated as the options say."""
+    arrow, most = mapping.arrow, mapping.config.transformer.longest
+    if options.length is not None and options.length > most:
+        raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
+    longest = options.length or min(most, PRETRAIN_LENGTH if arrow.corrupted else most)
+    long: str = options.long if options.long != "auto" else "window" if arrow.corrupted else "cut"
+    aligned = arrow.corrupted and options.shape in ("word", "span")
+    encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
+    if say is not None and len(encoded.long):
+        lost = f"{encoded.lost:,} of {encoded.total:,} tokens were cut off" if encoded.lost else "they were cut into windows"
+        say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
+    corruption = Corruption(options.hide, options.hide / 2, options.shape)
+    return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
-    def _plan(
-        self,
-        mapping: Mapping,
-        examples: Examples,
-        pretraining: bool,
-        method: str,
-        opened: Opened | None,
-        started: bool,
-        device: torch.device,
-        began: float,
-        recorded: dict[str, Any] | None,
-    ) -> Plan:
-        """The numbers of the run: recorded ones where it goes on, else chosen now."""
-        if recorded is not None:
-            return Plan(**{**recorded["plan"], "save_every": self.options.save_every or recorded["plan"]["save_every"]})
-        options = self.options
-        mean = statistics.fmean(sum(map(len, pieces)) for pieces in examples.pieces[:2000])
-        batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else FIT_BATCH)
-        batch = min(batch, len(examples))
-        own = opened is None or opened.trained_with == "muon"
-        kind: Literal["adamw", "muon"] = "muon" if (pretraining or not started) and own else "adamw"
-        if options.optimizer != "auto":
-            kind = options.optimizer
-        rate = options.rate or (FINE_TUNING_RATE if started else RATES[kind])
-        minutes = options.minutes
-        if pretraining and options.steps is None and options.epochs is None and minutes is None:
-            minutes = PRETRAIN_MINUTES
-        plan = Plan(
-            steps=0,
-            batch=batch,
-            rate=rate,
-            optimizer=kind,
-            seed=options.seed,
-            save_every=0,
-            patience=options.patience,
-            average=pretraining,
+
+def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
+    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+    options, mapping = work.options, work.mapping
+    method = choose_method(options, mapping, work.beginning, work.pretraining)
+    recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
+    if "probe" in method:
+        probe(mapping, work.examples, work.device, options.seed)
+    if recorded is not None:
+        plan = Plan(**recorded)
+        plan = replace(plan, save_every=options.save_every or plan.save_every)
+    else:
+        plan = make_plan(
+            options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began
         )
-        per_epoch = len(examples) / batch
-        if options.steps is not None:
-            steps = options.steps
-        elif minutes is not None:
-            steps = self._calibrate(mapping, examples, plan, device, minutes * 60, began)
-        else:
-            epochs = options.epochs or max(3.0, min(20.0, 300 / per_epoch))
-            steps = max(1, round(epochs * per_epoch))
-        if method == "probe":
-            steps = 0
-        watch_every = 0 if pretraining else max(1, min(round(per_epoch), max(1, steps // 3)))
-        return replace(plan, steps=steps, save_every=options.save_every or max(50, -(-steps // 20)), watch_every=watch_every)
-
-    def _calibrate(
-        self, mapping: Mapping, examples: Examples, plan: Plan, device: torch.device, seconds: float, began: float
-    ) -> int:
-        """How many steps fit into `seconds` from `began`: some are run on the side, then every weight is put back."""
-        before = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
-        trial = Training(mapping, examples, replace(plan, steps=10_000, save_every=10_000), device, workers=0)
-        mapping.train()
-        taken = []
-        for number in range(CALIBRATION_STEPS + 1):
-            start = time.monotonic()
-            trial.step(number)
-            taken.append(time.monotonic() - start)
-        with torch.no_grad():
-            for name, parameter in mapping.named_parameters():
-                parameter.copy_(before[name])
-                parameter.grad = None
-        left = seconds - (time.monotonic() - began)
-        return max(1, int(left / statistics.median(taken[1:])))
-
-    def _facts(
-        self,
-        arrow: Arrow,
-        table: Table,
-        opened: Opened | None,
-        given: Mapping | None,
-        targets: Sequence[Target],
-        device: torch.device,
-        kept: int,
-        held: int,
-    ) -> dict[str, Any]:
-        """What a resumed run must share with its first part."""
-        facts = {
-            "arrow": str(arrow),
-            "options": asdict(self.options),
-            "data": table.fingerprint,
-            "rows": kept,
-            "held_out": held,
-            "start": str(opened.start.folder) if opened is not None else "a mapping in memory" if given is not None else None,
-            "start_weights": opened.fingerprint if opened is not None else None,
-            "targets": [target.state() for target in targets],
-            "seed": self.options.seed,
-            "threads": torch.get_num_threads(),
-            "versions": folder.versions(),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(facts))
-        return plain
-
-    def _recorded(self, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of an unfinished run in the folder. Raises UsageError when it was another run."""
-        if self.folder is None or not (self.folder / folder.RUN).exists():
-            return None
-        recorded = checkpoint.read_json(self.folder / folder.RUN)
-        before = recorded["facts"]
-        names = ("arrow", "data", "rows", "start_weights", "targets", "seed")
-        differing = [name for name in names if before.get(name) != facts[name]]
-        differing += [f"--{name.replace('_', '-')}" for name in self.options.differing(before["options"])]
-        if differing:
-            raise UsageError(
-                f"{self.folder} holds an unfinished run with other {', '.join(differing)}; "
-                "run it as before, choose another --out, or add --overwrite"
-            )
-        for name in ("threads", "versions"):
-            if before.get(name) != facts[name]:
-                self.progress.say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
-        return recorded
-
-
-def _open(name: str | Path | None) -> Opened | None:
-    return None if name is None else folder.open_start(name)
+        if run is not None:
+            write_rejected(run, work.rejected)
+            folder.record_run(run, work.facts, asdict(plan))
+    parameters = sum(p.numel() for p in mapping.parameters())
+    held = f" + {len(work.held):,} held out" if len(work.held) else ""
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
+    if plan.steps and "probe" in method:
+        how += " after a linear probe"
+    rows = f"{work.facts['rows']:,} rows{held}"
+    say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
+    return method, plan
 
 
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
-    assert mapping.pooler is not None
     pooler = mapping.pooler
-    found: np.ndarray[Any, Any] | None = None
+    assert pooler is not None
+    listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
+    vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.transformer.width), np.float32)
     for batch, hidden in over(mapping, listed, device):
-        part = pooler(mapping.pool(hidden, batch)).float().cpu().numpy()
-        found = np.zeros((len(listed), part.shape[1]), np.float32) if found is None else found
-        found[batch.rows] = part
-    assert found is not None
+        vectors[batch.rows] = pooler(mapping.pool(hidden, batch)).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):
-        answers = [example.answers[port] for example in listed]
-        known = [i for i, answer in enumerate(answers) if answer is not None]
-        values = np.array([answer.values for answer in answers if answer is not None])
-        if target.way != "pooled" or (fitted := target.probe(found[known], values, seed)) is None:
+        known = [(row, answer) for row, example in enumerate(listed) if (answer := example.answers[port]) is not None]
+        if target.way != "pooled" or not known:
             continue
-        head = mapping.heads[port]
-        with torch.no_grad():
-            head.weight.copy_(fitted[0])  # type: ignore[operator, union-attr]
-            head.bias.copy_(fitted[1])  # type: ignore[operator, union-attr]
+        values = np.array([answer.values for _, answer in known])
+        fitted = target.probe(vectors[[row for row, _ in known]], values, seed)
+        if fitted is not None:
+            with torch.no_grad():
+                for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):
+                    parameter.copy_(best)
 
 
-def _watcher(watched: Examples | None, device: torch.device) -> Any:
+def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mapping], dict[str, float]] | None:
     """A look at the held-out rows: the mean loss of the first target."""
     if watched is None:
         return None
     listed = as_scored(watched)
 
     def look(mapping: Mapping) -> dict[str, float]:
-        total = count = 0.0
+        total, count = 0.0, 0
         for batch, hidden in over(mapping, listed, device):
             readout = batch.answers[0]
             if readout is not None:
@@ -453,10 +297,30 @@ def _watcher(watched: Examples | None, device: torch.device) -> Any:
     return look
 
 
-def _write_rejected(run: Path, rejected: Sequence[Finding]) -> None:
+def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
+    """Scores on the test rows, else on the held-out ones."""
+    mapping = work.mapping.eval()
+    scores: dict[str, Score] = {}
+    if work.test is not None:
+        found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
+        scores = found.scores
+        for note in found.notes:
+            say(f"note: {note}")
+    elif work.watched is not None:
+        held = score_examples(mapping, work.watched, work.held, work.device)
+        scores = {f"held-out {name}": value for name, value in held.items()}
+    for name, value in scores.items():
+        say(f"{name}: {value}")
+    return scores
+
+
+def write_rejected(run: Path, rejected: Sequence[Finding]) -> None:
+    """rejected.csv: file, row, column, value and reason of everything that was left out."""
     if not rejected:
         return
-    with (run / "rejected.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["file", "row", "column", "value", "reason"])
-        writer.writerows([f.file, f.row, f.column, f.value, f.reason] for f in rejected)
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["file", "row", "column", "value", "reason"])
+    writer.writerows([f.file, f.row, f.column, f.value, f.reason] for f in rejected)
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomic(run / "rejected.csv", stream.getvalue().encode())

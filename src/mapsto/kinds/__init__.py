@@ -45,8 +45,9 @@ class Source(ABC):
     def fits(values: Sequence[object]) -> bool:
         """Whether a column with these values can be of this kind."""
 
+    @staticmethod
     @abstractmethod
-    def read(self, cell: object) -> Any:
+    def read(cell: object) -> Any:
         """The value in a cell. Raises BadCell."""
 
     @abstractmethod
@@ -74,9 +75,14 @@ class Source(ABC):
     ) -> tuple[Piece, Ints]:
         """The piece with some tokens hidden, and their indices."""
 
+    def words(self, piece: Piece) -> list[str]:
+        """What each token is, for people."""
+        return [str(i) for i in range(len(piece))]
+
+    @property
     @abstractmethod
-    def state(self) -> State:
-        """What must be saved beside the weights, as JSON."""
+    def fingerprint(self) -> str:
+        """Equal for sources that make the same pieces of the same values."""
 
     def show(self, value: Any) -> str:
         """The value as HTML."""
@@ -94,8 +100,9 @@ class Target(ABC):
     def fits(values: Sequence[object]) -> bool:
         """Whether a column with these values can be of this kind."""
 
+    @staticmethod
     @abstractmethod
-    def read(self, cell: object) -> Any:
+    def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
 
     def beside(self, source: Source | None, transform: TransformConfig) -> None:

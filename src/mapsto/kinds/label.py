@@ -48,7 +48,8 @@ class Label(Target):
         repeated = len(set(known)) <= max(2, len(known) // 2)
         return bool(known) and repeated and max(map(len, known)) <= 100
 
-    def read(self, cell: object) -> str:
+    @staticmethod
+    def read(cell: object) -> str:
         """The class name; numbers and booleans become text, 3.0 the same as 3."""
         if cell is None or isinstance(cell, str) and not cell.strip():
             raise BadCell("the label is blank")

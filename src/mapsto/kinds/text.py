@@ -29,6 +29,17 @@ def _fits(values: Sequence[object]) -> bool:
     return bool(known) and all(isinstance(value, str) for value in known)
 
 
+def _read(cell: object) -> str:
+    """The text itself, unchanged."""
+    if cell is None or isinstance(cell, str) and not cell.strip():
+        raise BadCell("the text is blank")
+    if not isinstance(cell, str):
+        raise BadCell(f"text was expected, not {type(cell).__name__}")
+    if "\0" in cell:
+        raise BadCell("the text holds a NUL character")
+    return cell
+
+
 class TextSource(Source):
     """Text through a tokenizer. `vocabulary` is the number of embeddings, at least the tokenizer's size."""
 
@@ -40,15 +51,7 @@ class TextSource(Source):
 
     fits = staticmethod(_fits)
 
-    def read(self, cell: object) -> str:
-        """The text itself, unchanged."""
-        if cell is None or isinstance(cell, str) and not cell.strip():
-            raise BadCell("the text is blank")
-        if not isinstance(cell, str):
-            raise BadCell(f"text was expected, not {type(cell).__name__}")
-        if "\0" in cell:
-            raise BadCell("the text holds a NUL character")
-        return cell
+    read = staticmethod(_read)
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
         """Token ids framed as the tokenizer's family does; with `aligned`, also words and character regions."""
@@ -87,14 +90,17 @@ class TextSource(Source):
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
         """Some tokens replaced by the mask."""
-        if self.tokenizer.mask_id is None:
-            raise UsageError("this tokenizer has no mask token, so `~text` cannot hide anything")
         hidden = choose(corruption, piece, rng, progress)
         return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
-    def state(self) -> State:
-        """The tokenizer itself stands in the folder's tokenizer.json."""
-        return {"vocabulary": self.vocabulary}
+    def words(self, piece: Piece) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+        return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokenizer."""
+        return self.tokenizer.fingerprint
 
 
 class TextTarget(Target):
@@ -115,9 +121,7 @@ class TextTarget(Target):
 
     fits = staticmethod(_fits)
 
-    def read(self, cell: object) -> str:
-        """The text itself."""
-        return self.reader.read(cell)
+    read = staticmethod(_read)
 
     def learn(self, answers: Sequence[str]) -> None:
         """Nothing: the vocabulary is the source's."""

@@ -1,0 +1,138 @@
+"""What a mapping begins with: a saved start, another mapping, the shape of one, or nothing but the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mapsto import folder, kinds, zoo
+from mapsto.arrow import Arrow
+from mapsto.data import Table
+from mapsto.errors import CheckpointError, DataError, UsageError
+from mapsto.kinds import Source, Target
+from mapsto.mapping import Mapping, ModelConfig
+from mapsto.options import Options
+from mapsto.tokenizer import Tokenizer
+from mapsto.transformer import TransformerConfig
+
+WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
+SIZES = ("layers", "width", "heads", "vocabulary")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A start: where it is from, what it reads, its shape, and its weights under the names of zoo (none: random ones).
+
+    labels: the classes of its classifier. optimizer: what trained it, where mapsto did. fingerprint: SHA-256 of the weights.
+    """
+
+    name: str | None = None
+    sources: Dict[str, Source] | None = None
+    config: ModelConfig | None = None
+    tensors: Dict[str, Tensor] | None = None
+    labels: list[str] | None = None
+    optimizer: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 over names and bytes of the weights."""
+        if self.tensors is None:
+            return None
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            digest.update(name.encode())
+            digest.update(self.tensors[name].contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginning:
+    """Open what training begins with. Raises UsageError when both are given, CheckpointError when one does not open."""
+    if start is not None and like is not None:
+        raise UsageError("give --start (weights too) or --like (shape and tokenizer only), not both")
+    if isinstance(start, Mapping):
+        return _of_mapping(start)
+    if start is None and like is None:
+        return Beginning()
+    opened = folder.open_start(start if start is not None else str(like))
+    found = opened.start
+    return Beginning(
+        name=str(start if start is not None else like),
+        sources=folder.sources_of(opened),
+        config=found.config,
+        tensors=found.tensors if start is not None else None,
+        labels=found.labels,
+        optimizer=opened.trained_with,
+        notes=found.notes,
+    )
+
+
+def _of_mapping(mapping: Mapping) -> Beginning:
+    tensors = {zoo.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
+    labels = next((target.state()["classes"] for target in mapping.targets if target.kind == "label"), None)
+    return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels)
+
+
+def make_sources(
+    beginning: Beginning, arrow: Arrow, table: Table, options: Options, say: Callable[[str], None]
+) -> dict[str, Source]:
+    """The sources that the arrow reads: those of the start, or a tokenizer trained on the rows."""
+    wanted = {port.kind for port in arrow.sources}
+    if beginning.sources is not None:
+        if missing := wanted - set(beginning.sources):
+            raise UsageError(f"the start reads {', '.join(beginning.sources)}, it cannot read {', '.join(missing)}")
+        return {kind: source for kind, source in beginning.sources.items() if kind in wanted}
+    columns = [table.column(port.column) for port in arrow.sources if port.kind == "text" and port.column]
+    texts = [cell for column in columns for cell in column if isinstance(cell, str) and cell.strip()]
+    if not texts:
+        raise DataError("there is no text to make a vocabulary from")
+    tokenizer = Tokenizer.train(texts, options.vocabulary)
+    say(f"made a vocabulary of {tokenizer.size:,} tokens")
+    return {"text": kinds.source("text")(tokenizer)}  # type: ignore[call-arg]
+
+
+def make_config(beginning: Beginning, options: Options, pretraining: bool) -> ModelConfig:
+    """The start's shape, or a new one: the ModernBERT shape in the size that the options say."""
+    if beginning.config is None:
+        width = options.width or WIDTH
+        shape = TransformerConfig(
+            width=width,
+            layers=options.layers or LAYERS,
+            heads=options.heads or max(1, width // HEAD_WIDTH),
+            hidden=max(64, round(width * 8 / 3 / 64) * 64),
+            max_positions=max(LENGTH, options.length or 0),
+        )
+        return ModelConfig(transformer=shape)
+    fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
+    if fixed:
+        raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
+    if not pretraining:
+        return beginning.config
+    still = replace(beginning.config.transformer, dropout=0.0, attention_dropout=0.0)
+    return replace(beginning.config, transformer=still)
+
+
+def make_mapping(
+    arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target], beginning: Beginning
+) -> Mapping:
+    """A mapping with the start's weights where it has them, random ones elsewhere.
+
+    A classifier is kept when its classes are the same, in the same order. Raises CheckpointError.
+    """
+    mapping = Mapping(arrow, config, sources, targets)
+    if beginning.tensors is None:
+        return mapping
+    classes = next((target.state()["classes"] for target in targets if target.kind == "label"), None)
+    missing = folder.take(mapping, beginning.tensors, heads=classes is None or classes == beginning.labels)
+    body = [name for name in missing if not name.startswith(("heads.", "pooler."))]
+    if body:
+        raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
+    if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
+        mapping.pooler.pass_through()
+    return mapping
