@@ -137,7 +137,7 @@ def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(family:
     from mapsto import arrow, kinds
 
     target = kinds.target("label")(classes=["no", "yes", "ja"])
-    mapping = Mapping(arrow.parse("text -> label"), opened.start.config, folders.sources_of(opened), [target]).eval()
+    mapping = Mapping(arrow.parse("text -> label"), opened.start.config, opened.start.sources, [target]).eval()
     folders.take(mapping, opened.start.tensors)
     with torch.no_grad():
         mapping.heads[0].weight.normal_(std=0.2)

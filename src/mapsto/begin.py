@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +16,10 @@ from torch import Tensor
 from mapsto import folder, kinds, zoo
 from mapsto.arrow import Arrow
 from mapsto.data import Table
-from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import Source, Target
+from mapsto.errors import CheckpointError, UsageError
+from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options
-from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import TransformerConfig
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
@@ -64,7 +65,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
     found = opened.start
     return Beginning(
         name=str(start if start is not None else like),
-        sources=folder.sources_of(opened),
+        sources=found.sources,
         config=found.config,
         tensors=found.tensors if start is not None else None,
         labels=found.labels,
@@ -88,13 +89,22 @@ def make_sources(
         if missing := wanted - set(beginning.sources):
             raise UsageError(f"the start reads {', '.join(beginning.sources)}, it cannot read {', '.join(missing)}")
         return {kind: source for kind, source in beginning.sources.items() if kind in wanted}
-    columns = [table.column(port.column) for port in arrow.sources if port.kind == "text" and port.column]
-    texts = [cell for column in columns for cell in column if isinstance(cell, str) and cell.strip()]
-    if not texts:
-        raise DataError("there is no text to make a vocabulary from")
-    tokenizer = Tokenizer.train(texts, options.vocabulary)
-    say(f"made a vocabulary of {tokenizer.size:,} tokens")
-    return {"text": kinds.source("text")(tokenizer)}  # type: ignore[call-arg]
+    made = {}
+    for kind in sorted(wanted):
+        read = kinds.source(kind).read
+        cells = [c for port in arrow.sources if port.kind == kind and port.column for c in table.column(port.column)]
+        made[kind] = kinds.source(kind).new(_readable(cells, read), options.vocabulary)
+        say(f"made {made[kind]}")
+    return made
+
+
+def _readable(cells: Sequence[object], read: Callable[[object], Any]) -> list[Any]:
+    """The values of the cells that can be read; faults are reported when the rows are read."""
+    values = []
+    for cell in cells:
+        with suppress(BadCell):
+            values.append(read(cell))
+    return values
 
 
 def make_config(beginning: Beginning, options: Options, pretraining: bool) -> ModelConfig:

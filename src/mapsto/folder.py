@@ -21,11 +21,11 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+from mapsto import __version__, checkpoint, kinds, zoo
 from mapsto import arrow as arrows
-from mapsto import checkpoint, kinds, zoo
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
-from mapsto.kinds import Source, Target
+from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.scores import Score
@@ -55,8 +55,8 @@ class Opened:
 
 def versions() -> dict[str, str]:
     """What computed: a run is exact on the same machine with the same of these."""
-    names = ("mapsto", "torch", "tokenizers", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("torch", "tokenizers", "numpy")
+    return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
 
 def open_start(name: str | Path) -> Opened:
@@ -86,17 +86,11 @@ def load(name: str | Path) -> Mapping:
         arrow, targets = arrows.parse("~text -> text"), [kinds.target("text")()]
     else:
         arrow, targets = Arrow((Port("text"),), ()), []
-    mapping = Mapping(arrow, opened.start.config, sources_of(opened), targets)
+    mapping = Mapping(arrow, opened.start.config, opened.start.sources, targets)
     missing = take(mapping, opened.start.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
     return mapping.eval()
-
-
-def sources_of(opened: Opened) -> dict[str, Source]:
-    """The sources a start brings: its tokenizer as text."""
-    from_text = kinds.source("text")
-    return {"text": from_text(opened.start.tokenizer, opened.start.vocabulary)}  # type: ignore[call-arg]
 
 
 def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> list[str]:
@@ -158,7 +152,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
         "",
         f"# {mapping.arrow}",
         "",
-        f"A {mapping.config.family} model of {parameters:,} parameters, made with mapsto {version('mapsto')}.",
+        f"A {mapping.config.family} model of {parameters:,} parameters, made with mapsto {__version__}.",
         "",
         f"- Start: {provenance.get('start') or 'random weights'}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",

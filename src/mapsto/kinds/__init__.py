@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -39,6 +39,16 @@ class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow."""
 
     kind: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def new(cls, values: Sequence[Any], size: int | None = None) -> Self:
+        """A source made from training values alone; `size` is its vocabulary, where it has one. Raises DataError."""
+
+    @staticmethod
+    @abstractmethod
+    def samples() -> list[Any]:
+        """A few different values of this kind, on which its laws are tested."""
 
     @staticmethod
     @abstractmethod
@@ -99,6 +109,11 @@ class Target(ABC):
     @abstractmethod
     def fits(values: Sequence[object]) -> bool:
         """Whether a column with these values can be of this kind."""
+
+    @staticmethod
+    @abstractmethod
+    def samples() -> list[Any]:
+        """A few different answers of this kind, on which its laws are tested."""
 
     @staticmethod
     @abstractmethod

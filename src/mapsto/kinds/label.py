@@ -49,6 +49,11 @@ class Label(Target):
         return bool(known) and repeated and max(map(len, known)) <= 100
 
     @staticmethod
+    def samples() -> list[str]:
+        """Three classes, one of them Chinese."""
+        return ["no", "yes", "也许"]
+
+    @staticmethod
     def read(cell: object) -> str:
         """The class name; numbers and booleans become text, 3.0 the same as 3."""
         if cell is None or isinstance(cell, str) and not cell.strip():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.corrupt import Corruption, choose, hide
-from mapsto.errors import UsageError
+from mapsto.errors import DataError, UsageError
 from mapsto.kinds import BadCell, Source, State, Target
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
+
+
+def _samples() -> list[str]:
+    """Short, long, Chinese, mixed."""
+    return ["A plain sentence.", "今天天气真好！", "Mixed 中文 and English, with 3 numbers and 1,000 more.", "a " * 40 + "end"]
 
 
 def _fits(values: Sequence[object]) -> bool:
@@ -49,8 +54,18 @@ class TextSource(Source):
         self.tokenizer = tokenizer
         self.vocabulary = max(vocabulary or 0, tokenizer.size)
 
-    fits = staticmethod(_fits)
+    def __str__(self) -> str:
+        return f"a vocabulary of {self.tokenizer.size:,} tokens"
 
+    @classmethod
+    def new(cls, values: Sequence[str], size: int | None = None) -> Self:
+        """A tokenizer trained on the values; its size from how much there is, unless given."""
+        if not values:
+            raise DataError("there is no text to make a vocabulary from")
+        return cls(Tokenizer.train(values, size))
+
+    samples = staticmethod(_samples)
+    fits = staticmethod(_fits)
     read = staticmethod(_read)
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
@@ -119,8 +134,8 @@ class TextTarget(Target):
             raise UsageError("a text answer needs `~text` among the sources; text from other kinds is not here yet")
         self.reader, self.transform = source, transform
 
+    samples = staticmethod(_samples)
     fits = staticmethod(_fits)
-
     read = staticmethod(_read)
 
     def learn(self, answers: Sequence[str]) -> None:

@@ -26,6 +26,8 @@ from torch import Tensor
 from mapsto import checkpoint
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError, near
+from mapsto.kinds import Source
+from mapsto.kinds.text import TextSource
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transformer, TransformerConfig
@@ -72,12 +74,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Start:
-    """An opened checkpoint. `labels` are the classes of its classifier, in order; `vocabulary` its number of embeddings."""
+    """An opened checkpoint. `labels` are the classes of its classifier, in order."""
 
     config: ModelConfig
     tensors: dict[str, Tensor]
-    tokenizer: Tokenizer
-    vocabulary: int
+    sources: dict[str, Source]
     labels: list[str] | None
     folder: Path
     notes: tuple[str, ...] = ()
@@ -126,7 +127,8 @@ def open(name: str) -> Start:
     vocabulary = len(tensors["embedders.text.weight"])
     if tokenizer.size > vocabulary:
         raise CheckpointError(f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}")
-    return Start(config, tensors, tokenizer, vocabulary, labels, folder, tuple(notes))
+    sources: dict[str, Source] = {"text": TextSource(tokenizer, vocabulary)}
+    return Start(config, tensors, sources, labels, folder, tuple(notes))
 
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
@@ -141,7 +143,9 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
     raw |= chosen.write(config)
-    tokenizer: Tokenizer = mapping.sources["text"].tokenizer  # type: ignore[attr-defined]
+    text = mapping.sources.get("text")
+    assert isinstance(text, TextSource), "the families here read text"
+    tokenizer = text.tokenizer
     raw |= {"vocab_size": len(held["embedders.text.weight"]), **_token_ids(tokenizer, raw)}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}

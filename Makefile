@@ -1,0 +1,40 @@
+# make demo: set up and run the main job on data that packages carry.  make test: run the tests.
+.PHONY: demo test slow lint clean help
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The first Python that is new enough; PYTHON=… names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
+
+help:
+	@echo "make demo   pretrain, fit and compare on data that packages carry (about 12 minutes on two cores)"
+	@echo "make test   run the tests        make slow   run the long sweeps        make lint   style, types, layers"
+
+demo: $(VENV)/.demo
+	$(BIN)/mapsto demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "mapsto needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp is one extra; an install is repeated when what it installs changed.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mapsto[$*] into $(VENV) …"
+	@$(PIP) -e '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,25 @@
+"""mapsto (↦): pretrain, fit, prove, explain and serve models on your own data. A task is an arrow, such as "text -> label"."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mapsto.errors import MapstoError
+
+if TYPE_CHECKING:
+    from mapsto.model import Model, fit, load, pretrain
+
+__all__ = ["MapstoError", "Model", "__version__", "fit", "load", "pretrain"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for, so that `import mapsto` takes no time."""
+    if name in __all__:
+        return getattr(importlib.import_module("mapsto.model"), name)
+    raise AttributeError(f"module 'mapsto' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

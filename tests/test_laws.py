@@ -1,0 +1,286 @@
+"""Laws over all kinds, families and objectives: a new file is tested by being there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import sentences
+
+from mapsto import kinds
+from mapsto.arrow import parse
+from mapsto.begin import Beginning, make_config, make_mapping, make_sources
+from mapsto.corrupt import Corruption, choose, generator
+from mapsto.data import read
+from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows, restores
+from mapsto.kinds import BadCell
+from mapsto.loop import Plan, Training
+from mapsto.mapping import Mapping
+from mapsto.options import Options
+from mapsto.sequence import collate
+
+SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
+OBJECTIVES = [
+    "~text -> text",
+    "~en:text, ~de:text -> en:text, de:text",
+    "~en:text, de:text -> en:text",
+    "text:text -> label",
+    "en:text, de:text -> label",
+    "text:text -> label, other:label",
+    "~text:text -> text, label",
+]
+CPU = torch.device("cpu")
+
+
+def table(count: int = 40) -> Any:
+    texts, english, german = sentences(count, 1), sentences(count, 2), sentences(count, 3)
+    rows = [
+        {"text": t, "en": e, "de": g, "label": "ab"["winter" in t], "other": "xyz"[i % 3]}
+        for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
+    ]
+    return read(rows)
+
+
+def made(arrow: str, shape: str = "token", seed: int = 0) -> tuple[Mapping, Examples]:
+    """A small mapping with random weights, and the examples of the table."""
+    rows_of = table()
+    if arrow == "~text -> text":
+        rows_of = read([{"text": text} for text in rows_of.column("text")])
+    bound = bind_to(parse(arrow), rows_of)
+    options = Options(layers=2, width=64, heads=2, vocabulary=150)
+    sources = make_sources(Beginning(), bound, rows_of, options, lambda text: None)
+    targets = [kinds.target(port.kind)() for port in bound.targets]
+    config = make_config(Beginning(), options, bound.corrupted)
+    for target in targets:
+        target.beside(sources.get(target.kind), config.vocabulary_head)
+    rows = read_rows(bound, rows_of, sources, targets)
+    for port, target in enumerate(targets):
+        if restores(bound)[port] is None:
+            target.learn(rows.targets[port])
+    torch.manual_seed(seed)
+    mapping = make_mapping(bound, config, sources, targets, Beginning())
+    encoded = encode(bound, rows, sources, 64, "cut", aligned=True)
+    return mapping, make_examples(bound, rows, encoded, sources, targets, seed, Corruption(shape=shape))  # type: ignore[arg-type]
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+class TestSource:
+    def test_pieces_hold_together(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        for place in (0, 1):
+            bare, aligned = source.encode(values, place), source.encode(values, place, aligned=True)
+            for one, other in zip(bare, aligned, strict=True):
+                assert one.kind == kind and len(one) == len(one.special) == len(one.positions)
+                assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.special, other.special)
+                assert other.alignment is not None and other.units is not None
+                assert len(source.words(one)) == len(one)
+                assert (other.units[other.special] == -1).all() and (other.units[~other.special] >= 0).all()
+
+    def test_alignment_comes_back_to_the_same_tokens(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        for piece in made_source.new(values * 5).encode(values, 0, aligned=True):
+            assert piece.alignment is not None
+            for token in np.flatnonzero(~piece.special):
+                region = piece.alignment.to_raw([int(token)])
+                assert region is not None and token in piece.alignment.to_tokens(region.tolist())
+            assert all(piece.alignment.to_raw([int(token)]) is None for token in np.flatnonzero(piece.special))
+            moved = piece.alignment.moved(2.0, 3.0)
+            assert np.array_equal(moved.regions, piece.alignment.regions * 2 + 3)
+
+    def test_cut_and_windows(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        for piece in source.encode(values, 0, aligned=True):
+            if len(piece) > 8:
+                short = source.cut(piece, 8)
+                assert len(short) == 8 and short.special.sum() == piece.special.sum()
+                windows = source.windows(piece, 8)
+                assert all(len(window) <= 8 for window in windows)
+                inner = np.concatenate([window.tokens[~window.special] for window in windows])
+                assert np.array_equal(inner, piece.tokens[~piece.special]), "windows hold all of it, in order"
+
+    def test_corruption_is_a_function_of_its_key(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        piece = max(source.encode(values, 0, aligned=True), key=len)
+        for shape in ("token", "word", "span", "block"):
+            corruption = Corruption(shape=shape)
+            one, hidden = source.corrupt(piece, corruption, generator(3, 7, 11), 0.0)
+            two, again = source.corrupt(piece, corruption, generator(3, 7, 11), 0.0)
+            assert np.array_equal(one.tokens, two.tokens) and np.array_equal(hidden, again)
+            untouched = np.setdiff1d(np.arange(len(piece)), hidden)
+            assert np.array_equal(one.tokens[untouched], piece.tokens[untouched])
+            assert not piece.special[hidden].any() and len(hidden)
+            others = [source.corrupt(piece, corruption, generator(3, 7, step), 0.0)[1].tolist() for step in range(8)]
+            assert len({tuple(other) for other in others}) > 1
+
+    def test_same_values_same_fingerprint(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        assert made_source.new(values * 5).fingerprint == made_source.new(values * 5).fingerprint
+
+    def test_columns_are_told_apart(self, kind: str) -> None:
+        made_source = kinds.source(kind)
+        assert made_source.fits(made_source.samples()) and not made_source.fits([]) and not made_source.fits([None, None])
+        for cell in (None, "", "  ", b"x", [1]):
+            with pytest.raises(BadCell):
+                made_source.read(cell)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind not in SOURCES])
+class TestTarget:
+    def test_decode_is_the_inverse_of_encode(self, kind: str) -> None:
+        target = kinds.target(kind)()
+        answers = [target.read(answer) for answer in target.samples()]
+        target.learn(answers)
+        values = torch.tensor(np.stack([target.encode(answer, ()).values for answer in answers]))
+        head = target.head(16, None)
+        outputs = torch.full((len(answers), *head(torch.zeros(1, 16)).shape[1:]), -20.0)
+        outputs[torch.arange(len(answers)), values] = 20.0
+        decoded = target.decode(outputs)
+        assert [found[kind] for found in decoded] == answers
+        assert all(0.99 < found["probability"] <= 1 for found in decoded)
+        assert float(target.loss(outputs, values)) < 1e-3
+        assert all(score.value in (0.0, 1.0) or score.value < 1e-6 for score in target.score(outputs, answers).values())
+
+    def test_state_makes_an_equal_target(self, kind: str) -> None:
+        target = kinds.target(kind)()
+        target.learn([target.read(answer) for answer in target.samples()])
+        again = kinds.target(kind)(**target.state())
+        assert again.state() == target.state()
+
+    def test_loss_falls_when_the_head_learns(self, kind: str) -> None:
+        torch.manual_seed(0)
+        target = kinds.target(kind)()
+        answers = [target.read(answer) for answer in target.samples()]
+        target.learn(answers)
+        head, vectors = target.head(16, None), torch.randn(len(answers), 16)
+        values = torch.tensor(np.stack([target.encode(answer, ()).values for answer in answers]))
+        optimizer = torch.optim.Adam(head.parameters(), 0.1)
+        losses = []
+        for _ in range(30):
+            loss = target.loss(head(vectors), values)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+        assert losses[-1] < 0.2 * losses[0]
+
+
+# Corruption
+
+
+@given(size=st.integers(1, 200), seed=st.integers(0, 2**31), step=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_the_share_hidden_is_what_was_asked(size: int, seed: int, step: int) -> None:
+    source = kinds.source("text").new(["a b c d e f g h"] * 5)
+    (piece,) = source.encode([" ".join(["a", "b"] * (size // 2) + ["c"] * (size % 2)) or "c"], 0, aligned=True)
+    free = int((~piece.special).sum())
+    for shape, progress, rate in (("token", 0.0, 0.30), ("token", 1.0, 0.15), ("word", 0.5, 0.30), ("span", 0.0, 0.30)):
+        hidden = choose(Corruption(shape=shape), piece, generator(seed, 1, step), progress)  # type: ignore[arg-type]
+        assert len(set(hidden.tolist())) == len(hidden) and abs(len(hidden) - max(1, rate * free)) <= 1
+
+
+# Objectives
+
+
+@pytest.mark.parametrize("arrow", OBJECTIVES)
+def test_an_arrow_prints_as_it_parses(arrow: str) -> None:
+    assert parse(str(parse(arrow))) == parse(arrow)
+
+
+@pytest.mark.parametrize("arrow", OBJECTIVES)
+def test_packed_equals_one_at_a_time(arrow: str) -> None:
+    """Nobody sees another example: outputs and losses do not depend on what else is in the row."""
+    mapping, examples = made(arrow)
+    mapping.eval()
+    listed = [examples.example(i, 0, 0.0) for i in range(12)]
+    together = mapping.losses(collate(listed))
+    alone: dict[int, float] = {}
+    for example in listed:
+        for port, loss in mapping.losses(collate([example])):
+            alone[port] = alone.get(port, 0.0) + float(loss)
+    assert {port for port, _ in together} == set(alone) and together
+    for port, loss in together:
+        assert float(loss) == pytest.approx(alone[port], rel=1e-5)
+
+
+@pytest.mark.parametrize("arrow", OBJECTIVES)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(arrow: str, optimizer: Any, tmp_path: Path) -> None:
+    plan = Plan(steps=10, batch=8, rate=1e-3, optimizer=optimizer, seed=4, save_every=5, average=True)
+
+    def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+        mapping, examples = made(arrow)
+        losses: list[float] = []
+        Training(mapping, examples, plan, CPU, folder, listener=lambda record: losses.append(record["loss"])).run()
+        return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
+
+    weights, losses = train(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000010")
+    again, rest = train(tmp_path / "half")
+    assert rest == losses[5:] and len(losses) == 10
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.parametrize("arrow", OBJECTIVES)
+def test_every_objective_learns(arrow: str) -> None:
+    mapping, examples = made(arrow)
+    losses: list[float] = []
+    plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
+    Training(mapping, examples, plan, CPU, listener=lambda record: losses.append(record["loss"])).run()
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_accumulation_is_exact_over_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step weighs every hidden token the same, in however many parts it is computed."""
+    found = []
+    for most in (10**6, 300, 100):
+        monkeypatch.setattr("mapsto.loop.TOKENS_AT_ONCE", most)
+        mapping, examples = made("~text -> text")
+        plan = Plan(steps=10, batch=24, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
+        training = Training(mapping, examples, plan, CPU, workers=0)
+        parts = len(training.loader.make(0))
+        gradients: dict[str, torch.Tensor] = {}
+        monkeypatch.setattr(
+            training.optimizers,
+            "step",
+            lambda share, m=mapping, g=gradients: g.update({n: p.grad.clone() for n, p in m.named_parameters()}),
+        )
+        loss, _ = training.step(0)
+        found.append((parts, loss, gradients))
+    assert [parts for parts, _, _ in found] == sorted({parts for parts, _, _ in found}), "the parts must differ"
+    for _, loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][1], rel=1e-5)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, found[0][2][name], atol=1e-6, rtol=1e-4)
+
+
+def test_translation_language_modelling_reads_the_other_language() -> None:
+    """XLM's objective: the pieces of both languages are one segment, with the place of each told apart."""
+    mapping, examples = made("~en:text, ~de:text -> en:text, de:text")
+    batch = collate([examples.example(0, 0, 0.0)])
+    assert set(batch.places[batch.segments > 0].tolist()) == {0, 1} and batch.segments.max() == 1
+    assert batch.answers[0] is not None and batch.answers[1] is not None
+    one, other = batch.answers[0].at, batch.answers[1].at
+    assert one is not None and other is not None and one.max() < other.min()
+    batch.tokens["text"][0] = batch.tokens["text"][0]
+    before = mapping.losses(batch)[0][1].item()
+    behind = int(other.max()) if int(other.max()) + 1 >= len(batch.tokens["text"]) else int(other.max()) + 1
+    batch.tokens["text"][behind] = (batch.tokens["text"][behind] + 5) % 100 + 10
+    assert mapping.losses(batch)[0][1].item() != before, "the German words change what is said of the English ones"

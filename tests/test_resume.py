@@ -1,0 +1,170 @@
+"""Kill it anywhere, run the same command again: the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from runs import KILL, TINY, kill_when, result, run, start, steps_done, write_corpus, write_labelled
+
+
+def pretraining(folder: Path, out: str, *more: str) -> list[str]:
+    corpus = folder / "corpus.txt"
+    if not corpus.exists():
+        write_corpus(corpus)
+    return ["pretrain", "text", str(corpus), "--out", str(folder / out), "--steps", "300", "--batch", "8"] + [
+        "--save-every", "4", "--hold-out", "0.1", *TINY, *more,
+    ]  # fmt: skip
+
+
+def fitting(folder: Path, out: str, *more: str) -> list[str]:
+    """A fit with early stopping on a held-out part, from a start, with a probe."""
+    data = folder / "train.csv"
+    if not data.exists():
+        write_labelled(data)
+        base = pretraining(folder, "start")
+        base[base.index("--steps") + 1] = "20"
+        assert run(*base).returncode == 0
+    return ["fit", "text -> label", str(data), "--start", str(folder / "start"), "--out", str(folder / out)] + [
+        "--steps", "240", "--batch", "8", "--save-every", "4", "--hold-out", "0.2", "--patience", "99",
+        "--device", "cpu", "--quiet", *more,
+    ]  # fmt: skip
+
+
+RUNS = {"pretrain": pretraining, "fit": fitting}
+
+
+def survives(kind: str, kills: int, folder: Path) -> None:
+    command = RUNS[kind]
+    unbroken = run(*command(folder, "unbroken"))
+    assert unbroken.returncode == 0, unbroken.stderr
+    rng = random.Random(kills)
+    done = inside = 0
+    for number in range(kills):
+        process = start(*command(folder, "killed"))
+        inside_save = number % 5 < 2
+        before = steps_done(folder / "killed")
+        if not kill_when(process, folder / "killed", rng, inside_save, KILL):
+            break
+        done += 1
+        inside += inside_save
+        lost = steps_done(folder / "killed") - before
+        assert lost >= 0
+    final = run(*command(folder, "killed"))
+    assert final.returncode == 0, final.stderr
+    assert done == kills, f"the run ended after {done} kills; make it longer"
+    assert inside >= kills * 2 // 5
+    assert result(folder / "killed") == result(folder / "unbroken")
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_five_kills_same_bits(kind: str, tmp_path: Path) -> None:
+    survives(kind, 5, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RUNS)
+def test_fifty_kills_same_bits(kind: str, tmp_path: Path) -> None:
+    survives(kind, 50, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_finish_the_step_save_and_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "stopped")
+    process = start(*command)
+    assert kill_when(process, tmp_path / "stopped", random.Random(1), False, number)
+    _, said = process.communicate()
+    assert process.returncode == status, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    saved = sorted(path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+    assert int(saved[-1].removeprefix("step-")) == steps_done(tmp_path / "stopped"), "the last whole step is saved"
+    assert run(*command).returncode == 0
+    assert run(*pretraining(tmp_path, "unbroken")).returncode == 0
+    assert result(tmp_path / "stopped") == result(tmp_path / "unbroken")
+
+
+def test_workers_never_change_the_result(tmp_path: Path) -> None:
+    found = []
+    for workers in ("0", "1", "2"):
+        command = pretraining(tmp_path, f"workers{workers}", "--workers", workers)
+        command[command.index("--steps") + 1] = "30"
+        assert run(*command).returncode == 0
+        found.append(result(tmp_path / f"workers{workers}"))
+    assert found[0] == found[1] == found[2]
+
+
+def interrupted(folder: Path) -> list[str]:
+    command = pretraining(folder, "run")
+    process = start(*command)
+    assert kill_when(process, folder / "run", random.Random(2), False, KILL)
+    return command
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--rate", "0.001"], "--rate"),
+        (["--seed", "1"], "seed"),
+        (["--steps", "200"], "--steps"),
+        (["--hide", "0.2"], "--hide"),
+    ],
+)
+def test_resuming_another_run_is_refused(change: list[str], says: str, tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    refused = run(*command, *change)
+    assert refused.returncode == 2 and says in refused.stderr and "unfinished run" in refused.stderr
+    assert run(*command).returncode == 0, "the run itself still goes on"
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    with (tmp_path / "corpus.txt").open("a", encoding="utf-8") as stream:
+        stream.write("one more sentence\n")
+    refused = run(*command)
+    assert refused.returncode == 2 and "data" in refused.stderr
+
+
+def test_a_finished_run_is_not_overwritten_unless_told(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "4"
+    assert run(*command).returncode == 0
+    refused = run(*command)
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr
+    assert run(*command, "--overwrite").returncode == 0
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    refused = run(*pretraining(tmp_path, "run"), "--overwrite")
+    (tmp_path / "run" / "thesis.tex").read_text()
+    again = run(*pretraining(tmp_path, "run"))
+    assert again.returncode == 2 or refused.returncode == 0
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    first = start(*command)
+    while steps_done(tmp_path / "run") < 2:
+        assert first.poll() is None
+    second = run(*command)
+    first.kill()
+    first.wait()
+    assert second.returncode == 1 and "in use by another process" in second.stderr
+
+
+def test_minutes_become_a_recorded_number_of_steps(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    at = command.index("--steps")
+    command[at : at + 2] = ["--minutes", "0.3"]
+    process = start(*command)
+    assert kill_when(process, tmp_path / "run", random.Random(3), False, KILL)
+    planned = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["steps"]
+    assert run(*command).returncode == 0
+    assert steps_done(tmp_path / "run") == planned
+    made = json.loads((tmp_path / "run" / "mapsto.json").read_text())
+    assert made["provenance"]["steps"] == planned

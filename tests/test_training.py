@@ -1,0 +1,256 @@
+"""What the loop does when things go wrong, and what a plan makes of options."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import sentences, write_corpus, write_labelled
+from test_laws import made
+
+import mapsto
+from mapsto import checkpoint
+from mapsto.errors import DataError, RunError, UsageError
+from mapsto.loop import Plan, Training
+from mapsto.optimizer import schedule
+from mapsto.options import Options
+from mapsto.progress import Progress
+
+CPU = torch.device("cpu")
+TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 200, "device": "cpu", "precision": "fp32"}
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def plan(**changes: Any) -> Plan:
+    given: dict[str, Any] = {"steps": 8, "batch": 8, "rate": 1e-3, "optimizer": "adamw", "seed": 0, "save_every": 100}
+    return Plan(**{**given, **changes})
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping, examples = made("text:text -> label")
+    heard = Heard()
+    training = Training(mapping, examples, plan(), CPU, progress=heard, workers=0)
+    real = type(mapping.targets[0]).loss
+    calls = []
+
+    def loss(self: Any, output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        found: torch.Tensor = real(self, output, values)
+        if len(calls) != 2:
+            return found
+        if poison == "loss":
+            return found * float("nan")
+        found.register_hook(lambda gradient: gradient * float("inf"))
+        return found
+
+    monkeypatch.setattr(type(mapping.targets[0]), "loss", loss)
+    training.step(0)
+    before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
+    training.step(1)
+    assert all(torch.equal(p, before[name]) for name, p in mapping.named_parameters())
+    assert "step 2" in heard.lines[0] and "not finite" in heard.lines[0] and "examples" in heard.lines[0]
+    training.step(2)
+    assert any(not torch.equal(p, before[name]) for name, p in mapping.named_parameters()), "training goes on"
+    assert training.state.skipped == 0
+
+
+def test_three_steps_that_are_not_finite_stop_the_run() -> None:
+    mapping, examples = made("text:text -> label")
+    with torch.no_grad():
+        mapping.heads[0].weight.fill_(float("nan"))
+    before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
+    with pytest.raises(RunError, match="3 such steps in a row"):
+        Training(mapping, examples, plan(), CPU).run()
+    for name, parameter in mapping.named_parameters():
+        torch.testing.assert_close(parameter, before[name], equal_nan=True, rtol=0, atol=0)
+
+
+def test_the_schedule_warms_up_stays_and_decays() -> None:
+    shares = [schedule(step, 1000) for step in range(1000)]
+    assert shares[0] < 0.02 and shares[59] == 1.0 and max(shares) == 1.0
+    assert all(share == 1.0 for share in shares[60:600]) and 0 < shares[-1] <= 1 / 400
+    assert schedule(0, 1) == 1.0
+
+
+def test_early_stopping_takes_the_best_weights() -> None:
+    mapping, examples = made("text:text -> label")
+    values = iter([3.0, 1.0, 2.0, 2.0, 2.0])
+    seen: list[torch.Tensor] = []
+
+    def watch(held: Any) -> dict[str, float]:
+        seen.append(held.heads[0].weight.detach().clone())
+        return {"loss": next(values)}
+
+    training = Training(mapping, examples, plan(steps=100, watch_every=2, patience=3), CPU, watch=watch)
+    state = training.run()
+    assert state.step == 10 and state.best_step == 4
+    assert torch.equal(mapping.heads[0].weight, seen[1])
+
+
+def test_the_tail_is_averaged() -> None:
+    mapping, examples = made("text:text -> label")
+    weights: list[torch.Tensor] = []
+    training = Training(mapping, examples, plan(steps=10, average=True), CPU)
+    training.listener = lambda record: weights.append(mapping.heads[0].weight.detach().clone())
+    training.run()
+    torch.testing.assert_close(mapping.heads[0].weight, torch.stack(weights[8:]).mean(0))
+
+
+def test_metrics_have_what_was_promised(tmp_path: Path) -> None:
+    mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=5, **TINY)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert set(lines[0]) == {"step", "tokens", "seconds", "loss", "lr"}
+    assert lines[0]["tokens"] < lines[-1]["tokens"] and lines[0]["seconds"] < lines[-1]["seconds"]
+
+
+def test_tensorboard_stands_beside_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=3, tensorboard=True, **TINY)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
+
+
+def test_bad_rows_stop_the_run_before_its_first_step(tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "train.csv")
+    with data.open("a", encoding="utf-8") as stream:
+        stream.write(",warm\nno label,\n")
+    with pytest.raises(DataError, match="2 bad cells") as stopped:
+        mapsto.fit("text -> label", data, tmp_path / "run", steps=2, **TINY)
+    assert [(f.row, f.column) for f in stopped.value.findings] == [(122, "text"), (123, "label")]
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_bad_rows_are_skipped_counted_and_kept_aside(tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "train.csv", 300)
+    with data.open("a", encoding="utf-8") as stream:
+        stream.write("no label,\n")
+    mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", **TINY)
+    rows = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open(encoding="utf-8")))
+    assert len(rows) == 1 and rows[0]["row"] == "302" and rows[0]["column"] == "label" and rows[0]["reason"]
+    with data.open("a", encoding="utf-8") as stream:
+        stream.write("no label,\n" * 5)
+    with pytest.raises(DataError, match="more than the 1 %"):
+        mapsto.fit("text -> label", data, tmp_path / "more", steps=2, bad_rows="skip", **TINY)
+
+
+def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "train.csv")
+    rows = data.read_text(encoding="utf-8").splitlines()
+    fresh = [f"{text},warm" for text in sentences(20, seed=9)]
+    (tmp_path / "test.csv").write_text("\n".join([rows[0], rows[5], *fresh]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="also stand in the training data"):
+        mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY)
+    heard = Heard()
+    mapsto.fit(
+        "text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY
+    )
+    assert any("not scored" in line for line in heard.lines)
+    assert any(line.startswith("accuracy") and "n = 20" in line for line in heard.lines)
+
+
+def test_long_texts_are_counted_and_cut_or_refused(tmp_path: Path) -> None:
+    rows = [{"text": "river mill " * 30, "label": "long"}, *({"text": t, "label": "short"} for t in sentences(20))]
+    heard = Heard()
+    mapsto.fit("text -> label", rows, steps=1, length=32, progress=heard, **TINY)
+    assert any("1 of 21 rows are longer than 32 tokens" in line and "cut off" in line for line in heard.lines)
+    with pytest.raises(DataError, match="longer than 32 tokens"):
+        mapsto.fit("text -> label", rows, steps=1, length=32, long="error", **TINY)
+    heard = Heard()
+    mapsto.fit("text -> label", rows, steps=1, length=32, long="window", progress=heard, **TINY)
+    assert any("windows" in line for line in heard.lines)
+
+
+def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "rare" if i % 10 == 0 else "common"} for i, text in enumerate(sentences(100))]
+    balanced = mapsto.fit("text -> label", rows, steps=1, balance=True, **TINY)
+    weights = dict(zip(balanced.mapping.targets[0].classes, balanced.mapping.targets[0].weights, strict=True))
+    assert weights["rare"] == pytest.approx(5.0) and weights["common"] == pytest.approx(100 / 180)
+
+
+def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "one"} for text in sentences(20)]
+    with pytest.raises(DataError, match="two classes are needed"):
+        mapsto.fit("text -> label", rows, steps=1, **TINY)
+    with pytest.raises(UsageError, match="did you mean 'steps'"):
+        mapsto.fit("text -> label", rows, step=1)
+    with pytest.raises(UsageError, match="needs a --start"):
+        mapsto.fit("text -> label", [*rows, {"text": "another", "label": "two"}], method="probe", **TINY)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 1, "epochs": 1}, "--steps and --epochs"),
+        ({"steps": 0}, "above 0"),
+        ({"rate": -1.0}, "above 0"),
+        ({"hold_out": 1.0}, "--hold-out"),
+        ({"hide": 1.5}, "--hide"),
+        ({"long": "cutt"}, "did you mean 'cut'"),
+        ({"width": 100, "heads": 3}, "does not split"),
+        ({"workers": 1000}, "--workers"),
+    ],
+)
+def test_options_out_of_range_are_said(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Options(**given)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping, examples = made("text:text -> label")
+    real, calls = os.fsync, []
+
+    def full_after_some(descriptor: int) -> None:
+        calls.append(1)
+        if len(calls) > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full_after_some)
+    with pytest.raises(RunError, match="disk is full") as stopped:
+        Training(mapping, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
+    assert stopped.value.exit_status == 1
+    monkeypatch.undo()
+    found = checkpoint.newest(tmp_path, print)
+    assert found is not None
+    again, examples = made("text:text -> label")
+    state = Training(again, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
+    assert state.step == 50
+
+
+def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match="cannot change the shape"):
+        mapsto.fit("text -> label", rows, start=base, layers=3)
+    with pytest.raises(UsageError, match="not both"):
+        mapsto.fit("text -> label", rows, start=base, like=tmp_path)
+
+
+def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
+    probed = mapsto.fit("text -> label", rows, start=base, method="probe", device="cpu", precision="fp32")
+    for name, parameter in probed.mapping.transformer.named_parameters():
+        assert torch.equal(parameter, dict(base.mapping.transformer.named_parameters())[name]), "a probe leaves the body"
+    base.save(tmp_path / "base")
+    saved = mapsto.fit("text -> label", rows, start=tmp_path / "base", method="probe", device="cpu", precision="fp32")
+    assert torch.equal(saved.mapping.heads[0].weight, probed.mapping.heads[0].weight)
