@@ -54,7 +54,9 @@ def make_tokenizer(family: str, folder: Path) -> None:
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    backend.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     backend.save(str(folder / "tokenizer.json"))
     roles = {"cls": "<s>", "bos": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
@@ -73,7 +75,9 @@ def make_model(family: str, task: str, folder: Path, seed: int = 0, **changes: A
     if family == "modernbert":
         given |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     torch.manual_seed(seed)
-    model: torch.nn.Module = CLASSES[task].from_config(AutoConfig.for_model(family, **given), attn_implementation="eager")
+    model: torch.nn.Module = CLASSES[task].from_config(
+        AutoConfig.for_model(family, **given), attn_implementation="eager"
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -13,8 +13,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORDS = "river mill old past wise foolish times age light season hope winter spring 今天 天气 真好 服务 房间 干净".split()
-TINY = ["--layers", "2", "--width", "64", "--vocabulary", "200", "--device", "cpu", "--quiet"]
+WORDS = [
+    "river",
+    "mill",
+    "old",
+    "past",
+    "wise",
+    "foolish",
+    "times",
+    "age",
+    "light",
+    "season",
+    "hope",
+    "winter",
+    "spring",
+    "今天",
+    "天气",
+    "真好",
+    "服务",
+    "房间",
+    "干净",
+]
+TINY = ["--layers", "2", "--width", "64", "--vocabulary", "300", "--device", "cpu", "--quiet"]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -77,7 +97,10 @@ def result(folder: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("seconds")
-    digest = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.safetensors", "tokenizer.json")}
+    digest = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "tokenizer.json")
+    }
     checkpoint = hashlib.sha256((last / "state.safetensors").read_bytes()).hexdigest()
     return {"files": digest, "checkpoint": checkpoint, "name": last.name, "state": state, "metrics": lines}
 

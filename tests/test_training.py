@@ -23,7 +23,7 @@ from mapsto.options import Options
 from mapsto.progress import Progress
 
 CPU = torch.device("cpu")
-TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 200, "device": "cpu", "precision": "fp32"}
+TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
 
 
 class Heard(Progress):
@@ -160,9 +160,7 @@ def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="also stand in the training data"):
         mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY)
     heard = Heard()
-    mapsto.fit(
-        "text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY
-    )
+    mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY)
     assert any("not scored" in line for line in heard.lines)
     assert any(line.startswith("accuracy") and "n = 20" in line for line in heard.lines)
 
@@ -214,7 +212,9 @@ def test_options_out_of_range_are_said(given: dict[str, Any], says: str) -> None
         Options(**given)
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mapping, examples = made("text:text -> label")
     real, calls = os.fsync, []
 
@@ -250,7 +250,9 @@ def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     probed = mapsto.fit("text -> label", rows, start=base, method="probe", device="cpu", precision="fp32")
     for name, parameter in probed.mapping.transformer.named_parameters():
-        assert torch.equal(parameter, dict(base.mapping.transformer.named_parameters())[name]), "a probe leaves the body"
+        assert torch.equal(parameter, dict(base.mapping.transformer.named_parameters())[name]), (
+            "a probe leaves the body"
+        )
     base.save(tmp_path / "base")
     saved = mapsto.fit("text -> label", rows, start=tmp_path / "base", method="probe", device="cpu", precision="fp32")
     assert torch.equal(saved.mapping.heads[0].weight, probed.mapping.heads[0].weight)

@@ -1,6 +1,6 @@
 """The notation: parse, check, bind to columns, print. A task is an arrow between kinds of values.
 
-    side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
+side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ class Port:
     corrupted: bool = False
 
     def __str__(self) -> str:
-        column = "" if self.column is None else f'"{self.column}":' if NEEDS_QUOTES.search(self.column) else f"{self.column}:"
+        column = (
+            ""
+            if self.column is None
+            else f'"{self.column}":'
+            if NEEDS_QUOTES.search(self.column)
+            else f"{self.column}:"
+        )
         return f"{'~' if self.corrupted else ''}{column}{self.kind}"
 
 
@@ -62,10 +68,15 @@ def parse(text: str) -> Arrow:
         raise ArrowError(f"{text!r} has no arrow; write a task as 'sources -> targets', such as 'text -> label'")
     at = arrows[0]
     symmetric = tokens[at][1] == "<->"
-    sources, targets = _side(tokens[:at], text, "before the arrow of"), _side(tokens[at + 1 :], text, "behind the arrow of")
+    sources, targets = (
+        _side(tokens[:at], text, "before the arrow of"),
+        _side(tokens[at + 1 :], text, "behind the arrow of"),
+    )
     for number, port in enumerate(targets, 1):
         if port.corrupted:
-            raise ArrowError(f"port {number} behind the arrow of {text!r} has a '~'; only what is read can be hidden in part")
+            raise ArrowError(
+                f"port {number} behind the arrow of {text!r} has a '~'; only what is read can be hidden in part"
+            )
     return Arrow(sources, targets, symmetric)
 
 
@@ -105,7 +116,9 @@ def _port(tokens: list[tuple[str, str]], name: str) -> Port:
         got = "".join(value for _, value in tokens) or "nothing"
         raise ArrowError(f"{name} is {got!r}; a port is [~][column:]kind, such as 'text', '~text' or 'review:text'")
     if not words[-1].isidentifier():
-        raise ArrowError(f"{name}: {words[-1]!r} is no kind; a kind is one word, and a column stands before it as in 'review:text'")
+        raise ArrowError(
+            f"{name}: {words[-1]!r} is no kind; a kind is one word, and a column stands before it as in 'review:text'"
+        )
     return Port(words[-1], words[0] if len(words) == 2 else None, corrupted)
 
 
@@ -167,7 +180,9 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], l
     if not names:
         return ArrowError(f"no column left can be {kind!r}; the columns are: {listed}. Name one, as in 'column:{kind}'")
     several = ", ".join(map(repr, names))
-    return ArrowError(f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {listed}")
+    return ArrowError(
+        f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {listed}"
+    )
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:

@@ -55,9 +55,7 @@ class _Rows:
         return f"{file}, row {line}"
 
 
-def doctor(
-    table: Table, text_columns: Sequence[str], label_column: str | None, test: Table | None = None
-) -> Report:
+def doctor(table: Table, text_columns: Sequence[str], label_column: str | None, test: Table | None = None) -> Report:
     """Look a training table over, alone and beside its test."""
     report = Report()
     train = _rows(table, text_columns, label_column)
@@ -79,7 +77,8 @@ def doctor(
 def _rows(table: Table, text_columns: Sequence[str], label_column: str | None) -> _Rows:
     columns = [table.column(name) for name in text_columns if name in table.columns]
     texts = [
-        None if any(_blank(cell) for cell in cells) else "\n".join(map(str, cells)) for cells in zip(*columns, strict=True)
+        None if any(_blank(cell) for cell in cells) else "\n".join(map(str, cells))
+        for cells in zip(*columns, strict=True)
     ] or [None] * len(table)
     labelled = label_column is not None and label_column in table.columns
     cells = table.column(label_column) if labelled and label_column is not None else [None] * len(table)
@@ -88,7 +87,7 @@ def _rows(table: Table, text_columns: Sequence[str], label_column: str | None) -
 
 
 def _blank(cell: object) -> bool:
-    return cell is None or isinstance(cell, str) and not cell.strip()
+    return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def _blanks(rows: _Rows) -> list[Finding]:
@@ -150,7 +149,9 @@ def _repeated(rows: _Rows) -> list[Finding]:
             again.append((row, before))
     if again:
         row, before = again[0]
-        found.append(rows.finding(row, f"{len(again):,} rows repeat another one; this one repeats {rows.place(before)}"))
+        found.append(
+            rows.finding(row, f"{len(again):,} rows repeat another one; this one repeats {rows.place(before)}")
+        )
     return found
 
 
@@ -159,7 +160,9 @@ def _unseen(train: _Rows, test: _Rows) -> list[Finding]:
     known = set(train.labels)
     counts = Counter(label for label in test.labels if label is not None and label not in known)
     return [
-        test.finding(test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True)
+        test.finding(
+            test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
+        )
         for label, count in counts.items()
         if train.label_column is not None
     ]

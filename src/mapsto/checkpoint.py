@@ -88,9 +88,7 @@ def steps(run: Path) -> list[Path]:
     return sorted((p for p in (run / FOLDER).iterdir() if STEP.fullmatch(p.name)), reverse=True)
 
 
-def newest(
-    run: Path, say: Callable[[str], None]
-) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
+def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
     """The newest whole checkpoint of a run with its contents; says which ones were refused and why."""
     for path in steps(run):
         try:
@@ -175,7 +173,9 @@ def require_space(folder: Path, wanted: int) -> None:
     """Raise RunError when the disk of `folder` has not `wanted` bytes and a little more free."""
     free = shutil.disk_usage(folder).free
     if free < wanted + SPARE_BYTES:
-        raise RunError(f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands")
+        raise RunError(
+            f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
+        )
 
 
 def _sealed(manifest: Mapping[str, str]) -> bytes:
@@ -220,6 +220,10 @@ def _sync(folder: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> RunError:
-    reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "the disk is read-only"}
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the quota is used up",
+        errno.EROFS: "the disk is read-only",
+    }
     reason = reasons.get(error.errno or 0) or error.strerror or str(error)
     return RunError(f"{path} could not be written: {reason}; what was saved before stands")

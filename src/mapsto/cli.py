@@ -26,11 +26,15 @@ app = typer.Typer(
 )
 
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
-Data = Annotated[Path, typer.Argument(help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them.")]
+Data = Annotated[
+    Path, typer.Argument(help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them.")
+]
 Model = Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub name.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run there goes on.")]
 Test = Annotated[Path | None, typer.Option(help="Rows to score at the end; training never sees them.")]
-Start = Annotated[str | None, typer.Option(help="Begin with these weights: a run's folder, a model folder, or a hub name.")]
+Start = Annotated[
+    str | None, typer.Option(help="Begin with these weights: a run's folder, a model folder, or a hub name.")
+]
 Like = Annotated[str | None, typer.Option(help="Take shape and tokenizer of this folder, with random weights.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -117,8 +121,12 @@ def fit(
 def predict(
     model: Model,
     data: Annotated[Path | None, typer.Argument(help="A table with the columns the model reads.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; else csv on the screen.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; else csv on the screen.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
@@ -185,7 +193,9 @@ def info(model: Model, json: Json = False) -> None:
 
 @app.command(epilog="Example: mapsto demo --out runs/demo")
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables, pictures and mappings go.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where tables, pictures and mappings go.")] = Path(
+        "runs/demo"
+    ),
     minutes: Annotated[float, typer.Option(help="How long to pretrain.")] = 5.5,
     quiet: Quiet = False,
 ) -> None:

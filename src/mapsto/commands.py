@@ -98,7 +98,9 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
         for truth, counts in confusion.items():
             print(truth.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
         return
-    pairs = [(n, truth, name) for truth, counts in confusion.items() for name, n in counts.items() if n and name != truth]
+    pairs = [
+        (n, truth, name) for truth, counts in confusion.items() for name, n in counts.items() if n and name != truth
+    ]
     print("\nconfused most often:")
     for count, truth, name in sorted(pairs, reverse=True)[:10]:
         print(f"{count:>6} × {truth} answered as {name}")
@@ -168,7 +170,19 @@ def info(model: str, as_json: bool) -> None:
     }
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}
     if manifest is not None:
-        kept = ("start", "data", "rows", "held_out", "steps", "tokens", "seconds", "optimizer", "method", "seed", "versions")
+        kept = (
+            "start",
+            "data",
+            "rows",
+            "held_out",
+            "steps",
+            "tokens",
+            "seconds",
+            "optimizer",
+            "method",
+            "seed",
+            "versions",
+        )
         facts |= {name: manifest["provenance"][name] for name in kept if name in manifest["provenance"]}
         facts |= {"scores": manifest["scores"]}
     if as_json:
@@ -183,8 +197,14 @@ def _lines(name: str, value: Any) -> Iterable[str]:
     if isinstance(value, dict):
         yield f"{name}:"
         for key, inner in value.items():
-            shown = f"{inner['value']:.4f} ({inner['low']:.4f}–{inner['high']:.4f}, n = {inner['n']})" if isinstance(inner, dict) else inner
+            shown = (
+                f"{inner['value']:.4f} ({inner['low']:.4f}–{inner['high']:.4f}, n = {inner['n']})"
+                if isinstance(inner, dict)
+                else inner
+            )
             yield f"  {key:<22} {shown}"
     else:
-        shown = f"{value:,}" if isinstance(value, int) else ", ".join(map(str, value)) if isinstance(value, list) else value
+        shown = (
+            f"{value:,}" if isinstance(value, int) else ", ".join(map(str, value)) if isinstance(value, list) else value
+        )
         yield f"{name:<24} {shown}"

@@ -42,10 +42,9 @@ class Corruption:
         return self.rate + (self.final_rate - self.rate) * max(0.0, (progress - 0.6) / 0.4)
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers that are a function of (seed, key) alone: of the row and the step, never of what ran before."""
-    low, high = (list(key) + [0, 0])[:2]
-    return np.random.Generator(np.random.Philox(key=[(seed << 40) ^ low, high]))
+def generator(seed: int, row: int, step: int) -> np.random.Generator:
+    """Random numbers that are a function of (seed, row, step) alone, and not of what ran before."""
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
 def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
@@ -83,7 +82,9 @@ def _blocks(piece: Piece, free: Ints, wanted: int, rng: np.random.Generator) -> 
     hidden = np.zeros(len(free), bool)
     while (missing := wanted - int(hidden.sum())) > 0:
         share = min(1.0, missing / len(free))
-        size = np.maximum(1, np.round(extent * share ** (1 / len(extent)) * np.exp(rng.uniform(-0.4, 0.4, len(extent)))))
+        size = np.maximum(
+            1, np.round(extent * share ** (1 / len(extent)) * np.exp(rng.uniform(-0.4, 0.4, len(extent))))
+        )
         corner = places[rng.integers(len(free))] - rng.integers(0, size.astype(np.int64))
         inside = ((places >= corner) & (places < corner + size)).all(axis=1) & ~hidden
         hidden[rng.permutation(np.flatnonzero(inside))[:missing]] = True

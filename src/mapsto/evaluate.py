@@ -48,7 +48,10 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
             arrow, replace(rows, targets=[]), encoded, mapping.sources, mapping.targets, seed, Corruption()
         )
         scores |= score_examples(mapping, hidden, rows, device)
-    asking = [Example(pieces, questions(mapping, pieces), int(of)) for pieces, of in zip(encoded.pieces, encoded.of, strict=True)]
+    asking = [
+        Example(pieces, questions(mapping, pieces), int(of))
+        for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
+    ]
     for port, target in enumerate(mapping.targets):
         if restored[port] is not None:
             continue

@@ -15,7 +15,7 @@ from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.errors import DataError, Finding
 from mapsto.kinds import BadCell, Source, Target
-from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, row_length
+from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, pack, row_length
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
@@ -102,7 +102,9 @@ def read_rows(
         for port, target, restored in wanted
     ]
     whole = np.array([row for row in range(len(table)) if row not in faults], np.int64)
-    found = Rows(read_sources, read_targets, np.arange(len(table)), list(chain(*(faults[row] for row in sorted(faults)))))
+    found = Rows(
+        read_sources, read_targets, np.arange(len(table)), list(chain(*(faults[row] for row in sorted(faults))))
+    )
     return found if not faults else found.select(whole)
 
 
@@ -113,7 +115,9 @@ def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows:
         raise DataError(f"{len(faults)} bad cells or rows; mend them, or drop them with --bad-rows skip:", faults)
     bad = total + len(rejected) - len(rows)
     if bad > MOST_SKIPPED * (total + len(rejected)):
-        raise DataError(f"{bad} of {total + len(rejected)} rows are bad, more than the 1 % that may be skipped:", faults)
+        raise DataError(
+            f"{bad} of {total + len(rejected)} rows are bad, more than the 1 % that may be skipped:", faults
+        )
     if not len(rows):
         raise DataError("no rows are left", faults)
     return faults
@@ -230,21 +234,27 @@ def make_examples(
 
 
 def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
-    """Packed batches of at most about `most_tokens` tokens; short and long examples apart, since attention over long
-    rows costs more for every token. A group too small for rows of its own joins the next longer one."""
-    groups: dict[int, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(row_length(len(example)), []).append(example)
-    total = sum(map(len, examples))
-    carried: list[Example] = []
+    """Packed batches of about `most_tokens` places at most.
+
+    Long examples get long rows, since attention over long rows costs more for every token; short ones first fill what is
+    left of those, and only get rows of their own when enough of them remain.
+    """
+    sizes = [len(example) for example in examples]
+    few = SHORT_GROUP * sum(sizes)
+    waiting = list(range(len(sizes)))
     packed: list[Batch] = []
-    for length in sorted(groups):
-        members = carried + groups[length]
-        carried = []
-        size = sum(map(len, members))
-        if length != max(groups) and size < min(SHORT_GROUP * total, 4 * length):
-            carried = members
-            continue
-        parts = -(-size // most_tokens)
-        packed.extend(collate(members[part::parts], length) for part in range(parts) if members[part::parts])
+    while waiting:
+        length = row_length(max(sizes[i] for i in waiting))
+        fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i]) < length]
+        rows = pack([sizes[i] for i in waiting], length, fillers)
+        left = set(range(len(waiting))) - {at for row in rows for at in row}
+        if sum(sizes[waiting[at]] for at in left) < few:
+            rows, left = pack([sizes[i] for i in waiting], length), set()
+        parts = max(1, round(len(rows) * length / most_tokens))
+        for part in range(parts):
+            taken = [[waiting[at] for at in row] for row in rows[part::parts]]
+            chosen = sorted(i for row in taken for i in row)
+            place = {index: at for at, index in enumerate(chosen)}
+            packed.append(collate([examples[i] for i in chosen], length, [[place[i] for i in row] for row in taken]))
+        waiting = [waiting[at] for at in sorted(left)]
     return packed

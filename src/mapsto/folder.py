@@ -66,7 +66,9 @@ def open_start(name: str | Path) -> Opened:
     if (path / MANIFEST).exists():
         manifest = checkpoint.read_json(path / MANIFEST)
         if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+            raise CheckpointError(
+                f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+            )
         checkpoint.verify(path, manifest["files"])
     elif (path / RUN).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")

@@ -190,7 +190,9 @@ class Training:
         text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {shown})"
         self.progress.say(text)
         if self.state.skipped >= MOST_SKIPPED_STEPS:
-            raise RunError(f"{text}. {MOST_SKIPPED_STEPS} such steps in a row: a lower --rate or --precision fp32 may help")
+            raise RunError(
+                f"{text}. {MOST_SKIPPED_STEPS} such steps in a row: a lower --rate or --precision fp32 may help"
+            )
 
     def _average(self) -> None:
         """Keep the running mean of the weights over the tail of the run."""
@@ -229,7 +231,13 @@ class Training:
 
     def _record(self, loss: float, rate: float) -> dict[str, Any]:
         state = self.state
-        record = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 3), "loss": loss, "lr": rate}
+        record = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "loss": loss,
+            "lr": rate,
+        }
         if state.watched and state.watched[-1]["step"] == state.step:
             record |= {f"held_out_{name}": value for name, value in state.watched[-1].items() if name != "step"}
         return record
@@ -294,6 +302,7 @@ def _metrics(folder: Path | None, step: int) -> Iterator[Callable[[dict[str, Any
     if folder is None:
         yield lambda record: None
         return
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / METRICS
     kept = []
     if path.exists():

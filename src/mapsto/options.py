@@ -32,11 +32,15 @@ class Options:
 
     steps: int | None = _option(None, "Train for this many updates.")
     epochs: float | None = _option(None, "Train for this many passes over the rows.")
-    minutes: float | None = _option(None, "Train for about this long: a number of steps, fixed after a short calibration.")
+    minutes: float | None = _option(
+        None, "Train for about this long: a number of steps, fixed after a short calibration."
+    )
     batch: int | None = _option(None, "Examples in an update.")
     rate: float | None = _option(None, "Peak learning rate.")
     optimizer: Optimizer = _option("auto", "Muon for weights that begin random, AdamW for published ones.")
-    method: Method = _option("auto", "How answers are fitted to a start: a linear probe, all weights, or one after the other.")
+    method: Method = _option(
+        "auto", "How answers are fitted to a start: a linear probe, all weights, or one after the other."
+    )
     seed: int = _option(0, "Everything random is a function of it.")
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
@@ -60,7 +64,9 @@ class Options:
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UsageError(f"give one of --steps, --epochs and --minutes, not {' and '.join(given)}")
+            raise UsageError(
+                f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
+            )
         positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
         for name in (*positive, "save_every", "patience"):
             value = getattr(self, name)

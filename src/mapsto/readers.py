@@ -47,7 +47,7 @@ def format_of(path: Path) -> str | None:
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
-    return None if name not in FORMATS or packed and name == "parquet" else name
+    return None if name not in FORMATS or (packed and name == "parquet") else name
 
 
 def read_file(path: Path, encoding: str | None = None) -> Part:
@@ -57,7 +57,9 @@ def read_file(path: Path, encoding: str | None = None) -> Part:
         neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
     if kind is None:
-        raise DataError(f"{path}: the name says no format; read are {', '.join(FORMATS)}, and all but parquet also as .gz")
+        raise DataError(
+            f"{path}: the name says no format; read are {', '.join(FORMATS)}, and all but parquet also as .gz"
+        )
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
@@ -70,7 +72,7 @@ def cell(value: Any) -> Any:
     """A cell as plain Python: None for nothing (empty text, NaN, missing values of any library)."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, str) and not value or isinstance(value, float) and math.isnan(value):
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
         return None
     return None if type(value).__name__ in ("NAType", "NaTType") else value
 
@@ -128,7 +130,9 @@ def _text(path: Path, encoding: str | None) -> str:
     try:
         chosen = codecs.lookup(encoding or found).name
     except LookupError as error:
-        raise UsageError(f"there is no encoding {encoding!r}; common ones are utf-8, cp1252, gb18030, utf-16") from error
+        raise UsageError(
+            f"there is no encoding {encoding!r}; common ones are utf-8, cp1252, gb18030, utf-16"
+        ) from error
     try:
         return content.decode(chosen)
     except UnicodeDecodeError as error:
@@ -204,7 +208,9 @@ def _read_json(path: Path, encoding: str | None) -> Part:
     return from_records(file, good, bad)
 
 
-def _take_record(file: str, number: int, record: Any, good: list[tuple[int, dict[str, Any]]], bad: list[Finding]) -> None:
+def _take_record(
+    file: str, number: int, record: Any, good: list[tuple[int, dict[str, Any]]], bad: list[Finding]
+) -> None:
     """File a JSON value under good rows or bad ones."""
     if not isinstance(record, dict):
         bad.append(Finding(file, number, None, json.dumps(record), "a row is an object of named cells"))
@@ -212,7 +218,9 @@ def _take_record(file: str, number: int, record: Any, good: list[tuple[int, dict
     nested = [name for name, value in record.items() if isinstance(value, dict | list)]
     for name in nested:
         value = json.dumps(record[name], ensure_ascii=False)
-        bad.append(Finding(file, number, name, value, "the value is nested; a cell holds one text, number or truth value"))
+        bad.append(
+            Finding(file, number, name, value, "the value is nested; a cell holds one text, number or truth value")
+        )
     for name, value in record.items():
         if isinstance(value, str) and "\0" in value:
             nested.append(name)
@@ -271,7 +279,11 @@ def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str],
             yield at + 1, [lines[at].rstrip("\r\n")], reason
             at += 1
     if at < len(lines):
-        yield at + 1, [], f"{MOST_UNCLOSED} quotes are never closed; the {len(lines) - at:,} lines from here on were not read"
+        yield (
+            at + 1,
+            [],
+            f"{MOST_UNCLOSED} quotes are never closed; the {len(lines) - at:,} lines from here on were not read",
+        )
 
 
 def _require_names(path: Path, names: list[str]) -> None:

@@ -84,7 +84,6 @@ def with_interval(
 def mean_interval(values: Sequence[float]) -> Score:
     """The mean over seeds with its 95 % interval by Student's t; one value alone has no interval (NaN)."""
 
-
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Score(mean, float("nan"), float("nan"), n)

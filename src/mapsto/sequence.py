@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -174,15 +175,18 @@ def row_length(longest: int) -> int:
     return max(SHORTEST_ROW, 1 << max(longest - 1, 0).bit_length())
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], capacity: int, fillers: Sequence[int] = ()) -> list[list[int]]:
     """Best-fit decreasing: rows of indices into `lengths`, no row longer than `capacity`, nothing split.
 
+    `fillers` are further indices that may only fill what is left of the rows; those that do not fit are in no row.
     The free space of the open rows is a bit set, so the tightest row that fits is found in one shift.
     """
+    apart = set(fillers)
     rows: list[list[int]] = []
     with_free: list[list[int]] = [[] for _ in range(capacity + 1)]
     occupied = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    longest_first = sorted((i for i in range(len(lengths)) if i not in apart), key=lambda i: -lengths[i])
+    for index in chain(longest_first, sorted(fillers, key=lambda i: -lengths[i])):
         size = lengths[index]
         if size > capacity:
             raise ValueError(f"an example of {size} tokens does not fit a row of {capacity}")
@@ -192,6 +196,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             row = with_free[free].pop()
             if not with_free[free]:
                 occupied ^= 1 << free
+        elif index in apart:
+            continue
         else:
             row, free = len(rows), capacity
             rows.append([])
@@ -203,15 +209,18 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def collate(examples: Sequence[Example], length: int | None = None) -> Batch:
+def collate(
+    examples: Sequence[Example], length: int | None = None, rows: Sequence[Sequence[int]] | None = None
+) -> Batch:
     """Pack `examples` into one batch of rows of `length` (by default the smallest that holds the longest one).
 
-    Examples keep their order: entry i of starts, rows and pooled answers is `examples[i]`.
+    Examples keep their order: entry i of starts, rows and pooled answers is `examples[i]`. `rows` of indices are taken
+    as they are when given, each a list of examples that fit.
     """
     laid = [example.laid for example in examples]
     sizes = [sum(map(len, pieces)) for pieces in laid]
     length = length or row_length(max(sizes))
-    rows = pack(sizes, length)
+    rows = pack(sizes, length) if rows is None else rows
     count, axes = len(examples), max(piece.positions.shape[1] for pieces in laid for piece in pieces)
     starts = np.zeros(count, np.int64)
     segments = np.zeros(len(rows) * length, np.int32)

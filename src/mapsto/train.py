@@ -26,8 +26,7 @@ from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
-from mapsto.kinds import Source, Target
-from mapsto.loop import Plan, State, Training
+from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.plan import choose_method, make_plan
@@ -225,7 +224,11 @@ def _examples(
     aligned = arrow.corrupted and options.shape in ("word", "span")
     encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
     if say is not None and len(encoded.long):
-        lost = f"{encoded.lost:,} of {encoded.total:,} tokens were cut off" if encoded.lost else "they were cut into windows"
+        lost = (
+            f"{encoded.lost:,} of {encoded.total:,} tokens were cut off"
+            if encoded.lost
+            else "they were cut into windows"
+        )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
     corruption = Corruption(options.hide, options.hide / 2, options.shape)
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
@@ -242,9 +245,7 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        plan = make_plan(
-            options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began
-        )
+        plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
         if run is not None:
             write_rejected(run, work.rejected)
             folder.record_run(run, work.facts, asdict(plan))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -146,21 +146,40 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
 
 
 def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (r, 1, l, e / 2), of rotary positions (Su et al. 2021).
+    """Cosines and sines, (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
 
     With several axes each axis turns an equal share of the planes.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
     rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
-    angles = (positions[..., None].float() * rates).flatten(-2)[:, None]
+    angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the planes (i, i + e / 2) of (r, h, l, e) by their angles."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+class Rotate(torch.autograd.Function):
+    """Turn the planes (i, i + e / 2) of (r, l, h, e) by their angles.
+
+    The gradient is the turn back. Written out, this takes a third of the passes over memory that autograd would take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradients[0], cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-way)
+    torch.mul(second, cos, out=other).addcmul_(first, sin, value=way)
+    return out
 
 
 @dataclass(frozen=True)
@@ -214,15 +233,17 @@ class Attention(nn.Module):
         """x: (r, l, d); memory: (r, k, d) or None for self-attention; mask: (r, 1, l, k)."""
         r, length, d = x.shape
         if memory is None:
-            q, k, v = self.qkv(x).view(r, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            qk, v = self.qkv(x).view(r, length, 3 * self.heads, -1).split([2 * self.heads, self.heads], dim=2)
+            if rotary is not None:
+                qk = Rotate.apply(qk, *rotary)
+            q, k = (part.transpose(1, 2) for part in qk.split(self.heads, dim=2))
+            v = v.transpose(1, 2)
         else:
             weight, bias = self.qkv.weight.to(x.dtype), None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
             q = F.linear(x, weight[:d], None if bias is None else bias[:d])
             q = q.view(r, length, self.heads, -1).transpose(1, 2)
             kv = F.linear(memory, weight[d:], None if bias is None else bias[d:])
             k, v = kv.view(r, memory.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
         mixed = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(r, length, d))
         return out

@@ -56,7 +56,7 @@ class Label(Target):
     @staticmethod
     def read(cell: object) -> str:
         """The class name; numbers and booleans become text, 3.0 the same as 3."""
-        if cell is None or isinstance(cell, str) and not cell.strip():
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the label is blank")
         if isinstance(cell, float) and cell.is_integer():
             cell = int(cell)
@@ -71,12 +71,16 @@ class Label(Target):
             whole = all(name.lstrip("-").isdigit() for name in counts)
             self.classes = sorted(counts, key=lambda name: (int(name), name) if whole else (0, name))
         if len(counts) < 2:
-            raise DataError(f"all {len(answers)} rows have the label {next(iter(counts), None)!r}; two classes are needed")
+            raise DataError(
+                f"all {len(answers)} rows have the label {next(iter(counts), None)!r}; two classes are needed"
+            )
         unknown = sorted(set(counts) - set(self.classes))
         if unknown:
             raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
         if self.balance:
-            self.weights = [len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes]
+            self.weights = [
+                len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
+            ]
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """The index of the class."""

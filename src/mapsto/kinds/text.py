@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,17 @@ from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 
+ROWS_AT_ONCE = 256
+
 
 def _samples() -> list[str]:
     """Short, long, Chinese, mixed."""
-    return ["A plain sentence.", "今天天气真好！", "Mixed 中文 and English, with 3 numbers and 1,000 more.", "a " * 40 + "end"]
+    return [
+        "A plain sentence.",
+        "今天天气真好！",
+        "Mixed 中文 and English, with 3 numbers and 1,000 more.",
+        "a " * 40 + "end",
+    ]
 
 
 def _fits(values: Sequence[object]) -> bool:
@@ -36,7 +43,7 @@ def _fits(values: Sequence[object]) -> bool:
 
 def _read(cell: object) -> str:
     """The text itself, unchanged."""
-    if cell is None or isinstance(cell, str) and not cell.strip():
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
@@ -156,7 +163,7 @@ class TextTarget(Target):
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy of logits (m, v) against ids (m,), summed."""
-        return F.cross_entropy(output.float(), values, reduction="sum")
+        return cast(Tensor, CrossEntropy.apply(output, values))
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """(m, 2): the loss of each hidden token and whether it was found; logits would not fit in memory."""
@@ -174,7 +181,10 @@ class TextTarget(Target):
     def score(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Score]:
         """Mean loss (nats a token) and share found, over the hidden tokens."""
         losses, hits = output.double().numpy().T
-        return {"masked_loss": scores.with_interval(np.mean, losses), "token_accuracy": scores.with_interval(np.mean, hits)}
+        return {
+            "masked_loss": scores.with_interval(np.mean, losses),
+            "token_accuracy": scores.with_interval(np.mean, hits),
+        }
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""
@@ -185,6 +195,30 @@ class TextTarget(Target):
     def state(self) -> State:
         """The shape of the head."""
         return {"transform": asdict(self.transform)}
+
+
+class CrossEntropy(torch.autograd.Function):
+    """The sum of −log softmax (m, v) at the values (m,), computed in fp32 a few rows at a time.
+
+    What autograd would keep, several fp32 copies of all logits, costs more time to fetch than the sums themselves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        sums = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS_AT_ONCE)])
+        ctx.save_for_backward(logits, values, sums)
+        return (sums - logits.gather(1, values[:, None])[:, 0].float()).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, values, sums = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        for at in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(at, at + ROWS_AT_ONCE)
+            shares = logits[rows].float().sub_(sums[rows, None]).exp_()
+            shares.scatter_add_(1, values[rows, None], -torch.ones_like(sums[rows, None]))
+            found[rows] = shares.mul_(gradients[0])
+        return found, None
 
 
 class VocabularyHead(nn.Module):

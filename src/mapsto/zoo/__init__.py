@@ -198,7 +198,9 @@ def _find(name: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise CheckpointError(f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder")
+        raise CheckpointError(
+            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
+        )
     first = Path(path.parts[0]) if len(path.parts) > 1 else None
     if not HUB_NAME.fullmatch(name) or (first is not None and first.exists()):
         raise CheckpointError(f"there is no folder {name}")
@@ -216,7 +218,9 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         files = sorted({str(file) for file in dict(read_json(folder / INDEX).get("weight_map") or {}).values()})
         for file in files:
             if Path(file).name != file or not file.endswith(".safetensors"):
-                raise CheckpointError(f"{folder / INDEX} names the file {file!r}, which is no safetensors file beside it")
+                raise CheckpointError(
+                    f"{folder / INDEX} names the file {file!r}, which is no safetensors file beside it"
+                )
         return {key: tensor for file in files for key, tensor in open_tensors(folder / file).items()}
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
@@ -236,9 +240,7 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
     return found
 
 
-def _ours(
-    chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]
-) -> dict[str, Tensor]:
+def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
     left = {_modern(key): tensor for key, tensor in given.items()}
     if not any(key.startswith(chosen.prefix) for key in left):
@@ -285,7 +287,10 @@ def _modern(key: str) -> str:
 
 def _theirs(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> dict[str, Tensor]:
     """Our weights under their names; what they have no place for keeps ours behind `mapsto.`."""
-    names = {**_expanded(chosen.names["body"], layers), **(_expanded(chosen.names[task], layers) if task != "body" else {})}
+    names = {
+        **_expanded(chosen.names["body"], layers),
+        **(_expanded(chosen.names[task], layers) if task != "body" else {}),
+    }
     found: dict[str, Tensor] = {}
     for ours, tensor in held.items():
         theirs = names.get(ours, (OWN + ours,))
@@ -316,7 +321,9 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
     return labels
 
 
-def _pooled(config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None) -> ModelConfig:
+def _pooled(
+    config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
+) -> ModelConfig:
     """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
     more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again."""
     if raw.get(POOLING) == "normed_mean":
@@ -358,7 +365,9 @@ def _require_body(config: ModelConfig, tensors: Dict[str, Tensor], folder: Path)
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
     if shape.width % shape.heads or shape.layers > len(tensors):
-        raise CheckpointError(f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)")
+        raise CheckpointError(
+            f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
+        )
     with torch.device("meta"):
         wanted = {f"transformer.{name}": p.shape for name, p in Transformer(shape).named_parameters()}
     table = tensors.get("embedders.text.weight")
@@ -367,7 +376,9 @@ def _require_body(config: ModelConfig, tensors: Dict[str, Tensor], folder: Path)
         if name not in tensors:
             raise CheckpointError(f"{folder} lacks the weight {name}")
         if tensors[name].shape != size:
-            raise CheckpointError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}")
+            raise CheckpointError(
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}"
+            )
 
 
 def _token_ids(tokenizer: Tokenizer, raw: Dict[str, Any]) -> dict[str, int]:
