@@ -75,8 +75,9 @@ def swap(path: Path, rng: random.Random) -> None:
     """The file of the other checkpoint in its place."""
     other = next(p for p in path.parent.parent.iterdir() if p != path.parent and p.name.startswith("step-"))
     if (other / path.name).read_bytes() == path.read_bytes():
-        return flip(path, rng)
-    shutil.copy(other / path.name, path)
+        flip(path, rng)
+    else:
+        shutil.copy(other / path.name, path)
 
 
 def append(path: Path, rng: random.Random) -> None:

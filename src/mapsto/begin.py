@@ -49,7 +49,7 @@ class Beginning:
         digest = hashlib.sha256()
         for name in sorted(self.tensors):
             digest.update(name.encode())
-            digest.update(self.tensors[name].contiguous().view(torch.uint8).numpy())
+            digest.update(self.tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

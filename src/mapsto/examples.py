@@ -180,7 +180,10 @@ def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples by number; `of` gives the index into Rows of each. What `~` hides is a function of (seed, row, step) and of nothing else."""
+    """Examples by number; `of` gives the index into Rows of each.
+
+    What `~` hides is a function of (seed, row, step) and of nothing else.
+    """
 
     arrow: Arrow
     sources: Mapping[str, Source]

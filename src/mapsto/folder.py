@@ -36,7 +36,16 @@ RUN = "run.json"
 CARD = "README.md"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
-OWN = (MANIFEST, RUN, CARD, "metrics.jsonl", "rejected.csv", "config.json", "model.safetensors", "tokenizer.json")
+OWN: tuple[str, ...] = (
+    MANIFEST,
+    RUN,
+    CARD,
+    "metrics.jsonl",
+    "rejected.csv",
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+)
 OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
 
 
@@ -81,11 +90,11 @@ def load(name: str | Path) -> Mapping:
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
-        targets = [kinds.target(entry["kind"])(**entry["state"]) for entry in opened.manifest["targets"]]
+        targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
     elif opened.start.labels:
-        arrow, targets = arrows.parse("text -> label"), [kinds.target("label")(classes=opened.start.labels)]
+        arrow, targets = arrows.parse("text -> label"), [_target("label", {"classes": opened.start.labels})]
     elif any(key.startswith("vocabulary_head.") for key in opened.start.tensors):
-        arrow, targets = arrows.parse("~text -> text"), [kinds.target("text")()]
+        arrow, targets = arrows.parse("~text -> text"), [_target("text", {})]
     else:
         arrow, targets = Arrow((Port("text"),), ()), []
     mapping = Mapping(arrow, opened.start.config, opened.start.sources, targets)
@@ -93,6 +102,14 @@ def load(name: str | Path) -> Mapping:
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
     return mapping.eval()
+
+
+def _target(kind: str, state: Dict[str, Any]) -> Target:
+    """A target as it was saved. Raises CheckpointError."""
+    try:
+        return kinds.target(kind)(**state)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind!r}: {error}") from error
 
 
 def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> list[str]:

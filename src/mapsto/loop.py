@@ -159,7 +159,8 @@ class Training:
         made = self.loader.get(number)
         seed_all(self.plan.seed, number)
         ports = range(len(self.mapping.targets))
-        counts = [sum(len(b.answers[p].values) for b in made if b.answers[p] is not None) for p in ports]  # type: ignore[union-attr]
+        answers = [[batch.answers[port] for batch in made] for port in ports]
+        counts = [sum(len(readout.values) for readout in column if readout is not None) for column in answers]
         loss = torch.zeros((), device=self.device)
         for batch in made:
             parts = self.mapping.losses(batch.to(self.device))
@@ -246,7 +247,7 @@ class Training:
         """Write the whole state as checkpoints/step-…, and drop all but the two newest."""
         if self.folder is None:
             return
-        parts = {
+        parts: dict[str, dict[str, Tensor]] = {
             "model": dict(self.mapping.named_parameters()),
             "optimizer": self.optimizers.tensors(),
             "average": self.average,

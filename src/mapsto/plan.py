@@ -21,23 +21,26 @@ PRETRAIN_TOKENS = 8192
 FIT_BATCH = 32
 FIT_EPOCHS = (3.0, 20.0)
 FIT_STEPS = 300
+FEW_LABELS = 16
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}
 FINE_TUNING_RATE = 1e-4
 LENGTHS_SEEN = 2000
 
 
-def choose_method(options: Options, mapping: Mapping, beginning: Beginning, pretraining: bool) -> str:
-    """A linear probe, then all weights, where there is a start and a vector to read; else all weights at once.
-
-    LP-FT, Kumar et al. 2022. Raises UsageError for a probe of random weights.
+def choose_method(options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool) -> str:
+    """Where there is a start and a vector to read: a linear probe, and behind it all weights once there are more than a
+    few labels a class (Kumar et al. 2022); else all weights at once. Raises UsageError for a probe of random weights.
     """
     started = beginning.tensors is not None
     if options.method != "auto":
         if options.method != "full" and not started:
             raise UsageError(f"--method {options.method} needs a --start to probe")
         return options.method
-    return "probe+full" if started and not pretraining and mapping.targets[0].way == "pooled" else "full"
+    target = mapping.targets[0]
+    if not started or pretraining or target.way != "pooled":
+        return "full"
+    return "probe" if count <= FEW_LABELS * len(target.state().get("classes", ())) else "probe+full"
 
 
 def make_plan(

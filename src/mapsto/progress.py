@@ -126,7 +126,7 @@ def tensorboard(run: Path) -> Callable[[dict[str, Any]], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("--tensorboard needs the package: pip install 'mapsto[tensorboard]'") from error
-    writer: Any = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(run / "tensorboard"))
 
     def write(record: dict[str, Any]) -> None:
         for name, value in record.items():

@@ -237,7 +237,7 @@ def _examples(
 def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
     """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.pretraining)
+    method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
     recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
     if "probe" in method:
         probe(mapping, work.examples, work.device, options.seed)

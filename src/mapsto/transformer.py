@@ -6,6 +6,7 @@ Legend of shapes: r rows, l row length, d width, h heads, e width of a head, a a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class TransformerConfig:
         return self.window is not None and layer % self.global_every != 0
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -235,7 +236,7 @@ class Attention(nn.Module):
         if memory is None:
             qk, v = self.qkv(x).view(r, length, 3 * self.heads, -1).split([2 * self.heads, self.heads], dim=2)
             if rotary is not None:
-                qk = Rotate.apply(qk, *rotary)
+                qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
             q, k = (part.transpose(1, 2) for part in qk.split(self.heads, dim=2))
             v = v.transpose(1, 2)
         else:
@@ -299,10 +300,9 @@ class Block(nn.Module):
             x = self._residual(x, self.cross_norm, lambda y: cross(y, memory_mask, None, memory))
         return self._residual(x, self.feed_norm, self.feed)
 
-    def _residual(self, x: Tensor, norm: nn.Module, part: object) -> Tensor:
-        assert callable(part)
+    def _residual(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         if self.pre:
-            return x + self.dropout(part(norm(x)))
+            return torch.add(x, self.dropout(part(norm(x))))
         out: Tensor = norm(x + self.dropout(part(x)))
         return out
 

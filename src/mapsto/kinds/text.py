@@ -163,7 +163,7 @@ class TextTarget(Target):
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy of logits (m, v) against ids (m,), summed."""
-        return cast(Tensor, CrossEntropy.apply(output, values))
+        return cast(Tensor, CrossEntropy.apply(output, values))  # type: ignore[no-untyped-call]
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """(m, 2): the loss of each hidden token and whether it was found; logits would not fit in memory."""
@@ -205,7 +205,7 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        sums = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS_AT_ONCE)])
+        sums = torch.cat([rows.float().logsumexp(-1) for rows in torch.split(logits, ROWS_AT_ONCE)])
         ctx.save_for_backward(logits, values, sums)
         return (sums - logits.gather(1, values[:, None])[:, 0].float()).sum()
 

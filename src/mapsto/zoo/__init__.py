@@ -137,7 +137,11 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     task: Task = "label" if labels else "text" if any(t.kind == "text" for t in mapping.targets) else "body"
     held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
     config = mapping.config
-    raw = {"architectures": [chosen.architectures[task]], "model_type": config.family, "dtype": "float32"}
+    raw: dict[str, Any] = {
+        "architectures": [chosen.architectures[task]],
+        "model_type": config.family,
+        "dtype": "float32",
+    }
     if task == "label" and config.pooling == "normed_mean":
         held |= _mean_layer(config.transformer)
         raw[POOLING] = config.pooling
@@ -275,7 +279,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
-    names = [n for task in ("text", "label") for n in chosen.names[task]]  # type: ignore[index]
+    names = [*chosen.names["text"], *chosen.names["label"]]
     flat = [part for _, theirs in names for part in ((theirs,) if isinstance(theirs, str) else theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 
