@@ -253,7 +253,7 @@ def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
         left = set(range(len(waiting))) - {at for row in rows for at in row}
         if sum(sizes[waiting[at]] for at in left) < few:
             rows, left = pack([sizes[i] for i in waiting], length), set()
-        parts = max(1, round(len(rows) * length / most_tokens))
+        parts = min(len(rows), max(1, round(len(rows) * length / most_tokens)))
         for part in range(parts):
             taken = [[waiting[at] for at in row] for row in rows[part::parts]]
             chosen = sorted(i for row in taken for i in row)

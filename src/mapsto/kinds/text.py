@@ -215,7 +215,7 @@ class CrossEntropy(torch.autograd.Function):
         found = torch.empty_like(logits)
         for at in range(0, len(logits), ROWS_AT_ONCE):
             rows = slice(at, at + ROWS_AT_ONCE)
-            shares = logits[rows].float().sub_(sums[rows, None]).exp_()
+            shares = (logits[rows].float() - sums[rows, None]).exp_()
             shares.scatter_add_(1, values[rows, None], -torch.ones_like(sums[rows, None]))
             found[rows] = shares.mul_(gradients[0])
         return found, None

@@ -1,0 +1,161 @@
+"""A model in Python: answers in order, the same elsewhere, saved and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+import mapsto
+from mapsto.errors import CheckpointError, UsageError
+
+TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
+
+
+def labelled(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    return [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(count, seed)]
+
+
+@pytest.fixture(scope="module")
+def clf() -> mapsto.Model:
+    return mapsto.fit("text -> label", labelled(200), steps=60, **TINY)
+
+
+@pytest.fixture(scope="module")
+def base() -> mapsto.Model:
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(200)], steps=10, **TINY)
+
+
+def test_an_answer_says_how_sure_it_is(clf: mapsto.Model) -> None:
+    answer = clf("今天 winter hope")
+    assert set(answer) == {"label", "probability", "scores"}
+    assert answer["probability"] == max(answer["scores"].values())
+    assert sum(answer["scores"].values()) == pytest.approx(1.0)
+    with pytest.raises(UsageError, match="blank"):
+        clf("  ")
+    with pytest.raises(UsageError, match="reads 1 values"):
+        clf("one", "two")
+
+
+def test_answers_come_in_order_and_do_not_depend_on_their_neighbours(clf: mapsto.Model) -> None:
+    texts = sentences(120, seed=4)
+    texts[50] = "river " * 200
+    together = clf.predict(texts)
+    alone = [clf(text) for text in texts[:60]]
+    for one, other in zip(together, alone, strict=False):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_tables_of_every_kind_are_the_same_table(clf: mapsto.Model, tmp_path: Path) -> None:
+    pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = labelled(20, seed=2)
+    frame = pandas.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    expected = clf.predict(rows)
+    for given in (
+        frame,
+        pyarrow.Table.from_pylist(rows),
+        datasets.Dataset.from_list(rows),
+        tmp_path / "a.csv",
+        str(tmp_path / "a.csv"),
+    ):
+        assert clf.predict(given) == expected
+
+
+def test_evaluation_counts_what_predict_says(clf: mapsto.Model) -> None:
+    rows = labelled(60, seed=3)
+    found = clf.evaluate(rows)
+    right = np.mean([answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)])
+    assert found.scores["accuracy"].value == pytest.approx(float(right)) and found.scores["accuracy"].n == 60
+    assert sum(found.confusion["warm"].values()) + sum(found.confusion["cold"].values()) == 60
+    strange = clf.evaluate([*rows, {"text": "never seen", "label": "mild"}])
+    assert "1 rows have the label 'mild', which training never saw" in strange.notes
+    assert strange.scores["accuracy"].n == 61 and strange.scores["log_loss"].n == 60
+
+
+@pytest.mark.parametrize("which", ["clf", "base"])
+def test_saved_and_loaded_is_the_same_to_the_bit(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model: mapsto.Model = request.getfixturevalue(which)
+    model.save(tmp_path / "model")
+    again = mapsto.load(tmp_path / "model", device="cpu", precision="fp32")
+    assert str(again.mapping.arrow) == str(model.mapping.arrow)
+    for (name, one), (_, other) in zip(model.mapping.named_parameters(), again.mapping.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    texts = sentences(10, seed=6)
+    assert again.predict(texts) == model.predict(texts)
+    with pytest.raises(UsageError, match="holds a finished run"):
+        model.save(tmp_path / "model")
+
+
+def test_transformers_gives_the_same_probabilities(clf: mapsto.Model, tmp_path: Path) -> None:
+    clf.save(tmp_path / "clf")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "clf").eval()
+    texts = sentences(20, seed=7)
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "clf")(texts, padding=True, return_tensors="pt")
+    expected = theirs(**inputs).logits.softmax(-1)
+    for row, answer in zip(expected, clf.predict(texts), strict=True):
+        for name, probability in answer["scores"].items():
+            assert probability == pytest.approx(float(row[theirs.config.label2id[name]].detach()), abs=1e-5)
+
+
+def test_transformers_fills_the_same_masks(base: mapsto.Model, tmp_path: Path) -> None:
+    base.save(tmp_path / "base")
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "base").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    text = f"the river {tokenizer.mask_token} past"
+    inputs = tokenizer([text], return_tensors="pt")
+    at = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+    expected = theirs(**inputs).logits[0, at].softmax(-1).max().item()
+    (answer,) = base(text)["text"]
+    assert answer["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_vectors(base: mapsto.Model) -> None:
+    texts = ["the river runs", "今天天气真好", "the river runs"]
+    found = base.embed(texts)
+    assert found.shape == (3, 64) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0], found[2], atol=1e-6)
+    assert not np.allclose(base.embed(texts, pooling="first"), base.embed(texts, pooling="mean"))
+
+
+def test_bf16_stays_close_to_fp32(clf: mapsto.Model) -> None:
+    texts = sentences(300, seed=9)
+    rough = mapsto.Model(clf.mapping, "cpu", "bf16")
+    one, other = clf.embed(texts), rough.embed(texts)
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert cosine.min() >= 0.999
+    same = np.mean([a["label"] == b["label"] for a, b in zip(clf.predict(texts), rough.predict(texts), strict=True)])
+    assert same > 0.99
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        mapsto.load(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        mapsto.load(tmp_path / "nothing")
+
+
+def test_two_sources_two_answers() -> None:
+    rows = [
+        {"question": q, "passage": p, "topic": "ab"[i % 2], "tone": "xyz"[i % 3]}
+        for i, (q, p) in enumerate(zip(sentences(40, 1), sentences(40, 2), strict=True))
+    ]
+    model = mapsto.fit("question:text, passage:text -> topic:label, tone:label", rows, steps=3, **TINY)
+    answer = model("what river", "the old river")
+    assert set(answer) == {"topic", "tone"} and answer["tone"]["label"] in "xyz"
+    assert set(model.evaluate(rows).scores) >= {"topic: accuracy", "tone: accuracy"}
+
+
+def test_two_answers_are_saved_and_loaded(tmp_path: Path) -> None:
+    rows = [{"text": t, "topic": "ab"[i % 2], "tone": "xyz"[i % 3]} for i, t in enumerate(sentences(40, 1))]
+    model = mapsto.fit("text -> topic:label, tone:label", rows, steps=3, **TINY)
+    model.save(tmp_path / "two")
+    again = mapsto.load(tmp_path / "two", device="cpu", precision="fp32")
+    assert again("the river") == model("the river")
