@@ -92,9 +92,7 @@ def test_predict_writes_what_it_shows(fitted: Path, invoke: Invoke, tmp_path: Pa
     assert set(written[0]) == {"text", "label", "predicted_label", "probability"}
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["predicted_label"] for line in lines] == [row["predicted_label"] for row in written]
-    assert gzip.open(tmp_path / "answers.csv.gz", "rt", encoding="utf-8").read() == (
-        tmp_path / "answers.csv"
-    ).read_text("utf-8")
+    assert gzip.decompress((tmp_path / "answers.csv.gz").read_bytes()) == (tmp_path / "answers.csv").read_bytes()
 
 
 def test_predict_of_a_text_as_json(fitted: Path, invoke: Invoke) -> None:

@@ -168,3 +168,24 @@ def test_minutes_become_a_recorded_number_of_steps(tmp_path: Path) -> None:
     assert steps_done(tmp_path / "run") == planned
     made = json.loads((tmp_path / "run" / "mapsto.json").read_text())
     assert made["provenance"]["steps"] == planned
+
+
+def test_another_number_of_threads_is_said_and_stays_close(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "40"
+    assert run(*command).returncode == 0
+    other = [*command[: command.index("--quiet")], "--out", str(tmp_path / "two")]
+    process = start(*other, threads=2)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    one, two = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for name in ("run", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_going_on_with_other_threads_is_said(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    process = start(*[word for word in command if word != "--quiet"], threads=2)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and "note: device changed from" in said and "the bits may differ" in said

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from mapsto.examples import batches
 from mapsto.kinds.text import TextSource
 from mapsto.sequence import Answer, Example, Piece, Role, collate, pack, row_length
-from mapsto.transformer import additive, attention, kernel, rotary_angles, visible
-from mapsto.transformer import Rotate as rotate
+from mapsto.transformer import Rotate, additive, attention, kernel, rotary_angles, visible
 
 sizes_of = st.lists(st.integers(1, 128), min_size=1, max_size=200)
 
@@ -143,12 +142,12 @@ def test_rotary_turns_and_its_gradient() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
     cos, sin = rotary_angles(torch.arange(5).expand(2, 5)[..., None], 8, 10_000.0, torch.float64)
-    assert torch.autograd.gradcheck(lambda y: rotate.apply(y, cos, sin), (x,))
-    turned = rotate.apply(x, cos, sin)
+    assert torch.autograd.gradcheck(lambda y: Rotate.apply(y, cos, sin), (x,))
+    turned = Rotate.apply(x, cos, sin)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[:, 0], x[:, 0])
     pairs = [
-        (turned[0, i, 0] @ rotate.apply(x[:1, 3:4].expand(1, 5, 3, 8), cos[:1], sin[:1])[0, i, 0]) for i in range(5)
+        (turned[0, i, 0] @ Rotate.apply(x[:1, 3:4].expand(1, 5, 3, 8), cos[:1], sin[:1])[0, i, 0]) for i in range(5)
     ]
     same = [x[0, i, 0] @ x[0, 3, 0] for i in range(5)]
     torch.testing.assert_close(torch.stack(pairs), torch.stack(same)), "equal turns leave products alone"

@@ -131,11 +131,14 @@ def predict(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
+    long: Annotated[
+        str, typer.Option(help="Texts longer than the model takes: cut, window (mean of the parts), error.")
+    ] = "cut",
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
 
-    commands.predict(model, data, text, out, device, precision, encoding, json)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")
@@ -146,11 +149,12 @@ def evaluate(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
+    bad_rows: Annotated[str, typer.Option(help="stop, or skip rows that cannot be read (at most 1 %).")] = "stop",
 ) -> None:
     """Score a model on a table with answers, each figure with its 95 % interval."""
     from mapsto import commands
 
-    commands.evaluate(model, data, device, precision, encoding, json)
+    commands.evaluate(model, data, device, precision, encoding, json, bad_rows)
 
 
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
@@ -196,7 +200,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where tables, pictures and mappings go.")] = Path(
         "runs/demo"
     ),
-    minutes: Annotated[float, typer.Option(help="How long to pretrain.")] = 5.5,
+    minutes: Annotated[float, typer.Option(help="How long to pretrain.")] = 5.0,
     quiet: Quiet = False,
 ) -> None:
     """Pretrain, fit and compare on data that packages carry; about 12 minutes on two cores."""

@@ -32,11 +32,12 @@ def predict(
     precision: str,
     encoding: str | None,
     as_json: bool,
+    long: str,
 ) -> None:
     """Answers for a table or for texts, to a file or to the screen."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
-    predictor = Predictor(folder.load(model), device, precision)
+    predictor = Predictor(folder.load(model), device, precision, long)
     source = predictor.mapping.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
     table = tables.read(given, encoding=encoding)
@@ -46,6 +47,11 @@ def predict(
     failed = sum("error" in answer for answer in answers)
     if failed or table.rejected:
         print(f"note: {failed} of {len(answers)} rows could not be answered; they say why", file=sys.stderr)
+    if predictor.cut_rows:
+        print(
+            f"note: {predictor.cut_rows} rows are longer than the model takes and were cut (see --long)",
+            file=sys.stderr,
+        )
     if as_json:
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False))
@@ -72,10 +78,12 @@ def _flat(table: tables.Table, row: int, answer: dict[str, Any]) -> dict[str, An
     return flat
 
 
-def evaluate(model: str, data: Path, device: str, precision: str, encoding: str | None, as_json: bool) -> None:
+def evaluate(
+    model: str, data: Path, device: str, precision: str, encoding: str | None, as_json: bool, bad_rows: str
+) -> None:
     """A table of scores beside what a model that reads nothing reaches."""
     predictor = Predictor(folder.load(model), device, precision)
-    found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device)
+    found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
     if as_json:
         print(json.dumps(asdict(found), ensure_ascii=False))
         return

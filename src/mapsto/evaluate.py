@@ -34,9 +34,9 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
     arrow = bind_to(mapping.arrow, table)
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
-    require_whole(rows, table.rejected, len(table), bad_rows)
+    faults = require_whole(rows, table.rejected, len(table), bad_rows)
     encoded = encode(arrow, rows, mapping.sources, mapping.config.transformer.longest, "cut")
-    notes = []
+    notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
     scores: dict[str, Score] = {}

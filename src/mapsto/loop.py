@@ -168,7 +168,7 @@ class Training:
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.mapping.parameters(), LARGEST_NORM)
+        norm = self._clip()
         factor = schedule(number, self.plan.steps)
         self._update(factor, loss.isfinite() & norm.isfinite(), made)
         self.state.step = number + 1
@@ -177,6 +177,14 @@ class Training:
         if self.watch and self.plan.watch_every and self.state.step % self.plan.watch_every == 0:
             self._look(self.watch)
         return float(loss), self.plan.rate * factor
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down to LARGEST_NORM where they are longer; their norm before that."""
+        parameters = [parameter for parameter in self.mapping.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm > LARGEST_NORM:
+            torch.nn.utils.clip_grads_with_norm_(parameters, LARGEST_NORM, norm)
+        return norm
 
     def _update(self, factor: float, finite: Tensor, made: list[Batch]) -> None:
         """Apply the gradients, unless they or the loss are not finite; stop when that goes on."""

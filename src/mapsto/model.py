@@ -59,9 +59,10 @@ class Model:
         """One answer a row, in order, of a table or a list of values; {"error": reason} where a row cannot be read."""
         return list(self.predictor.answer(tables.read(self._table(data))))
 
-    def evaluate(self, data: Any) -> Evaluation:
-        """Scores on a table with answers, each with its number of items and 95 % interval."""
-        return evaluate_mapping(self.predictor.mapping, tables.read(data), self.predictor.device)
+    def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
+        """Scores on a table with answers, each with its number of items and 95 % interval. Raises DataError for bad rows,
+        unless `bad_rows` is "skip" and they are at most 1 %."""
+        return evaluate_mapping(self.predictor.mapping, tables.read(data), self.predictor.device, bad_rows)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d); `pooling` is "mean" or "first", by default what the model was trained with."""

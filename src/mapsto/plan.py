@@ -17,10 +17,10 @@ from mapsto.mapping import Mapping
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
-PRETRAIN_TOKENS = 8192
+PRETRAIN_TOKENS = 4096
 FIT_BATCH = 32
-FIT_EPOCHS = (3.0, 20.0)
-FIT_STEPS = 300
+FIT_EPOCHS = (3.0, 10.0)
+FIT_STEPS = 150
 FEW_LABELS = 16
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}

@@ -17,6 +17,7 @@ from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError
 from mapsto.examples import batches, bind_to, encode, read_rows
 from mapsto.mapping import Mapping
+from mapsto.options import CHOICES
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 
 ROWS_AT_ONCE = 4096
@@ -73,7 +74,10 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
 
 
 class Predictor:
-    """A mapping made ready to answer: on its device, in its precision, never trained again."""
+    """A mapping made ready to answer: on its device, in its precision, never trained again.
+
+    long: what happens to rows longer than the model takes, "cut", "window" or "error"; `cut_rows` counts those that were cut.
+    """
 
     def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto", long: str = "cut") -> None:
         self.device = choose_device(device)
@@ -83,7 +87,10 @@ class Predictor:
             for parameter in blocks.parameters():
                 if parameter.ndim == 2:
                     parameter.data = parameter.data.to(dtype)
+        if long not in CHOICES["long"][1:]:
+            raise UsageError(f"--long is one of {', '.join(CHOICES['long'][1:])}, not {long!r}")
         self.long = long
+        self.cut_rows = 0
 
     def answer(self, table: Table) -> Iterator[dict[str, Any]]:
         """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place."""
@@ -101,6 +108,7 @@ class Predictor:
                     answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
             if len(rows):
                 encoded = encode(bound, rows, mapping.sources, mapping.config.transformer.longest, self.long)
+                self.cut_rows += len(encoded.long) if encoded.lost else 0
                 examples = [
                     Example(pieces, questions(mapping, pieces), int(of))
                     for pieces, of in zip(encoded.pieces, encoded.of, strict=True)

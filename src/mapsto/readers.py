@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ MOST_UNCLOSED = 100
 LARGEST_CELL = 100 * 2**20
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 GUESSES = ("gb18030", "cp1252")
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,13 @@ def format_of(path: Path) -> str | None:
 def read_file(path: Path, encoding: str | None = None) -> Part:
     """Everything in a file. Raises DataError when nothing of it can be read, UsageError for an unknown encoding."""
     kind = format_of(path)
-    if not path.exists():
-        neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
-    if kind is None:
-        raise DataError(
-            f"{path}: the name says no format; read are {', '.join(FORMATS)}, and all but parquet also as .gz"
-        )
     try:
+        if not path.exists():
+            neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
+        if kind is None:
+            formats = ", ".join(FORMATS)
+            raise DataError(f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz")
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
         return FORMATS[kind](path, encoding)
@@ -70,6 +71,8 @@ def read_file(path: Path, encoding: str | None = None) -> Part:
 
 def cell(value: Any) -> Any:
     """A cell as plain Python: None for nothing (empty text, NaN, missing values of any library)."""
+    if isinstance(value, np.datetime64):
+        value = None if np.isnat(value) else value.astype("datetime64[us]")  # of nanoseconds, item() makes an integer
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
@@ -88,30 +91,51 @@ def from_records(file: str, records: Sequence[tuple[int, Mapping[str, Any]]], re
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as csv, tsv, jsonl or parquet, whole or not at all. Raises UsageError, RunError."""
+    """Write rows as csv, tsv, jsonl or parquet, whole or not at all. Raises UsageError, RunError.
+
+    A row's cells outside `columns` are left out.
+    """
     kind = format_of(path)
     if kind not in ("csv", "tsv", "jsonl", "parquet"):
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
-    if kind == "parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        sink = io.BytesIO()
-        table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
-        pyarrow.parquet.write_table(table, sink)
-        content = sink.getvalue()
-    elif kind == "jsonl":
-        lines = (json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False) for row in rows)
-        content = "".join(f"{line}\n" for line in lines).encode()
-    else:
-        stream = io.StringIO(newline="")
-        writer = csv.DictWriter(stream, columns, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        content = stream.getvalue().encode()
+    records = [{name: row.get(name) for name in columns} for row in rows]
+    try:
+        if kind == "parquet":
+            content = _parquet(columns, records)
+        elif kind == "jsonl":
+            content = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()
+        else:
+            content = _separated(columns, records, "\t" if kind == "tsv" else ",").encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path.name}: a cell holds {error.object[error.start]!r}, half a character") from error
     write_atomic(path, gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
+
+
+def _parquet(columns: Sequence[str], records: Sequence[Mapping[str, Any]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    arrays = {}
+    for name in columns:
+        try:
+            arrays[name] = pyarrow.array([record[name] for record in records])
+        except pyarrow.ArrowException as error:
+            raise UsageError(f"column {name!r} does not fit into parquet: {error}") from error
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(arrays), sink)
+    return sink.getvalue()
+
+
+def _separated(columns: Sequence[str], records: Sequence[Mapping[str, Any]], delimiter: str) -> str:
+    # The csv module quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
+    lines: list[str] = []
+    sink = SimpleNamespace(write=lines.append)
+    writer = csv.DictWriter(sink, columns, delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _text(path: Path, encoding: str | None) -> str:
@@ -122,26 +146,23 @@ def _text(path: Path, encoding: str | None) -> str:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is no whole gzip file: {error}") from error
-    found = "utf-8"
-    for mark, name in MARKS:
-        if content.startswith(mark):
-            content, found = content[len(mark) :], name
-            break
+    chosen = encoding or next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
-        chosen = codecs.lookup(encoding or found).name
-    except LookupError as error:
+        text = content.decode(chosen).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        at, content = error.start, error.object  # the codec may have taken a mark off
+        lines = ROW.split(content[:at].decode(chosen))
+        offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(chosen)) - len("".encode(chosen))
+        reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{_guess(content)}"
+        fault = Finding(str(path), len(lines), None, content[at : at + 8].hex(" "), reason)
+        raise DataError(f"{path} cannot be decoded:", [fault]) from error
+    except (LookupError, ValueError) as error:
         raise UsageError(
             f"there is no encoding {encoding!r}; common ones are utf-8, cp1252, gb18030, utf-16"
         ) from error
-    try:
-        return content.decode(chosen)
-    except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line = len(ROW.findall(before.decode("latin-1"))) + 1
-        offset = error.start - max(before.rfind(b"\n"), before.rfind(b"\r"))
-        value = content[error.start : error.start + 8].hex(" ")
-        reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{_guess(content)}"
-        raise DataError(f"{path} cannot be decoded:", [Finding(str(path), line, None, value, reason)]) from error
+    if not text:
+        raise DataError(f"{path} is empty")
+    return text
 
 
 def _guess(content: bytes) -> str:
@@ -151,7 +172,9 @@ def _guess(content: bytes) -> str:
             decoded = content.decode(name)
         except UnicodeDecodeError:
             continue
-        if name != "gb18030" or any("\u4e00" <= character <= "\u9fff" for character in decoded):
+        # Nearly every Chinese character is two high bytes; an accented letter read as one takes the ASCII behind it along.
+        high = sum(byte >= 0x80 for byte in content)
+        if name != "gb18030" or high >= 1.5 * sum(not character.isascii() for character in decoded):
             return f"; if they are {name}, say --encoding {name}"
     return "; say which they are with --encoding"
 
@@ -222,9 +245,10 @@ def _take_record(
             Finding(file, number, name, value, "the value is nested; a cell holds one text, number or truth value")
         )
     for name, value in record.items():
-        if isinstance(value, str) and "\0" in value:
+        if isinstance(value, str) and (found := NO_TEXT.search(value)):
             nested.append(name)
-            bad.append(Finding(file, number, name, value, "the cell holds a NUL character"))
+            reason = "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
+            bad.append(Finding(file, number, name, ascii(value)[1:-1], f"the cell holds {reason}"))
     if not nested:
         good.append((number, record))
 
@@ -235,6 +259,8 @@ def _read_separated(path: Path, encoding: str | None, delimiter: str) -> Part:
     lines = ROW_WITH_END.findall(_text(path, encoding))
     records = _records(lines, delimiter)
     _, header, fault = next(records, (1, [], None))
+    if not header:
+        raise DataError(f"{path} is empty")
     if fault is not None:
         raise DataError(f"{path}: the header cannot be read: {fault}")
     names = [name.strip() for name in header]
@@ -265,7 +291,7 @@ def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str],
     at = unclosed = 0
     while at < len(lines) and unclosed < MOST_UNCLOSED:
         start = at
-        reader = csv.reader(lines[at:], delimiter=delimiter, strict=True)
+        reader = csv.reader((lines[row] for row in range(start, len(lines))), delimiter=delimiter, strict=True)
         try:
             for record in reader:
                 first, at = at, start + reader.line_num
@@ -273,7 +299,7 @@ def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str],
                     yield first + 1, record, None
             return
         except csv.Error as error:
-            endless = "unexpected end" in str(error)
+            endless = "unexpected end" in str(error) or "field larger" in str(error)
             unclosed += endless
             reason = "a quote is opened and never closed" if endless else f"broken quotes: {error}"
             yield at + 1, [lines[at].rstrip("\r\n")], reason

@@ -5,6 +5,7 @@ Legend of shapes: m answers, c classes.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from mapsto.transformer import Linear
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 PROBE_DEFAULT = 0.1
 PROBE_FOLDS = 5
+PROBE_ROWS = 1000
+PROBE_ITERATIONS = 1000
 UNSEEN_LOGIT = -10.0
 
 
@@ -89,13 +93,12 @@ class Label(Target):
     def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
         scale = float(np.sqrt((features**2).mean())) or 1.0
-        counts = np.bincount(values, minlength=len(self.classes))
-        folds = min(PROBE_FOLDS, int(counts[counts > 0].min()))
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = max(
-            (self._logistic(features / scale, values, strength, folds, seed, weights) for strength in PROBE_STRENGTHS),
-            key=lambda pair: pair[0],
-        )[1]
+        model = LogisticRegression(max_iter=PROBE_ITERATIONS, tol=1e-3, class_weight=weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
+            model.set_params(C=_best_strength(model, features / scale, values, seed))
+            fitted = model.fit(features / scale, values)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:
@@ -104,23 +107,6 @@ class Label(Target):
         else:
             weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
         return torch.from_numpy(weight / scale).float(), torch.from_numpy(bias).float()
-
-    @staticmethod
-    def _logistic(
-        features: NDArray[np.float32],
-        values: Ints,
-        strength: float,
-        folds: int,
-        seed: int,
-        weights: dict[int, float] | None,
-    ) -> tuple[float, LogisticRegression]:
-        """(cross-validated log likelihood, the model fitted on all rows)."""
-        model = LogisticRegression(C=strength, max_iter=500, class_weight=weights)
-        quality = 0.0 if strength == PROBE_DEFAULT else -np.inf
-        if folds >= 2:
-            order = StratifiedKFold(folds, shuffle=True, random_state=seed)
-            quality = float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
-        return quality, model.fit(features, values)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to one logit a class."""
@@ -192,6 +178,22 @@ class Label(Target):
     def state(self) -> State:
         """Classes in the order of the logits, and their weights in the loss."""
         return {"classes": self.classes, "weights": self.weights, "balance": self.balance}
+
+
+def _best_strength(model: LogisticRegression, features: NDArray[np.float32], values: Ints, seed: int) -> float:
+    """The inverse penalty with the best cross-validated log loss; a middle one when a class has a single row."""
+    rows = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(values))[:PROBE_ROWS]
+    features, values = features[rows], values[rows]
+    folds = min(PROBE_FOLDS, int(np.unique(values, return_counts=True)[1].min()))
+    if folds < 2 or len(np.unique(values)) < 2:
+        return PROBE_DEFAULT
+    order = StratifiedKFold(folds, shuffle=True, random_state=seed)
+
+    def quality(strength: float) -> float:
+        model.set_params(C=strength)
+        return float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
+
+    return max(PROBE_STRENGTHS, key=quality)
 
 
 target = Label

@@ -1,0 +1,41 @@
+"""How full the rows are on real sentences, and what share of a training step packing takes."""
+
+from __future__ import annotations
+
+import torch
+from common import DATA, record, seconds, spread
+
+from mapsto import train
+from mapsto.arrow import parse
+from mapsto.begin import begin
+from mapsto.loop import Plan, Training
+from mapsto.options import Options
+
+STEPS = 12
+CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles": "tnews/unlabeled.txt"}
+
+
+def main() -> None:
+    lines = ["| corpus | rows filled, % | packing and collating, ms a step | share of a step, % |", "|---|---|---|---|"]
+    for name, file in CORPORA.items():
+        work = train._prepare(
+            parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None
+        )
+        mean = sum(len(p) for pieces in work.examples.pieces[:2000] for p in pieces) / 2000
+        plan = Plan(steps=1000, batch=round(8192 / mean), rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
+        training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=0)
+        training.mapping.train()
+        training.step(0)
+        fill, making, steps = [], [], []
+        for step in range(1, STEPS):
+            made = training.loader.make(step)
+            fill.append(100 * sum(b.real_tokens for b in made) / sum(b.segments.numel() for b in made))
+            making.append(1000 * seconds(lambda step=step: training.loader.make(step)))
+            steps.append(1000 * seconds(lambda step=step: training.step(step)))
+        share = [100 * one / other for one, other in zip(making, steps, strict=True)]
+        lines.append(f"| {name} | {spread(fill, 1)} | {spread(making, 1)} | {spread(share, 2)} |")
+    record("Packing (benchmarks/packing.py)", lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Every code block of the README and of docs/ runs, page by page, as a reader would run it (with few steps)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from runs import write_corpus, write_labelled
+
+from mapsto import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# The same commands with less work; nothing else is changed.
+SHORTER = (
+    (r"--minutes \d+", "--steps 3 --layers 2 --width 64 --vocabulary 300"),
+    (r"minutes=\d+", "steps=3, layers=2, width=64, vocabulary=300"),
+)
+MADE = ("make demo", "make test")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus.txt")
+    write_labelled(tmp_path / "train.csv")
+    write_labelled(tmp_path / "test.csv", 30, seed=5)
+    write_labelled(tmp_path / "new.csv", 10, seed=6)
+    if page.stem not in ("README", "quick-start", "pretraining"):
+        call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
+    names: dict[str, object] = {}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    assert blocks, "a page without a code block needs no test; take it off PAGES"
+    for language, code in blocks:
+        assert language in ("sh", "python", "text"), f"{page.name} has a block of {language!r}"
+        if language == "sh":
+            for line in filter(None, code.splitlines()):
+                call(monkeypatch, line)
+        elif language == "python":
+            exec(compile(shorter(code), str(page), "exec"), names)
+
+
+def shorter(code: str) -> str:
+    for pattern, instead in SHORTER:
+        code = re.sub(pattern, instead, code)
+    return code
+
+
+def call(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    words = shlex.split(shorter(line), comments=True)
+    if " ".join(words) in MADE:
+        return
+    assert words[0] == "mapsto", f"{line!r} is no command of ours"
+    monkeypatch.setattr(sys, "argv", [*words, *(["--quiet"] if words[1] in ("pretrain", "fit") else [])])
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        assert not stopped.code, line
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} → {target}"
