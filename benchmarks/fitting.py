@@ -47,7 +47,7 @@ def reference(train: Table, test: Table, text: str, label: str, seed: int) -> fl
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(classes))
     arguments = TrainingArguments(
-        tempfile.mkdtemp(), num_train_epochs=EPOCHS, per_device_train_batch_size=32, seed=seed, 
+        tempfile.mkdtemp(), num_train_epochs=EPOCHS, per_device_train_batch_size=32, seed=seed,
         save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True,
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=rows(train), data_collator=DataCollatorWithPadding(tokenizer))
@@ -80,8 +80,8 @@ def main() -> None:
     names = given.tasks.split(",")
     which = "all rows" if given.rows is None else f"the first {given.rows:,} rows of a shuffle (seed 0)"
     lines = [
-        f"Trained on {which}, {EPOCHS} epochs, tested on the whole test split. Accuracy in %, mean (each seed); seconds of training and",
-        "prediction, median (range). The Trainer runs at its defaults in fp32 with batches of 32.",
+        f"Trained on {which}, {EPOCHS} epochs, tested on the whole test split. Accuracy in %, mean (each seed); seconds of",
+        "training and prediction, median (range). The Trainer runs at its defaults in fp32 with batches of 32.",
         "",
         "| task | Trainer | ours | difference, points | Trainer, s | ours, s | ours is × faster |",
         "|---|---|---|---|---|---|---|",

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.tokenizer import STYLES, Tokenizer, vocabulary_size
+from mapsto.tokenizer import Tokenizer
+from mapsto.vocabulary import STYLES, vocabulary_size
 
 ENGLISH = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",

