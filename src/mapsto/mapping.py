@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mapsto.arrow import Arrow
 from mapsto.kinds import Source, Target
-from mapsto.sequence import Batch
+from mapsto.sequence import Batch, few_sizes
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
 
 
@@ -85,9 +85,10 @@ class Mapping(nn.Module):
             read = vectors if readout is None else vectors[readout.examples]
         else:
             assert readout is not None and readout.at is not None
-            read = hidden.flatten(0, 1)[readout.at]
+            extra = few_sizes(len(readout.at)) - len(readout.at)
+            read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
         out: Tensor = self.heads[port](read)
-        return out
+        return out if readout is None else out[: len(readout.values)]
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
         """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""
