@@ -25,7 +25,7 @@ from mapsto.scores import Score, mean_interval
 SEEDS = (0, 1, 2)
 QUESTION = "今天天气真好！"
 LENGTH = 128
-TESTED_REVIEWS, TESTED_NEWS = 1000, 500
+TESTED_REVIEWS, TESTED_NEWS = 1000, 400
 TFIDF, SCRATCH = "TF-IDF + logistic regression", "mapsto, from scratch"
 Answerer = Callable[[list[Row], int], Sequence[str]]
 
@@ -106,7 +106,7 @@ def _published_start(out: Path, progress: Progress) -> Comparison:
     ways = {
         SCRATCH: lambda rows, seed: _answers(fit("text -> label", rows, length=LENGTH, seed=seed), test),
         "mapsto, MiniLM": lambda rows, seed: _answers(
-            _kept(out / "news", "text -> label", rows, start=start, length=256, seed=seed), test
+            _kept(out / "news", "text -> label", rows, start=start, length=LENGTH, seed=seed), test
         ),
     }
     title = "(b) English news topics, from a published start"
