@@ -35,7 +35,8 @@ def test_draws_are_even_and_a_function_of_their_seed() -> None:
 
 
 def test_the_table_the_words_and_the_picture(tmp_path: Path) -> None:
-    pool, test = demo_data.news()[:400], demo_data.news()[400:430]
+    news = demo._shuffled(demo_data.news())
+    pool, test = news[:400], news[400:430]
     truth = [row["label"] for row in test]
     ways = {
         demo.TFIDF: demo._tfidf(test, "word", (1, 2)),

@@ -223,11 +223,11 @@ class Training:
         self.state.watched.append({"step": self.state.step, **scores})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.progress.say(f"step {self.state.step}: held out: {shown}")
-        if scores["loss"] < self.state.best:
-            self.state.best, self.state.best_step, self.state.stale = scores["loss"], self.state.step, 0
+        error = scores["error"]
+        self.state.stale = 0 if error < self.state.best else self.state.stale + 1
+        if error <= self.state.best:  # of equally good weights the later ones: the rate has fallen further
+            self.state.best, self.state.best_step = error, self.state.step
             self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
-        else:
-            self.state.stale += 1
 
     def _finish(self) -> None:
         """Take the best weights where a held-out part chose them, else the average of the tail where there is one."""

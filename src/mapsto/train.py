@@ -35,9 +35,10 @@ from mapsto.progress import Progress, duration, tensorboard
 from mapsto.scores import Score
 
 PRETRAIN_LENGTH = 128
-WATCHED_ROWS = 2000
-FEWEST_TO_HOLD_OUT = 2000
-FEWEST_TO_HOLD_OUT_TEXT = 200
+WATCHED_ROWS = 1000
+# Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
+FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
+FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
 
 
@@ -202,8 +203,10 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
     share = options.hold_out
     if share is None:
-        enough = len(rows) >= (FEWEST_TO_HOLD_OUT_TEXT if arrow.corrupted else FEWEST_TO_HOLD_OUT)
-        share = min(0.02 if arrow.corrupted else 0.1, WATCHED_ROWS / len(rows)) if enough else 0.0
+        fewest, share = FEWEST_TO_HOLD_OUT, HELD_OUT
+        if arrow.corrupted:
+            fewest, share = FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT
+        share = min(share, WATCHED_ROWS / len(rows)) if len(rows) >= fewest else 0.0
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
@@ -281,19 +284,21 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
 
 
 def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mapping], dict[str, float]] | None:
-    """A look at the held-out rows: the mean loss of the first target."""
+    """A look at the held-out rows: the mean loss and error of the first target."""
     if watched is None:
         return None
     listed = as_scored(watched)
 
     def look(mapping: Mapping) -> dict[str, float]:
-        total, count = 0.0, 0
+        target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
         for batch, hidden in over(mapping, listed, device):
             readout = batch.answers[0]
             if readout is not None:
-                total += float(mapping.targets[0].loss(mapping.read(hidden, batch, 0), readout.values))
+                output = mapping.read(hidden, batch, 0)
+                loss += float(target.loss(output, readout.values))
+                error += float(target.error(output, readout.values))
                 count += len(readout.values)
-        return {"loss": total / max(count, 1)}
+        return {"loss": loss / max(count, 1), "error": error / max(count, 1)}
 
     return look
 

@@ -147,6 +147,10 @@ class Target(ABC):
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The sum of the losses of `output` (m, …) against `values` (m, …), a scalar in fp32."""
 
+    def error(self, output: Tensor, values: Tensor) -> Tensor:
+        """What held-out rows choose the best weights by, summed over the answers; the loss unless a kind knows better."""
+        return self.loss(output, values)
+
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """What `score` needs of outputs (m, …); kinds with large outputs keep less than all of it."""
         return output

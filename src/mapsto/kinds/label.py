@@ -120,6 +120,10 @@ class Label(Target):
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(output.float(), values, weight=weight, reduction="sum")
 
+    def error(self, output: Tensor, values: Tensor) -> Tensor:
+        """Wrong answers: in fine-tuning they go on falling when the cross-entropy already grows."""
+        return (output.argmax(dim=-1) != values).sum()
+
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The likeliest class, its probability, and the probability of each class."""
         answers = []
