@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -10,12 +11,15 @@ import pytest
 
 from mapsto import check, data
 
-ENGLISH = (
+ENGLISH = re.findall(
+    r"\w+",
     "the old river mill stood near a quiet field where children played until winter came and snow covered every roof "
     "while farmers carried wood along narrow roads toward the town market selling apples bread cheese candles wool "
-    "under grey morning light as bells rang over distant hills and boats returned slowly from the cold northern sea"
-).split()
-CHINESE = "春夏秋冬山川河流城市乡村学校医院工厂商店老师学生朋友家人早晨夜晚天气温度雨雪风云花草树木书本纸笔电话电脑音乐电影"
+    "under grey morning light as bells rang over distant hills and boats returned slowly from the cold northern sea",
+)
+CHINESE = (
+    "春夏秋冬山川河流城市乡村学校医院工厂商店老师学生朋友家人早晨夜晚天气温度雨雪风云花草树木书本纸笔电话电脑音乐电影"
+)
 
 
 def text(rng: random.Random, language: str) -> str:
