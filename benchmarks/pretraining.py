@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mapsto.arrow import Arrow, Port
 from mapsto.corrupt import Corruption
+from mapsto.device import choose_precision
 from mapsto.examples import Examples
 from mapsto.kinds.text import TextSource, TextTarget
 from mapsto.loop import Plan, Training
@@ -88,7 +89,7 @@ def ours(optimizer: str) -> object:
     shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, hidden=1024, max_positions=512)
     arrow = Arrow((Port("text", "text", True),), (Port("text", "text"),))
     mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [TextTarget()])
-    mapping.computing_in(torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32).train()
+    mapping.computing_in(choose_precision("auto", torch.device("cpu"))).train()
     pieces = [(Piece("text", ids.numpy(), np.arange(len(ids))[:, None], np.zeros(len(ids), np.bool_)),) for ids in IDS]
     examples = Examples(
         arrow, mapping.sources, pieces, [(None,)] * len(pieces), np.arange(len(pieces)), 0, Corruption()

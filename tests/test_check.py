@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mapsto import check, data
+from mapsto import check, data, kinds
+from mapsto.arrow import parse
+from mapsto.examples import Rows, read_rows
 
 ENGLISH = re.findall(
     r"\w+",
@@ -49,8 +51,15 @@ SAME: dict[str, Callable[[str], str]] = {
 }
 
 
-def table(texts: list[str]) -> data.Table:
-    return data.read([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)])
+def examined(texts: list[str], tested: list[str]) -> check.Report:
+    """What the doctor says of these texts beside those of a test."""
+    arrow = parse("text:text -> label:label")
+
+    def rows(texts: list[str]) -> Rows:
+        table = data.read([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)])
+        return read_rows(arrow, table, {"text": kinds.source("text")}, [kinds.target("label")])
+
+    return check.doctor(arrow, rows(texts), rows(tested))
 
 
 @pytest.mark.parametrize("language", ["english", "chinese"])
@@ -60,7 +69,7 @@ def test_near_duplicates_are_found_and_strangers_are_not(language: str) -> None:
     known, strangers = ([text(rng, language) for _ in range(600)] for _ in range(2))
     edits = list(NEAR.values())
     twins = [edits[i % len(edits)](rng, one) for i, one in enumerate(known)]
-    report = check.doctor(table(known), ["text"], "label", table(twins + strangers))
+    report = examined(known, twins + strangers)
     warned = {finding.row for finding in report.warnings if "almost the same" in finding.reason}
     leaked = {finding.row for finding in report.leaks}
     rows = range(1, len(twins) + 1)
@@ -74,12 +83,12 @@ def test_near_duplicates_are_found_and_strangers_are_not(language: str) -> None:
 def test_every_exact_duplicate_is_found(change: str) -> None:
     rng = random.Random(1)
     known = [text(rng, language) + "é" for language in ("english", "chinese") for _ in range(50)]
-    report = check.doctor(table(known), ["text"], "label", table([SAME[change](one) for one in known]))
+    report = examined(known, [SAME[change](one) for one in known])
     assert len(report.leaks) == len(known) and report.leaks == report.errors
 
 
 def test_clean_data_gives_no_alarm() -> None:
     rng = random.Random(2)
     rows = [text(rng, language) for language in ("english", "chinese") for _ in range(200)]
-    report = check.doctor(table(rows[::2]), ["text"], "label", table(rows[1::2]))
+    report = examined(rows[::2], rows[1::2])
     assert not report.errors and not report.warnings

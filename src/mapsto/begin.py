@@ -76,7 +76,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 
 def _of_mapping(mapping: Mapping) -> Beginning:
     tensors = {zoo.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
-    labels = next((target.state()["classes"] for target in mapping.targets if target.kind == "label"), None)
+    labels = next((target.classes for target in mapping.targets if target.named), None)
     return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels)
 
 
@@ -138,7 +138,7 @@ def make_mapping(
     mapping = Mapping(arrow, config, sources, targets)
     if beginning.tensors is None:
         return mapping
-    classes = next((target.state()["classes"] for target in targets if target.kind == "label"), None)
+    classes = next((target.classes for target in targets if target.named), None)
     missing = folder.take(mapping, beginning.tensors, heads=classes is None or classes == beginning.labels)
     body = [name for name in missing if not name.startswith(("heads.", "pooler."))]
     if body:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.data import Table
+from mapsto import kinds
+from mapsto.arrow import Arrow
 from mapsto.errors import Finding, shorten
+from mapsto.examples import Rows
 
 SHINGLE = 5
 SHORTEST_NEAR = 20
@@ -36,37 +38,38 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The texts of a table, one string a row, and its labels; None where a cell is blank."""
+class _Values:
+    """What the doctor compares: for each row a key of all that is read, and the name that is answered, where it is one.
 
-    table: Table
+    None where a cell cannot be read.
+    """
+
+    rows: Rows
     column: str | None
-    texts: list[str | None]
-    labels: list[str | None]
+    keys: Sequence[str | None]
+    labels: Sequence[str | None] | None
     label_column: str | None
 
-    def finding(self, row: int, reason: str, of_label: bool = False) -> Finding:
-        file, line = self.table.origin(row)
-        value = self.labels[row] if of_label else self.texts[row]
-        return Finding(file, line, self.label_column if of_label else self.column, value, reason)
+    def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
+        file, line = self.rows.table.origin(int(self.rows.rows[index]))
+        if of_label and self.labels is not None:
+            return Finding(file, line, self.label_column, self.labels[index], reason)
+        return Finding(file, line, self.column, self.keys[index], reason)
 
-    def place(self, row: int) -> str:
-        file, line = self.table.origin(row)
+    def place(self, index: int) -> str:
+        file, line = self.rows.table.origin(int(self.rows.rows[index]))
         return f"{file}, row {line}"
 
 
-def doctor(table: Table, text_columns: Sequence[str], label_column: str | None, test: Table | None = None) -> Report:
-    """Look a training table over, alone and beside its test."""
+def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
+    """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
     report = Report()
-    train = _rows(table, text_columns, label_column)
-    tested = None if test is None else _rows(test, text_columns, label_column)
-    for rows in (train, tested):
-        if rows is not None:
-            report.errors += _blanks(rows)
+    train = _values(arrow, rows)
     report.errors += _one_class(train)
     report.warnings += _labels(train)
     report.warnings += _repeated(train)
-    if tested is not None:
+    if test is not None:
+        tested = _values(arrow, test)
         report.warnings += _unseen(train, tested)
         report.leaks, near = _shared(train, tested)
         report.errors += report.leaks
@@ -74,44 +77,37 @@ def doctor(table: Table, text_columns: Sequence[str], label_column: str | None, 
     return report
 
 
-def _rows(table: Table, text_columns: Sequence[str], label_column: str | None) -> _Rows:
-    columns = [table.column(name) for name in text_columns if name in table.columns]
-    texts = [
-        None if any(_blank(cell) for cell in cells) else "\n".join(map(str, cells))
-        for cells in zip(*columns, strict=True)
-    ] or [None] * len(table)
-    labelled = label_column is not None and label_column in table.columns
-    cells = table.column(label_column) if labelled and label_column is not None else [None] * len(table)
-    labels = [None if _blank(cell) else str(cell) for cell in cells]
-    return _Rows(table, text_columns[0] if text_columns else None, texts, labels, label_column if labelled else None)
+def _values(arrow: Arrow, rows: Rows) -> _Values:
+    key_of = [kinds.source(port.kind).key for port in arrow.sources]
+    keys = [
+        None
+        if any(value is None for value in values)
+        else "\n".join(key(value) for key, value in zip(key_of, values, strict=True))
+        for values in zip(*rows.sources, strict=True)
+    ]
+    named = next((i for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    return _Values(
+        rows,
+        arrow.sources[0].column,
+        keys,
+        None if named is None else rows.targets[named],
+        None if named is None else arrow.targets[named].column,
+    )
 
 
-def _blank(cell: object) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _blanks(rows: _Rows) -> list[Finding]:
-    found = []
-    for row in range(len(rows.table)):
-        if rows.texts[row] is None:
-            found.append(rows.finding(row, "the text is blank"))
-        if rows.label_column is not None and rows.labels[row] is None:
-            found.append(rows.finding(row, "the label is blank", of_label=True))
-    return found
-
-
-def _one_class(rows: _Rows) -> list[Finding]:
-    classes = {label for label in rows.labels if label is not None}
-    if rows.label_column is None or len(classes) != 1:
+def _one_class(values: _Values) -> list[Finding]:
+    classes = {label for label in values.labels or () if label is not None}
+    if len(classes) != 1:
         return []
     reason = f"every row has the label {classes.pop()!r}; two classes are needed"
-    return [Finding(rows.table.origin(0)[0], None, rows.label_column, None, reason)]
+    return [Finding(values.rows.table.origin(0)[0], None, values.label_column, None, reason)]
 
 
-def _labels(rows: _Rows) -> list[Finding]:
+def _labels(values: _Values) -> list[Finding]:
     """Labels that differ by case or spaces alone, and classes of a single row."""
-    counts = Counter(label for label in rows.labels if label is not None)
-    first = {label: row for row, label in reversed(list(enumerate(rows.labels))) if label is not None}
+    labels = values.labels or []
+    counts = Counter(label for label in labels if label is not None)
+    first = {label: index for index, label in reversed(list(enumerate(labels)))}
     alike: dict[str, list[str]] = {}
     for label in counts:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
@@ -121,9 +117,9 @@ def _labels(rows: _Rows) -> list[Finding]:
             rare = min(group, key=lambda label: counts[label])
             listed = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
             reason = f"labels that differ by case or spaces alone: {listed}"
-            found.append(rows.finding(first[rare], reason, of_label=True))
+            found.append(values.finding(first[rare], reason, of_label=True))
     single = [label for label, count in counts.items() if count == 1]
-    return found + [rows.finding(first[label], "the only row of its class", of_label=True) for label in single]
+    return found + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 
 
 def _exact(text: str) -> str:
@@ -131,59 +127,60 @@ def _exact(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _repeated(rows: _Rows) -> list[Finding]:
+def _repeated(values: _Values) -> list[Finding]:
     """The same text under two labels, and how many rows only repeat another one."""
     seen: dict[str, int] = {}
     again: list[tuple[int, int]] = []
     found = []
-    for row, text in enumerate(rows.texts):
-        if text is None:
+    labels = values.labels or [None] * len(values.keys)
+    for index, key in enumerate(values.keys):
+        if key is None:
             continue
-        before = seen.setdefault(_exact(text), row)
-        if before == row:
+        before = seen.setdefault(_exact(key), index)
+        if before == index:
             continue
-        if rows.labels[before] != rows.labels[row]:
-            reason = f"contradicting labels: {rows.labels[row]!r} here, {rows.labels[before]!r} in {rows.place(before)}"
-            found.append(rows.finding(row, reason))
+        if labels[before] != labels[index]:
+            reason = f"contradicting labels: {labels[index]!r} here, {labels[before]!r} in {values.place(before)}"
+            found.append(values.finding(index, reason))
         else:
-            again.append((row, before))
+            again.append((index, before))
     if again:
-        row, before = again[0]
-        found.append(
-            rows.finding(row, f"{len(again):,} rows repeat another one; this one repeats {rows.place(before)}")
-        )
+        index, before = again[0]
+        reason = f"{len(again):,} rows repeat another one; this one repeats {values.place(before)}"
+        found.append(values.finding(index, reason))
     return found
 
 
-def _unseen(train: _Rows, test: _Rows) -> list[Finding]:
+def _unseen(train: _Values, test: _Values) -> list[Finding]:
     """Classes that only the test has."""
-    known = set(train.labels)
-    counts = Counter(label for label in test.labels if label is not None and label not in known)
+    if train.labels is None or test.labels is None:
+        return []
+    known, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
     return [
         test.finding(
             test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
         )
         for label, count in counts.items()
-        if train.label_column is not None
+        if label not in known
     ]
 
 
-def _shared(train: _Rows, test: _Rows) -> tuple[list[Finding], list[Finding]]:
+def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
     """Test rows whose text also stands in the training data: exactly, and nearly."""
-    known = {_exact(text): row for row, text in reversed(list(enumerate(train.texts))) if text is not None}
+    known = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
     leaks, others = [], []
-    for row, text in enumerate(test.texts):
-        if text is None:
+    for index, key in enumerate(test.keys):
+        if key is None:
             continue
-        if (same := known.get(_exact(text))) is not None:
-            leaks.append(test.finding(row, f"the same text also stands in the training data: {train.place(same)}"))
+        if (same := known.get(_exact(key))) is not None:
+            leaks.append(test.finding(index, f"the same text also stands in the training data: {train.place(same)}"))
         else:
-            others.append(row)
+            others.append(index)
     near = []
-    for row, twin, similarity in near_duplicates(train.texts, test.texts, others):
-        shown = shorten(str(train.texts[twin]), 40)
+    for index, twin, similarity in near_duplicates(train.keys, test.keys, others):
+        shown = shorten(str(train.keys[twin]), 40)
         reason = f"almost the same text ({100 * similarity:.0f} % alike) in the training data: {train.place(twin)}: {shown!r}"
-        near.append(test.finding(row, reason))
+        near.append(test.finding(index, reason))
     return leaks, near
 
 

@@ -15,9 +15,9 @@ from mapsto import folder, kinds
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.errors import DataError, Finding, UsageError
+from mapsto.errors import DataError, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
-from mapsto.examples import bind_to, encode, read_rows
+from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
 from mapsto.options import Options
 from mapsto.predict import Predictor
@@ -121,15 +121,13 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     bound = bind_to(parse(arrow), table)
     readers = {port.kind: kinds.source(port.kind) for port in bound.sources}
     targets = [kinds.target(port.kind) for port in bound.targets]
-    errors: list[Finding] = []
-    for part in (table, tested):
-        if part is not None:
-            errors += [*part.rejected, *read_rows(bound, part, readers, targets).faults]
-    texts = [port.column for port in bound.sources if port.kind == "text" and port.column]
-    labels = [port.column for port in bound.targets if port.kind == "label" and port.column]
-    report = doctor(table, texts, labels[0] if labels else None, tested)
-    known = {(finding.file, finding.row, finding.column) for finding in errors}
-    errors += [f for f in report.errors if f.row is None or (f.file, f.row, f.column) not in known]
+    rows = read_cells(bound, table, readers, targets)
+    test_rows = None if tested is None else read_cells(bind_to(bound, tested), tested, readers, targets)
+    report = doctor(bound, rows, test_rows)
+    errors = [*table.rejected, *rows.faults]
+    if tested is not None and test_rows is not None:
+        errors += [*tested.rejected, *test_rows.faults]
+    errors += report.errors
     notes = _lengths(bound, table, start)
     if as_json:
         found = {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}

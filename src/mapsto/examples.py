@@ -51,8 +51,9 @@ def restores(arrow: Arrow) -> list[int | None]:
 
 @dataclass(frozen=True)
 class Rows:
-    """Values read from a table: `sources[port]` and `targets[port]` are parallel to `rows`, numbers of table rows."""
+    """Values read from `table`: `sources[port]` and `targets[port]` are parallel to `rows`, numbers of its rows."""
 
+    table: Table
     sources: list[list[Any]]
     targets: list[list[Any]]
     rows: Ints
@@ -65,21 +66,28 @@ class Rows:
         """The rows at `indices`."""
         chosen = [int(i) for i in indices]
         return Rows(
+            self.table,
             [[column[i] for i in chosen] for column in self.sources],
             [[column[i] for i in chosen] for column in self.targets],
             self.rows[indices],
             self.faults,
         )
 
+    def whole(self) -> Rows:
+        """The rows without a cell that could not be read."""
+        bad = {(fault.file, fault.row) for fault in self.faults}
+        good = [i for i, row in enumerate(self.rows.tolist()) if self.table.origin(row) not in bad]
+        return self.select(np.array(good, np.int64))
 
-def read_rows(
+
+def read_cells(
     arrow: Arrow,
     table: Table,
     sources: Mapping[str, Source | type[Source]],
     targets: Sequence[Target | type[Target]],
     answers: bool = True,
 ) -> Rows:
-    """Every cell the arrow reads. Rows with a fault are left out and each of their faults is named."""
+    """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
     def read_column(port: Port, read: Callable[[object], Any]) -> list[Any]:
@@ -101,11 +109,20 @@ def read_rows(
         [None] * len(table) if restored is not None else read_column(port, target.read)
         for port, target, restored in wanted
     ]
-    whole = np.array([row for row in range(len(table)) if row not in faults], np.int64)
-    found = Rows(
-        read_sources, read_targets, np.arange(len(table)), list(chain(*(faults[row] for row in sorted(faults))))
-    )
-    return found if not faults else found.select(whole)
+    listed = list(chain(*(faults[row] for row in sorted(faults))))
+    return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
+
+
+def read_rows(
+    arrow: Arrow,
+    table: Table,
+    sources: Mapping[str, Source | type[Source]],
+    targets: Sequence[Target | type[Target]],
+    answers: bool = True,
+) -> Rows:
+    """The rows of which every cell can be read; the faults of the others are named."""
+    rows = read_cells(arrow, table, sources, targets, answers)
+    return rows if not rows.faults else rows.whole()
 
 
 def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str) -> list[Finding]:

@@ -135,7 +135,7 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
 def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dict[str, Score] | None = None) -> None:
     """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    labels = next((target.state()["classes"] for target in mapping.targets if target.kind == "label"), None)
+    labels = next((target.classes for target in mapping.targets if target.named), None)
     zoo.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

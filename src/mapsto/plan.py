@@ -42,7 +42,7 @@ def choose_method(options: Options, mapping: Mapping, beginning: Beginning, coun
     target = mapping.targets[0]
     if not started or pretraining or target.way != "pooled":
         return "full"
-    a_class = count / max(1, len(target.state().get("classes", ())))
+    a_class = count / max(1, len(target.classes) if target.named else 1)
     return "probe" if a_class <= FEW_LABELS else "probe+full" if a_class <= MANY_LABELS else "full"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
     rows = read_rows(bound, table, sources, targets)
-    require_whole(Rows(rows.sources, rows.targets, rows.rows, []), [], len(rows), "skip")
+    require_whole(replace(rows, faults=[]), [], len(rows), "skip")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
             target.learn(rows.targets[port])

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.kinds import Source, Target
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.options import Options
@@ -128,10 +130,9 @@ def _prepare(
     for note in beginning.notes:
         say(f"note: {note}")
     sources = make_sources(beginning, arrow, table, options, say)
-    targets = [
-        kinds.target(port.kind)(**({"balance": True} if port.kind == "label" and options.balance else {}))
-        for port in arrow.targets
-    ]
+    targets = [kinds.target(port.kind)() for port in arrow.targets]
+    if options.balance and not any(target.named for target in targets):
+        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
@@ -140,8 +141,8 @@ def _prepare(
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
-            target.learn(rows.targets[port])
-    tested = _examined(arrow, table, tested, options, say)
+            target.learn(rows.targets[port], options.balance)
+    tested = _examined(arrow, rows, tested, sources, targets, options, say)
     mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
     kept, held = _split(arrow, rows, options)
     examples = _examples(mapping, kept, options, options.seed, say)
@@ -174,14 +175,21 @@ def _prepare(
 
 
 def _examined(
-    arrow: Arrow, table: Table, tested: Table | None, options: Options, say: Callable[[str], None]
+    arrow: Arrow,
+    rows: Rows,
+    tested: Table | None,
+    sources: Dict[str, Source],
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
 ) -> Table | None:
     """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
-    texts = [port.column for port in arrow.sources if port.kind == "text" and port.column]
-    labels = [port.column for port in arrow.targets if port.kind == "label" and port.column]
-    if arrow.corrupted or not texts:
+    if arrow.corrupted:
         return tested
-    report = doctor(table, texts, labels[0] if labels else None, tested)
+    held = None if tested is None else read_rows(bind_to(arrow, tested), tested, sources, targets)
+    if tested is not None and held is not None:
+        require_whole(held, tested.rejected, len(tested), options.bad_rows)
+    report = doctor(arrow, rows, held)
     for finding in report.warnings[:SHOWN_WARNINGS]:
         say(f"note: {finding}")
     if len(report.warnings) > SHOWN_WARNINGS:
@@ -210,7 +218,7 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
-    strata = rows.targets[0] if not arrow.corrupted and arrow.targets[0].kind == "label" else None
+    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
     kept, held = tables.split(len(rows), groups, strata, share, options.seed)
     return rows.select(kept), rows.select(held)
 

@@ -9,8 +9,9 @@ import html
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -45,6 +46,15 @@ class Source(ABC):
     def new(cls, values: Sequence[Any], size: int | None = None) -> Self:
         """A source made from training values alone; `size` is its vocabulary, where it has one. Raises DataError."""
 
+    @classmethod
+    @abstractmethod
+    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
+        """The source that a model folder brings; `weights` are those of its embedder. Raises CheckpointError."""
+
+    @abstractmethod
+    def save(self, folder: Path, longest: int) -> dict[str, Any]:
+        """Write the files that `open` reads, for examples of at most `longest` tokens; what config.json repeats of them."""
+
     @staticmethod
     @abstractmethod
     def samples() -> list[Any]:
@@ -59,6 +69,11 @@ class Source(ABC):
     @abstractmethod
     def read(cell: object) -> Any:
         """The value in a cell. Raises BadCell."""
+
+    @staticmethod
+    def key(value: Any) -> str:
+        """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
+        return str(value)
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
@@ -100,10 +115,15 @@ class Source(ABC):
 
 
 class Target(ABC):
-    """A kind of value that is answered. One object for each target port."""
+    """A kind of value that is answered. One object for each target port.
+
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs.
+    """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
+    named: ClassVar[bool] = False
+    classes: list[str]
 
     @staticmethod
     @abstractmethod
@@ -124,8 +144,11 @@ class Target(ABC):
         """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
 
     @abstractmethod
-    def learn(self, answers: Sequence[Any]) -> None:
-        """Take from the training answers what the head must know: classes, mean and spread, …"""
+    def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
+        """Take from the training answers what the head must know: classes, mean and spread, …
+
+        With `balance`, classes of a named kind weigh the same in the loss, however many rows they have.
+        """
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:

@@ -39,11 +39,11 @@ class Label(Target):
 
     kind = "label"
     way = "pooled"
+    named = True
 
-    def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None, balance: bool = False):
+    def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None) -> None:
         self.classes = list(classes)
         self.weights = None if weights is None else list(weights)
-        self.balance = balance
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -68,7 +68,7 @@ class Label(Target):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
         return str(cell)
 
-    def learn(self, answers: Sequence[str]) -> None:
+    def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
         counts = Counter(answers)
         if not self.classes:
@@ -81,7 +81,7 @@ class Label(Target):
         unknown = sorted(set(counts) - set(self.classes))
         if unknown:
             raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
-        if self.balance:
+        if balance:
             self.weights = [
                 len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
             ]
@@ -181,7 +181,7 @@ class Label(Target):
 
     def state(self) -> State:
         """Classes in the order of the logits, and their weights in the loss."""
-        return {"classes": self.classes, "weights": self.weights, "balance": self.balance}
+        return {"classes": self.classes, "weights": self.weights}
 
 
 def _best_strength(model: LogisticRegression, features: NDArray[np.float32], values: Ints, seed: int) -> float:

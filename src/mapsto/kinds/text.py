@@ -5,8 +5,9 @@ Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.corrupt import Corruption, choose, hide
-from mapsto.errors import DataError, UsageError
+from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import BadCell, Source, State, Target
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Piece
@@ -70,6 +71,29 @@ class TextSource(Source):
         if not values:
             raise DataError("there is no text to make a vocabulary from")
         return cls(Tokenizer.train(values, size))
+
+    @classmethod
+    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
+        """The folder's tokenizer, beside a table of embeddings that may have rows to spare."""
+        tokenizer = Tokenizer.open(folder)
+        vocabulary = len(weights["weight"]) if "weight" in weights else tokenizer.size
+        if tokenizer.size > vocabulary:
+            raise CheckpointError(
+                f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}"
+            )
+        return cls(tokenizer, vocabulary)
+
+    def save(self, folder: Path, longest: int) -> dict[str, Any]:
+        """The tokenizer's files; the ids that a config repeats."""
+        tokenizer = self.tokenizer
+        tokenizer.save(folder, longest)
+        ids = {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id}
+        for names, frame in (
+            (("bos_token_id", "cls_token_id"), tokenizer.opening[:1]),
+            (("eos_token_id", "sep_token_id"), tokenizer.closing[-1:]),
+        ):
+            ids |= {name: int(token) for name in names for token in frame}
+        return ids
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -145,7 +169,7 @@ class TextTarget(Target):
     fits = staticmethod(_fits)
     read = staticmethod(_read)
 
-    def learn(self, answers: Sequence[str]) -> None:
+    def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Nothing: the vocabulary is the source's."""
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:

@@ -1,7 +1,7 @@
 """Published families: their configuration and names of weights ↔ ours. The file name is the model_type ("-" as "_").
 
 A family is one file here that defines `family`, a Family. Foreign names stop at this door. Names on our side:
-embedders.text, transformer.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text).
+embedders.KIND, transformer.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,16 +23,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 
-from mapsto import checkpoint
+from mapsto import checkpoint, kinds
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError, near
 from mapsto.kinds import Source
-from mapsto.kinds.text import TextSource
 from mapsto.mapping import Mapping, ModelConfig
-from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transformer, TransformerConfig
 
-Task = Literal["body", "label", "text"]
+Task = str
 Names = tuple[tuple[str, str | tuple[str, ...]], ...]
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 OWN = "mapsto."
@@ -58,7 +56,8 @@ ACTIVATIONS = {
 class Family:
     """One published family.
 
-    architectures: their class for each task. prefix: stands before body weights in files with a head. names: our module
+    architectures: their class for each task, "body" or the kind that is answered; of several the last one named counts.
+    reads: the source kind. prefix: stands before body weights in files with a head. names: our module
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here.
     """
@@ -70,6 +69,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     untied: Dict[str, str]
     ignored: tuple[str, ...] = ()
+    reads: str = "text"
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,18 @@ def open(name: str) -> Start:
     tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
     labels = _labels(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
-    _require_body(config, tensors, folder)
-    tokenizer = Tokenizer.open(folder)
-    vocabulary = len(tensors["embedders.text.weight"])
-    if tokenizer.size > vocabulary:
-        raise CheckpointError(f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}")
-    sources: dict[str, Source] = {"text": TextSource(tokenizer, vocabulary)}
-    return Start(config, tensors, sources, labels, folder, tuple(notes))
+    stem = f"embedders.{chosen.reads}."
+    weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
+    source = kinds.source(chosen.reads).open(folder, weights)
+    _require_body(config, source, tensors, folder)
+    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes))
 
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files, so that `transformers` opens the folder."""
+    """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
     chosen = family(mapping.config.family)
-    task: Task = "label" if labels else "text" if any(t.kind == "text" for t in mapping.targets) else "body"
+    answered = {target.kind for target in mapping.targets}
+    task = next((task for task in reversed(list(chosen.architectures)) if task in answered), "body")
     held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
     config = mapping.config
     raw: dict[str, Any] = {
@@ -146,11 +145,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
         held |= _mean_layer(config.transformer)
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    raw |= chosen.write(config)
-    text = mapping.sources.get("text")
-    assert isinstance(text, TextSource), "the families here read text"
-    tokenizer = text.tokenizer
-    raw |= {"vocab_size": len(held["embedders.text.weight"]), **_token_ids(tokenizer, raw)}
+    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.transformer.longest), **chosen.write(config)}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -159,7 +154,6 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
     checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
-    tokenizer.save(folder, mapping.config.transformer.longest)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
@@ -365,7 +359,7 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
     return {at + name: tensor for name, tensor in layer.items()}
 
 
-def _require_body(config: ModelConfig, tensors: Dict[str, Tensor], folder: Path) -> None:
+def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
     if shape.width % shape.heads or shape.layers > len(tensors):
@@ -373,9 +367,8 @@ def _require_body(config: ModelConfig, tensors: Dict[str, Tensor], folder: Path)
             f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
         )
     with torch.device("meta"):
-        wanted = {f"transformer.{name}": p.shape for name, p in Transformer(shape).named_parameters()}
-    table = tensors.get("embedders.text.weight")
-    wanted["embedders.text.weight"] = torch.Size((0 if table is None else len(table), shape.width))
+        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.width)}
+        wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:
             raise CheckpointError(f"{folder} lacks the weight {name}")
@@ -383,14 +376,3 @@ def _require_body(config: ModelConfig, tensors: Dict[str, Tensor], folder: Path)
             raise CheckpointError(
                 f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}"
             )
-
-
-def _token_ids(tokenizer: Tokenizer, raw: Dict[str, Any]) -> dict[str, int]:
-    """The ids that a config repeats from its tokenizer."""
-    ids = {"pad_token_id": raw.get("pad_token_id", tokenizer.pad_id)}
-    for names, frame in (
-        (("bos_token_id", "cls_token_id"), tokenizer.opening[:1]),
-        (("eos_token_id", "sep_token_id"), tokenizer.closing[-1:]),
-    ):
-        ids |= {name: int(token) for name in names for token in frame}
-    return ids
