@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import numpy as np
 import torch
@@ -42,8 +43,14 @@ def accelerates_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+        return has_amx() or bool(torch.cpu._is_avx512_bf16_supported())
     return False
+
+
+@cache
+def has_amx() -> bool:
+    """Whether this CPU has matrix units of its own (Intel AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def describe(device: torch.device, precision: torch.dtype) -> str:

@@ -38,15 +38,9 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
 
 def restores(arrow: Arrow) -> list[int | None]:
-    """For each target port the source port whose hidden tokens it puts back; None for every other target."""
-    found: list[int | None] = []
-    taken: dict[str, int] = {}
-    for port in arrow.targets:
-        same = [i for i, source in enumerate(arrow.sources) if source.kind == port.kind]
-        nth = taken.setdefault(port.kind, 0)
-        taken[port.kind] += 1
-        found.append(same[nth] if nth < len(same) and any(source.corrupted for source in arrow.sources) else None)
-    return found
+    """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""
+    hidden = {(port.kind, port.column): i for i, port in enumerate(arrow.sources) if port.corrupted}
+    return [hidden.get((port.kind, port.column)) for port in arrow.targets]
 
 
 @dataclass(frozen=True)
@@ -227,8 +221,8 @@ class Examples:
         found = list(answers)
         for port_index, source in enumerate(restores(self.arrow)):
             if source in hidden and len(hidden[source]):
-                before = sum(map(len, pieces[:source]))
-                found[port_index] = Answer(pieces[source].tokens[hidden[source]], before + hidden[source])
+                told_at = sum(map(len, pieces[:source])) + hidden[source] - self.corruption.ahead
+                found[port_index] = Answer(pieces[source].tokens[hidden[source]], told_at)
         return Example(tuple(shown), tuple(found), row)
 
 

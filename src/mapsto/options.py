@@ -12,12 +12,14 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
+Objective = Literal["masked", "causal", "hybrid"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
     "method": ("auto", "full", "probe", "probe+full"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
+    "objective": ("masked", "causal", "hybrid"),
 }
 MOST_THREADS = 64
 
@@ -50,6 +52,9 @@ class Options:
     long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
+    objective: Objective = _option(
+        "masked", "How `~` is put back: masked tokens, each token from those before it, or a hybrid of both."
+    )
     hide: float = _option(0.30, "Share of the tokens that `~` hides; it falls to half of this late in training.")
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")

@@ -142,6 +142,8 @@ def _prepare(
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
+        else:
+            target.restore(Corruption.of(options.objective, options.hide, options.shape))
     tested = _examined(arrow, rows, tested, sources, targets, options, say)
     mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
     kept, held = _split(arrow, rows, options)
@@ -241,7 +243,7 @@ def _examples(
             else "they were cut into windows"
         )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
-    corruption = Corruption(options.hide, options.hide / 2, options.shape)
+    corruption = Corruption.of(options.objective, options.hide, options.shape)
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
 

@@ -117,13 +117,15 @@ class Source(ABC):
 class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
-    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs.
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
+    hides the answer, where it stands behind `~`.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
     classes: list[str]
+    corruption: Corruption
 
     @staticmethod
     @abstractmethod
@@ -149,6 +151,10 @@ class Target(ABC):
 
         With `balance`, classes of a named kind weigh the same in the loss, however many rows they have.
         """
+
+    def restore(self, corruption: Corruption) -> None:
+        """The answer is what `corruption` hides of a source of this kind. Raises UsageError where that cannot be."""
+        raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
