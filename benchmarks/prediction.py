@@ -15,11 +15,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import mapsto
 from mapsto import data
 from mapsto.demo_data import minilm
+from mapsto.device import keep_memory
 
 TEXTS, ROUNDS = 1500, 5
 
 
 def main() -> None:
+    keep_memory()  # as the command line does; the reference gains by it as well
     table = data.read(DATA / "sst2" / "train.csv")
     texts = table.column("text")[:TEXTS]
     folder = Path(tempfile.mkdtemp()) / "clf"

@@ -88,8 +88,9 @@ def pretrain(
     json: Json = False,
 ) -> None:
     """Learn from values without labels: the map from a corrupted value back to itself."""
-    from mapsto import progress, train
+    from mapsto import device, progress, train
 
+    device.keep_memory()
     shown = progress.choose(quiet, json)
     train.pretrain(
         what, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite
@@ -111,8 +112,9 @@ def fit(
     json: Json = False,
 ) -> None:
     """Learn the map that an arrow names, from a table with its columns."""
-    from mapsto import progress, train
+    from mapsto import device, progress, train
 
+    device.keep_memory()
     shown = progress.choose(quiet, json)
     train.fit(arrow, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite)
 
@@ -137,7 +139,9 @@ def predict(
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
+    from mapsto.device import keep_memory
 
+    keep_memory()
     commands.predict(model, data, text, out, device, precision, encoding, json, long)
 
 
@@ -204,8 +208,9 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Pretrain, fit and compare on data that packages carry; about 12 minutes on two cores."""
-    from mapsto import demo, progress
+    from mapsto import demo, device, progress
 
+    device.keep_memory()
     demo.run(out, minutes, progress.choose(quiet))
 
 

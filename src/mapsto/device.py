@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+import sys
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -14,6 +17,8 @@ from mapsto.errors import UsageError
 # import, since threads take it over when they are started.
 torch.set_flush_denormal(True)
 
+# Knobs of glibc's mallopt(3).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -73,3 +78,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def keep_memory() -> None:
+    """Let this process use freed memory again instead of handing it back and fetching it anew, page by page.
+
+    For processes of our own, which train or predict and end: they fetch and free the same large blocks in every step, and
+    glibc gives those back at once (measured: a ninth of the time of a step was spent in the kernel, then a hundredth).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):  # another C library has no such knob, and may have no such need
+        library = ctypes.CDLL(None)
+        for knob, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):
+            library.mallopt(knob, value)
