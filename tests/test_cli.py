@@ -146,6 +146,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
         f"text,label\n{GOOD},a\nsome text,\n".encode(),
         "row 32, column 'text': the text is blank",
     ),
+    "blank alone": ("a.csv", b"text,label\n,a\n ,b\n", "row 3, column 'text': '': the text is blank"),
     "ragged": ("a.csv", f"text,label\n{GOOD}one,two,three\n".encode(), "row 32: 'one,two,three': this row has 3 cells"),
     "open quote": ("a.csv", f'text,label\n{GOOD}"open,a\nnext,b\n'.encode(), "row 32: '\"open,a': a quote is opened"),
     "undecodable": (

@@ -136,7 +136,7 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     if tested is not None and test_rows is not None:
         errors += [*tested.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _lengths(bound, table, start)
+    notes = _lengths(bound, table, start) if len(rows.whole()) else []
     if as_json:
         found = {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
         print(json.dumps(found, ensure_ascii=False))

@@ -115,7 +115,8 @@ class Json(Progress):
         self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def scores(self, found: Mapping[str, Score]) -> None:
-        self._write({"scores": {name: asdict(value) for name, value in found.items()}})
+        if found:
+            self._write({"scores": {name: asdict(value) for name, value in found.items()}})
 
     def _write(self, record: dict[str, object]) -> None:
         print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)

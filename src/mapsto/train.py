@@ -131,8 +131,10 @@ def _prepare(
     arrow = bind_to(wanted, table)
     for note in beginning.notes:
         say(f"note: {note}")
-    sources = make_sources(beginning, arrow, table, options, say)
     targets = [kinds.target(port.kind)() for port in arrow.targets]
+    rows = read_rows(arrow, table, {port.kind: kinds.source(port.kind) for port in arrow.sources}, targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    sources = make_sources(beginning, arrow, table, options, say)
     options.require_use(arrow.corrupted)
     if options.balance and not any(target.named for target in targets):
         raise UsageError(f"--balance weighs classes, and {arrow} answers none")
@@ -140,8 +142,6 @@ def _prepare(
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    rows = read_rows(arrow, table, sources, targets)
-    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
