@@ -189,6 +189,8 @@ def copy(bert: Path, tmp_path: Path) -> Path:
         ({"position_embedding_type": "relative_key"}, "relative"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "different classes"),
         ({"id2label": {"0": "a"}}, "classes"),
+        ({"architectures": True}, "architectures"),
+        ({"architectures": {"a": 1}}, "architectures"),
     ],
 )
 def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], says: str) -> None:

@@ -19,7 +19,7 @@ from mapsto.data import Table
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, ModelConfig
-from mapsto.options import Options
+from mapsto.options import Options, splits
 from mapsto.transformer import TransformerConfig
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
@@ -111,10 +111,14 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
     """The start's shape, or a new one: the ModernBERT shape in the size that the options say."""
     if beginning.config is None:
         width = options.width or WIDTH
+        most = max(1, width // HEAD_WIDTH)
+        heads = options.heads or next((n for n in range(most, 0, -1) if splits(width, n)), most)
+        if not splits(width, heads):
+            raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
         shape = TransformerConfig(
             width=width,
             layers=options.layers or LAYERS,
-            heads=options.heads or max(1, width // HEAD_WIDTH),
+            heads=heads,
             hidden=max(64, round(width * 8 / 3 / 64) * 64),
             max_positions=max(LENGTH, options.length or 0),
         )

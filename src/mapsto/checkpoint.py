@@ -53,7 +53,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
             _write(temporary / TENSORS, safetensors.torch.save(plain))
             _write(temporary / STATE, json.dumps(state).encode())
             manifest = {name: hash_file(temporary / name) for name in (TENSORS, STATE)}
-            _write(temporary / MANIFEST, _sealed(manifest))
+            _write(temporary / MANIFEST, sealed({"files": manifest}))
             _sync(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -68,7 +68,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and state of a checkpoint, every byte verified first. Raises CheckpointError naming the damaged file."""
-    manifest = _unsealed(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)["files"]
     unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS, STATE, MANIFEST})
     if unexpected or set(manifest) != {TENSORS, STATE}:
         raise CheckpointError(f"{folder / (unexpected or [MANIFEST])[0]}: this file does not belong to a checkpoint")
@@ -169,6 +169,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries its own SHA-256; `read_sealed` takes it back."""
+    body = json.dumps(record, ensure_ascii=False, sort_keys=True)
+    digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
+    text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)
+    return text.encode(errors="backslashreplace")  # half a character of a path becomes what JSON calls it
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The record in a file that `sealed` made. Raises CheckpointError when one bit of it is not what it was."""
+    record = read_json(path)
+    record.pop("sha256", None)
+    if sealed(record) != _read(path):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+    return record
+
+
 def require_space(folder: Path, wanted: int) -> None:
     """Raise RunError when the disk of `folder` has not `wanted` bytes and a little more free."""
     free = shutil.disk_usage(folder).free
@@ -176,23 +193,6 @@ def require_space(folder: Path, wanted: int) -> None:
         raise RunError(
             f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
         )
-
-
-def _sealed(manifest: Mapping[str, str]) -> bytes:
-    body = json.dumps(manifest, sort_keys=True)
-    return json.dumps({"files": manifest, "sha256": hashlib.sha256(body.encode()).hexdigest()}, sort_keys=True).encode()
-
-
-def _unsealed(path: Path) -> dict[str, str]:
-    content = _read(path)
-    try:
-        files: dict[str, str] = json.loads(content)["files"]
-        whole = content == _sealed(files)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path} is damaged")
-    return files
 
 
 def _read(path: Path) -> bytes:

@@ -33,6 +33,9 @@ MOST_SKIPPED_STEPS = 3
 TOKENS_AT_ONCE = 8192
 AVERAGED_TAIL = 0.20
 METRICS = "metrics.jsonl"
+KEPT_CHECKPOINTS = 2
+# What a checkpoint holds at most: weights, two moments of each, their average or the best ones.
+COPIES = 4
 
 
 class Interrupted(RunError):
@@ -72,6 +75,12 @@ class State:
     best_step: int = 0
     stale: int = 0
     watched: list[dict[str, float]] = field(default_factory=list)
+
+
+def space(mapping: Mapping, plan: Plan) -> int:
+    """The bytes that a run writes at most: its checkpoints, one more while it is written, and the mapping itself."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in mapping.parameters())
+    return weights * (1 + (COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))
 
 
 class Loader:
@@ -252,7 +261,7 @@ class Training:
         return record
 
     def save(self) -> None:
-        """Write the whole state as checkpoints/step-…, and drop all but the two newest."""
+        """Write the whole state as checkpoints/step-…, and drop all but the newest."""
         if self.folder is None:
             return
         parts: dict[str, dict[str, Tensor]] = {
@@ -263,7 +272,7 @@ class Training:
         }
         tensors = {f"{part}/{name}": t.detach().cpu() for part, named in parts.items() for name, t in named.items()}
         checkpoint.save(checkpoint.place(self.folder, self.state.step), tensors, asdict(self.state))
-        checkpoint.prune(self.folder)
+        checkpoint.prune(self.folder, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, where there is one."""

@@ -19,6 +19,8 @@ from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
 
+Pooling = Literal["first", "mean", "normed_mean"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -30,7 +32,7 @@ class ModelConfig:
 
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    pooling: Literal["first", "mean", "normed_mean"] = "mean"
+    pooling: Pooling = "mean"
     pooler: TransformConfig = field(default_factory=TransformConfig)
     vocabulary_head: TransformConfig = field(default_factory=TransformConfig)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("masked", "causal", "hybrid"),
 }
 MOST_THREADS = 64
+LARGEST_SEED = 2**63 - 1
+
+
+def require_choice(name: str, value: str) -> None:
+    """Raise UsageError unless `value` is one that the option `name` can have."""
+    allowed = CHOICES[name]
+    if value not in allowed:
+        flag, shown = name.replace("_", "-"), ", ".join(allowed)
+        raise UsageError(f"--{flag} is one of {shown}, not {value!r}{near(str(value), allowed)}")
+
+
+def splits(width: int, heads: int) -> bool:
+    """Whether `width` is `heads` times an even width, as rotary positions need it."""
+    return width % (2 * heads) == 0
 
 
 def _option(default: Any, text: str) -> Any:
@@ -75,20 +90,29 @@ class Options:
         positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
         for name in (*positive, "save_every", "patience"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
         if not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
-        for name, allowed in CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                shown = ", ".join(allowed)
-                raise UsageError(f"--{name.replace('_', '-')} is one of {shown}, not {value!r}{near(value, allowed)}")
-        if self.width and self.heads and (self.width % self.heads or self.width // self.heads % 2):
+        for name in CHOICES:
+            require_choice(name, getattr(self, name))
+        if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    def require_use(self, corrupted: bool) -> None:
+        """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
+        idle = ("patience",) if corrupted else ("hide", "shape")
+        usual = Options()
+        found = [f"--{name}" for name in idle if getattr(self, name) != getattr(usual, name)]
+        if found:
+            reason = "an arrow with `~` is trained to its end" if corrupted else "without `~` nothing is hidden"
+            raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
 
     def differing(self, other: dict[str, Any]) -> list[str]:
         """Names of the fields that change a result and differ from the recorded `other`."""

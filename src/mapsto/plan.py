@@ -32,18 +32,23 @@ LENGTHS_SEEN = 2000
 
 def choose_method(options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool) -> str:
     """With a start and few labels a class, a linear probe, then (Kumar et al. 2022) all weights from it; else all
-    weights at once. Raises UsageError for a probe of random weights.
+    weights at once. Raises UsageError for a probe of random weights, or with options that only training can follow.
     """
-    started = beginning.tensors is not None
-    if options.method != "auto":
-        if options.method != "full" and not started:
-            raise UsageError(f"--method {options.method} needs a --start to probe")
-        return options.method
     target = mapping.targets[0]
-    if not started or pretraining or target.way != "pooled":
+    can_probe = beginning.tensors is not None and not pretraining and target.way == "pooled"
+    told = [
+        f"--{name}" for name in ("steps", "epochs", "minutes", "batch", "rate") if getattr(options, name) is not None
+    ]
+    if options.method != "auto":
+        if options.method != "full" and not can_probe:
+            raise UsageError(f"--method {options.method} needs a --start to probe, and answers such as labels")
+        if options.method == "probe" and told:
+            raise UsageError(f"--method probe trains no weights, so {', '.join(told)} cannot be followed")
+        return options.method
+    if not can_probe:
         return "full"
     a_class = count / max(1, len(target.classes) if target.named else 1)
-    return "probe" if a_class <= FEW_LABELS else "probe+full" if a_class <= MANY_LABELS else "full"
+    return "probe" if a_class <= FEW_LABELS and not told else "probe+full" if a_class <= MANY_LABELS else "full"
 
 
 def make_plan(

@@ -28,7 +28,7 @@ from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.kinds import Source, Target
-from mapsto.loop import Plan, Training
+from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.plan import choose_method, make_plan
@@ -75,6 +75,8 @@ def fit(
         folder.require_free(run, overwrite)
     work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
     with folder.locked(run):
+        if run is not None and overwrite:
+            folder.clear(run)
         method, plan = _planned(work, run, began, progress.say)
         training = Training(
             work.mapping,
@@ -88,7 +90,7 @@ def fit(
             tensorboard(run) if options.tensorboard and run is not None else None,
         )
         state = training.run()
-        scores = _scored(work, progress.say)
+        scores = _scored(work, progress)
         if run is not None:
             reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
             provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
@@ -129,16 +131,17 @@ def _prepare(
     arrow = bind_to(wanted, table)
     for note in beginning.notes:
         say(f"note: {note}")
-    sources = make_sources(beginning, arrow, table, options, say)
     targets = [kinds.target(port.kind)() for port in arrow.targets]
+    rows = read_rows(arrow, table, {port.kind: kinds.source(port.kind) for port in arrow.sources}, targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    sources = make_sources(beginning, arrow, table, options, say)
+    options.require_use(arrow.corrupted)
     if options.balance and not any(target.named for target in targets):
         raise UsageError(f"--balance weighs classes, and {arrow} answers none")
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    rows = read_rows(arrow, table, sources, targets)
-    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
@@ -186,8 +189,8 @@ def _examined(
     say: Callable[[str], None],
 ) -> Table | None:
     """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
-    if arrow.corrupted:
-        return tested
+    if arrow.corrupted and tested is None:
+        return None  # a corpus alone may repeat itself, and looking for that takes long
     held = None if tested is None else read_rows(bind_to(arrow, tested), tested, sources, targets)
     if tested is not None and held is not None:
         require_whole(held, tested.rejected, len(tested), options.bad_rows)
@@ -206,7 +209,10 @@ def _examined(
         )
     say(f"note: {len(report.leaks)} rows of the test also stand in the training data and are not scored")
     leaked = {(finding.file, finding.row) for finding in report.leaks}
-    return tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    if not len(left):
+        raise DataError("every row of the test also stands in the training data, so there is nothing to score")
+    return left
 
 
 def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
@@ -222,6 +228,8 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
     strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
     kept, held = tables.split(len(rows), groups, strata, share, options.seed)
+    if not len(kept):
+        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
 
 
@@ -260,6 +268,7 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
     else:
         plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
         if run is not None:
+            checkpoint.require_space(run, space(mapping, plan))
             write_rejected(run, work.rejected)
             folder.record_run(run, work.facts, asdict(plan))
     parameters = sum(p.numel() for p in mapping.parameters())
@@ -313,7 +322,7 @@ def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mappin
     return look
 
 
-def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
+def _scored(work: Work, progress: Progress) -> dict[str, Score]:
     """Scores on the test rows, else on the held-out ones."""
     mapping = work.mapping.eval()
     scores: dict[str, Score] = {}
@@ -321,12 +330,11 @@ def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
         found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
         scores = found.scores
         for note in found.notes:
-            say(f"note: {note}")
+            progress.say(f"note: {note}")
     elif work.watched is not None:
         held = score_examples(mapping, work.watched, work.held, work.device)
         scores = {f"held-out {name}": value for name, value in held.items()}
-    for name, value in scores.items():
-        say(f"{name}: {value}")
+    progress.scores(scores)
     return scores
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -34,6 +35,15 @@ State = dict[str, Any]
 
 class BadCell(ValueError):
     """A cell that cannot be read as its kind; the message is the reason, the caller knows file, row and column."""
+
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def no_text(text: str) -> str | None:
+    """What keeps `text` from being text: a NUL, or half a character, which has no UTF-8 form; None for text."""
+    found = NO_TEXT.search(text)
+    return None if found is None else "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
 
 
 class Source(ABC):

@@ -5,6 +5,7 @@ Legend of shapes: m answers, c classes.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.errors import DataError
-from mapsto.kinds import BadCell, State, Target
+from mapsto.kinds import BadCell, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.transformer import Linear
@@ -32,6 +33,7 @@ PROBE_FOLDS = 5
 PROBE_ROWS = 1000
 PROBE_ITERATIONS = 1000
 UNSEEN_LOGIT = -10.0
+WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
 
 
 class Label(Target):
@@ -66,13 +68,15 @@ class Label(Target):
             cell = int(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
+        if (fault := no_text(str(cell))) is not None:
+            raise BadCell(f"the label holds {fault}")
         return str(cell)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
         counts = Counter(answers)
         if not self.classes:
-            whole = all(name.lstrip("-").isdigit() for name in counts)
+            whole = all(WHOLE_NUMBER.fullmatch(name) for name in counts)
             self.classes = sorted(counts, key=lambda name: (int(name), name) if whole else (0, name))
         if len(counts) < 2:
             raise DataError(

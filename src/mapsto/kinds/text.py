@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mapsto import scores
 from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Source, State, Target
+from mapsto.kinds import BadCell, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.tokenizer import Tokenizer
@@ -48,8 +48,8 @@ def _read(cell: object) -> str:
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
-    if "\0" in cell:
-        raise BadCell("the text holds a NUL character")
+    if (fault := no_text(cell)) is not None:
+        raise BadCell(f"the text holds {fault}")
     return cell
 
 

@@ -114,7 +114,7 @@ def open(name: str) -> Start:
     chosen = family(kind)
     try:
         config = replace(chosen.read(raw), family=kind)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
@@ -303,6 +303,8 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
         return None
     classes = len(tensors["classifier.weight"])
     architectures = raw.get("architectures") or [chosen.architectures["label"]]
+    if not isinstance(architectures, list):
+        raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
     if architectures[0] != chosen.architectures["label"] or not single:
         for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
