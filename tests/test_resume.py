@@ -13,13 +13,15 @@ from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_don
 
 import mapsto
 
+SAVE_EVERY = 4
+
 
 def pretraining(folder: Path, out: str, *more: str) -> list[str]:
     corpus = folder / "corpus.txt"
     if not corpus.exists():
         write_corpus(corpus)
     return ["pretrain", "text", str(corpus), "--out", str(folder / out), "--steps", "300", "--batch", "8"] + [
-        "--save-every", "4", "--hold-out", "0.1", *TINY, *more,
+        "--save-every", str(SAVE_EVERY), "--hold-out", "0.1", *TINY, *more,
     ]  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def fitting(folder: Path, out: str, *more: str) -> list[str]:
         base[base.index("--steps") + 1] = "20"
         assert run(*base).returncode == 0
     return ["fit", "text -> label", str(data), "--start", str(folder / "start"), "--out", str(folder / out)] + [
-        "--steps", "240", "--batch", "8", "--save-every", "4", "--hold-out", "0.2", "--patience", "99",
+        "--steps", "240", "--batch", "8", "--save-every", str(SAVE_EVERY), "--hold-out", "0.2", "--patience", "99",
         "--device", "cpu", "--quiet", *more,
     ]  # fmt: skip
 
@@ -49,13 +51,12 @@ def survives(kind: str, kills: int, folder: Path) -> None:
     for number in range(kills):
         process = start(*command(folder, "killed"))
         inside_save = number % 5 < 2
-        before = steps_done(folder / "killed")
         if not kill_when(process, folder / "killed", rng, inside_save, KILL):
             break
         done += 1
         inside += inside_save
-        lost = steps_done(folder / "killed") - before
-        assert lost >= 0
+        saved = max((int(path.name[5:]) for path in (folder / "killed" / "checkpoints").glob("step-*")), default=0)
+        assert steps_done(folder / "killed") - saved <= SAVE_EVERY
     final = run(*command(folder, "killed"))
     assert final.returncode == 0, final.stderr
     assert done == kills, f"the run ended after {done} kills; make it longer"

@@ -107,7 +107,7 @@ class Options:
 
     def require_use(self, corrupted: bool) -> None:
         """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
-        idle = ("patience",) if corrupted else ("hide", "shape")
+        idle = ("patience",) if corrupted else ("hide", "shape", "objective")
         usual = Options()
         found = [f"--{name}" for name in idle if getattr(self, name) != getattr(usual, name)]
         if found:
