@@ -232,6 +232,17 @@ def test_what_a_family_does_not_support_is_refused(
         zoo.open(str(tmp_path))
 
 
+def test_languages_that_are_not_named_are_noted(tmp_path: Path) -> None:
+    make_model("xlm:languages", "text", tmp_path)
+    assert any("3 languages" in note for note in zoo.open(str(tmp_path)).notes)
+
+
+def test_where_layers_are_shared_a_bare_start_is_read_at_its_first_token(tmp_path: Path) -> None:
+    for shape, pooling in (("albert", "first"), ("electra", "normed_mean")):
+        make_model(shape, "body", tmp_path / shape)
+        assert zoo.open(str(tmp_path / shape)).config.pooling == pooling
+
+
 def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
     make_model("xlm", "text", tmp_path)
     (tmp_path / "tokenizer.json").unlink()

@@ -29,6 +29,10 @@ class SentenceConfig:
     unit: bool
     longest: int
 
+    def __str__(self) -> str:
+        place = "the first token" if self.pooling == "first" else "the mean"
+        return f"{place} of at most {self.longest} tokens{', scaled to length 1' if self.unit else ''}"
+
 
 @dataclass(frozen=True)
 class ModelConfig:

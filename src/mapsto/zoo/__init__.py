@@ -125,6 +125,8 @@ def open(name: str) -> Start:
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     notes: list[str] = []
     tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
+    if config.transformer.languages:
+        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     labels = _labels(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
     config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
