@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from mapsto.mapping import SentenceConfig
 
 MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
 FILES = (MODULES, SETTINGS, POOLING)
-PROMPTS = "config_sentence_transformers.json"
+PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
 MODES = {"cls": "first", "mean": "mean"}
 FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 PACKAGE = "sentence_transformers."
@@ -48,7 +47,7 @@ def read(folder: Path, longest: int) -> SentenceConfig | None:
             f"{folder / PROMPTS} lays the prompt {prompt!r} before each text, which is not supported; {BARE}"
         )
     mode = _mode(folder / paths[1] / "config.json")
-    return SentenceConfig(MODES[mode], len(names) == len(STACK), min(longest, _longest(folder, longest)))  # type: ignore[arg-type]
+    return SentenceConfig(MODES[mode], len(names) == len(STACK), _longest(folder, longest))  # type: ignore[arg-type]
 
 
 def _mode(path: Path) -> str:
@@ -65,13 +64,16 @@ def _mode(path: Path) -> str:
 
 
 def _longest(folder: Path, most: int) -> int:
-    """The most tokens of a text that are read: what the encoder's own file says, else what its tokenizer says."""
-    files = [*sorted(folder.glob("sentence_*_config.json")), folder / "tokenizer_config.json"]
-    read_from: list[Mapping[str, Any]] = [read_json(path) for path in files if path.exists()]
-    if any(raw.get("do_lower_case") for raw in read_from[:-1]):
-        raise CheckpointError(f"{files[0]}: do_lower_case is not supported; {BARE}")
-    limits = [raw.get(name) for raw in read_from for name in ("max_seq_length", "model_max_length")]
-    return int(next((limit for limit in limits if isinstance(limit, int | float) and limit > 0), most))
+    """How many tokens of a text are read, at most `most`: what the encoder's own file says, else its tokenizer."""
+    limits = []
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        raw = read_json(path)
+        if raw.get("do_lower_case"):
+            raise CheckpointError(f"{path}: do_lower_case is not supported; {BARE}")
+        limits.append(raw.get("max_seq_length"))
+    if (folder / TOKENIZER).exists():
+        limits.append(read_json(folder / TOKENIZER).get("model_max_length"))
+    return int(min(most, next((limit for limit in limits if isinstance(limit, int | float) and limit >= 1), most)))
 
 
 def write(said: SentenceConfig, width: int, folder: Path) -> None:
