@@ -126,10 +126,10 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
+    config = replace(beginning.config, sentence=None)
     if not pretraining:
-        return beginning.config
-    still = replace(beginning.config.transformer, dropout=0.0, attention_dropout=0.0)
-    return replace(beginning.config, transformer=still)
+        return config
+    return replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
 
 
 def make_mapping(

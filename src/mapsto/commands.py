@@ -182,6 +182,8 @@ def info(model: str, as_json: bool) -> None:
         "longest example": f"{held.config.transformer.longest} tokens",
         "pooling": held.config.pooling,
     }
+    if held.config.sentence is not None:
+        facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}
     if manifest is not None:
         kept = (

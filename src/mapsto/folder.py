@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, zoo
+from mapsto import __version__, checkpoint, kinds, sentence, zoo
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -46,6 +46,7 @@ OWN: tuple[str, ...] = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    *sentence.FILES,
     "checkpoints",
     "tensorboard",
     RUN,
@@ -143,7 +144,8 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
     labels = next((target.classes for target in mapping.targets if target.named), None)
     zoo.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    names = (*model, *sentence.FILES)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),

@@ -148,7 +148,8 @@ class Predictor:
         return [{self.mapping.targets[port].kind: answers} for answers in found]
 
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
-        """One vector a value, (n, d): values of the arrow's one source, read as the model pools."""
+        """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
+        encoder was trained to give them, else as the model pools."""
         mapping = self.mapping
         if len(mapping.arrow.sources) != 1:
             raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
@@ -156,7 +157,10 @@ class Predictor:
             raise UsageError("embed takes a list of at least one value")
         if pooling is not None and pooling not in (known := get_args(Pooling)):
             raise UsageError(f"no pooling {pooling!r}{near(str(pooling), known)}; there are: {', '.join(known)}")
-        return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
+        if pooling is not None:
+            return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
+        longest = None if mapping.config.sentence is None else mapping.config.sentence.longest
+        return vectors(mapping, values, self.device, mapping.sentence, longest)
 
 
 def pooled_outputs(
@@ -179,11 +183,13 @@ def vectors(
     values: Sequence[Any],
     device: torch.device,
     read: Callable[[Tensor, Batch], Tensor],
+    longest: int | None = None,
 ) -> NDArray[np.float32]:
-    """`read` of the hidden states for every value of the arrow's first source, in order."""
+    """`read` of the hidden states for every value of the arrow's first source, in order, cut to `longest` tokens (by default
+    what the model takes)."""
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
-    longest = mapping.config.transformer.longest
+    longest = longest or mapping.config.transformer.longest
     pieces = source.encode([_read(source, value, row) for row, value in enumerate(values)], 0)
     examples = [
         Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)

@@ -284,12 +284,10 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    pooler = mapping.pooler
-    assert pooler is not None
     listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
     vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.transformer.width), np.float32)
     for batch, hidden in over(mapping, listed, device):
-        vectors[batch.rows] = pooler(mapping.pool(hidden, batch)).float().cpu().numpy()
+        vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):
         known = [(row, answer) for row, example in enumerate(listed) if (answer := example.answers[port]) is not None]
         if target.way != "pooled" or not known:

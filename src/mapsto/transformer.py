@@ -24,10 +24,15 @@ class TransformerConfig:
 
     hidden: width inside the feed-forward part (after gating). window: tokens seen to either side in local layers, for
     layers that are not a multiple of `global_every`. rotary_base_local: base of the rotary angles in local layers.
+    embedding_width: width of the embeddings, where a linear map brings them to `width` (None: they have it already).
+    shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
+    reference does where no language is named.
     """
 
     width: int = 256
+    embedding_width: int | None = None
     layers: int = 6
+    shared_layers: bool = False
     heads: int = 4
     hidden: int = 688
     norm: Literal["layer", "rms"] = "layer"
@@ -46,6 +51,7 @@ class TransformerConfig:
     window: int | None = None
     global_every: int = 1
     token_types: int = 0
+    languages: int = 0
     embedding_norm: bool = True
     first_norm: bool = False
     final_norm: bool = True
@@ -57,6 +63,16 @@ class TransformerConfig:
     def longest(self) -> int:
         """Tokens the stack can take at once."""
         return self.max_positions - self.position_offset
+
+    @property
+    def input_width(self) -> int:
+        """Width of the embedded tokens that the stack takes."""
+        return self.embedding_width or self.width
+
+    @property
+    def blocks(self) -> int:
+        """Layers with weights of their own."""
+        return 1 if self.shared_layers else self.layers
 
     def is_local(self, layer: int) -> bool:
         """Whether `layer` sees its window only."""
@@ -98,11 +114,12 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
 
 
-def make_norm(config: TransformerConfig) -> nn.Module:
-    """The normalisation that `config` asks for."""
+def make_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
+    """The normalisation that `config` asks for, over its width or another."""
+    width = width or config.width
     if config.norm == "rms":
-        return RMSNorm(config.width, eps=config.norm_epsilon)
-    return LayerNorm(config.width, eps=config.norm_epsilon, bias=config.norm_bias)
+        return RMSNorm(width, eps=config.norm_epsilon)
+    return LayerNorm(width, eps=config.norm_epsilon, bias=config.norm_bias)
 
 
 @dataclass(frozen=True)
@@ -117,13 +134,14 @@ class TransformConfig:
 
 
 class Transform(nn.Module):
-    """Dense → activation → norm, (m, d) → (m, d), as the heads of published encoders have it."""
+    """Dense → activation → norm, (m, d) → (m, o), as the heads of published encoders have it; o is d unless given."""
 
-    def __init__(self, width: int, config: TransformConfig) -> None:
+    def __init__(self, width: int, config: TransformConfig, out: int | None = None) -> None:
         super().__init__()
+        out = out or width
         self.activation = ACTIVATIONS[config.activation]
-        self.dense = Linear(width, width, bias=config.bias)
-        self.norm = LayerNorm(width, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
+        self.dense = Linear(width, out, bias=config.bias)
+        self.norm = LayerNorm(out, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
         nn.init.normal_(self.dense.weight, std=0.02)
         if config.bias:
             nn.init.zeros_(self.dense.bias)
@@ -224,6 +242,7 @@ class Block(nn.Module):
         super().__init__()
         self.pre = config.norm_place == "pre"
         unnormed = self.pre and layer == 0 and config.embedding_norm and not config.first_norm
+        unnormed &= not config.shared_layers
         self.attention_norm = nn.Identity() if unnormed else make_norm(config)
         self.attention = Attention(config)
         self.cross_norm = make_norm(config) if config.cross_attention else None
@@ -263,11 +282,14 @@ class Transformer(nn.Module):
         if config.width % config.heads or (config.width // config.heads) % 2:
             raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
         absolute = config.positions == "absolute"
-        self.position_table = nn.Embedding(config.max_positions, config.width) if absolute else None
-        self.type_table = nn.Embedding(config.token_types, config.width) if config.token_types else None
-        self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
+        width = config.input_width
+        self.position_table = nn.Embedding(config.max_positions, width) if absolute else None
+        self.type_table = nn.Embedding(config.token_types, width) if config.token_types else None
+        self.language_table = nn.Embedding(config.languages, width).requires_grad_(False) if config.languages else None
+        self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.embedding_map = Linear(width, config.width, bias=config.bias) if config.embedding_width else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.blocks))
         self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
         self.initialise()
 
@@ -291,7 +313,8 @@ class Transformer(nn.Module):
         memory_segments: Tensor | None = None,
         every_layer: bool = False,
     ) -> Tensor | list[Tensor]:
-        """Hidden states (r, l, d) of embedded tokens `x`; with `every_layer` the list from the embeddings on.
+        """Hidden states (r, l, d) of embedded tokens `x` (r, l, input_width); with `every_layer` the list of all from the first
+        layer's input on.
 
         segments, roles, places: (r, l); positions: (r, l, a). memory: (r, k, d) with memory_segments (r, k), for a stack
         with cross-attention: a token sees the memory of its own segment.
@@ -301,7 +324,7 @@ class Transformer(nn.Module):
             x = x + self.position_table(positions[..., 0] + config.position_offset).to(x.dtype)
         if self.type_table is not None:
             x = x + self.type_table(places.clamp(max=config.token_types - 1)).to(x.dtype)
-        x = self.dropout(self.embedding_norm(x))
+        x = self.embedding_map(self.dropout(self.embedding_norm(x)))
         masks = {False: additive(visible(segments, roles), x.dtype)}
         rotary: dict[bool, tuple[Tensor, Tensor] | None] = {False: None, True: None}
         locals_ = {config.is_local(i) for i in range(config.layers)}
@@ -315,9 +338,9 @@ class Transformer(nn.Module):
         if memory is not None and memory_segments is not None:
             memory_mask = additive(segments[:, :, None] == memory_segments[:, None, :], x.dtype)
         states = [x]
-        for i, block in enumerate(self.blocks):
+        for i in range(config.layers):
             local = config.is_local(i)
-            x = block(x, masks[local], rotary[local], memory, memory_mask)
+            x = self.blocks[i % config.blocks](x, masks[local], rotary[local], memory, memory_mask)
             if every_layer:
                 states.append(x)
         x = self.final_norm(x)

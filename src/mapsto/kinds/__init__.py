@@ -152,7 +152,7 @@ class Target(ABC):
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
 
-    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+    def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
         """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
 
     @abstractmethod

@@ -159,10 +159,10 @@ class TextTarget(Target):
     reader: TextSource
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
-        self.transform = TransformConfig(**(transform or {}))
+        self.transform = None if transform is None else TransformConfig(**transform)
         self.corruption = Corruption(**(corruption or {}))
 
-    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+    def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
         """Take the tokenizer from the source of this kind."""
         if not isinstance(source, TextSource):
             raise UsageError("a text answer needs `~text` among the sources; text from other kinds is not here yet")
@@ -189,7 +189,8 @@ class TextTarget(Target):
         return np.flatnonzero(masks) - self.corruption.ahead
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Dense, activation and norm, then the embeddings themselves as output weights (Press & Wolf 2017)."""
+        """Dense, activation and norm where the family has them, then the embeddings themselves as output weights (Press &
+        Wolf 2017)."""
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
 
@@ -226,7 +227,8 @@ class TextTarget(Target):
 
     def state(self) -> State:
         """The shape of the head, and how tokens were hidden."""
-        return {"transform": asdict(self.transform), "corruption": asdict(self.corruption)}
+        transform = None if self.transform is None else asdict(self.transform)
+        return {"transform": transform, "corruption": asdict(self.corruption)}
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -261,9 +263,9 @@ class CrossEntropy(torch.autograd.Function):
 class VocabularyHead(nn.Module):
     """Logits over the vocabulary, (m, d) → (m, v)."""
 
-    def __init__(self, width: int, transform: TransformConfig, embedding: nn.Embedding) -> None:
+    def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.transform = Transform(width, transform)
+        self.transform = Transform(width, transform, embedding.embedding_dim) if transform else nn.Identity()
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
         self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
 

@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 
-from mapsto import checkpoint, kinds
+from mapsto import checkpoint, kinds, sentence
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError, near
 from mapsto.kinds import Source
@@ -59,7 +59,8 @@ class Family:
     architectures: their class for each task, "body" or the kind that is answered; of several the last one named counts.
     reads: the source kind. prefix: stands before body weights in files with a head. names: our module
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
-    copies of weights that we hold once. ignored: patterns of weights that are no part of any task here.
+    copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
+    that folders of this family often lack, and what to do then.
     """
 
     architectures: Dict[Task, str]
@@ -69,6 +70,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     untied: Dict[str, str]
     ignored: tuple[str, ...] = ()
+    requires: Dict[str, str] = field(default_factory=dict)
     reads: str = "text"
 
 
@@ -118,10 +120,16 @@ def open(name: str) -> Start:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
+    for file, remedy in chosen.requires.items():
+        if not (folder / file).exists():
+            raise CheckpointError(f"{folder} has no {file}: {remedy}")
     notes: list[str] = []
     tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
+    if config.transformer.languages:
+        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     labels = _labels(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
+    config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
     weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
     source = kinds.source(chosen.reads).open(folder, weights)
@@ -153,6 +161,8 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     content = safetensors.torch.save(tensors, {"format": "pt"})
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
+    if config.sentence is not None:
+        sentence.write(config.sentence, config.transformer.width, folder)
     checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
 
 
@@ -325,13 +335,14 @@ def _pooled(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
     """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
-    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again."""
+    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
+    layers share their weights no such layer can be written, so the first token is read."""
     if raw.get(POOLING) == "normed_mean":
         last = config.transformer.layers - 1
         for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
             del tensors[name]
         return replace(config, pooling="normed_mean", transformer=replace(config.transformer, layers=last))
-    if labels is None and config.transformer.norm_place == "post":
+    if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
         return replace(config, pooling="normed_mean")
     return config
 
@@ -364,12 +375,12 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
-    if shape.width % shape.heads or shape.layers > len(tensors):
+    if shape.width % shape.heads or shape.blocks > len(tensors):
         raise CheckpointError(
             f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
         )
     with torch.device("meta"):
-        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.width)}
+        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:
