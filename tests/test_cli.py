@@ -146,7 +146,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
         f"text,label\n{GOOD},a\nsome text,\n".encode(),
         "row 32, column 'text': the text is blank",
     ),
-    "blank alone": ("a.csv", b"text,label\n,a\n ,b\n", "row 3, column 'text': '': the text is blank"),
+    "blank alone": ("a.csv", b"text,label\n,a\n ,b\n", "row 3, column 'text': ' ': the text is blank"),
     "ragged": ("a.csv", f"text,label\n{GOOD}one,two,three\n".encode(), "row 32: 'one,two,three': this row has 3 cells"),
     "open quote": ("a.csv", f'text,label\n{GOOD}"open,a\nnext,b\n'.encode(), "row 32: '\"open,a': a quote is opened"),
     "undecodable": (
@@ -156,7 +156,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
     ),
     "NUL": ("a.csv", f"text,label\n{GOOD}a\0b,a\n".encode(), "holds a NUL character"),
     "twice": ("a.csv", b"text,text\na,b\n", "names 'text' more than once"),
-    "broken json": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": \n', "row 2: '{\"text\":': this is no JSON"),
+    "broken json": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": \n', "row 2: '{\"text\": ': this is no JSON"),
     "nested json": (
         "a.jsonl",
         b'{"text": ["a"], "label": "b"}\n',
