@@ -15,6 +15,7 @@ import typer
 
 from mapsto.errors import MapstoError
 from mapsto.options import Options
+from mapsto.ranks import place
 
 app = typer.Typer(
     name="mapsto",
@@ -225,6 +226,9 @@ def main() -> None:
 
 
 def _fail(text: str, status: int) -> None:
+    """Say it, once for all processes of a run, and end."""
+    if not place().main:
+        sys.exit(status)
     if "--json" in sys.argv:
         print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
     else:
