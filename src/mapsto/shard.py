@@ -43,8 +43,9 @@ class Shards(Replicas):
 
     def turns(self, made: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
         """As many turns in every process, since each takes part in putting the blocks together; the last may count nothing."""
+        idle = self.ranks.most(len(made)) - len(made)
         yield from ((batch, 1.0) for batch in made)
-        yield from ((made[0], 0.0) for _ in range(self.ranks.most(len(made)) - len(made)))
+        yield from ((made[0], 0.0) for _ in range(idle))
 
     def whole(self, mapping: Mapping) -> Mapping:
         made = Mapping(mapping.arrow, mapping.config, mapping.sources, mapping.targets).computing_in(mapping.precision)
