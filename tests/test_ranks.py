@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +21,7 @@ from runs import (
     result,
     run,
     run_many,
+    start,
     start_many,
     steps_done,
     write_corpus,
@@ -91,6 +91,22 @@ def example(self, row, step, progress):
 Examples.example = example
 cli.main()
 """
+NOT_FINITE = """
+import hashlib, os, sys
+from pathlib import Path
+from mapsto import progress, train
+from mapsto.kinds.text import TextTarget
+from mapsto.options import Options
+real, calls = TextTarget.loss, []
+def loss(self, output, values):
+    calls.append(1)
+    return real(self, output, values) * (float("nan") if os.environ["RANK"] == "1" and len(calls) == 3 else 1.0)
+TextTarget.loss = loss
+options = Options(steps=6, batch=8, layers=2, width=64, vocabulary=300, hold_out=0, device="cpu", precision="fp32")
+mapping = train.pretrain("text", sys.argv[1], options=options, progress=progress.Lines())
+digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in mapping.parameters())).hexdigest()
+Path(sys.argv[1]).with_name(os.environ["RANK"]).write_text(digest)
+"""
 GRADIENTS = """
 import os, sys, torch
 from mapsto.layout import Replicas
@@ -155,34 +171,52 @@ def test_gradients_are_summed_whichever_process_has_them(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_a_checkpoint_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("begun", "processes", "more"),
+    [
+        ([], 1, []),
+        pytest.param([], 4, [], marks=pytest.mark.slow),
+        pytest.param([], 2, ["--shard"], marks=pytest.mark.slow),
+        pytest.param(["--shard"], 1, [], marks=pytest.mark.slow),
+    ],
+    ids=["on one", "on four", "on shards", "from shards on one"],
+)
+def test_a_checkpoint_of_two_goes_on(begun: list[str], processes: int, more: list[str], tmp_path: Path) -> None:
     choice = ["--optimizer", "adamw"]
     assert run(*pretraining(tmp_path, "one", *choice)).returncode == 0
-    stop(start_many(2, *pretraining(tmp_path, "two", *choice)), tmp_path / "two")
-    for processes, more in ((1, []), (4, []), (2, ["--shard"])):
-        name = f"on{processes}{''.join(more)}"
-        shutil.copytree(tmp_path / "two", tmp_path / name)
-        command = pretraining(tmp_path, name, *choice, *more)
-        done = run(*command) if processes == 1 else run_many(processes, *command)
-        assert done.returncode == 0, done.stderr
-        require_equal(tmp_path / name, tmp_path / "one")
-    sharded = pretraining(tmp_path, "back", *choice)
-    stop(start_many(2, *sharded, "--shard"), tmp_path / "back")
-    assert run(*sharded).returncode == 0
-    require_equal(tmp_path / "back", tmp_path / "one")
+    stop(start_many(2, *pretraining(tmp_path, "two", *choice, *begun)), tmp_path / "two")
+    command = pretraining(tmp_path, "two", *choice, *more)
+    done = run(*command) if processes == 1 else run_many(processes, *command)
+    assert done.returncode == 0, done.stderr
+    require_equal(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    done = run_many(2, str(corpus), script=script(tmp_path, NOT_FINITE))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("not finite") == 1 and "step 3: loss" in done.stderr
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
+def test_a_checkpoint_of_one_goes_on_with_two(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "first")
+    assert kill_when(start(*command), tmp_path / "first", random.Random(0), False, KILL)
+    assert run_many(2, *command).returncode == 0
+    assert run(*pretraining(tmp_path, "one")).returncode == 0
+    require_equal(tmp_path / "first", tmp_path / "one")
 
 
 def stop(process: subprocess.Popen[str], folder: Path) -> None:
     """SIGTERM to torchrun after some steps: all processes finish the same step, and the main one saves it."""
     assert kill_when(process, folder, random.Random(0), False, signal.SIGTERM)
-    said = ended(process).stderr
-    assert "exitcode  : 143" in said or "exitcode: 143" in said or process.returncode != 0
+    assert process.returncode != 0
     last = sorted((folder / "checkpoints").iterdir())[-1]
     assert 0 < int(last.name.removeprefix("step-")) == steps_done(folder) < 30
     assert not (folder / "mapsto.json").exists()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_is_started_again_and_the_bits_are_the_same(rank: int, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         longer = pretraining(tmp_path, name)
@@ -211,7 +245,7 @@ def worker(torchrun: int, rank: int) -> int:
 @pytest.mark.parametrize(
     ("content", "says", "status"),
     [
-        (OTHER_DATA.format(other="nothing.txt"), "process 1: nothing.txt cannot be read", 1),
+        (OTHER_DATA.format(other="nothing.txt"), "process 1: there is no file nothing.txt", 1),
         (OTHER_DATA.format(other="other.txt"), "process 1: this process has other data", 2),
         (SMALL_DISK, "could not be written", 1),
         (BROKEN_ROW, "process 1: row 17 has gone", 1),
@@ -227,7 +261,8 @@ def test_a_fault_of_one_process_is_said_once_and_ends_all(
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(said) == 1 and says in said[0], done.stderr
-    assert f"exitcode  : {status} " in done.stderr and "Traceback" not in done.stderr.split("torch.distributed")[0]
+    assert f"exitcode  : {status} " in done.stderr
+    assert done.stderr.count("Traceback") == 1, "that of torchrun itself"
 
 
 @pytest.mark.parametrize(

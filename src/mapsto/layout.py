@@ -46,7 +46,7 @@ class Replicas:
             self.buckets[-1].append(parameter)
             self.home[parameter] = len(self.buckets) - 1
             filled += parameter.numel() * parameter.element_size()
-            parameter.register_post_accumulate_grad_hook(self._ready)
+            parameter.register_post_accumulate_grad_hook(self._ready)  # type: ignore[no-untyped-call]
 
     def require(self, batch: int, optimizer: str) -> None:
         """Raise UsageError for a run that cannot be laid out so."""
@@ -73,7 +73,7 @@ class Replicas:
         loss_summed = self.ranks.added(loss)
         for bucket, (flat, wait) in zip(self.buckets, self.sent, strict=True):
             wait()
-            *parts, known = flat.split([*(p.numel() for p in bucket), len(bucket)])
+            *parts, known = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])  # type: ignore[no-untyped-call]
             for parameter, part, has_gradient in zip(bucket, parts, known.tolist(), strict=True):
                 parameter.grad = part.view_as(parameter) if has_gradient else None
         self.sent = []

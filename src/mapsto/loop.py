@@ -27,7 +27,7 @@ from mapsto.layout import Replicas
 from mapsto.mapping import Mapping
 from mapsto.optimizer import Optimizers, schedule
 from mapsto.progress import Progress
-from mapsto.ranks import Ranks
+from mapsto.ranks import ALONE, Ranks
 from mapsto.sequence import Batch
 
 LARGEST_NORM = 1.0
@@ -79,7 +79,7 @@ class State:
 class Loader:
     """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) and the rank alone."""
 
-    def __init__(self, examples: Examples, plan: Plan, workers: int, ranks: Ranks) -> None:
+    def __init__(self, examples: Examples, plan: Plan, workers: int, ranks: Ranks = ALONE) -> None:
         self.examples, self.plan, self.ahead, self.ranks = examples, plan, workers, ranks
         self.pool = ThreadPoolExecutor(workers) if workers else None
         self.waiting: dict[int, Future[list[Batch]]] = {}
@@ -126,7 +126,7 @@ class Training:
         listener: Callable[[dict[str, Any]], None] | None = None,
         layout: Replicas | None = None,
     ) -> None:
-        self.layout = layout or Replicas(Ranks(), mapping)
+        self.layout = layout or Replicas(ALONE, mapping)
         self.layout.require(plan.batch, plan.optimizer)
         self.ranks = self.layout.ranks
         self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch

@@ -136,6 +136,9 @@ class Ranks:
         return found
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Something that all processes do at the same time; it fails when one of them is gone."""

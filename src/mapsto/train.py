@@ -36,7 +36,7 @@ from mapsto.options import Options
 from mapsto.plan import choose_method, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
-from mapsto.ranks import Ranks, join
+from mapsto.ranks import ALONE, Ranks, join
 from mapsto.scores import Score
 
 PRETRAIN_LENGTH = 128
@@ -136,7 +136,7 @@ def _prepare(
     beginning: Beginning,
     options: Options,
     say: Callable[[str], None],
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
     device = choose_device(options.device, ranks.local)
