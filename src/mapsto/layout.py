@@ -73,7 +73,7 @@ class Replicas:
         loss_summed = self.ranks.added(loss)
         for bucket, (flat, wait) in zip(self.buckets, self.sent, strict=True):
             wait()
-            *parts, known = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])  # type: ignore[no-untyped-call]
+            *parts, known = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])
             for parameter, part, has_gradient in zip(bucket, parts, known.tolist(), strict=True):
                 parameter.grad = part.view_as(parameter) if has_gradient else None
         self.sent = []

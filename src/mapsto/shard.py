@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -24,8 +25,9 @@ class Shards(Replicas):
     def prepare(self, mapping: Mapping) -> None:
         for parameter in mapping.parameters():
             self.ranks.copied(parameter)
+        mesh = init_device_mesh(next(mapping.parameters()).device.type, (self.ranks.size,))
         for module in (*mapping.transformer.blocks, mapping):
-            sharded: Any = fully_shard(module)
+            sharded: Any = fully_shard(module, mesh=mesh)
             assert isinstance(sharded, FSDPModule)
             # Losses are divided by the answers of all processes, so gradients are added, not averaged.
             sharded.set_gradient_divide_factor(1.0)
