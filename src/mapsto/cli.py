@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -15,6 +16,10 @@ import typer
 
 from mapsto.errors import MapstoError
 from mapsto.options import Options
+from mapsto.ranks import place
+
+# torchrun ends every process as soon as one has ended, so the main one goes first.
+SECONDS_TO_SPEAK = 2.0
 
 app = typer.Typer(
     name="mapsto",
@@ -230,6 +235,10 @@ def main() -> None:
 
 
 def _fail(text: str, status: int) -> None:
+    """Say it, once for all processes of a run, and end."""
+    if not place().main:
+        time.sleep(SECONDS_TO_SPEAK)
+        sys.exit(status)
     if "--json" in sys.argv:
         print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
     else:

@@ -22,16 +22,26 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises UsageError if it is not here."""
+def choose_device(name: str = "auto", local: int | None = None) -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises UsageError if it is not here.
+
+    `local` is the number of this process among those on this machine, where there are several: each takes a GPU of its own.
+    """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, available in here.items() if available))
+        name = next(device for device, available in here.items() if available)
     if name not in here:
         raise UsageError(f"no device {name!r}; there are: auto, {', '.join(here)}")
     if not here[name]:
         raise UsageError(f"this machine or this build of torch has no {name}; use --device auto or cpu")
-    return torch.device(name)
+    if local is None or name == "cpu":
+        return torch.device(name)
+    if name == "mps":
+        raise UsageError("several processes share no mps; use --device cpu, or one process")
+    if local >= torch.cuda.device_count():
+        raise UsageError(f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -58,11 +68,11 @@ def has_amx() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def describe(device: torch.device, precision: torch.dtype) -> str:
+def describe(device: torch.device, precision: torch.dtype, processes: int = 1) -> str:
     """For people: "cpu, 2 threads, bf16"."""
     name = next(name for name, dtype in PRECISIONS.items() if dtype == precision)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return f"{device.type}{threads}, {name}"
+    return f"{device.type}{threads}, {name}" + (f", {processes} processes" if processes > 1 else "")
 
 
 def seed_all(*key: int) -> None:

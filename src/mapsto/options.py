@@ -78,6 +78,7 @@ class Options:
     precision: str = _option("auto", "bf16 where the hardware accelerates it, else fp32; or say which.")
     device: str = _option("auto", "auto, cpu, cuda or mps.")
     workers: int = _option(1, "Threads that make batches ahead; they never change the result.")
+    shard: bool = _option(False, "Under torchrun: every process keeps a part of each weight (FSDP2), not all of them.")
     tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (extra [tensorboard]).")
     encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
@@ -116,5 +117,5 @@ class Options:
 
     def differing(self, other: dict[str, Any]) -> list[str]:
         """Names of the fields that change a result and differ from the recorded `other`."""
-        free = {"save_every", "workers", "tensorboard"}
+        free = {"save_every", "workers", "tensorboard", "shard"}
         return sorted(name for name, value in asdict(self).items() if name not in free and other.get(name) != value)

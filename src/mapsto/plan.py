@@ -12,6 +12,7 @@ import torch
 from mapsto.begin import Beginning
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
+from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.options import Options
@@ -60,6 +61,7 @@ def make_plan(
     device: torch.device,
     pretraining: bool,
     began: float,
+    layout: Replicas,
 ) -> Plan:
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
@@ -69,7 +71,7 @@ def make_plan(
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
         optimizer = options.optimizer
-    elif not started or (pretraining and beginning.optimizer == "muon"):
+    elif layout.takes_muon and (not started or (pretraining and beginning.optimizer == "muon")):
         optimizer = "muon"
     plan = Plan(
         steps=0,
@@ -81,8 +83,9 @@ def make_plan(
         patience=options.patience,
         average=pretraining,
     )
+    layout.require(batch, optimizer)
     per_epoch = len(examples) / batch
-    steps = 0 if method == "probe" else _steps(options, plan, mapping, examples, device, pretraining, began)
+    steps = 0 if method == "probe" else _steps(options, plan, mapping, examples, device, pretraining, began, layout)
     return replace(
         plan,
         steps=steps,
@@ -99,23 +102,27 @@ def _steps(
     device: torch.device,
     pretraining: bool,
     began: float,
+    layout: Replicas,
 ) -> int:
     if options.steps is not None:
         return options.steps
     per_epoch = len(examples) / plan.batch
     if options.epochs is None and (pretraining or options.minutes is not None):
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - began)
-        return _calibrate(plan, mapping, examples, device, seconds)
+        return _calibrate(plan, mapping, examples, device, seconds, layout)
     fewest, most = FIT_EPOCHS
     epochs = options.epochs or max(fewest, min(most, FIT_STEPS / per_epoch))
     return max(1, round(epochs * per_epoch))
 
 
-def _calibrate(plan: Plan, mapping: Mapping, examples: Examples, device: torch.device, seconds: float) -> int:
+def _calibrate(
+    plan: Plan, mapping: Mapping, examples: Examples, device: torch.device, seconds: float, layout: Replicas
+) -> int:
     """How many steps fit into `seconds`: some are run, then every weight is put back."""
     started = time.monotonic()
     before = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
-    trial = Training(mapping, examples, replace(plan, steps=10_000, save_every=10_000), device, workers=0)
+    longer = replace(plan, steps=10_000, save_every=10_000)
+    trial = Training(mapping, examples, longer, device, workers=0, layout=layout)
     mapping.train()
     taken = []
     for number in range(CALIBRATION_STEPS + 1):

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.kinds import Source, Target
+from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.plan import choose_method, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
+from mapsto.ranks import ALONE, Ranks, join
 from mapsto.scores import Score
 
 PRETRAIN_LENGTH = 128
@@ -68,34 +71,42 @@ def fit(
     training never sees, scored at the end. Raises UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
-    options, progress = options or Options(), progress or Progress()
+    ranks = join()
+    options, progress = options or Options(), progress if progress and ranks.main else Progress()
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        folder.require_free(run, overwrite)
-    work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
-    with folder.locked(run):
-        if run is not None and overwrite:
-            folder.clear(run)
-        method, plan = _planned(work, run, began, progress.say)
+        ranks.on_main(lambda: folder.require_free(run, overwrite))
+    work = ranks.each(lambda: _prepare(wanted, data, test, begin(start, like), options, progress.say, ranks))
+    with ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
+        if run is not None and overwrite and not ranks.restarts:
+            ranks.on_main(lambda: folder.clear(run))
+        method, plan, layout = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
             work.examples,
             plan,
             work.device,
             run,
-            _watcher(work.watched, work.device),
+            _watcher(work.watched, work.device, ranks),
             progress,
             options.workers,
-            tensorboard(run) if options.tensorboard and run is not None else None,
+            tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
+            layout,
         )
         state = training.run()
-        scores = _scored(work, progress)
-        if run is not None:
-            reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
-            provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
-            folder.save(work.mapping.float(), run, provenance, scores)
-            progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+        work = replace(work, mapping=training.mapping)
+
+        def finish() -> None:
+            scores = _scored(work, progress)
+            if run is not None:
+                reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
+                provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                folder.save(work.mapping.float(), run, provenance, scores)
+                progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+
+        ranks.on_main(finish)
     return work.mapping
 
 
@@ -121,10 +132,16 @@ class Work:
 
 
 def _prepare(
-    wanted: Arrow, data: Any, test: Any, beginning: Beginning, options: Options, say: Callable[[str], None]
+    wanted: Arrow,
+    data: Any,
+    test: Any,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    ranks: Ranks = ALONE,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
     table = tables.read(data, encoding=options.encoding)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
@@ -162,7 +179,7 @@ def _prepare(
         "tokenizer": {kind: source.fingerprint for kind, source in sources.items()},
         "targets": [target.state() for target in targets],
         "seed": options.seed,
-        "device": describe(device, precision),
+        "device": describe(device, precision, ranks.size),
         "versions": folder.versions(),
     }
     return Work(
@@ -255,22 +272,38 @@ def _examples(
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
 
-def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
-    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+def _planned(
+    work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
+) -> tuple[str, Plan, Replicas]:
+    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded.
+
+    Also where its weights live.
+    """
     options, mapping = work.options, work.mapping
     method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
-    recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
+    _require_same(work.facts, ranks)
+    recorded = ranks.tell(
+        None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
+    )
     if "probe" in method:
         probe(mapping, work.examples, work.device, options.seed)
+    layout = _laid_out(mapping, options, ranks)
     if recorded is not None:
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
-        if run is not None:
-            checkpoint.require_space(run, space(mapping, plan))
-            write_rejected(run, work.rejected)
-            folder.record_run(run, work.facts, asdict(plan))
+        plan = make_plan(
+            options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began, layout
+        )
+        plan = Plan(**ranks.tell(asdict(plan)))
+
+        def record() -> None:
+            if run is not None:
+                checkpoint.require_space(run, space(mapping, plan))
+                write_rejected(run, work.rejected)
+                folder.record_run(run, work.facts, asdict(plan))
+
+        ranks.on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {len(work.held):,} held out" if len(work.held) else ""
     how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
@@ -278,7 +311,28 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
         how += " after a linear probe"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan
+    return method, plan, layout
+
+
+def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
+    """Raise UsageError when the processes have not read the same data, start and options."""
+    theirs = ranks.tell({name: facts[name] for name in (*folder.SAME, "options")})
+
+    def compare() -> None:
+        differing = [name for name in theirs if facts[name] != theirs[name]]
+        if differing:
+            raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
+
+    ranks.each(compare)
+
+
+def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
+    """Where the weights live, as the options say."""
+    if not options.shard:
+        return Replicas(ranks, mapping)
+    from mapsto.shard import Shards
+
+    return Shards(ranks, mapping)
 
 
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
@@ -300,11 +354,13 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
                     parameter.copy_(best)
 
 
-def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mapping], dict[str, float]] | None:
-    """A look at the held-out rows: the mean loss and error of the first target."""
+def _watcher(
+    watched: Examples | None, device: torch.device, ranks: Ranks
+) -> Callable[[Mapping], dict[str, float]] | None:
+    """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = as_scored(watched)
+    listed = ranks.part(as_scored(watched))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
@@ -315,7 +371,8 @@ def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mappin
                 loss += float(target.loss(output, readout.values))
                 error += float(target.error(output, readout.values))
                 count += len(readout.values)
-        return {"loss": loss / max(count, 1), "error": error / max(count, 1)}
+        loss, error, total = ranks.sum([loss, error, count])
+        return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
 
     return look
 
