@@ -46,7 +46,7 @@ OWN: tuple[str, ...] = (
     "model.safetensors",
     "tokenizer.json",
 )
-OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
+OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", "adapter", LOCK)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor
 
 from mapsto import checkpoint
-from mapsto.data import rows_of_step
 from mapsto.device import seed_all
 from mapsto.errors import RunError
 from mapsto.examples import Examples, batches
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.optimizer import Optimizers, schedule
 from mapsto.progress import Progress
 from mapsto.sequence import Batch
@@ -57,6 +58,7 @@ class Plan:
     watch_every: int = 0
     patience: int = 3
     average: bool = False
+    layer_decay: float = 1.0
 
 
 @dataclass
@@ -77,14 +79,14 @@ class State:
 class Loader:
     """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) alone."""
 
-    def __init__(self, examples: Examples, plan: Plan, workers: int) -> None:
-        self.examples, self.plan, self.ahead = examples, plan, workers
+    def __init__(self, examples: Examples, plan: Plan, workers: int, objective: Objective) -> None:
+        self.examples, self.plan, self.ahead, self.objective = examples, plan, workers, objective
         self.pool = ThreadPoolExecutor(workers) if workers else None
         self.waiting: dict[int, Future[list[Batch]]] = {}
 
     def make(self, step: int) -> list[Batch]:
         """The batches of `step`."""
-        rows = rows_of_step(self.plan.seed, step, self.plan.batch, len(self.examples))
+        rows = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples))
         progress = step / self.plan.steps
         return batches([self.examples.example(int(row), step, progress) for row in rows], TOKENS_AT_ONCE)
 
@@ -117,11 +119,13 @@ class Training:
         progress: Progress | None = None,
         workers: int = 1,
         listener: Callable[[dict[str, Any]], None] | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        self.objective = objective or Objective()
         self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
         self.progress, self.listener = progress or Progress(), listener
-        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate)
-        self.loader = Loader(examples, plan, workers)
+        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, layer_decay=plan.layer_decay)
+        self.loader = Loader(examples, plan, workers, self.objective)
         self.state = State()
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
@@ -158,13 +162,13 @@ class Training:
         """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
         made = self.loader.get(number)
         seed_all(self.plan.seed, number)
-        ports = range(len(self.mapping.targets))
-        answers = [[batch.answers[port] for batch in made] for port in ports]
-        counts = [sum(len(readout.values) for readout in column if readout is not None) for column in answers]
+        counts: Counter[int] = Counter()
+        for batch in made:
+            counts.update(self.objective.counts(batch))
         loss = torch.zeros((), device=self.device)
         for batch in made:
-            parts = self.mapping.losses(batch.to(self.device))
-            share = sum((total / counts[port] for port, total in parts), torch.zeros((), device=self.device))
+            parts = self.objective.losses(self.mapping, batch.to(self.device))
+            share = sum((total / max(counts[port], 1) for port, total in parts), torch.zeros((), device=self.device))
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()

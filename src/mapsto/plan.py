@@ -14,6 +14,8 @@ from mapsto.errors import UsageError
 from mapsto.examples import Examples
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
+from mapsto.objectives.contrast import Contrast
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -24,6 +26,7 @@ FIT_STEPS = 120
 # Labels a class. Up to the first number a linear probe of the start is the whole fit; up to the second all weights are
 # trained from that probe; above it a probe only holds them back (measured on SST-2, TREC-6, Banking77).
 FEW_LABELS, MANY_LABELS = 16, 200
+CONTRAST_BATCH, CONTRAST_STEPS, CONTRAST_RATE = 32, 40, 5e-5
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}
 FINE_TUNING_RATE = 1e-4
@@ -38,6 +41,8 @@ def choose_method(options: Options, mapping: Mapping, beginning: Beginning, coun
     if options.method != "auto":
         if options.method != "full" and not started:
             raise UsageError(f"--method {options.method} needs a --start to probe")
+        if options.method == "contrast" and contrasted(mapping) is None:
+            raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
         return options.method
     target = mapping.targets[0]
     if not started or pretraining or target.way != "pooled":
@@ -46,12 +51,24 @@ def choose_method(options: Options, mapping: Mapping, beginning: Beginning, coun
     return "probe" if a_class <= FEW_LABELS else "probe+full" if a_class <= MANY_LABELS else "full"
 
 
+def contrasted(mapping: Mapping) -> int | None:
+    """The first target with classes that is read from one vector an example."""
+    return next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
+
+
+def make_objective(method: str, mapping: Mapping, examples: Examples) -> Objective:
+    """What the steps of `method` make small."""
+    port = contrasted(mapping) if method == "contrast" else None
+    return Objective() if port is None else Contrast(examples, port)
+
+
 def make_plan(
     options: Options,
     mapping: Mapping,
     examples: Examples,
     beginning: Beginning,
     method: str,
+    objective: Objective,
     device: torch.device,
     pretraining: bool,
     began: float,
@@ -59,30 +76,34 @@ def make_plan(
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
     mean = statistics.fmean(sum(map(len, pieces)) for pieces in examples.pieces[:LENGTHS_SEEN])
-    batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else FIT_BATCH)
+    usual = CONTRAST_BATCH if method == "contrast" else FIT_BATCH
+    batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else usual)
     batch = min(batch, len(examples))
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
         optimizer = options.optimizer
     elif not started or (pretraining and beginning.optimizer == "muon"):
         optimizer = "muon"
+    rate = FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]
     plan = Plan(
         steps=0,
         batch=batch,
-        rate=options.rate or (FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]),
+        rate=options.rate or (CONTRAST_RATE if method == "contrast" else rate),
         optimizer=optimizer,
         seed=options.seed,
         save_every=0,
         patience=options.patience,
-        average=pretraining,
+        average=pretraining if options.average is None else options.average,
+        layer_decay=options.layer_decay,
     )
     per_epoch = len(examples) / batch
-    steps = 0 if method == "probe" else _steps(options, plan, mapping, examples, device, pretraining, began)
+    steps = 0 if method == "probe" else _steps(options, plan, mapping, examples, objective, device, pretraining, began)
+    watches = objective.watches and not plan.average and not pretraining
     return replace(
         plan,
         steps=steps,
         save_every=options.save_every or max(50, -(-steps // 20)),
-        watch_every=0 if pretraining else max(1, min(round(per_epoch), steps // 3)),
+        watch_every=max(1, min(round(per_epoch), steps // 3)) if watches else 0,
     )
 
 
@@ -91,6 +112,7 @@ def _steps(
     plan: Plan,
     mapping: Mapping,
     examples: Examples,
+    objective: Objective,
     device: torch.device,
     pretraining: bool,
     began: float,
@@ -100,17 +122,22 @@ def _steps(
     per_epoch = len(examples) / plan.batch
     if options.epochs is None and (pretraining or options.minutes is not None):
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - began)
-        return _calibrate(plan, mapping, examples, device, seconds)
+        return _calibrate(plan, mapping, examples, objective, device, seconds)
+    if options.epochs is None and isinstance(objective, Contrast):
+        return CONTRAST_STEPS
     fewest, most = FIT_EPOCHS
     epochs = options.epochs or max(fewest, min(most, FIT_STEPS / per_epoch))
     return max(1, round(epochs * per_epoch))
 
 
-def _calibrate(plan: Plan, mapping: Mapping, examples: Examples, device: torch.device, seconds: float) -> int:
+def _calibrate(
+    plan: Plan, mapping: Mapping, examples: Examples, objective: Objective, device: torch.device, seconds: float
+) -> int:
     """How many steps fit into `seconds`: some are run, then every weight is put back."""
     started = time.monotonic()
     before = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
-    trial = Training(mapping, examples, replace(plan, steps=10_000, save_every=10_000), device, workers=0)
+    longer = replace(plan, steps=10_000, save_every=10_000)
+    trial = Training(mapping, examples, longer, device, workers=0, objective=objective)
     mapping.train()
     taken = []
     for number in range(CALIBRATION_STEPS + 1):

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, folder, kinds
+from mapsto import adapter, checkpoint, folder, kinds, lora
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
-from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources
+from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources, restrict
 from mapsto.check import doctor
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
@@ -30,8 +30,9 @@ from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read
 from mapsto.kinds import Source, Target
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.options import Options
-from mapsto.plan import choose_method, make_plan
+from mapsto.plan import choose_method, make_objective, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.scores import Score
@@ -75,7 +76,7 @@ def fit(
         folder.require_free(run, overwrite)
     work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
     with folder.locked(run):
-        method, plan = _planned(work, run, began, progress.say)
+        method, plan, objective = _planned(work, run, began, progress.say)
         training = Training(
             work.mapping,
             work.examples,
@@ -86,12 +87,18 @@ def fit(
             progress,
             options.workers,
             tensorboard(run) if options.tensorboard and run is not None else None,
+            objective,
         )
         state = training.run()
+        updates = lora.merge(work.mapping)
+        if method == "contrast":
+            probe(work.mapping, work.examples, work.device, options.seed)
         scores = _scored(work, progress.say)
         if run is not None:
             reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
             provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+            if updates:
+                adapter.save(work.mapping, run, updates, work.beginning.name)
             folder.save(work.mapping.float(), run, provenance, scores)
             progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
     return work.mapping
@@ -131,8 +138,9 @@ def _prepare(
         say(f"note: {note}")
     sources = make_sources(beginning, arrow, table, options, say)
     targets = [kinds.target(port.kind)() for port in arrow.targets]
-    if options.balance and not any(target.named for target in targets):
-        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(target.named for target in targets):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
@@ -142,8 +150,11 @@ def _prepare(
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
+        target.smooth = options.smooth
     tested = _examined(arrow, rows, tested, sources, targets, options, say)
-    mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
+    mapping = make_mapping(arrow, config, sources, targets, beginning)
+    restrict(mapping, options, beginning)
+    mapping = mapping.to(device).computing_in(precision)
     kept, held = _split(arrow, rows, options)
     examples = _examples(mapping, kept, options, options.seed, say)
     facts = {
@@ -245,10 +256,13 @@ def _examples(
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
 
-def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
-    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+def _planned(
+    work: Work, run: Path | None, began: float, say: Callable[[str], None]
+) -> tuple[str, Plan, Objective]:
+    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
     options, mapping = work.options, work.mapping
     method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    objective = make_objective(method, mapping, work.examples)
     recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
     if "probe" in method:
         probe(mapping, work.examples, work.device, options.seed)
@@ -256,18 +270,19 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
+        start, device = work.beginning, work.device
+        plan = make_plan(options, mapping, work.examples, start, method, objective, device, work.pretraining, began)
         if run is not None:
             write_rejected(run, work.rejected)
             folder.record_run(run, work.facts, asdict(plan))
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {len(work.held):,} held out" if len(work.held) else ""
     how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
-    if plan.steps and "probe" in method:
-        how += " after a linear probe"
+    if plan.steps and method != "full":
+        how += " of contrast before a linear probe" if method == "contrast" else " after a linear probe"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan
+    return method, plan, objective
 
 
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:

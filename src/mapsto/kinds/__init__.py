@@ -118,12 +118,14 @@ class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs.
+    smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
     classes: list[str]
+    smooth: float = 0.0
 
     @staticmethod
     @abstractmethod
