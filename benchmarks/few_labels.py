@@ -130,8 +130,8 @@ def main() -> None:
     ways: dict[str, Answers] = {peer: package(given.setfit) if given.setfit else written_out}
     ways |= {method: ours(method) for method in given.methods.split(",")}
     lines = [
-        f"MiniLM, {given.seeds} draws of the rows; accuracy in % on the whole test split, mean ± 95 % interval over the draws; seconds of fitting",
-        f"and prediction, median (range). The ways take turns. `{peer}` is the reference.",
+        f"MiniLM, {given.seeds} draws of the rows; accuracy in % on the whole test split, mean ± 95 % interval over the draws;",
+        f"seconds of fitting and prediction, median (range). The ways take turns. `{peer}` is the reference.",
         "",
         "| task | labels a class | way | accuracy | against SetFit, points | seconds | × faster |",
         "|---|---|---|---|---|---|---|",
@@ -154,7 +154,11 @@ def main() -> None:
                     right[way].append(100 * float(np.mean(np.array(said) == truth)))
             for way in ways:
                 gain = [mine - theirs for mine, theirs in zip(right[way], right[peer], strict=True)]
-                faster = "" if way == peer else f"{interval(gain)} | {spread(times[way], 1)} | {ratio(times[peer], times[way])}"
+                faster = (
+                    ""
+                    if way == peer
+                    else f"{interval(gain)} | {spread(times[way], 1)} | {ratio(times[peer], times[way])}"
+                )
                 shown = faster or f"| {spread(times[way], 1)} |"
                 lines.append(f"| {name} | {count} | {way} | {interval(right[way])} | {shown} |")
                 print(lines[-1], flush=True)

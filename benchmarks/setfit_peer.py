@@ -1,7 +1,7 @@
 """SetFit itself at its defaults, as a process of its own (it needs other versions than ours): JSON in, JSON out.
 
 Run by few_labels.py with the Python of an environment that has it: `python -m venv venv-setfit`, and there
-`pip install setfit==1.1.3 'transformers<5' torch==2.13.0`.
+`pip install setfit==1.1.3 "transformers<5" "sentence-transformers<5.2" "datasets<4.5" torch==2.13.0`.
 """
 
 from __future__ import annotations

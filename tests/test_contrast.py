@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ from mapsto.loop import Plan, Training
 from mapsto.objectives.contrast import TEMPERATURE, Contrast, contrast
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base() -> mapsto.Model:
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(40)], steps=1, **TINY)
 
 
 def test_the_loss_is_that_of_every_pair_written_out() -> None:
@@ -74,7 +80,7 @@ def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
     heard = Heard()
     given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
     clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=heard, **given)
-    assert any("contrast before a linear probe" in line for line in heard.lines)
+    assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in heard.lines)
     right = [answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)]
     assert np.mean(right) > 0.9
     again = mapsto.fit("text -> label", rows, steps=30, **given)
@@ -89,3 +95,41 @@ def test_contrast_needs_a_start_and_classes() -> None:
     base = mapsto.fit("text -> label", rows, steps=1, **TINY)
     with pytest.raises(UsageError, match="answers none"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=base, method="contrast", device="cpu")
+    different = [{"text": text, "label": f"class {i}"} for i, text in enumerate(sentences(5))]
+    with pytest.raises(UsageError, match="no class has two"):
+        mapsto.fit("text -> label", different, start=base, method="contrast", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "method"),
+    [
+        (8, {}, "contrast"),
+        (2, {}, "probe"),
+        (8, {"smooth": 0.1}, "probe+full"),
+        (8, {"lora": 2}, "contrast"),
+        (8, {"freeze": "all"}, "probe+full"),
+        (60, {}, "probe+full"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(count))]
+    heard = Heard()
+    mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=heard, **options)
+    assert any(f"method {method} ({count // 2} labels a class, at most" in line for line in heard.lines), heard.lines
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
+        ("probe", {"freeze": "1"}, "--freeze"),
+        ("contrast", {"smooth": 0.1}, "--smooth"),
+        ("contrast", {"freeze": "all"}, "--freeze"),
+    ],
+)
+def test_options_that_would_change_nothing_are_said(
+    method: Any, options: dict[str, Any], says: str, base: mapsto.Model
+) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match=says):
+        mapsto.fit("text -> label", rows, start=base, method=method, device="cpu", **options)

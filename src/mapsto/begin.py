@@ -165,7 +165,9 @@ def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:
     stack, layers = mapping.transformer, mapping.config.transformer.layers
     frozen = layers if options.freeze == "all" else int(options.freeze or 0)
     if frozen > layers:
-        raise UsageError(f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it")
+        raise UsageError(
+            f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it"
+        )
     lowest = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm, *stack.blocks[:frozen]]
     for part in [*lowest, stack.final_norm] if options.freeze == "all" else lowest:
         if part is not None:

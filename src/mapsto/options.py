@@ -43,7 +43,9 @@ class Options:
         "How answers are fitted to a start: a linear probe, all weights, one after the other, or the contrast of classes "
         "before a probe.",
     )
-    lora: int | None = _option(None, "Learn updates of this rank to the start's blocks, and leave their weights (LoRA).")
+    lora: int | None = _option(
+        None, "Learn updates of this rank to the start's blocks, and leave their weights (LoRA)."
+    )
     freeze: str | None = _option(
         None, "Leave the start's embeddings and this many of its lowest layers as they are; or `all` of it."
     )

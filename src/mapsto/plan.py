@@ -33,22 +33,53 @@ FINE_TUNING_RATE = 1e-4
 LENGTHS_SEEN = 2000
 
 
-def choose_method(options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool) -> str:
-    """With a start and few labels a class, a linear probe, then (Kumar et al. 2022) all weights from it; else all
-    weights at once. Raises UsageError for a probe of random weights.
-    """
-    started = beginning.tensors is not None
-    if options.method != "auto":
-        if options.method != "full" and not started:
-            raise UsageError(f"--method {options.method} needs a --start to probe")
-        if options.method == "contrast" and contrasted(mapping) is None:
-            raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
-        return options.method
-    target = mapping.targets[0]
-    if not started or pretraining or target.way != "pooled":
-        return "full"
-    a_class = count / max(1, len(target.classes) if target.named else 1)
-    return "probe" if a_class <= FEW_LABELS else "probe+full" if a_class <= MANY_LABELS else "full"
+def choose_method(
+    options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool
+) -> tuple[str, str]:
+    """The method, and why. Raises UsageError for one that the start, the answers or the other options do not allow."""
+    method, why = options.method, "as asked"
+    if method == "auto":
+        method, why = _measured(options, mapping, beginning, count, pretraining)
+    elif method != "full" and beginning.tensors is None:
+        raise UsageError(f"--method {method} needs a --start to probe")
+    elif idle := _idle(method, options):
+        raise UsageError(f"{', '.join(idle)} would change nothing with --method {method}")
+    if method == "contrast" and contrasted(mapping) is None:
+        raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
+    return method, why
+
+
+def _measured(
+    options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool
+) -> tuple[str, str]:
+    """What was measured to be best with as many labels (benchmarks/few_labels.py, benchmarks/fitting.py)."""
+    if beginning.tensors is None or pretraining:
+        return "full", "nothing to probe" if not pretraining else "pretraining"
+    port = contrasted(mapping)
+    if mapping.targets[0].way != "pooled":
+        return "full", "the answers are no classes of whole examples"
+    a_class = count / (1 if port is None else len(mapping.targets[port].classes))
+    said = f"{a_class:,.0f} labels a class" if port is not None else f"{count:,} answers"
+    if a_class > MANY_LABELS:
+        return "full", f"{said}, more than {MANY_LABELS}"
+    if port is not None and 1 < a_class <= FEW_LABELS and not _idle("contrast", options):
+        return "contrast", f"{said}, at most {FEW_LABELS}"
+    if a_class <= FEW_LABELS and not _idle("probe", options):
+        return "probe", f"{said}, at most {FEW_LABELS}"
+    return "probe+full", f"{said}, at most {MANY_LABELS}"
+
+
+def _idle(method: str, options: Options) -> list[str]:
+    """The options given that would change nothing, since the weights or the loss that they are about are not there."""
+    given = {
+        "lora": options.lora is not None,
+        "freeze": options.freeze is not None and (method == "probe" or options.freeze == "all"),
+        "layer-decay": options.layer_decay < 1,
+        "smooth": options.smooth > 0,
+        "average": options.average is not None,
+    }
+    without = {"probe": tuple(given), "contrast": ("freeze", "smooth")}
+    return [f"--{name}" for name in without.get(method, ()) if given[name]]
 
 
 def contrasted(mapping: Mapping) -> int | None:

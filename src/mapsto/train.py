@@ -43,6 +43,12 @@ WATCHED_ROWS = 1000
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
@@ -98,7 +104,7 @@ def fit(
             reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
             provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
             if updates:
-                adapter.save(work.mapping, run, updates, work.beginning.name)
+                adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
             folder.save(work.mapping.float(), run, provenance, scores)
             progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
     return work.mapping
@@ -256,15 +262,13 @@ def _examples(
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
 
-def _planned(
-    work: Work, run: Path | None, began: float, say: Callable[[str], None]
-) -> tuple[str, Plan, Objective]:
-    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan, Objective]:
+    """The method, the numbers and the objective of the run: those recorded of an unfinished run, else chosen now."""
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
     objective = make_objective(method, mapping, work.examples)
     recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
-    if "probe" in method:
+    if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
     if recorded is not None:
         plan = Plan(**recorded)
@@ -277,9 +281,9 @@ def _planned(
             folder.record_run(run, work.facts, asdict(plan))
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {len(work.held):,} held out" if len(work.held) else ""
-    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
-    if plan.steps and method != "full":
-        how += " of contrast before a linear probe" if method == "contrast" else " after a linear probe"
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not work.pretraining:
+        how = f"method {method} ({why}): {METHODS[method].format(how)}"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
     return method, plan, objective

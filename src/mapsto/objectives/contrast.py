@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mapsto.data import rows_of_step
+from mapsto.errors import UsageError
 from mapsto.examples import Examples
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
@@ -32,6 +33,10 @@ class Contrast(Objective):
         classes = np.array([-1 if answer is None else int(answer.values) for answer in answers])
         self.port = port
         self.members = [np.flatnonzero(classes == found) for found in np.unique(classes[classes >= 0])]
+        if max(map(len, self.members)) < 2:
+            raise UsageError(
+                "--method contrast compares rows of one class, and no class has two; --method probe needs one"
+            )
 
     def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
         """The classes in turn, several rows of each: all classes where a batch holds them."""

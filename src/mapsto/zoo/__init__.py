@@ -154,7 +154,9 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
 def task_of(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
     answered = {target.kind for target in mapping.targets}
-    return next((task for task in reversed(list(family(mapping.config.family).architectures)) if task in answered), "body")
+    return next(
+        (task for task in reversed(list(family(mapping.config.family).architectures)) if task in answered), "body"
+    )
 
 
 def weights(mapping: Mapping) -> dict[str, Tensor]:
