@@ -7,6 +7,7 @@ from collections.abc import Mapping as Dict
 from pathlib import Path
 
 import safetensors.torch
+from torch import Tensor
 
 from mapsto import checkpoint, zoo
 from mapsto.lora import ALPHA_A_RANK, Update
@@ -24,7 +25,7 @@ def save(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | N
     have, as it has them, are saved whole.
     """
     rank = max(len(update.a) for update in updates.values())
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
         for theirs, b in zoo.published(mapping, {f"{name}.weight": update.b.cpu()}).items():
             stem = f"{STEM}{theirs.removesuffix('.weight')}"

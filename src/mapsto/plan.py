@@ -23,10 +23,11 @@ PRETRAIN_TOKENS = 4096
 FIT_BATCH = 32
 FIT_EPOCHS = (3.0, 10.0)
 FIT_STEPS = 120
-# Labels a class. Up to the first number a linear probe of the start is the whole fit; up to the second all weights are
-# trained from that probe; above it a probe only holds them back (measured on SST-2, TREC-6, Banking77).
+# Labels a class. Up to the first number the classes are contrasted, then probed; up to the second all weights are trained
+# from a linear probe; above it a probe only holds them back (measured on SST-2, TREC-6, Banking77).
 FEW_LABELS, MANY_LABELS = 16, 200
-CONTRAST_BATCH, CONTRAST_STEPS, CONTRAST_RATE = 32, 40, 5e-5
+CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
+LORA_RATE = 10  # low-rank updates learn best at about ten times the rate of the weights beside them
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}
 FINE_TUNING_RATE = 1e-4
@@ -37,7 +38,8 @@ def choose_method(
     options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool
 ) -> tuple[str, str]:
     """The method, and why. Raises UsageError for one that the start, the answers or the other options do not allow."""
-    method, why = options.method, "as asked"
+    method: str = options.method
+    why = "as asked"
     if method == "auto":
         method, why = _measured(options, mapping, beginning, count, pretraining)
     elif method != "full" and beginning.tensors is None:
@@ -107,8 +109,7 @@ def make_plan(
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
     mean = statistics.fmean(sum(map(len, pieces)) for pieces in examples.pieces[:LENGTHS_SEEN])
-    usual = CONTRAST_BATCH if method == "contrast" else FIT_BATCH
-    batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else usual)
+    batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else FIT_BATCH)
     batch = min(batch, len(examples))
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
@@ -116,10 +117,11 @@ def make_plan(
     elif not started or (pretraining and beginning.optimizer == "muon"):
         optimizer = "muon"
     rate = FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]
+    rate = CONTRAST_RATE if method == "contrast" else rate
     plan = Plan(
         steps=0,
         batch=batch,
-        rate=options.rate or (CONTRAST_RATE if method == "contrast" else rate),
+        rate=options.rate or rate * (1 if options.lora is None else LORA_RATE),
         optimizer=optimizer,
         seed=options.seed,
         save_every=0,
@@ -155,7 +157,7 @@ def _steps(
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - began)
         return _calibrate(plan, mapping, examples, objective, device, seconds)
     if options.epochs is None and isinstance(objective, Contrast):
-        return CONTRAST_STEPS
+        return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
     fewest, most = FIT_EPOCHS
     epochs = options.epochs or max(fewest, min(most, FIT_STEPS / per_epoch))
     return max(1, round(epochs * per_epoch))
