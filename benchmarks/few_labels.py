@@ -114,7 +114,9 @@ def written_out(texts: list[str], labels: list[str], asked: list[str], seed: int
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the 95 % interval of the mean over seeds (Student's t)."""
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{statistics.fmean(values):.1f} ± {half:.1f}"
 
 
