@@ -164,7 +164,7 @@ def main() -> None:
                 shown = faster or f"| {spread(times[way], 1)} |"
                 lines.append(f"| {name} | {count} | {way} | {interval(right[way])} | {shown} |")
                 print(lines[-1], flush=True)
-    record("Few labels (benchmarks/few_labels.py)", lines)
+    record(f"Few labels: {given.tasks} (benchmarks/few_labels.py)", lines)
 
 
 if __name__ == "__main__":
