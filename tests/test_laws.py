@@ -15,13 +15,14 @@ from runs import sentences
 
 from mapsto import kinds
 from mapsto.arrow import parse
-from mapsto.begin import Beginning, make_config, make_mapping, make_sources
+from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows, restores
 from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
+from mapsto.objectives.contrast import Contrast
 from mapsto.options import Options
 from mapsto.sequence import Role, collate
 
@@ -231,17 +232,44 @@ def test_packed_equals_one_at_a_time(arrow: str, objective: str) -> None:
         assert float(loss) == pytest.approx(alone[port], rel=1e-5)
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights": {},
+    "contrast": {"contrast": True},
+    "lora": {"lora": 4},
+    "contrast of updates": {"contrast": True, "lora": 4},
+    "the upper layer": {"freeze": "1", "layer_decay": 0.8},
+    "the head": {"freeze": "all"},
+}
+
+
 @pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(
     arrow: str, objective: str, optimizer: Any, tmp_path: Path
 ) -> None:
-    plan = Plan(steps=10, batch=8, rate=1e-3, optimizer=optimizer, seed=4, save_every=5, average=True)
+    goes_on(arrow, objective, optimizer, {}, tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
+    goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
+
+
+def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_path: Path) -> None:
+    """Ten steps, and five of them again from the checkpoint in the middle, give the same weights and losses."""
+    decay = way.get("layer_decay", 1.0)
+    plan = Plan(10, 8, 1e-3, optimizer, seed=4, save_every=5, average=True, layer_decay=decay)
 
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-        mapping, examples = made(arrow, objective)
+        mapping, examples = made(arrow, hidden)
+        restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
+        objective = Contrast(examples, 0) if way.get("contrast") else None
         losses: list[float] = []
-        Training(mapping, examples, plan, CPU, folder, listener=lambda record: losses.append(record["loss"])).run()
+        listener = lambda record: losses.append(record["loss"])  # noqa: E731
+        before = [p.detach().clone() for p in mapping.parameters()]
+        Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
+        moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
+        assert any(moved) and (not way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
 
     weights, losses = train(tmp_path / "whole")

@@ -39,7 +39,15 @@ def fitting(folder: Path, out: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-RUNS = {"pretrain": pretraining, "fit": fitting}
+def contrasting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--method", "contrast", "--freeze", "1", *more)
+
+
+def adapting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--lora", "4", "--layer-decay", "0.8", "--smooth", "0.1", "--average", *more)
+
+
+RUNS = {"pretrain": pretraining, "fit": fitting, "contrast": contrasting, "lora": adapting}
 
 
 def survives(kind: str, kills: int, folder: Path) -> None:

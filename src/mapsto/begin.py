@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto import folder, kinds, zoo
+from mapsto import folder, kinds, lora, zoo
 from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, UsageError
@@ -150,3 +150,29 @@ def make_mapping(
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
         mapping.pooler.pass_through()
     return mapping
+
+
+def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:
+    """Leave those weights of the start as they are that the options name. Raises UsageError where they cannot be."""
+    given = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
+    if not given:
+        return
+    if beginning.tensors is None:
+        raise UsageError(f"{given[0]} leaves weights of a start as they are; it needs a --start")
+    if len(given) > 1:
+        raise UsageError("give --lora or --freeze, not both: with --lora no weight of the start changes")
+    if options.lora is not None:
+        if mapping.arrow.corrupted:
+            raise UsageError("--lora fits answers to a start; pretraining changes all weights")
+        lora.attach(mapping, options.lora)
+        return
+    stack, layers = mapping.transformer, mapping.config.transformer.layers
+    frozen = layers if options.freeze == "all" else int(options.freeze or 0)
+    if frozen > layers:
+        raise UsageError(
+            f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it"
+        )
+    lowest = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm, *stack.blocks[:frozen]]
+    for part in [*lowest, stack.final_norm] if options.freeze == "all" else lowest:
+        if part is not None:
+            part.requires_grad_(False)

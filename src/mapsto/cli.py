@@ -58,7 +58,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"])],
+            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"], hints[field.name])],
         )
         for field in fields(Options)
     ]
@@ -73,9 +73,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _option(name: str, text: str) -> Any:
-    flag = f"--{name.replace('_', '-')}"
-    return typer.Option(flag, help=text)
+def _option(name: str, text: str, hint: Any) -> Any:
+    flag = name.replace("_", "-")
+    undecided = hint == bool | None  # can be switched off as well as on
+    return typer.Option(f"--{flag}/--no-{flag}" if undecided else f"--{flag}", help=text)
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")

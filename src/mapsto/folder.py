@@ -49,6 +49,7 @@ OWN: tuple[str, ...] = (
     *sentence.FILES,
     "checkpoints",
     "tensorboard",
+    "adapter",
     RUN,
     MANIFEST,
 )

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 
 from mapsto import checkpoint
-from mapsto.data import rows_of_step
 from mapsto.device import seed_all
 from mapsto.errors import RunError
 from mapsto.examples import Examples, batches
 from mapsto.layout import Replicas
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.optimizer import Optimizers, schedule
 from mapsto.progress import Progress
 from mapsto.ranks import ALONE, Ranks
@@ -62,6 +63,7 @@ class Plan:
     watch_every: int = 0
     patience: int = 3
     average: bool = False
+    layer_decay: float = 1.0
 
 
 @dataclass
@@ -88,14 +90,16 @@ def space(mapping: Mapping, plan: Plan) -> int:
 class Loader:
     """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) and the rank alone."""
 
-    def __init__(self, examples: Examples, plan: Plan, workers: int, ranks: Ranks = ALONE) -> None:
-        self.examples, self.plan, self.ahead, self.ranks = examples, plan, workers, ranks
+    def __init__(
+        self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = ALONE
+    ) -> None:
+        self.examples, self.plan, self.ahead, self.objective, self.ranks = examples, plan, workers, objective, ranks
         self.pool = ThreadPoolExecutor(workers) if workers else None
         self.waiting: dict[int, Future[list[Batch]]] = {}
 
     def rows(self, step: int) -> list[int]:
         """The rows of `step`, those of all processes."""
-        rows: list[int] = rows_of_step(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
+        rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
         return rows
 
     def make(self, step: int) -> list[Batch]:
@@ -134,14 +138,16 @@ class Training:
         workers: int = 1,
         listener: Callable[[dict[str, Any]], None] | None = None,
         layout: Replicas | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.layout = layout or Replicas(ALONE, mapping)
         self.layout.require(plan.batch, plan.optimizer)
         self.ranks = self.layout.ranks
+        self.objective = objective or Objective()
         self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
         self.progress, self.listener = progress or Progress(), listener
-        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate)
-        self.loader = Loader(examples, plan, workers, self.ranks)
+        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, layer_decay=plan.layer_decay)
+        self.loader = Loader(examples, plan, workers, self.objective, self.ranks)
         self.state = State()
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
@@ -178,14 +184,16 @@ class Training:
         """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
         made = self.ranks.each(lambda: self.loader.get(number))
         seed_all(self.plan.seed, number, *([self.ranks.rank] if self.ranks.rank else []))
-        ports = range(len(self.mapping.targets))
-        answers = [[batch.answers[port] for batch in made] for port in ports]
-        here = [sum(len(readout.values) for readout in column if readout is not None) for column in answers]
-        *counts, tokens = self.ranks.sum([*here, sum(batch.real_tokens for batch in made)])
+        here: Counter[int] = Counter()
+        for batch in made:
+            here.update(self.objective.counts(batch))
+        terms = range(self.objective.terms(self.mapping))
+        *counts, tokens = self.ranks.sum([*(here[term] for term in terms), sum(batch.real_tokens for batch in made)])
         loss = torch.zeros((), device=self.device)
         for batch, weight in self.layout.turns(made):
-            parts = self.mapping.losses(batch.to(self.device))
-            share = weight * sum((total / counts[port] for port, total in parts), torch.zeros((), device=self.device))
+            parts = self.objective.losses(self.mapping, batch.to(self.device))
+            shares = (total / max(counts[term], 1) for term, total in parts)
+            share = weight * sum(shares, torch.zeros((), device=self.device))
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()

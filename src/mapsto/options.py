@@ -10,14 +10,14 @@ from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
-Method = Literal["auto", "full", "probe", "probe+full"]
+Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
 Objective = Literal["masked", "causal", "hybrid"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
-    "method": ("auto", "full", "probe", "probe+full"),
+    "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid"),
@@ -56,7 +56,20 @@ class Options:
     rate: float | None = _option(None, "Peak learning rate.")
     optimizer: Optimizer = _option("auto", "Muon for weights that begin random, AdamW for published ones.")
     method: Method = _option(
-        "auto", "How answers are fitted to a start: a linear probe, all weights, or one after the other."
+        "auto",
+        "How answers are fitted to a start: a linear probe, all weights, one after the other, or the contrast of classes "
+        "before a probe.",
+    )
+    lora: int | None = _option(
+        None, "Learn updates of this rank to the start's blocks, and leave their weights (LoRA)."
+    )
+    freeze: str | None = _option(
+        None, "Leave the start's embeddings and this many of its lowest layers as they are; or `all` of it."
+    )
+    layer_decay: float = _option(1.0, "Each layer learns at this share of the rate of the one above it.")
+    smooth: float = _option(0.0, "Share of each label that is spread over all classes in the loss (label smoothing).")
+    average: bool | None = _option(
+        None, "End with the average of the last fifth's weights; pretraining does unless told otherwise."
     )
     seed: int = _option(0, "Everything random is a function of it.")
     layers: int | None = _option(None, "Layers of a new model.")
@@ -83,18 +96,26 @@ class Options:
     encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
     def __post_init__(self) -> None:
+        if self.freeze is not None:
+            object.__setattr__(self, "freeze", str(self.freeze))
+            if self.freeze != "all" and not self.freeze.isdecimal():
+                raise UsageError(f"--freeze is a number of layers, or all, not {self.freeze!r}")
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(
                 f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
             )
         positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
-        for name in (*positive, "save_every", "patience"):
+        for name in (*positive, "save_every", "patience", "lora"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
+        if not 0 <= self.smooth < 1:
+            raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
         if not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
         if not 0 <= self.seed <= LARGEST_SEED:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, folder, kinds
+from mapsto import adapter, checkpoint, folder, kinds, lora
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
-from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources
+from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources, restrict
 from mapsto.check import doctor
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
@@ -32,8 +32,9 @@ from mapsto.kinds import Source, Target
 from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.options import Options
-from mapsto.plan import choose_method, make_plan
+from mapsto.plan import choose_method, make_objective, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import ALONE, Ranks, join
@@ -45,6 +46,12 @@ WATCHED_ROWS = 1000
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
@@ -82,7 +89,7 @@ def fit(
         ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
         if run is not None and overwrite and not ranks.restarts:
             ranks.on_main(lambda: folder.clear(run))
-        method, plan, layout = _planned(work, run, began, progress.say, ranks)
+        method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
             work.examples,
@@ -94,15 +101,21 @@ def fit(
             options.workers,
             tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
             layout,
+            objective,
         )
         state = training.run()
         work = replace(work, mapping=training.mapping)
+        updates = lora.merge(work.mapping)
+        if method == "contrast":
+            probe(work.mapping, work.examples, work.device, options.seed)
 
         def finish() -> None:
             scores = _scored(work, progress)
             if run is not None:
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                if updates:
+                    adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
                 folder.save(work.mapping.float(), run, provenance, scores)
                 progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
 
@@ -153,8 +166,9 @@ def _prepare(
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     sources = make_sources(beginning, arrow, table, options, say)
     options.require_use(arrow.corrupted)
-    if options.balance and not any(target.named for target in targets):
-        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(target.named for target in targets):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
@@ -164,8 +178,11 @@ def _prepare(
             target.learn(rows.targets[port], options.balance)
         else:
             target.restore(Corruption.of(options.objective, options.hide, options.shape))
+        target.smooth = options.smooth
     tested = _examined(arrow, rows, tested, sources, targets, options, say)
-    mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
+    mapping = make_mapping(arrow, config, sources, targets, beginning)
+    restrict(mapping, options, beginning)
+    mapping = mapping.to(device).computing_in(precision)
     kept, held = _split(arrow, rows, options)
     examples = _examples(mapping, kept, options, options.seed, say)
     facts = {
@@ -274,26 +291,30 @@ def _examples(
 
 def _planned(
     work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
-) -> tuple[str, Plan, Replicas]:
-    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded.
+) -> tuple[str, Plan, Replicas, Objective]:
+    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
 
     Also where its weights live.
     """
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    if method == "contrast" and ranks.size > 1:
+        raise UsageError("--method contrast compares rows within one process; give --method probe+full, or one process")
+    objective = make_objective(method, mapping, work.examples)
     _require_same(work.facts, ranks)
     recorded = ranks.tell(
         None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
     )
-    if "probe" in method:
+    if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
     layout = _laid_out(mapping, options, ranks)
     if recorded is not None:
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
+        start, device = work.beginning, work.device
         plan = make_plan(
-            options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began, layout
+            options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
         )
         plan = Plan(**ranks.tell(asdict(plan)))
 
@@ -306,12 +327,12 @@ def _planned(
         ranks.on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {len(work.held):,} held out" if len(work.held) else ""
-    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
-    if plan.steps and "probe" in method:
-        how += " after a linear probe"
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not work.pretraining:
+        how = f"method {method} ({why}): {METHODS[method].format(how)}"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan, layout
+    return method, plan, layout, objective
 
 
 def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:

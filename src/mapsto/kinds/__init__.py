@@ -129,6 +129,7 @@ class Target(ABC):
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
     hides the answer, where it stands behind `~`.
+    smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
     """
 
     kind: ClassVar[str]
@@ -136,6 +137,7 @@ class Target(ABC):
     named: ClassVar[bool] = False
     classes: list[str]
     corruption: Corruption
+    smooth: float = 0.0
 
     @staticmethod
     @abstractmethod

@@ -120,9 +120,10 @@ class Label(Target):
         return head
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced."""
+        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced, the classes
+        smoothed when asked (Szegedy et al. 2016)."""
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
-        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum")
+        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum", label_smoothing=self.smooth)
 
     def error(self, output: Tensor, values: Tensor) -> Tensor:
         """Wrong answers: in fine-tuning they go on falling when the cross-entropy already grows."""

@@ -139,31 +139,46 @@ def open(name: str) -> Start:
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen = family(mapping.config.family)
-    answered = {target.kind for target in mapping.targets}
-    task = next((task for task in reversed(list(chosen.architectures)) if task in answered), "body")
-    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    config = mapping.config
+    chosen, task, config = family(mapping.config.family), task_of(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
         "dtype": "float32",
     }
     if task == "label" and config.pooling == "normed_mean":
-        held |= _mean_layer(config.transformer)
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
     raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.transformer.longest), **chosen.write(config)}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
-    tensors = _theirs(chosen, held, task, config.transformer.layers)
+    tensors = published(mapping, weights(mapping))
     content = safetensors.torch.save(tensors, {"format": "pt"})
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
     if config.sentence is not None:
         sentence.write(config.sentence, config.transformer.width, folder)
     checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def task_of(mapping: Mapping) -> Task:
+    """The task as which the family publishes such a mapping."""
+    answered = {target.kind for target in mapping.targets}
+    return next(
+        (task for task in reversed(list(family(mapping.config.family).architectures)) if task in answered), "body"
+    )
+
+
+def weights(mapping: Mapping) -> dict[str, Tensor]:
+    """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
+    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
+    mean = task_of(mapping) == "label" and mapping.config.pooling == "normed_mean"
+    return held | _mean_layer(mapping.config.transformer) if mean else held
+
+
+def published(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
+    """Some of these weights under the names of the family; what is fused in ours is split by rows."""
+    return _theirs(family(mapping.config.family), held, task_of(mapping), mapping.config.transformer.layers + 1)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
