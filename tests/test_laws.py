@@ -23,6 +23,7 @@ from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives.contrast import Contrast
+from mapsto.objectives.replaced import Replaced
 from mapsto.options import Options
 from mapsto.sequence import Role, collate
 
@@ -250,6 +251,11 @@ def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(
     goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_telling_replaced_tokens_goes_on(optimizer: Any, tmp_path: Path) -> None:
+    goes_on("~text -> text", "replaced", optimizer, {}, tmp_path)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
     goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
@@ -263,7 +269,9 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
         mapping, examples = made(arrow, hidden)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
-        objective = Contrast(examples, 0) if way.get("contrast") else None
+        objective = (
+            Contrast(examples, 0) if way.get("contrast") else Replaced(mapping) if hidden == "replaced" else None
+        )
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]

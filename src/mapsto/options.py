@@ -13,14 +13,14 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
-Objective = Literal["masked", "causal", "hybrid"]
+Objective = Literal["masked", "causal", "hybrid", "replaced"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
     "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "objective": ("masked", "causal", "hybrid"),
+    "objective": ("masked", "causal", "hybrid", "replaced"),
 }
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
@@ -81,7 +81,9 @@ class Options:
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
     objective: Objective = _option(
-        "masked", "How `~` is put back: masked tokens, each token from those before it, or a hybrid of both."
+        "masked",
+        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, or telling tokens that a "
+        "generator replaced.",
     )
     hide: float = _option(0.30, "Share of the tokens that `~` hides; it falls to half of this late in training.")
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")

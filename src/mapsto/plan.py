@@ -17,6 +17,7 @@ from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.objectives.contrast import Contrast
+from mapsto.objectives.replaced import Replaced
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -92,8 +93,10 @@ def contrasted(mapping: Mapping) -> int | None:
     return next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
 
 
-def make_objective(method: str, mapping: Mapping, examples: Examples) -> Objective:
-    """What the steps of `method` make small."""
+def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
+    """What the steps of `method` make small. It may add to the mapping what only training needs."""
+    if mapping.arrow.corrupted and options.objective == "replaced":
+        return Replaced(mapping)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
 

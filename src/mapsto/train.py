@@ -105,6 +105,7 @@ def fit(
         )
         state = training.run()
         work = replace(work, mapping=training.mapping)
+        objective.finish(work.mapping)
         updates = lora.merge(work.mapping)
         if method == "contrast":
             probe(work.mapping, work.examples, work.device, options.seed)
@@ -300,13 +301,15 @@ def _planned(
     method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
     if method == "contrast" and ranks.size > 1:
         raise UsageError("--method contrast compares rows within one process; give --method probe+full, or one process")
-    objective = make_objective(method, mapping, work.examples)
+    objective = make_objective(method, options, mapping, work.examples)
     _require_same(work.facts, ranks)
     recorded = ranks.tell(
         None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
     )
     if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
+    if options.shard and (options.lora is not None or type(objective) is not Objective):
+        raise UsageError("--shard divides a model that is trained as a whole by its own losses; leave --shard out here")
     layout = _laid_out(mapping, options, ranks)
     if recorded is not None:
         plan = Plan(**recorded)
@@ -402,7 +405,9 @@ def _scored(work: Work, progress: Progress) -> dict[str, Score]:
     """Scores on the test rows, else on the held-out ones."""
     mapping = work.mapping.eval()
     scores: dict[str, Score] = {}
-    if work.test is not None:
+    if not mapping.targets:
+        progress.say("note: what told replaced tokens apart was for training alone, so there is nothing to score yet")
+    elif work.test is not None:
         found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
         scores = found.scores
         for note in found.notes:

@@ -21,6 +21,9 @@ class Objective:
         """How many sums `losses` and `counts` speak of: one for each target port."""
         return len(mapping.targets)
 
+    def finish(self, mapping: Mapping) -> None:
+        """Take out of the mapping what only its training needed."""
+
     def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
         """The examples, out of `n`, that step `step` reads."""
         return rows_of_step(seed, step, batch, n)

@@ -1,0 +1,87 @@
+"""replaced: a small generator fills what is hidden, and the model learns which tokens are not the ones that stood there.
+
+ELECTRA (Clark et al. 2020): every token teaches, not the hidden ones alone. The generator is the same stack with fewer layers
+and shares the embeddings. Legend of shapes: t tokens, m hidden tokens, v vocabulary, d width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto.arrow import Arrow
+from mapsto.errors import UsageError
+from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
+from mapsto.sequence import Batch, Readout
+from mapsto.transformer import Linear, Transform, TransformConfig, Transformer
+
+GENERATOR_SHARE = 1 / 3
+DETECTION_WEIGHT = 50.0
+ROWS_AT_ONCE = 64
+
+
+class Replaced(Objective):
+    """Hidden tokens of the one corrupted source, filled by a generator that learns along, told apart by the model itself."""
+
+    watches = False
+
+    def __init__(self, mapping: Mapping) -> None:
+        if len(mapping.targets) != 1 or mapping.targets[0].way != "aligned":
+            raise UsageError(f"--objective replaced takes one source and puts back that alone, not {mapping.arrow}")
+        (self.kind,) = mapping.sources
+        shape, head = mapping.config.transformer, mapping.config.vocabulary_head or TransformConfig()
+        device = next(mapping.parameters()).device
+        generator = Transformer(replace(shape, layers=max(1, round(shape.layers * GENERATOR_SHARE))))
+        mapping.generator = generator.to(device)
+        mapping.detector = nn.Sequential(Transform(shape.width, head), Linear(shape.width, 1)).to(device)
+
+    def terms(self, mapping: Mapping) -> int:
+        """The generator's, and the model's."""
+        return 2
+
+    def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
+        """The generator's loss over the hidden tokens, and the model's over all of them."""
+        readout = batch.answers[0]
+        assert readout is not None
+        generator, detector = mapping.get_submodule("generator"), mapping.get_submodule("detector")
+        hidden = generator(mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places)
+        guesses = mapping.read(hidden, batch, 0)
+        filled, is_other = fill(batch, self.kind, readout, sample(guesses.detach()))
+        seen = mapping.hidden(filled).flatten(0, 1)[batch.slots[self.kind]]
+        told = F.binary_cross_entropy_with_logits(detector(seen)[:, 0].float(), is_other, reduction="sum")
+        return [(0, mapping.targets[0].loss(guesses, readout.values)), (1, DETECTION_WEIGHT * told)]
+
+    def counts(self, batch: Batch) -> dict[int, int]:
+        """Hidden tokens, and all tokens."""
+        readout = batch.answers[0]
+        return {0: 0 if readout is None else len(readout.values), 1: len(batch.tokens[self.kind])}
+
+    def finish(self, mapping: Mapping) -> None:
+        """Keep the model: the generator and its head were its opponent."""
+        del mapping.generator, mapping.detector
+        mapping.targets, mapping.heads = [], nn.ModuleList()
+        mapping.arrow = Arrow(tuple(replace(port, corrupted=False) for port in mapping.arrow.sources), ())
+
+
+@torch.no_grad()
+def sample(logits_mv: Tensor) -> Tensor:
+    """One token (m,) from each row of logits, by torch's generator; a few rows at a time, since they are many numbers."""
+    parts = torch.split(logits_mv, ROWS_AT_ONCE)
+    return torch.cat([torch.multinomial(torch.softmax(part.float(), dim=-1), 1)[:, 0] for part in parts])
+
+
+def fill(batch: Batch, kind: str, readout: Readout, guessed_m: Tensor) -> tuple[Batch, Tensor]:
+    """The batch with the guesses in the hidden places, and for each of its tokens (t,) whether it is not what stood there."""
+    assert readout.at is not None
+    of_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=guessed_m.device)
+    of_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=guessed_m.device)
+    hidden = of_place[readout.at]
+    tokens = batch.tokens[kind].index_copy(0, hidden, guessed_m)
+    is_other = torch.zeros(len(tokens), device=guessed_m.device).index_copy(
+        0, hidden, (guessed_m != readout.values).float()
+    )
+    return replace(batch, tokens={**batch.tokens, kind: tokens}), is_other

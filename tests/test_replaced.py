@@ -1,0 +1,64 @@
+"""ELECTRA's objective: what the generator fills in, what the model is asked, and what is left in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences
+from test_laws import CPU, made
+
+import mapsto
+from mapsto.loop import Plan, Training
+from mapsto.objectives.replaced import Replaced, fill
+from mapsto.sequence import collate
+
+TEXTS = [{"text": text} for text in sentences(80)]
+SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu"}
+
+
+def test_guesses_stand_in_the_hidden_places_and_are_told_from_what_stood_there() -> None:
+    _, examples = made("~text -> text")
+    batch = collate([examples.example(i, 0, 0.0) for i in range(8)])
+    readout = batch.answers[0]
+    assert readout is not None and readout.at is not None
+    guesses = readout.values.clone()
+    guesses[::2] = (guesses[::2] + 1) % 300
+    filled, is_other = fill(batch, "text", readout, guesses)
+    whole = torch.cat([torch.from_numpy(examples.pieces[i][0].tokens) for i in range(8)])
+    assert torch.equal(is_other.bool(), filled.tokens["text"] != whole)
+    assert int(is_other.sum()) == len(guesses[::2])
+    again, none = fill(batch, "text", readout, readout.values)
+    assert torch.equal(again.tokens["text"], whole) and not none.any()
+
+
+def test_both_learn() -> None:
+    mapping, examples = made("~text -> text")
+    objective = Replaced(mapping)
+    batch = collate([examples.example(i, 0, 0.0) for i in range(40)])
+
+    def losses() -> list[float]:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return [float(total) / objective.counts(batch)[term] for term, total in objective.losses(mapping, batch)]
+
+    before = losses()
+    plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
+    Training(mapping, examples, plan, CPU, objective=objective).run()
+    assert all(after < 0.9 * was for after, was in zip(losses(), before, strict=True)), (before, losses())
+
+
+def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", TEXTS, tmp_path / "base", objective="replaced", steps=4, batch=16, **SMALL)
+    assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "generator" in n]
+    opened = mapsto.load(tmp_path / "base")
+    vectors = opened.embed([row["text"] for row in TEXTS[:3]])
+    np.testing.assert_allclose(vectors, base.embed([row["text"] for row in TEXTS[:3]]), atol=1e-5)
+    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(TEXTS)]
+    clf = mapsto.fit("text -> label", rows, start=tmp_path / "base", steps=2, device="cpu")
+    assert clf(TEXTS[0]["text"])["label"] in "ab"
+    with pytest.raises(mapsto.MapstoError, match="one source"):
+        pairs = [{"en": row["text"], "de": row["text"]} for row in TEXTS]
+        mapsto.pretrain("~en:text, ~de:text -> en:text, de:text", pairs, objective="replaced", steps=1, **SMALL)
