@@ -107,14 +107,20 @@ def fit(
     like: Like = None,
     test: Test = None,
     overwrite: Overwrite = False,
+    search: Annotated[
+        int | None, typer.Option(help="First try so many settings on held-out training rows (extra [search]).")
+    ] = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Begin no trial of the search after this long.")] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Learn the map that an arrow names, from a table with its columns."""
-    from mapsto import progress, train
+    from mapsto import progress
+    from mapsto.search import fit
 
     shown = progress.choose(quiet, json)
-    train.fit(arrow, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite)
+    given = {"search": search, "search_minutes": search_minutes, "start": start, "like": like, "test": test}
+    fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
 
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
@@ -134,11 +140,14 @@ def predict(
     long: Annotated[
         str, typer.Option(help="Texts longer than the model takes: cut, window (mean of the parts), error.")
     ] = "cut",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: many processes or machines over parquet files (extra [ray]).")
+    ] = "local",
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
 
-    commands.predict(model, data, text, out, device, precision, encoding, json, long)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")

@@ -33,12 +33,14 @@ from mapsto.scores import Score
 FORMAT = 1
 MANIFEST = "mapsto.json"
 RUN = "run.json"
+SEARCH = "search.json"
 CARD = "README.md"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 OWN: tuple[str, ...] = (
     MANIFEST,
     RUN,
+    SEARCH,
     CARD,
     "metrics.jsonl",
     "rejected.csv",
@@ -176,6 +178,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
         f"- Start: {provenance.get('start') or 'random weights'}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
         f"- Seed: {provenance.get('seed', 0)}; steps: {provenance.get('steps', 'unknown')}",
+        *_search_lines(provenance.get("search")),
         "",
     ]
     if scores:
@@ -184,10 +187,24 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
     return "\n".join(lines) + "\n"
 
 
-def require_free(folder: Path, overwrite: bool) -> None:
+def _search_lines(search: Dict[str, Any] | None) -> list[str]:
+    """What a search tried and chose, as lines of the card."""
+    if search is None:
+        return []
+    usual, best = search["trials"][0], search["trials"][search["chosen"] - 1]
+    knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
+    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, usual)]
+    return [
+        f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
+        f"without a search: {errors[1]}. The lowest error of many is a little too low: rows of a test say more."
+    ]
+
+
+def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run. Raises UsageError.
 
-    With `overwrite` what mapsto wrote there is removed; anything else in the folder is left alone.
+    With `overwrite` what mapsto wrote there is removed; anything else in the folder is left alone. searched: whether
+    the run begins, or began, with a search.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
@@ -197,6 +214,11 @@ def require_free(folder: Path, overwrite: bool) -> None:
         _clear(folder)
     elif (folder / MANIFEST).exists():
         raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
+    elif (folder / SEARCH).exists():
+        if not searched:
+            raise UsageError(
+                f"{folder} holds a search; give --search as before, choose another --out, or add --overwrite"
+            )
     elif not (folder / RUN).exists():
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
 
@@ -236,18 +258,40 @@ def recorded_run(
         return None
     recorded = checkpoint.read_json(folder / RUN)
     before = recorded["facts"]
-    differing = [name for name in SAME if before.get(name) != facts[name]]
-    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
-    if differing:
-        raise UsageError(
-            f"{folder} holds an unfinished run with other {', '.join(differing)}; "
-            "run it as before, choose another --out, or add --overwrite"
-        )
+    _require_same(folder, "run", SAME, before, facts, options)
     for name in ("device", "versions"):
         if before.get(name) != facts[name]:
             say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
     plan: dict[str, Any] = recorded["plan"]
     return plan
+
+
+def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
+    """Write down what a search is, and its finished trials."""
+    record = json.dumps({"facts": facts, "trials": trials}, ensure_ascii=False, indent=1)
+    checkpoint.write_atomic(folder / SEARCH, record.encode())
+
+
+def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
+    """The finished trials of the search in the folder. Raises UsageError naming the fields in which it was another one."""
+    if not (folder / SEARCH).exists():
+        return None
+    recorded = checkpoint.read_json(folder / SEARCH)
+    _require_same(folder, "search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options)
+    trials: list[dict[str, Any]] = recorded["trials"]
+    return trials
+
+
+def _require_same(
+    folder: Path, what: str, names: tuple[str, ...], before: Dict[str, Any], facts: Dict[str, Any], options: Options
+) -> None:
+    differing = [name for name in names if before.get(name) != facts[name]]
+    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
+    if differing:
+        raise UsageError(
+            f"{folder} holds an unfinished {what} with other {', '.join(differing)}; "
+            "run it as before, choose another --out, or add --overwrite"
+        )
 
 
 def _clear(folder: Path) -> None:

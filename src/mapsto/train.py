@@ -60,20 +60,21 @@ def fit(
     options: Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    searched: Dict[str, Any] | None = None,
 ) -> Mapping:
     """Train the map that `arrow` names on `data` (a path, a DataFrame, a list of dicts, a data set) and return it.
 
     start: a folder, hub name or mapping whose weights to begin with. like: a folder whose shape and tokenizer to take
     with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
-    training never sees, scored at the end. Raises UsageError, DataError, CheckpointError, RunError.
+    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
     options, progress = options or Options(), progress or Progress()
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        folder.require_free(run, overwrite)
-    work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
+        folder.require_free(run, overwrite, searched is not None)
+    work = prepare(wanted, data, test, begin(start, like), options, progress.say)
     with folder.locked(run):
         method, plan = _planned(work, run, began, progress.say)
         training = Training(
@@ -92,6 +93,7 @@ def fit(
         if run is not None:
             reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
             provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+            provenance |= {"search": searched} if searched else {}
             folder.save(work.mapping.float(), run, provenance, scores)
             progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
     return work.mapping
@@ -118,7 +120,7 @@ class Work:
         return self.mapping.arrow.corrupted
 
 
-def _prepare(
+def prepare(
     wanted: Arrow, data: Any, test: Any, beginning: Beginning, options: Options, say: Callable[[str], None]
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
@@ -217,10 +219,15 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
         share = min(share, WATCHED_ROWS / len(rows)) if len(rows) >= fewest else 0.0
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
+    kept, held = apart(arrow, rows, share, options.seed)
+    return rows.select(kept), rows.select(held)
+
+
+def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
     strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
-    kept, held = tables.split(len(rows), groups, strata, share, options.seed)
-    return rows.select(kept), rows.select(held)
+    return tables.split(len(rows), groups, strata, share, seed)
 
 
 def _examples(
