@@ -203,11 +203,11 @@ def test_what_was_set_is_not_searched_for(tmp_path: Path) -> None:
 
 
 def test_the_first_trial_is_a_fit_without_a_search_and_the_record_says_all(tmp_path: Path) -> None:
-    class Heard(Progress):
-        lines: list[str] = []
+    heard: list[str] = []
 
+    class Heard(Progress):
         def say(self, text: str) -> None:
-            self.lines.append(text)
+            heard.append(text)
 
     base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=3, **SIZE)
     given = {"start": base, "epochs": 1, "device": "cpu"}
@@ -221,7 +221,7 @@ def test_the_first_trial_is_a_fit_without_a_search_and_the_record_says_all(tmp_p
     assert errors[chosen - 1] == min(errors)
     for name, value in trials[chosen - 1]["knobs"].items():
         assert made["options"][name] == value
-    said = "\n".join(Heard.lines)
+    said = "\n".join(heard)
     assert "4 trials, each scored on 60 of the training rows" in said and f"chosen: trial {chosen} of 4" in said
     assert "without a search" in said
     card = (tmp_path / "run" / "README.md").read_text()

@@ -37,7 +37,8 @@ def predict(
 ) -> None:
     """Answers for a table or for texts, to a file or to the screen."""
     if engine != "local":
-        return _predict_on(engine, model, data, out, device, precision, long)
+        _predict_on(engine, model, data, out, device, precision, long)
+        return
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     predictor = Predictor(folder.load(model), device, precision, long)

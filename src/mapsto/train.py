@@ -66,7 +66,8 @@ def fit(
 
     start: a folder, hub name or mapping whose weights to begin with. like: a folder whose shape and tokenizer to take
     with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
-    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises UsageError, DataError, CheckpointError, RunError.
+    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises
+    UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
     options, progress = options or Options(), progress or Progress()
