@@ -119,7 +119,13 @@ def fit(
     from mapsto.search import fit
 
     shown = progress.choose(quiet, json)
-    given = {"search": search, "search_minutes": search_minutes, "start": start, "like": like, "test": test}
+    given: dict[str, Any] = {
+        "search": search,
+        "search_minutes": search_minutes,
+        "start": start,
+        "like": like,
+        "test": test,
+    }
     fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
 
 

@@ -109,7 +109,7 @@ def fit(
     the extra [search], and what `train.fit` raises.
     """
     options, progress = options or Options(), progress or Progress()
-    begins = {"start": start, "like": like}
+    begins: dict[str, Any] = {"start": start, "like": like}
     if search is None and search_minutes is None:
         return train.fit(arrow, data, out, **begins, test=test, options=options, progress=progress, overwrite=overwrite)
     trials = _require(parse(arrow), options, search, search_minutes)
@@ -161,7 +161,7 @@ def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int
     options, mapping = work.options, work.mapping
     method = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
     plan = make_plan(options, mapping, work.examples, work.beginning, "full", work.device, False, time.monotonic())
-    usual = {
+    usual: dict[str, Any] = {
         "method": method,
         "rate": plan.rate,
         "epochs": plan.steps * plan.batch / len(work.examples),
@@ -293,7 +293,8 @@ def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
         readout = batch.answers[0]
         if readout is not None:
             output = mapping.read(hidden, batch, 0)
-            for one in zip(output.split(1), readout.values.split(1), strict=True):
+            for at in range(len(readout.values)):
+                one = output[at : at + 1], readout.values[at : at + 1]
                 found.append((float(target.error(*one)), float(target.loss(*one))))
     return found
 
