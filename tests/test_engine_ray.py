@@ -49,6 +49,7 @@ def require_equal(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> 
             assert one[name] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value)
 
 
+@pytest.mark.slow
 def test_the_same_answers_in_the_same_order(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not here")
     texts = sentences(5000, seed=1)
@@ -82,6 +83,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not here")
     data = write(tmp_path / "rows.parquet", sentences(5000, seed=2))
@@ -96,6 +98,7 @@ def test_a_killed_worker_costs_nothing(model: Path, tmp_path: Path) -> None:
     require_equal(pyarrow.parquet.read_table(out).to_pylist(), wanted)
 
 
+@pytest.mark.slow
 def test_faults_of_a_worker_are_one_message(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not here")
     data = write(tmp_path / "rows.parquet", ["word " * 2000])
