@@ -146,14 +146,11 @@ def predict(
     long: Annotated[
         str, typer.Option(help="Texts longer than the model takes: cut, window (mean of the parts), error.")
     ] = "cut",
-    engine: Annotated[
-        str, typer.Option(help="local, or ray: many processes or machines over parquet files (extra [ray]).")
-    ] = "local",
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
 
-    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")

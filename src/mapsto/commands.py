@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import data as tables
-from mapsto import engine_ray, folder, kinds
+from mapsto import folder, kinds
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.errors import DataError, UsageError, near
+from mapsto.errors import DataError, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
@@ -33,12 +33,8 @@ def predict(
     encoding: str | None,
     as_json: bool,
     long: str,
-    engine: str = "local",
 ) -> None:
     """Answers for a table or for texts, to a file or to the screen."""
-    if engine != "local":
-        _predict_on(engine, model, data, out, device, precision, long)
-        return
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     predictor = Predictor(folder.load(model), device, precision, long)
@@ -69,28 +65,6 @@ def predict(
     writer = csv.DictWriter(sys.stdout, columns)
     writer.writeheader()
     writer.writerows(rows)
-
-
-def _predict_on(
-    engine: str, model: str, data: Path | None, out: Path | None, device: str, precision: str, long: str
-) -> None:
-    """The same from parquet files to a file, by many workers."""
-    if engine != "ray":
-        raise UsageError(f"--engine is local or ray, not {engine!r}{near(engine, ('local', 'ray'))}")
-    if data is None or out is None:
-        raise UsageError("--engine ray needs a table of parquet and --out")
-    rows: list[dict[str, Any]] = []
-    failed = cut_rows = 0
-    for table, answers, cut in engine_ray.answers(model, data, device, precision, long):
-        rows += [_flat(table, row, answer) for row, answer in enumerate(answers)]
-        failed += sum("error" in answer for answer in answers)
-        cut_rows += cut
-    tables.write_rows(out, list(dict.fromkeys(name for row in rows for name in row)), rows)
-    if failed:
-        print(f"note: {failed} of {len(rows)} rows could not be answered; they say why", file=sys.stderr)
-    if cut_rows:
-        print(f"note: {cut_rows} rows are longer than the model takes and were cut (see --long)", file=sys.stderr)
-    print(f"wrote {len(rows)} rows to {out}", file=sys.stderr)
 
 
 def _flat(table: tables.Table, row: int, answer: dict[str, Any]) -> dict[str, Any]:
