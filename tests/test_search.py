@@ -14,11 +14,11 @@ import pytest
 from runs import KILL, result, run, sentences, start, write_labelled
 
 import mapsto
-from mapsto import search, train
+from mapsto import folder, search, train
 from mapsto.arrow import parse
-from mapsto.begin import Beginning
+from mapsto.begin import Beginning, begin
 from mapsto.data import read
-from mapsto.errors import RunError, UsageError
+from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.examples import read_rows
 from mapsto.options import Options
 from mapsto.progress import Progress
@@ -193,6 +193,85 @@ def test_knobs_stay_within_their_bounds_and_turn_to_what_is_good() -> None:
     assert suggest(SPACE, done, seed=4) != suggest(SPACE, done, seed=5)
 
 
+def test_methods_are_tried_where_they_are_possible(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=2, **SIZE)
+
+    def planned(rows: list[dict[str, str]], **given: Any) -> search.Search:
+        read_table, options = read(rows), Options(device="cpu", **given)
+        beginning = begin(base.mapping, None)
+        work = train.prepare(parse("text -> label"), read_table, None, beginning, options, lambda text: None)
+        return search._planned(work, read_table, {}, 5, None)
+
+    plain = planned(table(60))
+    assert plain.space["method"] == ["probe+full", "full", "contrast"]
+    assert plain.first[0]["method"] == "probe+full" and plain.first[1:] == [{"method": "probe"}]
+    few = planned(table(20))
+    assert few.first[0]["method"] == "contrast", "what a fit without a search does with few labels"
+    for found in (plain, few):
+        for name, values in found.space.items():
+            value = found.first[0][name]
+            assert value in values if isinstance(values, list) else values[0] <= value <= values[1]
+    one_alone = [{"text": text, "label": "rare" if i == 0 else "usual"} for i, text in enumerate(sentences(60))]
+    assert planned(one_alone).space["method"] == ["probe+full", "full"]
+    assert planned(table(60), smooth=0.1).space["method"] == ["probe+full", "full"], "contrast has no labels to smooth"
+    assert [trial["method"] for trial in planned(table(60), epochs=1).first] == ["probe+full"], "a probe has no epochs"
+    with pytest.raises(DataError, match="--search"):
+        planned([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(4))])
+
+
+def test_a_search_of_the_numbers_of_contrast(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=2, **SIZE)
+    given: dict[str, Any] = {"start": base, "method": "contrast", "steps": 3, "device": "cpu"}
+    mapsto.fit("text -> label", table(20), tmp_path / "run", search=3, lora=2, **given)
+    made = json.loads((tmp_path / "run" / "mapsto.json").read_text())["provenance"]
+    assert made["method"] == "contrast" and made["steps"] == 3
+    assert all(set(trial["knobs"]) == {"rate", "batch"} and trial["error"] for trial in finished(tmp_path / "run"))
+
+
+def test_a_search_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="one process"):
+        mapsto.fit("text -> label", table(), search=2, shard=True, **SIZE)
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "",
+        "MASTER_PORT": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="one process"):
+        mapsto.fit("text -> label", table(), search=2, **SIZE)
+
+
+def test_folders_of_other_runs(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"search": 1, "steps": 2, **SIZE}
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    folder.record_run(plain, {}, {})
+    with pytest.raises(UsageError, match="an unfinished run without a search"):
+        mapsto.fit("text -> label", table(), plain, **given)
+    (plain / "mine.txt").write_text("kept")
+    mapsto.fit("text -> label", table(), plain, overwrite=True, **given)
+    assert (plain / "mine.txt").read_text() == "kept" and len(finished(plain)) == 1
+    with pytest.raises(UsageError, match="a finished run"):
+        mapsto.fit("text -> label", table(), plain, **given)
+    with pytest.raises(UsageError, match="choose another --out"):
+        mapsto.fit("text -> label", table(), plain, overwrite=True, start=plain, search=1, device="cpu")
+    mapsto.fit("text -> label", table(), plain, overwrite=True, steps=2, **SIZE)
+    assert not finished(plain), "a run without a search leaves none there"
+
+
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"search": 1, "steps": 2, **SIZE}
+    mapsto.fit("text -> label", table(), tmp_path, **given)
+    for name in ("mapsto.json", "run.json"):
+        (tmp_path / name).unlink()
+    record = tmp_path / "search.json"
+    record.write_text(record.read_text().replace('"number": 1', '"number": 2'))
+    with pytest.raises(CheckpointError, match="damaged"):
+        mapsto.fit("text -> label", table(), tmp_path, **given)
+
+
 def test_what_was_set_is_not_searched_for(tmp_path: Path) -> None:
     mapsto.fit("text -> label", table(), tmp_path / "run", search=6, rate=0.002, epochs=1, **SIZE)
     trials = finished(tmp_path / "run")
@@ -210,13 +289,13 @@ def test_the_first_trial_is_a_fit_without_a_search_and_the_record_says_all(tmp_p
             heard.append(text)
 
     base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=3, **SIZE)
-    given = {"start": base, "epochs": 1, "device": "cpu"}
+    given = {"start": base, "device": "cpu"}
     mapsto.fit("text -> label", table(), tmp_path / "run", search=4, progress=Heard(), **given)
     made = json.loads((tmp_path / "run" / "mapsto.json").read_text())["provenance"]
     trials, chosen = made["search"]["trials"], made["search"]["chosen"]
     assert trials == finished(tmp_path / "run")
     usual, probe = trials[:2] if trials[0]["knobs"]["method"] != "probe" else trials[1::-1]
-    assert probe["knobs"] == {"method": "probe"} and usual["knobs"].keys() == {"method", "rate", "batch"}
+    assert probe["knobs"] == {"method": "probe"} and usual["knobs"].keys() == {"method", "rate", "epochs", "batch"}
     errors = [trial["error"]["value"] for trial in trials]
     assert errors[chosen - 1] == min(errors)
     for name, value in trials[chosen - 1]["knobs"].items():

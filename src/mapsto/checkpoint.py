@@ -53,7 +53,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
             _write(temporary / TENSORS, safetensors.torch.save(plain))
             _write(temporary / STATE, json.dumps(state).encode())
             manifest = {name: hash_file(temporary / name) for name in (TENSORS, STATE)}
-            _write(temporary / MANIFEST, _sealed(manifest))
+            _write(temporary / MANIFEST, sealed({"files": manifest}))
             _sync(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -68,7 +68,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and state of a checkpoint, every byte verified first. Raises CheckpointError naming the damaged file."""
-    manifest = _unsealed(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)["files"]
     unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS, STATE, MANIFEST})
     if unexpected or set(manifest) != {TENSORS, STATE}:
         raise CheckpointError(f"{folder / (unexpected or [MANIFEST])[0]}: this file does not belong to a checkpoint")
@@ -126,7 +126,7 @@ def verify(folder: Path, hashes: Mapping[str, str]) -> None:
     """Raise CheckpointError naming the first file of `folder` that is missing or not what it was."""
     for name, expected in hashes.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
             raise CheckpointError(f"{path} is missing")
         if hash_file(path) != expected:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
@@ -156,17 +156,39 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises CheckpointError."""
+    found = read_any_json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return found
+
+
+def read_any_json(path: Path) -> Any:
+    """What a JSON file of bounded size holds. Raises CheckpointError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CheckpointError(f"{path} is larger than {LARGEST_JSON:,} bytes")
-        found = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return found
+
+
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries its own SHA-256; `read_sealed` takes it back."""
+    body = json.dumps(record, ensure_ascii=False, sort_keys=True)
+    digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
+    text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)
+    return text.encode(errors="backslashreplace")  # half a character of a path becomes what JSON calls it
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The record in a file that `sealed` made. Raises CheckpointError when one bit of it is not what it was."""
+    record = read_json(path)
+    record.pop("sha256", None)
+    if sealed(record) != _read(path):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+    return record
 
 
 def require_space(folder: Path, wanted: int) -> None:
@@ -176,23 +198,6 @@ def require_space(folder: Path, wanted: int) -> None:
         raise RunError(
             f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
         )
-
-
-def _sealed(manifest: Mapping[str, str]) -> bytes:
-    body = json.dumps(manifest, sort_keys=True)
-    return json.dumps({"files": manifest, "sha256": hashlib.sha256(body.encode()).hexdigest()}, sort_keys=True).encode()
-
-
-def _unsealed(path: Path) -> dict[str, str]:
-    content = _read(path)
-    try:
-        files: dict[str, str] = json.loads(content)["files"]
-        whole = content == _sealed(files)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path} is damaged")
-    return files
 
 
 def _read(path: Path) -> bytes:

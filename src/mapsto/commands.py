@@ -15,12 +15,13 @@ from mapsto import folder, kinds
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.errors import DataError, UsageError
+from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
 from mapsto.options import Options
 from mapsto.predict import Predictor
+from mapsto.readers import require_writable
 
 
 def predict(
@@ -37,6 +38,8 @@ def predict(
     """Answers for a table or for texts, to a file or to the screen."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
+    if out is not None:
+        require_writable(out)
     predictor = Predictor(folder.load(model), device, precision, long)
     source = predictor.mapping.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
@@ -45,18 +48,18 @@ def predict(
         print(f"note: {finding}", file=sys.stderr)
     answers = list(predictor.answer(table))
     failed = sum("error" in answer for answer in answers)
-    if failed or table.rejected:
+    if failed:
         print(f"note: {failed} of {len(answers)} rows could not be answered; they say why", file=sys.stderr)
     if predictor.cut_rows:
         print(
             f"note: {predictor.cut_rows} rows are longer than the model takes and were cut (see --long)",
             file=sys.stderr,
         )
-    if as_json:
+    if as_json and out is None:
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False))
         return
-    rows = [_flat(table, row, answer) for row, answer in enumerate(answers)]
+    rows = [_flat(table, place, answer) for place, answer in zip(table.in_order(), answers, strict=True)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if out is not None:
         tables.write_rows(out, columns, rows)
@@ -67,9 +70,14 @@ def predict(
     writer.writerows(rows)
 
 
-def _flat(table: tables.Table, row: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table beside its answer; a name that the table already has gets "predicted_" before it."""
-    flat: dict[str, Any] = {column: table.column(column)[row] for column in table.columns}
+def _flat(table: tables.Table, place: int | Finding, answer: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table (empty cells where it could not be read) beside its answer.
+
+    A name that the table already has gets "predicted_" before it.
+    """
+    flat: dict[str, Any] = {
+        column: table.column(column)[place] if isinstance(place, int) else None for column in table.columns
+    }
     for name, value in answer.items():
         if name == "scores":
             continue
@@ -128,7 +136,7 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     if tested is not None and test_rows is not None:
         errors += [*tested.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _lengths(bound, table, start)
+    notes = _lengths(bound, table, start) if len(rows.whole()) else []
     if as_json:
         found = {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
         print(json.dumps(found, ensure_ascii=False))
@@ -174,6 +182,8 @@ def info(model: str, as_json: bool) -> None:
         "longest example": f"{held.config.transformer.longest} tokens",
         "pooling": held.config.pooling,
     }
+    if held.config.sentence is not None:
+        facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}
     if manifest is not None:
         kept = (

@@ -45,6 +45,17 @@ class Table:
         """File and row number, for messages."""
         return self.origins[row]
 
+    def in_order(self) -> list[int | Finding]:
+        """Every row of the source: its index here, or, for one that could not be read, its (first) fault."""
+        if not self.rejected:
+            return list(range(len(self)))
+        faults: dict[tuple[str, int], Finding] = {}
+        for fault in self.rejected:
+            faults.setdefault((fault.file, fault.row or 0), fault)
+        places: list[tuple[tuple[str, int], int | Finding]] = [*zip(self.origins, range(len(self)), strict=True)]
+        places += faults.items()
+        return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
+
     def select(self, rows: Iterable[int]) -> Table:
         """A table of the rows at these indices; what could not be read stays behind."""
         chosen = [int(row) for row in rows]
@@ -153,7 +164,7 @@ def _joined(parts: list[Part]) -> Table:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as csv, jsonl or parquet, by the name of `path`. Raises UsageError, OSError."""
+    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`. Raises UsageError, RunError."""
     readers.write_file(path, columns, rows)
 
 

@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, zoo
+from mapsto import __version__, checkpoint, kinds, sentence, zoo
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -37,18 +37,25 @@ SEARCH = "search.json"
 CARD = "README.md"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
+# What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
 OWN: tuple[str, ...] = (
-    MANIFEST,
-    RUN,
-    SEARCH,
     CARD,
     "metrics.jsonl",
     "rejected.csv",
     "config.json",
     "model.safetensors",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    *sentence.FILES,
+    "checkpoints",
+    "tensorboard",
+    "adapter",
+    SEARCH,
+    RUN,
+    MANIFEST,
 )
-OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
+BEFORE_RUN = {LOCK, "rejected.csv", *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN, "rejected.csv"))}
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def open_start(name: str | Path) -> Opened:
     path = Path(name)
     manifest = None
     if (path / MANIFEST).exists():
-        manifest = checkpoint.read_json(path / MANIFEST)
+        manifest = checkpoint.read_sealed(path / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
@@ -140,7 +147,8 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
     labels = next((target.classes for target in mapping.targets if target.named), None)
     zoo.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    names = (*model, *sentence.FILES)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
@@ -149,8 +157,7 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},
         "files": {name: checkpoint.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
-    text = json.dumps(manifest, ensure_ascii=False, indent=1)
-    checkpoint.write_atomic(folder / MANIFEST, text.encode())
+    checkpoint.write_atomic(folder / MANIFEST, checkpoint.sealed(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
@@ -201,26 +208,35 @@ def _search_lines(search: Dict[str, Any] | None) -> list[str]:
 
 
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
-    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run. Raises UsageError.
+    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
 
-    With `overwrite` what mapsto wrote there is removed; anything else in the folder is left alone. searched: whether
-    the run begins, or began, with a search.
+    searched: whether the run begins, or began, with a search; an unfinished run that did not is another one. Nothing is
+    touched. What a kill before the run was recorded leaves there counts as nothing. Raises UsageError.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if held <= BEFORE_RUN:
         return
-    if overwrite:
-        _clear(folder)
-    elif (folder / MANIFEST).exists():
-        raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
-    elif (folder / SEARCH).exists():
-        if not searched:
-            raise UsageError(
-                f"{folder} holds a search; give --search as before, choose another --out, or add --overwrite"
-            )
-    elif not (folder / RUN).exists():
+    if not held & {MANIFEST, RUN, SEARCH}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
+    if overwrite:
+        return
+    if MANIFEST in held:
+        raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
+    if searched != (SEARCH in held):
+        found = "an unfinished run without a search" if searched else "a search; give --search as before"
+        raise UsageError(f"{folder} holds {found}, choose another --out, or add --overwrite")
+
+
+def clear(folder: Path) -> None:
+    """Remove the run in a folder that `require_free` let pass; other files there are left alone."""
+    for name in OWN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -246,8 +262,7 @@ def locked(folder: Path | None) -> Iterator[None]:
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
-    record = json.dumps({"facts": facts, "plan": plan}, ensure_ascii=False, indent=1)
-    checkpoint.write_atomic(folder / RUN, record.encode())
+    checkpoint.write_atomic(folder / RUN, checkpoint.sealed({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
@@ -256,7 +271,7 @@ def recorded_run(
     """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
     if not (folder / RUN).exists():
         return None
-    recorded = checkpoint.read_json(folder / RUN)
+    recorded = checkpoint.read_sealed(folder / RUN)
     before = recorded["facts"]
     _require_same(folder, "run", SAME, before, facts, options)
     for name in ("device", "versions"):
@@ -268,15 +283,14 @@ def recorded_run(
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Write down what a search is, and its finished trials."""
-    record = json.dumps({"facts": facts, "trials": trials}, ensure_ascii=False, indent=1)
-    checkpoint.write_atomic(folder / SEARCH, record.encode())
+    checkpoint.write_atomic(folder / SEARCH, checkpoint.sealed({"facts": facts, "trials": trials}))
 
 
 def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
     """The finished trials of the search in the folder. Raises UsageError naming the fields in which it was another one."""
     if not (folder / SEARCH).exists():
         return None
-    recorded = checkpoint.read_json(folder / SEARCH)
+    recorded = checkpoint.read_sealed(folder / SEARCH)
     _require_same(folder, "search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options)
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
@@ -292,12 +306,3 @@ def _require_same(
             f"{folder} holds an unfinished {what} with other {', '.join(differing)}; "
             "run it as before, choose another --out, or add --overwrite"
         )
-
-
-def _clear(folder: Path) -> None:
-    for name in OWN:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ import numpy as np
 
 from mapsto.checkpoint import write_atomic
 from mapsto.errors import DataError, Finding, UsageError, near
+from mapsto.kinds import no_text
 
 ROW = re.compile(r"\r\n|\r|\n")
 ROW_WITH_END = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -31,7 +32,6 @@ MOST_UNCLOSED = 100
 LARGEST_CELL = 100 * 2**20
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 GUESSES = ("gb18030", "cp1252")
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,22 @@ def from_records(file: str, records: Sequence[tuple[int, Mapping[str, Any]]], re
     return Part(file, data, [row for row, _ in records], rejected)
 
 
-def write_file(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as csv, tsv, jsonl or parquet, whole or not at all. Raises UsageError, RunError.
-
-    A row's cells outside `columns` are left out.
-    """
+def require_writable(path: Path) -> str:
+    """The format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
     kind = format_of(path)
     if kind not in ("csv", "tsv", "jsonl", "parquet"):
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
+    return kind
+
+
+def write_file(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as csv, tsv, jsonl or parquet, whole or not at all. Raises UsageError, RunError.
+
+    A row's cells outside `columns` are left out.
+    """
+    kind = require_writable(path)
     records = [{name: row.get(name) for name in columns} for row in rows]
     try:
         if kind == "parquet":
@@ -246,11 +252,10 @@ def _take_record(
             Finding(file, number, name, value, "the value is nested; a cell holds one text, number or truth value")
         )
     for name, value in record.items():
-        if isinstance(value, str) and (found := NO_TEXT.search(value)):
+        if isinstance(value, str) and (fault := no_text(value)) is not None:
             nested.append(name)
-            reason = "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
             shown = value.encode(errors="backslashreplace").decode()
-            bad.append(Finding(file, number, name, shown, f"the cell holds {reason}"))
+            bad.append(Finding(file, number, name, shown, f"the cell holds {fault}"))
     if not nested:
         good.append((number, record))
 
@@ -339,8 +344,28 @@ def _read_parquet(path: Path, encoding: str | None) -> Part:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no whole parquet file: {str(error).splitlines()[0]}") from error
     _require_names(path, list(table.column_names))
-    data = {name: [cell(value) for value in table.column(name).to_pylist()] for name in table.column_names}
-    return Part(str(path), data, list(range(1, table.num_rows + 1)), [])
+    bad: list[Finding] = []
+    data = {name: _parquet_column(str(path), table.column(name), name, bad) for name in table.column_names}
+    left_out = {finding.row for finding in bad}
+    rows = [row for row in range(1, table.num_rows + 1) if row not in left_out]
+    return Part(str(path), {name: [values[row - 1] for row in rows] for name, values in data.items()}, rows, bad)
+
+
+def _parquet_column(file: str, column: Any, name: str, bad: list[Finding]) -> list[Any]:
+    """The cells of an Arrow column; what is called text there and has bytes that are no UTF-8 is None, and in `bad`."""
+    try:
+        return [cell(value) for value in column.to_pylist()]
+    except UnicodeDecodeError:
+        pass
+    found = []
+    for row, value in enumerate(column, 1):
+        try:
+            found.append(cell(value.as_py()))
+        except UnicodeDecodeError as error:
+            found.append(None)
+            reason = f"these bytes, from byte {error.start + 1} of the cell on, are no utf-8"
+            bad.append(Finding(file, row, name, error.object[error.start : error.start + 8].hex(" "), reason))
+    return found
 
 
 FORMATS: dict[str, Callable[[Path, str | None], Part]] = {

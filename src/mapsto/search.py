@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,19 +27,21 @@ from mapsto.data import Ints, Table
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluate import as_scored
 from mapsto.examples import Rows, bind_to, encode, make_examples, read_rows
-from mapsto.kinds import Target
 from mapsto.kinds import target as target_kind
+from mapsto.layout import Replicas
 from mapsto.loop import Interrupted
 from mapsto.mapping import Mapping
-from mapsto.options import Options
-from mapsto.plan import choose_method, make_plan
+from mapsto.options import Method, Options
+from mapsto.plan import choose_method, contrasted, make_objective, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration
+from mapsto.ranks import ALONE, place
 from mapsto.scores import Score, with_interval
 
 # Bounds of the knobs, as multiples of what a fit without a search takes.
 RATES, EPOCHS, BATCHES = (0.1, 4.0), (0.5, 2.0), (0.5, 1.0, 2.0)
 DIGITS = 2
+METHODS: tuple[Method, ...] = ("probe+full", "full", "contrast")
 # A trial is scored on about so many rows: a fifth of 5,000, or as many fifths in turn as fewer rows need. Over so many,
 # an error of 15 % is known to about 2 points; and no part to score on is larger than the one learnt from.
 SCORED_ROWS, LARGEST_SHARE = 1000, 0.2
@@ -54,7 +57,7 @@ class Trial:
     number: int
     knobs: dict[str, Any]
     error: Score | None
-    loss: float
+    loss: float | None
     seconds: float
     failed: str | None = None
 
@@ -72,7 +75,9 @@ class Trial:
     @property
     def rank(self) -> tuple[float, float, int]:
         """The lowest one is chosen."""
-        return (self.error.value if self.error else math.inf, self.loss, self.number)
+        if self.error is None or self.loss is None:
+            return (math.inf, math.inf, self.number)
+        return (self.error.value, self.loss, self.number)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ def fit(
     run = None if out is None else Path(out)
     if run is not None:
         folder.require_free(run, overwrite, searched=True)
+        _require_apart(run, begins)
     table = tables.read(data, encoding=options.encoding)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
     work = train.prepare(parse(arrow), table, tested, begin(start, like), options, progress.say)
@@ -123,6 +129,8 @@ def fit(
     planned = _planned(work, table, begins, trials, search_minutes)
     del work  # its mapping and examples are of no use to the trials
     with folder.locked(run):
+        if run is not None and overwrite:
+            folder.clear(run)
         done = _run(planned, run, facts, progress)
     best = min(done, key=lambda trial: trial.rank)
     if best.error is None:
@@ -152,48 +160,81 @@ def _require(wanted: Arrow, options: Options, trials: int | None, minutes: float
         raise UsageError(f"--search looks for the best fit of answers, and {wanted} is pretraining")
     if options.minutes is not None:
         raise UsageError("--search needs trials that can be repeated: give --steps or --epochs in place of --minutes")
+    if place().size > 1 or options.shard:
+        raise UsageError(
+            "--search runs in one process; search without torchrun and --shard, then train with its choice"
+        )
     _optuna()
     return trials
+
+
+def _require_apart(run: Path, begins: dict[str, Any]) -> None:
+    """Raise UsageError when the run would replace what every trial begins with."""
+    for name, begun in begins.items():
+        if isinstance(begun, str | Path) and Path(begun).resolve() == run.resolve():
+            raise UsageError(f"--search begins every trial with --{name} {begun}; choose another --out")
 
 
 def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int, minutes: float | None) -> Search:
     """The first trial is a fit without a search, the second a linear probe where there can be one."""
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
-    plan = make_plan(options, mapping, work.examples, work.beginning, "full", work.device, False, time.monotonic())
-    usual: dict[str, Any] = {
-        "method": method,
-        "rate": plan.rate,
-        "epochs": plan.steps * plan.batch / len(work.examples),
-        "batch": plan.batch,
-    }
-    fixed = {name for name in usual if getattr(options, name) not in (None, "auto")}
-    space: Space = {
-        "method": ["probe+full", "full"],
-        "rate": _between(plan.rate, RATES),
+    method, _ = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
+    rows = read_rows(mapping.arrow, table, mapping.sources, mapping.targets)
+    scored_on = parts(mapping.arrow, rows, options.seed)
+    methods = [other for other in METHODS if _allowed(other, work)]
+    if "contrast" in methods and not all(_contrasts(mapping, learnt) for learnt, _ in scored_on):
+        methods.remove("contrast")
+        if method == "contrast":
+            raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
+    usual = _usual(work, "full" if method == "probe" else method)
+    values: Space = {
+        "method": list(methods),
+        "rate": _between(usual["rate"], RATES),
         "epochs": _between(usual["epochs"], EPOCHS),
-        "batch": sorted({min(round(plan.batch * times), len(work.examples)) for times in BATCHES}),
+        "batch": sorted({min(round(usual["batch"] * times), len(work.examples)) for times in BATCHES}),
     }
-    probed = work.beginning.tensors is not None and type(mapping.targets[0]).probe is not Target.probe
-    if not probed:
-        fixed.add("method")
-    if options.steps is not None:
-        fixed.add("epochs")
-    if options.method == "probe":
-        fixed |= set(space)
-    space = {name: values for name, values in space.items() if name not in fixed}
+    fixed = {name for name in values if getattr(options, name) not in (None, "auto")}
+    fixed |= set(values) if options.method == "probe" else set()
+    fixed |= {"method"} if len(methods) == 1 else set()
+    fixed |= {"epochs"} if options.steps is not None else set()
+    space = {name: value for name, value in values.items() if name not in fixed}
     if not space:
         raise UsageError(
             "the options given leave --search nothing to try: it chooses --method, --rate, --epochs, --batch"
         )
-    first = [{"method": "probe"}] if probed and "method" in space else []
+    first = [{"method": "probe"}] if "method" in space and _allowed("probe", work) else []
     if method != "probe":
         first.insert(0, {name: usual[name] for name in space})
-    rows = read_rows(mapping.arrow, table, mapping.sources, mapping.targets)
     held = work.facts["held_out"] / (work.facts["rows"] + work.facts["held_out"])
     aside = replace(options, hold_out=held if options.hold_out is None else options.hold_out, tensorboard=False)
-    scored_on = parts(mapping.arrow, rows, options.seed)
     return Search(str(mapping.arrow), aside, begins, space, first, scored_on, trials, minutes)
+
+
+def _usual(work: train.Work, method: str) -> dict[str, Any]:
+    """The knobs of a fit by `method` without a search."""
+    mapping, examples = work.mapping, work.examples
+    objective, layout = make_objective(method, mapping, examples), Replicas(ALONE, mapping)
+    now, device = time.monotonic(), work.device
+    plan = make_plan(work.options, mapping, examples, work.beginning, method, objective, device, False, now, layout)
+    epochs = plan.steps * plan.batch / len(examples)
+    return {"method": method, "rate": plan.rate, "epochs": epochs, "batch": plan.batch}
+
+
+def _allowed(method: Method, work: train.Work) -> bool:
+    """Whether the start, the answers and the options given allow the method."""
+    try:
+        choose_method(replace(work.options, method=method), work.mapping, work.beginning, work.facts["rows"], False)
+    except UsageError:
+        return False
+    return True
+
+
+def _contrasts(mapping: Mapping, learnt: Table) -> bool:
+    """Whether there are two classes with two rows each."""
+    port = contrasted(mapping)
+    assert port is not None
+    answers = read_rows(mapping.arrow, learnt, mapping.sources, mapping.targets).targets[port]
+    return sum(rows > 1 for rows in Counter(answers).values()) > 1
 
 
 def _between(usual: float, times: tuple[float, float]) -> tuple[float, float]:
@@ -277,7 +318,7 @@ def _try(search: Search, done: Sequence[Trial]) -> Trial:
     except Interrupted:
         raise
     except RunError as error:
-        return Trial(number, knobs, None, math.inf, time.monotonic() - began, str(error))
+        return Trial(number, knobs, None, None, time.monotonic() - began, str(error))
     errors, losses = np.array(found).T
     return Trial(number, knobs, with_interval(np.mean, errors), float(losses.mean()), time.monotonic() - began)
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, folder, kinds
+from mapsto import adapter, checkpoint, folder, kinds, lora
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
-from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources
+from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources, restrict
 from mapsto.check import doctor
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
@@ -28,12 +29,15 @@ from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.kinds import Source, Target
-from mapsto.loop import Plan, Training
+from mapsto.layout import Replicas
+from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.options import Options
-from mapsto.plan import choose_method, make_plan
+from mapsto.plan import choose_method, make_objective, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
+from mapsto.ranks import ALONE, Ranks, join
 from mapsto.scores import Score
 
 PRETRAIN_LENGTH = 128
@@ -42,6 +46,12 @@ WATCHED_ROWS = 1000
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
@@ -70,33 +80,49 @@ def fit(
     UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
-    options, progress = options or Options(), progress or Progress()
+    ranks = join()
+    options, progress = options or Options(), progress if progress and ranks.main else Progress()
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        folder.require_free(run, overwrite, searched is not None)
-    work = prepare(wanted, data, test, begin(start, like), options, progress.say)
-    with folder.locked(run):
-        method, plan = _planned(work, run, began, progress.say)
+        ranks.on_main(lambda: folder.require_free(run, overwrite, searched is not None))
+    work = ranks.each(lambda: prepare(wanted, data, test, begin(start, like), options, progress.say, ranks))
+    with ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
+        if run is not None and overwrite and not ranks.restarts:
+            ranks.on_main(lambda: folder.clear(run))
+        method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
             work.examples,
             plan,
             work.device,
             run,
-            _watcher(work.watched, work.device),
+            _watcher(work.watched, work.device, ranks),
             progress,
             options.workers,
-            tensorboard(run) if options.tensorboard and run is not None else None,
+            tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
+            layout,
+            objective,
         )
         state = training.run()
-        scores = _scored(work, progress.say)
-        if run is not None:
-            reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
-            provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
-            provenance |= {"search": searched} if searched else {}
-            folder.save(work.mapping.float(), run, provenance, scores)
-            progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+        work = replace(work, mapping=training.mapping)
+        updates = lora.merge(work.mapping)
+        if method == "contrast":
+            probe(work.mapping, work.examples, work.device, options.seed)
+
+        def finish() -> None:
+            scores = _scored(work, progress)
+            if run is not None:
+                reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
+                provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                provenance |= {"search": searched} if searched else {}
+                if updates:
+                    adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
+                folder.save(work.mapping.float(), run, provenance, scores)
+                progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+
+        ranks.on_main(finish)
     return work.mapping
 
 
@@ -122,31 +148,44 @@ class Work:
 
 
 def prepare(
-    wanted: Arrow, data: Any, test: Any, beginning: Beginning, options: Options, say: Callable[[str], None]
+    wanted: Arrow,
+    data: Any,
+    test: Any,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    ranks: Ranks = ALONE,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
     table = tables.read(data, encoding=options.encoding)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
     arrow = bind_to(wanted, table)
     for note in beginning.notes:
         say(f"note: {note}")
-    sources = make_sources(beginning, arrow, table, options, say)
     targets = [kinds.target(port.kind)() for port in arrow.targets]
-    if options.balance and not any(target.named for target in targets):
-        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
+    rows = read_rows(arrow, table, {port.kind: kinds.source(port.kind) for port in arrow.sources}, targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    sources = make_sources(beginning, arrow, table, options, say)
+    options.require_use(arrow.corrupted)
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(target.named for target in targets):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    rows = read_rows(arrow, table, sources, targets)
-    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
+        else:
+            target.restore(Corruption.of(options.objective, options.hide, options.shape))
+        target.smooth = options.smooth
     tested = _examined(arrow, rows, tested, sources, targets, options, say)
-    mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
+    mapping = make_mapping(arrow, config, sources, targets, beginning)
+    restrict(mapping, options, beginning)
+    mapping = mapping.to(device).computing_in(precision)
     kept, held = _split(arrow, rows, options)
     examples = _examples(mapping, kept, options, options.seed, say)
     facts = {
@@ -160,7 +199,7 @@ def prepare(
         "tokenizer": {kind: source.fingerprint for kind, source in sources.items()},
         "targets": [target.state() for target in targets],
         "seed": options.seed,
-        "device": describe(device, precision),
+        "device": describe(device, precision, ranks.size),
         "versions": folder.versions(),
     }
     return Work(
@@ -187,8 +226,8 @@ def _examined(
     say: Callable[[str], None],
 ) -> Table | None:
     """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
-    if arrow.corrupted:
-        return tested
+    if arrow.corrupted and tested is None:
+        return None  # a corpus alone may repeat itself, and looking for that takes long
     held = None if tested is None else read_rows(bind_to(arrow, tested), tested, sources, targets)
     if tested is not None and held is not None:
         require_whole(held, tested.rejected, len(tested), options.bad_rows)
@@ -207,7 +246,10 @@ def _examined(
         )
     say(f"note: {len(report.leaks)} rows of the test also stand in the training data and are not scored")
     leaked = {(finding.file, finding.row) for finding in report.leaks}
-    return tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    if not len(left):
+        raise DataError("every row of the test also stands in the training data, so there is nothing to score")
+    return left
 
 
 def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
@@ -221,6 +263,8 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
     kept, held = apart(arrow, rows, share, options.seed)
+    if not len(kept):
+        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
 
 
@@ -249,44 +293,84 @@ def _examples(
             else "they were cut into windows"
         )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
-    corruption = Corruption(options.hide, options.hide / 2, options.shape)
+    corruption = Corruption.of(options.objective, options.hide, options.shape)
     return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
 
 
-def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
-    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+def _planned(
+    work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
+) -> tuple[str, Plan, Replicas, Objective]:
+    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
+
+    Also where its weights live.
+    """
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
-    recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
-    if "probe" in method:
+    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    if method == "contrast" and ranks.size > 1:
+        raise UsageError("--method contrast compares rows within one process; give --method probe+full, or one process")
+    objective = make_objective(method, mapping, work.examples)
+    _require_same(work.facts, ranks)
+    recorded = ranks.tell(
+        None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
+    )
+    if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
+    layout = _laid_out(mapping, options, ranks)
     if recorded is not None:
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
-        if run is not None:
-            write_rejected(run, work.rejected)
-            folder.record_run(run, work.facts, asdict(plan))
+        start, device = work.beginning, work.device
+        plan = make_plan(
+            options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
+        )
+        plan = Plan(**ranks.tell(asdict(plan)))
+
+        def record() -> None:
+            if run is not None:
+                checkpoint.require_space(run, space(mapping, plan))
+                write_rejected(run, work.rejected)
+                folder.record_run(run, work.facts, asdict(plan))
+
+        ranks.on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {len(work.held):,} held out" if len(work.held) else ""
-    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
-    if plan.steps and "probe" in method:
-        how += " after a linear probe"
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not work.pretraining:
+        how = f"method {method} ({why}): {METHODS[method].format(how)}"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan
+    return method, plan, layout, objective
+
+
+def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
+    """Raise UsageError when the processes have not read the same data, start and options."""
+    theirs = ranks.tell({name: facts[name] for name in (*folder.SAME, "options")})
+
+    def compare() -> None:
+        differing = [name for name in theirs if facts[name] != theirs[name]]
+        if differing:
+            raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
+
+    ranks.each(compare)
+
+
+def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
+    """Where the weights live, as the options say."""
+    if not options.shard:
+        return Replicas(ranks, mapping)
+    from mapsto.shard import Shards
+
+    return Shards(ranks, mapping)
 
 
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    pooler = mapping.pooler
-    assert pooler is not None
     listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
     vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.transformer.width), np.float32)
     for batch, hidden in over(mapping, listed, device):
-        vectors[batch.rows] = pooler(mapping.pool(hidden, batch)).float().cpu().numpy()
+        vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):
         known = [(row, answer) for row, example in enumerate(listed) if (answer := example.answers[port]) is not None]
         if target.way != "pooled" or not known:
@@ -299,11 +383,13 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
                     parameter.copy_(best)
 
 
-def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mapping], dict[str, float]] | None:
-    """A look at the held-out rows: the mean loss and error of the first target."""
+def _watcher(
+    watched: Examples | None, device: torch.device, ranks: Ranks
+) -> Callable[[Mapping], dict[str, float]] | None:
+    """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = as_scored(watched)
+    listed = ranks.part(as_scored(watched))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
@@ -314,12 +400,13 @@ def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mappin
                 loss += float(target.loss(output, readout.values))
                 error += float(target.error(output, readout.values))
                 count += len(readout.values)
-        return {"loss": loss / max(count, 1), "error": error / max(count, 1)}
+        loss, error, total = ranks.sum([loss, error, count])
+        return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
 
     return look
 
 
-def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
+def _scored(work: Work, progress: Progress) -> dict[str, Score]:
     """Scores on the test rows, else on the held-out ones."""
     mapping = work.mapping.eval()
     scores: dict[str, Score] = {}
@@ -327,12 +414,11 @@ def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
         found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
         scores = found.scores
         for note in found.notes:
-            say(f"note: {note}")
+            progress.say(f"note: {note}")
     elif work.watched is not None:
         held = score_examples(mapping, work.watched, work.held, work.device)
         scores = {f"held-out {name}": value for name, value in held.items()}
-    for name, value in scores.items():
-        say(f"{name}: {value}")
+    progress.scores(scores)
     return scores
 
 
