@@ -55,9 +55,15 @@ def timeless(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in trial.items() if name != "seconds"} for trial in trials]
 
 
-@pytest.mark.parametrize("number", [KILL, signal.SIGTERM])
-def test_a_killed_search_ends_as_an_unbroken_one(number: int, tmp_path: Path) -> None:
-    assert run(*command(tmp_path, "unbroken")).returncode == 0
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("search")
+    assert run(*command(base, "unbroken")).returncode == 0
+    return base / "unbroken"
+
+
+@pytest.mark.parametrize("number", [KILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_search_ends_as_an_unbroken_one(number: int, tmp_path: Path, unbroken: Path) -> None:
     rng, kept = random.Random(int(number)), []
     for wanted in (1, 2):
         process = start(*command(tmp_path, "killed"))
@@ -73,12 +79,11 @@ def test_a_killed_search_ends_as_an_unbroken_one(number: int, tmp_path: Path) ->
         assert len(kept) < 4, "it was killed within the search"
     assert run(*command(tmp_path, "killed")).returncode == 0
     assert finished(tmp_path / "killed")[: len(kept)] == kept
-    assert timeless(finished(tmp_path / "killed")) == timeless(finished(tmp_path / "unbroken"))
-    assert result(tmp_path / "killed") == result(tmp_path / "unbroken"), "the final fit has the same bits"
+    assert timeless(finished(tmp_path / "killed")) == timeless(finished(unbroken))
+    assert result(tmp_path / "killed") == result(unbroken), "the final fit has the same bits"
 
 
-def test_a_kill_in_the_final_fit_costs_no_trial(tmp_path: Path) -> None:
-    assert run(*command(tmp_path, "unbroken")).returncode == 0
+def test_a_kill_in_the_final_fit_costs_no_trial(tmp_path: Path, unbroken: Path) -> None:
     process = start(*command(tmp_path, "killed"))
     while not (tmp_path / "killed" / "run.json").exists():
         assert process.poll() is None
@@ -91,7 +96,7 @@ def test_a_kill_in_the_final_fit_costs_no_trial(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "holds a search" in refused.stderr
     assert run(*command(tmp_path, "killed")).returncode == 0
     assert finished(tmp_path / "killed") == kept
-    assert result(tmp_path / "killed") == result(tmp_path / "unbroken")
+    assert result(tmp_path / "killed") == result(unbroken)
 
 
 def test_another_search_is_refused(tmp_path: Path) -> None:
