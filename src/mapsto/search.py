@@ -181,14 +181,12 @@ def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int
     method, _ = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
     rows = read_rows(mapping.arrow, table, mapping.sources, mapping.targets)
     scored_on = parts(mapping.arrow, rows, options.seed)
-    methods = [other for other in METHODS if _allowed(other, work)]
-    if "contrast" in methods and not all(_contrasts(mapping, learnt) for learnt, _ in scored_on):
-        methods.remove("contrast")
-        if method == "contrast":
-            raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
+    methods = _methods(work, scored_on)
+    if method not in ("probe", *methods):
+        raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
     usual = _usual(work, "full" if method == "probe" else method)
     values: Space = {
-        "method": list(methods),
+        "method": methods,
         "rate": _between(usual["rate"], RATES),
         "epochs": _between(usual["epochs"], EPOCHS),
         "batch": sorted({min(round(usual["batch"] * times), len(work.examples)) for times in BATCHES}),
@@ -208,6 +206,14 @@ def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int
     held = work.facts["held_out"] / (work.facts["rows"] + work.facts["held_out"])
     aside = replace(options, hold_out=held if options.hold_out is None else options.hold_out, tensorboard=False)
     return Search(str(mapping.arrow), aside, begins, space, first, scored_on, trials, minutes)
+
+
+def _methods(work: train.Work, scored_on: Sequence[tuple[Table, Table]]) -> list[Any]:
+    """The methods besides a probe that every trial can take."""
+    methods = [method for method in METHODS if _allowed(method, work)]
+    if "contrast" in methods and not all(_contrasts(work.mapping, learnt) for learnt, _ in scored_on):
+        methods.remove("contrast")
+    return methods
 
 
 def _usual(work: train.Work, method: str) -> dict[str, Any]:
