@@ -18,7 +18,7 @@ CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles":
 def main() -> None:
     lines = ["| corpus | rows filled, % | packing and collating, ms a step | share of a step, % |", "|---|---|---|---|"]
     for name, file in CORPORA.items():
-        work = train._prepare(
+        work = train.prepare(
             parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None
         )
         mean = sum(len(p) for pieces in work.examples.pieces[:2000] for p in pieces) / 2000

@@ -114,15 +114,27 @@ def fit(
     like: Like = None,
     test: Test = None,
     overwrite: Overwrite = False,
+    search: Annotated[
+        int | None, typer.Option(help="First try so many settings on held-out training rows (extra [search]).")
+    ] = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Begin no trial of the search after this long.")] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Learn the map that an arrow names, from a table with its columns."""
-    from mapsto import device, progress, train
+    from mapsto import device, progress
+    from mapsto.search import fit
 
     device.keep_memory()
     shown = progress.choose(quiet, json)
-    train.fit(arrow, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite)
+    given: dict[str, Any] = {
+        "search": search,
+        "search_minutes": search_minutes,
+        "start": start,
+        "like": like,
+        "test": test,
+    }
+    fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
 
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")

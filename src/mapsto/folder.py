@@ -33,6 +33,7 @@ from mapsto.scores import Score
 FORMAT = 1
 MANIFEST = "mapsto.json"
 RUN = "run.json"
+SEARCH = "search.json"
 CARD = "README.md"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
@@ -50,10 +51,11 @@ OWN: tuple[str, ...] = (
     "checkpoints",
     "tensorboard",
     "adapter",
+    SEARCH,
     RUN,
     MANIFEST,
 )
-BEFORE_RUN = {LOCK, "rejected.csv", f"{checkpoint.TEMPORARY}{RUN}", f"{checkpoint.TEMPORARY}rejected.csv"}
+BEFORE_RUN = {LOCK, "rejected.csv", *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN, "rejected.csv"))}
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
         f"- Start: {provenance.get('start') or 'random weights'}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
         f"- Seed: {provenance.get('seed', 0)}; steps: {provenance.get('steps', 'unknown')}",
+        *_search_lines(provenance.get("search")),
         "",
     ]
     if scores:
@@ -191,20 +194,39 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
     return "\n".join(lines) + "\n"
 
 
-def require_free(folder: Path, overwrite: bool) -> None:
+def _search_lines(search: Dict[str, Any] | None) -> list[str]:
+    """What a search tried and chose, as lines of the card."""
+    if search is None:
+        return []
+    usual, best = search["trials"][0], search["trials"][search["chosen"] - 1]
+    knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
+    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, usual)]
+    return [
+        f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
+        f"without a search: {errors[1]}. The lowest error of many is a little too low: rows of a test say more."
+    ]
+
+
+def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
 
-    Nothing is touched. What a kill before the run was recorded leaves there counts as nothing. Raises UsageError.
+    searched: whether the run begins, or began, with a search; an unfinished run that did not is another one. Nothing is
+    touched. What a kill before the run was recorded leaves there counts as nothing. Raises UsageError.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if held <= BEFORE_RUN:
         return
-    if not held & {MANIFEST, RUN}:
+    if not held & {MANIFEST, RUN, SEARCH}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
-    if MANIFEST in held and not overwrite:
+    if overwrite:
+        return
+    if MANIFEST in held:
         raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
+    if searched != (SEARCH in held):
+        found = "an unfinished run without a search" if searched else "a search; give --search as before"
+        raise UsageError(f"{folder} holds {found}, choose another --out, or add --overwrite")
 
 
 def clear(folder: Path) -> None:
@@ -251,15 +273,36 @@ def recorded_run(
         return None
     recorded = checkpoint.read_sealed(folder / RUN)
     before = recorded["facts"]
-    differing = [name for name in SAME if before.get(name) != facts[name]]
-    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
-    if differing:
-        raise UsageError(
-            f"{folder} holds an unfinished run with other {', '.join(differing)}; "
-            "run it as before, choose another --out, or add --overwrite"
-        )
+    _require_same(folder, "run", SAME, before, facts, options)
     for name in ("device", "versions"):
         if before.get(name) != facts[name]:
             say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
     plan: dict[str, Any] = recorded["plan"]
     return plan
+
+
+def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
+    """Write down what a search is, and its finished trials."""
+    checkpoint.write_atomic(folder / SEARCH, checkpoint.sealed({"facts": facts, "trials": trials}))
+
+
+def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
+    """The finished trials of the search in the folder. Raises UsageError naming the fields in which it was another one."""
+    if not (folder / SEARCH).exists():
+        return None
+    recorded = checkpoint.read_sealed(folder / SEARCH)
+    _require_same(folder, "search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options)
+    trials: list[dict[str, Any]] = recorded["trials"]
+    return trials
+
+
+def _require_same(
+    folder: Path, what: str, names: tuple[str, ...], before: Dict[str, Any], facts: Dict[str, Any], options: Options
+) -> None:
+    differing = [name for name in names if before.get(name) != facts[name]]
+    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
+    if differing:
+        raise UsageError(
+            f"{folder} holds an unfinished {what} with other {', '.join(differing)}; "
+            "run it as before, choose another --out, or add --overwrite"
+        )

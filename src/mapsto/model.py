@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import data as tables
-from mapsto import folder, train
+from mapsto import folder, search, train
 from mapsto.errors import UsageError, near
 from mapsto.evaluate import Evaluation
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -93,9 +93,11 @@ def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Mod
 def fit(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
     """Fit the map that `arrow` names; see `mapsto.train.fit`. Fields of Options are taken as keywords.
 
+    search, search_minutes: trials of other settings before it; see `mapsto.search.fit`.
+
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
-    return _trained(train.fit, arrow, data, out, given)
+    return _trained(search.fit, arrow, data, out, given)
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
@@ -106,6 +108,7 @@ def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) 
 def _trained(call: Any, first: str, data: Any, out: str | Path | None, given: dict[str, Any]) -> Model:
     names = {field.name for field in fields(Options)}
     known = {"start", "like", "test", "progress", "overwrite", "options"} | names
+    known |= {"search", "search_minutes"} if call is search.fit else set()
     for name in given:
         if name not in known:
             raise UsageError(f"no option {name!r}{near(name, known)}")

@@ -70,12 +70,14 @@ def fit(
     options: Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    searched: Dict[str, Any] | None = None,
 ) -> Mapping:
     """Train the map that `arrow` names on `data` (a path, a DataFrame, a list of dicts, a data set) and return it.
 
     start: a folder, hub name or mapping whose weights to begin with. like: a folder whose shape and tokenizer to take
     with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
-    training never sees, scored at the end. Raises UsageError, DataError, CheckpointError, RunError.
+    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises
+    UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
     ranks = join()
@@ -83,8 +85,8 @@ def fit(
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        ranks.on_main(lambda: folder.require_free(run, overwrite))
-    work = ranks.each(lambda: _prepare(wanted, data, test, begin(start, like), options, progress.say, ranks))
+        ranks.on_main(lambda: folder.require_free(run, overwrite, searched is not None))
+    work = ranks.each(lambda: prepare(wanted, data, test, begin(start, like), options, progress.say, ranks))
     with ExitStack() as stack:
         ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
         if run is not None and overwrite and not ranks.restarts:
@@ -115,6 +117,7 @@ def fit(
             if run is not None:
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                provenance |= {"search": searched} if searched else {}
                 if updates:
                     adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
                 folder.save(work.mapping.float(), run, provenance, scores)
@@ -145,7 +148,7 @@ class Work:
         return self.mapping.arrow.corrupted
 
 
-def _prepare(
+def prepare(
     wanted: Arrow,
     data: Any,
     test: Any,
@@ -260,12 +263,17 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
         share = min(share, WATCHED_ROWS / len(rows)) if len(rows) >= fewest else 0.0
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
-    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
-    kept, held = tables.split(len(rows), groups, strata, share, options.seed)
+    kept, held = apart(arrow, rows, share, options.seed)
     if not len(kept):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
+
+
+def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
+    groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
+    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    return tables.split(len(rows), groups, strata, share, seed)
 
 
 def _examples(
