@@ -219,7 +219,7 @@ def _methods(work: train.Work, scored_on: Sequence[tuple[Table, Table]]) -> list
 def _usual(work: train.Work, method: str) -> dict[str, Any]:
     """The knobs of a fit by `method` without a search."""
     mapping, examples = work.mapping, work.examples
-    objective, layout = make_objective(method, mapping, examples), Replicas(ALONE, mapping)
+    objective, layout = make_objective(method, work.options, mapping, examples), Replicas(ALONE, mapping)
     now, device = time.monotonic(), work.device
     plan = make_plan(work.options, mapping, examples, work.beginning, method, objective, device, False, now, layout)
     epochs = plan.steps * plan.batch / len(examples)
