@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -53,7 +54,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
             _write(temporary / TENSORS, safetensors.torch.save(plain))
             _write(temporary / STATE, json.dumps(state).encode())
             manifest = {name: hash_file(temporary / name) for name in (TENSORS, STATE)}
-            _write(temporary / MANIFEST, _sealed(manifest))
+            _write(temporary / MANIFEST, sealed({"files": manifest}))
             _sync(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -68,7 +69,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and state of a checkpoint, every byte verified first. Raises CheckpointError naming the damaged file."""
-    manifest = _unsealed(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)["files"]
     unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS, STATE, MANIFEST})
     if unexpected or set(manifest) != {TENSORS, STATE}:
         raise CheckpointError(f"{folder / (unexpected or [MANIFEST])[0]}: this file does not belong to a checkpoint")
@@ -106,14 +107,29 @@ def prune(run: Path, keep: int = 2) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of it or what was there before. Raises RunError."""
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream into a file that takes the place of `path` once all of it is written; until then what was there stays.
+
+    Raises RunError.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        _write(temporary, content)
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _explained(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:
@@ -169,6 +185,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries its own SHA-256; `read_sealed` takes it back."""
+    body = json.dumps(record, ensure_ascii=False, sort_keys=True)
+    digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
+    text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)
+    return text.encode(errors="backslashreplace")  # half a character of a path becomes what JSON calls it
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The record in a file that `sealed` made. Raises CheckpointError when one bit of it is not what it was."""
+    record = read_json(path)
+    record.pop("sha256", None)
+    if sealed(record) != _read(path):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+    return record
+
+
 def require_space(folder: Path, wanted: int) -> None:
     """Raise RunError when the disk of `folder` has not `wanted` bytes and a little more free."""
     free = shutil.disk_usage(folder).free
@@ -176,23 +209,6 @@ def require_space(folder: Path, wanted: int) -> None:
         raise RunError(
             f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
         )
-
-
-def _sealed(manifest: Mapping[str, str]) -> bytes:
-    body = json.dumps(manifest, sort_keys=True)
-    return json.dumps({"files": manifest, "sha256": hashlib.sha256(body.encode()).hexdigest()}, sort_keys=True).encode()
-
-
-def _unsealed(path: Path) -> dict[str, str]:
-    content = _read(path)
-    try:
-        files: dict[str, str] = json.loads(content)["files"]
-        whole = content == _sealed(files)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path} is damaged")
-    return files
 
 
 def _read(path: Path) -> bytes:
