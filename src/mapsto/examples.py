@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -128,16 +128,18 @@ def read_rows(
 def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str) -> list[Finding]:
     """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough."""
     faults = [*rejected, *rows.faults]
-    if faults and bad_rows == "stop":
-        raise DataError(f"{len(faults)} bad cells or rows; mend them, or drop them with --bad-rows skip:", faults)
-    bad = total + len(rejected) - len(rows)
-    if bad > MOST_SKIPPED * (total + len(rejected)):
-        raise DataError(
-            f"{bad} of {total + len(rejected)} rows are bad, more than the 1 % that may be skipped:", faults
-        )
-    if not len(rows):
-        raise DataError("no rows are left", faults)
+    require_few(faults, len(faults), total + len(rejected) - len(rows), total + len(rejected), bad_rows)
     return faults
+
+
+def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str) -> None:
+    """Raise DataError unless bad rows are to be skipped, are few enough, and leave some; `shown` are the first faults."""
+    if faults and bad_rows == "stop":
+        raise DataError(f"{faults} bad cells or rows; mend them, or drop them with --bad-rows skip:", shown, faults)
+    if bad > MOST_SKIPPED * total:
+        raise DataError(f"{bad} of {total} rows are bad, more than the 1 % that may be skipped:", shown, faults)
+    if bad == total:
+        raise DataError("no rows are left", shown, faults)
 
 
 @dataclass(frozen=True)
@@ -195,18 +197,26 @@ def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int
     return tuple(parts)
 
 
+class Pieces(Protocol):
+    """The pieces of examples by number, in memory or read where they are stored."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> tuple[Piece, ...]: ...
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Examples by number; `of` gives the index into Rows of each.
+    """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides is a function of (seed, row, step) and of nothing else.
     """
 
     arrow: Arrow
     sources: Mapping[str, Source]
-    pieces: list[tuple[Piece, ...]]
-    answers: list[tuple[Answer | None, ...]]
-    of: Ints
+    pieces: Pieces
+    answers: Sequence[tuple[Answer | None, ...]] | None
+    of: Ints | None
     seed: int
     corruption: Corruption
 
@@ -215,7 +225,8 @@ class Examples:
 
     def example(self, row: int, step: int, progress: float) -> Example:
         """Example `row` as step `step` sees it."""
-        pieces, answers = self.pieces[row], self.answers[row]
+        pieces = self.pieces[row]
+        answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
         rng = generator(self.seed, row, step)

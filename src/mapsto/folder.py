@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, zoo
+from mapsto import __version__, checkpoint, kinds, shards, zoo
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -47,6 +47,14 @@ OWN: tuple[str, ...] = (
     "tokenizer.json",
 )
 OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
+# What a kill leaves before the run is recorded.
+BEFORE_RUN = {
+    LOCK,
+    "rejected.csv",
+    f"{checkpoint.TEMPORARY}{RUN}",
+    f"{checkpoint.TEMPORARY}rejected.csv",
+    shards.FOLDER,
+}
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,8 @@ def require_free(folder: Path, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if held <= BEFORE_RUN:
         return
     if overwrite:
         _clear(folder)
@@ -218,8 +227,12 @@ def locked(folder: Path | None) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunError(f"{folder} is in use by another process") from error
-        yield
-    (folder / LOCK).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # of a run that could not begin nothing is left
+                folder.rmdir()
 
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:

@@ -160,17 +160,9 @@ def _opened(path: Path) -> BinaryIO:
     stream = path.open("rb")
     if path.suffix.lower() != ".gz":
         return stream
-    return cast(BinaryIO, io.BufferedReader(_Owning(fileobj=stream), BLOCK))
-
-
-class _Owning(gzip.GzipFile):
-    """Closes the file that it unpacks."""
-
-    def close(self) -> None:
-        packed = self.fileobj
-        super().close()
-        if packed is not None:
-            packed.close()
+    unpacking = gzip.GzipFile(fileobj=stream)
+    unpacking.myfileobj = stream  # type: ignore[assignment]  # it closes this one with itself
+    return cast(BinaryIO, io.BufferedReader(unpacking, BLOCK))
 
 
 def _marked(path: Path) -> str | None:

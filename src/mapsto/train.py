@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, folder, kinds
+from mapsto import corpus, folder, kinds
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
-from mapsto.begin import Beginning, begin, make_config, make_mapping, make_sources
+from mapsto.begin import (
+    Beginning,
+    begin,
+    make_config,
+    make_mapping,
+    make_sources,
+    sampled_source,
+    started_sources,
+)
 from mapsto.check import doctor
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
@@ -29,12 +36,13 @@ from mapsto.evaluate import as_scored, evaluate, score_examples
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.kinds import Source, Target
 from mapsto.loop import Plan, Training
-from mapsto.mapping import Mapping
+from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options
 from mapsto.plan import choose_method, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.scores import Score
+from mapsto.shards import Shards
 
 PRETRAIN_LENGTH = 128
 WATCHED_ROWS = 1000
@@ -73,8 +81,8 @@ def fit(
     run = None if out is None else Path(out)
     if run is not None:
         folder.require_free(run, overwrite)
-    work = _prepare(wanted, data, test, begin(start, like), options, progress.say)
     with folder.locked(run):
+        work = _prepare(wanted, data, test, begin(start, like), options, progress.say, run, overwrite)
         method, plan = _planned(work, run, began, progress.say)
         training = Training(
             work.mapping,
@@ -99,17 +107,17 @@ def fit(
 
 @dataclass(frozen=True)
 class Work:
-    """Everything a run needs, made from the data and the start alone. `held` are rows kept aside to watch."""
+    """Everything a run needs, made from the data and the start alone. `held` are rows of a table kept aside to watch."""
 
     options: Options
     mapping: Mapping
     beginning: Beginning
     device: torch.device
     examples: Examples
-    held: Rows
+    held: Rows | None
     watched: Examples | None
     test: Table | None
-    rejected: list[Finding]
+    rejected: Iterable[Finding]
     facts: dict[str, Any]
 
     @property
@@ -118,44 +126,59 @@ class Work:
         return self.mapping.arrow.corrupted
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a run reads, before there is a model; `examples` gives those to learn from and those to watch.
+
+    data: the fingerprint of it. rows, held_out: how many rows there are of either.
+    """
+
+    arrow: Arrow
+    config: ModelConfig
+    sources: Dict[str, Source]
+    targets: Sequence[Target]
+    data: str
+    rows: int
+    held_out: int
+    held: Rows | None
+    test: Table | None
+    rejected: Iterable[Finding]
+    examples: Callable[[Mapping], tuple[Examples, Examples]]
+
+
 def _prepare(
-    wanted: Arrow, data: Any, test: Any, beginning: Beginning, options: Options, say: Callable[[str], None]
+    wanted: Arrow,
+    data: Any,
+    test: Any,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    run: Path | None = None,
+    overwrite: bool = False,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    table = tables.read(data, encoding=options.encoding)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
-    arrow = bind_to(wanted, table)
     for note in beginning.notes:
         say(f"note: {note}")
-    sources = make_sources(beginning, arrow, table, options, say)
-    targets = [kinds.target(port.kind)() for port in arrow.targets]
-    if options.balance and not any(target.named for target in targets):
-        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
-    seed_all(options.seed)
-    config = make_config(beginning, options, arrow.corrupted)
-    for target in targets:
-        target.beside(sources.get(target.kind), config.vocabulary_head)
-    rows = read_rows(arrow, table, sources, targets)
-    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
-    for port, target in enumerate(targets):
-        if restores(arrow)[port] is None:
-            target.learn(rows.targets[port], options.balance)
-    tested = _examined(arrow, rows, tested, sources, targets, options, say)
-    mapping = make_mapping(arrow, config, sources, targets, beginning).to(device).computing_in(precision)
-    kept, held = _split(arrow, rows, options)
-    examples = _examples(mapping, kept, options, options.seed, say)
+    if corpus.takes(wanted):
+        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite)
+    else:
+        made = _from_table(wanted, data, tested, beginning, options, say)
+    mapping = make_mapping(made.arrow, made.config, made.sources, made.targets, beginning)
+    mapping = mapping.to(device).computing_in(precision)
+    examples, watched = made.examples(mapping)
     facts = {
-        "arrow": str(arrow),
+        "arrow": str(made.arrow),
         "options": asdict(options),
-        "data": table.fingerprint,
-        "rows": len(kept),
-        "held_out": len(held),
+        "data": made.data,
+        "rows": made.rows,
+        "held_out": made.held_out,
         "start": beginning.name,
         "start_weights": beginning.fingerprint,
-        "tokenizer": {kind: source.fingerprint for kind, source in sources.items()},
-        "targets": [target.state() for target in targets],
+        "tokenizer": {kind: source.fingerprint for kind, source in made.sources.items()},
+        "targets": [target.state() for target in made.targets],
         "seed": options.seed,
         "device": describe(device, precision),
         "versions": folder.versions(),
@@ -166,12 +189,96 @@ def _prepare(
         beginning=beginning,
         device=device,
         examples=examples,
-        held=held,
-        watched=_examples(mapping, held, options, options.seed + 1) if len(held) else None,
-        test=tested,
-        rejected=rejected,
+        held=made.held,
+        watched=watched if made.held_out else None,
+        test=made.test,
+        rejected=made.rejected,
         facts=json.loads(json.dumps(facts)),
     )
+
+
+def _from_table(
+    wanted: Arrow, data: Any, tested: Table | None, beginning: Beginning, options: Options, say: Callable[[str], None]
+) -> Material:
+    """Rows with answers, all in memory."""
+    table = tables.read(data, encoding=options.encoding)
+    arrow = bind_to(wanted, table)
+    sources = make_sources(beginning, arrow, table, options, say)
+    targets, config = _begun(arrow, sources, beginning, options)
+    rows = read_rows(arrow, table, sources, targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    for port, target in enumerate(targets):
+        if restores(arrow)[port] is None:
+            target.learn(rows.targets[port], options.balance)
+    tested = _examined(arrow, rows, tested, sources, targets, options, say)
+    kept, held = _split(arrow, rows, options)
+
+    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
+        watched = _examples(mapping, held, options, options.seed + 1)
+        return _examples(mapping, kept, options, options.seed, say), watched
+
+    return Material(
+        arrow, config, sources, targets, table.fingerprint, len(kept), len(held), held, tested, rejected, examples
+    )
+
+
+def _from_corpus(
+    wanted: Arrow,
+    data: Any,
+    tested: Table | None,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    run: Path | None,
+    overwrite: bool,
+) -> Material:
+    """Values of one corrupted source, as many as there are, in the run's folder."""
+    values = data if tables.is_path(data) else tables.read(data)
+    arrow = bind_to(wanted, next(tables.stream(values, options.encoding)))
+    config = make_config(beginning, options, pretraining=True)
+    longest, long, units = _limits(options, config, pretraining=True)
+    limits = corpus.Limits(longest, long, units)
+    started = started_sources(beginning, arrow)
+    fingerprint = tables.fingerprint(values)
+    key = {
+        "data": fingerprint,
+        "column": arrow.sources[0].column,
+        "tokenizer": None if started is None else {kind: source.fingerprint for kind, source in started.items()},
+        "--vocabulary": options.vocabulary,
+        "--encoding": options.encoding,
+        "--length": longest,
+        "--long": long,
+        "--shape": "words" if units else "tokens",
+    }
+    shards = Shards(run, key, say, overwrite)
+    kind = arrow.sources[0].kind
+    sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
+    targets, config = _begun(arrow, sources, beginning, options)
+    corpus.fill(shards, tables.stream(values, options.encoding), arrow, sources[kind], limits)
+    read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
+    read.report(say)
+    kept, held, count = read.split(_share(read.rows, True, options), options.seed)
+
+    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
+        learnt = Examples(arrow, mapping.sources, kept, None, None, options.seed, _corruption(options))
+        return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
+
+    rows = read.rows - count
+    return Material(arrow, config, sources, targets, fingerprint, rows, count, None, tested, read.faults(), examples)
+
+
+def _begun(
+    arrow: Arrow, sources: Dict[str, Source], beginning: Beginning, options: Options
+) -> tuple[list[Target], ModelConfig]:
+    """The targets, beside their sources, and the shape of the model. Everything random begins here."""
+    targets = [kinds.target(port.kind)() for port in arrow.targets]
+    if options.balance and not any(target.named for target in targets):
+        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
+    seed_all(options.seed)
+    config = make_config(beginning, options, arrow.corrupted)
+    for target in targets:
+        target.beside(sources.get(target.kind), config.vocabulary_head)
+    return targets, config
 
 
 def _examined(
@@ -207,14 +314,17 @@ def _examined(
     return tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
 
 
+def _share(rows: int, pretraining: bool, options: Options) -> float:
+    """The share of the rows to hold out."""
+    if options.hold_out is not None:
+        return options.hold_out
+    fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
+    return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
+
+
 def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
-    share = options.hold_out
-    if share is None:
-        fewest, share = FEWEST_TO_HOLD_OUT, HELD_OUT
-        if arrow.corrupted:
-            fewest, share = FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT
-        share = min(share, WATCHED_ROWS / len(rows)) if len(rows) >= fewest else 0.0
+    share = _share(len(rows), arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
@@ -227,12 +337,8 @@ def _examples(
     mapping: Mapping, rows: Rows, options: Options, seed: int, say: Callable[[str], None] | None = None
 ) -> Examples:
     """The rows as examples, long ones treated as the options say."""
-    arrow, most = mapping.arrow, mapping.config.transformer.longest
-    if options.length is not None and options.length > most:
-        raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
-    longest = options.length or min(most, PRETRAIN_LENGTH if arrow.corrupted else most)
-    long: str = options.long if options.long != "auto" else "window" if arrow.corrupted else "cut"
-    aligned = arrow.corrupted and options.shape in ("word", "span")
+    arrow = mapping.arrow
+    longest, long, aligned = _limits(options, mapping.config, arrow.corrupted)
     encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
     if say is not None and len(encoded.long):
         lost = (
@@ -241,8 +347,21 @@ def _examples(
             else "they were cut into windows"
         )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
-    corruption = Corruption(options.hide, options.hide / 2, options.shape)
-    return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
+    return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, _corruption(options))
+
+
+def _corruption(options: Options) -> Corruption:
+    return Corruption(options.hide, options.hide / 2, options.shape)
+
+
+def _limits(options: Options, config: ModelConfig, pretraining: bool) -> tuple[int, str, bool]:
+    """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
+    most = config.transformer.longest
+    if options.length is not None and options.length > most:
+        raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
+    longest = options.length or min(most, PRETRAIN_LENGTH if pretraining else most)
+    long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
+    return longest, long, pretraining and options.shape in ("word", "span")
 
 
 def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
@@ -261,7 +380,7 @@ def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], No
             write_rejected(run, work.rejected)
             folder.record_run(run, work.facts, asdict(plan))
     parameters = sum(p.numel() for p in mapping.parameters())
-    held = f" + {len(work.held):,} held out" if len(work.held) else ""
+    held = f" + {work.facts['held_out']:,} held out" if work.facts["held_out"] else ""
     how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
     if plan.steps and "probe" in method:
         how += " after a linear probe"
@@ -328,13 +447,10 @@ def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
     return scores
 
 
-def write_rejected(run: Path, rejected: Sequence[Finding]) -> None:
+def write_rejected(run: Path, rejected: Iterable[Finding]) -> None:
     """rejected.csv: file, row, column, value and reason of everything that was left out."""
-    if not rejected:
+    rows = iter(rejected)
+    if (first := next(rows, None)) is None:
         return
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(["file", "row", "column", "value", "reason"])
-    writer.writerows([f.file, f.row, f.column, f.value, f.reason] for f in rejected)
-    run.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomic(run / "rejected.csv", stream.getvalue().encode())
+    columns = ["file", "row", "column", "value", "reason"]
+    tables.write_rows(run / "rejected.csv", columns, map(asdict, chain([first], rows)))
