@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +83,8 @@ def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Source, l
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:
-            made = joined([_encoded(arrow, part, source, limits) for _, part in group])
+            encode = partial(_encoded, arrow, source, limits)
+            made = joined(list(_one_ahead(encode, (part for _, part in group))))
             rows, long, lost, bad, faults = made.pop("counts").reshape(-1, 5).sum(axis=0, dtype=np.int64).tolist()
             counts = {"rows": rows, "long": long, "lost": lost, "bad": bad, "faults": faults}
             tokens = len(made["tokens"]) + lost
@@ -94,7 +98,20 @@ def _ends(sizes: Ints) -> Ints:
     return ends.astype(np.min_scalar_type(int(ends[-1]))) if len(ends) else ends.astype(np.uint8)
 
 
-def _encoded(arrow: Arrow, part: Table, source: Source, limits: Limits) -> dict[str, Any]:
+def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Iterator[Arrays]:
+    """`work` of each part in order, in a thread, while the next part is being read."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Arrays] | None = None
+        for part in parts:
+            begun = pool.submit(work, part)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = begun
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _encoded(arrow: Arrow, source: Source, limits: Limits, part: Table) -> dict[str, Any]:
     """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
     rows = read_rows(replace(arrow, targets=()), part, {source.kind: source}, [])
     values = rows.sources[0]
@@ -109,7 +126,7 @@ def _encoded(arrow: Arrow, part: Table, source: Source, limits: Limits) -> dict[
     windows = np.maximum(1, -(-lengths // room))
     sizes = np.full(int(windows.sum()), room, np.int64)
     sizes[np.cumsum(windows) - 1] = lengths - room * (windows - 1)
-    listed = [*part.rejected, *rows.faults]
+    listed = sorted([*part.rejected, *rows.faults], key=lambda fault: (Path(fault.file), fault.row or 0))
     bad = len(part.rejected) + len(part) - len(values)
     found = {
         "tokens": flat.tokens[kept],
