@@ -7,7 +7,6 @@ file a shard. Without a folder the arrays stay in memory, and everything else is
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mapsto.errors import CheckpointError, RunError, UsageError
 
 FOLDER = "corpus"
 MANIFEST = "manifest.json"
+SHARD = "shard-"
 DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,11 +28,12 @@ Arrays = Mapping[str, NDArray[Any]]
 class Shards:
     """The shards of one `key`, the plain facts they are a function of, in `run`/corpus.
 
-    Raises UsageError naming the facts that differ from those of the shards that are there, unless `overwrite`.
+    Those of another key are made anew, unless a run that was begun needs them (`needed`): then UsageError names the facts
+    that differ.
     """
 
     def __init__(
-        self, run: Path | None, key: Mapping[str, Any], say: Callable[[str], None], overwrite: bool = False
+        self, run: Path | None, key: Mapping[str, Any], say: Callable[[str], None], needed: bool = False
     ) -> None:
         self.folder = None if run is None else run / FOLDER
         self.key, self.say = dict(key), say
@@ -42,18 +43,23 @@ class Shards:
         self._known: dict[int, str] = {}
         self._arrays: dict[int, Arrays] = {}
         if self.folder is not None:
-            self._open(self.folder, overwrite)
+            self._open(self.folder, needed)
 
-    def _open(self, folder: Path, overwrite: bool) -> None:
+    def _open(self, folder: Path, needed: bool) -> None:
         record = self._recorded(folder)
-        if record is None or (overwrite and record["key"] != self.key):
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        if differing := sorted(name for name in self.key if record["key"].get(name) != self.key[name]):
+        differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
+        if differing and needed:
             raise UsageError(
                 f"{folder.parent} holds an unfinished run with other {', '.join(differing)}; "
                 "run it as before, choose another --out, or add --overwrite"
             )
+        if record is None or differing:
+            if differing:
+                self.say(f"{folder} was made with other {', '.join(differing)}; it is made again")
+            for path in folder.glob(f"{SHARD}*"):
+                path.unlink()
+            self._record()
+            return
         self.facts, self.count = record["facts"], record["count"]
         for name, entry in record["shards"].items():
             number, path = int(name), self._path(int(name))
@@ -65,6 +71,8 @@ class Shards:
 
     def _recorded(self, folder: Path) -> dict[str, Any] | None:
         if not (folder / MANIFEST).exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise UsageError(f"{folder} holds other files; choose another --out")
             return None
         try:
             return checkpoint.read_sealed(folder / MANIFEST)
@@ -118,7 +126,7 @@ class Shards:
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None
-        return self.folder / f"shard-{number:06d}.safetensors"
+        return self.folder / f"{SHARD}{number:06d}.safetensors"
 
     def _record(self) -> None:
         if self.folder is None:

@@ -250,7 +250,8 @@ def _from_corpus(
         "--long": long,
         "--shape": "words" if units else "tokens",
     }
-    shards = Shards(run, key, say, overwrite)
+    needed = run is not None and (run / folder.RUN).exists() and not overwrite
+    shards = Shards(run, key, say, needed)
     kind = arrow.sources[0].kind
     sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
     targets, config = _begun(arrow, sources, beginning, options)
