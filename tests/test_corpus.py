@@ -299,7 +299,7 @@ def test_a_corpus_read_in_parts_is_the_table_read_at_once(tmp_path: Path, monkey
 
 def test_a_kill_in_the_middle_of_tokenizing_costs_one_shard(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("\n".join(sentences(200_000)), encoding="utf-8")
+    path.write_text("\n".join(sentences(140_000)), encoding="utf-8")
 
     def command(out: str) -> list[str]:
         return ["pretrain", "text", str(path), "--out", str(tmp_path / out), "--steps", "4", "--batch", "8", *TINY]
