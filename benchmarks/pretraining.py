@@ -1,4 +1,5 @@
-"""Real tokens a second of masked pretraining: ours against the padded reference loop of `transformers`, in one run.
+"""Real tokens a second of masked pretraining: ours against the reference loop of `transformers`, in one run; the share of a
+step that its matrix products take at this machine's speed for them; and the memory of a step.
 
 The same shape (6 layers, width 384, 6 heads, vocabulary 30,522), sentences of the same lengths (43 tokens on average),
 32 sentences a step for the reference, as many tokens as fill rows for ours.
@@ -6,17 +7,22 @@ The same shape (6 layers, width 384, 6 heads, vocabulary 30,522), sentences of t
 
 from __future__ import annotations
 
+import argparse
 import random
+import resource
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import ratio, record, spread, take_turns
+from common import ratio, record, seconds, spread, take_turns
 from transformers import BertConfig, BertForMaskedLM
 
 from mapsto.arrow import Arrow, Port
 from mapsto.corrupt import Corruption
-from mapsto.device import choose_precision
+from mapsto.device import choose_precision, keep_memory
 from mapsto.examples import Examples
 from mapsto.kinds.text import TextSource, TextTarget
 from mapsto.loop import Plan, Training
@@ -26,15 +32,16 @@ from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import TransformerConfig
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, LONGEST = 30_522, 384, 6, 6, 1536, 128
-STEPS, ROUNDS, BATCH = 6, 5, 32
+STEPS, ROUNDS, BATCH, SENTENCES = 6, 5, 32, 190
+Step = Callable[[], int]
 rng = random.Random(0)
 LENGTHS = [max(8, min(LONGEST, int(rng.lognormvariate(3.6, 0.6)))) for _ in range(8192)]
 torch.manual_seed(0)
 IDS = [torch.randint(1000, VOCABULARY, (n,)) for n in LENGTHS]
 
 
-def reference(bf16: bool, by_length: bool, dropout: float) -> object:
-    """A function that trains the padded reference for some steps and gives real tokens a second."""
+def reference(bf16: bool, dropout: float, full: bool = False, batch: int = BATCH) -> Step:
+    """A step of the padded reference, giving its real tokens; `full`: the text cut into rows of 128 without padding."""
     torch.manual_seed(0)
     shape = {
         "hidden_size": WIDTH,
@@ -47,13 +54,13 @@ def reference(bf16: bool, by_length: bool, dropout: float) -> object:
         BertConfig(vocab_size=VOCABULARY, max_position_embeddings=LONGEST, **shape, **dropouts)
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    data = sorted(IDS, key=len) if by_length else IDS
+    data = list(torch.cat(IDS).split(LONGEST)) if full else IDS
     at = [0]
 
     def step() -> int:
-        start = rng.randrange(0, len(data) - BATCH) if by_length else at[0] % (len(data) - BATCH)
-        at[0] += BATCH
-        part = data[start : start + BATCH]
+        start = at[0] % (len(data) - batch)
+        at[0] += batch
+        part = data[start : start + batch]
         ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in part], batch_first=True)
         hidden = (torch.rand(ids.shape) < 0.15) & mask.bool()
@@ -66,12 +73,11 @@ def reference(bf16: bool, by_length: bool, dropout: float) -> object:
         optimizer.zero_grad()
         return sum(map(len, part))
 
-    return timed(step)
+    return step
 
 
-def timed(step: object) -> object:
+def timed(step: Step) -> Callable[[], float]:
     """Real tokens a second over STEPS steps, the first of each round not counted."""
-    assert callable(step)
 
     def run() -> float:
         step()
@@ -82,8 +88,8 @@ def timed(step: object) -> object:
     return run
 
 
-def ours(optimizer: str) -> object:
-    """The product's own loop over examples of the same lengths, with the default objective (30 % hidden)."""
+def ours(optimizer: str) -> tuple[Step, Training]:
+    """A step of the product's own loop over examples of the same lengths, with the default objective (30 % hidden)."""
     torch.manual_seed(0)
     source = TextSource(Tokenizer.train(["a b c"], 300), VOCABULARY)
     shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, hidden=1024, max_positions=512)
@@ -94,7 +100,7 @@ def ours(optimizer: str) -> object:
     examples = Examples(
         arrow, mapping.sources, pieces, [(None,)] * len(pieces), np.arange(len(pieces)), 0, Corruption()
     )
-    plan = Plan(steps=10_000, batch=190, rate=1e-4, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
+    plan = Plan(steps=10_000, batch=SENTENCES, rate=1e-4, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
     training = Training(mapping, examples, plan, torch.device("cpu"), workers=1)
 
     def step() -> int:
@@ -102,21 +108,69 @@ def ours(optimizer: str) -> object:
         training.step(training.state.step)
         return training.state.tokens - before
 
-    return timed(step)
+    return step, training
+
+
+def products(training: Training) -> float:
+    """Seconds that the matrix products of a step (forward, and twice as much backward) take in bf16 on their own."""
+    made = training.loader.make(0)
+    places, hidden = sum(b.segments.numel() for b in made), sum(len(b.answers[0].values) for b in made)  # type: ignore[union-attr]
+    gated = training.mapping.config.transformer.hidden
+    layer = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * gated), (gated, WIDTH)]
+    shapes = [(places, *shape) for shape in layer] * LAYERS + [(hidden, WIDTH, WIDTH), (hidden, WIDTH, VOCABULARY)]
+    total = 0.0
+    for m, k, n in shapes:
+        x, weight = torch.randn(m, k, dtype=torch.bfloat16), torch.randn(n, k, dtype=torch.bfloat16)
+        total += 3 * min(seconds(lambda x=x, w=weight: torch.nn.functional.linear(x, w)) for _ in range(3))
+    return total
+
+
+def share(training: Training) -> float:
+    """The products' part of a whole step, in %."""
+    return 100 * products(training) / seconds(lambda: training.step(training.state.step))
+
+
+def memory(way: str) -> float:
+    """Megabytes that three steps add to a process of their own, over the same real tokens."""
+    command = [sys.executable, __file__, "--memory", way]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def megabytes(way: str) -> float:
+    step = ours("muon")[0] if way == "ours" else reference(False, 0.1, batch=SENTENCES)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", choices=["ours", "reference"])
+    if (way := parser.parse_args().memory) is not None:
+        print(megabytes(way))
+        return
+    keep_memory()  # as the command line does; the reference gains by it as well
+    step, training = ours("muon")
     ways = {
-        "ours, Muon (the default)": ours("muon"),
-        "ours, AdamW": ours("adamw"),
-        "reference, its defaults (fp32)": reference(False, False, 0.1),
-        "reference, bf16": reference(True, False, 0.1),
-        "reference, bf16, no dropout, sorted by length": reference(True, True, 0.0),
+        "ours, Muon (the default)": timed(step),
+        "ours, AdamW": timed(ours("adamw")[0]),
+        "reference, its defaults (fp32)": timed(reference(False, 0.1)),
+        "reference, bf16": timed(reference(True, 0.1)),
+        "reference, its best: full rows of 128, bf16, no dropout": timed(reference(True, 0.0, full=True)),
     }
-    found = take_turns(ways, ROUNDS)  # type: ignore[arg-type]
+    found = take_turns(ways, ROUNDS)
     default = found["ours, Muon (the default)"]
     lines = ["| way | real tokens a second, median (range) | ours is × faster |", "|---|---|---|"]
     lines += [f"| {name} | {spread(values)} | {ratio(default, values)} |" for name, values in found.items()]
+    shares = [share(training) for _ in range(ROUNDS)]
+    taken = take_turns({way: lambda way=way: memory(way) for way in ("ours", "reference")}, 2)
+    lines += [
+        "",
+        f"Of a step of ours, {spread(shares)} % is what its matrix products alone take in bf16 on this machine.",
+        f"Three steps over {SENTENCES} sentences take {spread(taken['ours'])} MB, the reference at its defaults "
+        f"{spread(taken['reference'])} MB: {ratio(taken['ours'], taken['reference'])} ×.",
+    ]
     record("Pretraining (benchmarks/pretraining.py)", lines)
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+)
 
 from mapsto.tokenizer import Tokenizer
 
@@ -21,6 +27,7 @@ TEXTS = [
     "Yes",
 ]
 LABELS = ["negative", "neutral", "positive"]
+# A family, or a variant of one behind a colon.
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96},
     "roberta": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
@@ -40,14 +47,52 @@ SHAPES: dict[str, dict[str, Any]] = {
         "local_attention": 8,
         "max_position_embeddings": 256,
     },
+    "electra": {
+        "embedding_size": 32,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "hidden_act": "relu",
+    },
+    "electra:one width": {
+        "embedding_size": 64,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+    },
+    "albert": {
+        "embedding_size": 32,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+    },
+    "albert:one width": {
+        "embedding_size": 64,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "hidden_act": "gelu",
+    },
+    "xlm": {"emb_dim": 64, "n_layers": 2, "n_heads": 2},
+    "xlm:languages": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 3, "gelu_activation": False},
+    "xlm:sinusoids": {"emb_dim": 64, "n_layers": 2, "n_heads": 2, "sinusoidal_embeddings": True, "use_lang_emb": False},
 }
-CLASSES = {"body": AutoModel, "text": AutoModelForMaskedLM, "label": AutoModelForSequenceClassification}
+CLASSES = {
+    "body": AutoModel,
+    "text": AutoModelForMaskedLM,
+    "label": AutoModelForSequenceClassification,
+    "pairs": AutoModelForPreTraining,
+}
 
 
 def make_tokenizer(family: str, folder: Path) -> None:
     """A tokenizer of the family's style, trained on a few texts."""
     texts = TEXTS * 20
-    if family not in ("roberta", "xlm-roberta"):
+    if family not in ("roberta", "xlm-roberta", "xlm"):
         Tokenizer.train(texts, 300).save(folder)
         return
     backend = Backend(models.BPE(unk_token="<unk>"))
@@ -64,12 +109,13 @@ def make_tokenizer(family: str, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "PreTrainedTokenizerFast", {named}}}')
 
 
-def make_model(family: str, task: str, folder: Path, seed: int = 0, **changes: Any) -> torch.nn.Module:
+def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: Any) -> torch.nn.Module:
     """A reference model with random weights, saved in `folder` with its tokenizer; gradients and biases all alive."""
+    family = shape.split(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer(family, folder)
     tokenizer = Tokenizer.open(folder)
-    given = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[family], **changes}
+    given = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[shape], **changes}
     if task == "label":
         given |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     if family == "modernbert":

@@ -106,3 +106,31 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 KILL = signal.SIGKILL
+
+
+def start_many(processes: int, *arguments: str, restarts: int = 0, script: Path | None = None) -> subprocess.Popen[str]:
+    """The command line, or a script, in several processes that torchrun starts."""
+    threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    what = ["-m", "mapsto"] if script is None else [str(script)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*torchrun, "--max-restarts", str(restarts), *what, *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **threads}
+    )
+
+
+def run_many(processes: int, *arguments: str, script: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run several processes to their end."""
+    process = start_many(processes, *arguments, script=script)
+    return ended(process)
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What a process said; it is killed, and the test fails, when it hangs."""
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)  # torchrun ends those that it started
+        process.communicate(timeout=60)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

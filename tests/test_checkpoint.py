@@ -181,8 +181,15 @@ def test_verify_names_the_file(tmp_path: Path) -> None:
         checkpoint.verify(tmp_path, hashes)
     with pytest.raises(CheckpointError, match="is missing"):
         checkpoint.verify(tmp_path, {"b.json": "0"})
-    with pytest.raises(CheckpointError, match="is missing"):
-        checkpoint.verify(tmp_path / "..", {f"{tmp_path.name}/a.json": "0"})
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "b.json").write_text("[]")
+    checkpoint.verify(tmp_path, {"inner/b.json": checkpoint.hash_file(inner / "b.json")})
+    with pytest.raises(CheckpointError, match=r"inner/b\.json is damaged"):
+        checkpoint.verify(tmp_path, {"inner/b.json": "0"})
+    for outside in ("../a.json", "sub/../../a.json", str(tmp_path / "a.json")):
+        with pytest.raises(CheckpointError, match="is missing"):
+            checkpoint.verify(inner, {outside: checkpoint.hash_file(tmp_path / "a.json")})
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'"text"'])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from runs import TINY, run, sentences, write_corpus, write_labelled
 
+import mapsto
 from mapsto import cli
 
 COMMANDS = ("pretrain", "fit", "predict", "evaluate", "check", "trace", "info", "demo")
@@ -145,6 +146,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
         f"text,label\n{GOOD},a\nsome text,\n".encode(),
         "row 32, column 'text': the text is blank",
     ),
+    "blank alone": ("a.csv", b"text,label\n,a\n ,b\n", "row 3, column 'text': ' ': the text is blank"),
     "ragged": ("a.csv", f"text,label\n{GOOD}one,two,three\n".encode(), "row 32: 'one,two,three': this row has 3 cells"),
     "open quote": ("a.csv", f'text,label\n{GOOD}"open,a\nnext,b\n'.encode(), "row 32: '\"open,a': a quote is opened"),
     "undecodable": (
@@ -154,7 +156,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
     ),
     "NUL": ("a.csv", f"text,label\n{GOOD}a\0b,a\n".encode(), "holds a NUL character"),
     "twice": ("a.csv", b"text,text\na,b\n", "names 'text' more than once"),
-    "broken json": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": \n', "row 2: '{\"text\":': this is no JSON"),
+    "broken json": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": \n', "row 2: '{\"text\": ': this is no JSON"),
     "nested json": (
         "a.jsonl",
         b'{"text": ["a"], "label": "b"}\n',
@@ -230,6 +232,32 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         ),
         (["predict", tmp_path, fitted / "test.csv"], 1, "config.json cannot be read"),
         (["evaluate", fitted / "clf", fitted / "corpus.txt"], 2, "no column 'label'"),
+        (["evaluate", fitted / "clf", fitted / "test.csv", "--bad-rows", "skipp"], 2, "did you mean 'skip'?"),
+        (["predict", fitted / "clf", fitted / "test.csv", "--long", "windw"], 2, "did you mean 'window'?"),
+        (["fit", "text -> label", train, "--out", out, "--length", 3], 2, "needs at least 4"),
+        (["fit", "text -> label", train, "--out", out, "--heads", 3], 2, "does not split into 3 heads"),
+        (["fit", "text -> label", train, "--out", out, "--width", 63], 2, "does not split"),
+        (["fit", "text -> label", train, "--out", out, "--hold-out", 0.999], 2, "none to learn from"),
+        (["fit", "text -> label", train, "--out", out, "--hide", 0.2], 2, "--hide would change nothing"),
+        (["pretrain", "text", train, "--out", out, "--patience", 5], 2, "--patience would change nothing"),
+        (["pretrain", "text", train, "--out", out, "--start", fitted / "base", "--method", "probe"], 2, "labels"),
+        (
+            [
+                "fit",
+                "text -> label",
+                train,
+                "--out",
+                out,
+                "--start",
+                fitted / "base",
+                "--method",
+                "probe",
+                "--steps",
+                3,
+            ],
+            2,
+            "--steps cannot be followed",
+        ),
         (["trace", "text -> label", train, "--row", 0], 2, "the rows 1 to 120"),
         (["nonsense"], 2, "No such command"),
     ):
@@ -237,7 +265,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         assert (found, says in " ".join((said_out + said).split())) == (status, True), (arguments, found, said)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "pickle", "tokenizer", "manifest", "missing"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "pickle", "tokenizer", "manifest", "record", "missing"])
 def test_a_damaged_start_is_refused_by_name(damage: str, fitted: Path, invoke: Invoke, tmp_path: Path) -> None:
     start = Path(shutil.copytree(fitted / "base", tmp_path / "start"))
     weights = start / "model.safetensors"
@@ -256,6 +284,9 @@ def test_a_damaged_start_is_refused_by_name(damage: str, fitted: Path, invoke: I
     elif damage == "manifest":
         named = "mapsto.json"
         (start / named).write_text("{")
+    elif damage == "record":
+        named = "mapsto.json"
+        (start / named).write_text((start / named).read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'))
     else:
         weights.unlink()
     status, _, said = invoke("fit", "text -> label", fitted / "train.csv", "--start", start, "--out", tmp_path / "run")
@@ -285,6 +316,53 @@ def test_a_bad_row_costs_one_answer(fitted: Path, invoke: Invoke, tmp_path: Path
     for i in set(range(100)) - {41}:
         assert found[i]["label"] == expected[i]["label"]
         assert found[i]["probability"] == pytest.approx(expected[i]["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bad.csv", "bad.jsonl"])
+def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
+    name: str, fitted: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    texts = sentences(12, seed=8)
+    lines = [json.dumps({"text": text}) if name.endswith("jsonl") else text for text in texts]
+    lines[0], lines[4], lines[11] = '{"text": [1, 2], "more": [3]}', '{"text": ,"a', "a,b,c"
+    path = edit(tmp_path / name, "\n".join([*(["text"] if name == "bad.csv" else []), *lines]) + "\n")
+    bad = {0, 4, 11}
+    expected = mapsto.load(fitted / "clf", "cpu", "fp32").predict(texts)
+    arguments = ["predict", fitted / "clf", path, "--device", "cpu", "--precision", "fp32"]
+    status, out, said = invoke(*arguments, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and "3 of 12 rows could not be answered" in said
+    for i in range(12):
+        if i in bad:
+            assert set(found[i]) == {"error"} and found[i]["error"].startswith(f"row {i + 1 + (name == 'bad.csv')}: ")
+        else:
+            assert found[i]["label"] == expected[i]["label"]
+            assert found[i]["probability"] == pytest.approx(expected[i]["probability"], abs=1e-5)
+    assert invoke(*arguments, "--out", tmp_path / "answers.csv", "--json")[0] == 0, "--json takes nothing from --out"
+    rows = list(csv.DictReader((tmp_path / "answers.csv").open(encoding="utf-8")))
+    assert [row["text"] for row in rows] == ["" if i in bad else text for i, text in enumerate(texts)]
+    assert [bool(row["error"]) for row in rows] == [i in bad for i in range(12)]
+
+
+def test_where_answers_go_is_looked_at_first(
+    fitted: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(*_: object) -> None:
+        raise AssertionError("answers were made before their file was looked at")
+
+    monkeypatch.setattr("mapsto.predict.Predictor.answer", answered)
+    for name, says in (("a.docx", "csv, tsv, jsonl or parquet"), ("nowhere/a.csv", "there is no folder")):
+        status, _, said = invoke("predict", fitted / "clf", fitted / "test.csv", "--out", tmp_path / name)
+        assert status == 2 and says in said
+
+
+def test_a_run_tells_its_steps_and_scores_as_json(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:
+    arguments = ["--test", fitted / "test.csv", "--steps", 3, *TINY[:-1], "--json"]
+    status, _, said = invoke("fit", "text -> label", fitted / "train.csv", "--out", tmp_path / "run", *arguments)
+    found = [json.loads(line) for line in said.splitlines()]
+    assert status == 0 and [line["step"] for line in found if "step" in line] == [1, 2, 3]
+    (scores,) = [line["scores"] for line in found if "scores" in line]
+    assert scores["accuracy"]["n"] == 30 and scores["accuracy"]["low"] <= scores["accuracy"]["value"]
 
 
 def test_json_errors_are_json(invoke: Invoke, tmp_path: Path) -> None:

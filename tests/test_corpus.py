@@ -25,6 +25,7 @@ from mapsto.begin import begin
 from mapsto.errors import DataError, UsageError
 from mapsto.examples import bind_to, encode, make_examples, read_rows
 from mapsto.options import Options
+from mapsto.ranks import Ranks
 
 ARROW = parse("~text -> text")
 
@@ -131,6 +132,41 @@ def test_equal_rows_are_on_one_side_and_the_share_is_right(tmp_path: Path, small
     assert set(plain(other.watched)) != set(held), "another seed holds out other rows"
     same = work([{"text": "the same text"}] * 50, hold_out=0.5)
     assert len(same.examples) == 50 and same.watched is None, "equal rows are never all taken away"
+    with pytest.raises(UsageError, match="leaves none to learn from"):
+        work([{"text": text} for text in texts[:20]], hold_out=0.9999)
+
+
+def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shards: None) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(sentences(500)), encoding="utf-8")
+    heard: list[str] = []
+
+    def open_as(rank: int, run: Path) -> train.Work:
+        options = Options(vocabulary=300, layers=2, width=64, device="cpu", precision="fp32")
+        begun = begin(None, None)
+        return train._prepare(ARROW, tmp_path / "a.txt", None, begun, options, heard.append, run, False, Ranks(rank, 2))
+
+    with pytest.raises(UsageError, match="folder that all processes share"):
+        open_as(1, tmp_path / "run")
+    first = open_as(0, tmp_path / "run")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert len(shards_of(tmp_path / "run")) > 5 and any("made a vocabulary" in line for line in heard)
+    heard.clear()
+    second = open_as(1, tmp_path / "run")
+    assert seen(first) == seen(second) and first.facts == second.facts and not heard
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
+def test_test_rows_in_a_corpus_are_found_before_its_first_shard(tmp_path: Path, small_shards: None) -> None:
+    texts = sentences(500)
+    (tmp_path / "a.txt").write_text("\n".join(texts), encoding="utf-8")
+    test = [{"text": text} for text in (f"{texts[400]} ", "unseen winter", texts[3].replace(" ", "  "))]
+    given = {"vocabulary": 300, "layers": 2, "width": 64, "steps": 1}
+    with pytest.raises(DataError, match="2 rows of the test also stand") as stopped:
+        mapsto.pretrain("text", tmp_path / "a.txt", tmp_path / "run", test=test, **given)
+    assert [finding.row for finding in stopped.value.findings] == [1, 3]
+    places = [int(finding.reason.rpartition(" ")[2]) for finding in stopped.value.findings]
+    assert places == [texts.index(texts[400]) + 1, texts.index(texts[3]) + 1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_sample_for_a_vocabulary_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch, small_shards: None) -> None:
@@ -297,6 +333,7 @@ def test_a_corpus_read_in_parts_is_the_table_read_at_once(tmp_path: Path, monkey
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_tokenizing_costs_one_shard(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n".join(sentences(140_000)), encoding="utf-8")
@@ -343,6 +380,7 @@ def growth(*arguments: str) -> float:
     return float(done.stdout.split("GREW")[1]) / 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     """Five times as much text, 50 MB, takes about as much memory; read at once it would take 300 MB more."""
     base = write_corpus(tmp_path / "base.txt", 300)

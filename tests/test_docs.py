@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from runs import write_corpus, write_labelled
+from runs import ended, write_corpus, write_labelled
 
 from mapsto import cli
 
@@ -53,6 +54,14 @@ def shorter(code: str) -> str:
 def call(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     words = shlex.split(shorter(line), comments=True)
     if " ".join(words) in MADE:
+        return
+    if words[0] == "export":
+        monkeypatch.setenv(*words[1].split("=", 1))
+        return
+    if words[0] == "torchrun":
+        ended(
+            subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words[1:], "--quiet"])
+        ).check_returncode()
         return
     assert words[0] == "mapsto", f"{line!r} is no command of ours"
     monkeypatch.setattr(sys, "argv", [*words, *(["--quiet"] if words[1] in ("pretrain", "fit") else [])])

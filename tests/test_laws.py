@@ -15,18 +15,19 @@ from runs import sentences
 
 from mapsto import kinds
 from mapsto.arrow import parse
-from mapsto.begin import Beginning, make_config, make_mapping, make_sources
+from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows, restores
 from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
+from mapsto.objectives.contrast import Contrast
 from mapsto.options import Options
-from mapsto.sequence import collate
+from mapsto.sequence import Role, collate
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
-OBJECTIVES = [
+ARROWS = [
     "~text -> text",
     "~en:text, ~de:text -> en:text, de:text",
     "~en:text, de:text -> en:text",
@@ -34,6 +35,13 @@ OBJECTIVES = [
     "en:text, de:text -> label",
     "text:text -> label, other:label",
     "~text:text -> text, label",
+]
+# An arrow, and how what stands behind `~` is put back.
+OBJECTIVES = [
+    *((arrow, "masked") for arrow in ARROWS),
+    ("~text -> text", "causal"),
+    ("~text -> text", "hybrid"),
+    ("en:text, ~de:text -> de:text", "causal"),
 ]
 CPU = torch.device("cpu")
 
@@ -47,7 +55,7 @@ def table(count: int = 40) -> Any:
     return read(rows)
 
 
-def made(arrow: str, shape: str = "token", seed: int = 0) -> tuple[Mapping, Examples]:
+def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping, Examples]:
     """A small mapping with random weights, and the examples of the table."""
     rows_of = table()
     if arrow == "~text -> text":
@@ -60,13 +68,16 @@ def made(arrow: str, shape: str = "token", seed: int = 0) -> tuple[Mapping, Exam
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
     rows = read_rows(bound, rows_of, sources, targets)
+    corruption = Corruption.of(objective, 0.3, "token")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
             target.learn(rows.targets[port])
+        else:
+            target.restore(corruption)
     torch.manual_seed(seed)
     mapping = make_mapping(bound, config, sources, targets, Beginning())
     encoded = encode(bound, rows, sources, 64, "cut", aligned=True)
-    return mapping, make_examples(bound, rows, encoded, sources, targets, seed, Corruption(shape=shape))  # type: ignore[arg-type]
+    return mapping, make_examples(bound, rows, encoded, sources, targets, seed, corruption)
 
 
 # Kinds
@@ -200,15 +211,15 @@ def test_the_share_hidden_is_what_was_asked(size: int, seed: int, step: int) -> 
 # Objectives
 
 
-@pytest.mark.parametrize("arrow", OBJECTIVES)
+@pytest.mark.parametrize("arrow", ARROWS)
 def test_an_arrow_prints_as_it_parses(arrow: str) -> None:
     assert parse(str(parse(arrow))) == parse(arrow)
 
 
-@pytest.mark.parametrize("arrow", OBJECTIVES)
-def test_packed_equals_one_at_a_time(arrow: str) -> None:
+@pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
+def test_packed_equals_one_at_a_time(arrow: str, objective: str) -> None:
     """Nobody sees another example: outputs and losses do not depend on what else is in the row."""
-    mapping, examples = made(arrow)
+    mapping, examples = made(arrow, objective)
     mapping.eval()
     listed = [examples.example(i, 0, 0.0) for i in range(12)]
     together = mapping.losses(collate(listed))
@@ -221,15 +232,44 @@ def test_packed_equals_one_at_a_time(arrow: str) -> None:
         assert float(loss) == pytest.approx(alone[port], rel=1e-5)
 
 
-@pytest.mark.parametrize("arrow", OBJECTIVES)
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights": {},
+    "contrast": {"contrast": True},
+    "lora": {"lora": 4},
+    "contrast of updates": {"contrast": True, "lora": 4},
+    "the upper layer": {"freeze": "1", "layer_decay": 0.8},
+    "the head": {"freeze": "all"},
+}
+
+
+@pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(arrow: str, optimizer: Any, tmp_path: Path) -> None:
-    plan = Plan(steps=10, batch=8, rate=1e-3, optimizer=optimizer, seed=4, save_every=5, average=True)
+def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(
+    arrow: str, objective: str, optimizer: Any, tmp_path: Path
+) -> None:
+    goes_on(arrow, objective, optimizer, {}, tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
+    goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
+
+
+def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_path: Path) -> None:
+    """Ten steps, and five of them again from the checkpoint in the middle, give the same weights and losses."""
+    decay = way.get("layer_decay", 1.0)
+    plan = Plan(10, 8, 1e-3, optimizer, seed=4, save_every=5, average=True, layer_decay=decay)
 
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-        mapping, examples = made(arrow)
+        mapping, examples = made(arrow, hidden)
+        restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
+        objective = Contrast(examples, 0) if way.get("contrast") else None
         losses: list[float] = []
-        Training(mapping, examples, plan, CPU, folder, listener=lambda record: losses.append(record["loss"])).run()
+        listener = lambda record: losses.append(record["loss"])  # noqa: E731
+        before = [p.detach().clone() for p in mapping.parameters()]
+        Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
+        moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
+        assert any(moved) and (not way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
 
     weights, losses = train(tmp_path / "whole")
@@ -240,9 +280,9 @@ def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(arrow: str, optimi
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-@pytest.mark.parametrize("arrow", OBJECTIVES)
-def test_every_objective_learns(arrow: str) -> None:
-    mapping, examples = made(arrow)
+@pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
+def test_every_objective_learns(arrow: str, objective: str) -> None:
+    mapping, examples = made(arrow, objective)
     losses: list[float] = []
     plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
     Training(mapping, examples, plan, CPU, listener=lambda record: losses.append(record["loss"])).run()
@@ -286,3 +326,34 @@ def test_translation_language_modelling_reads_the_other_language() -> None:
     behind = int(other.max()) if int(other.max()) + 1 >= len(batch.tokens["text"]) else int(other.max()) + 1
     batch.tokens["text"][behind] = (batch.tokens["text"][behind] + 5) % 100 + 10
     assert mapping.losses(batch)[0][1].item() != before, "the German words change what is said of the English ones"
+
+
+def test_a_causal_token_is_told_from_those_before_it_alone() -> None:
+    """Changing a token changes what is said of those behind it, and nothing that is said before or at its own place."""
+    mapping, examples = made("~text -> text", "causal")
+    mapping.eval()
+    example = max((examples.example(i, 0, 0.0) for i in range(len(examples))), key=len)
+    (answer,) = example.answers
+    assert answer is not None and answer.at is not None
+    piece = example.pieces[0]
+    assert np.array_equal(answer.values, piece.tokens[1:]) and np.array_equal(answer.at, np.arange(len(piece) - 1))
+    batch = collate([example])
+    before = mapping(batch)[0]
+    place = len(piece) // 2
+    batch.tokens["text"][place] = (batch.tokens["text"][place] + 7) % 100 + 10
+    after = mapping(batch)[0]
+    changed = (before - after).abs().amax(dim=1) > 1e-6
+    assert not changed[:place].any() and changed[place:].all()
+
+
+def test_a_hybrid_reads_few_examples_from_the_start_and_masks_the_others() -> None:
+    _, examples = made("~text -> text", "hybrid")
+    seen = [examples.example(i, step, 0.0) for step in range(20) for i in range(len(examples))]
+    causal = [example.pieces[0].role == Role.CAUSAL for example in seen]
+    assert 0.03 < np.mean(causal) < 0.11
+    for example, whole in zip(seen, causal, strict=True):
+        answer = example.answers[0]
+        assert answer is not None and answer.at is not None
+        told = examples.pieces[example.row][0].tokens[answer.at + 1]
+        assert np.array_equal(told, answer.values), "each is told one place before it stands"
+        assert len(answer.values) == len(example) - 1 if whole else len(answer.values) < len(example) / 2

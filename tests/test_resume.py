@@ -6,9 +6,14 @@ import json
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runs import KILL, TINY, kill_when, result, run, start, steps_done, write_corpus, write_labelled
+from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_done, write_corpus, write_labelled
+
+import mapsto
+
+SAVE_EVERY = 4
 
 
 def pretraining(folder: Path, out: str, *more: str) -> list[str]:
@@ -16,7 +21,7 @@ def pretraining(folder: Path, out: str, *more: str) -> list[str]:
     if not corpus.exists():
         write_corpus(corpus)
     return ["pretrain", "text", str(corpus), "--out", str(folder / out), "--steps", "300", "--batch", "8"] + [
-        "--save-every", "4", "--hold-out", "0.1", *TINY, *more,
+        "--save-every", str(SAVE_EVERY), "--hold-out", "0.1", *TINY, *more,
     ]  # fmt: skip
 
 
@@ -29,12 +34,20 @@ def fitting(folder: Path, out: str, *more: str) -> list[str]:
         base[base.index("--steps") + 1] = "20"
         assert run(*base).returncode == 0
     return ["fit", "text -> label", str(data), "--start", str(folder / "start"), "--out", str(folder / out)] + [
-        "--steps", "240", "--batch", "8", "--save-every", "4", "--hold-out", "0.2", "--patience", "99",
+        "--steps", "240", "--batch", "8", "--save-every", str(SAVE_EVERY), "--hold-out", "0.2", "--patience", "99",
         "--device", "cpu", "--quiet", *more,
     ]  # fmt: skip
 
 
-RUNS = {"pretrain": pretraining, "fit": fitting}
+def contrasting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--method", "contrast", "--freeze", "1", *more)
+
+
+def adapting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--lora", "4", "--layer-decay", "0.8", "--smooth", "0.1", "--average", *more)
+
+
+RUNS = {"pretrain": pretraining, "fit": fitting, "contrast": contrasting, "lora": adapting}
 
 
 def survives(kind: str, kills: int, folder: Path) -> None:
@@ -46,13 +59,12 @@ def survives(kind: str, kills: int, folder: Path) -> None:
     for number in range(kills):
         process = start(*command(folder, "killed"))
         inside_save = number % 5 < 2
-        before = steps_done(folder / "killed")
         if not kill_when(process, folder / "killed", rng, inside_save, KILL):
             break
         done += 1
         inside += inside_save
-        lost = steps_done(folder / "killed") - before
-        assert lost >= 0
+        saved = max((int(path.name[5:]) for path in (folder / "killed" / "checkpoints").glob("step-*")), default=0)
+        assert steps_done(folder / "killed") - saved <= SAVE_EVERY
     final = run(*command(folder, "killed"))
     assert final.returncode == 0, final.stderr
     assert done == kills, f"the run ended after {done} kills; make it longer"
@@ -138,12 +150,44 @@ def test_a_finished_run_is_not_overwritten_unless_told(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("years of work")
-    refused = run(*pretraining(tmp_path, "run"), "--overwrite")
-    (tmp_path / "run" / "thesis.tex").read_text()
-    again = run(*pretraining(tmp_path, "run"))
-    assert again.returncode == 2 or refused.returncode == 0
-    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "run" / "README.md").write_text("years of work")
+    for more in ([], ["--overwrite"]):
+        refused = run(*pretraining(tmp_path, "run", *more))
+        assert refused.returncode == 2 and "holds other files" in refused.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["README.md"]
+    assert (tmp_path / "run" / "README.md").read_text() == "years of work"
+
+
+def test_a_command_that_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "4"
+    assert run(*command).returncode == 0
+    before = result(tmp_path / "run")
+    for change in (["--start", str(tmp_path / "nowhere")], ["--test", str(tmp_path / "nothing.txt")]):
+        assert run(*command, "--overwrite", *change).returncode == 1
+        assert result(tmp_path / "run") == before
+    itself = [word for word in command if word not in ("--layers", "--width", "--vocabulary", "2", "64", "300")]
+    assert run(*itself, "--overwrite", "--start", str(tmp_path / "run")).returncode == 0, "its own start is read first"
+    assert result(tmp_path / "run") != before
+
+
+def test_a_kill_before_the_run_is_recorded_leaves_a_folder_that_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": text} for text in sentences(40)]
+    given: dict[str, Any] = {"steps": 2, "layers": 2, "width": 64, "vocabulary": 300, "device": "cpu"}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mapsto.folder.record_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.pretrain("text", rows, tmp_path / "run", **given)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.lock"]
+    (tmp_path / "run" / ".unfinished-run.json").write_text("{")
+    mapsto.pretrain("text", rows, tmp_path / "run", **given)
+    assert (tmp_path / "run" / "mapsto.json").exists()
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
@@ -189,3 +233,11 @@ def test_going_on_with_other_threads_is_said(tmp_path: Path) -> None:
     process = start(*[word for word in command if word != "--quiet"], threads=2)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0 and "note: device changed from" in said and "the bits may differ" in said
+
+
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    record = tmp_path / "run" / "run.json"
+    record.write_text(record.read_text().replace('"steps": 300', '"steps": 301'))
+    refused = run(*command)
+    assert refused.returncode == 1 and "run.json is damaged" in refused.stderr

@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -566,28 +565,3 @@ def test_folder_that_cannot_be_written(tmp_path: Path, trained: dict[str, Tokeni
 def test_transformers_and_torch_are_not_imported() -> None:
     code = "import sys, mapsto.tokenizer; sys.exit(bool({'transformers', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_speed_is_near_the_bare_librarys(style: str, trained: dict[str, Tokenizer], tmp_path: Path) -> None:
-    trained[style].save(tmp_path)
-    bare = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    texts = [" ".join((*ENGLISH[i % 4 :], *CHINESE[i % 3 :])) for i in range(1500)]
-
-    def seconds(call: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    pairs = [
-        (lambda: bare.encode_batch_fast(texts, add_special_tokens=False), lambda: trained[style].encode_ids(texts)),
-        (
-            lambda: bare.encode_batch(texts, add_special_tokens=False),
-            lambda: [encoded.ids for encoded in trained[style].encode_batch(texts)],
-        ),
-    ]
-    for theirs, ours in pairs:
-        rounds = [(seconds(theirs), seconds(ours)) for _ in range(7)]
-        shares = [min(round_[0] for round_ in rounds) / min(round_[1] for round_ in rounds)]
-        shares += [first / second for first, second in rounds]
-        assert max(shares[0], float(np.median(shares))) >= 0.7

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from test_laws import made
 
 import mapsto
 from mapsto import checkpoint
-from mapsto.errors import DataError, RunError, UsageError
+from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.loop import Plan, Training
 from mapsto.optimizer import schedule
 from mapsto.options import Options
@@ -165,6 +166,27 @@ def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
     assert any(line.startswith("accuracy") and "n = 20" in line for line in heard.lines)
 
 
+def test_test_rows_of_pretraining_are_looked_at_before_its_first_step(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "a.txt")
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "broken.csv").write_text("text\na,b\nfine\n", encoding="utf-8")
+    (tmp_path / "other.csv").write_text("words,label\na,b\n", encoding="utf-8")
+    (tmp_path / "seen.txt").write_text("\n".join([*lines[:3], "unseen winter"]) + "\n", encoding="utf-8")
+    (tmp_path / "all.txt").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")
+    for name, bad_rows, says in (
+        ("broken.csv", "stop", "1 bad cells or rows"),
+        ("other.csv", "stop", "no column 'text'"),
+        ("seen.txt", "stop", "3 rows of the test also stand in the training data"),
+        ("all.txt", "skip", "nothing to score"),
+    ):
+        with pytest.raises(MapstoError, match=says):
+            mapsto.pretrain("text", corpus, tmp_path / "run", test=tmp_path / name, steps=1, bad_rows=bad_rows, **TINY)
+    assert not (tmp_path / "run").exists()
+    heard = Heard()
+    mapsto.pretrain("text", corpus, test=tmp_path / "seen.txt", steps=1, bad_rows="skip", progress=heard, **TINY)
+    assert any(line.startswith("masked_loss") for line in heard.lines)
+
+
 def test_long_texts_are_counted_and_cut_or_refused(tmp_path: Path) -> None:
     rows = [{"text": "river mill " * 30, "label": "long"}, *({"text": t, "label": "short"} for t in sentences(20))]
     heard = Heard()
@@ -205,6 +227,9 @@ def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
         ({"long": "cutt"}, "did you mean 'cut'"),
         ({"width": 100, "heads": 3}, "does not split"),
         ({"workers": 1000}, "--workers"),
+        ({"seed": -1}, "--seed"),
+        ({"epochs": float("inf")}, "--epochs"),
+        ({"rate": float("nan")}, "--rate"),
     ],
 )
 def test_options_out_of_range_are_said(given: dict[str, Any], says: str) -> None:
@@ -234,6 +259,41 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     again, examples = made("text:text -> label")
     state = Training(again, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert state.step == 50
+
+
+def test_space_is_checked_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2_000_000))
+    corpus = write_corpus(tmp_path / "a.txt")
+    with pytest.raises(RunError, match="2,000,000 are free"):
+        mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY)
+    assert not (tmp_path / "run" / "run.json").exists()
+    monkeypatch.undo()
+    mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY)
+
+
+def test_few_labels_are_probed_unless_training_is_asked_for(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    for given, steps in (({}, 0), ({"steps": 3}, 3)):
+        out = tmp_path / f"run{steps}"
+        mapsto.fit("text -> label", rows, out, start=base, device="cpu", precision="fp32", **given)
+        assert json.loads((out / "mapsto.json").read_text())["provenance"]["steps"] == steps
+
+
+def test_cells_that_are_no_text_are_named() -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    rows[3]["text"], rows[5]["label"], rows[7]["text"] = "half \ud800", "a\0", "a\0"
+    with pytest.raises(DataError, match="3 bad cells") as stopped:
+        mapsto.fit("text -> label", rows, steps=1, **TINY)
+    assert [finding.row for finding in stopped.value.findings] == [4, 6, 8]
+    assert "half a character" in str(stopped.value) and "NUL" in str(stopped.value)
+
+
+def test_labels_that_look_like_numbers_are_names(tmp_path: Path) -> None:
+    odd = ["1", "²", "--3", "10"]
+    rows = [{"text": text, "label": odd[i % 4]} for i, text in enumerate(sentences(40))]
+    assert mapsto.fit("text -> label", rows, steps=1, **TINY).mapping.targets[0].classes == sorted(odd)
 
 
 def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""mapsto (↦): pretrain, fit, prove, explain and serve models on your own data. A task is an arrow, such as "text -> label"."""
+"""mapsto (↦): pretrain, fit, check and use models on your own data. A task is an arrow, such as "text -> label"."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto import folder, kinds, zoo
+from mapsto import folder, kinds, lora, zoo
 from mapsto.arrow import Arrow
 from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, ModelConfig
-from mapsto.options import Options
+from mapsto.options import Options, splits
 from mapsto.shards import Shards
 from mapsto.transformer import TransformerConfig
 
@@ -141,10 +141,14 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
     """The start's shape, or a new one: the ModernBERT shape in the size that the options say."""
     if beginning.config is None:
         width = options.width or WIDTH
+        most = max(1, width // HEAD_WIDTH)
+        heads = options.heads or next((n for n in range(most, 0, -1) if splits(width, n)), most)
+        if not splits(width, heads):
+            raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
         shape = TransformerConfig(
             width=width,
             layers=options.layers or LAYERS,
-            heads=options.heads or max(1, width // HEAD_WIDTH),
+            heads=heads,
             hidden=max(64, round(width * 8 / 3 / 64) * 64),
             max_positions=max(LENGTH, options.length or 0),
         )
@@ -152,10 +156,10 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
+    config = replace(beginning.config, sentence=None)
     if not pretraining:
-        return beginning.config
-    still = replace(beginning.config.transformer, dropout=0.0, attention_dropout=0.0)
-    return replace(beginning.config, transformer=still)
+        return config
+    return replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
 
 
 def make_mapping(
@@ -176,3 +180,29 @@ def make_mapping(
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
         mapping.pooler.pass_through()
     return mapping
+
+
+def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:
+    """Leave those weights of the start as they are that the options name. Raises UsageError where they cannot be."""
+    given = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
+    if not given:
+        return
+    if beginning.tensors is None:
+        raise UsageError(f"{given[0]} leaves weights of a start as they are; it needs a --start")
+    if len(given) > 1:
+        raise UsageError("give --lora or --freeze, not both: with --lora no weight of the start changes")
+    if options.lora is not None:
+        if mapping.arrow.corrupted:
+            raise UsageError("--lora fits answers to a start; pretraining changes all weights")
+        lora.attach(mapping, options.lora)
+        return
+    stack, layers = mapping.transformer, mapping.config.transformer.layers
+    frozen = layers if options.freeze == "all" else int(options.freeze or 0)
+    if frozen > layers:
+        raise UsageError(
+            f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it"
+        )
+    lowest = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm, *stack.blocks[:frozen]]
+    for part in [*lowest, stack.final_norm] if options.freeze == "all" else lowest:
+        if part is not None:
+            part.requires_grad_(False)

@@ -142,7 +142,7 @@ def verify(folder: Path, hashes: Mapping[str, str]) -> None:
     """Raise CheckpointError naming the first file of `folder` that is missing or not what it was."""
     for name, expected in hashes.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
             raise CheckpointError(f"{path} is missing")
         if hash_file(path) != expected:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
@@ -172,17 +172,22 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises CheckpointError."""
+    found = read_any_json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return found
+
+
+def read_any_json(path: Path) -> Any:
+    """What a JSON file of bounded size holds. Raises CheckpointError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CheckpointError(f"{path} is larger than {LARGEST_JSON:,} bytes")
-        found = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return found
 
 
 def sealed(record: Mapping[str, Any]) -> bytes:

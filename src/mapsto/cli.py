@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -15,6 +16,10 @@ import typer
 
 from mapsto.errors import MapstoError
 from mapsto.options import Options
+from mapsto.ranks import place
+
+# torchrun ends every process as soon as one has ended, so the main one goes first.
+SECONDS_TO_SPEAK = 2.0
 
 app = typer.Typer(
     name="mapsto",
@@ -53,7 +58,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"])],
+            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"], hints[field.name])],
         )
         for field in fields(Options)
     ]
@@ -68,9 +73,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _option(name: str, text: str) -> Any:
-    flag = f"--{name.replace('_', '-')}"
-    return typer.Option(flag, help=text)
+def _option(name: str, text: str, hint: Any) -> Any:
+    flag = name.replace("_", "-")
+    undecided = hint == bool | None  # can be switched off as well as on
+    return typer.Option(f"--{flag}/--no-{flag}" if undecided else f"--{flag}", help=text)
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
@@ -88,8 +94,9 @@ def pretrain(
     json: Json = False,
 ) -> None:
     """Learn from values without labels: the map from a corrupted value back to itself."""
-    from mapsto import progress, train
+    from mapsto import device, progress, train
 
+    device.keep_memory()
     shown = progress.choose(quiet, json)
     train.pretrain(
         what, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite
@@ -111,8 +118,9 @@ def fit(
     json: Json = False,
 ) -> None:
     """Learn the map that an arrow names, from a table with its columns."""
-    from mapsto import progress, train
+    from mapsto import device, progress, train
 
+    device.keep_memory()
     shown = progress.choose(quiet, json)
     train.fit(arrow, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite)
 
@@ -137,7 +145,9 @@ def predict(
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
+    from mapsto.device import keep_memory
 
+    keep_memory()
     commands.predict(model, data, text, out, device, precision, encoding, json, long)
 
 
@@ -204,8 +214,9 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Pretrain, fit and compare on data that packages carry; about 12 minutes on two cores."""
-    from mapsto import demo, progress
+    from mapsto import demo, device, progress
 
+    device.keep_memory()
     demo.run(out, minutes, progress.choose(quiet))
 
 
@@ -225,6 +236,10 @@ def main() -> None:
 
 
 def _fail(text: str, status: int) -> None:
+    """Say it, once for all processes of a run, and end."""
+    if not place().main:
+        time.sleep(SECONDS_TO_SPEAK)
+        sys.exit(status)
     if "--json" in sys.argv:
         print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
     else:

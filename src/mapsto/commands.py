@@ -126,7 +126,7 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     if tested is not None and test_rows is not None:
         errors += [*tested.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _lengths(bound, table, start)
+    notes = _lengths(bound, table, start) if len(rows.whole()) else []
     if as_json:
         found = {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
         print(json.dumps(found, ensure_ascii=False))
@@ -172,6 +172,8 @@ def info(model: str, as_json: bool) -> None:
         "longest example": f"{held.config.transformer.longest} tokens",
         "pooling": held.config.pooling,
     }
+    if held.config.sentence is not None:
+        facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}
     if manifest is not None:
         kept = (

@@ -21,7 +21,7 @@ from mapsto import data as tables
 from mapsto import kinds
 from mapsto.arrow import Arrow
 from mapsto.data import Ints, Table
-from mapsto.errors import DataError, Finding
+from mapsto.errors import DataError, Finding, UsageError
 from mapsto.examples import read_rows, require_few, restores
 from mapsto.kinds import BadCell, Source
 from mapsto.sequence import Piece
@@ -168,17 +168,25 @@ class Corpus:
                 yield Finding(**json.loads(line))
 
     def split(self, share: float, seed: int) -> tuple[Stored, Stored, int]:
-        """(examples to learn from, examples held out, rows held out): a row's own hash decides, so equal rows go together."""
+        """(examples to learn from, examples held out, rows held out): a row's own hash decides, so equal rows go together.
+
+        Raises UsageError when none to learn from would be left; where all rows are equal none are held out.
+        """
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
         aside, rows, first = [np.zeros(0, np.int64)], 0, 0
+        different: set[int] = set()
         for number in range(self.shards.count or 0):
             shard = self.shards[number]
             held = tables.mix(shard["draws"].astype(np.uint64), seed) < limit
             rows += int(held.sum())
+            if len(different) < 2:
+                different |= set(np.unique(shard["draws"])[:2].tolist())
             aside.append(first + np.flatnonzero(np.repeat(held, shard["windows"])))
             first += len(shard["ends"])
         found = np.concatenate(aside)
-        if rows == self.rows:  # all rows are equal: none to learn from would be left
+        if rows == self.rows:
+            if len(different) > 1:
+                raise UsageError(f"--hold-out {share} keeps all {rows} rows aside and leaves none to learn from")
             found, rows = found[:0], 0
         return Stored(self, found, held=False), Stored(self, found, held=True), rows
 

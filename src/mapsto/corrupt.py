@@ -11,7 +11,10 @@ from typing import Literal
 import numpy as np
 
 from mapsto.errors import UsageError
-from mapsto.sequence import Ints, Piece
+from mapsto.sequence import Ints, Piece, Role
+
+Shape = Literal["token", "word", "span", "block"]
+CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16}
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,34 @@ class Corruption:
     to clean text (RECIPES: Wettig et al. 2023; GPT-BERT 2024). `shape`: single tokens, whole words, spans of words of
     geometric length with mean `span` (SpanBERT, Joshi et al. 2020), or axis-aligned blocks (BEiT, Bao et al. 2022).
     Of the hidden tokens the share `random` shows a random token and `kept` shows itself; the rest shows the mask.
+    causal: the share of examples of which nothing is hidden but what comes later: each token is put back from those before
+    it. 1 is a causal language model; between 0 and 1 one stack learns both ways (GPT-BERT, Charpentier & Samuel 2024).
+    ahead: how many places before its own a token is told; 1 where some examples are causal, so that both ways share a head.
     """
 
     rate: float = 0.30
     final_rate: float = 0.15
-    shape: Literal["token", "word", "span", "block"] = "token"
+    shape: Shape = "token"
     span: float = 3.0
     random: float = 0.0
     kept: float = 0.0
+    causal: float = 0.0
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.rate < 1 and 0 < self.final_rate < 1):
             raise UsageError(f"the share of hidden tokens must lie between 0 and 1, not {self.rate}, {self.final_rate}")
         if self.random < 0 or self.kept < 0 or self.random + self.kept > 1:
             raise UsageError("the shares of random and kept tokens must be at least 0 and add up to at most 1")
+        if not 0 <= self.causal <= 1:
+            raise UsageError(f"the share of causal examples must lie between 0 and 1, not {self.causal}")
+        if self.ahead not in (0, 1) or (self.causal and not self.ahead):
+            raise UsageError("tokens are told at their own place or, where examples are causal, one before it")
+
+    @classmethod
+    def of(cls, objective: str, hide: float, shape: Shape) -> Corruption:
+        """What the objective of a run hides: `hide` of the tokens, half of that late in training."""
+        return cls(hide, hide / 2, shape, causal=CAUSAL_SHARES[objective], ahead=int(CAUSAL_SHARES[objective] > 0))
 
     def rate_at(self, progress: float) -> float:
         """The share to hide when `progress` (0 to 1) of training is done."""
@@ -45,6 +62,11 @@ class Corruption:
 def generator(seed: int, row: int, step: int) -> np.random.Generator:
     """Random numbers that are a function of (seed, row, step) alone, and not of what ran before."""
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
+
+
+def read_on(piece: Piece, ahead: int) -> tuple[Piece, Ints]:
+    """The piece as it is read from its start on, and the tokens told `ahead` of their place: all that have one before them."""
+    return replace(piece, role=Role.CAUSAL), np.arange(ahead, len(piece))
 
 
 def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:

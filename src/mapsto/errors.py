@@ -60,8 +60,8 @@ class DataError(MapstoError, ValueError):
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """`text` on one line and at most `limit` characters long."""
-    flat = " ".join(text.split())
+    """`text` on one line and at most `limit` characters long; short text keeps its spaces, which may be the fault."""
+    flat = " ".join(text.split()) if len(text) > limit or not text.isprintable() else text
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.errors import UsageError
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
@@ -43,10 +42,10 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
     restored = restores(arrow)
-    if any(port is not None for port in restored):
-        hidden = make_examples(
-            arrow, replace(rows, targets=[]), encoded, mapping.sources, mapping.targets, seed, Corruption()
-        )
+    putting_back = [target for target, port in zip(mapping.targets, restored, strict=True) if port is not None]
+    if putting_back:
+        bare, corruption = replace(rows, targets=[]), putting_back[0].corruption
+        hidden = make_examples(arrow, bare, encoded, mapping.sources, mapping.targets, seed, corruption)
         scores |= score_examples(mapping, hidden, rows, device)
     asking = [
         Example(pieces, questions(mapping, pieces), int(of))

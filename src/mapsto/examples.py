@@ -13,13 +13,15 @@ from mapsto import kinds
 from mapsto.arrow import Arrow, Port, bind, require_kinds
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
-from mapsto.errors import DataError, Finding
+from mapsto.errors import DataError, Finding, UsageError
 from mapsto.kinds import BadCell, Source, Target
+from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, pack, row_length
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
 SHORT_GROUP = 0.25
+SHORTEST_PIECE = 4
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
@@ -38,15 +40,9 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
 
 def restores(arrow: Arrow) -> list[int | None]:
-    """For each target port the source port whose hidden tokens it puts back; None for every other target."""
-    found: list[int | None] = []
-    taken: dict[str, int] = {}
-    for port in arrow.targets:
-        same = [i for i, source in enumerate(arrow.sources) if source.kind == port.kind]
-        nth = taken.setdefault(port.kind, 0)
-        taken[port.kind] += 1
-        found.append(same[nth] if nth < len(same) and any(source.corrupted for source in arrow.sources) else None)
-    return found
+    """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""
+    hidden = {(port.kind, port.column): i for i, port in enumerate(arrow.sources) if port.corrupted}
+    return [hidden.get((port.kind, port.column)) for port in arrow.targets]
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def read_cells(
                 values.append(read(cell))
             except BadCell as bad:
                 file, line = table.origin(row)
-                value = None if cell is None else str(cell)
+                value = None if cell is None else str(cell).encode(errors="backslashreplace").decode()
                 faults.setdefault(row, []).append(Finding(file, line, port.column, value, str(bad)))
                 values.append(None)
         return values
@@ -127,6 +123,7 @@ def read_rows(
 
 def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str) -> list[Finding]:
     """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough."""
+    require_choice("bad_rows", bad_rows)
     faults = [*rejected, *rows.faults]
     require_few(faults, len(faults), total + len(rejected) - len(rows), total + len(rejected), bad_rows)
     return faults
@@ -156,10 +153,21 @@ class Encoded:
     total: int
 
 
+def require_room(arrow: Arrow, longest: int) -> None:
+    """Raise UsageError when examples of `longest` tokens leave no room for a value of every source."""
+    fewest = SHORTEST_PIECE * len(arrow.sources)
+    if longest < fewest:
+        raise UsageError(f"examples of {longest} tokens are too short; {arrow} needs at least {fewest}")
+
+
 def encode(
     arrow: Arrow, rows: Rows, sources: Mapping[str, Source], longest: int, long: str, aligned: bool = False
 ) -> Encoded:
-    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError."""
+    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError.
+
+    Raises UsageError when `longest` leaves no room for a value.
+    """
+    require_room(arrow, longest)
     columns = [
         sources[port.kind].encode(values, place, aligned)
         for place, (port, values) in enumerate(zip(arrow.sources, rows.sources, strict=True))
@@ -193,7 +201,7 @@ def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int
         sizes = sorted({len(part) for part in parts}, reverse=True)
         widest = max(range(len(parts)), key=lambda i: len(parts[i]))
         step = over if len(sizes) == 1 or len(parts) == 1 else min(over, max(1, sizes[0] - sizes[1]))
-        parts[widest] = sources[parts[widest].kind].cut(parts[widest], max(4, len(parts[widest]) - step))
+        parts[widest] = sources[parts[widest].kind].cut(parts[widest], max(SHORTEST_PIECE, len(parts[widest]) - step))
     return tuple(parts)
 
 
@@ -238,8 +246,8 @@ class Examples:
         found = list(answers)
         for port_index, source in enumerate(restores(self.arrow)):
             if source in hidden and len(hidden[source]):
-                before = sum(map(len, pieces[:source]))
-                found[port_index] = Answer(pieces[source].tokens[hidden[source]], before + hidden[source])
+                told_at = sum(map(len, pieces[:source])) + hidden[source] - self.corruption.ahead
+                found[port_index] = Answer(pieces[source].tokens[hidden[source]], told_at)
         return Example(tuple(shown), tuple(found), row)
 
 

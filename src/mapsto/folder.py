@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, shards, zoo
+from mapsto import __version__, checkpoint, kinds, sentence, shards, zoo
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -36,18 +36,24 @@ RUN = "run.json"
 CARD = "README.md"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
+# What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
 OWN: tuple[str, ...] = (
-    MANIFEST,
-    RUN,
     CARD,
     "metrics.jsonl",
     "rejected.csv",
     "config.json",
     "model.safetensors",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    *sentence.FILES,
+    "checkpoints",
+    "tensorboard",
+    "adapter",
+    RUN,
+    MANIFEST,
 )
-OWN += ("tokenizer_config.json", "special_tokens_map.json", "checkpoints", "tensorboard", LOCK)
-# What a kill leaves before the run is recorded.
+# What a kill leaves before the run is recorded; the corpus is kept for the next one, also when a run is cleared.
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
@@ -81,7 +87,7 @@ def open_start(name: str | Path) -> Opened:
     path = Path(name)
     manifest = None
     if (path / MANIFEST).exists():
-        manifest = checkpoint.read_json(path / MANIFEST)
+        manifest = checkpoint.read_sealed(path / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
@@ -146,7 +152,8 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
     labels = next((target.classes for target in mapping.targets if target.named), None)
     zoo.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    names = (*model, *sentence.FILES)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
@@ -155,8 +162,7 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},
         "files": {name: checkpoint.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
-    text = json.dumps(manifest, ensure_ascii=False, indent=1)
-    checkpoint.write_atomic(folder / MANIFEST, text.encode())
+    checkpoint.write_atomic(folder / MANIFEST, checkpoint.sealed(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
@@ -193,21 +199,29 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score])
 
 
 def require_free(folder: Path, overwrite: bool) -> None:
-    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run. Raises UsageError.
+    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
 
-    With `overwrite` what mapsto wrote there is removed; anything else in the folder is left alone.
+    Nothing is touched. What a kill before the run was recorded leaves there counts as nothing. Raises UsageError.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if held <= BEFORE_RUN:
         return
-    if overwrite:
-        _clear(folder)
-    elif (folder / MANIFEST).exists():
-        raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
-    elif not (folder / RUN).exists():
+    if not held & {MANIFEST, RUN}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
+    if MANIFEST in held and not overwrite:
+        raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
+
+
+def clear(folder: Path) -> None:
+    """Remove the run in a folder that `require_free` let pass; other files there are left alone."""
+    for name in OWN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -237,8 +251,7 @@ def locked(folder: Path | None) -> Iterator[None]:
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
-    record = json.dumps({"facts": facts, "plan": plan}, ensure_ascii=False, indent=1)
-    checkpoint.write_atomic(folder / RUN, record.encode())
+    checkpoint.write_atomic(folder / RUN, checkpoint.sealed({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
@@ -247,7 +260,7 @@ def recorded_run(
     """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
     if not (folder / RUN).exists():
         return None
-    recorded = checkpoint.read_json(folder / RUN)
+    recorded = checkpoint.read_sealed(folder / RUN)
     before = recorded["facts"]
     differing = [name for name in SAME if before.get(name) != facts[name]]
     differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
@@ -261,12 +274,3 @@ def recorded_run(
             say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
     plan: dict[str, Any] = recorded["plan"]
     return plan
-
-
-def _clear(folder: Path) -> None:
-    for name in OWN:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,13 +20,15 @@ import torch
 from torch import Tensor
 
 from mapsto import checkpoint
-from mapsto.data import rows_of_step
 from mapsto.device import seed_all
 from mapsto.errors import RunError
 from mapsto.examples import Examples, batches
+from mapsto.layout import Replicas
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
 from mapsto.optimizer import Optimizers, schedule
 from mapsto.progress import Progress
+from mapsto.ranks import ALONE, Ranks
 from mapsto.sequence import Batch
 
 LARGEST_NORM = 1.0
@@ -33,6 +36,9 @@ MOST_SKIPPED_STEPS = 3
 TOKENS_AT_ONCE = 8192
 AVERAGED_TAIL = 0.20
 METRICS = "metrics.jsonl"
+KEPT_CHECKPOINTS = 2
+# What a checkpoint holds at most: weights, two moments of each, their average or the best ones.
+COPIES = 4
 
 
 class Interrupted(RunError):
@@ -57,6 +63,7 @@ class Plan:
     watch_every: int = 0
     patience: int = 3
     average: bool = False
+    layer_decay: float = 1.0
 
 
 @dataclass
@@ -74,19 +81,32 @@ class State:
     watched: list[dict[str, float]] = field(default_factory=list)
 
 
-class Loader:
-    """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) alone."""
+def space(mapping: Mapping, plan: Plan) -> int:
+    """The bytes that a run writes at most: its checkpoints, one more while it is written, and the mapping itself."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in mapping.parameters())
+    return weights * (1 + (COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))
 
-    def __init__(self, examples: Examples, plan: Plan, workers: int) -> None:
-        self.examples, self.plan, self.ahead = examples, plan, workers
+
+class Loader:
+    """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) and the rank alone."""
+
+    def __init__(
+        self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = ALONE
+    ) -> None:
+        self.examples, self.plan, self.ahead, self.objective, self.ranks = examples, plan, workers, objective, ranks
         self.pool = ThreadPoolExecutor(workers) if workers else None
         self.waiting: dict[int, Future[list[Batch]]] = {}
 
+    def rows(self, step: int) -> list[int]:
+        """The rows of `step`, those of all processes."""
+        rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
+        return rows
+
     def make(self, step: int) -> list[Batch]:
-        """The batches of `step`."""
-        rows = rows_of_step(self.plan.seed, step, self.plan.batch, len(self.examples))
+        """The batches of `step` in this process."""
         progress = step / self.plan.steps
-        return batches([self.examples.example(int(row), step, progress) for row in rows], TOKENS_AT_ONCE)
+        rows = self.ranks.part(self.rows(step))
+        return batches([self.examples.example(row, step, progress) for row in rows], TOKENS_AT_ONCE)
 
     def get(self, step: int) -> list[Batch]:
         """The batches of `step`, while those behind it are being made."""
@@ -117,11 +137,17 @@ class Training:
         progress: Progress | None = None,
         workers: int = 1,
         listener: Callable[[dict[str, Any]], None] | None = None,
+        layout: Replicas | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        self.layout = layout or Replicas(ALONE, mapping)
+        self.layout.require(plan.batch, plan.optimizer)
+        self.ranks = self.layout.ranks
+        self.objective = objective or Objective()
         self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
         self.progress, self.listener = progress or Progress(), listener
-        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate)
-        self.loader = Loader(examples, plan, workers)
+        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, layer_decay=plan.layer_decay)
+        self.loader = Loader(examples, plan, workers, self.objective, self.ranks)
         self.state = State()
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
@@ -132,7 +158,7 @@ class Training:
         started, before = time.monotonic(), self.state.seconds
         self.mapping.train()
         try:
-            with _signals() as received, _metrics(self.folder, self.state.step) as write:
+            with _signals() as received, _metrics(self.folder if self.ranks.main else None, self.state.step) as write:
                 while self.state.step < self.plan.steps and self.state.stale < self.plan.patience:
                     loss, rate = self.step(self.state.step)
                     self.state.seconds = before + time.monotonic() - started
@@ -143,9 +169,9 @@ class Training:
                     self.progress.step(
                         self.state.step, self.plan.steps, self.state.tokens, self.state.seconds, loss, rate
                     )
-                    if received:
+                    if stopped := self.ranks.most(received[0] if received else 0):
                         self.save()
-                        raise Interrupted(received[0], self.state.step, self.folder)
+                        raise Interrupted(stopped, self.state.step, self.folder)
                     if self.state.step % self.plan.save_every == 0 or self.state.step == self.plan.steps:
                         self.save()
         finally:
@@ -156,23 +182,27 @@ class Training:
 
     def step(self, number: int) -> tuple[float, float]:
         """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
-        made = self.loader.get(number)
-        seed_all(self.plan.seed, number)
-        ports = range(len(self.mapping.targets))
-        answers = [[batch.answers[port] for batch in made] for port in ports]
-        counts = [sum(len(readout.values) for readout in column if readout is not None) for column in answers]
-        loss = torch.zeros((), device=self.device)
+        made = self.ranks.each(lambda: self.loader.get(number))
+        seed_all(self.plan.seed, number, *([self.ranks.rank] if self.ranks.rank else []))
+        here: Counter[int] = Counter()
         for batch in made:
-            parts = self.mapping.losses(batch.to(self.device))
-            share = sum((total / counts[port] for port, total in parts), torch.zeros((), device=self.device))
+            here.update(self.objective.counts(batch))
+        terms = range(self.objective.terms(self.mapping))
+        *counts, tokens = self.ranks.sum([*(here[term] for term in terms), sum(batch.real_tokens for batch in made)])
+        loss = torch.zeros((), device=self.device)
+        for batch, weight in self.layout.turns(made):
+            parts = self.objective.losses(self.mapping, batch.to(self.device))
+            shares = (total / max(counts[term], 1) for term, total in parts)
+            share = weight * sum(shares, torch.zeros((), device=self.device))
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
+        loss = self.layout.summed(loss)
         norm = self._clip()
         factor = schedule(number, self.plan.steps)
-        self._update(factor, loss.isfinite() & norm.isfinite(), made)
+        self._update(factor, loss.isfinite() & norm.isfinite())
         self.state.step = number + 1
-        self.state.tokens += sum(batch.real_tokens for batch in made)
+        self.state.tokens += int(tokens)
         self._average()
         if self.watch and self.plan.watch_every and self.state.step % self.plan.watch_every == 0:
             self._look(self.watch)
@@ -182,11 +212,12 @@ class Training:
         """Scale the gradients down to LARGEST_NORM where they are longer; their norm before that."""
         parameters = [parameter for parameter in self.mapping.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if norm > LARGEST_NORM:
+        whole = self.layout.gathered(norm)
+        if whole > LARGEST_NORM:
             torch.nn.utils.clip_grads_with_norm_(parameters, LARGEST_NORM, norm)
-        return norm
+        return whole
 
-    def _update(self, factor: float, finite: Tensor, made: list[Batch]) -> None:
+    def _update(self, factor: float, finite: Tensor) -> None:
         """Apply the gradients, unless they or the loss are not finite; stop when that goes on."""
         if finite:
             self.optimizers.step(factor)
@@ -194,7 +225,7 @@ class Training:
             return
         self.optimizers.drop_gradients()
         self.state.skipped += 1
-        rows = sorted(int(row) for batch in made for row in batch.rows)
+        rows = sorted(self.loader.rows(self.state.step))
         shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
         text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {shown})"
         self.progress.say(text)
@@ -218,7 +249,7 @@ class Training:
     def _look(self, watch: Callable[[Mapping], dict[str, float]]) -> None:
         """Score the held-out rows; remember the weights when they are the best so far."""
         self.mapping.eval()
-        scores = watch(self.mapping)
+        scores = watch(self.layout.whole(self.mapping))
         self.mapping.train()
         self.state.watched.append({"step": self.state.step, **scores})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -236,7 +267,7 @@ class Training:
             for name, weight in self.mapping.named_parameters():
                 if name in chosen:
                     weight.copy_(chosen[name])
-        self.mapping.eval()
+        self.mapping = self.layout.whole(self.mapping).eval()
 
     def _record(self, loss: float, rate: float) -> dict[str, Any]:
         state = self.state
@@ -252,7 +283,7 @@ class Training:
         return record
 
     def save(self) -> None:
-        """Write the whole state as checkpoints/step-…, and drop all but the two newest."""
+        """Write the whole state as checkpoints/step-…, and drop all but the newest."""
         if self.folder is None:
             return
         parts: dict[str, dict[str, Tensor]] = {
@@ -261,27 +292,37 @@ class Training:
             "average": self.average,
             "best": self.best,
         }
-        tensors = {f"{part}/{name}": t.detach().cpu() for part, named in parts.items() for name, t in named.items()}
-        checkpoint.save(checkpoint.place(self.folder, self.state.step), tensors, asdict(self.state))
-        checkpoint.prune(self.folder)
+        tensors = {}
+        for part, named in parts.items():
+            for name, tensor in named.items():
+                whole = self.layout.gathered(tensor.detach())
+                if self.ranks.main:
+                    tensors[f"{part}/{name}"] = whole.cpu()
+        path = checkpoint.place(self.folder, self.state.step)
+        self.ranks.on_main(lambda: checkpoint.save(path, tensors, asdict(self.state)))
+        if self.ranks.main:
+            checkpoint.prune(self.folder, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, where there is one."""
-        found = checkpoint.newest(self.folder, self.progress.say) if self.folder else None
-        if found is None:
+        """Go on from the newest whole checkpoint, where there is one; only the main process opens the folder."""
+        run, say = self.folder, self.progress.say
+        found = None if run is None else self.ranks.on_main(lambda: checkpoint.newest(run, say))
+        told = self.ranks.tell(found and [found[0].name, found[2]])
+        if told is None:
             return
-        path, tensors, state = found
-        self.state = State(**state)
+        self.state = State(**told[1])
+        parameters = dict(self.mapping.named_parameters())
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "best": {}}
-        for key, tensor in tensors.items():
+        for key, tensor in self.ranks.share(found[1] if found else {}).items():
             part, _, name = key.partition("/")
-            parts[part][name] = tensor.to(self.device)
+            owner = parameters[name if name in parameters else name.rpartition("/")[0]]
+            parts[part][name] = self.layout.own(tensor.to(self.device), owner)
         with torch.no_grad():
-            for name, weight in self.mapping.named_parameters():
+            for name, weight in parameters.items():
                 weight.copy_(parts["model"][name])
         self.optimizers.load({name: t.cpu() if name.endswith("/step") else t for name, t in parts["optimizer"].items()})
         self.average, self.best = parts["average"], parts["best"]
-        self.progress.say(f"going on from {path.name} of {self.plan.steps}")
+        self.progress.say(f"going on from {told[0]} of {self.plan.steps}")
 
 
 @contextmanager

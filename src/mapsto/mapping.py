@@ -19,20 +19,38 @@ from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
 
+Pooling = Literal["first", "mean", "normed_mean"]
+
+
+@dataclass(frozen=True)
+class SentenceConfig:
+    """How a sentence encoder was trained to make its vectors: from the first token or the mean of at most `longest` tokens,
+    scaled to length 1 when `unit`."""
+
+    pooling: Literal["first", "mean"]
+    unit: bool
+    longest: int
+
+    def __str__(self) -> str:
+        place = "the first token" if self.pooling == "first" else "the mean"
+        return f"{place} of at most {self.longest} tokens{', scaled to length 1' if self.unit else ''}"
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A model but for its vocabulary and its answers.
 
     pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised.
-    pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary.
+    pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
+    sentence: the vectors of a sentence encoder that was not trained further here.
     """
 
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    pooling: Literal["first", "mean", "normed_mean"] = "mean"
-    pooler: TransformConfig = field(default_factory=TransformConfig)
-    vocabulary_head: TransformConfig = field(default_factory=TransformConfig)
+    pooling: Pooling = "mean"
+    pooler: TransformConfig | None = field(default_factory=TransformConfig)
+    vocabulary_head: TransformConfig | None = field(default_factory=TransformConfig)
+    sentence: SentenceConfig | None = None
 
 
 class Mapping(nn.Module):
@@ -45,10 +63,11 @@ class Mapping(nn.Module):
         self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
         self.precision = torch.float32
         width = config.transformer.width
-        self.embedders = nn.ModuleDict({kind: source.embedder(width) for kind, source in self.sources.items()})
+        embedded = config.transformer.input_width
+        self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
         pooled = any(target.way == "pooled" for target in self.targets)
-        self.pooler = Transform(width, config.pooler) if pooled else None
+        self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
             target.beside(self.sources.get(target.kind), config.vocabulary_head)
         self.heads = nn.ModuleList(
@@ -68,10 +87,10 @@ class Mapping(nn.Module):
         return out
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embedded tokens of all kinds, (r, l, d), zero in padding."""
+        """Embedded tokens of all kinds, (r, l, input_width), zero in padding."""
         r, length = batch.segments.shape
         device = batch.segments.device
-        x = torch.zeros(r * length, self.config.transformer.width, dtype=self.precision, device=device)
+        x = torch.zeros(r * length, self.config.transformer.input_width, dtype=self.precision, device=device)
         for kind, tokens in batch.tokens.items():
             x = x.index_copy(0, batch.slots[kind], self.embedders[kind](tokens).to(x.dtype))
         return x.view(r, length, -1)
@@ -80,8 +99,7 @@ class Mapping(nn.Module):
         """What target `port` says, (m, …): pooled, of every example or those the batch asks about; else at the places asked."""
         readout = batch.answers[port] if batch.answers else None
         if self.targets[port].way == "pooled":
-            assert self.pooler is not None
-            vectors = self.pooler(self.pool(hidden, batch))
+            vectors = self.summary(hidden, batch)
             read = vectors if readout is None else vectors[readout.examples]
         else:
             assert readout is not None and readout.at is not None
@@ -89,6 +107,19 @@ class Mapping(nn.Module):
             read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
         out: Tensor = self.heads[port](read)
         return out if readout is None else out[: len(readout.values)]
+
+    def summary(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """What pooled heads read of every example, (n, d): its pooled vector, through the pooler where there is one."""
+        vectors = self.pool(hidden, batch)
+        return vectors if self.pooler is None else self.pooler(vectors)
+
+    def sentence(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """One vector an example, (n, d), as the sentence encoder was trained to give it, else as the model pools."""
+        said = self.config.sentence
+        if said is None:
+            return self.pool(hidden, batch)
+        vectors = self.pool(hidden, batch, said.pooling)
+        return F.normalize(vectors, dim=-1) if said.unit else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
         """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""

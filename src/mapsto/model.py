@@ -65,7 +65,10 @@ class Model:
         return evaluate_mapping(self.predictor.mapping, tables.read(data), self.predictor.device, bad_rows)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
-        """One vector a value, (n, d); `pooling` is "mean" or "first", by default what the model was trained with."""
+        """One vector a value, (n, d); `pooling` is "first", "mean" or "normed_mean", by default the model's own.
+
+        Raises UsageError naming the value that cannot be read.
+        """
         return self.predictor.embed(values, pooling)
 
     def save(self, path: str | Path) -> None:

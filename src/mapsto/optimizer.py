@@ -5,13 +5,16 @@ Muon: Jordan et al. 2024, scaled as in Liu et al. 2025 so that one learning rate
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 WARM_UP, DECAY = 0.06, 0.40
+BLOCK = re.compile(r"\.blocks\.(\d+)\.")
+LOWEST = ("embedders.", "transformer.position_table.", "transformer.type_table.", "transformer.embedding_norm.")
 
 
 def schedule(step: int, steps: int) -> float:
@@ -20,27 +23,48 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
 
 
+def layer_shares(names: Iterable[str], decay: float) -> dict[str, float]:
+    """The share of the rate at which each weight learns: 1 for the heads, `decay` times less for each layer below them,
+    least for the embeddings (Howard & Ruder 2018, Clark et al. 2020)."""
+    blocks = {name: int(found[1]) for name in names if (found := BLOCK.search(name))}
+    top = max(blocks.values(), default=-1) + 2
+    depths = {name: blocks[name] + 1 if name in blocks else 0 if name.startswith(LOWEST) else top for name in names}
+    return {name: decay ** (top - depth) for name, depth in depths.items()}
+
+
 class Optimizers:
     """One or two torch optimizers behind one rate."""
 
-    def __init__(self, module: nn.Module, kind: Literal["adamw", "muon"], rate: float, decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        kind: Literal["adamw", "muon"],
+        rate: float,
+        decay: float = 0.01,
+        layer_decay: float = 1.0,
+    ) -> None:
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        matrices = [p for name, p in named if kind == "muon" and p.ndim == 2 and ".blocks." in name]
-        chosen = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in chosen]
+        shares = layer_shares([name for name, _ in named], layer_decay)
         # The embeddings and heads of a Muon run learn at a fifth of its rate: 1e-3 beside 5e-3.
         small = rate / 5 if kind == "muon" else rate
-        groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay, "peak": small},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "peak": small},
-        ]
-        groups = [group for group in groups if group["params"]]
+        groups: list[dict[str, Any]] = []
+        muon: list[dict[str, Any]] = []
+        for share in sorted(set(shares.values())):
+            at = [(name, p) for name, p in named if shares[name] == share]
+            matrices = [p for name, p in at if kind == "muon" and p.ndim == 2 and ".blocks." in name]
+            chosen = {id(p) for p in matrices}
+            rest = [p for _, p in at if id(p) not in chosen]
+            groups += [
+                {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay, "peak": small * share},
+                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "peak": small * share},
+            ]
+            muon += [{"params": matrices, "peak": rate * share}]
+        groups, muon = ([group for group in found if group["params"]] for found in (groups, muon))
         self.parts: list[torch.optim.Optimizer] = []
         if groups:
             self.parts.append(torch.optim.AdamW(groups, lr=small, betas=(0.9, 0.98), eps=1e-6, fused=True))
-        if matrices:
-            muon = [{"params": matrices, "peak": rate}]
+        if muon:
             self.parts.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -9,17 +10,33 @@ from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
-Method = Literal["auto", "full", "probe", "probe+full"]
+Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
+Objective = Literal["masked", "causal", "hybrid"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
-    "method": ("auto", "full", "probe", "probe+full"),
+    "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
+    "objective": ("masked", "causal", "hybrid"),
 }
 MOST_THREADS = 64
+LARGEST_SEED = 2**63 - 1
+
+
+def require_choice(name: str, value: str) -> None:
+    """Raise UsageError unless `value` is one that the option `name` can have."""
+    allowed = CHOICES[name]
+    if value not in allowed:
+        flag, shown = name.replace("_", "-"), ", ".join(allowed)
+        raise UsageError(f"--{flag} is one of {shown}, not {value!r}{near(str(value), allowed)}")
+
+
+def splits(width: int, heads: int) -> bool:
+    """Whether `width` is `heads` times an even width, as rotary positions need it."""
+    return width % (2 * heads) == 0
 
 
 def _option(default: Any, text: str) -> Any:
@@ -39,7 +56,20 @@ class Options:
     rate: float | None = _option(None, "Peak learning rate.")
     optimizer: Optimizer = _option("auto", "Muon for weights that begin random, AdamW for published ones.")
     method: Method = _option(
-        "auto", "How answers are fitted to a start: a linear probe, all weights, or one after the other."
+        "auto",
+        "How answers are fitted to a start: a linear probe, all weights, one after the other, or the contrast of classes "
+        "before a probe.",
+    )
+    lora: int | None = _option(
+        None, "Learn updates of this rank to the start's blocks, and leave their weights (LoRA)."
+    )
+    freeze: str | None = _option(
+        None, "Leave the start's embeddings and this many of its lowest layers as they are; or `all` of it."
+    )
+    layer_decay: float = _option(1.0, "Each layer learns at this share of the rate of the one above it.")
+    smooth: float = _option(0.0, "Share of each label that is spread over all classes in the loss (label smoothing).")
+    average: bool | None = _option(
+        None, "End with the average of the last fifth's weights; pretraining does unless told otherwise."
     )
     seed: int = _option(0, "Everything random is a function of it.")
     layers: int | None = _option(None, "Layers of a new model.")
@@ -50,6 +80,9 @@ class Options:
     long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
+    objective: Objective = _option(
+        "masked", "How `~` is put back: masked tokens, each token from those before it, or a hybrid of both."
+    )
     hide: float = _option(0.30, "Share of the tokens that `~` hides; it falls to half of this late in training.")
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
@@ -58,34 +91,52 @@ class Options:
     precision: str = _option("auto", "bf16 where the hardware accelerates it, else fp32; or say which.")
     device: str = _option("auto", "auto, cpu, cuda or mps.")
     workers: int = _option(1, "Threads that make batches ahead; they never change the result.")
+    shard: bool = _option(False, "Under torchrun: every process keeps a part of each weight (FSDP2), not all of them.")
     tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (extra [tensorboard]).")
     encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
     def __post_init__(self) -> None:
+        if self.freeze is not None:
+            object.__setattr__(self, "freeze", str(self.freeze))
+            if self.freeze != "all" and not self.freeze.isdecimal():
+                raise UsageError(f"--freeze is a number of layers, or all, not {self.freeze!r}")
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(
                 f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
             )
         positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
-        for name in (*positive, "save_every", "patience"):
+        for name in (*positive, "save_every", "patience", "lora"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
+        if not 0 <= self.smooth < 1:
+            raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
         if not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
-        for name, allowed in CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                shown = ", ".join(allowed)
-                raise UsageError(f"--{name.replace('_', '-')} is one of {shown}, not {value!r}{near(value, allowed)}")
-        if self.width and self.heads and (self.width % self.heads or self.width // self.heads % 2):
+        for name in CHOICES:
+            require_choice(name, getattr(self, name))
+        if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    def require_use(self, corrupted: bool) -> None:
+        """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
+        idle = ("patience",) if corrupted else ("hide", "shape", "objective")
+        usual = Options()
+        found = [f"--{name}" for name in idle if getattr(self, name) != getattr(usual, name)]
+        if found:
+            reason = "an arrow with `~` is trained to its end" if corrupted else "without `~` nothing is hidden"
+            raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
 
     def differing(self, other: dict[str, Any]) -> list[str]:
         """Names of the fields that change a result and differ from the recorded `other`."""
-        free = {"save_every", "workers", "tensorboard"}
+        free = {"save_every", "workers", "tensorboard", "shard"}
         return sorted(name for name, value in asdict(self).items() if name not in free and other.get(name) != value)

@@ -12,8 +12,11 @@ import torch
 from mapsto.begin import Beginning
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
+from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
+from mapsto.objectives.contrast import Contrast
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -21,29 +24,78 @@ PRETRAIN_TOKENS = 4096
 FIT_BATCH = 32
 FIT_EPOCHS = (3.0, 10.0)
 FIT_STEPS = 120
-# Labels a class. Up to the first number a linear probe of the start is the whole fit; up to the second all weights are
-# trained from that probe; above it a probe only holds them back (measured on SST-2, TREC-6, Banking77).
+# Labels a class. Up to the first number the classes are contrasted, then probed; up to the second all weights are trained
+# from a linear probe; above it a probe only holds them back (measured on SST-2, TREC-6, Banking77).
 FEW_LABELS, MANY_LABELS = 16, 200
+CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
+LORA_RATE = 10  # low-rank updates learn best at about ten times the rate of the weights beside them
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}
 FINE_TUNING_RATE = 1e-4
 LENGTHS_SEEN = 2000
 
 
-def choose_method(options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool) -> str:
-    """With a start and few labels a class, a linear probe, then (Kumar et al. 2022) all weights from it; else all
-    weights at once. Raises UsageError for a probe of random weights.
-    """
-    started = beginning.tensors is not None
-    if options.method != "auto":
-        if options.method != "full" and not started:
-            raise UsageError(f"--method {options.method} needs a --start to probe")
-        return options.method
-    target = mapping.targets[0]
-    if not started or pretraining or target.way != "pooled":
-        return "full"
-    a_class = count / max(1, len(target.classes) if target.named else 1)
-    return "probe" if a_class <= FEW_LABELS else "probe+full" if a_class <= MANY_LABELS else "full"
+def choose_method(
+    options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool
+) -> tuple[str, str]:
+    """The method, and why. Raises UsageError for one that the start, the answers or the other options do not allow."""
+    method: str = options.method
+    why = "as asked"
+    if method == "auto":
+        method, why = _measured(options, mapping, beginning, count, pretraining)
+    elif method != "full" and (beginning.tensors is None or pretraining or mapping.targets[0].way != "pooled"):
+        raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
+    elif idle := _idle(method, options):
+        raise UsageError(f"{', '.join(idle)} would change nothing with --method {method}")
+    if method == "contrast" and contrasted(mapping) is None:
+        raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
+    return method, why
+
+
+def _measured(
+    options: Options, mapping: Mapping, beginning: Beginning, count: int, pretraining: bool
+) -> tuple[str, str]:
+    """What was measured to be best with as many labels (benchmarks/few_labels.py, benchmarks/fitting.py)."""
+    if beginning.tensors is None or pretraining:
+        return "full", "nothing to probe" if not pretraining else "pretraining"
+    port = contrasted(mapping)
+    if mapping.targets[0].way != "pooled":
+        return "full", "the answers are no classes of whole examples"
+    a_class = count / (1 if port is None else len(mapping.targets[port].classes))
+    said = f"{a_class:,.0f} labels a class" if port is not None else f"{count:,} answers"
+    if a_class > MANY_LABELS:
+        return "full", f"{said}, more than {MANY_LABELS}"
+    if port is not None and 1 < a_class <= FEW_LABELS and not _idle("contrast", options):
+        return "contrast", f"{said}, at most {FEW_LABELS}"
+    if a_class <= FEW_LABELS and not _idle("probe", options):
+        return "probe", f"{said}, at most {FEW_LABELS}"
+    return "probe+full", f"{said}, at most {MANY_LABELS}"
+
+
+def _idle(method: str, options: Options) -> list[str]:
+    """The options given that would change nothing, since the weights or the loss that they are about are not there."""
+    told = ("steps", "epochs", "minutes", "batch", "rate")
+    given = {
+        **{name: getattr(options, name) is not None for name in told},
+        "lora": options.lora is not None,
+        "freeze": options.freeze is not None and (method == "probe" or options.freeze == "all"),
+        "layer-decay": options.layer_decay < 1,
+        "smooth": options.smooth > 0,
+        "average": options.average is not None,
+    }
+    without = {"probe": tuple(given), "contrast": ("freeze", "smooth")}
+    return [f"--{name}" for name in without.get(method, ()) if given[name]]
+
+
+def contrasted(mapping: Mapping) -> int | None:
+    """The first target with classes that is read from one vector an example."""
+    return next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
+
+
+def make_objective(method: str, mapping: Mapping, examples: Examples) -> Objective:
+    """What the steps of `method` make small."""
+    port = contrasted(mapping) if method == "contrast" else None
+    return Objective() if port is None else Contrast(examples, port)
 
 
 def make_plan(
@@ -52,9 +104,11 @@ def make_plan(
     examples: Examples,
     beginning: Beginning,
     method: str,
+    objective: Objective,
     device: torch.device,
     pretraining: bool,
     began: float,
+    layout: Replicas,
 ) -> Plan:
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
@@ -65,25 +119,32 @@ def make_plan(
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
         optimizer = options.optimizer
-    elif not started or (pretraining and beginning.optimizer == "muon"):
+    elif layout.takes_muon and (not started or (pretraining and beginning.optimizer == "muon")):
         optimizer = "muon"
+    rate = FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]
+    rate = CONTRAST_RATE if method == "contrast" else rate
     plan = Plan(
         steps=0,
         batch=batch,
-        rate=options.rate or (FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]),
+        rate=options.rate or rate * (1 if options.lora is None else LORA_RATE),
         optimizer=optimizer,
         seed=options.seed,
         save_every=0,
         patience=options.patience,
-        average=pretraining,
+        average=pretraining if options.average is None else options.average,
+        layer_decay=options.layer_decay,
     )
+    layout.require(batch, optimizer)
     per_epoch = len(examples) / batch
-    steps = 0 if method == "probe" else _steps(options, plan, mapping, examples, device, pretraining, began)
+    steps = 0
+    if method != "probe":
+        steps = _steps(options, plan, mapping, examples, objective, device, pretraining, began, layout)
+    watches = objective.watches and not plan.average and not pretraining
     return replace(
         plan,
         steps=steps,
         save_every=options.save_every or max(50, -(-steps // 20)),
-        watch_every=0 if pretraining else max(1, min(round(per_epoch), steps // 3)),
+        watch_every=max(1, min(round(per_epoch), steps // 3)) if watches else 0,
     )
 
 
@@ -92,26 +153,39 @@ def _steps(
     plan: Plan,
     mapping: Mapping,
     examples: Examples,
+    objective: Objective,
     device: torch.device,
     pretraining: bool,
     began: float,
+    layout: Replicas,
 ) -> int:
     if options.steps is not None:
         return options.steps
     per_epoch = len(examples) / plan.batch
     if options.epochs is None and (pretraining or options.minutes is not None):
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - began)
-        return _calibrate(plan, mapping, examples, device, seconds)
+        return _calibrate(plan, mapping, examples, objective, device, seconds, layout)
+    if options.epochs is None and isinstance(objective, Contrast):
+        return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
     fewest, most = FIT_EPOCHS
     epochs = options.epochs or max(fewest, min(most, FIT_STEPS / per_epoch))
     return max(1, round(epochs * per_epoch))
 
 
-def _calibrate(plan: Plan, mapping: Mapping, examples: Examples, device: torch.device, seconds: float) -> int:
+def _calibrate(
+    plan: Plan,
+    mapping: Mapping,
+    examples: Examples,
+    objective: Objective,
+    device: torch.device,
+    seconds: float,
+    layout: Replicas,
+) -> int:
     """How many steps fit into `seconds`: some are run, then every weight is put back."""
     started = time.monotonic()
     before = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
-    trial = Training(mapping, examples, replace(plan, steps=10_000, save_every=10_000), device, workers=0)
+    longer = replace(plan, steps=10_000, save_every=10_000)
+    trial = Training(mapping, examples, longer, device, workers=0, layout=layout, objective=objective)
     mapping.train()
     taken = []
     for number in range(CALIBRATION_STEPS + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
-from mapsto.errors import UsageError
+from mapsto.errors import UsageError, near
 from mapsto.examples import batches, bind_to, encode, read_rows
-from mapsto.mapping import Mapping
-from mapsto.options import CHOICES
+from mapsto.kinds import BadCell, Source
+from mapsto.mapping import Mapping, Pooling
+from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 
 ROWS_AT_ONCE = 4096
@@ -81,6 +82,9 @@ class Predictor:
     """
 
     def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto", long: str = "cut") -> None:
+        require_choice("long", long)
+        self.long = "cut" if long == "auto" else long
+        self.cut_rows = 0
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
@@ -88,10 +92,6 @@ class Predictor:
             for parameter in blocks.parameters():
                 if parameter.ndim == 2:
                     parameter.data = parameter.data.to(dtype)
-        if long not in CHOICES["long"][1:]:
-            raise UsageError(f"--long is one of {', '.join(CHOICES['long'][1:])}, not {long!r}")
-        self.long = long
-        self.cut_rows = 0
 
     def bind(self, table: Table) -> Arrow:
         """The arrow with the columns of a table that it reads. Raises UsageError."""
@@ -155,11 +155,19 @@ class Predictor:
         return [{self.mapping.targets[port].kind: answers} for answers in found]
 
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
-        """One vector a value, (n, d): values of the arrow's one source, read as the model pools."""
+        """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
+        encoder was trained to give them, else as the model pools."""
         mapping = self.mapping
         if len(mapping.arrow.sources) != 1:
             raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
-        return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
+        if isinstance(values, str) or not len(values):
+            raise UsageError("embed takes a list of at least one value")
+        if pooling is not None and pooling not in (known := get_args(Pooling)):
+            raise UsageError(f"no pooling {pooling!r}{near(str(pooling), known)}; there are: {', '.join(known)}")
+        if pooling is not None:
+            return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
+        longest = None if mapping.config.sentence is None else mapping.config.sentence.longest
+        return vectors(mapping, values, self.device, mapping.sentence, longest)
 
 
 def pooled_outputs(
@@ -182,12 +190,14 @@ def vectors(
     values: Sequence[Any],
     device: torch.device,
     read: Callable[[Tensor, Batch], Tensor],
+    longest: int | None = None,
 ) -> NDArray[np.float32]:
-    """`read` of the hidden states for every value of the arrow's first source, in order."""
+    """`read` of the hidden states for every value of the arrow's first source, in order, cut to `longest` tokens (by default
+    what the model takes)."""
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
-    longest = mapping.config.transformer.longest
-    pieces = source.encode([source.read(value) for value in values], 0)
+    longest = longest or mapping.config.transformer.longest
+    pieces = source.encode([_read(source, value, row) for row, value in enumerate(values)], 0)
     examples = [
         Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
         for row, piece in enumerate(pieces)
@@ -200,3 +210,10 @@ def vectors(
             found[batch.rows] = part
     assert found is not None
     return found
+
+
+def _read(source: Source, value: object, row: int) -> Any:
+    try:
+        return source.read(value)
+    except BadCell as bad:
+        raise UsageError(f"value {row} (counted from 0): {bad}") from bad

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from mapsto.errors import UsageError
+from mapsto.scores import Score
 
 LOG_EVERY_SECONDS = 15.0
 REDRAW_EVERY_SECONDS = 0.2
@@ -36,6 +38,11 @@ class Progress:
 
     def close(self) -> None:
         """Training is over; leave the screen tidy."""
+
+    def scores(self, found: Mapping[str, Score]) -> None:
+        """What was reached in the end."""
+        for name, value in found.items():
+            self.say(f"{name}: {value}")
 
 
 class Lines(Progress):
@@ -106,6 +113,10 @@ class Json(Progress):
 
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
         self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
+
+    def scores(self, found: Mapping[str, Score]) -> None:
+        if found:
+            self._write({"scores": {name: asdict(value) for name, value in found.items()}})
 
     def _write(self, record: dict[str, object]) -> None:
         print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)

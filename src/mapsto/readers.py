@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mapsto.errors import DataError, Finding, UsageError, near
+from mapsto.kinds import no_text
 
 ROW = re.compile(r"\r\n|\r|\n")
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
@@ -32,8 +33,6 @@ MOST_UNCLOSED = 100
 LARGEST_CELL = 100 * 2**20
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 GUESSES = ("gb18030", "cp1252")
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
-
 
 # A row: its number, its cells, and how many characters it took; or what is wrong with it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
@@ -268,10 +267,9 @@ def _checked(file: str, number: int, record: Any, size: int) -> Row:
             reason = "the value is nested; a cell holds one text, number or truth value"
             bad.append(Finding(file, number, name, shown, reason))
     for name, value in record.items():
-        if isinstance(value, str) and (found := NO_TEXT.search(value)):
-            reason = "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
+        if isinstance(value, str) and (fault := no_text(value)) is not None:
             shown = value.encode(errors="backslashreplace").decode()
-            bad.append(Finding(file, number, name, shown, f"the cell holds {reason}"))
+            bad.append(Finding(file, number, name, shown, f"the cell holds {fault}"))
     return bad or (number, record, size)
 
 
@@ -368,13 +366,40 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[Part]:
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             at_once = max(1, min(PART_ROWS, 4 * PART_CHARACTERS * count // max(1, size)))
             for batch in file.iter_batches(at_once):
-                data = {name: [cell(value) for value in batch.column(name).to_pylist()] for name in names}
-                yield Part(str(path), data, list(range(at + 1, at + 1 + len(batch))), [])
+                yield _parquet_part(path, batch, names, at + 1)
                 at += len(batch)
             if not at:
                 yield Part(str(path), {name: [] for name in names}, [], [])
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no whole parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> Part:
+    """An Arrow batch, whose rows are numbered from `first` on, without the rows that hold bytes that are no text."""
+    bad: list[Finding] = []
+    data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
+    left_out = {finding.row for finding in bad}
+    rows = [row for row in range(first, first + len(batch)) if row not in left_out]
+    if left_out:
+        data = {name: [values[row - first] for row in rows] for name, values in data.items()}
+    return Part(str(path), data, rows, bad)
+
+
+def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
+    """The cells of an Arrow column; what is called text there and has bytes that are no UTF-8 is None, and in `bad`."""
+    try:
+        return [cell(value) for value in column.to_pylist()]
+    except UnicodeDecodeError:
+        pass
+    found = []
+    for row, value in enumerate(column, first):
+        try:
+            found.append(cell(value.as_py()))
+        except UnicodeDecodeError as error:
+            found.append(None)
+            reason = f"these bytes, from byte {error.start + 1} of the cell on, are no utf-8"
+            bad.append(Finding(file, row, name, error.object[error.start : error.start + 8].hex(" "), reason))
+    return found
 
 
 FORMATS: dict[str, Callable[[Path, str | None], Iterator[Part]]] = {

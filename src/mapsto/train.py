@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import corpus, folder, kinds
+from mapsto import adapter, checkpoint, corpus, folder, kinds, lora
 from mapsto import data as tables
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import (
@@ -24,25 +25,39 @@ from mapsto.begin import (
     make_config,
     make_mapping,
     make_sources,
+    restrict,
     sampled_source,
     started_sources,
 )
-from mapsto.check import doctor
+from mapsto.check import doctor, seen
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import as_scored, evaluate, score_examples
-from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.examples import (
+    Examples,
+    Rows,
+    bind_to,
+    encode,
+    make_examples,
+    read_rows,
+    require_room,
+    require_whole,
+    restores,
+)
 from mapsto.kinds import Source, Target
-from mapsto.loop import Plan, Training
+from mapsto.layout import Replicas
+from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping, ModelConfig
-from mapsto.options import Options
-from mapsto.plan import choose_method, make_plan
+from mapsto.objectives import Objective
+from mapsto.options import Options, require_choice
+from mapsto.plan import choose_method, make_objective, make_plan
 from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
+from mapsto.ranks import ALONE, Ranks, join
 from mapsto.scores import Score
-from mapsto.shards import Shards
+from mapsto.shards import FOLDER, Shards
 
 PRETRAIN_LENGTH = 128
 WATCHED_ROWS = 1000
@@ -50,6 +65,12 @@ WATCHED_ROWS = 1000
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
@@ -76,32 +97,52 @@ def fit(
     training never sees, scored at the end. Raises UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
-    options, progress = options or Options(), progress or Progress()
+    ranks = join()
+    options, progress = options or Options(), progress if progress and ranks.main else Progress()
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        folder.require_free(run, overwrite)
-    with folder.locked(run):
-        work = _prepare(wanted, data, test, begin(start, like), options, progress.say, run, overwrite)
-        method, plan = _planned(work, run, began, progress.say)
+        ranks.on_main(lambda: folder.require_free(run, overwrite))
+    with ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
+        work = _prepared(
+            lambda: _prepare(wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks),
+            run is not None and corpus.takes(wanted),
+            ranks,
+        )
+        if run is not None and overwrite and not ranks.restarts:
+            ranks.on_main(lambda: folder.clear(run))
+        method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
             work.examples,
             plan,
             work.device,
             run,
-            _watcher(work.watched, work.device),
+            _watcher(work.watched, work.device, ranks),
             progress,
             options.workers,
-            tensorboard(run) if options.tensorboard and run is not None else None,
+            tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
+            layout,
+            objective,
         )
         state = training.run()
-        scores = _scored(work, progress.say)
-        if run is not None:
-            reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
-            provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
-            folder.save(work.mapping.float(), run, provenance, scores)
-            progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+        work = replace(work, mapping=training.mapping)
+        updates = lora.merge(work.mapping)
+        if method == "contrast":
+            probe(work.mapping, work.examples, work.device, options.seed)
+
+        def finish() -> None:
+            scores = _scored(work, progress)
+            if run is not None:
+                reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
+                provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                if updates:
+                    adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
+                folder.save(work.mapping.float(), run, provenance, scores)
+                progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+
+        ranks.on_main(finish)
     return work.mapping
 
 
@@ -155,18 +196,21 @@ def _prepare(
     say: Callable[[str], None],
     run: Path | None = None,
     overwrite: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
     for note in beginning.notes:
         say(f"note: {note}")
+    options.require_use(wanted.corrupted)
     if corpus.takes(wanted):
-        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite)
+        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks)
     else:
         made = _from_table(wanted, data, tested, beginning, options, say)
     mapping = make_mapping(made.arrow, made.config, made.sources, made.targets, beginning)
+    restrict(mapping, options, beginning)
     mapping = mapping.to(device).computing_in(precision)
     examples, watched = made.examples(mapping)
     facts = {
@@ -180,7 +224,7 @@ def _prepare(
         "tokenizer": {kind: source.fingerprint for kind, source in made.sources.items()},
         "targets": [target.state() for target in made.targets],
         "seed": options.seed,
-        "device": describe(device, precision),
+        "device": describe(device, precision, ranks.size),
         "versions": folder.versions(),
     }
     return Work(
@@ -197,20 +241,27 @@ def _prepare(
     )
 
 
+def _prepared(prepare: Callable[[], Work], shards: bool, ranks: Ranks) -> Work:
+    """What `prepare` gives in every process. Where it makes shards, the main process makes them and the others open them."""
+    made = ranks.on_main(prepare) if shards else None
+    return ranks.each(lambda: made or prepare())
+
+
 def _from_table(
     wanted: Arrow, data: Any, tested: Table | None, beginning: Beginning, options: Options, say: Callable[[str], None]
 ) -> Material:
     """Rows with answers, all in memory."""
     table = tables.read(data, encoding=options.encoding)
     arrow = bind_to(wanted, table)
-    sources = make_sources(beginning, arrow, table, options, say)
-    targets, config = _begun(arrow, sources, beginning, options)
-    rows = read_rows(arrow, table, sources, targets)
+    targets = _targets(arrow, options)
+    rows = read_rows(arrow, table, _classes(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    sources = make_sources(beginning, arrow, table, options, say)
+    config = _begun(arrow, sources, targets, beginning, options)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
-    tested = _examined(arrow, rows, tested, sources, targets, options, say)
+    tested = _examined(arrow, rows, tested, targets, options, say)
     kept, held = _split(arrow, rows, options)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
@@ -231,15 +282,21 @@ def _from_corpus(
     say: Callable[[str], None],
     run: Path | None,
     overwrite: bool,
+    ranks: Ranks,
 ) -> Material:
     """Values of one corrupted source, as many as there are, in the run's folder."""
     values = data if tables.is_path(data) else tables.read(data)
     arrow = bind_to(wanted, next(tables.stream(values, options.encoding)))
+    targets = _targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
     longest, long, units = _limits(options, config, pretraining=True)
+    require_room(arrow, longest)
+    require_choice("bad_rows", options.bad_rows)
     limits = corpus.Limits(longest, long, units)
     started = started_sources(beginning, arrow)
     fingerprint = tables.fingerprint(values)
+    if tested is not None:
+        tested = _unseen(arrow, tables.stream(values, options.encoding), tested, targets, options, say)
     key = {
         "data": fingerprint,
         "column": arrow.sources[0].column,
@@ -250,11 +307,13 @@ def _from_corpus(
         "--long": long,
         "--shape": "words" if units else "tokens",
     }
+    if run is not None and not ranks.main and not (run / FOLDER).is_dir():
+        raise UsageError(f"{run} is no folder that all processes share; give an --out that is one")
     needed = run is not None and (run / folder.RUN).exists() and not overwrite
     shards = Shards(run, key, say, needed)
     kind = arrow.sources[0].kind
     sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
-    targets, config = _begun(arrow, sources, beginning, options)
+    config = _begun(arrow, sources, targets, beginning, options)
     corpus.fill(shards, tables.stream(values, options.encoding), arrow, sources[kind], limits)
     read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
     read.report(say)
@@ -268,51 +327,91 @@ def _from_corpus(
     return Material(arrow, config, sources, targets, fingerprint, rows, count, None, tested, read.faults(), examples)
 
 
-def _begun(
-    arrow: Arrow, sources: Dict[str, Source], beginning: Beginning, options: Options
-) -> tuple[list[Target], ModelConfig]:
-    """The targets, beside their sources, and the shape of the model. Everything random begins here."""
+def _classes(arrow: Arrow) -> dict[str, type[Source]]:
+    """The kinds that the arrow reads, of which no object is needed to read cells."""
+    return {port.kind: kinds.source(port.kind) for port in arrow.sources}
+
+
+def _targets(arrow: Arrow, options: Options) -> list[Target]:
+    """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
     targets = [kinds.target(port.kind)() for port in arrow.targets]
-    if options.balance and not any(target.named for target in targets):
-        raise UsageError(f"--balance weighs classes, and {arrow} answers none")
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(target.named for target in targets):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
+    for target in targets:
+        target.smooth = options.smooth
+    return targets
+
+
+def _begun(
+    arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], beginning: Beginning, options: Options
+) -> ModelConfig:
+    """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
     config = make_config(beginning, options, arrow.corrupted)
-    for target in targets:
+    for target, restored in zip(targets, restores(arrow), strict=True):
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    return targets, config
+        if restored is not None:
+            target.restore(_corruption(options))
+    return config
 
 
 def _examined(
     arrow: Arrow,
     rows: Rows,
     tested: Table | None,
-    sources: Dict[str, Source],
     targets: Sequence[Target],
     options: Options,
     say: Callable[[str], None],
 ) -> Table | None:
     """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
-    if arrow.corrupted:
-        return tested
-    held = None if tested is None else read_rows(bind_to(arrow, tested), tested, sources, targets)
-    if tested is not None and held is not None:
-        require_whole(held, tested.rejected, len(tested), options.bad_rows)
+    if arrow.corrupted and tested is None:
+        return None  # a corpus alone may repeat itself, and looking for that takes long
+    held = None if tested is None else _read_test(arrow, tested, targets, options)
     report = doctor(arrow, rows, held)
     for finding in report.warnings[:SHOWN_WARNINGS]:
         say(f"note: {finding}")
     if len(report.warnings) > SHOWN_WARNINGS:
         say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
-    if not report.leaks or tested is None:
+    return None if tested is None else _without(report.leaks, tested, options, say)
+
+
+def _unseen(
+    arrow: Arrow,
+    parts: Iterable[Table],
+    tested: Table,
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
+) -> Table:
+    """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
+    held = _read_test(arrow, tested, targets, options)
+    read = (read_rows(replace(arrow, targets=()), part, _classes(arrow), []) for part in parts)
+    return _without(seen(arrow, read, held), tested, options, say)
+
+
+def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
+    held = read_rows(bind_to(arrow, tested), tested, _classes(arrow), targets)
+    require_whole(held, tested.rejected, len(tested), options.bad_rows)
+    return held
+
+
+def _without(leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None]) -> Table:
+    """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
+    if not leaks:
         return tested
     if options.bad_rows == "stop":
         raise DataError(
-            f"{len(report.leaks)} rows of the test also stand in the training data; take them out of one of the two, "
+            f"{len(leaks)} rows of the test also stand in the training data; take them out of one of the two, "
             "or score without them with --bad-rows skip:",
-            report.leaks,
+            leaks,
         )
-    say(f"note: {len(report.leaks)} rows of the test also stand in the training data and are not scored")
-    leaked = {(finding.file, finding.row) for finding in report.leaks}
-    return tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    say(f"note: {len(leaks)} rows of the test also stand in the training data and are not scored")
+    leaked = {(finding.file, finding.row) for finding in leaks}
+    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    if not len(left):
+        raise DataError("every row of the test also stands in the training data, so there is nothing to score")
+    return left
 
 
 def _share(rows: int, pretraining: bool, options: Options) -> float:
@@ -331,6 +430,8 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
     groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
     strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
     kept, held = tables.split(len(rows), groups, strata, share, options.seed)
+    if not len(kept):
+        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
 
 
@@ -352,7 +453,7 @@ def _examples(
 
 
 def _corruption(options: Options) -> Corruption:
-    return Corruption(options.hide, options.hide / 2, options.shape)
+    return Corruption.of(options.objective, options.hide, options.shape)
 
 
 def _limits(options: Options, config: ModelConfig, pretraining: bool) -> tuple[int, str, bool]:
@@ -365,40 +466,80 @@ def _limits(options: Options, config: ModelConfig, pretraining: bool) -> tuple[i
     return longest, long, pretraining and options.shape in ("word", "span")
 
 
-def _planned(work: Work, run: Path | None, began: float, say: Callable[[str], None]) -> tuple[str, Plan]:
-    """The method and the numbers of the run: the recorded ones of an unfinished run, else chosen now and recorded."""
+def _planned(
+    work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
+) -> tuple[str, Plan, Replicas, Objective]:
+    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
+
+    Also where its weights live.
+    """
     options, mapping = work.options, work.mapping
-    method = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
-    recorded = None if run is None else folder.recorded_run(run, work.facts, options, say)
-    if "probe" in method:
+    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    if method == "contrast" and ranks.size > 1:
+        raise UsageError("--method contrast compares rows within one process; give --method probe+full, or one process")
+    objective = make_objective(method, mapping, work.examples)
+    _require_same(work.facts, ranks)
+    recorded = ranks.tell(
+        None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
+    )
+    if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
+    layout = _laid_out(mapping, options, ranks)
     if recorded is not None:
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        plan = make_plan(options, mapping, work.examples, work.beginning, method, work.device, work.pretraining, began)
-        if run is not None:
-            write_rejected(run, work.rejected)
-            folder.record_run(run, work.facts, asdict(plan))
+        start, device = work.beginning, work.device
+        plan = make_plan(
+            options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
+        )
+        plan = Plan(**ranks.tell(asdict(plan)))
+
+        def record() -> None:
+            if run is not None:
+                checkpoint.require_space(run, space(mapping, plan))
+                write_rejected(run, work.rejected)
+                folder.record_run(run, work.facts, asdict(plan))
+
+        ranks.on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {work.facts['held_out']:,} held out" if work.facts["held_out"] else ""
-    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else method
-    if plan.steps and "probe" in method:
-        how += " after a linear probe"
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not work.pretraining:
+        how = f"method {method} ({why}): {METHODS[method].format(how)}"
     rows = f"{work.facts['rows']:,} rows{held}"
     say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan
+    return method, plan, layout, objective
+
+
+def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
+    """Raise UsageError when the processes have not read the same data, start and options."""
+    theirs = ranks.tell({name: facts[name] for name in (*folder.SAME, "options")})
+
+    def compare() -> None:
+        differing = [name for name in theirs if facts[name] != theirs[name]]
+        if differing:
+            raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
+
+    ranks.each(compare)
+
+
+def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
+    """Where the weights live, as the options say."""
+    if not options.shard:
+        return Replicas(ranks, mapping)
+    from mapsto import shard
+
+    return shard.Shards(ranks, mapping)
 
 
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    pooler = mapping.pooler
-    assert pooler is not None
     listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
     vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.transformer.width), np.float32)
     for batch, hidden in over(mapping, listed, device):
-        vectors[batch.rows] = pooler(mapping.pool(hidden, batch)).float().cpu().numpy()
+        vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):
         known = [(row, answer) for row, example in enumerate(listed) if (answer := example.answers[port]) is not None]
         if target.way != "pooled" or not known:
@@ -411,11 +552,13 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
                     parameter.copy_(best)
 
 
-def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mapping], dict[str, float]] | None:
-    """A look at the held-out rows: the mean loss and error of the first target."""
+def _watcher(
+    watched: Examples | None, device: torch.device, ranks: Ranks
+) -> Callable[[Mapping], dict[str, float]] | None:
+    """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = as_scored(watched)
+    listed = ranks.part(as_scored(watched))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
@@ -426,12 +569,13 @@ def _watcher(watched: Examples | None, device: torch.device) -> Callable[[Mappin
                 loss += float(target.loss(output, readout.values))
                 error += float(target.error(output, readout.values))
                 count += len(readout.values)
-        return {"loss": loss / max(count, 1), "error": error / max(count, 1)}
+        loss, error, total = ranks.sum([loss, error, count])
+        return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
 
     return look
 
 
-def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
+def _scored(work: Work, progress: Progress) -> dict[str, Score]:
     """Scores on the test rows, else on the held-out ones."""
     mapping = work.mapping.eval()
     scores: dict[str, Score] = {}
@@ -439,12 +583,11 @@ def _scored(work: Work, say: Callable[[str], None]) -> dict[str, Score]:
         found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
         scores = found.scores
         for note in found.notes:
-            say(f"note: {note}")
+            progress.say(f"note: {note}")
     elif work.watched is not None:
         held = score_examples(mapping, work.watched, work.held, work.device)
         scores = {f"held-out {name}": value for name, value in held.items()}
-    for name, value in scores.items():
-        say(f"{name}: {value}")
+    progress.scores(scores)
     return scores
 
 

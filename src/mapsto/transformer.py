@@ -1,6 +1,6 @@
-"""The one Transformer: a stack whose configuration covers the published families, and the attention it runs on.
+"""The one Transformer: a stack whose configuration covers the published families.
 
-Legend of shapes: r rows, l row length, d width, h heads, e width of a head, a axes of position.
+Legend of shapes: r rows, l row length, k length of the memory, d width, f width inside the feed-forward part, a axes of position.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mapsto.sequence import Role
-
-# Forward and backward of the plain products beat the fused kernel on CPU in bf16 up to rows of 256 tokens, lose from
-# 512 on; forward alone and in fp32 the fused kernel wins everywhere (benchmarks/attention.py measures it).
-LONGEST_PLAIN_ROW = 256
+from mapsto.attention import additive, attention, rotary_angles, self_attention, visible
+from mapsto.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,15 @@ class TransformerConfig:
 
     hidden: width inside the feed-forward part (after gating). window: tokens seen to either side in local layers, for
     layers that are not a multiple of `global_every`. rotary_base_local: base of the rotary angles in local layers.
+    embedding_width: width of the embeddings, where a linear map brings them to `width` (None: they have it already).
+    shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
+    reference does where no language is named.
     """
 
     width: int = 256
+    embedding_width: int | None = None
     layers: int = 6
+    shared_layers: bool = False
     heads: int = 4
     hidden: int = 688
     norm: Literal["layer", "rms"] = "layer"
@@ -49,6 +51,7 @@ class TransformerConfig:
     window: int | None = None
     global_every: int = 1
     token_types: int = 0
+    languages: int = 0
     embedding_norm: bool = True
     first_norm: bool = False
     final_norm: bool = True
@@ -60,6 +63,16 @@ class TransformerConfig:
     def longest(self) -> int:
         """Tokens the stack can take at once."""
         return self.max_positions - self.position_offset
+
+    @property
+    def input_width(self) -> int:
+        """Width of the embedded tokens that the stack takes."""
+        return self.embedding_width or self.width
+
+    @property
+    def blocks(self) -> int:
+        """Layers with weights of their own."""
+        return 1 if self.shared_layers else self.layers
 
     def is_local(self, layer: int) -> bool:
         """Whether `layer` sees its window only."""
@@ -101,86 +114,12 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
 
 
-def make_norm(config: TransformerConfig) -> nn.Module:
-    """The normalisation that `config` asks for."""
+def make_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
+    """The normalisation that `config` asks for, over its width or another."""
+    width = width or config.width
     if config.norm == "rms":
-        return RMSNorm(config.width, eps=config.norm_epsilon)
-    return LayerNorm(config.width, eps=config.norm_epsilon, bias=config.norm_bias)
-
-
-def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
-    """Who sees whom, (r, l, l) of bool with the seeing token first.
-
-    A source token sees the sources of its example, a causal token also the causal tokens up to itself, a parallel token
-    also all parallel tokens. Nobody sees another example; padding sees padding, so that no row of weights is empty.
-    """
-    index = torch.arange(segments.shape[1], device=segments.device)
-    distance = index[:, None] - index[None, :]
-    seeing, seen = roles[:, :, None], roles[:, None, :]
-    before = (seen == Role.CAUSAL) & (seeing == Role.CAUSAL) & (distance >= 0)
-    beside = (seen == Role.PARALLEL) & (seeing == Role.PARALLEL)
-    allowed = (seen == Role.SOURCE) | before | beside
-    allowed &= segments[:, :, None] == segments[:, None, :]
-    return allowed if window is None else allowed & (distance.abs() <= window)
-
-
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere."""
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
-
-
-def kernel(length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
-    """Which attention kernel serves a call; the one place that decides, from measurement."""
-    if device == "cpu" and training and dtype == torch.bfloat16 and length <= LONGEST_PLAIN_ROW:
-        return "plain"
-    return "fused"
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention of (r, h, l, e) queries over (r, h, k, e) keys and values, mask (r, 1, l, k)."""
-    training = torch.is_grad_enabled() and q.requires_grad
-    if kernel(q.shape[2], q.dtype, q.device.type, training) == "fused":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-    return F.dropout(weights, dropout) @ v if dropout else weights @ v
-
-
-def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
-
-    With several axes each axis turns an equal share of the planes.
-    """
-    axes = positions.shape[-1]
-    planes = head_width // 2 // axes
-    rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
-    angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-class Rotate(torch.autograd.Function):
-    """Turn the planes (i, i + e / 2) of (r, l, h, e) by their angles.
-
-    The gradient is the turn back. Written out, this takes a third of the passes over memory that autograd would take.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _turn(gradients[0], cos, sin, -1.0), None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-way)
-    torch.mul(second, cos, out=other).addcmul_(first, sin, value=way)
-    return out
+        return RMSNorm(width, eps=config.norm_epsilon)
+    return LayerNorm(width, eps=config.norm_epsilon, bias=config.norm_bias)
 
 
 @dataclass(frozen=True)
@@ -195,13 +134,14 @@ class TransformConfig:
 
 
 class Transform(nn.Module):
-    """Dense → activation → norm, (m, d) → (m, d), as the heads of published encoders have it."""
+    """Dense → activation → norm, (m, d) → (m, o), as the heads of published encoders have it; o is d unless given."""
 
-    def __init__(self, width: int, config: TransformConfig) -> None:
+    def __init__(self, width: int, config: TransformConfig, out: int | None = None) -> None:
         super().__init__()
+        out = out or width
         self.activation = ACTIVATIONS[config.activation]
-        self.dense = Linear(width, width, bias=config.bias)
-        self.norm = LayerNorm(width, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
+        self.dense = Linear(width, out, bias=config.bias)
+        self.norm = LayerNorm(out, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
         nn.init.normal_(self.dense.weight, std=0.02)
         if config.bias:
             nn.init.zeros_(self.dense.bias)
@@ -232,22 +172,45 @@ class Attention(nn.Module):
         self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None, memory: Tensor | None = None
     ) -> Tensor:
         """x: (r, l, d); memory: (r, k, d) or None for self-attention; mask: (r, 1, l, k)."""
-        r, length, d = x.shape
+        dropout = self.dropout if self.training else 0.0
         if memory is None:
-            qk, v = self.qkv(x).view(r, length, 3 * self.heads, -1).split([2 * self.heads, self.heads], dim=2)
-            if rotary is not None:
-                qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
-            q, k = (part.transpose(1, 2) for part in qk.split(self.heads, dim=2))
-            v = v.transpose(1, 2)
+            assert mask is not None
+            mixed = self_attention(self.qkv(x), mask, self.heads, rotary, dropout)
         else:
+            d = x.shape[-1]
             weight, bias = self.qkv.weight.to(x.dtype), None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
             q = F.linear(x, weight[:d], None if bias is None else bias[:d])
-            q = q.view(r, length, self.heads, -1).transpose(1, 2)
             kv = F.linear(memory, weight[d:], None if bias is None else bias[d:])
-            k, v = kv.view(r, memory.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(r, length, d))
+            parts = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, *kv.chunk(2, dim=-1)))
+            q, k, v = (part.transpose(1, 2) for part in parts)
+            mixed = attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+        out: Tensor = self.out(mixed)
         return out
+
+
+class GatedGelu(torch.autograd.Function):
+    """gelu(value) × gate of (…, 2f) → (…, f), keeping nothing but its input.
+
+    The gradient is written straight into the two halves; autograd would keep the activation, and join the halves by a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        value, gate = x.chunk(2, dim=-1)
+        return F.gelu(value).mul_(gate)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        value, gate = x.chunk(2, dim=-1)
+        found = torch.empty_like(x)
+        of_value, of_gate = found.chunk(2, dim=-1)
+        spare = F.gelu(value)
+        torch.mul(spare, gradients[0], out=of_gate)
+        torch.mul(gate, gradients[0], out=spare)
+        torch.ops.aten.gelu_backward.grad_input(spare, value, grad_input=of_value)
+        return found
 
 
 class FeedForward(nn.Module):
@@ -261,11 +224,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
-        if self.gated:
+        if not self.gated:
+            x = self.activation(x)
+        elif self.activation is F.gelu:
+            x = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
+        else:
             value, gate = x.chunk(2, dim=-1)
             x = self.activation(value) * gate
-        else:
-            x = self.activation(x)
         out: Tensor = self.down(x)
         return out
 
@@ -277,13 +242,14 @@ class Block(nn.Module):
         super().__init__()
         self.pre = config.norm_place == "pre"
         unnormed = self.pre and layer == 0 and config.embedding_norm and not config.first_norm
+        unnormed &= not config.shared_layers
         self.attention_norm = nn.Identity() if unnormed else make_norm(config)
         self.attention = Attention(config)
         self.cross_norm = make_norm(config) if config.cross_attention else None
         self.cross = Attention(config) if config.cross_attention else None
         self.feed_norm = make_norm(config)
         self.feed = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -316,11 +282,14 @@ class Transformer(nn.Module):
         if config.width % config.heads or (config.width // config.heads) % 2:
             raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
         absolute = config.positions == "absolute"
-        self.position_table = nn.Embedding(config.max_positions, config.width) if absolute else None
-        self.type_table = nn.Embedding(config.token_types, config.width) if config.token_types else None
-        self.embedding_norm = make_norm(config) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        width = config.input_width
+        self.position_table = nn.Embedding(config.max_positions, width) if absolute else None
+        self.type_table = nn.Embedding(config.token_types, width) if config.token_types else None
+        self.language_table = nn.Embedding(config.languages, width).requires_grad_(False) if config.languages else None
+        self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.embedding_map = Linear(width, config.width, bias=config.bias) if config.embedding_width else nn.Identity()
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.blocks))
         self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
         self.initialise()
 
@@ -344,7 +313,8 @@ class Transformer(nn.Module):
         memory_segments: Tensor | None = None,
         every_layer: bool = False,
     ) -> Tensor | list[Tensor]:
-        """Hidden states (r, l, d) of embedded tokens `x`; with `every_layer` the list from the embeddings on.
+        """Hidden states (r, l, d) of embedded tokens `x` (r, l, input_width); with `every_layer` the list of all from the first
+        layer's input on.
 
         segments, roles, places: (r, l); positions: (r, l, a). memory: (r, k, d) with memory_segments (r, k), for a stack
         with cross-attention: a token sees the memory of its own segment.
@@ -354,7 +324,7 @@ class Transformer(nn.Module):
             x = x + self.position_table(positions[..., 0] + config.position_offset).to(x.dtype)
         if self.type_table is not None:
             x = x + self.type_table(places.clamp(max=config.token_types - 1)).to(x.dtype)
-        x = self.dropout(self.embedding_norm(x))
+        x = self.embedding_map(self.dropout(self.embedding_norm(x)))
         masks = {False: additive(visible(segments, roles), x.dtype)}
         rotary: dict[bool, tuple[Tensor, Tensor] | None] = {False: None, True: None}
         locals_ = {config.is_local(i) for i in range(config.layers)}
@@ -368,9 +338,9 @@ class Transformer(nn.Module):
         if memory is not None and memory_segments is not None:
             memory_mask = additive(segments[:, :, None] == memory_segments[:, None, :], x.dtype)
         states = [x]
-        for i, block in enumerate(self.blocks):
+        for i in range(config.layers):
             local = config.is_local(i)
-            x = block(x, masks[local], rotary[local], memory, memory_mask)
+            x = self.blocks[i % config.blocks](x, masks[local], rotary[local], memory, memory_mask)
             if every_layer:
                 states.append(x)
         x = self.final_norm(x)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -34,6 +35,15 @@ State = dict[str, Any]
 
 class BadCell(ValueError):
     """A cell that cannot be read as its kind; the message is the reason, the caller knows file, row and column."""
+
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def no_text(text: str) -> str | None:
+    """What keeps `text` from being text: a NUL, or half a character, which has no UTF-8 form; None for text."""
+    found = NO_TEXT.search(text)
+    return None if found is None else "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
 
 
 class Source(ABC):
@@ -132,13 +142,17 @@ class Source(ABC):
 class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
-    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs.
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
+    hides the answer, where it stands behind `~`.
+    smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
     classes: list[str]
+    corruption: Corruption
+    smooth: float = 0.0
 
     @staticmethod
     @abstractmethod
@@ -155,7 +169,7 @@ class Target(ABC):
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
 
-    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+    def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
         """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
 
     @abstractmethod
@@ -164,6 +178,10 @@ class Target(ABC):
 
         With `balance`, classes of a named kind weigh the same in the loss, however many rows they have.
         """
+
+    def restore(self, corruption: Corruption) -> None:
+        """The answer is what `corruption` hides of a source of this kind. Raises UsageError where that cannot be."""
+        raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:

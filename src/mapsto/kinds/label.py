@@ -5,6 +5,7 @@ Legend of shapes: m answers, c classes.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.errors import DataError
-from mapsto.kinds import BadCell, State, Target
+from mapsto.kinds import BadCell, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.transformer import Linear
@@ -32,6 +33,7 @@ PROBE_FOLDS = 5
 PROBE_ROWS = 1000
 PROBE_ITERATIONS = 1000
 UNSEEN_LOGIT = -10.0
+WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
 
 
 class Label(Target):
@@ -66,13 +68,15 @@ class Label(Target):
             cell = int(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
+        if (fault := no_text(str(cell))) is not None:
+            raise BadCell(f"the label holds {fault}")
         return str(cell)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
         counts = Counter(answers)
         if not self.classes:
-            whole = all(name.lstrip("-").isdigit() for name in counts)
+            whole = all(WHOLE_NUMBER.fullmatch(name) for name in counts)
             self.classes = sorted(counts, key=lambda name: (int(name), name) if whole else (0, name))
         if len(counts) < 2:
             raise DataError(
@@ -116,9 +120,10 @@ class Label(Target):
         return head
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced."""
+        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced, the classes
+        smoothed when asked (Szegedy et al. 2016)."""
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
-        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum")
+        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum", label_smoothing=self.smooth)
 
     def error(self, output: Tensor, values: Tensor) -> Tensor:
         """Wrong answers: in fine-tuning they go on falling when the cross-entropy already grows."""

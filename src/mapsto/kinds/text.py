@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import scores
-from mapsto.corrupt import Corruption, choose, hide
+from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Source, State, Target
+from mapsto.kinds import BadCell, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 32
 
 
 def _samples() -> list[str]:
@@ -49,8 +49,8 @@ def _read(cell: object) -> str:
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
-    if "\0" in cell:
-        raise BadCell("the text holds a NUL character")
+    if (fault := no_text(cell)) is not None:
+        raise BadCell(f"the text holds {fault}")
     return cell
 
 
@@ -151,7 +151,9 @@ class TextSource(Source):
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Some tokens replaced by the mask."""
+        """Some tokens replaced by the mask; or all of them read from the start on."""
+        if corruption.causal and rng.random() < corruption.causal:
+            return read_on(piece, corruption.ahead)
         hidden = choose(corruption, piece, rng, progress)
         return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
@@ -172,10 +174,11 @@ class TextTarget(Target):
     way = "aligned"
     reader: TextSource
 
-    def __init__(self, transform: dict[str, Any] | None = None) -> None:
-        self.transform = TransformConfig(**(transform or {}))
+    def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
+        self.transform = None if transform is None else TransformConfig(**transform)
+        self.corruption = Corruption(**(corruption or {}))
 
-    def beside(self, source: Source | None, transform: TransformConfig) -> None:
+    def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
         """Take the tokenizer from the source of this kind."""
         if not isinstance(source, TextSource):
             raise UsageError("a text answer needs `~text` among the sources; text from other kinds is not here yet")
@@ -188,16 +191,22 @@ class TextTarget(Target):
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Nothing: the vocabulary is the source's."""
 
+    def restore(self, corruption: Corruption) -> None:
+        """Keep how tokens are hidden, so that they are asked for in the same way."""
+        self.corruption = corruption
+
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Text in words is an appended answer, which this kind does not give yet."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """The mask tokens written in the text."""
-        return np.flatnonzero(np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id)
+        masks = np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id
+        return np.flatnonzero(masks) - self.corruption.ahead
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Dense, activation and norm, then the embeddings themselves as output weights (Press & Wolf 2017)."""
+        """Dense, activation and norm where the family has them, then the embeddings themselves as output weights (Press &
+        Wolf 2017)."""
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
 
@@ -233,40 +242,46 @@ class TextTarget(Target):
         return {"masked_loss": scores.with_interval(np.mean, -np.log(frequency[ids]))}
 
     def state(self) -> State:
-        """The shape of the head."""
-        return {"transform": asdict(self.transform)}
+        """The shape of the head, and how tokens were hidden."""
+        transform = None if self.transform is None else asdict(self.transform)
+        return {"transform": transform, "corruption": asdict(self.corruption)}
 
 
 class CrossEntropy(torch.autograd.Function):
     """The sum of −log softmax (m, v) at the values (m,), computed in fp32 a few rows at a time.
 
-    What autograd would keep, several fp32 copies of all logits, costs more time to fetch than the sums themselves.
+    The gradient falls out of the same exponentials, so it is made at once, and the logits need not be kept.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        sums = torch.cat([rows.float().logsumexp(-1) for rows in torch.split(logits, ROWS_AT_ONCE)])
-        ctx.save_for_backward(logits, values, sums)
-        return (sums - logits.gather(1, values[:, None])[:, 0].float()).sum()
+        found = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        loss = torch.zeros((), device=logits.device)
+        for at in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(at, at + ROWS_AT_ONCE)
+            true, shares = values[rows, None], logits[rows].to(torch.float32, copy=True)
+            highest = shares.amax(dim=-1, keepdim=True)
+            loss += (highest - shares.gather(1, true)).sum()
+            sums = shares.sub_(highest).exp_().sum(dim=-1, keepdim=True)
+            loss += sums.log().sum()
+            if found is not None:
+                shares.div_(sums).scatter_add_(1, true, -torch.ones_like(sums))
+                found[rows] = shares
+        ctx.save_for_backward(found)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, values, sums = ctx.saved_tensors
-        found = torch.empty_like(logits)
-        for at in range(0, len(logits), ROWS_AT_ONCE):
-            rows = slice(at, at + ROWS_AT_ONCE)
-            shares = (logits[rows].float() - sums[rows, None]).exp_()
-            shares.scatter_add_(1, values[rows, None], -torch.ones_like(sums[rows, None]))
-            found[rows] = shares.mul_(gradients[0])
-        return found, None
+        (found,) = ctx.saved_tensors
+        return found * gradients[0], None
 
 
 class VocabularyHead(nn.Module):
     """Logits over the vocabulary, (m, d) → (m, v)."""
 
-    def __init__(self, width: int, transform: TransformConfig, embedding: nn.Embedding) -> None:
+    def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.transform = Transform(width, transform)
+        self.transform = Transform(width, transform, embedding.embedding_dim) if transform else nn.Identity()
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
         self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
 

@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 
-from mapsto import checkpoint, kinds
+from mapsto import checkpoint, kinds, sentence
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError, near
 from mapsto.kinds import Source
@@ -59,7 +59,8 @@ class Family:
     architectures: their class for each task, "body" or the kind that is answered; of several the last one named counts.
     reads: the source kind. prefix: stands before body weights in files with a head. names: our module
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
-    copies of weights that we hold once. ignored: patterns of weights that are no part of any task here.
+    copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
+    that folders of this family often lack, and what to do then.
     """
 
     architectures: Dict[Task, str]
@@ -69,6 +70,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     untied: Dict[str, str]
     ignored: tuple[str, ...] = ()
+    requires: Dict[str, str] = field(default_factory=dict)
     reads: str = "text"
 
 
@@ -114,14 +116,20 @@ def open(name: str) -> Start:
     chosen = family(kind)
     try:
         config = replace(chosen.read(raw), family=kind)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
+    for file, remedy in chosen.requires.items():
+        if not (folder / file).exists():
+            raise CheckpointError(f"{folder} has no {file}: {remedy}")
     notes: list[str] = []
     tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
+    if config.transformer.languages:
+        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     labels = _labels(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
+    config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
     weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
     source = kinds.source(chosen.reads).open(folder, weights)
@@ -131,29 +139,46 @@ def open(name: str) -> Start:
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen = family(mapping.config.family)
-    answered = {target.kind for target in mapping.targets}
-    task = next((task for task in reversed(list(chosen.architectures)) if task in answered), "body")
-    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    config = mapping.config
+    chosen, task, config = family(mapping.config.family), task_of(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
         "dtype": "float32",
     }
     if task == "label" and config.pooling == "normed_mean":
-        held |= _mean_layer(config.transformer)
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
     raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.transformer.longest), **chosen.write(config)}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
-    tensors = _theirs(chosen, held, task, config.transformer.layers)
+    tensors = published(mapping, weights(mapping))
     content = safetensors.torch.save(tensors, {"format": "pt"})
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
+    if config.sentence is not None:
+        sentence.write(config.sentence, config.transformer.width, folder)
     checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def task_of(mapping: Mapping) -> Task:
+    """The task as which the family publishes such a mapping."""
+    answered = {target.kind for target in mapping.targets}
+    return next(
+        (task for task in reversed(list(family(mapping.config.family).architectures)) if task in answered), "body"
+    )
+
+
+def weights(mapping: Mapping) -> dict[str, Tensor]:
+    """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
+    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
+    mean = task_of(mapping) == "label" and mapping.config.pooling == "normed_mean"
+    return held | _mean_layer(mapping.config.transformer) if mean else held
+
+
+def published(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
+    """Some of these weights under the names of the family; what is fused in ours is split by rows."""
+    return _theirs(family(mapping.config.family), held, task_of(mapping), mapping.config.transformer.layers + 1)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
@@ -303,6 +328,8 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
         return None
     classes = len(tensors["classifier.weight"])
     architectures = raw.get("architectures") or [chosen.architectures["label"]]
+    if not isinstance(architectures, list):
+        raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
     if architectures[0] != chosen.architectures["label"] or not single:
         for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
@@ -323,13 +350,14 @@ def _pooled(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
     """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
-    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again."""
+    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
+    layers share their weights no such layer can be written, so the first token is read."""
     if raw.get(POOLING) == "normed_mean":
         last = config.transformer.layers - 1
         for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
             del tensors[name]
         return replace(config, pooling="normed_mean", transformer=replace(config.transformer, layers=last))
-    if labels is None and config.transformer.norm_place == "post":
+    if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
         return replace(config, pooling="normed_mean")
     return config
 
@@ -362,12 +390,12 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
-    if shape.width % shape.heads or shape.layers > len(tensors):
+    if shape.width % shape.heads or shape.blocks > len(tensors):
         raise CheckpointError(
             f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
         )
     with torch.device("meta"):
-        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.width)}
+        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:

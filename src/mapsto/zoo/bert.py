@@ -65,14 +65,21 @@ def foreign(ours: str) -> str:
     return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
 
 
-def body(prefix: str) -> Names:
-    """The encoder under `prefix`, which RoBERTa shares."""
-    layer = f"{prefix}encoder.layer.{{i}}."
+def embeddings(prefix: str) -> Names:
+    """The embeddings under `prefix`."""
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
         ("transformer.type_table", f"{prefix}embeddings.token_type_embeddings"),
         ("transformer.embedding_norm", f"{prefix}embeddings.LayerNorm"),
+    )
+
+
+def body(prefix: str) -> Names:
+    """The encoder under `prefix`, which RoBERTa and ELECTRA share."""
+    layer = f"{prefix}encoder.layer.{{i}}."
+    return (
+        *embeddings(prefix),
         (
             "transformer.blocks.{i}.attention.qkv",
             (f"{layer}attention.self.query", f"{layer}attention.self.key", f"{layer}attention.self.value"),

@@ -82,6 +82,7 @@ def _base(raw: Mapping[str, Any], kind: str, old: str, default: float) -> float:
 def write(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read`."""
     shape, head = config.transformer, config.pooler
+    assert head is not None
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,

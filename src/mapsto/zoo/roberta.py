@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mapsto.errors import CheckpointError
 from mapsto.mapping import ModelConfig
-from mapsto.zoo import Family, bert
+from mapsto.zoo import LARGEST_NUMBER, Family, bert
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
     """The configuration that a config.json of this family says. Raises CheckpointError."""
-    return bert.read(raw, position_offset=int(raw.get("pad_token_id") or 1) + 1)
+    return bert.read(raw, position_offset=_padding(raw) + 1)
+
+
+def _padding(raw: Mapping[str, Any]) -> int:
+    given = raw.get("pad_token_id")
+    given = 1 if given is None else given
+    if not isinstance(given, int) or not 0 <= given <= LARGEST_NUMBER:
+        raise CheckpointError(f"config.json: pad_token_id must be a whole number from 0, not {given!r}")
+    return given
 
 
 def write(config: ModelConfig) -> dict[str, Any]:

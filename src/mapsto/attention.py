@@ -1,0 +1,169 @@
+"""Attention over packed rows: who sees whom, the kernels that compute it, and rotary positions.
+
+Legend of shapes: r rows, l row length, k length of the memory, h heads, e width of a head, d = h × e, a axes of position.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mapsto.device import has_amx
+from mapsto.dropout import keeping
+from mapsto.sequence import Role
+
+# On a CPU in bf16 the plain products beat the fused kernel, forward and backward, up to rows of 256 tokens and lose from
+# 512 on; forward alone they win up to 128, and nowhere with AMX. In fp32 the fused kernel wins everywhere
+# (benchmarks/attention.py measures it).
+LONGEST_PLAIN_ROW, LONGEST_PLAIN_FORWARD = 256, 128
+
+
+def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
+    """Who sees whom, (r, l, l) of bool with the seeing token first.
+
+    A source token sees the sources of its example, a causal token also the causal tokens up to itself, a parallel token
+    also all parallel tokens. Nobody sees another example; padding sees padding, so that no row of weights is empty.
+    """
+    index = torch.arange(segments.shape[1], device=segments.device)
+    distance = index[:, None] - index[None, :]
+    seeing, seen = roles[:, :, None], roles[:, None, :]
+    before = (seen == Role.CAUSAL) & (seeing == Role.CAUSAL) & (distance >= 0)
+    beside = (seen == Role.PARALLEL) & (seeing == Role.PARALLEL)
+    allowed = (seen == Role.SOURCE) | before | beside
+    allowed &= segments[:, :, None] == segments[:, None, :]
+    return allowed if window is None else allowed & (distance.abs() <= window)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
+
+
+def kernel(length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
+    """Which attention kernel serves a call; the one place that decides, from measurement."""
+    if device != "cpu" or dtype != torch.bfloat16:
+        return "fused"
+    longest = LONGEST_PLAIN_ROW if training else 0 if has_amx() else LONGEST_PLAIN_FORWARD
+    return "plain" if length <= longest else "fused"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention of (r, h, l, e) queries over (r, h, k, e) keys and values, mask (r, 1, l, k)."""
+    training = torch.is_grad_enabled() and q.requires_grad
+    if kernel(q.shape[2], q.dtype, q.device.type, training) == "fused":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    return (weights * keeping(weights, dropout) if dropout else weights) @ v
+
+
+def self_attention(
+    qkv: Tensor, mask: Tensor, heads: int, rotary: tuple[Tensor, Tensor] | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention of tokens to one another, (r, l, d), out of their fused projection (r, l, 3d); mask (r, 1, l, l)."""
+    training = torch.is_grad_enabled() and qkv.requires_grad
+    if kernel(qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
+        cos, sin = rotary or (None, None)
+        found: Tensor = PlainAttention.apply(qkv, mask, heads, cos, sin, dropout)  # type: ignore[no-untyped-call]
+        return found
+    parts = qkv.view(*qkv.shape[:2], 3 * heads, -1)
+    qk, v = parts[:, :, : 2 * heads], parts[:, :, 2 * heads :]
+    if rotary is not None:
+        qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
+    q, k = qk.chunk(2, dim=2)
+    mixed = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, dropout)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class PlainAttention(torch.autograd.Function):
+    """Rotary turn, scaled products and softmax over a fused projection (r, l, 3d), written out.
+
+    The turn brings queries and keys to where the products want them and scales them on the way; gradients go straight back
+    into one (r, l, 3d). Autograd would copy each of the three apart, transposed, and together again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, mask: Tensor, heads: int, cos: Tensor | None, sin: Tensor | None, dropout: float
+    ) -> Tensor:
+        parts = qkv.view(*qkv.shape[:2], 3, heads, -1)
+        laid = qkv.new_empty(3, len(qkv), heads, qkv.shape[1], parts.shape[-1])
+        ctx.scale = parts.shape[-1] ** -0.5
+        _each(parts, laid.transpose(2, 3), cos, sin, ctx.scale, 1.0)
+        q, k, v = laid.flatten(1, 2)
+        scores = torch.bmm(q, k.mT)
+        scores.view(len(qkv), heads, *scores.shape[1:]).add_(mask)
+        weights = torch.softmax(scores, dim=-1)
+        kept = keeping(weights, dropout) if dropout else None
+        ctx.save_for_backward(laid, weights, cos, sin, kept)
+        mixed = torch.bmm(weights if kept is None else weights * kept, v)
+        return mixed.view(len(qkv), heads, *mixed.shape[1:]).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        laid, weights, cos, sin, kept = ctx.saved_tensors
+        q, k, v = laid.flatten(1, 2)
+        of_mixed = gradients[0].view(laid.shape[1], laid.shape[3], laid.shape[2], -1).transpose(1, 2).flatten(0, 1)
+        of_weights = torch.bmm(of_mixed, v.mT)
+        if kept is not None:
+            of_weights.mul_(kept)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_laid = torch.empty_like(laid)
+        of_q, of_k, of_v = of_laid.flatten(1, 2)
+        torch.bmm(of_scores, k, out=of_q)
+        torch.bmm(of_scores.mT, q, out=of_k)
+        torch.bmm((weights if kept is None else weights * kept).mT, of_mixed, out=of_v)
+        found = laid.new_empty(laid.shape[1], laid.shape[3], 3, laid.shape[2], laid.shape[4])
+        _each(of_laid.transpose(2, 3).permute(1, 2, 0, 3, 4), found.permute(2, 0, 1, 3, 4), cos, sin, ctx.scale, -1.0)
+        return found.flatten(2), None, None, None, None, None
+
+
+def _each(parts: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None, scale: float, way: float) -> None:
+    """Queries turned and scaled, keys turned, values as they are: (r, l, 3, h, e) → `out` (3, r, l, h, e)."""
+    if cos is None or sin is None:
+        torch.mul(parts[:, :, 0], scale, out=out[0])
+        out[1:].copy_(parts[:, :, 1:].permute(2, 0, 1, 3, 4))
+        return
+    _turn(parts[:, :, 0], cos * scale, sin * scale, way, out[0])
+    _turn(parts[:, :, 1], cos, sin, way, out[1])
+    out[2].copy_(parts[:, :, 2])
+
+
+def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
+
+    With several axes each axis turns an equal share of the planes.
+    """
+    axes = positions.shape[-1]
+    planes = head_width // 2 // axes
+    rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
+    angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class Rotate(torch.autograd.Function):
+    """Turn the planes (i, i + e / 2) of (r, l, h, e) by their angles.
+
+    The gradient is the turn back. Written out, this takes a third of the passes over memory that autograd would take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradients[0], cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: float, out: Tensor | None = None) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-way)
+    torch.mul(second, cos, out=other).addcmul_(first, sin, value=way)
+    return out

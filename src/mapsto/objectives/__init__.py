@@ -1,0 +1,34 @@
+"""What a step makes small. An objective is one file here; it is handed to the loop as a value."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mapsto.data import rows_of_step
+from mapsto.mapping import Mapping
+from mapsto.sequence import Batch, Ints
+
+
+class Objective:
+    """The plain one: rows in turn, and the loss of every target port, in which every answer weighs the same.
+
+    All that it says is a function of its arguments, so that a run goes on exactly.
+    """
+
+    watches: bool = True  # whether the heads learn along, so that held-out rows can be looked at while it runs
+
+    def terms(self, mapping: Mapping) -> int:
+        """How many sums `losses` and `counts` speak of: one for each target port."""
+        return len(mapping.targets)
+
+    def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
+        """The examples, out of `n`, that step `step` reads."""
+        return rows_of_step(seed, step, batch, n)
+
+    def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
+        """For every term concerned, the sum of its losses over a packed batch."""
+        return mapping.losses(batch)
+
+    def counts(self, batch: Batch) -> dict[int, int]:
+        """For every term concerned, how many losses are in that sum; a step divides by those of all its batches."""
+        return {port: len(readout.values) for port, readout in enumerate(batch.answers) if readout is not None}

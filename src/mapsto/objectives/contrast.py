@@ -1,0 +1,75 @@
+"""contrast: rows of one class are drawn together, rows of different classes apart.
+
+SetFit (Tunstall et al. 2022) reads two rows for one pair; here every pair of a batch is compared, as in supervised
+contrastive learning (Khosla et al. 2020): n rows give n (n − 1) / 2 pairs for n forward passes.
+Legend of shapes: n examples, d width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mapsto.data import rows_of_step
+from mapsto.errors import UsageError
+from mapsto.examples import Examples
+from mapsto.mapping import Mapping
+from mapsto.objectives import Objective
+from mapsto.sequence import Batch, Ints, Readout
+
+TEMPERATURE = 0.1
+ROWS_A_CLASS = 4
+
+
+class Contrast(Objective):
+    """Supervised contrast over the classes that target `port` answers; the heads do not learn."""
+
+    watches = False
+
+    def __init__(self, examples: Examples, port: int) -> None:
+        assert examples.answers is not None, "classes are no values that `~` hides"
+        answers = [answers[port] for answers in examples.answers]
+        classes = np.array([-1 if answer is None else int(answer.values) for answer in answers])
+        self.port = port
+        self.members = [np.flatnonzero(classes == found) for found in np.unique(classes[classes >= 0])]
+        if max(map(len, self.members)) < 2:
+            raise UsageError(
+                "--method contrast compares rows of one class, and no class has two; --method probe needs one"
+            )
+
+    def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
+        """The classes in turn, several rows of each: all classes where a batch holds them."""
+        classes = len(self.members)
+        of_each = max(ROWS_A_CLASS, batch // classes)
+        rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+        chosen = np.unique(rows_of_step(seed, step, min(classes, max(2, batch // of_each)), classes))
+        return np.concatenate([rng.permutation(self.members[i])[:of_each] for i in chosen])
+
+    def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
+        """The contrast of the batch's pooled vectors."""
+        readout = self._answered(batch)
+        vectors = mapping.pool(mapping.hidden(batch), batch)[readout.examples]
+        return [(self.port, contrast(vectors, readout.values))]
+
+    def counts(self, batch: Batch) -> dict[int, int]:
+        """Rows that have another of their class beside them."""
+        _, of, sizes = np.unique(self._answered(batch).values.cpu().numpy(), return_inverse=True, return_counts=True)
+        return {self.port: int((sizes[of] > 1).sum())}
+
+    def _answered(self, batch: Batch) -> Readout:
+        readout = batch.answers[self.port]
+        assert readout is not None
+        return readout
+
+
+def contrast(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
+    """For each vector with another of its class, how little its likeness to those stands out among all; summed."""
+    unit = F.normalize(vectors_nd, dim=-1)
+    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    same = (classes_n[:, None] == classes_n[None, :]) & ~alone
+    likeness = (unit @ unit.T / TEMPERATURE).masked_fill(alone, -torch.inf)
+    surprise = torch.logsumexp(likeness, dim=1, keepdim=True) - likeness
+    partners = same.sum(dim=1)
+    return (surprise.masked_fill(~same, 0.0).sum(dim=1) / partners.clamp(min=1)).sum()

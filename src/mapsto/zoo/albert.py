@@ -1,0 +1,68 @@
+"""ALBERT (Lan et al. 2020): narrow embeddings, and one layer that stands for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mapsto.errors import CheckpointError
+from mapsto.mapping import ModelConfig
+from mapsto.zoo import Family, bert, whole
+
+USUAL = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
+
+
+def read(raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    for name in ("num_hidden_groups", "inner_group_num"):
+        if raw.get(name, 1) != 1:
+            raise CheckpointError(f"config.json: {name} must be 1, one layer shared by all, not {raw[name]!r}")
+    config = bert.read({**USUAL, **raw})
+    shape = replace(config.transformer, embedding_width=whole(raw, "embedding_size", 128), shared_layers=True)
+    return replace(config, transformer=shape)
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `read`."""
+    return {
+        **bert.write(config),
+        "embedding_size": config.transformer.input_width,
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+    }
+
+
+family = Family(
+    architectures={"body": "AlbertModel", "text": "AlbertForMaskedLM", "label": "AlbertForSequenceClassification"},
+    prefix="albert.",
+    names={
+        "body": (
+            *bert.embeddings("albert."),
+            ("transformer.embedding_map", "albert.encoder.embedding_hidden_mapping_in"),
+            (
+                "transformer.blocks.0.attention.qkv",
+                (f"{LAYER}attention.query", f"{LAYER}attention.key", f"{LAYER}attention.value"),
+            ),
+            ("transformer.blocks.0.attention.out", f"{LAYER}attention.dense"),
+            ("transformer.blocks.0.attention_norm", f"{LAYER}attention.LayerNorm"),
+            ("transformer.blocks.0.feed.up", f"{LAYER}ffn"),
+            ("transformer.blocks.0.feed.down", f"{LAYER}ffn_output"),
+            ("transformer.blocks.0.feed_norm", f"{LAYER}full_layer_layer_norm"),
+        ),
+        "text": (
+            ("vocabulary_head.transform.dense", "predictions.dense"),
+            ("vocabulary_head.transform.norm", "predictions.LayerNorm"),
+            ("vocabulary_head.bias", "predictions.bias"),
+        ),
+        "label": (("pooler.dense", "albert.pooler"), ("classifier", "classifier")),
+    },
+    read=read,
+    write=write,
+    untied={
+        "predictions.decoder.weight": "embedders.text.weight",
+        "predictions.decoder.bias": "vocabulary_head.bias",
+    },
+    ignored=(r"albert\.embeddings\.position_ids$", r"sop_classifier\."),
+)

@@ -1,0 +1,135 @@
+"""Contrast: what it compares, that it is a function of seed and step, and that it learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences, write_corpus
+from test_laws import made
+from test_training import TINY, Heard
+
+import mapsto
+from mapsto.errors import UsageError
+from mapsto.loop import Plan, Training
+from mapsto.objectives.contrast import TEMPERATURE, Contrast, contrast
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base() -> mapsto.Model:
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(40)], steps=1, **TINY)
+
+
+def test_the_loss_is_that_of_every_pair_written_out() -> None:
+    vectors, classes = torch.randn(9, 5), torch.tensor([0, 1, 0, 2, 1, 0, 1, 3, 1])
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    expected = 0.0
+    for i in range(9):
+        others = [j for j in range(9) if j != i]
+        total = sum(torch.exp(unit[i] @ unit[j] / TEMPERATURE) for j in others)
+        same = [j for j in others if classes[j] == classes[i]]
+        for j in same:
+            expected -= float(torch.log(torch.exp(unit[i] @ unit[j] / TEMPERATURE) / total)) / len(same)
+    assert float(contrast(vectors, classes)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_order_of_rows_changes_nothing_and_a_class_of_one_has_no_pair() -> None:
+    vectors, classes = torch.randn(4, 5), torch.tensor([0, 0, 1, 1])
+    for order in permutations(range(4)):
+        again = contrast(vectors[list(order)], classes[list(order)])
+        torch.testing.assert_close(again, contrast(vectors, classes))
+    assert float(contrast(vectors[:2], torch.tensor([0, 1]))) == 0.0
+
+
+def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> None:
+    _, examples = made("text:text -> label, other:label")
+    for port in (0, 1):
+        objective = Contrast(examples, port)
+        labels = [int(answers[port].values) for answers in examples.answers]  # type: ignore[union-attr]
+        seen: Counter[int] = Counter()
+        for step in range(40):
+            rows = objective.rows(7, step, 12, len(examples))
+            assert np.array_equal(rows, Contrast(examples, port).rows(7, step, 12, len(examples)))
+            assert len(set(rows.tolist())) == len(rows)
+            assert min(Counter(labels[row] for row in rows.tolist()).values()) >= 2
+            seen.update(rows.tolist())
+        assert set(seen) == set(range(len(examples))), "every row is read"
+        assert not np.array_equal(objective.rows(7, 0, 12, 40), objective.rows(8, 0, 12, 40))
+
+
+def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
+    mapping, examples = made("text:text -> label")
+    head = mapping.heads[0].weight.detach().clone()
+    losses: list[float] = []
+    plan = Plan(steps=40, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
+    listener = lambda record: losses.append(record["loss"])  # noqa: E731
+    Training(mapping, examples, plan, CPU, listener=listener, objective=Contrast(examples, 0)).run()
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
+
+
+def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
+    rows = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
+    heard = Heard()
+    given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
+    clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=heard, **given)
+    assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in heard.lines)
+    right = [answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)]
+    assert np.mean(right) > 0.9
+    again = mapsto.fit("text -> label", rows, steps=30, **given)
+    for one, other in zip(clf.mapping.parameters(), again.mapping.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_contrast_needs_a_start_and_classes() -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match="needs a --start"):
+        mapsto.fit("text -> label", rows, method="contrast", **TINY)
+    base = mapsto.fit("text -> label", rows, steps=1, **TINY)
+    with pytest.raises(UsageError, match="answers none"):
+        mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=base, method="contrast", device="cpu")
+    different = [{"text": text, "label": f"class {i}"} for i, text in enumerate(sentences(5))]
+    with pytest.raises(UsageError, match="no class has two"):
+        mapsto.fit("text -> label", different, start=base, method="contrast", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "method"),
+    [
+        (8, {}, "contrast"),
+        (2, {}, "probe"),
+        (8, {"smooth": 0.1}, "probe+full"),
+        (8, {"lora": 2}, "contrast"),
+        (8, {"freeze": "all"}, "probe+full"),
+        (60, {}, "probe+full"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(count))]
+    heard = Heard()
+    mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=heard, **options)
+    assert any(f"method {method} ({count // 2} labels a class, at most" in line for line in heard.lines), heard.lines
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
+        ("probe", {"freeze": "1"}, "--freeze"),
+        ("contrast", {"smooth": 0.1}, "--smooth"),
+        ("contrast", {"freeze": "all"}, "--freeze"),
+    ],
+)
+def test_options_that_would_change_nothing_are_said(
+    method: Any, options: dict[str, Any], says: str, base: mapsto.Model
+) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match=says):
+        mapsto.fit("text -> label", rows, start=base, method=method, device="cpu", **options)
