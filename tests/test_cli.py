@@ -256,7 +256,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
                 3,
             ],
             2,
-            "--steps cannot be followed",
+            "--steps would change nothing",
         ),
         (["trace", "text -> label", train, "--row", 0], 2, "the rows 1 to 120"),
         (["nonsense"], 2, "No such command"),
