@@ -140,10 +140,10 @@ def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shard
     (tmp_path / "a.txt").write_text("\n".join(sentences(500)), encoding="utf-8")
     heard: list[str] = []
 
-    def open_as(rank: int, run: Path) -> train.Work:
+    def open_as(rank: int, run: Path, name: str = "a.txt") -> train.Work:
         options = Options(vocabulary=300, layers=2, width=64, device="cpu", precision="fp32")
-        begun = begin(None, None)
-        return train._prepare(ARROW, tmp_path / "a.txt", None, begun, options, heard.append, run, False, Ranks(rank, 2))
+        begun, ranks = begin(None, None), Ranks(rank, 2)
+        return train._prepare(ARROW, tmp_path / name, None, begun, options, heard.append, run, False, ranks)
 
     with pytest.raises(UsageError, match="folder that all processes share"):
         open_as(1, tmp_path / "run")
@@ -153,6 +153,9 @@ def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shard
     heard.clear()
     second = open_as(1, tmp_path / "run")
     assert seen(first) == seen(second) and first.facts == second.facts and not heard
+    (tmp_path / "b.txt").write_text("\n".join(sentences(400)), encoding="utf-8")
+    with pytest.raises(UsageError, match="other data than process 0"):
+        open_as(1, tmp_path / "run", "b.txt")
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
 
 

@@ -23,17 +23,22 @@ MANIFEST = "manifest.json"
 SHARD = "shard-"
 DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 Arrays = Mapping[str, NDArray[Any]]
+# Why shards of other facts are left as they are.
+UNFINISHED = (
+    "{run} holds an unfinished run with other {facts}; run it as before, choose another --out, or add --overwrite"
+)
+ELSEWHERE = "this process has other {facts} than process 0; all must read the same"
 
 
 class Shards:
     """The shards of one `key`, the plain facts they are a function of, in `run`/corpus.
 
-    Those of another key are made anew, unless a run that was begun needs them (`needed`): then UsageError names the facts
-    that differ.
+    Those of another key are made anew, unless a run that was begun or another process needs them, as `needed` says: then
+    UsageError names the facts that differ.
     """
 
     def __init__(
-        self, run: Path | None, key: Mapping[str, Any], say: Callable[[str], None], needed: bool = False
+        self, run: Path | None, key: Mapping[str, Any], say: Callable[[str], None], needed: str | None = None
     ) -> None:
         self.folder = None if run is None else run / FOLDER
         self.key, self.say = dict(key), say
@@ -45,14 +50,11 @@ class Shards:
         if self.folder is not None:
             self._open(self.folder, needed)
 
-    def _open(self, folder: Path, needed: bool) -> None:
+    def _open(self, folder: Path, needed: str | None) -> None:
         record = self._recorded(folder)
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
-        if differing and needed:
-            raise UsageError(
-                f"{folder.parent} holds an unfinished run with other {', '.join(differing)}; "
-                "run it as before, choose another --out, or add --overwrite"
-            )
+        if differing and needed is not None:
+            raise UsageError(needed.format(run=folder.parent, facts=", ".join(differing)))
         if record is None or differing:
             if differing:
                 self.say(f"{folder} was made with other {', '.join(differing)}; it is made again")
@@ -135,6 +137,11 @@ class Shards:
         shards = {str(number): self.entries[number] for number in sorted(self.entries)}
         record = {"key": self.key, "facts": self.facts, "count": self.count, "shards": shards}
         checkpoint.write_atomic(self.folder / MANIFEST, checkpoint.sealed(record))
+
+
+def kept_in(run: Path) -> bool:
+    """Whether there are shards in the folder of a run."""
+    return (run / FOLDER / MANIFEST).is_file()
 
 
 def joined(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:

@@ -57,7 +57,7 @@ from mapsto.predict import over
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import ALONE, Ranks, join
 from mapsto.scores import Score
-from mapsto.shards import FOLDER, Shards
+from mapsto.shards import ELSEWHERE, UNFINISHED, Shards, kept_in
 
 PRETRAIN_LENGTH = 128
 WATCHED_ROWS = 1000
@@ -307,10 +307,10 @@ def _from_corpus(
         "--long": long,
         "--shape": "words" if units else "tokens",
     }
-    if run is not None and not ranks.main and not (run / FOLDER).is_dir():
+    if run is not None and not ranks.main and not kept_in(run):
         raise UsageError(f"{run} is no folder that all processes share; give an --out that is one")
-    needed = run is not None and (run / folder.RUN).exists() and not overwrite
-    shards = Shards(run, key, say, needed)
+    begun = run is not None and (run / folder.RUN).exists() and not overwrite
+    shards = Shards(run, key, say, ELSEWHERE if not ranks.main else UNFINISHED if begun else None)
     kind = arrow.sources[0].kind
     sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
     config = _begun(arrow, sources, targets, beginning, options)
