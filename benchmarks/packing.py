@@ -19,7 +19,7 @@ def main() -> None:
     lines = ["| corpus | rows filled, % | packing and collating, ms a step | share of a step, % |", "|---|---|---|---|"]
     for name, file in CORPORA.items():
         work = train.prepare(parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None)
-        mean = sum(len(p) for pieces in work.examples.pieces[:2000] for p in pieces) / 2000
+        mean = sum(len(p) for row in range(2000) for p in work.examples.pieces[row]) / 2000
         plan = Plan(steps=1000, batch=round(8192 / mean), rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
         training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=0)
         training.mapping.train()

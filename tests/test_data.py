@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mapsto import data, readers
+from mapsto import data, readers, writers
 from mapsto.errors import DataError, MapstoError, UsageError
 
 quick = settings(
@@ -59,7 +59,7 @@ def test_names_without_a_format_are_refused_with_the_list_of_formats(tmp_path: P
         with pytest.raises(DataError, match="csv, tsv, jsonl, ndjson, json, parquet, txt"):
             readers.read_file(put(tmp_path, name, "x"))
     with pytest.raises(UsageError, match="csv, tsv, jsonl or parquet"):
-        readers.write_file(tmp_path / "a.txt", ["a"], [])
+        writers.write_file(tmp_path / "a.txt", ["a"], [])
 
 
 def test_a_missing_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
-    for method in ("read_bytes", "exists", "stat"):
+    for method in ("open", "exists", "stat"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, method, refuse)
             with pytest.raises(DataError, match="cannot be read: Permission denied"):
@@ -366,7 +366,7 @@ def test_parquet_text_that_is_no_utf_8_costs_its_row_only(tmp_path: Path) -> Non
 @quick
 def test_what_was_written_is_read(tmp_path: Path, name: str, rows: list[tuple[str, str]]) -> None:
     columns = ["text", "你"]
-    readers.write_file(tmp_path / name, columns, [dict(zip(columns, row, strict=True)) for row in rows])
+    writers.write_file(tmp_path / name, columns, [dict(zip(columns, row, strict=True)) for row in rows])
     part = readers.read_file(tmp_path / name)
     assert not part.rejected
     assert part.data == {column: [row[i] or None for row in rows] for i, column in enumerate(columns)}
@@ -376,14 +376,14 @@ def test_what_was_written_is_read(tmp_path: Path, name: str, rows: list[tuple[st
 @given(rows=st.lists(TEXTS, min_size=1, max_size=5))
 @quick
 def test_a_single_column_keeps_its_empty_cells(tmp_path: Path, name: str, rows: list[str]) -> None:
-    readers.write_file(tmp_path / name, ["text"], [{"text": row} for row in rows])
+    writers.write_file(tmp_path / name, ["text"], [{"text": row} for row in rows])
     assert readers.read_file(tmp_path / name).data == {"text": [row or None for row in rows]}
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / name
-    readers.write_file(path, ["a"], [{"a": "before", "left out": 1}])
+    writers.write_file(path, ["a"], [{"a": "before", "left out": 1}])
     before = path.read_bytes()
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -391,18 +391,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, name: str, monkey
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(MapstoError):
-        readers.write_file(path, ["a"], [{"a": "after"}])
+        writers.write_file(path, ["a"], [{"a": "after"}])
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_what_cannot_be_written_is_a_wrong_call(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no folder"):
-        readers.write_file(tmp_path / "none" / "a.csv", ["a"], [])
+        writers.write_file(tmp_path / "none" / "a.csv", ["a"], [])
     with pytest.raises(UsageError, match="column 'a'"):
-        readers.write_file(tmp_path / "a.parquet", ["a"], [{"a": "x"}, {"a": 1}])
+        writers.write_file(tmp_path / "a.parquet", ["a"], [{"a": "x"}, {"a": 1}])
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         with pytest.raises(UsageError, match="half a character"):
-            readers.write_file(tmp_path / name, ["a"], [{"a": "\ud800"}])
+            writers.write_file(tmp_path / name, ["a"], [{"a": "\ud800"}])
     assert not list(tmp_path.iterdir())
 
 
@@ -524,11 +524,26 @@ def test_the_fingerprint_sees_the_middle_of_a_long_array() -> None:
 @quick
 def test_an_order_is_a_function_of_seed_and_epoch(seed: int, epoch: int, n: int) -> None:
     order = data.permutation(seed, epoch, n)
-    data.permutation.cache_clear()
     assert np.array_equal(order, data.permutation(seed, epoch, n))
     assert sorted(order.tolist()) == list(range(n))
-    with pytest.raises(ValueError, match="read-only"):
-        order[0] = 0
+    places = np.arange(n)[::3]
+    assert np.array_equal(data.permuted(seed, epoch, n, places), order[::3])  # each place alone
+
+
+def test_an_order_of_any_number_of_rows_takes_no_memory() -> None:
+    rows = data.rows_of_step(0, 10**6, 4096, 10**12)
+    assert len(set(rows.tolist())) == 4096 and rows.min() >= 0 and rows.max() < 10**12
+    assert 0.45 < rows.mean() / 10**12 < 0.55
+
+
+def test_every_row_comes_to_every_place_about_equally_often() -> None:
+    for n in (2, 5, 17):
+        counts = np.zeros((n, n))
+        for seed in range(2000):
+            counts[np.arange(n), data.permutation(seed, 3, n)] += 1
+        expected = 2000 / n
+        statistic = ((counts - expected) ** 2 / expected).sum()
+        assert statistic < 1.5 * (n - 1) ** 2 + 20, (n, statistic)
 
 
 def test_orders_differ_by_seed_and_epoch() -> None:

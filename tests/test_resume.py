@@ -184,7 +184,8 @@ def test_a_kill_before_the_run_is_recorded_leaves_a_folder_that_takes_it(
         patch.setattr("mapsto.folder.record_run", killed)
         with pytest.raises(KeyboardInterrupt):
             mapsto.pretrain("text", rows, tmp_path / "run", **given)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.lock"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["corpus"]
+    (tmp_path / "run" / "run.lock").touch()
     (tmp_path / "run" / ".unfinished-run.json").write_text("{")
     mapsto.pretrain("text", rows, tmp_path / "run", **given)
     assert (tmp_path / "run" / "mapsto.json").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from mapsto import folder, kinds, lora, zoo
 from mapsto.arrow import Arrow
+from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, splits
+from mapsto.shards import Shards
 from mapsto.transformer import TransformerConfig
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
@@ -84,11 +86,9 @@ def make_sources(
     beginning: Beginning, arrow: Arrow, table: Table, options: Options, say: Callable[[str], None]
 ) -> dict[str, Source]:
     """The sources that the arrow reads: those of the start, or a tokenizer trained on the rows."""
+    if (taken := started_sources(beginning, arrow)) is not None:
+        return taken
     wanted = {port.kind for port in arrow.sources}
-    if beginning.sources is not None:
-        if missing := wanted - set(beginning.sources):
-            raise UsageError(f"the start reads {', '.join(beginning.sources)}, it cannot read {', '.join(missing)}")
-        return {kind: source for kind, source in beginning.sources.items() if kind in wanted}
     made = {}
     for kind in sorted(wanted):
         read = kinds.source(kind).read
@@ -96,6 +96,36 @@ def make_sources(
         made[kind] = kinds.source(kind).new(_readable(cells, read), options.vocabulary)
         say(f"made {made[kind]}")
     return made
+
+
+def started_sources(beginning: Beginning, arrow: Arrow) -> dict[str, Source] | None:
+    """The start's sources that the arrow reads; None where there is no start. Raises UsageError when it lacks one."""
+    if beginning.sources is None:
+        return None
+    wanted = {port.kind for port in arrow.sources}
+    if missing := wanted - set(beginning.sources):
+        raise UsageError(f"the start reads {', '.join(beginning.sources)}, it cannot read {', '.join(missing)}")
+    return {kind: source for kind, source in beginning.sources.items() if kind in wanted}
+
+
+def sampled_source(
+    arrow: Arrow, parts: Iterable[Table], shards: Shards, options: Options, say: Callable[[str], None]
+) -> Source:
+    """The one source of a corpus, made from a sample of it; the one kept beside the shards where an earlier run made it."""
+    kind = kinds.source(arrow.sources[0].kind)
+    kept = None if shards.folder is None else shards.folder / kind.kind
+    with suppress(CheckpointError):
+        if kept is not None and "source" in shards.facts:
+            source = kind.open(kept, {})
+            if source.fingerprint == shards.facts["source"]:
+                return source
+    values, share = sample(arrow, parts)
+    source = kind.new(values, options.vocabulary, share)
+    say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
+    if kept is not None:
+        source.save(kept, LENGTH)
+        shards.remember({"source": source.fingerprint})
+    return source
 
 
 def _readable(cells: Sequence[object], read: Callable[[object], Any]) -> list[Any]:

@@ -184,6 +184,23 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     return leaks, near
 
 
+def seen(arrow: Arrow, parts: Iterable[Rows], test: Rows) -> list[Finding]:
+    """Test rows whose text also stands, exactly, in a corpus; its parts are gone through once and not held."""
+    tested = _values(arrow, test)
+    wanted: dict[str, list[int]] = {}
+    for index, key in enumerate(tested.keys):
+        if key is not None:
+            wanted.setdefault(_exact(key), []).append(index)
+    leaks: list[tuple[int, Finding]] = []
+    for part in parts:
+        train = _values(arrow, part)
+        for at, key in enumerate(train.keys):
+            for index in () if key is None else wanted.pop(_exact(key), ()):
+                reason = f"the same text also stands in the training data: {train.place(at)}"
+                leaks.append((index, tested.finding(index, reason)))
+    return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]
+
+
 def near_duplicates(
     texts: Sequence[str | None], wanted: Sequence[str | None], rows: Iterable[int]
 ) -> list[tuple[int, int, float]]:

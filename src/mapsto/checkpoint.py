@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -106,14 +107,29 @@ def prune(run: Path, keep: int = 2) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of it or what was there before. Raises RunError."""
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream into a file that takes the place of `path` once all of it is written; until then what was there stays.
+
+    Raises RunError.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        _write(temporary, content)
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _explained(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mapsto import data as tables
 from mapsto import folder, kinds
+from mapsto.answers import Answered, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
@@ -21,7 +22,7 @@ from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
 from mapsto.options import Options
 from mapsto.predict import Predictor
-from mapsto.readers import require_writable
+from mapsto.writers import require_writable
 
 
 def predict(
@@ -43,47 +44,36 @@ def predict(
     predictor = Predictor(folder.load(model), device, precision, long)
     source = predictor.mapping.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
-    table = tables.read(given, encoding=encoding)
-    for finding in table.rejected:
-        print(f"note: {finding}", file=sys.stderr)
-    answers = list(predictor.answer(table))
-    failed = sum("error" in answer for answer in answers)
+    if as_json and out is None:
+        rows = failed = 0
+        for _, found in answer_all(predictor, given, encoding, _note):
+            for answer in found:
+                print(json.dumps(answer, ensure_ascii=False))
+            rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
+        _tell(rows, failed, predictor)
+        return
+    answered = Answered(predictor, given, encoding, _note, None if out is None else out.parent)
+    _tell(answered.rows, answered.failed, predictor)
+    if out is not None:
+        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
+        return
+    writer = csv.DictWriter(sys.stdout, answered.columns)
+    writer.writeheader()
+    writer.writerows(answered)
+
+
+def _note(finding: Finding) -> None:
+    print(f"note: {finding}", file=sys.stderr)
+
+
+def _tell(rows: int, failed: int, predictor: Predictor) -> None:
     if failed:
-        print(f"note: {failed} of {len(answers)} rows could not be answered; they say why", file=sys.stderr)
+        print(f"note: {failed} of {rows} rows could not be answered; they say why", file=sys.stderr)
     if predictor.cut_rows:
         print(
             f"note: {predictor.cut_rows} rows are longer than the model takes and were cut (see --long)",
             file=sys.stderr,
         )
-    if as_json and out is None:
-        for answer in answers:
-            print(json.dumps(answer, ensure_ascii=False))
-        return
-    rows = [_flat(table, place, answer) for place, answer in zip(table.in_order(), answers, strict=True)]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    if out is not None:
-        tables.write_rows(out, columns, rows)
-        print(f"wrote {len(rows)} rows to {out}", file=sys.stderr)
-        return
-    writer = csv.DictWriter(sys.stdout, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-def _flat(table: tables.Table, place: int | Finding, answer: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table (empty cells where it could not be read) beside its answer.
-
-    A name that the table already has gets "predicted_" before it.
-    """
-    flat: dict[str, Any] = {
-        column: table.column(column)[place] if isinstance(place, int) else None for column in table.columns
-    }
-    for name, value in answer.items():
-        if name == "scores":
-            continue
-        shown = value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-        flat[f"predicted_{name}" if name in table.columns else name] = shown
-    return flat
 
 
 def evaluate(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import readers
+from mapsto import checkpoint, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
 Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,16 @@ def read(source: Any, encoding: str | None = None) -> Table:
     """
     if isinstance(source, Table):
         return source
-    if isinstance(source, str | os.PathLike):
-        parts = [readers.read_file(path, encoding) for path in _files(Path(source))]
-    elif hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
-        parts = [_columns({name: list(source[name]) for name in source.column_names})]
+    if is_path(source):
+        return _joined(list(stream(source, encoding)))
+    if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
+        part = _columns({name: list(source[name]) for name in source.column_names})
     elif hasattr(source, "to_pylist"):
         _require_once(getattr(source, "column_names", ()))
-        parts = [_records(source.to_pylist())]
+        part = _records(source.to_pylist())
     elif hasattr(source, "to_dict") and hasattr(source, "columns"):
         _require_once([str(name) for name in source.columns])
-        parts = [_columns({str(name): list(source[name]) for name in source.columns})]
+        part = _columns({str(name): list(source[name]) for name in source.columns})
     elif isinstance(source, Mapping):
         for name, values in source.items():
             if isinstance(values, str | bytes) or hasattr(values, "column_names") or not isinstance(values, Iterable):
@@ -98,12 +99,63 @@ def read(source: Any, encoding: str | None = None) -> Table:
                     f"a dict is read as lists of cells by column, but {name!r} is {type(values).__name__}; "
                     "give one row as a list of one dict, and one split of a data set"
                 )
-        parts = [_columns({str(name): list(values) for name, values in source.items()})]
+        part = _columns({str(name): list(values) for name, values in source.items()})
     elif isinstance(source, Iterable):
-        parts = [_records(list(source))]
+        part = _records(list(source))
     else:
         raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
-    return _joined(parts)
+    if not part.rows:
+        raise DataError(f"{part.file} has no rows")
+    return _table(part, part.data)
+
+
+def is_path(source: Any) -> bool:
+    """Whether a source is a file or a folder."""
+    return isinstance(source, str | os.PathLike)
+
+
+def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
+    """What `read` gives in one, in tables of bounded size, in order. A table has the columns of those before it.
+
+    Raises DataError for a file that cannot be read on, and at the end when there was no row.
+    """
+    if not is_path(source):
+        yield read(source, encoding)
+        return
+    known: dict[str, None] = {}
+    whole: list[tuple[str, set[str]]] = []
+    rejected: list[Finding] = []
+    for path in _files(Path(source)):
+        own: set[str] = set()
+        filled = False
+        for part in readers.stream_file(path, encoding):
+            own |= set(part.data)
+            known |= dict.fromkeys(part.data)
+            filled = filled or bool(part.rows)
+            rejected = rejected or part.rejected
+            yield _table(part, known)
+        if filled:
+            whole = [*whole[:1], (str(path), own)]
+        for file, names in whole:
+            if missing := sorted(known.keys() - names):
+                raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
+    if not whole:
+        raise DataError(f"{path} has no rows", rejected)
+
+
+def fingerprint(source: Any) -> str:
+    """SHA-256 of what a source holds: of the bytes of its files, in their order, or of a table."""
+    if not is_path(source):
+        return read(source).fingerprint
+    try:
+        hashes = [checkpoint.hash_file(path) for path in _files(Path(source))]
+    except OSError as error:
+        raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _table(part: Part, names: Iterable[str]) -> Table:
+    return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
 
 
 def _files(path: Path) -> list[Path]:
@@ -150,37 +202,58 @@ def _records(records: list[Any]) -> Part:
     return readers.from_records("data", named, [])
 
 
-def _joined(parts: list[Part]) -> Table:
-    names = list(dict.fromkeys(name for part in parts for name in part.data))
+def _joined(parts: list[Table]) -> Table:
+    data: dict[str, list[Any]] = {name: [] for name in parts[-1].columns}
     for part in parts:
-        if part.rows and set(part.data) != set(names):
-            missing = sorted(set(names) - set(part.data))
-            raise DataError(f"{part.file} has no column {', '.join(map(repr, missing))}, which other files have")
-    rejected = [finding for part in parts for finding in part.rejected]
-    origins = [(part.file, row) for part in parts for row in part.rows]
-    if not origins:
-        raise DataError(f"{parts[0].file} has no rows" if parts else "no rows", rejected)
-    return Table({name: [v for part in parts for v in part.data.get(name, [])] for name in names}, origins, rejected)
+        for name, column in data.items():
+            column += part.data.get(name) or [None] * len(part)
+    origins = [origin for part in parts for origin in part.origins]
+    return Table(data, origins, [finding for part in parts for finding in part.rejected])
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`. Raises UsageError, RunError."""
-    readers.write_file(path, columns, rows)
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`; how many there were. Raises UsageError, RunError."""
+    return writers.write_file(path, columns, rows)
 
 
-@lru_cache(maxsize=4)
+def mix(values: Hashes, key: int) -> Hashes:
+    """Numbers that look random, a function of (value, key) alone (SplitMix64, Steele et al. 2014)."""
+    mixed = values * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def permuted(seed: int, epoch: int, n: int, places: Ints) -> Ints:
+    """The rows at `places` in the order of an epoch over n rows: a permutation that is a function of (seed, epoch) alone.
+
+    It is computed place by place, so that any number of rows takes no memory: a Feistel network over the next power of
+    four, walked until the number is one of a row (Black & Rogaway 2002).
+    """
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.Generator(np.random.Philox(key=[seed, epoch])).integers(2**63, size=ROUNDS).tolist()
+    found = places.astype(np.uint64)
+    walking = np.arange(len(found))
+    while len(walking):
+        left, right = found[walking] >> half, found[walking] & low
+        for key in keys:
+            left, right = right, left ^ (mix(right, key) & low)
+        found[walking] = (left << half) | right
+        walking = walking[found[walking] >= np.uint64(n)]
+    return found.astype(np.int64)
+
+
 def permutation(seed: int, epoch: int, n: int) -> Ints:
-    """The order of n rows in an epoch: a function of (seed, epoch) alone."""
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
-    order.setflags(write=False)
-    return order
+    """The whole order of n rows in an epoch."""
+    return permuted(seed, epoch, n, np.arange(n))
 
 
 def rows_of_step(seed: int, step: int, batch: int, n: int) -> Ints:
     """permute(seed, epoch)[step × batch + i] for i < batch, running on into the next epochs."""
     places = np.arange(step * batch, (step + 1) * batch)
     epochs = places // n
-    return np.concatenate([permutation(seed, int(e), n)[places[epochs == e] % n] for e in np.unique(epochs)])
+    return np.concatenate([permuted(seed, int(e), n, places[epochs == e] % n) for e in np.unique(epochs)])
 
 
 def split(

@@ -48,13 +48,14 @@ class Finding:
 
 
 class DataError(MapstoError, ValueError):
-    """Data that cannot be used as it is; `findings` names every fault."""
+    """Data that cannot be used as it is; `findings` names every fault, or the first ones of `total`."""
 
-    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
+    def __init__(self, message: str, findings: Sequence[Finding] = (), total: int | None = None) -> None:
         self.findings = tuple(findings)
+        total = len(self.findings) if total is None else total
         lines = [message, *(f"  {finding}" for finding in self.findings[:SHOWN_FINDINGS])]
-        if len(self.findings) > SHOWN_FINDINGS:
-            lines.append(f"  … and {len(self.findings) - SHOWN_FINDINGS} more")
+        if total > SHOWN_FINDINGS:
+            lines.append(f"  … and {total - SHOWN_FINDINGS} more")
         super().__init__("\n".join(lines))
 
 

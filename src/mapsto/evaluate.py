@@ -69,13 +69,15 @@ def as_scored(examples: Examples) -> list[Example]:
     return [examples.example(row, 0, 1.0) for row in range(len(examples))]
 
 
-def score_examples(mapping: Mapping, examples: Examples, rows: Rows, device: torch.device) -> dict[str, Score]:
-    """Scores over examples that carry their answers, as held-out ones do; `rows` has the answers in the user's words."""
+def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device) -> dict[str, Score]:
+    """Scores over examples that carry their answers, as held-out ones do; `rows` has those not made by `~` in the user's
+    words."""
     found: dict[str, Score] = {}
     restored = restores(mapping.arrow)
     for port, said in enumerate(evidence(mapping, as_scored(examples), device)):
         answers: list[Any] = said.values.tolist()
         if restored[port] is None:
+            assert rows is not None and examples.of is not None
             answers = [rows.targets[port][examples.of[row]] for row in said.rows]
         found |= mapping.targets[port].score(said.shown, answers)
     return found

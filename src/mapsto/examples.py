@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -125,16 +125,18 @@ def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows:
     """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough."""
     require_choice("bad_rows", bad_rows)
     faults = [*rejected, *rows.faults]
-    if faults and bad_rows == "stop":
-        raise DataError(f"{len(faults)} bad cells or rows; mend them, or drop them with --bad-rows skip:", faults)
-    bad = total + len(rejected) - len(rows)
-    if bad > MOST_SKIPPED * (total + len(rejected)):
-        raise DataError(
-            f"{bad} of {total + len(rejected)} rows are bad, more than the 1 % that may be skipped:", faults
-        )
-    if not len(rows):
-        raise DataError("no rows are left", faults)
+    require_few(faults, len(faults), total + len(rejected) - len(rows), total + len(rejected), bad_rows)
     return faults
+
+
+def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str) -> None:
+    """Raise DataError unless bad rows are to be skipped, are few enough, and leave some; `shown` are the first faults."""
+    if faults and bad_rows == "stop":
+        raise DataError(f"{faults} bad cells or rows; mend them, or drop them with --bad-rows skip:", shown, faults)
+    if bad > MOST_SKIPPED * total:
+        raise DataError(f"{bad} of {total} rows are bad, more than the 1 % that may be skipped:", shown, faults)
+    if bad == total:
+        raise DataError("no rows are left", shown, faults)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,13 @@ class Encoded:
     total: int
 
 
+def require_room(arrow: Arrow, longest: int) -> None:
+    """Raise UsageError when examples of `longest` tokens leave no room for a value of every source."""
+    fewest = SHORTEST_PIECE * len(arrow.sources)
+    if longest < fewest:
+        raise UsageError(f"examples of {longest} tokens are too short; {arrow} needs at least {fewest}")
+
+
 def encode(
     arrow: Arrow, rows: Rows, sources: Mapping[str, Source], longest: int, long: str, aligned: bool = False
 ) -> Encoded:
@@ -158,10 +167,7 @@ def encode(
 
     Raises UsageError when `longest` leaves no room for a value.
     """
-    if longest < SHORTEST_PIECE * len(arrow.sources):
-        raise UsageError(
-            f"examples of {longest} tokens are too short; {arrow} needs at least {SHORTEST_PIECE * len(arrow.sources)}"
-        )
+    require_room(arrow, longest)
     columns = [
         sources[port.kind].encode(values, place, aligned)
         for place, (port, values) in enumerate(zip(arrow.sources, rows.sources, strict=True))
@@ -199,18 +205,26 @@ def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int
     return tuple(parts)
 
 
+class Pieces(Protocol):
+    """The pieces of examples by number, in memory or read where they are stored."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> tuple[Piece, ...]: ...
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Examples by number; `of` gives the index into Rows of each.
+    """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides is a function of (seed, row, step) and of nothing else.
     """
 
     arrow: Arrow
     sources: Mapping[str, Source]
-    pieces: list[tuple[Piece, ...]]
-    answers: list[tuple[Answer | None, ...]]
-    of: Ints
+    pieces: Pieces
+    answers: Sequence[tuple[Answer | None, ...]] | None
+    of: Ints | None
     seed: int
     corruption: Corruption
 
@@ -219,7 +233,8 @@ class Examples:
 
     def example(self, row: int, step: int, progress: float) -> Example:
         """Example `row` as step `step` sees it."""
-        pieces, answers = self.pieces[row], self.answers[row]
+        pieces = self.pieces[row]
+        answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
         rng = generator(self.seed, row, step)

@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, sentence, zoo
+from mapsto import __version__, checkpoint, kinds, sentence, shards, zoo
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -55,7 +55,13 @@ OWN: tuple[str, ...] = (
     RUN,
     MANIFEST,
 )
-BEFORE_RUN = {LOCK, "rejected.csv", *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN, "rejected.csv"))}
+# What a kill leaves before the run is recorded; the corpus is kept for the next one, also when a run is cleared.
+BEFORE_RUN = {
+    LOCK,
+    "rejected.csv",
+    *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN, "rejected.csv")),
+    shards.FOLDER,
+}
 
 
 @dataclass(frozen=True)
@@ -256,8 +262,12 @@ def locked(folder: Path | None) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunError(f"{folder} is in use by another process") from error
-        yield
-    (folder / LOCK).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # of a run that could not begin nothing is left
+                folder.rmdir()
 
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:

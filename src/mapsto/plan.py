@@ -116,7 +116,8 @@ def make_plan(
 ) -> Plan:
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
-    mean = statistics.fmean(sum(map(len, pieces)) for pieces in examples.pieces[:LENGTHS_SEEN])
+    seen = range(min(LENGTHS_SEEN, len(examples)))
+    mean = statistics.fmean(sum(map(len, examples.pieces[row])) for row in seen)
     batch = options.batch or (max(8, round(PRETRAIN_TOKENS / mean)) if pretraining else FIT_BATCH)
     batch = min(batch, len(examples))
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
@@ -92,18 +93,24 @@ class Predictor:
                 if parameter.ndim == 2:
                     parameter.data = parameter.data.to(dtype)
 
-    def answer(self, table: Table) -> Iterator[dict[str, Any]]:
-        """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place."""
-        answers = self._answers(table)
+    def bind(self, table: Table) -> Arrow:
+        """The arrow with the columns of a table that it reads. Raises UsageError."""
+        if not self.mapping.targets:
+            raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
+        return bind_to(self.mapping.arrow, table, answers=False)
+
+    def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
+        """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place.
+
+        bound: the arrow as it was bound to a table of the same columns.
+        """
+        answers = self._answers(table, bound or self.bind(table)) if len(table) else iter(())
         for place in table.in_order():
             yield next(answers) if isinstance(place, int) else {"error": f"row {place.row}: {place.reason}"}
 
-    def _answers(self, table: Table) -> Iterator[dict[str, Any]]:
+    def _answers(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
         """One answer for each row that the table holds."""
         mapping = self.mapping
-        if not mapping.targets:
-            raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
-        bound = bind_to(mapping.arrow, table, answers=False)
         for start in range(0, len(table), ROWS_AT_ONCE):
             part = table.select(range(start, min(start + ROWS_AT_ONCE, len(table))))
             rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)

@@ -83,6 +83,15 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Flat:
+    """Values end to end, without frames: tokens (t,), how many each value has (n,), and where units begin (t,), if asked."""
+
+    tokens: Ints
+    lengths: Ints
+    begins: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What one target port should say of one example.
 

@@ -164,15 +164,18 @@ class Tokenizer:
             return cls(backend, config)
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int | None = None, style: Style = "wordpiece") -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], size: int | None = None, style: Style = "wordpiece", share: float = 1.0
+    ) -> Tokenizer:
         """Learn a vocabulary from `texts`; the same texts give the same one, bit for bit.
 
         style "wordpiece": lower-cased, Chinese characters apart, characters seen less than twice unknown.
         style "bytes": byte-level BPE, loses nothing: `decode(ids) == text`.
         size: the most tokens it may have, see `vocabulary_size` for what None gives; fewer when the texts have fewer.
+        share: which part of the corpus the texts are.
         Raises UsageError for an unknown style or a size that is too small, DataError when there is no text.
         """
-        backend = vocabularies.train(list(texts), size, style)
+        backend = vocabularies.train(list(texts), size, style, share)
         roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OWN_SPECIAL, strict=True))
         return cls(backend, {**roles, "clean_up_tokenization_spaces": False})
 
@@ -217,15 +220,24 @@ class Tokenizer:
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
         """The ids of `encode_batch` alone: faster, and small enough in memory for a whole corpus."""
-        found: list[Ids] = []
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self._fast(texts)]
+
+    def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids of all texts end to end, and how many each text has."""
+        lists = [encoding.ids for encoding in self._fast(texts)]
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+        return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
+
+    def _fast(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
+        """Encodings that know nothing but ids."""
         rest = iter(_checked(texts))
+        before = 0
         while chunk := list(islice(rest, CHUNK)):
             try:
-                encodings = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+                yield from self._backend.encode_batch_fast(chunk, add_special_tokens=False)
             except TypeError as error:
-                raise no_text(chunk, len(found)) from error
-            found += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        return found
+                raise no_text(chunk, before) from error
+            before += len(chunk)
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
         """The text that `ids` stand for; special tokens are left out unless `keep_special`."""

@@ -24,8 +24,10 @@ LEAST_SEEN = 2
 CHUNK = 4096
 
 
-def train(texts: Sequence[str], size: int | None, style: Style) -> tokenizers.Tokenizer:
-    """A tokenizer of `style` with at most `size` tokens (None: see `vocabulary_size`). Raises UsageError, DataError."""
+def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
+    """A tokenizer of `style` with at most `size` tokens (None: see `vocabulary_size`), from texts that are this `share` of
+    the corpus. Raises UsageError, DataError.
+    """
     if style not in STYLES:
         raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
     least = len(OWN_SPECIAL) + 256 + 1
@@ -33,7 +35,8 @@ def train(texts: Sequence[str], size: int | None, style: Style) -> tokenizers.To
         raise UsageError(f"a vocabulary of {size} tokens is too small; at least {least} are needed")
     if not any(text.strip() for text in texts):
         raise DataError("no text to learn a vocabulary from: all texts are empty")
-    return _train_wordpiece(texts, size) if style == "wordpiece" else _train_bytes(texts, size)
+    corpus = round(sum(len(text.encode("utf-8", "replace")) for text in texts) / share)
+    return _train_wordpiece(texts, size, corpus) if style == "wordpiece" else _train_bytes(texts, size, corpus)
 
 
 def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
@@ -47,14 +50,10 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
     return min(math.ceil(wanted / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
 
 
-def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8", "replace")) for text in texts)
-
-
-def _train_wordpiece(texts: Sequence[str], size: int | None) -> tokenizers.Tokenizer:
+def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
-    size = size or vocabulary_size(_bytes(texts), len(initial) + len(inner))
+    size = size or vocabulary_size(corpus, len(initial) + len(inner))
     # The trainer numbers the pieces "##c" in the order of a hash map and breaks ties by number: each run would learn
     # another vocabulary. Handed over as special tokens they are numbered first. They are made plain ones below.
     trainer = trainers.WordPieceTrainer(
@@ -74,12 +73,12 @@ def _train_wordpiece(texts: Sequence[str], size: int | None) -> tokenizers.Token
     return finished
 
 
-def _train_bytes(texts: Sequence[str], size: int | None) -> tokenizers.Tokenizer:
+def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size or vocabulary_size(_bytes(texts)),
+        vocab_size=size or vocabulary_size(corpus),
         min_frequency=LEAST_SEEN,
         special_tokens=list(OWN_SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

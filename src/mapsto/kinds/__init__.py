@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mapsto.corrupt import Corruption
-    from mapsto.sequence import Answer, Ints, Piece
+    from mapsto.sequence import Answer, Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
 
 Way = Literal["pooled", "aligned", "appended"]
@@ -47,14 +47,21 @@ def no_text(text: str) -> str | None:
 
 
 class Source(ABC):
-    """A kind of value that is read. One object serves all ports of its kind in an arrow."""
+    """A kind of value that is read. One object serves all ports of its kind in an arrow.
+
+    flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
+    """
 
     kind: ClassVar[str]
+    flat: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
-    def new(cls, values: Sequence[Any], size: int | None = None) -> Self:
-        """A source made from training values alone; `size` is its vocabulary, where it has one. Raises DataError."""
+    def new(cls, values: Sequence[Any], size: int | None = None, share: float = 1.0) -> Self:
+        """A source made from training values alone, or from a `share` of them; `size` is its vocabulary, where it has one.
+
+        Raises DataError.
+        """
 
     @classmethod
     @abstractmethod
@@ -91,6 +98,14 @@ class Source(ABC):
 
         `place` counts the source ports, for frames that differ behind the first one.
         """
+
+    def flatten(self, values: Sequence[Any], units: bool = False) -> Flat:
+        """The tokens of values end to end, for kinds that are `flat`; with `units`, also where units begin."""
+        raise NotImplementedError
+
+    def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
+        """Tokens from `flatten`, of a whole value or of a window of one, as the piece that `encode` makes of it."""
+        raise NotImplementedError
 
     @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:

@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import scores
@@ -20,7 +21,7 @@ from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import BadCell, Source, State, Target, no_text
 from mapsto.scores import Score
-from mapsto.sequence import Alignment, Answer, Ints, Piece
+from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 
@@ -57,6 +58,7 @@ class TextSource(Source):
     """Text through a tokenizer. `vocabulary` is the number of embeddings, at least the tokenizer's size."""
 
     kind = "text"
+    flat = True
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
         self.tokenizer = tokenizer
@@ -66,11 +68,11 @@ class TextSource(Source):
         return f"a vocabulary of {self.tokenizer.size:,} tokens"
 
     @classmethod
-    def new(cls, values: Sequence[str], size: int | None = None) -> Self:
-        """A tokenizer trained on the values; its size from how much there is, unless given."""
+    def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
+        """A tokenizer trained on the values; its size from how much text there is in all, unless given."""
         if not values:
             raise DataError("there is no text to make a vocabulary from")
-        return cls(Tokenizer.train(values, size))
+        return cls(Tokenizer.train(values, size, share=share))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
@@ -109,6 +111,20 @@ class TextSource(Source):
             _framed(encoded.ids, before, behind, encoded.offsets, encoded.words)
             for encoded in self.tokenizer.encode_batch(values)
         ]
+
+    def flatten(self, values: Sequence[str], units: bool = False) -> Flat:
+        """Token ids without frames; units are words."""
+        if not units:
+            return Flat(*self.tokenizer.encode_flat(values))
+        found = self.tokenizer.encode_batch(values)
+        lengths = np.array([len(encoded) for encoded in found], np.int64)
+        begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in found]
+        return Flat(_joined([encoded.ids for encoded in found], np.int32), lengths, _joined(begins, np.bool_))
+
+    def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
+        """The tokens in the frame of a first text."""
+        words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
+        return _framed(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first tokens and the closing frame."""
@@ -281,10 +297,12 @@ def _framed(
     special[len(before) : len(before) + len(ids)] = False
     tokens = np.concatenate([np.asarray(before, np.int64), ids, np.asarray(behind, np.int64)]).astype(np.int64)
     regions = units = None
-    if offsets is not None and words is not None:
+    if offsets is not None:
         regions = np.zeros((count, 1, 2), np.int64)
+        regions[~special, 0] = offsets
+    if words is not None:
         units = np.full(count, -1, np.int64)
-        regions[~special, 0], units[~special] = offsets, words
+        units[~special] = words
     return Piece(
         kind="text",
         tokens=tokens,
@@ -293,6 +311,10 @@ def _framed(
         alignment=None if regions is None else Alignment(regions),
         units=units,
     )
+
+
+def _joined(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:

@@ -29,6 +29,7 @@ class Contrast(Objective):
     watches = False
 
     def __init__(self, examples: Examples, port: int) -> None:
+        assert examples.answers is not None, "classes are no values that `~` hides"
         answers = [answers[port] for answers in examples.answers]
         classes = np.array([-1 if answer is None else int(answer.values) for answer in answers])
         self.port = port

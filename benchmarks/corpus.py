@@ -1,0 +1,138 @@
+"""A corpus of any size: how fast it becomes shards, beside the bare tokenizers library; memory at the peak; training speed.
+
+`python benchmarks/corpus.py [megabytes …]`, by default 1 10 100. Each corpus is sentences of ../shared/data in ever new
+order, some of them joined; the work runs in child processes, so that peaks do not mix.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import DATA, record
+
+SEEDS = ("multi30k/train.csv", "sst2/train.csv", "reviews_zh/unlabeled.txt", "tnews/unlabeled.txt")
+STEPS, WARM, ROUNDS = 40, 10, 3
+SHAPE = {"layers": 4, "width": 128, "heads": 2}
+
+# Both read the file line by line, so that what is compared is the work with tokens, not reading.
+BARE = """
+import resource, sys, time
+from itertools import islice
+from mapsto.tokenizer import Tokenizer
+backend = Tokenizer.open(sys.argv[2])._backend
+began, count = time.perf_counter(), 0
+with open(sys.argv[1], encoding="utf-8") as lines:
+    while chunk := list(islice(lines, 4096)):
+        count += sum(map(len, backend.encode_batch([line.rstrip("\\n") for line in chunk], add_special_tokens=False)))
+print(time.perf_counter() - began, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+OURS = """
+import resource, sys, time
+from pathlib import Path
+from mapsto import corpus, data
+from mapsto.arrow import parse
+from mapsto.examples import bind_to
+from mapsto.kinds import source
+from mapsto.shards import Shards
+text = source("text").open(Path(sys.argv[2]), {})
+began = time.perf_counter()
+arrow = bind_to(parse("~text -> text"), next(data.stream(sys.argv[1])))
+shards = Shards(Path(sys.argv[3]), {"data": data.fingerprint(sys.argv[1])}, print)
+corpus.fill(shards, data.stream(sys.argv[1]), arrow, text, corpus.Limits(128, "window", False))
+took = time.perf_counter() - began
+print(took, shards.total("tokens"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+WHOLE = """
+import json, resource, sys, time
+import mapsto
+from mapsto.progress import Progress
+said = []
+class Heard(Progress):
+    def say(self, text):
+        said.append((time.perf_counter(), text))
+began = time.perf_counter()
+options = json.loads(sys.argv[3])
+mapsto.pretrain("text", sys.argv[1], sys.argv[2], progress=Heard(), vocabulary=16384, **options)
+vocabulary = next(at for at, text in said if text.startswith("made")) - began
+ready = next(at for at, text in said if "parameters" in text) - began
+print(vocabulary, ready, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def sentences() -> list[str]:
+    found = [line for name in SEEDS for line in (DATA / name).read_text(encoding="utf-8").splitlines()[1:]]
+    return [line.strip() for line in found if line.strip()]
+
+
+def texts(size: int) -> Iterator[str]:
+    """Lines of `size` bytes in all: one to four sentences each."""
+    rng, seeds = random.Random(0), sentences()
+    while size > 0:
+        line = " ".join(rng.choices(seeds, k=rng.randint(1, 4)))
+        size -= len(line.encode()) + 1
+        yield line
+
+
+def child(code: str, *arguments: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return [float(word) for word in done.stdout.split()]
+
+
+def speed(run: Path) -> float:
+    """Tokens a second over the steps behind the first ones."""
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[WARM - 1], lines[-1]
+    return float((last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]))
+
+
+def measure(folder: Path, megabytes: int) -> str:
+
+    corpus, run = folder / f"{megabytes}.txt", folder / f"run{megabytes}"
+    with corpus.open("w", encoding="utf-8") as stream:
+        stream.writelines(f"{line}\n" for line in texts(megabytes * 10**6))
+    vocabulary, ready, peak = child(WHOLE, str(corpus), str(run), json.dumps({"steps": STEPS, "batch": 128, **SHAPE}))
+    ratios, ours = [], (0.0, 0.0, 0.0)
+    for number in range(ROUNDS if megabytes <= 100 else 1):
+        bare = child(BARE, str(corpus), str(run))
+        taken = child(OURS, str(corpus), str(run), str(folder / f"shards{megabytes}-{number}"))
+        assert bare[1] == taken[1], "both must make the same tokens"
+        ratios.append(bare[0] / taken[0])
+        ours = (taken[0], taken[1], taken[2])
+    shards = sum(path.stat().st_size for path in (run / "corpus").glob("shard-*")) / 1e6
+    corpus.unlink()
+    ratios.sort()
+    middle = ratios[len(ratios) // 2]
+    return (
+        f"| {megabytes:,} MB | {vocabulary:.1f} | {ready - vocabulary:.1f} | {ours[1] / ours[0] / 1e6:.2f} "
+        f"| {100 * middle:.0f} ({100 * ratios[0]:.0f}–{100 * ratios[-1]:.0f}) | {ours[2]:,.0f} | {peak:,.0f} "
+        f"| {shards:,.0f} | {speed(run):,.0f} |"
+    )
+
+
+def main() -> None:
+    sizes = [int(word) for word in sys.argv[1:]] or [1, 10, 100]
+    lines = [
+        "| text | vocabulary, s | shards and model, s | shards, million tokens/s | of the bare library's speed, % "
+        "| peak of sharding, MB | peak of the whole run, MB | shards on disk, MB | training, tokens/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for megabytes in sizes:
+            began = time.perf_counter()
+            lines.append(measure(Path(folder), megabytes))
+            print(f"{lines[-1]}   ({time.perf_counter() - began:.0f} s)", flush=True)
+    record("A corpus of any size (benchmarks/corpus.py)", lines)
+
+
+if __name__ == "__main__":
+    main()

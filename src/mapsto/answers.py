@@ -1,0 +1,82 @@
+"""Answers for any number of rows, from file to file in constant memory: the order is kept, and no row is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from mapsto import data as tables
+from mapsto.arrow import Arrow
+from mapsto.errors import DataError, Finding
+from mapsto.predict import Predictor
+
+
+def answer_all(
+    predictor: Predictor, source: Any, encoding: str | None = None, note: Callable[[Finding], None] = lambda fault: None
+) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
+    """Each part of a source with one answer for every row of it, in order; `note` is told what could not be read.
+
+    The first part that has rows decides which columns are read. Raises UsageError, DataError.
+    """
+    bound: Arrow | None = None
+    for part in tables.stream(source, encoding):
+        for fault in part.rejected:
+            note(fault)
+        if bound is None and len(part):
+            bound = predictor.bind(part)
+        yield part, list(predictor.answer(part, bound))
+
+
+class Answered:
+    """Rows beside their answers; they can be gone through again and again, and are never held.
+
+    Which columns there are is known at the end only, so the answers are put into a temporary file in `folder` first (a
+    kill leaves nothing of it), and the rows are read once more beside it. `rows`, `failed`: how many there are.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        source: Any,
+        encoding: str | None = None,
+        note: Callable[[Finding], None] = lambda fault: None,
+        folder: Path | None = None,
+    ) -> None:
+        self.source, self.encoding = source, encoding
+        self.rows = self.failed = 0
+        self._kept = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+        given: dict[str, None] = {}
+        answered: dict[str, None] = {}
+        for part, answers in answer_all(predictor, source, encoding, note):
+            given |= dict.fromkeys(part.columns)
+            for answer in answers:
+                shown = {name: _cell(value) for name, value in answer.items() if name != "scores"}
+                answered |= dict.fromkeys(shown)
+                self._kept.write(json.dumps(shown) + "\n")
+                self.failed += "error" in answer
+            self.rows += len(answers)
+        self._given = list(given)
+        self._names = {name: f"predicted_{name}" if name in given else name for name in answered}
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of the rows, then those of the answers; a name that the rows have gets "predicted_" before it."""
+        return list(dict.fromkeys([*self._given, *self._names.values()]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each row with its answer. Raises DataError when the source is no longer what it was."""
+        self._kept.seek(0)
+        for part in tables.stream(self.source, self.encoding):
+            for place in part.in_order():
+                line = self._kept.readline()
+                if not line:
+                    raise DataError(f"{self.source} changed while it was read")
+                cells = {} if isinstance(place, Finding) else {name: part.data[name][place] for name in part.columns}
+                yield cells | {self._names[name]: value for name, value in json.loads(line).items()}
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
