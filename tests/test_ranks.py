@@ -31,6 +31,7 @@ from test_laws import made
 
 from mapsto.data import rows_of_step
 from mapsto.loop import Loader, Plan
+from mapsto.objectives import Objective
 from mapsto.ranks import Ranks, place
 
 FIRST_LOSS, LATER_LOSS = 1e-6, 1e-4
@@ -161,7 +162,7 @@ def test_every_process_reads_its_part_of_the_same_rows() -> None:
     for step in range(9):
         wanted = sorted(rows_of_step(3, step, 7, len(examples)).tolist())
         for size in (1, 2, 4):
-            loaders = [Loader(examples, plan, 0, Ranks(rank, size)) for rank in range(size)]
+            loaders = [Loader(examples, plan, 0, Objective(), Ranks(rank, size)) for rank in range(size)]
             read = [int(row) for loader in loaders for batch in loader.get(step) for row in batch.rows]
             assert sorted(read) == wanted
 

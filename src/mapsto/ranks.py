@@ -6,6 +6,7 @@ here. What all must know goes through gloo on the CPU, gradients through the bac
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -171,4 +172,5 @@ def join() -> Ranks:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the other processes of this run cannot be reached: {error}") from error
+        atexit.register(dist.destroy_process_group)  # else threads of gloo may abort a process that ends in peace
     return ranks
