@@ -67,5 +67,6 @@ def merge(mapping: Mapping) -> dict[str, Update]:
         if isinstance(module, LowRank):
             updates[name] = Update(module.lora_a.detach().float(), module.lora_b.detach().float())
             mapping.set_submodule(name, module.merged())
-    mapping.requires_grad_(True)
+    for name, parameter in mapping.named_parameters():
+        parameter.requires_grad_(name not in mapping.fixed)
     return updates

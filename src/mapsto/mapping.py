@@ -74,6 +74,8 @@ class Mapping(nn.Module):
             target.head(width, self.embedders[target.kind] if target.kind in self.sources else None)
             for target in self.targets
         )
+        # Published weights that no training changes, such as a table of languages that is kept for others.
+        self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The output (m, …) of every target: embed the pieces, run the Transformer, read out."""
