@@ -108,6 +108,17 @@ mapping = train.pretrain("text", sys.argv[1], options=options, progress=progress
 digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in mapping.parameters())).hexdigest()
 Path(sys.argv[1]).with_name(os.environ["RANK"]).write_text(digest)
 """
+ABORTS_AT_THE_END = """
+import os
+from mapsto import cli
+real = cli.leave
+def leave(status):
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.abort()
+    real(status)
+cli.leave = leave
+cli.main()
+"""
 GRADIENTS = """
 import os, sys, torch
 from mapsto.layout import Replicas
@@ -233,6 +244,17 @@ def test_a_killed_process_is_started_again_and_the_bits_are_the_same(rank: int, 
     done = ended(process)
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "killed") == result(tmp_path / "unbroken")
+
+
+def test_a_process_that_dies_after_the_run_does_not_undo_it(tmp_path: Path) -> None:
+    process = start_many(2, *pretraining(tmp_path, "run"), script=script(tmp_path, ABORTS_AT_THE_END), restarts=1)
+    done = ended(process)
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -6" in done.stderr and "error:" not in done.stderr
+    assert run(*pretraining(tmp_path, "unbroken")).returncode == 0
+    require_equal(tmp_path / "run", tmp_path / "unbroken")
+    refused = run(*pretraining(tmp_path, "run"))
+    assert refused.returncode == 2 and "holds a finished run" in refused.stderr
 
 
 def worker(torchrun: int, rank: int) -> int:

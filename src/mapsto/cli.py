@@ -16,7 +16,7 @@ import typer
 
 from mapsto.errors import MapstoError
 from mapsto.options import Options
-from mapsto.ranks import place
+from mapsto.ranks import leave, place
 
 # torchrun ends every process as soon as one has ended, so the main one goes first.
 SECONDS_TO_SPEAK = 2.0
@@ -234,6 +234,14 @@ def demo(
 
 def main() -> None:
     """Run the command line; every error of ours is one message and an exit status, never a traceback."""
+    try:
+        _run()
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _run() -> None:
     try:
         app()
     except MapstoError as error:

@@ -283,12 +283,22 @@ def recorded_run(
         return None
     recorded = checkpoint.read_sealed(folder / RUN)
     before = recorded["facts"]
-    _require_same(folder, "run", SAME, before, facts, options)
+    _require_same(folder, "an unfinished run", SAME, before, facts, options)
     for name in ("device", "versions"):
         if before.get(name) != facts[name]:
             say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
     plan: dict[str, Any] = recorded["plan"]
     return plan
+
+
+def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
+    """Whether the folder holds this run, finished. Raises UsageError when it holds another finished one."""
+    if not (folder / MANIFEST).exists():
+        return False
+    _require_same(
+        folder, "a finished run", SAME, checkpoint.read_sealed(folder / MANIFEST)["provenance"], facts, options
+    )
+    return True
 
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
@@ -301,7 +311,9 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
     if not (folder / SEARCH).exists():
         return None
     recorded = checkpoint.read_sealed(folder / SEARCH)
-    _require_same(folder, "search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options)
+    _require_same(
+        folder, "an unfinished search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options
+    )
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
 
@@ -313,6 +325,6 @@ def _require_same(
     differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
     if differing:
         raise UsageError(
-            f"{folder} holds an unfinished {what} with other {', '.join(differing)}; "
+            f"{folder} holds {what} with other {', '.join(differing)}; "
             "run it as before, choose another --out, or add --overwrite"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,5 +173,21 @@ def join() -> Ranks:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the other processes of this run cannot be reached: {error}") from error
-        atexit.register(dist.destroy_process_group)  # else threads of gloo may abort a process that ends in peace
+        atexit.register(dist.destroy_process_group)
     return ranks
+
+
+def leave(status: int) -> None:
+    """End this process, if it is one of several, without taking the interpreter apart.
+
+    Caches of torch hold the group, so gloo's threads outlive `destroy_process_group`; one of them that meets an
+    interpreter on its way out aborts a process which has done its work, and torchrun takes that for a fault.
+    """
+    if place().size > 1:
+        if join.cache_info().currsize:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

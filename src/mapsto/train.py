@@ -104,7 +104,7 @@ def fit(
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        ranks.on_main(lambda: folder.require_free(run, overwrite, searched is not None))
+        ranks.on_main(lambda: folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
     with ExitStack() as stack:
         ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
         work = _prepared(
@@ -112,7 +112,12 @@ def fit(
             run is not None and corpus.takes(wanted),
             ranks,
         )
-        if run is not None and overwrite and not ranks.restarts:
+        if run is not None and ranks.restarts:
+            # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
+            if ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options))):
+                progress.say(f"{run} was finished before the processes were started again")
+                return ranks.each(lambda: folder.load(run))
+        elif run is not None and overwrite:
             ranks.on_main(lambda: folder.clear(run))
         method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
