@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from common import DATA, record, seconds, spread
 
-from mapsto import train
 from mapsto.arrow import parse
 from mapsto.begin import begin
 from mapsto.loop import Plan, Training
 from mapsto.options import Options
+from mapsto.prepare import prepare
 
 STEPS = 12
 CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles": "tnews/unlabeled.txt"}
@@ -18,7 +18,7 @@ CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles":
 def main() -> None:
     lines = ["| corpus | rows filled, % | packing and collating, ms a step | share of a step, % |", "|---|---|---|---|"]
     for name, file in CORPORA.items():
-        work = train.prepare(parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None)
+        work = prepare(parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None)
         mean = sum(len(p) for row in range(2000) for p in work.examples.pieces[row]) / 2000
         plan = Plan(steps=1000, batch=round(8192 / mean), rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
         training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=0)

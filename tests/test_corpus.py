@@ -19,12 +19,13 @@ from test_training import TINY as SMALL
 from test_training import Heard
 
 import mapsto
-from mapsto import corpus, data, kinds, readers, train
+from mapsto import corpus, data, kinds, readers
 from mapsto.arrow import parse
 from mapsto.begin import begin
 from mapsto.errors import DataError, UsageError
 from mapsto.examples import bind_to, encode, make_examples, read_rows
 from mapsto.options import Options
+from mapsto.prepare import Work, prepare
 from mapsto.ranks import Ranks
 
 ARROW = parse("~text -> text")
@@ -37,12 +38,12 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "SHARD_PARTS", 3)
 
 
-def work(source: Any, run: Path | None = None, say: Any = lambda text: None, **given: Any) -> train.Work:
+def work(source: Any, run: Path | None = None, say: Any = lambda text: None, **given: Any) -> Work:
     options = Options(**{"vocabulary": 300, "layers": 2, "width": 64, "device": "cpu", "precision": "fp32", **given})
-    return train.prepare(ARROW, source, None, begin(None, None), options, say, run)
+    return prepare(ARROW, source, None, begin(None, None), options, say, run)
 
 
-def seen(made: train.Work) -> list[list[list[int]]]:
+def seen(made: Work) -> list[list[list[int]]]:
     """The tokens of all examples of one step, and of those held out."""
     return [
         [] if part is None else [part.example(row, 3, 0.5).pieces[0].tokens.tolist() for row in range(len(part))]
@@ -140,10 +141,10 @@ def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shard
     (tmp_path / "a.txt").write_text("\n".join(sentences(500)), encoding="utf-8")
     heard: list[str] = []
 
-    def open_as(rank: int, run: Path, name: str = "a.txt") -> train.Work:
+    def open_as(rank: int, run: Path, name: str = "a.txt") -> Work:
         options = Options(vocabulary=300, layers=2, width=64, device="cpu", precision="fp32")
         begun, ranks = begin(None, None), Ranks(rank, 2)
-        return train.prepare(ARROW, tmp_path / name, None, begun, options, heard.append, run, False, ranks)
+        return prepare(ARROW, tmp_path / name, None, begun, options, heard.append, run, False, ranks)
 
     with pytest.raises(UsageError, match="folder that all processes share"):
         open_as(1, tmp_path / "run")

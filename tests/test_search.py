@@ -21,6 +21,7 @@ from mapsto.data import read
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.examples import read_rows
 from mapsto.options import Options
+from mapsto.prepare import prepare
 from mapsto.progress import Progress
 from mapsto.scores import Score
 from mapsto.search import Trial, suggest
@@ -162,9 +163,7 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
 @pytest.mark.parametrize(("count", "times", "held"), [(40, 5, 8), (1000, 5, 200), (2500, 2, 500), (20000, 1, 1000)])
 def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]
-    mapping = train.prepare(
-        parse("text -> label"), read(rows), None, Beginning(), Options(**SIZE), lambda text: None
-    ).mapping
+    mapping = prepare(parse("text -> label"), read(rows), None, Beginning(), Options(**SIZE), lambda text: None).mapping
     parts = search.parts(mapping.arrow, read_rows(mapping.arrow, read(rows), mapping.sources, mapping.targets), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
@@ -204,7 +203,7 @@ def test_methods_are_tried_where_they_are_possible(tmp_path: Path) -> None:
     def planned(rows: list[dict[str, str]], **given: Any) -> search.Search:
         read_table, options = read(rows), Options(device="cpu", **given)
         beginning = begin(base.mapping, None)
-        work = train.prepare(parse("text -> label"), read_table, None, beginning, options, lambda text: None)
+        work = prepare(parse("text -> label"), read_table, None, beginning, options, lambda text: None)
         return search._planned(work, read_table, {}, 5, None)
 
     plain = planned(table(60))

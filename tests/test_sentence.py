@@ -12,7 +12,7 @@ import pytest
 from models import TEXTS, make_model
 
 import mapsto
-from mapsto import zoo
+from mapsto import published
 from mapsto.errors import CheckpointError
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -71,7 +71,7 @@ def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(opened.embed(texts), expected, atol=1e-5, rtol=1e-4)
     opened.save(tmp_path / "again")
     np.testing.assert_allclose(theirs(tmp_path / "again", texts), expected, atol=1e-5, rtol=1e-4)
-    assert zoo.open(str(minilm)).config.pooling == "normed_mean", "where a classifier is read stays what it was"
+    assert published.open(str(minilm)).config.pooling == "normed_mean", "where a classifier is read stays what it was"
 
 
 def test_a_model_trained_further_is_no_sentence_encoder(tmp_path: Path) -> None:

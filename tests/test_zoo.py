@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import mapsto
 from mapsto import folder as folders
-from mapsto import zoo
+from mapsto import published, zoo
 from mapsto.errors import CheckpointError
 from mapsto.mapping import Mapping
 from mapsto.predict import questions
@@ -98,12 +98,12 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = zoo._ours(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
+    renamed = published._ours(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
     compared = 0
     learned = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
-    assert {zoo.start_name(mapping, name) for name in learned} == set(renamed)
+    assert {published.start_name(mapping, name) for name in learned} == set(renamed)
     for name, parameter in learned.items():
-        theirs = renamed[zoo.start_name(mapping, name)]
+        theirs = renamed[published.start_name(mapping, name)]
         assert parameter.grad is not None
         scale = max(1.0, float(theirs.abs().max()))
         torch.testing.assert_close(parameter.grad / scale, theirs / scale, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
@@ -201,7 +201,7 @@ def copy(bert: Path, tmp_path: Path) -> Path:
 def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], says: str) -> None:
     change(copy, **fields)
     with pytest.raises(CheckpointError, match=says):
-        zoo.open(str(copy))
+        published.open(str(copy))
 
 
 def test_heads_of_other_tasks_are_no_part(tmp_path: Path) -> None:
@@ -231,18 +231,18 @@ def test_what_a_family_does_not_support_is_refused(
     make_model(shape, "label", tmp_path)
     change(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=says):
-        zoo.open(str(tmp_path))
+        published.open(str(tmp_path))
 
 
 def test_languages_that_are_not_named_are_noted(tmp_path: Path) -> None:
     make_model("xlm:languages", "text", tmp_path)
-    assert any("3 languages" in note for note in zoo.open(str(tmp_path)).notes)
+    assert any("3 languages" in note for note in published.open(str(tmp_path)).notes)
 
 
 def test_where_layers_are_shared_a_bare_start_is_read_at_its_first_token(tmp_path: Path) -> None:
     for shape, pooling in (("albert", "first"), ("electra", "normed_mean")):
         make_model(shape, "body", tmp_path / shape)
-        assert zoo.open(str(tmp_path / shape)).config.pooling == pooling
+        assert published.open(str(tmp_path / shape)).config.pooling == pooling
 
 
 def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json: .* make one with the tokenizers library"):
-        zoo.open(str(tmp_path))
+        published.open(str(tmp_path))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -284,21 +284,21 @@ def rewrite(folder: Path, edit: Any) -> None:
 
 def test_unknown_weights_are_refused_and_other_tasks_are_noted(copy: Path) -> None:
     rewrite(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
-    assert "qa_outputs" in zoo.open(str(copy)).notes[0]
+    assert "qa_outputs" in published.open(str(copy)).notes[0]
     rewrite(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
     with pytest.raises(CheckpointError, match=r"surprise"):
-        zoo.open(str(copy))
+        published.open(str(copy))
 
 
 def test_a_token_classifier_is_opened_without_its_head(copy: Path) -> None:
     change(copy, architectures=["BertForTokenClassification"])
-    start = zoo.open(str(copy))
+    start = published.open(str(copy))
     assert start.labels is None and not any(name.startswith("classifier") for name in start.tensors)
     assert "another task" in start.notes[0]
 
 
 def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
-    before = zoo.open(str(copy)).tensors
+    before = published.open(str(copy)).tensors
 
     def old(tensors: dict[str, Tensor]) -> None:
         for name in list(tensors):
@@ -308,17 +308,17 @@ def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
             tensors[name] = tensor
 
     rewrite(copy, old)
-    after = zoo.open(str(copy)).tensors
+    after = published.open(str(copy)).tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
     rewrite(copy, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
-    assert all(tensor.dtype == torch.float32 for tensor in zoo.open(str(copy)).tensors.values())
+    assert all(tensor.dtype == torch.float32 for tensor in published.open(str(copy)).tensors.values())
     rewrite(copy, lambda t: t.update({"classifier.weight": torch.zeros(3, 64, dtype=torch.int8)}))
     with pytest.raises(CheckpointError, match="int8"):
-        zoo.open(str(copy))
+        published.open(str(copy))
 
 
 def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
-    before = zoo.open(str(copy)).tensors
+    before = published.open(str(copy)).tensors
     tensors = safetensors.torch.load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -327,32 +327,32 @@ def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
         safetensors.torch.save_file({name: tensors[name] for name in part}, copy / file)
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    after = zoo.open(str(copy)).tensors
+    after = published.open(str(copy)).tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
     for wrong in ("../model.safetensors", "pytorch_model.bin", "/etc/passwd"):
         index["weight_map"][names[0]] = wrong
         (copy / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="no safetensors file beside it"):
-            zoo.open(str(copy))
+            published.open(str(copy))
 
 
 def test_pickles_are_never_opened(copy: Path) -> None:
     torch.save({"a": torch.zeros(2)}, copy / "pytorch_model.bin")
     shutil.copy(copy / "pytorch_model.bin", copy / "model.safetensors")
     with pytest.raises(CheckpointError, match="pickle under another name"):
-        zoo.open(str(copy))
+        published.open(str(copy))
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="safe_serialization"):
-        zoo.open(str(copy))
+        published.open(str(copy))
     with pytest.raises(CheckpointError, match="may run code"):
-        zoo.open(str(copy / "pytorch_model.bin"))
+        published.open(str(copy / "pytorch_model.bin"))
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, (10**9).to_bytes(8, "little") + b"{}"])
 def test_files_that_are_no_safetensors(copy: Path, content: bytes) -> None:
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="no whole safetensors"):
-        zoo.open(str(copy))
+        published.open(str(copy))
 
 
 def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
@@ -360,16 +360,16 @@ def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
 
     Tokenizer.train([f"word{i} {chr(0x4E00 + i)}" for i in range(3000)], 3000).save(copy)
     with pytest.raises(CheckpointError, match="the model only"):
-        zoo.open(str(copy))
+        published.open(str(copy))
 
 
 def test_a_misspelt_folder_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr("mapsto.zoo.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
+    monkeypatch.setattr("mapsto.published.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
     for name in ("runs/bsae", "./somewhere", "/nowhere/at/all", "../up"):
         with pytest.raises(CheckpointError, match="there is no folder"):
-            zoo.open(name)
+            published.open(name)
 
 
 def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from mapsto import checkpoint, zoo
+from mapsto import checkpoint, published
 from mapsto.lora import ALPHA_A_RANK, Update
 from mapsto.mapping import Mapping
 
@@ -27,18 +27,20 @@ def save(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | N
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
-        for theirs, b in zoo.published(mapping, {f"{name}.weight": update.b.cpu()}).items():
+        for theirs, b in published.renamed(mapping, {f"{name}.weight": update.b.cpu()}).items():
             stem = f"{STEM}{theirs.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
     new = ("pooler.", "classifier.", f"transformer.blocks.{mapping.config.transformer.layers}.")
-    whole = zoo.published(mapping, {name: t for name, t in zoo.weights(mapping).items() if name.startswith(new)})
+    whole = published.renamed(
+        mapping, {name: t for name, t in published.weights(mapping).items() if name.startswith(new)}
+    )
     tensors |= {STEM + name: tensor for name, tensor in whole.items()}
     modules = {name.rsplit(".", 1)[0] for name in whole}
     modules = {HEAD if name.startswith(f"{HEAD}.") else name for name in modules}
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if zoo.task_of(mapping) == "label" else None,
+        "task_type": "SEQ_CLS" if published.task_of(mapping) == "label" else None,
         "base_model_name_or_path": start,
         "r": rank,
         "lora_alpha": ALPHA_A_RANK * rank,

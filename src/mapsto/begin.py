@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto import folder, kinds, lora, zoo
+from mapsto import folder, kinds, lora, published
 from mapsto.arrow import Arrow
 from mapsto.corpus import sample
 from mapsto.data import Table
@@ -30,7 +30,7 @@ SIZES = ("layers", "width", "heads", "vocabulary")
 
 @dataclass(frozen=True)
 class Beginning:
-    """A start: where it is from, what it reads, its shape, and its weights under the names of zoo (none: random ones).
+    """A start: where it is from, what it reads, its shape, and its weights under our names (none: random ones).
 
     labels: the classes of its classifier. optimizer: what trained it, where mapsto did. fingerprint: SHA-256 of the weights.
     """
@@ -77,7 +77,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 
 
 def _of_mapping(mapping: Mapping) -> Beginning:
-    tensors = {zoo.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
+    tensors = {published.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     labels = next((target.classes for target in mapping.targets if target.named), None)
     return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels)
 

@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, sentence, shards, zoo
+from mapsto import __version__, checkpoint, kinds, published, sentence, shards
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
@@ -68,7 +68,7 @@ BEFORE_RUN = {
 class Opened:
     """A start of training or prediction: a published model, or a mapping that mapsto saved (then `manifest` is there)."""
 
-    start: zoo.Start
+    start: published.Start
     manifest: dict[str, Any] | None
 
     @property
@@ -96,7 +96,7 @@ def open_start(name: str | Path) -> Opened:
         checkpoint.verify(path, manifest["files"])
     elif (path / RUN).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
-    return Opened(zoo.open(str(name)), manifest)
+    return Opened(published.open(str(name)), manifest)
 
 
 def load(name: str | Path) -> Mapping:
@@ -136,7 +136,7 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
     missing = []
     with torch.no_grad():
         for name, parameter in wanted.items():
-            found = tensors.get(zoo.start_name(mapping, name))
+            found = tensors.get(published.start_name(mapping, name))
             head = name.startswith(("heads.", "pooler."))
             if found is None or (head and (not heads or found.shape != parameter.shape)):
                 missing.append(name)
@@ -151,7 +151,7 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
     """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = next((target.classes for target in mapping.targets if target.named), None)
-    zoo.save(mapping, folder, labels)
+    published.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
     model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
     names = (*model, *sentence.FILES)

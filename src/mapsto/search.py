@@ -34,6 +34,7 @@ from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import choose_method, contrasted, make_objective, make_plan
 from mapsto.predict import over
+from mapsto.prepare import Work, apart, prepare
 from mapsto.progress import Progress, duration
 from mapsto.ranks import ALONE, place
 from mapsto.scores import Score, with_interval
@@ -124,7 +125,7 @@ def fit(
         _require_apart(run, begins)
     table = tables.read(data, encoding=options.encoding)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
-    work = train.prepare(parse(arrow), table, tested, begin(start, like), options, progress.say)
+    work = prepare(parse(arrow), table, tested, begin(start, like), options, progress.say)
     facts = {**work.facts, "--search": trials, "--search-minutes": search_minutes}
     planned = _planned(work, table, begins, trials, search_minutes)
     del work  # its mapping and examples are of no use to the trials
@@ -175,7 +176,7 @@ def _require_apart(run: Path, begins: dict[str, Any]) -> None:
             raise UsageError(f"--search begins every trial with --{name} {begun}; choose another --out")
 
 
-def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int, minutes: float | None) -> Search:
+def _planned(work: Work, table: Table, begins: dict[str, Any], trials: int, minutes: float | None) -> Search:
     """The first trial is a fit without a search, the second a linear probe where there can be one."""
     options, mapping = work.options, work.mapping
     method, _ = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
@@ -208,7 +209,7 @@ def _planned(work: train.Work, table: Table, begins: dict[str, Any], trials: int
     return Search(str(mapping.arrow), aside, begins, space, first, scored_on, trials, minutes)
 
 
-def _methods(work: train.Work, scored_on: Sequence[tuple[Table, Table]]) -> list[Any]:
+def _methods(work: Work, scored_on: Sequence[tuple[Table, Table]]) -> list[Any]:
     """The methods besides a probe that every trial can take."""
     methods = [method for method in METHODS if _allowed(method, work)]
     if "contrast" in methods and not all(_contrasts(work.mapping, learnt) for learnt, _ in scored_on):
@@ -216,7 +217,7 @@ def _methods(work: train.Work, scored_on: Sequence[tuple[Table, Table]]) -> list
     return methods
 
 
-def _usual(work: train.Work, method: str) -> dict[str, Any]:
+def _usual(work: Work, method: str) -> dict[str, Any]:
     """The knobs of a fit by `method` without a search."""
     mapping, examples = work.mapping, work.examples
     objective, layout = make_objective(method, work.options, mapping, examples), Replicas(ALONE, mapping)
@@ -226,7 +227,7 @@ def _usual(work: train.Work, method: str) -> dict[str, Any]:
     return {"method": method, "rate": plan.rate, "epochs": epochs, "batch": plan.batch}
 
 
-def _allowed(method: Method, work: train.Work) -> bool:
+def _allowed(method: Method, work: Work) -> bool:
     """Whether the start, the answers and the options given allow the method."""
     try:
         choose_method(replace(work.options, method=method), work.mapping, work.beginning, work.facts["rows"], False)
@@ -254,7 +255,7 @@ def parts(arrow: Arrow, rows: Rows, seed: int) -> list[tuple[Table, Table]]:
     times = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
     left, found = everything, []
     for turn in range(times):
-        kept, aside = train.apart(arrow, rows.select(left), share / (1 - turn * share), seed)
+        kept, aside = apart(arrow, rows.select(left), share / (1 - turn * share), seed)
         held = _known(arrow, rows, np.setdiff1d(everything, left[aside]), left[aside])
         left = left[kept]
         if len(held):

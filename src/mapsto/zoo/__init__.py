@@ -7,40 +7,19 @@ embedders.KIND, transformer.*, pooler.*, classifier.* (of a label), vocabulary_h
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from torch import Tensor
-
-from mapsto import checkpoint, kinds, sentence
-from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
-from mapsto.errors import CheckpointError, MapstoError, near
-from mapsto.kinds import Source
-from mapsto.mapping import Mapping, ModelConfig
-from mapsto.transformer import Transformer, TransformerConfig
+from mapsto.errors import CheckpointError, near
+from mapsto.mapping import ModelConfig
 
 Task = str
 Names = tuple[tuple[str, str | tuple[str, ...]], ...]
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-OWN = "mapsto."
-POOLING = "mapsto_pooling"
-HEADS = {"text": "vocabulary_head", "label": "classifier"}
 LARGEST_NUMBER = 2**24
-MEAN_SCALE = 1e6
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -74,18 +53,6 @@ class Family:
     reads: str = "text"
 
 
-@dataclass(frozen=True)
-class Start:
-    """An opened checkpoint. `labels` are the classes of its classifier, in order."""
-
-    config: ModelConfig
-    tensors: dict[str, Tensor]
-    sources: dict[str, Source]
-    labels: list[str] | None
-    folder: Path
-    notes: tuple[str, ...] = ()
-
-
 def families() -> tuple[str, ...]:
     """The model types that can be opened and saved."""
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
@@ -99,97 +66,6 @@ def family(name: str) -> Family:
         raise CheckpointError(f"model_type {name!r} is not supported{hint}; supported are: {', '.join(families())}")
     found: Family = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").family
     return found
-
-
-def open(name: str) -> Start:
-    """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
-    folder = _find(name)
-    raw = read_json(folder / CONFIG)
-    if "auto_map" in raw:
-        raise CheckpointError(
-            f"{folder / CONFIG} asks to run code that the checkpoint brings (auto_map), which mapsto never does; "
-            "where its model_type is one of the supported ones, take auto_map out of config.json"
-        )
-    kind = raw.get("model_type")
-    if not isinstance(kind, str):
-        raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(families())}")
-    chosen = family(kind)
-    try:
-        config = replace(chosen.read(raw), family=kind)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        if isinstance(error, MapstoError):
-            raise
-        raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
-    for file, remedy in chosen.requires.items():
-        if not (folder / file).exists():
-            raise CheckpointError(f"{folder} has no {file}: {remedy}")
-    notes: list[str] = []
-    tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
-    if config.transformer.languages:
-        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
-    labels = _labels(raw, chosen, tensors, notes)
-    config = _pooled(config, raw, tensors, labels)
-    config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
-    stem = f"embedders.{chosen.reads}."
-    weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.reads).open(folder, weights)
-    _require_body(config, source, tensors, folder)
-    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes))
-
-
-def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
-    """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = family(mapping.config.family), task_of(mapping), mapping.config
-    raw: dict[str, Any] = {
-        "architectures": [chosen.architectures[task]],
-        "model_type": config.family,
-        "dtype": "float32",
-    }
-    if task == "label" and config.pooling == "normed_mean":
-        raw[POOLING] = config.pooling
-        config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.transformer.longest), **chosen.write(config)}
-    if labels:
-        raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        raw["label2id"] = {label: i for i, label in enumerate(labels)}
-    tensors = published(mapping, weights(mapping))
-    content = safetensors.torch.save(tensors, {"format": "pt"})
-    checkpoint.require_space(folder, len(content))
-    checkpoint.write_atomic(folder / WEIGHTS, content)
-    if config.sentence is not None:
-        sentence.write(config.sentence, config.transformer.width, folder)
-    checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def task_of(mapping: Mapping) -> Task:
-    """The task as which the family publishes such a mapping."""
-    answered = {target.kind for target in mapping.targets}
-    return next(
-        (task for task in reversed(list(family(mapping.config.family).architectures)) if task in answered), "body"
-    )
-
-
-def weights(mapping: Mapping) -> dict[str, Tensor]:
-    """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
-    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    mean = task_of(mapping) == "label" and mapping.config.pooling == "normed_mean"
-    return held | _mean_layer(mapping.config.transformer) if mean else held
-
-
-def published(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _theirs(family(mapping.config.family), held, task_of(mapping), mapping.config.transformer.layers + 1)
-
-
-def start_name(mapping: Mapping, name: str) -> str:
-    """The name in a start of a weight of the mapping: the first head of a kind stands without its port number."""
-    if not name.startswith("heads."):
-        return name
-    _, port, rest = name.split(".", 2)
-    kind = mapping.targets[int(port)].kind
-    first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = HEADS.get(kind) if first else None
-    return name if stem is None else f"{stem}.{rest}"
 
 
 def activation(name: object) -> Any:
@@ -213,194 +89,3 @@ def share(raw: Dict[str, Any], name: str, default: float) -> float:
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise CheckpointError(f"config.json: {name} must be from 0 to below 1, not {value!r}")
     return float(value)
-
-
-def _find(name: str) -> Path:
-    """The folder called `name`, or the hub's snapshot of it; the network is asked for nothing else."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise CheckpointError(
-            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
-        )
-    first = Path(path.parts[0]) if len(path.parts) > 1 else None
-    if not HUB_NAME.fullmatch(name) or (first is not None and first.exists()):
-        raise CheckpointError(f"there is no folder {name}")
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).exists():
-        return open_tensors(folder / WEIGHTS)
-    if (folder / INDEX).exists():
-        files = sorted({str(file) for file in dict(read_json(folder / INDEX).get("weight_map") or {}).values()})
-        for file in files:
-            if Path(file).name != file or not file.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{folder / INDEX} names the file {file!r}, which is no safetensors file beside it"
-                )
-        return {key: tensor for file in files for key, tensor in open_tensors(folder / file).items()}
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    if pickled:
-        raise CheckpointError(f"{folder} has no {WEIGHTS}, only {', '.join(pickled[:3])}: {CONVERT}")
-    raise CheckpointError(f"{folder} has no {WEIGHTS}")
-
-
-def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -> dict[str, tuple[str, ...]]:
-    """Our weight → theirs, every layer and both suffixes written out."""
-    found: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in names:
-        parts = (theirs,) if isinstance(theirs, str) else theirs
-        for i in range(layers) if "{i}" in ours else [0]:
-            bare = ours.replace("{i}", str(i)), tuple(part.replace("{i}", str(i)) for part in parts)
-            for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias"):
-                found[bare[0] + suffix] = tuple(part + suffix for part in bare[1])
-    return found
-
-
-def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
-    """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
-    left = {_modern(key): tensor for key, tensor in given.items()}
-    if not any(key.startswith(chosen.prefix) for key in left):
-        heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
-        left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
-    has_label = any(name in left for names in _expanded(chosen.names["label"][-1:], 1).values() for name in names)
-    tasks: list[Task] = ["body", "label"] if has_label else ["body", "text", "label"]
-    found: dict[str, Tensor] = {key.removeprefix(OWN): left.pop(key) for key in list(left) if key.startswith(OWN)}
-    for task in tasks:
-        for ours, theirs in _expanded(chosen.names[task], layers).items():
-            parts = [left.pop(name) for name in theirs if name in left]
-            if parts and len(parts) != len(theirs):
-                raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(theirs)}")
-            if parts:
-                found[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
-    for copy, ours in chosen.untied.items():
-        tensor = left.pop(copy, None)
-        if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
-            raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
-    unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored)]
-    other_task = [key for key in unknown if not key.startswith(chosen.prefix)]
-    if len(other_task) < len(unknown):
-        strange = [key for key in unknown if key not in other_task]
-        raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(strange[:5])}")
-    if other_task:
-        notes.append(f"weights of another task were left out: {', '.join(sorted(other_task)[:5])}")
-    for name, tensor in found.items():
-        if tensor.dtype not in FLOATS:
-            raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
-    return {name: tensor.float() for name, tensor in found.items()}
-
-
-def _head_names(chosen: Family) -> list[str]:
-    """Their names outside the body."""
-    names = [*chosen.names["text"], *chosen.names["label"]]
-    flat = [part for _, theirs in names for part in ((theirs,) if isinstance(theirs, str) else theirs)]
-    return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
-
-
-def _modern(key: str) -> str:
-    """Norms of the first published BERTs have a gamma and a beta."""
-    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key))
-
-
-def _theirs(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> dict[str, Tensor]:
-    """Our weights under their names; what they have no place for keeps ours behind `mapsto.`."""
-    names = {
-        **_expanded(chosen.names["body"], layers),
-        **(_expanded(chosen.names[task], layers) if task != "body" else {}),
-    }
-    found: dict[str, Tensor] = {}
-    for ours, tensor in held.items():
-        theirs = names.get(ours, (OWN + ours,))
-        for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-            found[name if task != "body" else name.removeprefix(chosen.prefix)] = part.contiguous().clone()
-    return found
-
-
-def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
-    """The classes of a classifier over whole texts; the head of any other task is left out, with a note."""
-    if "classifier.weight" not in tensors:
-        return None
-    classes = len(tensors["classifier.weight"])
-    architectures = raw.get("architectures") or [chosen.architectures["label"]]
-    if not isinstance(architectures, list):
-        raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
-    single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
-    if architectures[0] != chosen.architectures["label"] or not single:
-        for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
-            del tensors[name]
-        notes.append(f"the head of {architectures[0]} is for another task and was left out")
-        return None
-    names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(classes)}
-    try:
-        labels = [str(names[str(i)]) for i in range(classes)]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
-    if len(set(labels)) < len(labels) or len(names) != classes:
-        raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
-    return labels
-
-
-def _pooled(
-    config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
-) -> ModelConfig:
-    """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
-    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
-    layers share their weights no such layer can be written, so the first token is read."""
-    if raw.get(POOLING) == "normed_mean":
-        last = config.transformer.layers - 1
-        for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
-            del tensors[name]
-        return replace(config, pooling="normed_mean", transformer=replace(config.transformer, layers=last))
-    if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
-        return replace(config, pooling="normed_mean")
-    return config
-
-
-def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
-    """One more post-norm layer after which every token is the normalised mean of all.
-
-    Attention is uniform (zero queries and keys), its values pass through at a scale beside which the residual is nothing,
-    the norm undoes the scale, and the feed-forward part adds zero. So classes that read the first token read the mean.
-    """
-    d, at = shape.width, f"transformer.blocks.{shape.layers}."
-    identity, zero = torch.eye(d), torch.zeros
-    layer = {
-        "attention.qkv.weight": torch.cat([zero(2 * d, d), identity]),
-        "attention.qkv.bias": zero(3 * d),
-        "attention.out.weight": MEAN_SCALE * identity,
-        "attention.out.bias": zero(d),
-        "attention_norm.weight": torch.ones(d),
-        "attention_norm.bias": zero(d),
-        "feed.up.weight": zero(shape.hidden, d),
-        "feed.up.bias": zero(shape.hidden),
-        "feed.down.weight": zero(d, shape.hidden),
-        "feed.down.bias": zero(d),
-        "feed_norm.weight": torch.ones(d),
-        "feed_norm.bias": zero(d),
-    }
-    return {at + name: tensor for name, tensor in layer.items()}
-
-
-def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
-    shape = config.transformer
-    if shape.width % shape.heads or shape.blocks > len(tensors):
-        raise CheckpointError(
-            f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
-        )
-    with torch.device("meta"):
-        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
-        wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
-    for name, size in wanted.items():
-        if name not in tensors:
-            raise CheckpointError(f"{folder} lacks the weight {name}")
-        if tensors[name].shape != size:
-            raise CheckpointError(
-                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}"
-            )

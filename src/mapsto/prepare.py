@@ -1,0 +1,366 @@
+"""From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mapsto import corpus, folder, kinds
+from mapsto import data as tables
+from mapsto.arrow import Arrow
+from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict, sampled_source, started_sources
+from mapsto.check import doctor, seen
+from mapsto.corrupt import Corruption
+from mapsto.data import Table
+from mapsto.device import choose_device, choose_precision, describe, seed_all
+from mapsto.errors import DataError, Finding, UsageError
+from mapsto.examples import (
+    Examples,
+    Rows,
+    bind_to,
+    encode,
+    make_examples,
+    read_rows,
+    require_room,
+    require_whole,
+    restores,
+)
+from mapsto.kinds import Source, Target
+from mapsto.mapping import Mapping, ModelConfig
+from mapsto.options import Options, require_choice
+from mapsto.ranks import ALONE, Ranks
+from mapsto.shards import ELSEWHERE, UNFINISHED, Shards, kept_in
+
+PRETRAIN_LENGTH = 128
+WATCHED_ROWS = 1000
+# Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
+FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
+FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
+SHOWN_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a run needs, made from the data and the start alone. `held` are rows of a table kept aside to watch."""
+
+    options: Options
+    mapping: Mapping
+    beginning: Beginning
+    device: torch.device
+    examples: Examples
+    held: Rows | None
+    watched: Examples | None
+    test: Table | None
+    rejected: Iterable[Finding]
+    facts: dict[str, Any]
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the arrow puts back what it hides."""
+        return self.mapping.arrow.corrupted
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run reads, before there is a model; `examples` gives those to learn from and those to watch.
+
+    data: the fingerprint of it. rows, held_out: how many rows there are of either.
+    """
+
+    arrow: Arrow
+    config: ModelConfig
+    sources: Dict[str, Source]
+    targets: Sequence[Target]
+    data: str
+    rows: int
+    held_out: int
+    held: Rows | None
+    test: Table | None
+    rejected: Iterable[Finding]
+    examples: Callable[[Mapping], tuple[Examples, Examples]]
+
+
+def prepare(
+    wanted: Arrow,
+    data: Any,
+    test: Any,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    run: Path | None = None,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+) -> Work:
+    """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
+    device = choose_device(options.device, ranks.local)
+    precision = choose_precision(options.precision, device)
+    tested = None if test is None else tables.read(test, encoding=options.encoding)
+    for note in beginning.notes:
+        say(f"note: {note}")
+    options.require_use(wanted.corrupted)
+    if corpus.takes(wanted):
+        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks)
+    else:
+        made = _from_table(wanted, data, tested, beginning, options, say)
+    mapping = make_mapping(made.arrow, made.config, made.sources, made.targets, beginning)
+    restrict(mapping, options, beginning)
+    mapping = mapping.to(device).computing_in(precision)
+    examples, watched = made.examples(mapping)
+    facts = {
+        "arrow": str(made.arrow),
+        "options": asdict(options),
+        "data": made.data,
+        "rows": made.rows,
+        "held_out": made.held_out,
+        "start": beginning.name,
+        "start_weights": beginning.fingerprint,
+        "tokenizer": {kind: source.fingerprint for kind, source in made.sources.items()},
+        "targets": [target.state() for target in made.targets],
+        "seed": options.seed,
+        "device": describe(device, precision, ranks.size),
+        "versions": folder.versions(),
+    }
+    return Work(
+        options=options,
+        mapping=mapping,
+        beginning=beginning,
+        device=device,
+        examples=examples,
+        held=made.held,
+        watched=watched if made.held_out else None,
+        test=made.test,
+        rejected=made.rejected,
+        facts=json.loads(json.dumps(facts)),
+    )
+
+
+def _from_table(
+    wanted: Arrow, data: Any, tested: Table | None, beginning: Beginning, options: Options, say: Callable[[str], None]
+) -> Material:
+    """Rows with answers, all in memory."""
+    table = tables.read(data, encoding=options.encoding)
+    arrow = bind_to(wanted, table)
+    targets = _targets(arrow, options)
+    rows = read_rows(arrow, table, _classes(arrow), targets)
+    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    sources = make_sources(beginning, arrow, table, options, say)
+    config = _begun(arrow, sources, targets, beginning, options)
+    for port, target in enumerate(targets):
+        if restores(arrow)[port] is None:
+            target.learn(rows.targets[port], options.balance)
+    tested = _examined(arrow, rows, tested, targets, options, say)
+    kept, held = _split(arrow, rows, options)
+
+    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
+        watched = _examples(mapping, held, options, options.seed + 1)
+        return _examples(mapping, kept, options, options.seed, say), watched
+
+    return Material(
+        arrow, config, sources, targets, table.fingerprint, len(kept), len(held), held, tested, rejected, examples
+    )
+
+
+def _from_corpus(
+    wanted: Arrow,
+    data: Any,
+    tested: Table | None,
+    beginning: Beginning,
+    options: Options,
+    say: Callable[[str], None],
+    run: Path | None,
+    overwrite: bool,
+    ranks: Ranks,
+) -> Material:
+    """Values of one corrupted source, as many as there are, in the run's folder."""
+    values = data if tables.is_path(data) else tables.read(data)
+    arrow = bind_to(wanted, next(tables.stream(values, options.encoding)))
+    targets = _targets(arrow, options)
+    config = make_config(beginning, options, pretraining=True)
+    longest, long, units = _limits(options, config, pretraining=True)
+    require_room(arrow, longest)
+    require_choice("bad_rows", options.bad_rows)
+    limits = corpus.Limits(longest, long, units)
+    started = started_sources(beginning, arrow)
+    fingerprint = tables.fingerprint(values)
+    if tested is not None:
+        tested = _unseen(arrow, tables.stream(values, options.encoding), tested, targets, options, say)
+    key = {
+        "data": fingerprint,
+        "column": arrow.sources[0].column,
+        "tokenizer": None if started is None else {kind: source.fingerprint for kind, source in started.items()},
+        "--vocabulary": options.vocabulary,
+        "--encoding": options.encoding,
+        "--length": longest,
+        "--long": long,
+        "--shape": "words" if units else "tokens",
+    }
+    if run is not None and not ranks.main and not kept_in(run):
+        raise UsageError(f"{run} is no folder that all processes share; give an --out that is one")
+    begun = run is not None and (run / folder.RUN).exists() and not overwrite
+    shards = Shards(run, key, say, ELSEWHERE if not ranks.main else UNFINISHED if begun else None)
+    kind = arrow.sources[0].kind
+    sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
+    config = _begun(arrow, sources, targets, beginning, options)
+    corpus.fill(shards, tables.stream(values, options.encoding), arrow, sources[kind], limits)
+    read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
+    read.report(say)
+    kept, held, count = read.split(_share(read.rows, True, options), options.seed)
+
+    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
+        learnt = Examples(arrow, mapping.sources, kept, None, None, options.seed, _corruption(options))
+        return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
+
+    rows = read.rows - count
+    return Material(arrow, config, sources, targets, fingerprint, rows, count, None, tested, read.faults(), examples)
+
+
+def _classes(arrow: Arrow) -> dict[str, type[Source]]:
+    """The kinds that the arrow reads, of which no object is needed to read cells."""
+    return {port.kind: kinds.source(port.kind) for port in arrow.sources}
+
+
+def _targets(arrow: Arrow, options: Options) -> list[Target]:
+    """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
+    targets = [kinds.target(port.kind)() for port in arrow.targets]
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(target.named for target in targets):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
+    for target in targets:
+        target.smooth = options.smooth
+    return targets
+
+
+def _begun(
+    arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], beginning: Beginning, options: Options
+) -> ModelConfig:
+    """The shape of the model; the targets meet their sources. Everything random begins here."""
+    seed_all(options.seed)
+    config = make_config(beginning, options, arrow.corrupted)
+    for target, restored in zip(targets, restores(arrow), strict=True):
+        target.beside(sources.get(target.kind), config.vocabulary_head)
+        if restored is not None:
+            target.restore(_corruption(options))
+    return config
+
+
+def _examined(
+    arrow: Arrow,
+    rows: Rows,
+    tested: Table | None,
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
+) -> Table | None:
+    """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
+    if arrow.corrupted and tested is None:
+        return None  # a corpus alone may repeat itself, and looking for that takes long
+    held = None if tested is None else _read_test(arrow, tested, targets, options)
+    report = doctor(arrow, rows, held)
+    for finding in report.warnings[:SHOWN_WARNINGS]:
+        say(f"note: {finding}")
+    if len(report.warnings) > SHOWN_WARNINGS:
+        say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
+    return None if tested is None else _without(report.leaks, tested, options, say)
+
+
+def _unseen(
+    arrow: Arrow,
+    parts: Iterable[Table],
+    tested: Table,
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
+) -> Table:
+    """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
+    held = _read_test(arrow, tested, targets, options)
+    read = (read_rows(replace(arrow, targets=()), part, _classes(arrow), []) for part in parts)
+    return _without(seen(arrow, read, held), tested, options, say)
+
+
+def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
+    held = read_rows(bind_to(arrow, tested), tested, _classes(arrow), targets)
+    require_whole(held, tested.rejected, len(tested), options.bad_rows)
+    return held
+
+
+def _without(leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None]) -> Table:
+    """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
+    if not leaks:
+        return tested
+    if options.bad_rows == "stop":
+        raise DataError(
+            f"{len(leaks)} rows of the test also stand in the training data; take them out of one of the two, "
+            "or score without them with --bad-rows skip:",
+            leaks,
+        )
+    say(f"note: {len(leaks)} rows of the test also stand in the training data and are not scored")
+    leaked = {(finding.file, finding.row) for finding in leaks}
+    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    if not len(left):
+        raise DataError("every row of the test also stands in the training data, so there is nothing to score")
+    return left
+
+
+def _share(rows: int, pretraining: bool, options: Options) -> float:
+    """The share of the rows to hold out."""
+    if options.hold_out is not None:
+        return options.hold_out
+    fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
+    return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
+
+
+def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
+    share = _share(len(rows), arrow.corrupted, options)
+    if not share:
+        return rows, rows.select(np.zeros(0, np.int64))
+    kept, held = apart(arrow, rows, share, options.seed)
+    if not len(kept):
+        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
+    return rows.select(kept), rows.select(held)
+
+
+def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
+    groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
+    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    return tables.split(len(rows), groups, strata, share, seed)
+
+
+def _examples(
+    mapping: Mapping, rows: Rows, options: Options, seed: int, say: Callable[[str], None] | None = None
+) -> Examples:
+    """The rows as examples, long ones treated as the options say."""
+    arrow = mapping.arrow
+    longest, long, aligned = _limits(options, mapping.config, arrow.corrupted)
+    encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
+    if say is not None and len(encoded.long):
+        lost = (
+            f"{encoded.lost:,} of {encoded.total:,} tokens were cut off"
+            if encoded.lost
+            else "they were cut into windows"
+        )
+        say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
+    return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, _corruption(options))
+
+
+def _corruption(options: Options) -> Corruption:
+    return Corruption.of(options.objective, options.hide, options.shape)
+
+
+def _limits(options: Options, config: ModelConfig, pretraining: bool) -> tuple[int, str, bool]:
+    """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
+    most = config.transformer.longest
+    if options.length is not None and options.length > most:
+        raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
+    longest = options.length or min(most, PRETRAIN_LENGTH if pretraining else most)
+    long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
+    return longest, long, pretraining and options.shape in ("word", "span")
