@@ -15,6 +15,7 @@ import mapsto
 from mapsto.errors import CheckpointError, UsageError
 
 TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
+ANY: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
 def labelled(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -103,6 +104,23 @@ def test_transformers_gives_the_same_probabilities(clf: mapsto.Model, tmp_path: 
     for row, answer in zip(expected, clf.predict(texts), strict=True):
         for name, probability in answer["scores"].items():
             assert probability == pytest.approx(float(row[theirs.config.label2id[name]].detach()), abs=1e-5)
+
+
+def test_what_a_fit_cut_off_is_cut_off_later(tmp_path: Path) -> None:
+    long = [" ".join(sentences(12, seed=seed)) for seed in range(6)]
+    model = mapsto.fit("text -> label", labelled(60), tmp_path / "clf", steps=3, length=24, **TINY)
+    again = mapsto.load(tmp_path / "clf", device="cpu", precision="fp32")
+    assert again.predict(long) == model.predict(long)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "clf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "clf")
+    inputs = tokenizer(long, padding=True, truncation=True, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == 24
+    expected = theirs(**inputs).logits.softmax(-1)
+    for row, answer in zip(expected, again.predict(long), strict=True):
+        for name, probability in answer["scores"].items():
+            assert probability == pytest.approx(float(row[theirs.config.label2id[name]].detach()), abs=1e-5)
+    longer = mapsto.fit("text -> label", labelled(60), start=tmp_path / "clf", steps=1, **ANY)
+    assert longer.mapping.config.longest == model.mapping.config.transformer.longest > 24
 
 
 def test_transformers_fills_the_same_masks(base: mapsto.Model, tmp_path: Path) -> None:

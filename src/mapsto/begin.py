@@ -139,6 +139,7 @@ def _readable(cells: Sequence[object], read: Callable[[object], Any]) -> list[An
 
 def make_config(beginning: Beginning, options: Options, pretraining: bool) -> ModelConfig:
     """The start's shape, or a new one: the ModernBERT shape in the size that the options say."""
+    length = None if pretraining else options.length
     if beginning.config is None:
         width = options.width or WIDTH
         most = max(1, width // HEAD_WIDTH)
@@ -152,11 +153,11 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
             hidden=max(64, round(width * 8 / 3 / 64) * 64),
             max_positions=max(LENGTH, options.length or 0),
         )
-        return ModelConfig(transformer=shape)
+        return ModelConfig(transformer=shape, length=length)
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
-    config = replace(beginning.config, sentence=None)
+    config = replace(beginning.config, sentence=None, length=length)
     if not pretraining:
         return config
     return replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))

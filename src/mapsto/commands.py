@@ -169,7 +169,7 @@ def info(model: str, as_json: bool) -> None:
         "layers": held.config.transformer.layers,
         "width": held.config.transformer.width,
         "heads": held.config.transformer.heads,
-        "longest example": f"{held.config.transformer.longest} tokens",
+        "longest example": f"{held.config.longest} tokens",
         "pooling": held.config.pooling,
     }
     if held.config.sentence is not None:

@@ -24,7 +24,7 @@ from mapsto.scores import Score, mean_interval
 
 SEEDS = (0, 1, 2)
 QUESTION = "今天天气真好！"
-LENGTH = 128
+LENGTH = 64  # half of 128, in half the time, for the same accuracy on both data sets
 LAYERS = 4  # in five minutes a smaller model than the default reads more text and is the better start
 TESTED_REVIEWS, TESTED_NEWS = 1000, 400
 TFIDF, SCRATCH = "TF-IDF + logistic regression", "mapsto, from scratch"
@@ -105,7 +105,7 @@ def _published_start(out: Path, progress: Progress) -> Comparison:
     progress.say(f"(b) {len(news):,} different English news texts, start: all-MiniLM-L6-v2")
     start = demo_data.minilm()
     ways = {
-        SCRATCH: lambda rows, seed: _answers(fit("text -> label", rows, length=LENGTH, seed=seed), test),
+        SCRATCH: lambda rows, seed: _answers(fit("text -> label", rows, layers=LAYERS, length=LENGTH, seed=seed), test),
         # The method that would be chosen, contrast, takes a minute a fit here; a probe takes seconds.
         "mapsto, MiniLM and a probe": lambda rows, seed: _answers(
             _kept(out / "news", "text -> label", rows, start=start, method="probe", length=LENGTH, seed=seed), test

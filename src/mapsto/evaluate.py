@@ -34,7 +34,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     arrow = bind_to(mapping.arrow, table)
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
     faults = require_whole(rows, table.rejected, len(table), bad_rows)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.transformer.longest, "cut")
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut")
     notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")

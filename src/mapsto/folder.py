@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,8 @@ def load(name: str | Path) -> Mapping:
         arrow, targets = arrows.parse("~text -> text"), [_target("text", {})]
     else:
         arrow, targets = Arrow((Port("text"),), ()), []
-    mapping = Mapping(arrow, opened.start.config, opened.start.sources, targets)
+    length = None if opened.manifest is None else opened.manifest.get("length")
+    mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
     missing = take(mapping, opened.start.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
@@ -158,6 +159,7 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
+        "length": mapping.config.length,
         "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
         "provenance": {**provenance, "versions": versions()},
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},

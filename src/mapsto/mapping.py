@@ -42,7 +42,8 @@ class ModelConfig:
 
     pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
-    sentence: the vectors of a sentence encoder that was not trained further here.
+    sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
+    that it was fitted to and reads, where the Transformer takes more.
     """
 
     family: str = "modernbert"
@@ -51,6 +52,12 @@ class ModelConfig:
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
     vocabulary_head: TransformConfig | None = field(default_factory=TransformConfig)
     sentence: SentenceConfig | None = None
+    length: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """How many tokens of an example are read; what is longer is cut, or read in windows of so many."""
+        return self.length or self.transformer.longest
 
 
 class Mapping(nn.Module):

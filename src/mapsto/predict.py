@@ -120,7 +120,7 @@ class Predictor:
                 if fault.row is not None:
                     answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
             if len(rows):
-                encoded = encode(bound, rows, mapping.sources, mapping.config.transformer.longest, self.long)
+                encoded = encode(bound, rows, mapping.sources, mapping.config.longest, self.long)
                 self.cut_rows += len(encoded.long) if encoded.lost else 0
                 examples = [
                     Example(pieces, questions(mapping, pieces), int(of))
@@ -196,7 +196,7 @@ def vectors(
     what the model takes)."""
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
-    longest = longest or mapping.config.transformer.longest
+    longest = longest or mapping.config.longest
     pieces = source.encode([_read(source, value, row) for row, value in enumerate(values)], 0)
     examples = [
         Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)

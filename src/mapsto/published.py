@@ -97,7 +97,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     if task == "label" and config.pooling == "normed_mean":
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.transformer.longest), **chosen.write(config)}
+    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}

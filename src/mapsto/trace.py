@@ -67,7 +67,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
 
 
 def _encoded(mapping: Mapping, rows: Rows) -> Examples:
-    longest = mapping.config.transformer.longest
+    longest = mapping.config.longest
     encoded = encode(mapping.arrow, rows, mapping.sources, longest, "cut", aligned=True)
     return make_examples(mapping.arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
