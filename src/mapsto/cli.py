@@ -225,7 +225,7 @@ def demo(
     minutes: Annotated[float, typer.Option(help="How long to pretrain.")] = 5.0,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain, fit and compare on data that packages carry; 12 to 20 minutes on two cores, by the processor."""
+    """Pretrain, fit and compare on data that packages carry; about 11 minutes on two cores."""
     from mapsto import demo, device, progress
 
     device.keep_memory()
