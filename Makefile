@@ -1,5 +1,5 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow lint clean help
+.PHONY: demo test slow bench lint clean help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 11 minutes on two cores)"
-	@echo "make test   run the tests        make slow   run the long sweeps        make lint   style, types, layers"
+	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make lint   style, types, layers"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo
@@ -19,6 +19,12 @@ test: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Every table of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
+bench: $(VENV)/.bench
+	for work in startup packing attention pretraining prediction "fitting --rows 1000" "objectives --minutes 2" \
+		"few_labels --tasks SST-2,TREC-6 --seeds 2 --methods auto" "recipe --minutes 2 --seeds 2 --corpora Chinese" \
+		"corpus 1 10"; do set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

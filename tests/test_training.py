@@ -316,3 +316,9 @@ def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
     base.save(tmp_path / "base")
     saved = mapsto.fit("text -> label", rows, start=tmp_path / "base", method="probe", device="cpu", precision="fp32")
     assert torch.equal(saved.mapping.heads[0].weight, probed.mapping.heads[0].weight)
+
+
+def test_an_arrow_that_hides_nothing_is_no_pretraining() -> None:
+    rows = [{"text": text, "label": str(i % 2)} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match="hides nothing"):
+        mapsto.pretrain("text -> label", rows, steps=1, **TINY)

@@ -47,8 +47,14 @@ METHODS = {
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
-    """`fit` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`."""
-    return fit(what if "->" in what else f"~{what} -> {what}", data, out, **given)
+    """`fit` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`.
+
+    Raises UsageError for an arrow that hides nothing, and what `fit` raises.
+    """
+    arrow = what if "->" in what else f"~{what} -> {what}"
+    if not parse(arrow).corrupted:
+        raise UsageError(f"{arrow} hides nothing, so it is no pretraining; fit learns it: mapsto fit {arrow!r} …")
+    return fit(arrow, data, out, **given)
 
 
 def fit(
