@@ -1,16 +1,20 @@
-"""Prediction with MiniLM and a classifier on real sentences, ours against the `transformers` pipeline: texts a second (the
-reference at its defaults, then at its best: bf16 weights, sorted by length), one short text, and ten from the shell.
+"""Prediction with MiniLM and a classifier on real sentences: ours against the `transformers` pipeline (at its defaults, then at
+its best: bf16 weights, sorted by length) and two inference engines. Texts a second, one short text, and ten from the shell.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import DATA, ratio, record, seconds, spread, take_turns
+from engines import Way, best_size, by_length, onnxruntime_int8, opened, openvino_bf16, reader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import mapsto
@@ -18,7 +22,10 @@ from mapsto import data
 from mapsto.demo_data import minilm
 from mapsto.device import keep_memory
 
-TEXTS, ROUNDS, SHORT = 1500, 5, 60
+TEXTS, ROUNDS, SHORT, SAMPLE = 1500, 5, 60, 256
+DEFAULTS, REFERENCE = "pipeline, its defaults", "pipeline, batches of 32"
+ENGINES = INT8, BF16 = "ONNX Runtime, int8, sorted by length", "OpenVINO, bf16, sorted by length"
+BETTER = "the better engine of each round"
 
 
 def shell(way: str, folder: Path) -> None:
@@ -34,46 +41,84 @@ def shell(way: str, folder: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
 
 
+def milliseconds(way: Way, text: str) -> float:
+    """One text, warm: the median of several calls, since threads of the way before may still spin during the first."""
+    return 1000 * statistics.median(seconds(lambda: way([text])) for _ in range(7))
+
+
+def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
+    """Ours and each peer with one classifier; an engine's batches are of the size that is best for it on the sample."""
+    model, tokenizer = mapsto.load(folder), AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    rough = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer)
+    pipe_bf16 = pipeline("text-classification", model=rough, tokenizer=tokenizer)
+    bare, read = opened(folder), reader(folder)
+    int8, bf16 = onnxruntime_int8(bare, read), openvino_bf16(bare, read, "THROUGHPUT")
+
+    def classes(answers: Sequence[Mapping[str, str]]) -> list[int]:
+        return [plain.config.label2id[answer["label"]] for answer in answers]
+
+    return {
+        "ours": lambda texts: classes(model.predict(texts)),
+        DEFAULTS: lambda texts: classes(pipe(texts)),
+        REFERENCE: lambda texts: classes(pipe(texts, batch_size=32)),
+        "pipeline, bf16, batches of 32, sorted by length": by_length(
+            lambda texts, size: classes(pipe_bf16(texts, batch_size=size)), 32
+        ),
+        INT8: by_length(int8, best_size(int8, sample)),
+        BF16: by_length(bf16, best_size(bf16, sample)),
+    }
+
+
+def with_better(found: Mapping[str, list[float]], better: Callable[[list[float]], float]) -> dict[str, list[float]]:
+    """The figures, and at their end those of the better of the two engines in each round."""
+    return {**found, BETTER: [better(list(both)) for both in zip(*(found[name] for name in ENGINES), strict=True)]}
+
+
+def many(ways: Mapping[str, Way], texts: Sequence[str]) -> list[str]:
+    """The table of texts a second, and how many answers are those of the reference in fp32."""
+    answers = {name: np.array(way(texts)) for name, way in ways.items()}
+    same = {name: f"{100 * np.mean(given == answers[REFERENCE]):.1f}" for name, given in answers.items()}
+    turns = {name: lambda way=way: len(texts) / seconds(lambda: way(texts)) for name, way in ways.items()}
+    found = with_better(take_turns(turns, ROUNDS), max)
+    return [
+        "| way | texts a second, median (range) | ours is × faster | same answer as in fp32, % |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {spread(values)} | {ratio(found['ours'], values)} | {same.get(name, '')} |"
+            for name, values in found.items()
+        ),
+    ]
+
+
+def one(ways: Mapping[str, Way], text: str) -> list[str]:
+    """The table of one text."""
+    turns = {name: lambda way=way: milliseconds(way, text) for name, way in ways.items()}
+    found = with_better(take_turns(turns, 15), min)
+    return [
+        f"| one text of {len(text)} characters, warm | ms, median (range) | ours / it |",
+        "|---|---|---|",
+        *(f"| {name} | {spread(values, 1)} | {ratio(found['ours'], values)} |" for name, values in found.items()),
+    ]
+
+
 def main() -> None:
     keep_memory()  # as the command line does; the reference gains by it as well
     table = data.read(DATA / "sst2" / "train.csv")
     texts = table.column("text")[:TEXTS]
     folder = Path(tempfile.mkdtemp()) / "clf"
-    rows = table.select(range(200))
-    mapsto.fit("text -> label", rows, folder, start=minilm(), method="probe")
-    model = mapsto.load(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    rough = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer)
-    pipe_bf16 = pipeline("text-classification", model=rough, tokenizer=tokenizer)
-    by_length = sorted(texts, key=len)
-    ways = {
-        "ours": lambda: TEXTS / seconds(lambda: model.predict(texts)),
-        "pipeline, its defaults": lambda: TEXTS / seconds(lambda: pipe(texts)),
-        "pipeline, batches of 32": lambda: TEXTS / seconds(lambda: pipe(texts, batch_size=32)),
-        "pipeline, bf16, batches of 32, sorted by length": lambda: (
-            TEXTS / seconds(lambda: pipe_bf16(by_length, batch_size=32))
-        ),
-    }
-    found = take_turns(ways, ROUNDS)
-    lines = ["| way | texts a second, median (range) | ours is × faster |", "|---|---|---|"]
-    lines += [f"| {name} | {spread(values)} | {ratio(found['ours'], values)} |" for name, values in found.items()]
+    mapsto.fit("text -> label", table.select(range(200)), folder, start=minilm(), method="probe")
+    ways = every_way(folder, texts[:SAMPLE])
+    lines = many(ways, texts)
     short = min(texts, key=lambda text: abs(len(text) - SHORT))
-    model(short), pipe(short)
-    one = take_turns(
-        {"ours": lambda: 1000 * seconds(lambda: model(short)), "pipeline": lambda: 1000 * seconds(lambda: pipe(short))},
-        30,
-    )
+    alone = by_length(openvino_bf16(opened(folder), reader(folder), "LATENCY"), 1)
+    lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, INT8)} | {BF16: alone}, short)]
     (folder.parent / "ten.txt").write_text("\n".join(texts[:10]) + "\n", encoding="utf-8")
     cold = take_turns({way: lambda way=way: seconds(lambda: shell(way, folder)) for way in ("ours", "pipeline")}, 3)
     lines += ["", "| | ours | pipeline | ours / pipeline |", "|---|---|---|---|"]
-    for what, both in (
-        (f"one text of {len(short)} characters, warm, ms", one),
-        ("ten texts from the shell, cold, s", cold),
-    ):
-        shown = " | ".join(spread(values, 1) for values in both.values())
-        lines.append(f"| {what} | {shown} | {ratio(both['ours'], both['pipeline'])} |")
+    shown = " | ".join(spread(values, 1) for values in cold.values())
+    lines.append(f"| ten texts from the shell, cold, s | {shown} | {ratio(cold['ours'], cold['pipeline'])} |")
     record("Prediction (benchmarks/prediction.py)", lines)
 
 

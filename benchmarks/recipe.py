@@ -115,8 +115,8 @@ def main() -> None:
     given = parser.parse_args()
     keep_memory()
     lines = [
-        f"{given.minutes:g} minutes of pretraining each, {given.seeds} seeds, mean ± 95 % interval; a model of 4 layers × 256. Loss:",
-        f"nats a hidden token on {HELD} held-out texts. Accuracy: % after `fit` with {LABELS} labels.",
+        f"{given.minutes:g} minutes of pretraining each, 4 layers × 256; {given.seeds} seeds, mean ± 95 % interval.",
+        f"Loss: nats a hidden token on {HELD} held-out texts. Accuracy: % after `fit` with {LABELS} labels.",
         "",
         "| corpus | recipe | parameters, million | held-out loss | accuracy |",
         "|---|---|---|---|---|",

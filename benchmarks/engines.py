@@ -1,0 +1,136 @@
+"""The inference engines that prediction is measured against, each as its makers advise: an engine answers texts in batches of
+a given size, tokenization included, with as many threads as torch has.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+from common import seconds
+from numpy.typing import NDArray
+from onnxruntime.quantization import quantize_dynamic
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+Engine = Callable[[Sequence[str], int], list[int]]  # texts and the size of a batch → their classes
+Way = Callable[[Sequence[str]], list[int]]
+Reader = Callable[[Sequence[str]], Mapping[str, NDArray[np.int64]]]
+EXAMPLE = ["Two texts of different lengths,", "so that there is padding."]
+SIZES = (8, 16, 32, 64)
+
+
+class Mean(torch.nn.Module):
+    """What the last layer of our folders tells, at the price of a mean.
+
+    A classifier that reads the mean of the tokens is saved with one more layer that takes it, for `transformers` to open.
+    We leave that layer out when we answer, so no peer is to pay for it.
+    """
+
+    def forward(self, hidden_bld: Tensor, mask_b1ll: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """The normalised mean, (b, 1, d), where the classifier looks for the first token."""
+        seen_b1l = hidden_bld.new_ones(1, hidden_bld.shape[1]) if mask_b1ll is None else mask_b1ll[:, 0, :1]
+        seen_b1l = seen_b1l.to(hidden_bld.dtype)
+        mean = seen_b1l @ hidden_bld / seen_b1l.sum(-1, keepdim=True)
+        return torch.nn.functional.layer_norm(mean, mean.shape[-1:], eps=1e-12)
+
+
+def opened(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The classifier in a folder of ours with none but its own layers."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+    if getattr(model.config, "mapsto_pooling", None) == "normed_mean":
+        model.bert.encoder.layer[-1] = Mean()
+    return model
+
+
+def reader(folder: Path) -> Reader:
+    """A function that makes a padded batch of texts, with the fast tokenizer and nothing around it."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(512)
+
+    def read(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        rows = tokenizer.encode_batch(list(texts))
+        parts = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        return {name: np.array([getattr(row, part) for row in rows], np.int64) for name, part in parts.items()}
+
+    return read
+
+
+def onnxruntime_int8(model: PreTrainedModel, read: Reader) -> Engine:
+    """ONNX Runtime with dynamic quantization, a scale for each output channel: as fast as one for all, and closer."""
+    folder = Path(tempfile.mkdtemp())
+    example = {name: torch.from_numpy(values) for name, values in read(EXAMPLE).items()}
+    free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
+    torch.onnx.export(
+        model,
+        kwargs=example,
+        f=folder / "fp32.onnx",
+        dynamic_shapes=dict.fromkeys(example, free),
+        external_data=False,
+        verbose=False,
+    )
+    quantize_dynamic(folder / "fp32.onnx", folder / "int8.onnx", per_channel=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / "int8.onnx", options, providers=["CPUExecutionProvider"])
+
+    def answer(texts: Sequence[str], size: int) -> list[int]:
+        logits = [session.run(None, read(texts[at : at + size]))[0] for at in range(0, len(texts), size)]
+        return np.concatenate(logits).argmax(-1).tolist()
+
+    return answer
+
+
+def openvino_bf16(model: PreTrainedModel, read: Reader, hint: str) -> Engine:
+    """OpenVINO with `hint` THROUGHPUT (a batch for each thread at once) or LATENCY (all threads on one). Converted from
+    torch, which is faster than from ONNX since attention stays one operation. A single batch needs no queue: it costs 1 ms."""
+    example = {name: torch.from_numpy(values) for name, values in read(EXAMPLE).items()}
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.compile_model(openvino.convert_model(model, example_input=example), "CPU", settings)
+    queue = openvino.AsyncInferQueue(compiled)
+    found: dict[int, NDArray[np.int64]] = {}
+    queue.set_callback(lambda request, at: found.update({at: request.get_output_tensor().data.argmax(-1)}))
+
+    def answer(texts: Sequence[str], size: int) -> list[int]:
+        if len(texts) <= size:
+            return compiled(read(texts))[0].argmax(-1).tolist()
+        found.clear()
+        for at in range(0, len(texts), size):
+            queue.start_async(read(texts[at : at + size]), at)
+        queue.wait_all()
+        return np.concatenate([found[at] for at in sorted(found)]).tolist()
+
+    return answer
+
+
+def by_length(engine: Engine, size: int) -> Way:
+    """The engine given texts sorted by length in batches of one size; the answers are in the order of the texts."""
+
+    def answer(texts: Sequence[str]) -> list[int]:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        answers = engine([texts[i] for i in order], size)
+        return [answers[i] for i in np.argsort(order)]
+
+    return answer
+
+
+def best_size(engine: Engine, texts: Sequence[str]) -> int:
+    """The size of batches at which an engine answers these texts fastest: once to warm up, then the better of two."""
+
+    def took(size: int) -> float:
+        _, *others = [seconds(lambda: by_length(engine, size)(texts)) for _ in range(3)]
+        return min(others)
+
+    return min(SIZES, key=took)
