@@ -366,7 +366,7 @@ def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
 def test_a_misspelt_folder_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr("mapsto.published.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
     for name in ("runs/bsae", "./somewhere", "/nowhere/at/all", "../up"):
         with pytest.raises(CheckpointError, match="there is no folder"):
             published.open(name)

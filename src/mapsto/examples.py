@@ -16,7 +16,7 @@ from mapsto.data import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.options import require_choice
-from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, pack, row_length
+from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, lone_length, pack, row_length
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
@@ -284,6 +284,8 @@ def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
     packed: list[Batch] = []
     while waiting:
         length = row_length(max(sizes[i] for i in waiting))
+        if (total := sum(sizes[i] for i in waiting)) <= length:
+            length = lone_length(total)
         fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i]) < length]
         rows = pack([sizes[i] for i in waiting], length, fillers)
         left = set(range(len(waiting))) - {at for row in rows for at in row}

@@ -16,8 +16,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor
 
 from mapsto import checkpoint, kinds, sentence, zoo
@@ -153,9 +151,20 @@ def _find(name: str) -> Path:
     first = Path(path.parts[0]) if len(path.parts) > 1 else None
     if not HUB_NAME.fullmatch(name) or (first is not None and first.exists()):
         raise CheckpointError(f"there is no folder {name}")
+    from huggingface_hub import (
+        errors,
+        snapshot_download,
+    )  # half a second to import, for nothing where a folder is named
+
+    away = (
+        errors.HfHubHTTPError,
+        errors.HFValidationError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+    )
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (*away, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
 

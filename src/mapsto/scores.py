@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 Values = NDArray[Any]
@@ -87,6 +86,8 @@ def mean_interval(values: Sequence[float]) -> Score:
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Score(mean, float("nan"), float("nan"), n)
+    from scipy.stats import t as student  # takes a second to import, and most commands show no interval
+
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return Score(mean, mean - half, mean + half, n)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ints = NDArray[np.integer[Any]]
-SHORTEST_ROW = 64
+SHORTEST_ROW, SHORTEST_ALONE = 64, 16
 
 
 class Role(IntEnum):
@@ -182,6 +182,11 @@ def _moved(value: Any, device: torch.device | str) -> Any:
 def row_length(longest: int) -> int:
     """The smallest of 64, 128, 256, … that holds `longest` tokens."""
     return max(SHORTEST_ROW, 1 << max(longest - 1, 0).bit_length())
+
+
+def lone_length(total: int) -> int:
+    """The smallest multiple of 16 that holds `total` tokens: for a batch that is a single row, and waits for nothing more."""
+    return -(-max(total, 1) // SHORTEST_ALONE) * SHORTEST_ALONE
 
 
 def few_sizes(count: int) -> int:

@@ -15,9 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 
 from mapsto import scores
@@ -96,6 +93,9 @@ class Label(Target):
 
     def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
+        from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
+        from sklearn.linear_model import LogisticRegression
+
         scale = float(np.sqrt((features**2).mean())) or 1.0
         weights = None if self.weights is None else dict(enumerate(self.weights))
         model = LogisticRegression(max_iter=PROBE_ITERATIONS, tol=1e-3, class_weight=weights)
@@ -189,13 +189,15 @@ class Label(Target):
         return {"classes": self.classes, "weights": self.weights}
 
 
-def _best_strength(model: LogisticRegression, features: NDArray[np.float32], values: Ints, seed: int) -> float:
+def _best_strength(model: Any, features: NDArray[np.float32], values: Ints, seed: int) -> float:
     """The inverse penalty with the best cross-validated log loss; a middle one when a class has a single row."""
     rows = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(values))[:PROBE_ROWS]
     features, values = features[rows], values[rows]
     folds = min(PROBE_FOLDS, int(np.unique(values, return_counts=True)[1].min()))
     if folds < 2 or len(np.unique(values)) < 2:
         return PROBE_DEFAULT
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
     order = StratifiedKFold(folds, shuffle=True, random_state=seed)
 
     def quality(strength: float) -> float:
