@@ -58,7 +58,9 @@ def test_row_lengths() -> None:
     assert [row_length(n) for n in (1, 64, 65, 128, 129, 512, 513)] == [64, 64, 128, 128, 256, 512, 1024]
 
 
-@pytest.mark.parametrize(("sizes", "length"), [([9], 16), ([17], 32), ([9, 30], 48), ([40, 40], 64), ([70], 80), ([500], 512)])
+@pytest.mark.parametrize(
+    ("sizes", "length"), [([9], 16), ([17], 32), ([9, 30], 48), ([40, 40], 64), ([70], 80), ([500], 512)]
+)
 def test_a_few_texts_wait_in_a_short_row(sizes: list[int], length: int) -> None:
     (batch,) = batches([Example((piece(size),), (None,), i) for i, size in enumerate(sizes)], 4096)
     assert batch.segments.shape[1] == length

@@ -16,7 +16,7 @@ from mapsto.data import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.options import require_choice
-from mapsto.sequence import Answer, Batch, Example, Ints, Piece, collate, lone_length, pack, row_length
+from mapsto.sequence import SHORTEST_ROW, Answer, Batch, Example, Ints, Piece, collate, lone_length, pack, row_length
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
@@ -272,8 +272,8 @@ def make_examples(
     return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption)
 
 
-def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
-    """Packed batches of about `most_tokens` places at most.
+def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW) -> list[Batch]:
+    """Packed batches of about `most_tokens` places at most, in rows of `shortest` tokens or more.
 
     Long examples get long rows, since attention over long rows costs more for every token; short ones first fill what is
     left of those, and only get rows of their own when enough of them remain.
@@ -283,10 +283,10 @@ def batches(examples: Sequence[Example], most_tokens: int) -> list[Batch]:
     waiting = list(range(len(sizes)))
     packed: list[Batch] = []
     while waiting:
-        length = row_length(max(sizes[i] for i in waiting))
+        length = row_length(max(sizes[i] for i in waiting), shortest)
         if (total := sum(sizes[i] for i in waiting)) <= length:
             length = lone_length(total)
-        fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i]) < length]
+        fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i], shortest) < length]
         rows = pack([sizes[i] for i in waiting], length, fillers)
         left = set(range(len(waiting))) - {at for row in rows for at in row}
         if sum(sizes[waiting[at]] for at in left) < few:

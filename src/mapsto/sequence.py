@@ -179,9 +179,9 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     return value
 
 
-def row_length(longest: int) -> int:
-    """The smallest of 64, 128, 256, … that holds `longest` tokens."""
-    return max(SHORTEST_ROW, 1 << max(longest - 1, 0).bit_length())
+def row_length(longest: int, shortest: int = SHORTEST_ROW) -> int:
+    """The smallest of `shortest`, twice it, … that holds `longest` tokens; `shortest` is a power of two."""
+    return max(shortest, 1 << max(longest - 1, 0).bit_length())
 
 
 def lone_length(total: int) -> int:
