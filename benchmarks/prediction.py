@@ -54,7 +54,7 @@ def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer)
     pipe_bf16 = pipeline("text-classification", model=rough, tokenizer=tokenizer)
     bare, read = opened(folder), reader(folder)
-    int8, bf16 = onnxruntime_int8(bare, read), openvino_bf16(bare, read, "THROUGHPUT")
+    int8, bf16 = onnxruntime_int8(bare, read), openvino_bf16(bare, read)
 
     def classes(answers: Sequence[Mapping[str, str]]) -> list[int]:
         return [plain.config.label2id[answer["label"]] for answer in answers]
@@ -112,8 +112,7 @@ def main() -> None:
     ways = every_way(folder, texts[:SAMPLE])
     lines = many(ways, texts)
     short = min(texts, key=lambda text: abs(len(text) - SHORT))
-    alone = by_length(openvino_bf16(opened(folder), reader(folder), "LATENCY"), 1)
-    lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, INT8)} | {BF16: alone}, short)]
+    lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, *ENGINES)}, short)]
     (folder.parent / "ten.txt").write_text("\n".join(texts[:10]) + "\n", encoding="utf-8")
     cold = take_turns({way: lambda way=way: seconds(lambda: shell(way, folder)) for way in ("ours", "pipeline")}, 3)
     lines += ["", "| | ours | pipeline | ours / pipeline |", "|---|---|---|---|"]
