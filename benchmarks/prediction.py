@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from common import DATA, ratio, record, seconds, spread, take_turns
 from engines import Way, best_size, by_length, onnxruntime_int8, opened, openvino_bf16, reader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoTokenizer, pipeline
 
 import mapsto
 from mapsto import data
@@ -49,12 +49,11 @@ def milliseconds(way: Way, text: str) -> float:
 def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
     """Ours and each peer with one classifier; an engine's batches are of the size that is best for it on the sample."""
     model, tokenizer = mapsto.load(folder), AutoTokenizer.from_pretrained(folder)
-    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    rough = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    plain, rough = opened(folder), opened(folder, torch.bfloat16)
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer)
     pipe_bf16 = pipeline("text-classification", model=rough, tokenizer=tokenizer)
-    bare, read = opened(folder), reader(folder)
-    int8, bf16 = onnxruntime_int8(bare, read), openvino_bf16(bare, read, "THROUGHPUT")
+    read = reader(folder)
+    int8, bf16 = onnxruntime_int8(plain, read), openvino_bf16(plain, read)
 
     def classes(answers: Sequence[Mapping[str, str]]) -> list[int]:
         return [plain.config.label2id[answer["label"]] for answer in answers]
@@ -112,8 +111,7 @@ def main() -> None:
     ways = every_way(folder, texts[:SAMPLE])
     lines = many(ways, texts)
     short = min(texts, key=lambda text: abs(len(text) - SHORT))
-    alone = by_length(openvino_bf16(opened(folder), reader(folder), "LATENCY"), 1)
-    lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, INT8)} | {BF16: alone}, short)]
+    lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, *ENGINES)}, short)]
     (folder.parent / "ten.txt").write_text("\n".join(texts[:10]) + "\n", encoding="utf-8")
     cold = take_turns({way: lambda way=way: seconds(lambda: shell(way, folder)) for way in ("ours", "pipeline")}, 3)
     lines += ["", "| | ours | pipeline | ours / pipeline |", "|---|---|---|---|"]
