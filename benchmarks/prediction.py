@@ -22,7 +22,7 @@ from mapsto import data
 from mapsto.demo_data import minilm
 from mapsto.device import keep_memory
 
-TEXTS, ROUNDS, SHORT, SAMPLE = 1500, 5, 60, 256
+TEXTS, ROUNDS, SHORT, SAMPLE = 400, 3, 60, 128
 DEFAULTS, REFERENCE = "pipeline, its defaults", "pipeline, batches of 32"
 ENGINES = INT8, BF16 = "ONNX Runtime, int8, sorted by length", "OpenVINO, bf16, sorted by length"
 BETTER = "the better engine of each round"
