@@ -20,7 +20,7 @@ test: $(VENV)/.test
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Every table of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
+# The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
 bench: $(VENV)/.bench
 	for work in startup packing attention pretraining prediction "fitting --rows 1000" "objectives --minutes 2" \
 		"few_labels --tasks SST-2,TREC-6 --seeds 2 --methods auto" "recipe --minutes 2 --seeds 2 --corpora Chinese" \

@@ -36,7 +36,7 @@ MOST_SKIPPED_STEPS = 3
 TOKENS_AT_ONCE = 8192
 # Rows of 128 hold five titles of 25 tokens where rows of 64 hold two: 97 % full for 94, and 8 % more real tokens a second.
 # Without a backward pass what attention costs in longer rows is more than that (sequence.SHORTEST_ROW).
-SHORTEST_ROW = 128
+SHORTEST_TRAINING_ROW = 128
 AVERAGED_TAIL = 0.20
 METRICS = "metrics.jsonl"
 KEPT_CHECKPOINTS = 2
@@ -109,7 +109,9 @@ class Loader:
         """The batches of `step` in this process."""
         progress = step / self.plan.steps
         rows = self.ranks.part(self.rows(step))
-        return batches([self.examples.example(row, step, progress) for row in rows], TOKENS_AT_ONCE, SHORTEST_ROW)
+        return batches(
+            [self.examples.example(row, step, progress) for row in rows], TOKENS_AT_ONCE, SHORTEST_TRAINING_ROW
+        )
 
     def get(self, step: int) -> list[Batch]:
         """The batches of `step`, while those behind it are being made."""
