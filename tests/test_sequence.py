@@ -150,12 +150,12 @@ def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype
 
 
 def test_one_place_decides_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel(128, torch.bfloat16, "cpu", training=True) == "plain"
-    assert {kernel(512, torch.bfloat16, "cpu", way) for way in (True, False)} == {"fused"}
-    assert {kernel(128, torch.float32, "cpu", True), kernel(128, torch.bfloat16, "cuda", True)} == {"fused"}
+    assert kernel(2, 128, torch.bfloat16, "cpu", training=True) == "plain"
+    assert {kernel(2, 512, torch.bfloat16, "cpu", way) for way in (True, False)} == {"fused"}
+    assert {kernel(2, 128, torch.float32, "cpu", True), kernel(2, 128, torch.bfloat16, "cuda", True)} == {"fused"}
     for amx, chosen in ((True, "fused"), (False, "plain")):
         monkeypatch.setattr("mapsto.attention.has_amx", lambda amx=amx: amx)
-        assert kernel(128, torch.bfloat16, "cpu", training=False) == chosen
+        assert kernel(2, 128, torch.bfloat16, "cpu", training=False) == chosen
 
 
 def test_rotary_turns_and_its_gradient() -> None:

@@ -16,8 +16,8 @@ from mapsto.dropout import keeping
 from mapsto.sequence import Role
 
 # On a CPU in bf16 the plain products beat the fused kernel, forward and backward, up to rows of 256 tokens and lose from
-# 512 on; forward alone they win up to 128, and nowhere with AMX. In fp32 the fused kernel wins everywhere
-# (benchmarks/attention.py measures it).
+# 512 on; forward alone they win up to 128, but nowhere with AMX and not over a single row. In fp32 the fused kernel wins
+# everywhere (benchmarks/attention.py measures it).
 LONGEST_PLAIN_ROW, LONGEST_PLAIN_FORWARD = 256, 128
 
 
@@ -42,18 +42,18 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
-def kernel(length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
+def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
     """Which attention kernel serves a call; the one place that decides, from measurement."""
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
-    longest = LONGEST_PLAIN_ROW if training else 0 if has_amx() else LONGEST_PLAIN_FORWARD
+    longest = LONGEST_PLAIN_ROW if training else 0 if has_amx() or rows == 1 else LONGEST_PLAIN_FORWARD
     return "plain" if length <= longest else "fused"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of (r, h, l, e) queries over (r, h, k, e) keys and values, mask (r, 1, l, k)."""
     training = torch.is_grad_enabled() and q.requires_grad
-    if kernel(q.shape[2], q.dtype, q.device.type, training) == "fused":
+    if kernel(len(q), q.shape[2], q.dtype, q.device.type, training) == "fused":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
@@ -65,7 +65,7 @@ def self_attention(
 ) -> Tensor:
     """Attention of tokens to one another, (r, l, d), out of their fused projection (r, l, 3d); mask (r, 1, l, l)."""
     training = torch.is_grad_enabled() and qkv.requires_grad
-    if kernel(qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
+    if kernel(*qkv.shape[:2], qkv.dtype, qkv.device.type, training) == "plain":
         cos, sin = rotary or (None, None)
         found: Tensor = PlainAttention.apply(qkv, mask, heads, cos, sin, dropout)  # type: ignore[no-untyped-call]
         return found

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mapsto.errors import UsageError
 
@@ -73,6 +74,40 @@ def describe(device: torch.device, precision: torch.dtype, processes: int = 1) -
     name = next(name for name, dtype in PRECISIONS.items() if dtype == precision)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return f"{device.type}{threads}, {name}" + (f", {processes} processes" if processes > 1 else "")
+
+
+# How oneDNN names what a product may do with its result before it is written.
+POST_OPS = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "tanh": ("tanh", ""),
+}
+
+
+def pack(weight: Tensor) -> Tensor | None:
+    """A weight (out, in) laid out as the products of this device want it, for `packed_linear`; None where none is faster.
+
+    A CPU with bf16 units lays weights out anew in every product otherwise. Measured: with few tokens a product takes three
+    quarters of the time, with many 95 %, and a GELU behind it nothing.
+    """
+    if (
+        weight.device.type != "cpu"
+        or weight.dtype != torch.bfloat16
+        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        return None
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """`activation` of the linear map of x, (…, in) → (…, out), with a weight from `pack`."""
+    name, algorithm = POST_OPS[activation]
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
+    return out
 
 
 def seed_all(*key: int) -> None:

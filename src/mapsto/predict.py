@@ -88,10 +88,7 @@ class Predictor:
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
-        for blocks in self.mapping.transformer.blocks:
-            for parameter in blocks.parameters():
-                if parameter.ndim == 2:
-                    parameter.data = parameter.data.to(dtype)
+        self.mapping.transformer.pack(dtype)
 
     def bind(self, table: Table) -> Arrow:
         """The arrow with the columns of a table that it reads. Raises UsageError."""

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mapsto import device
 from mapsto.attention import additive, attention, rotary_angles, self_attention, visible
 from mapsto.dropout import Dropout
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TransformerConfig:
     norm_epsilon: float = 1e-5
     norm_bias: bool = False
     bias: bool = False
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
+    activation: Activation = "gelu"
     gated: bool = True
     positions: Literal["rotary", "absolute", "none"] = "rotary"
     max_positions: int = 512
@@ -79,7 +82,7 @@ class TransformerConfig:
         return self.window is not None and layer % self.global_every != 0
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -94,9 +97,23 @@ class Linear(nn.Linear):
     So fp32 weights are their own masters: a bf16 step needs no second copy and no autocast.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        """`activation` of the linear map of x, (…, in) → (…, out)."""
+        if self.packed is not None:
+            return device.packed_linear(x, self.packed, self.bias, activation)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        x = F.linear(x, self.weight.to(x.dtype), bias)
+        return x if activation is None else ACTIVATIONS[activation](x)
+
+    @torch.no_grad()
+    def pack(self, dtype: torch.dtype) -> None:
+        """Give up learning: only answer from now on, in `dtype`, with the weights laid out as the products want them."""
+        self.to(dtype)
+        self.packed = device.pack(self.weight)
+        if self.packed is not None:
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -126,7 +143,7 @@ def make_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
 class TransformConfig:
     """The dense layer between a vector read out and the head: its activation, biases and optional norm."""
 
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"
+    activation: Activation = "gelu"
     bias: bool = False
     norm: bool = True
     norm_bias: bool = False
@@ -139,7 +156,7 @@ class Transform(nn.Module):
     def __init__(self, width: int, config: TransformConfig, out: int | None = None) -> None:
         super().__init__()
         out = out or width
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.dense = Linear(width, out, bias=config.bias)
         self.norm = LayerNorm(out, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
         nn.init.normal_(self.dense.weight, std=0.02)
@@ -147,7 +164,7 @@ class Transform(nn.Module):
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.activation(self.dense(x)))
+        out: Tensor = self.norm(self.dense(x, self.activation))
         return out
 
     @torch.no_grad()
@@ -218,19 +235,18 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
+        self.gated, self.activation = config.gated, config.activation
         self.up = Linear(config.width, config.hidden * (2 if config.gated else 1), bias=config.bias)
         self.down = Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.up(x)
         if not self.gated:
-            x = self.activation(x)
-        elif self.activation is F.gelu:
-            x = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
+            x = self.up(x, self.activation)
+        elif self.activation == "gelu":
+            x = GatedGelu.apply(self.up(x))  # type: ignore[no-untyped-call]
         else:
-            value, gate = x.chunk(2, dim=-1)
-            x = self.activation(value) * gate
+            value, gate = self.up(x).chunk(2, dim=-1)
+            x = ACTIVATIONS[self.activation](value) * gate
         out: Tensor = self.down(x)
         return out
 
@@ -301,6 +317,15 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers) if onto_stream else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Give up learning: only answer from now on, in `dtype` (see Linear.pack)."""
+        for block in self.blocks:
+            for part in block.modules():
+                if isinstance(part, Linear) and not self.config.cross_attention:
+                    part.pack(dtype)
+            for parameter in block.parameters():
+                parameter.data = parameter.data.to(dtype)
 
     def forward(
         self,
