@@ -35,7 +35,7 @@ TASKS = {
     "TREC-6": ("trec6", "question", "kind"),
     "Banking77": ("banking77", "text", "category"),
 }
-SEEDS, EPOCHS = (0, 1, 2), 3
+EPOCHS = 3
 BEST = {"bf16": True, "train_sampling_strategy": "group_by_length"}
 Way = Callable[[Table, Table, str, str, int], tuple[float, float]]
 
@@ -93,9 +93,10 @@ WAYS: dict[str, Way] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--rows", type=int, default=None)
+    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     names = given.tasks.split(",")
     which = "all rows" if given.rows is None else f"the first {given.rows:,} rows of a shuffle (seed 0)"
@@ -113,7 +114,7 @@ def main() -> None:
             train = train.select(data.permutation(0, 0, len(train))[: given.rows])
         right: dict[str, list[float]] = {who: [] for who in WAYS}
         speeds: dict[str, list[float]] = {who: [] for who in WAYS}
-        for seed in SEEDS:
+        for seed in range(given.seeds):
             for who, way in WAYS.items():
                 accuracy, took = way(train, test, text, label, seed)
                 right[who].append(100 * accuracy)

@@ -19,7 +19,7 @@ from mapsto.corrupt import Corruption
 from mapsto.evaluate import evaluate
 from mapsto.scores import mean_interval
 
-OBJECTIVES = ("masked", "causal", "hybrid")
+OBJECTIVES = ("masked", "causal", "hybrid", "replaced")
 LABELS, TESTED, SEEDS = 256, 1000, range(3)
 
 
@@ -54,8 +54,8 @@ def main() -> None:
             found.append(100 * float(np.mean([a == row["label"] for a, row in zip(answers, test, strict=True)])))
         score = mean_interval(found)
         texts = [row["text"] for row in test[:300]]
-        masked = "—" if objective == "causal" else f"{token_loss(base, texts, False):.2f}"
-        following = "—" if objective == "masked" else f"{token_loss(base, texts, True):.2f}"
+        masked = "—" if objective in ("causal", "replaced") else f"{token_loss(base, texts, False):.2f}"
+        following = "—" if objective in ("masked", "replaced") else f"{token_loss(base, texts, True):.2f}"
         lines.append(f"| {objective} | {score.value:.1f} ({score.low:.1f}–{score.high:.1f}) | {masked} | {following} |")
         print(lines[-1], flush=True)
     record("Objectives (benchmarks/objectives.py)", lines)

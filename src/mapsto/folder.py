@@ -26,7 +26,7 @@ from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.kinds import Target
-from mapsto.mapping import Mapping
+from mapsto.mapping import Mapping, Unset
 from mapsto.options import Options
 from mapsto.scores import Score
 
@@ -113,7 +113,8 @@ def load(name: str | Path) -> Mapping:
     else:
         arrow, targets = Arrow((Port("text"),), ()), []
     length = None if opened.manifest is None else opened.manifest.get("length")
-    mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
+    with Unset():
+        mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
     missing = take(mapping, opened.start.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")

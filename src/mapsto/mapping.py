@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mapsto.arrow import Arrow
 from mapsto.kinds import Source, Target
@@ -58,6 +59,14 @@ class ModelConfig:
     def longest(self) -> int:
         """How many tokens of an example are read; what is longer is cut, or read in windows of so many."""
         return self.length or self.transformer.longest
+
+
+class Unset(TorchFunctionMode):
+    """Modules made inside get no first values, which cost time (a second of a cold start), for weights that are read anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if getattr(func, "__module__", "") == nn.init.__name__ else func(*args, **kwargs)
 
 
 class Mapping(nn.Module):

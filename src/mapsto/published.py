@@ -22,7 +22,7 @@ from mapsto import checkpoint, kinds, sentence, zoo
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.kinds import Source
-from mapsto.mapping import Mapping, ModelConfig
+from mapsto.mapping import Mapping, ModelConfig, Unset
 from mapsto.transformer import Transformer, TransformerConfig
 from mapsto.zoo import Family, Task
 
@@ -329,7 +329,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
         raise CheckpointError(
             f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), Unset():
         parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():

@@ -1,0 +1,91 @@
+"""What grows without getting slower: examples a second of fitting from 10 to 10,000 classes, and rows a second of `mapsto predict`,
+from file to file, with the memory at its peak.
+
+`python benchmarks/growth.py [rows …]`, by default 1,000 10,000 100,000. The classes are numbers given to the questions of
+Banking77 in turn; the rows are sentences of SST-2 over and over, answered by a model of one layer, so that what is not the
+model shows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import DATA, ratio, record, spread, take_turns
+
+import mapsto
+from mapsto import data
+from mapsto.arrow import parse
+from mapsto.begin import begin
+from mapsto.demo_data import minilm
+from mapsto.device import keep_memory
+from mapsto.loop import Plan, Training
+from mapsto.options import Options
+from mapsto.prepare import prepare
+
+CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 10_000, 100_000)
+STEPS, ROUNDS, BATCH = 6, 3, 32
+
+
+def fitting(texts: list[str], classes: int) -> Training:
+    """A fit of MiniLM to that many classes, ready to step."""
+    rows = [{"text": text, "label": f"class {at % classes}"} for at, text in enumerate(texts)]
+    work = prepare(parse("text -> label"), rows, None, begin(str(minilm()), None), Options(), lambda text: None)
+    plan = Plan(steps=1000, batch=BATCH, rate=1e-5, optimizer="adamw", seed=0, save_every=10**9)
+    training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=1)
+    training.mapping.train()
+    return training
+
+
+def examples_a_second(training: Training) -> float:
+    training.step(training.state.step)
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        training.step(training.state.step)
+    return STEPS * BATCH / (time.perf_counter() - began)
+
+
+def answered(folder: Path, model: Path, texts: list[str], rows: int) -> tuple[float, float, float]:
+    """Seconds, and megabytes at the peak, of `mapsto predict` over so many rows; and megabytes of the table."""
+    table, out = folder / "rows.csv", folder / "out.csv"
+    columns = {"text": [texts[at % len(texts)] for at in range(rows)]}
+    data.write_rows(table, ["text"], ({"text": text} for text in columns["text"]))
+    size = table.stat().st_size / 1e6
+    began = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "mapsto", "predict", str(model), str(table), "--out", str(out)])
+    _, status, used = os.wait4(child.pid, 0)
+    took = time.perf_counter() - began
+    if status:
+        raise SystemExit("predict failed")
+    return took, used.ru_maxrss / 1024, size
+
+
+def main() -> None:
+    sizes = [int(word) for word in sys.argv[1:]] or list(ROWS)
+    keep_memory()
+    questions = data.read(DATA / "banking77" / "train.csv").column("text")
+    ways = {classes: fitting(questions, classes) for classes in CLASSES}
+    found = take_turns({f"{n:,}": lambda t=t: examples_a_second(t) for n, t in ways.items()}, ROUNDS)
+    lines = ["| classes | examples a second while fitting MiniLM, median (range) | of that with 10 classes |", "|---|---|---|"]
+    lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, found['10'])} |" for name, speeds in found.items()]
+    lines += ["", "| rows | the table, MB | seconds | rows a second beyond the start | peak, MB |", "|---|---|---|---|---|"]
+    texts = data.read(DATA / "sst2" / "train.csv").column("text")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        few = [{"text": text, "label": str(len(text) % 2)} for text in texts[:500]]
+        mapsto.fit("text -> label", few, folder / "clf", layers=1, width=64, steps=20, vocabulary=4000)
+        start, _, _ = answered(folder, folder / "clf", texts, 1)
+        for rows in sizes:
+            took, peak, size = answered(folder, folder / "clf", texts, rows)
+            lines.append(f"| {rows:,} | {size:,.1f} | {took:.1f} | {rows / (took - start):,.0f} | {peak:,.0f} |")
+            print(lines[-1], flush=True)
+    record("Growth (benchmarks/growth.py)", lines)
+
+
+if __name__ == "__main__":
+    main()
