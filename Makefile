@@ -22,9 +22,11 @@ slow: $(VENV)/.test
 
 # The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
 bench: $(VENV)/.bench
-	for work in startup packing attention pretraining prediction "fitting --rows 1000" "objectives --minutes 2" \
-		"few_labels --tasks SST-2,TREC-6 --seeds 2 --methods auto" "recipe --minutes 2 --seeds 2 --corpora Chinese" \
-		"corpus 1 10"; do set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; done
+	failed=; for work in startup packing pretraining prediction "fitting --tasks SST-2 --rows 1000 --seeds 2" \
+		"few_labels --tasks SST-2 --seeds 2 --methods auto" "continuing --epochs 2 --labels 4,16 --methods probe" \
+		"objectives --minutes 1" "recipe --minutes 2 --seeds 2 --corpora Chinese" growth "corpus 1 10 100"; do \
+		set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
-"""What grows without getting slower: examples a second of fitting from 10 to 10,000 classes, and rows a second of `mapsto predict`,
-from file to file, with the memory at its peak.
+"""What grows without getting slower: examples a second of fitting from 10 to 10,000 classes, and rows a second of
+`mapsto predict`, from file to file, with the memory at its peak.
 
 `python benchmarks/growth.py [rows …]`, by default 1,000 10,000 100,000. The classes are numbers given to the questions of
 Banking77 in turn; the rows are sentences of SST-2 over and over, answered by a model of one layer, so that what is not the
@@ -71,9 +71,16 @@ def main() -> None:
     questions = data.read(DATA / "banking77" / "train.csv").column("text")
     ways = {classes: fitting(questions, classes) for classes in CLASSES}
     found = take_turns({f"{n:,}": lambda t=t: examples_a_second(t) for n, t in ways.items()}, ROUNDS)
-    lines = ["| classes | examples a second while fitting MiniLM, median (range) | of that with 10 classes |", "|---|---|---|"]
+    lines = [
+        "| classes | examples a second while fitting MiniLM, median (range) | of that with 10 classes |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, found['10'])} |" for name, speeds in found.items()]
-    lines += ["", "| rows | the table, MB | seconds | rows a second beyond the start | peak, MB |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| rows | the table, MB | seconds | rows a second beyond the start | peak, MB |",
+        "|---|---|---|---|---|",
+    ]
     texts = data.read(DATA / "sst2" / "train.csv").column("text")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

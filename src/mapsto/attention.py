@@ -65,7 +65,7 @@ def self_attention(
 ) -> Tensor:
     """Attention of tokens to one another, (r, l, d), out of their fused projection (r, l, 3d); mask (r, 1, l, l)."""
     training = torch.is_grad_enabled() and qkv.requires_grad
-    if kernel(*qkv.shape[:2], qkv.dtype, qkv.device.type, training) == "plain":
+    if kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
         cos, sin = rotary or (None, None)
         found: Tensor = PlainAttention.apply(qkv, mask, heads, cos, sin, dropout)  # type: ignore[no-untyped-call]
         return found

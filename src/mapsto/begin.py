@@ -17,7 +17,7 @@ from mapsto import folder, kinds, lora, published
 from mapsto.arrow import Arrow
 from mapsto.corpus import sample
 from mapsto.data import Table
-from mapsto.errors import CheckpointError, UsageError
+from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, splits
@@ -80,6 +80,39 @@ def _of_mapping(mapping: Mapping) -> Beginning:
     tensors = {published.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     labels = next((target.classes for target in mapping.targets if target.named), None)
     return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels)
+
+
+def with_words(beginning: Beginning, words: Sequence[str]) -> Beginning:
+    """The start with these words in its vocabulary; each begins as the mean of the tokens that it was cut into.
+
+    Raises UsageError without a start, and for one whose vocabulary takes no words.
+    """
+    if beginning.sources is None:
+        raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")
+    ((kind, source),) = beginning.sources.items()
+    extended, cut = source.extended(words)
+    tensors = None if beginning.tensors is None else dict(beginning.tensors)
+    for name in (f"embedders.{kind}.weight", "vocabulary_head.bias"):
+        if tensors is not None and name in tensors:
+            before = tensors[name]
+            more = before.new_zeros(max(0, max(cut, default=0) + 1 - len(before)), *before.shape[1:])
+            tensors[name] = torch.cat([before, more])
+            for new, old in cut.items():
+                tensors[name][new] = before[torch.from_numpy(old).long()].mean(0)
+    note = f"{len(cut):,} words are new tokens; others that were named were tokens already"
+    return replace(beginning, sources={kind: extended}, tensors=tensors, notes=(*beginning.notes, note))
+
+
+def read_words(path: str) -> list[str]:
+    """The words of a file, one a line. Raises DataError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: the words cannot be read: {error}") from error
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise DataError(f"{path} has no words")
+    return words
 
 
 def make_sources(

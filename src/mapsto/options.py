@@ -76,6 +76,7 @@ class Options:
     width: int | None = _option(None, "Width of a new model.")
     heads: int | None = _option(None, "Attention heads of a new model.")
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
+    words: str | None = _option(None, "A file of words, one a line, to add to the vocabulary of a start.")
     length: int | None = _option(None, "Longest example, in tokens; a fitted model reads as much of longer ones.")
     long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from mapsto import corpus, folder, kinds
 from mapsto import data as tables
 from mapsto.arrow import Arrow
-from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict, sampled_source, started_sources
+from mapsto.begin import (
+    Beginning,
+    make_config,
+    make_mapping,
+    make_sources,
+    read_words,
+    restrict,
+    sampled_source,
+    started_sources,
+    with_words,
+)
 from mapsto.check import doctor, seen
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
@@ -103,6 +113,8 @@ def prepare(
     device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
+    if options.words is not None:
+        beginning = with_words(beginning, read_words(options.words))
     for note in beginning.notes:
         say(f"note: {note}")
     options.require_use(wanted.corrupted)

@@ -110,11 +110,16 @@ class Encoded:
 
     def _unspaced(self) -> NDArray[np.bool_]:
         """(n,) True where a token begins with a character of a script without spaces."""
-        codes = np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
-        first = codes[np.minimum(self.offsets[:, 0], len(codes) - 1)]
-        row = np.searchsorted(UNSPACED[:, 0], first, side="right") - 1
-        inside: NDArray[np.bool_] = (row >= 0) & (first <= UNSPACED[row, 1])
-        return inside
+        found = _unspaced(self.text)
+        return found[np.minimum(self.offsets[:, 0], len(found) - 1)]
+
+
+def _unspaced(text: str) -> NDArray[np.bool_]:
+    """For each character whether it is of a script without spaces."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    row = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
+    inside: NDArray[np.bool_] = (row >= 0) & (codes <= UNSPACED[row, 1])
+    return inside
 
 
 class _Frame(NamedTuple):
@@ -249,6 +254,23 @@ class Tokenizer:
     def token(self, number: int) -> str | None:
         """How the vocabulary writes token `number`, as "##ing"; None where it has a gap."""
         return self._backend.id_to_token(number)
+
+    def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
+        """A tokenizer that reads each of these words as one token, and by new id the tokens that the word was cut into.
+
+        Words that are one token already stay as they are. A word is found where no letter touches it, but for words of
+        scripts without spaces, which are found everywhere.
+        """
+        wanted = list(dict.fromkeys(word for word in map(str.strip, words) if word))
+        cut = {
+            word: ids
+            for word, ids in zip(wanted, self.encode_ids(wanted), strict=True)
+            if len(ids) > 1 or self.unknown_id in ids.tolist()
+        }
+        backend = _from_parts(json.loads(self._backend.to_str()))
+        backend.add_tokens([tokenizers.AddedToken(w, single_word=not _unspaced(w).any(), normalized=True) for w in cut])
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        return Tokenizer(backend, self._config), {vocabulary[word]: ids for word, ids in cut.items()}
 
     @property
     def mask_id(self) -> int:

@@ -68,6 +68,11 @@ class Source(ABC):
     def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
         """The source that a model folder brings; `weights` are those of its embedder. Raises CheckpointError."""
 
+    def extended(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
+        """A source with these words in its vocabulary, and by new id the tokens that each stood for before. Raises UsageError
+        for a kind that has no vocabulary."""
+        raise UsageError(f"{self.kind!r} has no vocabulary to add words to")
+
     @abstractmethod
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """Write the files that `open` reads, for examples of at most `longest` tokens; what config.json repeats of them."""

@@ -85,6 +85,11 @@ class TextSource(Source):
             )
         return cls(tokenizer, vocabulary)
 
+    def extended(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
+        """The tokenizer with these words as tokens; spare rows of the table are used first."""
+        tokenizer, cut = self.tokenizer.extended(words)
+        return TextSource(tokenizer, self.vocabulary), dict(cut)
+
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """The tokenizer's files; the ids that a config repeats."""
         tokenizer = self.tokenizer
