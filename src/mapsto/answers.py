@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Protocol
 
 from mapsto import data as tables
 from mapsto.arrow import Arrow
 from mapsto.errors import DataError, Finding
-from mapsto.predict import Predictor
+
+
+class Engine(Protocol):
+    """What answers tables: a Predictor, or several of them elsewhere. `cut_rows`: how many rows were too long for it."""
+
+    cut_rows: int
+
+    @property
+    def arrow(self) -> Arrow: ...
+
+    def answer_parts(self, parts: Iterable[tables.Table]) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
+        """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
+        ...
 
 
 def answer_all(
-    predictor: Predictor, source: Any, encoding: str | None = None, note: Callable[[Finding], None] = lambda fault: None
+    engine: Engine, source: Any, encoding: str | None = None, note: Callable[[Finding], None] = lambda fault: None
 ) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
     """Each part of a source with one answer for every row of it, in order; `note` is told what could not be read.
 
-    The first part that has rows decides which columns are read. Raises UsageError, DataError.
+    Raises UsageError, DataError, and RunError where the engine breaks down.
     """
-    bound: Arrow | None = None
-    for part in tables.stream(source, encoding):
-        for fault in part.rejected:
-            note(fault)
-        if bound is None and len(part):
-            bound = predictor.bind(part)
-        yield part, list(predictor.answer(part, bound))
+
+    def noted() -> Iterator[tables.Table]:
+        for part in tables.stream(source, encoding):
+            for fault in part.rejected:
+                note(fault)
+            yield part
+
+    return engine.answer_parts(noted())
 
 
 class Answered:
@@ -39,7 +52,7 @@ class Answered:
 
     def __init__(
         self,
-        predictor: Predictor,
+        engine: Engine,
         source: Any,
         encoding: str | None = None,
         note: Callable[[Finding], None] = lambda fault: None,
@@ -50,7 +63,7 @@ class Answered:
         self._kept = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         given: dict[str, None] = {}
         answered: dict[str, None] = {}
-        for part, answers in answer_all(predictor, source, encoding, note):
+        for part, answers in answer_all(engine, source, encoding, note):
             given |= dict.fromkeys(part.columns)
             for answer in answers:
                 shown = {name: _cell(value) for name, value in answer.items() if name != "scores"}

@@ -115,7 +115,7 @@ def fit(
     test: Test = None,
     overwrite: Overwrite = False,
     search: Annotated[
-        int | None, typer.Option(help="First try so many settings on held-out training rows (extra [search]).")
+        int | None, typer.Option(help="First try so many settings on held-out training rows (the extra `search`).")
     ] = None,
     search_minutes: Annotated[float | None, typer.Option(help="Begin no trial of the search after this long.")] = None,
     quiet: Quiet = False,
@@ -154,13 +154,19 @@ def predict(
     long: Annotated[
         str, typer.Option(help="Texts longer than the model takes: cut, window (mean of the parts), error.")
     ] = "cut",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: this process. ray: every core, or the cluster that RAY_ADDRESS names (the extra `ray`).",
+        ),
+    ] = "local",
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
     from mapsto.device import keep_memory
 
     keep_memory()
-    commands.predict(model, data, text, out, device, precision, encoding, json, long)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")

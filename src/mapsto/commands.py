@@ -12,17 +12,20 @@ from typing import Any
 
 from mapsto import data as tables
 from mapsto import folder, kinds
-from mapsto.answers import Answered, answer_all
+from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.errors import DataError, Finding, UsageError
+from mapsto.engine_ray import Workers
+from mapsto.errors import DataError, Finding, UsageError, near
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
 from mapsto.options import Options
 from mapsto.predict import Predictor
 from mapsto.writers import require_writable
+
+ENGINES = ("local", "ray")
 
 
 def predict(
@@ -35,25 +38,26 @@ def predict(
     encoding: str | None,
     as_json: bool,
     long: str,
+    engine: str = "local",
 ) -> None:
     """Answers for a table or for texts, to a file or to the screen."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     if out is not None:
         require_writable(out)
-    predictor = Predictor(folder.load(model), device, precision, long)
-    source = predictor.mapping.arrow.sources[0]
+    answering = _engine(engine, model, device, precision, long)
+    source = answering.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
     if as_json and out is None:
         rows = failed = 0
-        for _, found in answer_all(predictor, given, encoding, _note):
+        for _, found in answer_all(answering, given, encoding, _note):
             for answer in found:
                 print(json.dumps(answer, ensure_ascii=False))
             rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
-        _tell(rows, failed, predictor)
+        _tell(rows, failed, answering)
         return
-    answered = Answered(predictor, given, encoding, _note, None if out is None else out.parent)
-    _tell(answered.rows, answered.failed, predictor)
+    answered = Answered(answering, given, encoding, _note, None if out is None else out.parent)
+    _tell(answered.rows, answered.failed, answering)
     if out is not None:
         print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
         return
@@ -62,16 +66,24 @@ def predict(
     writer.writerows(answered)
 
 
+def _engine(engine: str, model: str, device: str, precision: str, long: str) -> Engine:
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is one of {', '.join(ENGINES)}, not {engine!r}{near(engine, ENGINES)}")
+    if engine == "ray":
+        return Workers(model, device, precision, long)
+    return Predictor(folder.load(model), device, precision, long)
+
+
 def _note(finding: Finding) -> None:
     print(f"note: {finding}", file=sys.stderr)
 
 
-def _tell(rows: int, failed: int, predictor: Predictor) -> None:
+def _tell(rows: int, failed: int, engine: Engine) -> None:
     if failed:
         print(f"note: {failed} of {rows} rows could not be answered; they say why", file=sys.stderr)
-    if predictor.cut_rows:
+    if engine.cut_rows:
         print(
-            f"note: {predictor.cut_rows} rows are longer than the model takes and were cut (see --long)",
+            f"note: {engine.cut_rows} rows are longer than the model takes and were cut (see --long)",
             file=sys.stderr,
         )
 

@@ -95,7 +95,7 @@ class Options:
     device: str = _option("auto", "auto, cpu, cuda or mps.")
     workers: int = _option(1, "Threads that make batches ahead; they never change the result.")
     shard: bool = _option(False, "Under torchrun: every process keeps a part of each weight (FSDP2), not all of them.")
-    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (extra [tensorboard]).")
+    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).")
     encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -75,6 +75,21 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     return tuple(found)
 
 
+def bound_parts(arrow: Arrow, parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
+    """Each table with the arrow as it is bound to the first one that has rows. Raises UsageError."""
+    bound: Arrow | None = None
+    for part in parts:
+        if bound is None and len(part):
+            bound = _bind(arrow, part)
+        yield part, bound
+
+
+def _bind(arrow: Arrow, table: Table) -> Arrow:
+    if not arrow.targets:
+        raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
+    return bind_to(arrow, table, answers=False)
+
+
 class Predictor:
     """A mapping made ready to answer: on its device, in its precision, never trained again.
 
@@ -90,18 +105,22 @@ class Predictor:
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
         self.mapping.transformer.pack(dtype)
 
-    def bind(self, table: Table) -> Arrow:
-        """The arrow with the columns of a table that it reads. Raises UsageError."""
-        if not self.mapping.targets:
-            raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
-        return bind_to(self.mapping.arrow, table, answers=False)
+    @property
+    def arrow(self) -> Arrow:
+        """What the mapping reads and answers."""
+        return self.mapping.arrow
+
+    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
+        for part, bound in bound_parts(self.arrow, parts):
+            yield part, list(self.answer(part, bound))
 
     def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
         """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place.
 
         bound: the arrow as it was bound to a table of the same columns.
         """
-        answers = self._answers(table, bound or self.bind(table)) if len(table) else iter(())
+        answers = self._answers(table, bound or _bind(self.arrow, table)) if len(table) else iter(())
         for place in table.in_order():
             yield next(answers) if isinstance(place, int) else {"error": f"row {place.row}: {place.reason}"}
 
