@@ -48,6 +48,7 @@ def arguments(model: Path, data: Path, out: Path, engine: str, *more: str) -> li
     return ["predict", str(model), str(data), "--out", str(out), "--engine", engine, "--precision", "fp32", *more]
 
 
+@pytest.mark.slow
 def test_the_bytes_and_the_words_of_one_process(
     needs_ray: None, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
