@@ -34,6 +34,9 @@ LORA_RATE = 10  # low-rank updates learn best at about ten times the rate of the
 CALIBRATION_STEPS = 4
 RATES = {"muon": 5e-3, "adamw": 1e-3}
 FINE_TUNING_RATE = 1e-4
+# Going on from a published start: after two passes of MiniLM over Banking77's texts a probe on 4 labels a class is as good as
+# before at 3e-5, 3 points worse at 1e-4 and 20 worse at 1e-3 (benchmarks/continuing.py).
+GOING_ON_RATE = 3e-5
 LENGTHS_SEEN = 2000
 
 
@@ -125,7 +128,11 @@ def make_plan(
         optimizer = options.optimizer
     elif layout.takes_muon and (not started or (pretraining and beginning.optimizer == "muon")):
         optimizer = "muon"
-    rate = FINE_TUNING_RATE if started and not pretraining else RATES[optimizer]
+    rate = RATES[optimizer]
+    if started and not pretraining:
+        rate = FINE_TUNING_RATE
+    elif started and optimizer == "adamw":
+        rate = GOING_ON_RATE
     rate = CONTRAST_RATE if method == "contrast" else rate
     plan = Plan(
         steps=0,
