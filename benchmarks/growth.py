@@ -1,7 +1,7 @@
 """What grows without getting slower: examples a second of fitting from 10 to 10,000 classes, and rows a second of
 `mapsto predict`, from file to file, with the memory at its peak.
 
-`python benchmarks/growth.py [rows …]`, by default 1,000 10,000 100,000. The classes are numbers given to the questions of
+`python benchmarks/growth.py [rows …]`, by default 1,000 100,000 1,000,000. The classes are numbers given to the questions of
 Banking77 in turn; the rows are sentences of SST-2 over and over, answered by a model of one layer, so that what is not the
 model shows.
 """
@@ -27,7 +27,7 @@ from mapsto.loop import Plan, Training
 from mapsto.options import Options
 from mapsto.prepare import prepare
 
-CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 10_000, 100_000)
+CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 100_000, 1_000_000)
 STEPS, ROUNDS, BATCH = 6, 3, 32
 
 
