@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from runs import sentences
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import mapsto
+from mapsto.device import packs
 from mapsto.errors import CheckpointError, UsageError
+from mapsto.mapping import Unset
+from mapsto.transformer import ACTIVATIONS, Activation, Linear
 
 TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
 ANY: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -163,6 +167,27 @@ def test_bf16_stays_close_to_fp32(clf: mapsto.Model) -> None:
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in texts]
     exact, rounded = (model.evaluate(rows).scores["accuracy"].value for model in (clf, rough))
     assert abs(exact - rounded) <= 0.005
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_products_are_the_plain_ones(activation: Activation | None, bias: bool) -> None:
+    if not packs():
+        pytest.skip("this CPU has no bf16 products to pack weights for")
+    torch.manual_seed(0)
+    x, linear = torch.randn(3, 7, 64), Linear(64, 96, bias=bias).to(torch.bfloat16)
+    exact = Linear.forward(copy.deepcopy(linear).float(), x.bfloat16().float(), activation)
+    linear.pack(torch.bfloat16)
+    assert linear.packed is not None and linear.weight.numel() == 0
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x.bfloat16(), activation).float(), exact, atol=1e-2, rtol=1e-2)
+
+
+def test_what_is_read_anyway_gets_no_first_values() -> None:
+    state = torch.get_rng_state()
+    with Unset():
+        torch.nn.Embedding(3, 4), Linear(4, 4)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:

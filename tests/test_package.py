@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import mapsto
 
@@ -29,6 +30,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert not imported_by(code) & {"torch", "sklearn", "pyarrow", "tokenizers"}
 
 
+def test_opening_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:
+    mapsto.fit(
+        "text -> label", [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(20)], tmp_path / "clf", steps=1
+    )
+    code = f"import mapsto; print(mapsto.load({str(tmp_path / 'clf')!r}).predict(['word'])[0].keys())"
+    assert not imported_by(code) & {"torch._dynamo", "sklearn", "huggingface_hub"}
+
+
 def test_the_public_names() -> None:
     assert mapsto.__all__ == ["MapstoError", "Model", "__version__", "fit", "load", "pretrain"]
     assert all(getattr(mapsto, name) is not None for name in mapsto.__all__)
@@ -43,6 +52,8 @@ def refuse(*a, **k): raise AssertionError("a socket was opened")
 socket.socket.connect = refuse
 socket.create_connection = refuse
 socket.getaddrinfo = refuse
+from pathlib import Path
+
 import mapsto
 rows = [{"text": f"{i} {'good' if i % 2 else 'bad'} words", "label": str(i % 2)} for i in range(40)]
 clf = mapsto.fit("text -> label", rows, steps=2, layers=1, width=64, vocabulary=300)
