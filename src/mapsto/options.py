@@ -115,6 +115,10 @@ class Options:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
+        if self.words is not None and self.lora is not None:
+            raise UsageError(
+                "an adapter (--lora) fits the vocabulary of its start; add --words in a run of their own first"
+            )
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
         if not 0 <= self.smooth < 1:
