@@ -143,7 +143,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
     In an arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind. Raises ArrowError
     that lists the columns when one is missing or could be several.
     """
-    listed = ", ".join(map(repr, columns)) or "none"
+    listed = _listed(columns)
     ports: list[tuple[Role, Port]] = [("source", p) for p in arrow.sources] + [("target", p) for p in arrow.targets]
     shared = _shared(arrow)
     free = [i for i in range(len(ports)) if i not in shared]
@@ -172,6 +172,12 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
     found |= {i: found[source] for i, source in shared.items()}
     bound = [replace(port, column=found[i]) for i, (_, port) in enumerate(ports)]
     return replace(arrow, sources=tuple(bound[: len(arrow.sources)]), targets=tuple(bound[len(arrow.sources) :]))
+
+
+def _listed(columns: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, columns)) or "none"
+    mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
+    return shown if mark is None else f"{shown} (its cells seem to be parted by {mark!r}; .csv has commas, .tsv tabs)"
 
 
 def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], listed: str) -> ArrowError:
