@@ -101,7 +101,8 @@ def pack(weight: Tensor) -> Tensor | None:
 
 def packs() -> bool:
     """Whether this CPU and this build of torch have products over packed bf16 weights."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    built = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
