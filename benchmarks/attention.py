@@ -18,9 +18,8 @@ def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def timed(kernel: object, length: int, dtype: torch.dtype, training: bool) -> object:
+def timed(kernel: object, rows: int, length: int, dtype: torch.dtype, training: bool) -> object:
     assert callable(kernel)
-    rows = TOKENS // length
     q, k, v = (torch.randn(rows, HEADS, length, WIDTH, dtype=dtype, requires_grad=training) for _ in range(3))
     mask = torch.zeros(rows, 1, length, length, dtype=dtype)
 
@@ -33,15 +32,20 @@ def timed(kernel: object, length: int, dtype: torch.dtype, training: bool) -> ob
 
 
 def main() -> None:
-    lines = ["| rows of | precision | direction | plain, ms | fused, ms | fused / plain |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| rows | of | precision | direction | plain, ms | fused, ms | fused / plain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    full = [(TOKENS // length, length) for length in (64, 128, 256, 512, 1024)]
+    alone = [(1, length) for length in (16, 32, 64, 128)]
     for dtype in (torch.bfloat16, torch.float32):
         for training in (True, False):
-            for length in (64, 128, 256, 512, 1024):
-                ways = {name: timed(way, length, dtype, training) for name, way in (("plain", plain), ("fused", fused))}
-                found = take_turns(ways, ROUNDS)  # type: ignore[arg-type]
+            for rows, length in full if training else [*full, *alone]:
+                kernels = (("plain", plain), ("fused", fused))
+                found = take_turns({name: timed(way, rows, length, dtype, training) for name, way in kernels}, ROUNDS)  # type: ignore[arg-type]
                 direction = "forward and backward" if training else "forward"
-                shown = f"{spread(found['plain'], 1)} | {spread(found['fused'], 1)} | {ratio(found['fused'], found['plain'])}"
-                lines.append(f"| {length} | {str(dtype).removeprefix('torch.')} | {direction} | {shown} |")
+                shown = f"{spread(found['plain'], 2)} | {spread(found['fused'], 2)} | {ratio(found['fused'], found['plain'])}"
+                lines.append(f"| {rows} | {length} | {str(dtype).removeprefix('torch.')} | {direction} | {shown} |")
     record("Attention kernels (benchmarks/attention.py)", lines)
 
 

@@ -63,8 +63,7 @@ finally:
 def answered(folder: Path, model: Path, texts: list[str], rows: int) -> tuple[float, float, float]:
     """Seconds, and megabytes at the peak, of `mapsto predict` over so many rows; and megabytes of the table."""
     table, out = folder / "rows.csv", folder / "out.csv"
-    columns = {"text": [texts[at % len(texts)] for at in range(rows)]}
-    data.write_rows(table, ["text"], ({"text": text} for text in columns["text"]))
+    data.write_rows(table, ["text"], ({"text": texts[at % len(texts)]} for at in range(rows)))
     size = table.stat().st_size / 1e6
     began = time.perf_counter()
     command = [sys.executable, "-c", PREDICT, "predict", str(model), str(table), "--out", str(out)]

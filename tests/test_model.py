@@ -176,8 +176,8 @@ def test_packed_products_are_the_plain_ones(activation: Activation | None, bias:
         pytest.skip("this CPU has no bf16 products to pack weights for")
     torch.manual_seed(0)
     x, linear = torch.randn(3, 7, 64), Linear(64, 96, bias=bias).to(torch.bfloat16)
-    exact = Linear.forward(copy.deepcopy(linear).float(), x.bfloat16().float(), activation)
-    linear.pack(torch.bfloat16)
+    exact = copy.deepcopy(linear).float()(x.bfloat16().float(), activation)
+    linear.pack()
     assert linear.packed is not None and linear.weight.numel() == 0
     with torch.inference_mode():
         torch.testing.assert_close(linear(x.bfloat16(), activation).float(), exact, atol=1e-2, rtol=1e-2)

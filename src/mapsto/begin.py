@@ -107,8 +107,10 @@ def read_words(path: str) -> list[str]:
     """The words of a file, one a line. Raises DataError."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{path}: the words cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the words cannot be read: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{path}: the words cannot be read: {error.strerror or error}") from error
     words = [line.strip() for line in lines if line.strip()]
     if not words:
         raise DataError(f"{path} has no words")

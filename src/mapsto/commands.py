@@ -17,11 +17,11 @@ from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError, near
+from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import load
-from mapsto.options import Options
+from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
 from mapsto.writers import require_writable
 
@@ -67,8 +67,7 @@ def predict(
 
 
 def _engine(engine: str, model: str, device: str, precision: str, long: str) -> Engine:
-    if engine not in ENGINES:
-        raise UsageError(f"--engine is one of {', '.join(ENGINES)}, not {engine!r}{near(engine, ENGINES)}")
+    require_choice("engine", engine, ENGINES)
     if engine == "ray":
         return Workers(model, device, precision, long)
     return Predictor(folder.load(model), device, precision, long)

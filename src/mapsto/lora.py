@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.mapping import Mapping
-from mapsto.transformer import ACTIVATIONS, Activation, Linear
+from mapsto.transformer import Linear
 
 ALPHA_A_RANK = 2  # the update counts this much, at any rank
 
@@ -29,10 +29,9 @@ class LowRank(Linear):
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
-    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         thin = F.linear(x, self.lora_a.to(x.dtype)) * ALPHA_A_RANK
-        out = super().forward(x) + F.linear(thin, self.lora_b.to(x.dtype))
-        return out if activation is None else ACTIVATIONS[activation](out)
+        return super().product(x) + F.linear(thin, self.lora_b.to(x.dtype))
 
     @torch.no_grad()
     def merged(self) -> Linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -26,9 +27,9 @@ MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
 
-def require_choice(name: str, value: str) -> None:
-    """Raise UsageError unless `value` is one that the option `name` can have."""
-    allowed = CHOICES[name]
+def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
+    """Raise UsageError unless `value` is one that the option `name` can have: `allowed`, or what CHOICES says."""
+    allowed = allowed or CHOICES[name]
     if value not in allowed:
         flag, shown = name.replace("_", "-"), ", ".join(allowed)
         raise UsageError(f"--{flag} is one of {shown}, not {value!r}{near(str(value), allowed)}")

@@ -157,13 +157,13 @@ class Tokenizer:
         Words that are one token already stay as they are. A word is found where no letter touches it, but for words of
         scripts without spaces, which are found everywhere.
         """
-        wanted = list(dict.fromkeys(word for word in map(str.strip, words) if word))
+        wanted = list(dict.fromkeys(words))
         cut = {
             word: ids
             for word, ids in zip(wanted, self.encode_ids(wanted), strict=True)
             if len(ids) > 1 or self.unknown_id in ids.tolist()
         }
-        backend = files.from_parts(json.loads(self._backend.to_str()))
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_tokens([tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in cut])
         vocabulary = backend.get_vocab(with_added_tokens=True)
         return Tokenizer(backend, self._config), {vocabulary[word]: ids for word, ids in cut.items()}

@@ -103,14 +103,16 @@ class Linear(nn.Linear):
         """`activation` of the linear map of x, (…, in) → (…, out)."""
         if self.packed is not None:
             return device.packed_linear(x, self.packed, self.bias, activation)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        x = F.linear(x, self.weight.to(x.dtype), bias)
+        x = self.product(x)
         return x if activation is None else ACTIVATIONS[activation](x)
 
-    @torch.no_grad()
-    def pack(self, dtype: torch.dtype) -> None:
-        """Give up learning: only answer from now on, in `dtype`, with the weights laid out as the products want them."""
-        self.to(dtype)
+    def product(self, x: Tensor) -> Tensor:
+        """The linear map alone."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def pack(self) -> None:
+        """Give up learning: only answer from now on, with the weights laid out as the products want them."""
         self.packed = device.pack(self.weight)
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
@@ -319,13 +321,11 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Give up learning: only answer from now on, in `dtype` (see Linear.pack)."""
-        for block in self.blocks:
-            for part in block.modules():
-                if isinstance(part, Linear) and not self.config.cross_attention:
-                    part.pack(dtype)
-            for parameter in block.parameters():
-                parameter.data = parameter.data.to(dtype)
+        """Give up learning: only answer from now on, in `dtype`."""
+        self.blocks.to(dtype)
+        for part in self.blocks.modules():
+            if isinstance(part, Linear) and not self.config.cross_attention:  # which takes its weights in slices
+                part.pack()
 
     def forward(
         self,
