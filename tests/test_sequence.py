@@ -156,7 +156,7 @@ def test_one_place_decides_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, chosen in ((True, "fused"), (False, "plain")):
         monkeypatch.setattr("mapsto.attention.has_amx", lambda amx=amx: amx)
         assert kernel(2, 128, torch.bfloat16, "cpu", training=False) == chosen
-        assert kernel(1, 128, torch.bfloat16, "cpu", training=False) == "fused"
+        assert kernel(1, 64, torch.bfloat16, "cpu", training=False) == "fused"
 
 
 def test_rotary_turns_and_its_gradient() -> None:

@@ -16,9 +16,9 @@ from mapsto.dropout import keeping
 from mapsto.sequence import Role
 
 # On a CPU in bf16 the plain products beat the fused kernel, forward and backward, up to rows of 256 tokens and lose from
-# 512 on; forward alone they win up to 128, but nowhere with AMX and not over a single row. In fp32 the fused kernel wins
-# everywhere (benchmarks/attention.py measures it).
-LONGEST_PLAIN_ROW, LONGEST_PLAIN_FORWARD = 256, 128
+# 512 on; forward alone they win up to 128, but nowhere with AMX and not over a single short row. In fp32 the fused kernel
+# wins, but forward alone over rows of 64 (benchmarks/attention.py measures it).
+LONGEST_PLAIN_ROW, LONGEST_PLAIN_FORWARD, LONGEST_LONE_FUSED = 256, 128, 64
 
 
 def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
@@ -46,7 +46,9 @@ def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bo
     """Which attention kernel serves a call; the one place that decides, from measurement."""
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
-    longest = LONGEST_PLAIN_ROW if training else 0 if has_amx() or rows == 1 else LONGEST_PLAIN_FORWARD
+    if not training and (has_amx() or (rows == 1 and length <= LONGEST_LONE_FUSED)):
+        return "fused"
+    longest = LONGEST_PLAIN_ROW if training else LONGEST_PLAIN_FORWARD
     return "plain" if length <= longest else "fused"
 
 
