@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mapsto.errors import MapstoError
 
 if TYPE_CHECKING:
-    from mapsto.model import Model, fit, load, pretrain
+    from mapsto.model import Model, compare, fit, load, pretrain
 
-__all__ = ["MapstoError", "Model", "__version__", "fit", "load", "pretrain"]
+__all__ = ["MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
 __version__ = "0.1.0"
 
 

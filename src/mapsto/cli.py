@@ -137,6 +137,39 @@ def fit(
     fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
 
 
+@app.command(
+    epilog="Example: mapsto compare 'text -> label' train.csv --test test.csv --starts scratch,runs/base --out runs/cmp"
+)
+@with_options
+def compare(
+    arrow: Arrow,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Finished fits and the report. An unfinished one goes on.")],
+    options: Options,
+    test: Annotated[Path | None, typer.Option(help="Rows to score on; without it a fifth of the data is kept.")] = None,
+    starts: Annotated[str, typer.Option(help="Folders, hub names, and scratch: random weights.")] = "scratch",
+    labels: Annotated[str, typer.Option(help="Numbers of labels, and all.")] = "16,64,256,all",
+    seeds: Annotated[int, typer.Option(help="How many draws of the labels.")] = 5,
+    methods: Annotated[str, typer.Option(help="How starts are fitted: full, probe, contrast.")] = "full,probe,contrast",
+    shift: Annotated[Path | None, typer.Option(help="Rows from elsewhere, which are scored too.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Fits at once; one for every two cores unless told.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """What did the pretraining buy? Many fits with few and many labels from every start, and a report of them."""
+    from mapsto import commands, device, progress
+
+    device.keep_memory()
+    given: dict[str, Any] = {"test": test, "shift": shift, "seeds": seeds, "jobs": jobs, "overwrite": overwrite}
+    given |= {"starts": _listed(starts), "labels": _listed(labels), "methods": _listed(methods), "options": options}
+    commands.compare(arrow, data, out, json, progress=progress.choose(quiet, json), **given)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
     model: Model,

@@ -20,6 +20,7 @@ from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
+from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
@@ -121,6 +122,15 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
     print("\nconfused most often:")
     for count, truth, name in sorted(pairs, reverse=True)[:10]:
         print(f"{count:>6} × {truth} answered as {name}")
+
+
+def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:
+    """The table of a comparison and what it means; the rest is in its folder."""
+    found = compare_starts(arrow, data, out, **given)
+    if as_json:
+        print(json.dumps(found.record(), ensure_ascii=False))
+        return
+    print("\n".join(["", *found.lines(), "", f"in {out}: report.html, results.json"]))
 
 
 def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding: str | None, as_json: bool) -> None:

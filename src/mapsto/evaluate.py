@@ -11,7 +11,7 @@ from mapsto.data import Table
 from mapsto.errors import UsageError
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.mapping import Mapping
-from mapsto.predict import evidence, pooled_outputs, questions
+from mapsto.predict import asking, evidence, pooled_outputs
 from mapsto.scores import Score
 from mapsto.sequence import Example
 
@@ -47,14 +47,11 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         bare, corruption = replace(rows, targets=[]), putting_back[0].corruption
         hidden = make_examples(arrow, bare, encoded, mapping.sources, mapping.targets, seed, corruption)
         scores |= score_examples(mapping, hidden, rows, device)
-    asking = [
-        Example(pieces, questions(mapping, pieces), int(of))
-        for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
-    ]
+    asked = asking(mapping, encoded)
     for port, target in enumerate(mapping.targets):
         if restored[port] is not None:
             continue
-        outputs = pooled_outputs(mapping, asking, len(rows), port, device)
+        outputs = pooled_outputs(mapping, asked, len(rows), port, device)
         answers = rows.targets[port]
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}

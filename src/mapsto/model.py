@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import data as tables
-from mapsto import folder, search, train
+from mapsto import folder, report, search, study, train
+from mapsto.comparison import Comparison, understand
 from mapsto.errors import UsageError, near
 from mapsto.evaluate import Evaluation
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -105,17 +106,44 @@ def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) 
     return _trained(train.pretrain, what, data, out, given)
 
 
-def _trained(call: Any, first: str, data: Any, out: str | Path | None, given: dict[str, Any]) -> Model:
+def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Comparison:
+    """What did the pretraining buy? Fits from every start with several numbers of labels, scored on the same rows; see
+    `mapsto.study.run`. Fields of Options are taken as keywords.
+
+    out: a folder that keeps finished fits and gets report.html and results.json. test: rows to score on, else a fifth of the
+    data. starts: folders, hub names and "scratch". labels: numbers, and "all". seeds: how many draws of them. shift: rows
+    from elsewhere. methods: of "full", "probe", "contrast". jobs: fits at once.
+
+    >>> mapsto.compare("text -> label", rows, starts=["scratch", "runs/base"], labels=[16, 64])  # doctest: +SKIP
+    """
+    names = ("test", "starts", "labels", "seeds", "methods", "shift", "jobs", "overwrite", "progress")
+    own = {name: given.pop(name) for name in names if name in given}
+    options = _options(given, set(names))
+    folder_ = None if out is None else Path(out)
+    made, outcomes, facts = study.run(arrow, data, folder_, options=options, **own)
+    found = understand(made, outcomes)
+    if folder_ is not None:
+        report.write(folder_, found, made, outcomes, facts)
+    return found
+
+
+def _options(given: dict[str, Any], others: set[str]) -> Options:
+    """The Options among the keywords `given`, which are taken out. Raises UsageError for a keyword that is none."""
     names = {field.name for field in fields(Options)}
-    known = {"start", "like", "test", "progress", "overwrite", "options"} | names
-    known |= {"search", "search_minutes"} if call is search.fit else set()
     for name in given:
-        if name not in known:
-            raise UsageError(f"no option {name!r}{near(name, known)}")
+        if name not in names | others | {"options"}:
+            raise UsageError(f"no option {name!r}{near(name, names | others)}")
     chosen = {name: given.pop(name) for name in list(given) if name in names}
     if chosen and "options" in given:
         raise UsageError("give options=Options(…) or single options, not both")
-    options = given.pop("options", None) or Options(**chosen)
+    found: Options = given.pop("options", None) or Options(**chosen)
+    return found
+
+
+def _trained(call: Any, first: str, data: Any, out: str | Path | None, given: dict[str, Any]) -> Model:
+    known = {"start", "like", "test", "progress", "overwrite"}
+    known |= {"search", "search_minutes"} if call is search.fit else set()
+    options = _options(given, known)
     if isinstance(given.get("start"), Model):
         given["start"] = given["start"].mapping
     mapping = call(first, data, out, options=options, progress=given.pop("progress", None) or Progress(), **given)

@@ -50,8 +50,9 @@ def choose_method(
         method, why = _measured(options, mapping, beginning, count, pretraining)
     elif method != "full" and (beginning.tensors is None or pretraining or mapping.targets[0].way != "pooled"):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
-    elif idle := _idle(method, options):
-        raise UsageError(f"{', '.join(idle)} would change nothing with --method {method}")
+    elif without := idle(method, options):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in without)
+        raise UsageError(f"{flags} would change nothing with --method {method}")
     if method == "contrast" and contrasted(mapping) is None:
         raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
     return method, why
@@ -70,26 +71,26 @@ def _measured(
     said = f"{a_class:,.0f} labels a class" if port is not None else f"{count:,} answers"
     if a_class > MANY_LABELS:
         return "full", f"{said}, more than {MANY_LABELS}"
-    if port is not None and 1 < a_class <= FEW_LABELS and not _idle("contrast", options):
+    if port is not None and 1 < a_class <= FEW_LABELS and not idle("contrast", options):
         return "contrast", f"{said}, at most {FEW_LABELS}"
-    if a_class <= FEW_LABELS and not _idle("probe", options):
+    if a_class <= FEW_LABELS and not idle("probe", options):
         return "probe", f"{said}, at most {FEW_LABELS}"
     return "probe+full", f"{said}, at most {MANY_LABELS}"
 
 
-def _idle(method: str, options: Options) -> list[str]:
-    """The options given that would change nothing, since the weights or the loss that they are about are not there."""
+def idle(method: str, options: Options) -> list[str]:
+    """The fields given that would change nothing, since the weights or the loss that they are about are not there."""
     told = ("steps", "epochs", "minutes", "batch", "rate")
     given = {
         **{name: getattr(options, name) is not None for name in told},
         "lora": options.lora is not None,
         "freeze": options.freeze is not None and (method == "probe" or options.freeze == "all"),
-        "layer-decay": options.layer_decay < 1,
+        "layer_decay": options.layer_decay < 1,
         "smooth": options.smooth > 0,
         "average": options.average is not None,
     }
     without = {"probe": tuple(given), "contrast": ("freeze", "smooth")}
-    return [f"--{name}" for name in without.get(method, ()) if given[name]]
+    return [name for name in without.get(method, ()) if given[name]]
 
 
 def contrasted(mapping: Mapping) -> int | None:

@@ -16,7 +16,7 @@ from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
-from mapsto.examples import batches, bind_to, encode, read_rows
+from mapsto.examples import Encoded, batches, bind_to, encode, read_rows
 from mapsto.kinds import BadCell, Source
 from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
@@ -73,6 +73,14 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
             at = target.asked(pieces)
             found.append(Answer(np.zeros(len(at), np.int64), at) if len(at) else None)
     return tuple(found)
+
+
+def asking(mapping: Mapping, encoded: Encoded) -> list[Example]:
+    """Examples without answers, each with the number of its row."""
+    return [
+        Example(pieces, questions(mapping, pieces), int(of))
+        for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
+    ]
 
 
 def bound_parts(arrow: Arrow, parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
@@ -138,11 +146,7 @@ class Predictor:
             if len(rows):
                 encoded = encode(bound, rows, mapping.sources, mapping.config.longest, self.long)
                 self.cut_rows += len(encoded.long) if encoded.lost else 0
-                examples = [
-                    Example(pieces, questions(mapping, pieces), int(of))
-                    for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
-                ]
-                for of, answer in zip(rows.rows, self._decode(examples, len(rows)), strict=True):
+                for of, answer in zip(rows.rows, self._decode(asking(mapping, encoded), len(rows)), strict=True):
                     answers[int(of)] = answer
             yield from answers
 

@@ -160,15 +160,15 @@ def _from_table(
     """Rows with answers, all in memory."""
     table = tables.read(data, encoding=options.encoding)
     arrow = bind_to(wanted, table)
-    targets = _targets(arrow, options)
-    rows = read_rows(arrow, table, _classes(arrow), targets)
+    targets = made_targets(arrow, options)
+    rows = read_rows(arrow, table, read_by(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     sources = make_sources(beginning, arrow, table, options, say)
     config = _begun(arrow, sources, targets, beginning, options)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
-    tested = _examined(arrow, rows, tested, targets, options, say)
+    tested = examined(arrow, rows, tested, targets, options, say)
     kept, held = _split(arrow, rows, options)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
@@ -194,7 +194,7 @@ def _from_corpus(
     """Values of one corrupted source, as many as there are, in the run's folder."""
     values = data if tables.is_path(data) else tables.read(data)
     arrow = bind_to(wanted, next(tables.stream(values, options.encoding)))
-    targets = _targets(arrow, options)
+    targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
     longest, long, units = _limits(options, config, pretraining=True)
     require_room(arrow, longest)
@@ -234,12 +234,12 @@ def _from_corpus(
     return Material(arrow, config, sources, targets, fingerprint, rows, count, None, tested, read.faults(), examples)
 
 
-def _classes(arrow: Arrow) -> dict[str, type[Source]]:
+def read_by(arrow: Arrow) -> dict[str, type[Source]]:
     """The kinds that the arrow reads, of which no object is needed to read cells."""
     return {port.kind: kinds.source(port.kind) for port in arrow.sources}
 
 
-def _targets(arrow: Arrow, options: Options) -> list[Target]:
+def made_targets(arrow: Arrow, options: Options) -> list[Target]:
     """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
     targets = [kinds.target(port.kind)() for port in arrow.targets]
     for name in ("balance", "smooth"):
@@ -263,7 +263,7 @@ def _begun(
     return config
 
 
-def _examined(
+def examined(
     arrow: Arrow,
     rows: Rows,
     tested: Table | None,
@@ -293,12 +293,12 @@ def _unseen(
 ) -> Table:
     """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
     held = _read_test(arrow, tested, targets, options)
-    read = (read_rows(replace(arrow, targets=()), part, _classes(arrow), []) for part in parts)
+    read = (read_rows(replace(arrow, targets=()), part, read_by(arrow), []) for part in parts)
     return _without(seen(arrow, read, held), tested, options, say)
 
 
 def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
-    held = read_rows(bind_to(arrow, tested), tested, _classes(arrow), targets)
+    held = read_rows(bind_to(arrow, tested), tested, read_by(arrow), targets)
     require_whole(held, tested.rejected, len(tested), options.bad_rows)
     return held
 

@@ -10,7 +10,8 @@ import importlib
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from mapsto.errors import UsageError, near
-from mapsto.scores import Score
+from mapsto.scores import Score, with_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Way = Literal["pooled", "aligned", "appended"]
 State = dict[str, Any]
+Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
 
 
 class BadCell(ValueError):
@@ -134,6 +136,16 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
+    @classmethod
+    def classical(cls, values: Sequence[Any]) -> Classical | None:
+        """What a linear model reads that learns from labels alone, made from training values; None where a kind has none."""
+        return None
+
+    @staticmethod
+    def disturbed(value: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """The value as others would give it without meaning anything else, by what is different."""
+        return {}
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -144,17 +156,26 @@ class Source(ABC):
         return html.escape(str(value))
 
 
+@dataclass(frozen=True)
+class Classical:
+    """Features that need no pretraining: their name for people, and the map from values to a matrix (n, f), sparse or not."""
+
+    name: str
+    features: Callable[[Sequence[Any]], Any]
+
+
 class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
-    hides the answer, where it stands behind `~`.
+    hides the answer, where it stands behind `~`. gain: the field's name for the mean of `gains`.
     smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
+    gain: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0
@@ -196,8 +217,21 @@ class Target(ABC):
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
 
-    def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias of the best linear head on frozen vectors (m, d); None when this kind has none."""
+    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+        """Weight (c, d) and bias (c,) of the best linear head on frozen vectors (m, d), or on sparse ones of length 1; None
+        when this kind has none."""
+        return None
+
+    def blind(self, values: Ints) -> Tensor | None:
+        """The output (c,) of a model that reads nothing, from training values; None where a kind has none."""
+        return None
+
+    def confidence(self, output: Tensor) -> NDArray[np.float64] | None:
+        """The probability (m,) that the target itself gives its answers; None where it gives none."""
+        return None
+
+    def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """What each answer is worth, (m,) from 0 to 1: their mean is what comparisons are about. None where a kind has none."""
         return None
 
     @abstractmethod
@@ -221,8 +255,14 @@ class Target(ABC):
         """The answers, each with its confidence, from outputs (m, …)."""
 
     @abstractmethod
+    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+        """What tells how good the evidence (m, …) is against the true answers."""
+
     def score(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Score]:
-        """Figures of the evidence (m, …) against the true answers, each with its number of items and 95 % interval."""
+        """The figures, each with its number of items and 95 % interval."""
+        return {
+            name: with_interval(metric, *arrays) for name, (metric, *arrays) in self.figures(output, answers).items()
+        }
 
     @abstractmethod
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.errors import DataError
-from mapsto.kinds import BadCell, State, Target, no_text
+from mapsto.kinds import BadCell, Figure, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.transformer import Linear
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-PROBE_DEFAULT = 0.1
+SPARSE_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 PROBE_FOLDS = 5
 PROBE_ROWS = 1000
 PROBE_ITERATIONS = 1000
@@ -39,6 +39,7 @@ class Label(Target):
     kind = "label"
     way = "pooled"
     named = True
+    gain = "accuracy"
 
     def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None) -> None:
         self.classes = list(classes)
@@ -91,17 +92,19 @@ class Label(Target):
         """The index of the class."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
-    def probe(self, features: NDArray[np.float32], values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
         from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
         from sklearn.linear_model import LogisticRegression
 
-        scale = float(np.sqrt((features**2).mean())) or 1.0
+        dense = isinstance(features, np.ndarray)
+        scale = (float(np.sqrt((features**2).mean())) or 1.0) if dense else 1.0
+        strengths = PROBE_STRENGTHS if dense else SPARSE_STRENGTHS
         weights = None if self.weights is None else dict(enumerate(self.weights))
         model = LogisticRegression(max_iter=PROBE_ITERATIONS, tol=1e-3, class_weight=weights)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
-            model.set_params(C=_best_strength(model, features / scale, values, seed))
+            model.set_params(C=_best_strength(model, features / scale, values, seed, strengths))
             fitted = model.fit(features / scale, values)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
@@ -143,7 +146,22 @@ class Label(Target):
             )
         return answers
 
-    def score(self, output: Tensor, answers: Sequence[str]) -> dict[str, Score]:
+    def blind(self, values: Ints) -> Tensor:
+        """The log of how common each class is, so that the commonest is always answered."""
+        counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
+        return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def confidence(self, output: Tensor) -> NDArray[np.float64]:
+        """The probability of the likeliest class."""
+        found: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()
+        return found
+
+    def gains(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
+        """1 where the class is right, else 0."""
+        predicted = (self.classes[index] for index in output.argmax(dim=-1).tolist())
+        return np.array([said == truth for said, truth in zip(predicted, answers, strict=True)], np.float32)
+
+    def figures(self, output: Tensor, answers: Sequence[str]) -> dict[str, Figure]:
         """Accuracy, macro F1, log loss and expected calibration error.
 
         A true class never seen in training counts as a mistake in the first two; the last two need a probability for the
@@ -154,15 +172,13 @@ class Label(Target):
         probabilities = torch.softmax(output.double(), dim=-1).numpy()
         predicted = probabilities.argmax(axis=1)
         known = truth < len(self.classes)
-        found = {
-            "accuracy": scores.with_interval(scores.accuracy, truth, predicted),
-            "macro_f1": scores.with_interval(scores.macro_f1, truth, predicted),
+        found: dict[str, Figure] = {
+            "accuracy": (scores.accuracy, truth, predicted),
+            "macro_f1": (scores.macro_f1, truth, predicted),
         }
         if known.any():
-            found["log_loss"] = scores.with_interval(scores.log_loss, truth[known], probabilities[known])
-            found["calibration_error"] = scores.with_interval(
-                scores.expected_calibration_error, truth[known], probabilities[known]
-            )
+            found["log_loss"] = (scores.log_loss, truth[known], probabilities[known])
+            found["calibration_error"] = (scores.expected_calibration_error, truth[known], probabilities[known])
         return found
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -189,13 +205,13 @@ class Label(Target):
         return {"classes": self.classes, "weights": self.weights}
 
 
-def _best_strength(model: Any, features: NDArray[np.float32], values: Ints, seed: int) -> float:
-    """The inverse penalty with the best cross-validated log loss; a middle one when a class has a single row."""
+def _best_strength(model: Any, features: Any, values: Ints, seed: int, strengths: Sequence[float]) -> float:
+    """The inverse penalty with the best cross-validated log loss; the second one when a class has a single row."""
     rows = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(values))[:PROBE_ROWS]
     features, values = features[rows], values[rows]
     folds = min(PROBE_FOLDS, int(np.unique(values, return_counts=True)[1].min()))
     if folds < 2 or len(np.unique(values)) < 2:
-        return PROBE_DEFAULT
+        return strengths[1]
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     order = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -204,7 +220,7 @@ def _best_strength(model: Any, features: NDArray[np.float32], values: Ints, seed
         model.set_params(C=strength)
         return float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
 
-    return max(PROBE_STRENGTHS, key=quality)
+    return max(strengths, key=quality)
 
 
 target = Label

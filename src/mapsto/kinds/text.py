@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import scores
+from mapsto import scores, textual
 from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Source, State, Target, no_text
+from mapsto.kinds import BadCell, Classical, Figure, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
 from mapsto.tokenizer import Tokenizer
@@ -166,6 +166,20 @@ class TextSource(Source):
         """The tokens as the vocabulary spells them."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
+    @classmethod
+    def classical(cls, values: Sequence[str]) -> Classical:
+        """TF-IDF of words and of runs of characters, which are the words of Chinese."""
+        return Classical("TF-IDF", textual.tfidf(values))
+
+    @staticmethod
+    def disturbed(value: str, rng: np.random.Generator) -> dict[str, str]:
+        """With typing errors, in capitals, without punctuation."""
+        return {
+            "typing errors": textual.mistyped(value, rng),
+            "all capitals": value.upper(),
+            "no punctuation": textual.unpunctuated(value),
+        }
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer."""
@@ -232,13 +246,10 @@ class TextTarget(Target):
             for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def score(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Score]:
+    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """Mean loss (nats a token) and share found, over the hidden tokens."""
         losses, hits = output.double().numpy().T
-        return {
-            "masked_loss": scores.with_interval(np.mean, losses),
-            "token_accuracy": scores.with_interval(np.mean, hits),
-        }
+        return {"masked_loss": (np.mean, losses), "token_accuracy": (np.mean, hits)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""

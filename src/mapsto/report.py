@@ -1,0 +1,329 @@
+"""The report of a comparison: the headline in words, curves, tables, what goes wrong, how it was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapsto import checkpoint, kinds
+from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
+from mapsto.kinds import Target
+from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
+from mapsto.study import SHIFT, TEST, Cell, Outcome, Study
+
+RESULTS, REPORT = "results.json", "report.html"
+BINS = 10
+SHOWN_MISTAKES, SHOWN_CONFUSIONS, LONGEST_SHOWN = 12, 12, 400
+
+
+def write(
+    out: Path, comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]
+) -> None:
+    """results.json, report.html and the figures as SVG, each whole or not there. Raises UsageError without matplotlib."""
+    record = {**comparison.record(), "how": facts}
+    checkpoint.write_atomic(
+        out / RESULTS, (json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    )
+    page = compared(comparison, study, outcomes, facts)
+    for section in page.sections:
+        if section.figure is not None:
+            checkpoint.write_atomic(out / section.file, plain_svg(section.figure).encode())
+    checkpoint.write_atomic(out / REPORT, page.html().encode("utf-8", "replace"))
+
+
+def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]) -> Page:
+    """The page of a comparison."""
+    draws = f"{comparison.seeds} draws of labels" if comparison.seeds > 1 else "one draw of labels, so no intervals"
+    about = (
+        f"{comparison.arrow} · {comparison.pool:,} rows with labels · {comparison.tested:,} rows to test on · {draws} · "
+        f"{len(outcomes):,} fits"
+    )
+    return Page(
+        title="What did the pretraining buy?",
+        about=about,
+        headline=comparison.headline,
+        sections=[
+            _curves(comparison),
+            _differences(comparison),
+            _foresight(comparison),
+            _robustness(comparison),
+            _calibration(comparison, study, outcomes),
+            *_mistakes(comparison, study, outcomes),
+            _costs(comparison),
+            _how(comparison, study, facts),
+        ],
+    )
+
+
+def _labels(comparison: Comparison) -> list[int]:
+    return sorted({point.labels for points in comparison.curves.values() for point in points})
+
+
+def _curves(comparison: Comparison) -> Section:
+    labels = _labels(comparison)
+    with drawing(
+        f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
+    ) as drawn:
+        axes = drawn.axes
+        for at, (name, points) in enumerate(comparison.curves.items()):
+            colour, dash = SERIES[at % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
+            x = [point.labels for point in points]
+            axes.plot(x, [100 * p.score.value for p in points], color=colour, linestyle=dash, marker="o", label=name)
+            if comparison.seeds > 1:
+                low = [100 * max(0.0, p.score.low) for p in points]
+                axes.fill_between(
+                    x, low, [100 * min(1.0, p.score.high) for p in points], color=colour, alpha=0.15, linewidth=0
+                )
+        axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
+        axes.set_xticks(labels, [f"{count:,}" for count in labels])
+        axes.minorticks_off()
+        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    rows = []
+    for name, points in comparison.curves.items():
+        at_labels = {point.labels: shown(point.score) for point in points}
+        rows.append([name, *(at_labels.get(count, "") for count in labels)])
+    interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
+    table = Table(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
+    return Section(
+        "Learning curves", figure=drawn.svg, caption="Bands are 95 % intervals.", file="curves.svg", tables=[table]
+    )
+
+
+def _differences(comparison: Comparison) -> Section:
+    rows = [
+        [
+            f"{d.way} against {d.against}",
+            f"{d.labels:,}",
+            signed(d.points),
+            _saved(d.saved.value, labels_saved(d.saved)),
+        ]
+        for d in comparison.differences
+    ]
+    text = [
+        "Points: how much better, on the same rows with the same labels. Labels saved: how many more labels the other way needs "
+        "for the same score, read off its curve; a number below 0 is what it costs.",
+    ]
+    if not rows:
+        text = ["There is no start to compare with another."]
+    columns = ["what", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
+    return Section("What a start is worth", text, tables=[Table("Paired differences", columns, rows)] if rows else [])
+
+
+def _saved(value: float, text: str) -> str:
+    return text.replace("about ", "").replace(" labels", "") if math.isfinite(value) else text
+
+
+def _foresight(comparison: Comparison) -> Section:
+    if not comparison.foresights:
+        return Section("With more labels", ["A look ahead needs three numbers of labels at least."])
+    ends = {name: points[-1] for name, points in comparison.curves.items()}
+    rows = []
+    later = list(comparison.foresights[0].at)
+    for foresight in comparison.foresights:
+        last = ends[foresight.way]
+        told = [shown(foresight.at[count]) if count in foresight.at else "" for count in later]
+        rows.append([foresight.way, *told, f"{last.labels:,}", shown(foresight.last_foretold), shown(last.score)])
+    columns = ["way", *(f"{count:,} labels, about" for count in later), "tested at", "foretold", "measured"]
+    text = [
+        "If the error goes on falling as a power of the number of labels. As a test, the last point was foretold from those "
+        "before it; where that failed, do not trust the look ahead."
+    ]
+    return Section("With more labels", text, tables=[Table(f"{comparison.gain} in %, looked ahead", columns, rows)])
+
+
+def _robustness(comparison: Comparison) -> Section:
+    tables = []
+    for changed in (True, False):
+        rows = []
+        columns: list[str] = []
+        for name, points in comparison.curves.items():
+            last = points[-1]
+            found = last.changes if changed else {view: s for view, s in last.views.items() if view == SHIFT}
+            if found:
+                columns = list(found)
+                rows.append(
+                    [name, f"{last.labels:,}", *((signed if changed else shown)(score) for score in found.values())]
+                )
+        if rows:
+            caption = (
+                "Change in points when the test rows are given otherwise"
+                if changed
+                else "Score on rows from elsewhere, %"
+            )
+            tables.append(Table(f"{caption}, with the most labels", ["way", "labels", *columns], rows))
+    if not tables:
+        return Section(
+            "On data that looks different", ["This kind of value has no disturbed form, and no --shift was given."]
+        )
+    return Section("On data that looks different", tables=tables)
+
+
+def _target(study: Study, outcome: Outcome) -> Target:
+    return kinds.target(study.arrow.targets[study.port].kind)(**outcome.target)
+
+
+def _of(study: Study, outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
+    return [outcome for cell, outcome in outcomes.items() if cell.way.name == name and cell.labels == labels]
+
+
+def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> Section:
+    rows, lines = [], []
+    for name, points in comparison.curves.items():
+        last = points[-1]
+        found = _of(study, outcomes, name, last.labels)
+        confidences = [_target(study, outcome).confidence(outcome.output) for outcome in found]
+        if confidences[0] is None:
+            continue
+        sure = np.concatenate([one for one in confidences if one is not None])
+        right = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
+        which = np.clip((sure * BINS).astype(int), 0, BINS - 1)
+        counts = np.bincount(which, minlength=BINS)
+        kept = counts >= max(5, len(sure) // 200)
+        with np.errstate(invalid="ignore"):
+            x, y = np.bincount(which, sure, BINS) / counts, np.bincount(which, right, BINS) / counts
+        lines.append((name, x[kept], y[kept]))
+        figures = {key: _over_seeds(last, key) for key in last.figures if key != comparison.gain}
+        rows.append([name, f"{last.labels:,}", *figures.values()])
+    if not lines:
+        return Section("Can its confidence be trusted?", ["These answers carry no probability."])
+    with drawing(
+        "How often an answer is right against how sure it is; on the diagonal confidence can be trusted"
+    ) as drawn:
+        drawn.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="to be trusted")
+        for at, (name, x, y) in enumerate(lines):
+            drawn.axes.plot(
+                x, y, color=SERIES[at % len(SERIES)], marker="o", linestyle=DASHES[at // len(SERIES) % 4], label=name
+            )
+        drawn.axes.set(xlabel="confidence", ylabel=f"{comparison.gain} of such answers")
+        drawn.axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    names = [key.replace("_", " ") for key in comparison.curves[lines[0][0]][-1].figures if key != comparison.gain]
+    table = Table(
+        "Other figures, with the most labels; mean (95 % interval over draws)", ["way", "labels", *names], rows
+    )
+    return Section(
+        "Can its confidence be trusted?",
+        figure=drawn.svg,
+        caption="With the most labels.",
+        file="calibration.svg",
+        tables=[table],
+    )
+
+
+def _over_seeds(point: Point, key: str) -> str:
+    score = point.figures[key]
+    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f}–{score.high:.3f})")
+
+
+def _mistakes(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
+    """What the best way with the most labels gets wrong, in its first draw."""
+    most = _labels(comparison)[-1]
+    at = {name: points[-1] for name, points in comparison.curves.items() if points[-1].labels == most}
+    best = max(at, key=lambda name: at[name].score.value)
+    outcome = _of(study, outcomes, best, most)[0]
+    target, rows = _target(study, outcome), study.views[TEST]
+    answers = rows.targets[study.port]
+    sections = []
+    counts = target.confusion(outcome.output, answers)
+    pairs = sorted(
+        ((n, truth, said) for truth, row in counts.items() for said, n in row.items() if n and said != truth),
+        reverse=True,
+    )[:SHOWN_CONFUSIONS]
+    if pairs:
+        shown_pairs = [
+            [f"{truth} → {said}", n, f"{100 * n / sum(counts[truth].values()):.0f} %"] for n, truth, said in pairs
+        ]
+        table = Table(
+            f"{best}, {most:,} labels, first draw", ["truth → answer", "rows", "of the rows of that truth"], shown_pairs
+        )
+        sections.append(Section("Confused most often", tables=[table]))
+    sure = target.confidence(outcome.output)
+    wrong = np.flatnonzero(outcome.gains[TEST].numpy() < 1)
+    if sure is None or not len(wrong):
+        return sections
+    decoded = target.decode(_taken(outcome.output, wrong))
+    order = np.argsort(-sure[wrong], kind="stable")[:SHOWN_MISTAKES]
+    listed = []
+    for place in order.tolist():
+        row = int(wrong[place])
+        file, line = rows.table.origin(int(rows.rows[row]))
+        value = "\n".join(str(column[row]) for column in rows.sources)
+        said = decoded[place].get(target.kind, "")
+        listed.append(
+            [f"{Path(file).name}, row {line}", _short(value), answers[row], f"{said} ({100 * sure[row]:.0f} %)"]
+        )
+    caption = f"{best}, {most:,} labels, first draw: surest wrong answers"
+    text = ["Some of these may be labels that are wrong, not answers."]
+    table = Table(caption, ["where", "what was read", "truth", "answer"], listed, texts=(1,))
+    return [*sections, Section("Surest mistakes", text, tables=[table])]
+
+
+def _taken(output: Tensor, rows: Any) -> Tensor:
+    return output[torch.from_numpy(rows)]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def _costs(comparison: Comparison) -> Section:
+    rows = []
+    for name, points in comparison.curves.items():
+        before: Point | None = None
+        for point in points:
+            more = ""
+            if before is not None and point.score.value > before.score.value:
+                gained = 100 * (point.score.value - before.score.value)
+                labels = (point.labels - before.labels) / gained
+                seconds = (point.cost.seconds - before.cost.seconds) / gained
+                more = f"{labels:,.0f} labels, {max(0.0, seconds):,.1f} s"
+            peak = "" if point.cost.peak is None else f"{point.cost.peak:,.0f}"
+            rows.append([name, f"{point.labels:,}", f"{point.cost.seconds:,.1f}", f"{point.cost.tokens:,}", peak, more])
+            before = point
+    columns = ["way", "labels", "seconds a fit", "tokens read", "most memory, MB", "one more point cost"]
+    text = ["One more point: what the step from the line above cost, divided by the points it brought."]
+    return Section("What it cost", text, tables=[Table("Medians over the draws", columns, rows)])
+
+
+def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section:
+    starts = list(dict.fromkeys(way.start for way in study.ways if way.start is not None))
+    scratch = any(way.start is None and way.method == "full" for way in study.ways)
+    text = [
+        f"Every way saw the same labels and was scored on the same {comparison.tested:,} rows, which no fit saw. For each seed "
+        "the labels are drawn once; the smaller numbers are part of the larger ones, and classes stand in them as in all rows, "
+        "each at least once where there is room.",
+        "No way was tuned on the test rows. Fits take the settings of mapsto fit for so many labels; a probe and the linear "
+        "model choose their strength out of four by cross-validation within their labels.",
+        "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "
+        "draws get Student's t. Labels saved and the look ahead are taken from 10,000 sets of curves drawn from it.",
+    ]
+    if scratch and study.like is not None:
+        text.append(f"scratch has the shape and the tokenizer of {study.like}, and random weights.")
+    table = Table(
+        "Provenance",
+        ["what", "which"],
+        [
+            ["data (SHA-256)", facts["data"][:16]],
+            ["test (SHA-256)", facts["test"][:16]],
+            *([name, (weights or "")[:16]] for name, weights in facts["starts"].items()),
+            *([name, value] for name, value in facts["versions"].items()),
+        ],
+    )
+    return Section("How it was measured", text, tables=[table], code=command(study, starts, scratch))
+
+
+def command(study: Study, starts: Sequence[str], scratch: bool) -> str:
+    """What makes this comparison again, but for the names of files that only the caller knows."""
+    named = ",".join([*(["scratch"] if scratch else []), *starts])
+    labels = ",".join("all" if count == len(study.pool) else str(count) for count in study.labels)
+    return shlex.join(
+        ["mapsto", "compare", str(study.arrow), "DATA", "--test", "TEST", "--starts", named, "--labels", labels,
+         "--seeds", str(len(study.seeds)), "--out", "FOLDER"]
+    )  # fmt: skip

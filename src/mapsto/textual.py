@@ -1,0 +1,58 @@
+"""Text without a model: how often its words stand in it, and how it looks when others type it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+WORDS, CHARACTERS = (1, 2), (1, 4)
+MOST_FEATURES = 100_000
+MISTYPED = 0.05  # of the letters
+
+
+def tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], Any]:
+    """From texts to sparse vectors (n, f) of length 1: runs of 1 to 2 words, and of 1 to 4 characters within words, each
+    weighted by 1 + log of how often it stands in the text and by how rare it is in `texts` (Salton & Buckley 1988).
+    """
+    from scipy.sparse import hstack  # a second to import
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    shared = {"sublinear_tf": True, "max_features": MOST_FEATURES, "dtype": np.float32}
+    parts = [
+        TfidfVectorizer(analyzer="char_wb", ngram_range=CHARACTERS, **shared),
+        TfidfVectorizer(ngram_range=WORDS, token_pattern=r"\w+", **shared),
+    ]
+    known = []
+    for part in parts:
+        try:
+            known.append(part.fit(texts))
+        except ValueError:  # no text has a word: signs alone, such as emoji
+            continue
+    return lambda asked: hstack([part.transform(asked) for part in known], format="csr") / len(known) ** 0.5
+
+
+def mistyped(text: str, rng: np.random.Generator) -> str:
+    """About one letter in twenty left out, doubled, or in the place of the next one."""
+    letters = list(text)
+    at = 0
+    while at < len(letters):
+        if letters[at].isalnum() and rng.random() < MISTYPED:
+            kind = int(rng.integers(3))
+            if kind == 0 and len(letters) > 1:
+                letters[at] = ""
+            elif kind == 1:
+                letters[at] *= 2
+            elif at + 1 < len(letters):
+                letters[at], letters[at + 1] = letters[at + 1], letters[at]
+                at += 1
+        at += 1
+    return "".join(letters).strip() or text
+
+
+def unpunctuated(text: str) -> str:
+    """Without the characters that Unicode calls punctuation; a text of nothing else stays."""
+    bare = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
+    return " ".join(bare.split()) or text

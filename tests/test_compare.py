@@ -1,0 +1,289 @@
+"""What a comparison promises: intervals that hold the truth, labels saved, the same numbers after a kill, plain refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import run, sentences, start, write_labelled
+
+import mapsto
+from mapsto import kinds
+from mapsto.crossed import Means, interval
+from mapsto.curves import ahead, reach
+from mapsto.study import nested
+
+SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
+FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]
+
+
+def table(count: int, seed: int = 0) -> list[dict[str, str]]:
+    return [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(count, seed)]
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(
+    ("draws", "between", "items", "left"), [(5, 0.02, 0.4, 0.2), (10, 0.05, 0.3, 0.3), (5, 0.0, 0.4, 0.3)]
+)
+def test_intervals_hold_a_known_truth(draws: int, between: float, items: float, left: float) -> None:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(500):
+        gains = rng.normal(0, between, (draws, 1)) + rng.normal(0, items, (1, 400)) + rng.normal(0, left, (draws, 400))
+        means = Means.of(gains[None].astype(np.float32))
+        found = interval(means.samples(trial, 2000)[:, 0], 400)
+        inside += found.low <= 0 <= found.high
+    assert 0.93 <= inside / 500 <= 0.97
+
+
+def test_an_interval_of_a_difference_is_of_pairs() -> None:
+    """What both ways share, hard rows and lucky draws, does not blur their difference."""
+    rng = np.random.default_rng(1)
+    shared = rng.normal(0, 0.3, (5, 1)) + rng.normal(0, 0.4, (1, 300))
+    gains = np.stack([shared, shared + 0.05 + rng.normal(0, 0.02, (5, 300))]).astype(np.float32)
+    means = Means.of(gains)
+    samples = means.samples()
+    difference, alone = interval(samples[:, 1] - samples[:, 0], 300), interval(samples[:, 1], 300)
+    assert difference.low > 0.04 and difference.high < 0.06
+    assert alone.high - alone.low > 10 * (difference.high - difference.low)
+
+
+def test_no_interval_is_invented() -> None:
+    found = interval(Means.of(np.ones((1, 1, 50), np.float32)).samples()[:, 0], 50)
+    assert found.value == 1 and np.isnan(found.low) and np.isnan(found.high)
+    alike = interval(Means.of(np.ones((1, 5, 100), np.float32)).samples()[:, 0], 100)
+    assert 0.95 < alike.low < 0.975  # 100 right answers in a row do not prove 100 %
+
+
+# Curves
+
+
+def test_labels_are_read_off_a_curve() -> None:
+    curve = np.array([[0.5, 0.7, 0.65, 0.9]])
+    labels = [16, 64, 256, 1024]
+    for wanted, expected in ((0.4, 16), (0.6, 32), (0.7, 64), (0.95, np.inf), (0.9, 1024)):
+        assert reach(labels, curve, np.array([wanted]))[0] == pytest.approx(expected)
+    assert 256 < reach(labels, curve, np.array([0.8]))[0] < 1024
+
+
+def test_a_planted_saving_is_found() -> None:
+    """One way needs three times the labels of the other; over 100 trials the interval holds the saving as often as it says."""
+    labels = [16, 64, 256, 1024]
+    rng = np.random.default_rng(2)
+    inside = 0
+    for trial in range(100):
+        hard = rng.normal(0, 0.4, (1, 1, 400))
+        scores = np.array([[0.4 + 0.08 * np.log(3 * n), 0.4 + 0.08 * np.log(n)] for n in labels]).T.reshape(8, 1, 1)
+        gains = scores + hard + rng.normal(0, 0.01, (8, 5, 1)) + rng.normal(0, 0.2, (8, 5, 400))
+        samples = Means.of(gains.astype(np.float32)).samples(trial, 2000)
+        saved = interval(reach(labels, samples[:, 4:], samples[:, 1]) - 64, 400)
+        inside += saved.low <= 2 * 64 <= saved.high
+    assert inside >= 90
+
+
+def test_a_power_law_is_looked_ahead() -> None:
+    labels = [16, 64, 256]
+    curve = 1 - 2 * np.array([labels], np.float64) ** -0.5
+    assert ahead(labels, curve, 1024)[0] == pytest.approx(1 - 2 * 1024**-0.5)
+    assert ahead(labels, np.array([[0.8, 0.7, 0.6]]), 1024)[0] == pytest.approx(0.7, abs=0.02)  # it never falls
+
+
+# What is drawn
+
+
+@given(st.lists(st.sampled_from("aaaab"), min_size=3, max_size=200), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_draws_are_nested_and_stratified(strata: list[str], seed: int) -> None:
+    order = nested(strata, seed)
+    assert sorted(order.tolist()) == list(range(len(strata)))
+    drawn = [strata[row] for row in order]
+    classes = set(strata)
+    assert set(drawn[: len(classes)]) == classes
+    for count in range(len(classes), len(strata) + 1):
+        share = drawn[:count].count("a") / count - strata.count("a") / len(strata)
+        assert abs(share) * count <= 2.5
+
+
+@pytest.mark.parametrize("kind", kinds.names("source"))
+def test_disturbed_values_can_be_read(kind: str) -> None:
+    source = kinds.source(kind)
+    for value in source.samples():
+        read = source.read(value)
+        for seed in range(20):
+            first = source.disturbed(read, np.random.default_rng(seed))
+            again = source.disturbed(read, np.random.default_rng(seed))
+            assert first == again and all(source.read(changed) for changed in first.values())
+
+
+@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
+    import torch
+
+    target = kinds.target(kind)()
+    answers = [target.read(cell) for cell in target.samples()] * 10
+    target.learn(answers)
+    output = torch.randn(len(answers), len(target.classes), generator=torch.Generator().manual_seed(0))
+    gains = target.gains(output, answers)
+    assert gains is not None and gains.min() >= 0 and gains.max() <= 1
+    assert float(gains.mean()) == pytest.approx(target.score(output, answers)[target.gain].value)
+
+
+# The whole
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What a comparison found, but for the time and memory it took."""
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    for points in found["curves"].values():
+        for point in points:
+            point.pop("cost")
+    return found
+
+
+def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "train.csv", 120)
+    write_labelled(tmp_path / "test.csv", 60, seed=5)
+    command = [
+        "compare", "text -> label", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"),
+        "--labels", "8,32,all", "--seeds", "2", *FLAGS,
+    ]  # fmt: skip
+    whole = run(*command, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    cells = tmp_path / "killed" / "cells"
+    for wanted in (2, 7, 13):
+        process = start(*command, "--out", str(tmp_path / "killed"))
+        while process.poll() is None and (not cells.exists() or len(list(cells.glob("[!.]*"))) < wanted):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    next(cells.glob("scratch-full-8-0")).joinpath("state.safetensors").write_bytes(b"damaged")
+    ended = run(*command, "--out", str(tmp_path / "killed"))
+    assert ended.returncode == 0 and "damaged" in ended.stderr and "of them done before" in ended.stderr
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert set(os.listdir(tmp_path / "whole")) == {
+        "compare.json", "cells", "results.json", "report.html", "curves.svg", "calibration.svg",
+    }  # fmt: skip
+    other = run(*command, "--out", str(tmp_path / "whole"), "--balance")
+    assert other.returncode == 2 and "other options" in other.stderr
+
+
+def test_fits_at_once_find_the_same(tmp_path: Path) -> None:
+    given = {"test": table(40, 5), "labels": [8, 40], "seeds": 2, **SMALL}
+    mapsto.compare("text -> label", table(80), tmp_path / "one", jobs=1, **given)
+    mapsto.compare("text -> label", table(80), tmp_path / "two", jobs=2, **given)
+    assert results(tmp_path / "one") == results(tmp_path / "two")
+
+
+def test_a_start_is_compared_by_every_method(tmp_path: Path, minilm: Path) -> None:
+    rows = [{"text": f"{word} number {i}", "label": word} for i in range(40) for word in ("river", "tax")]
+    asked = [{"text": f"a {word} and {i}", "label": word} for i in range(30) for word in ("river", "tax")]
+    shift = [{"text": f"{word} {i} elsewhere", "label": word} for i in range(10) for word in ("river", "tax")]
+    found = mapsto.compare(
+        "text -> label", rows, tmp_path / "cmp", test=asked, starts=[str(minilm)], labels=[8, 80], seeds=2, shift=shift,
+        epochs=1,
+    )  # fmt: skip
+    assert list(found.curves) == [
+        "always the commonest answer", "TF-IDF, linear", "model, full", "model, probe", "model, contrast",
+    ]  # fmt: skip
+    assert [point.labels for point in found.curves["model, contrast"]] == [8]  # 80 are too many for it
+    probe = found.curves["model, probe"][1]
+    assert probe.score.value > 0.9 and probe.score.low <= probe.score.value <= probe.score.high
+    assert (
+        set(probe.views) == {"typing errors", "all capitals", "no punctuation", "shift"}
+        and "shift" not in probe.changes
+    )
+    assert {d.against for d in found.differences} == {"TF-IDF, linear"}
+    blind = found.curves["always the commonest answer"][0]
+    assert blind.score.value == 0.5 and blind.cost.tokens == 0
+
+
+def test_one_draw_has_no_interval(tmp_path: Path) -> None:
+    found = mapsto.compare(
+        "text -> label", table(60), tmp_path / "cmp", test=table(30, 5), labels=[8, "all"], seeds=1, **SMALL
+    )
+    assert all(np.isnan(point.score.low) for points in found.curves.values() for point in points)
+    assert (
+        json.loads((tmp_path / "cmp" / "results.json").read_text())["curves"]["scratch, full"][0]["score"]["low"]
+        is None
+    )
+    assert "no intervals" in (tmp_path / "cmp" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"labels": [500]}, "more than the 60 rows"),
+        ({"labels": ["some"]}, "takes numbers and 'all'"),
+        ({"labels": [1]}, "two classes need two rows"),
+        ({"seeds": 0}, "must be above 0"),
+        ({"methods": ["prob"]}, "did you mean 'probe'"),
+        ({"minutes": 1}, "decides this itself"),
+        ({"starts": ["no/such/start"]}, "no/such/start"),
+        ({"stars": ["scratch"]}, "did you mean 'starts'"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_the_first_fit(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(mapsto.MapstoError, match=re.escape(said)):
+        mapsto.compare("text -> label", table(60), test=table(30, 5), **given)
+
+
+def test_rows_on_both_sides_stop_it() -> None:
+    with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test also stand in the training data(.|\n)*row 31"):
+        mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
+
+
+def test_pretraining_is_no_answer_to_compare() -> None:
+    with pytest.raises(mapsto.MapstoError, match="right or wrong"):
+        mapsto.compare("~text -> text", table(60))
+
+
+def test_a_class_that_no_row_has_counts_as_a_mistake() -> None:
+    asked = [*table(30, 5), {"text": "nobody knows this", "label": "hot"}]
+    found = mapsto.compare("text -> label", table(60), test=asked, labels=["all"], seeds=2, **SMALL)
+    assert found.tested == 31 and found.curves["TF-IDF, linear"][0].score.value < 1
+
+
+# The page
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_report_opens_in_a_browser(tmp_path: Path, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not here")
+    rows = [
+        {"text": f"{'今天天气真好' if i % 2 else '房间很脏'} <b>{i}</b> {'x' * 90}", "label": f"类 {i % 2}"}
+        for i in range(60)
+    ]
+    asked = [{"text": f"{'天气好' if i % 3 else '很脏'} <b>{i}</b> & more", "label": f"类 {i % 2}"} for i in range(30)]
+    mapsto.compare("text -> label", rows, tmp_path / "cmp", test=asked, labels=[8, 20, "all"], seeds=2, **SMALL)
+    page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<link|@import|url\(\s*['\"]?(?!#)|src=|https?://(?!www\.w3\.org)", page)
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    probe = (
+        "<script>const wide = [...document.querySelectorAll('main *')].filter(e => !e.closest('.wide') && !e.closest('svg') &&"
+        " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);"
+        "const page = document.documentElement;"
+        "page.dataset.found = JSON.stringify([innerWidth, page.scrollWidth, wide]);</script>"
+    )
+    (tmp_path / "probed.html").write_text(page.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{tmp_path / 'probed.html'}"], capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert found is not None, done.stderr
+    inner, scrolled, wide = json.loads(found[1].replace("&quot;", '"'))
+    assert scrolled <= inner and not wide
+    assert "类 1" in done.stdout
