@@ -218,6 +218,26 @@ def evaluate(
     commands.evaluate(model, data, device, precision, encoding, json, bad_rows)
 
 
+@app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")
+def explain(
+    model: Model,
+    what: Annotated[str, typer.Argument(help="A text, or a table with the columns the model reads.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A page (.html) or rows (.jsonl).")] = None,
+    method: Annotated[str, typer.Option(help="relevance, gradient, integrated or occlusion.")] = "relevance",
+    sample: Annotated[
+        Path | None, typer.Option(help="Rows to measure on how faithful explanations are; else those explained.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of integrated gradients.")] = 50,
+    device: Device = "auto",
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """Which parts of a text decided, and whether leaving them out bears it out."""
+    from mapsto import commands
+
+    commands.explain(model, what, out, method, sample, steps, device, encoding, json)
+
+
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
 def check(
     arrow: Arrow,

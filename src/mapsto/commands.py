@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mapsto import checkpoint, folder, kinds
 from mapsto import data as tables
-from mapsto import folder, kinds
 from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
@@ -24,6 +24,7 @@ from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
+from mapsto.reports.explained import explained
 from mapsto.writers import require_writable
 
 ENGINES = ("local", "ray")
@@ -122,6 +123,44 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
     print("\nconfused most often:")
     for count, truth, name in sorted(pairs, reverse=True)[:10]:
         print(f"{count:>6} × {truth} answered as {name}")
+
+
+def explain(
+    model: str,
+    what: str,
+    out: Path | None,
+    method: str,
+    sample: Path | None,
+    steps: int,
+    device: str,
+    encoding: str | None,
+    as_json: bool,
+) -> None:
+    """Why, on the screen or as a page or rows; and how faithful that is."""
+    if out is not None and out.suffix not in (".html", ".jsonl"):
+        raise UsageError(f"{out.name}: explanations are written as .html or .jsonl")
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}")
+    given: Any = tables.read(what, encoding=encoding) if tables.is_table_name(what) else [what]
+    measured = None if sample is None else tables.read(sample, encoding=encoding)
+    found = load(model, device).explain(given, method, measured, steps)
+    verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
+    if out is not None:
+        if out.suffix == ".html":
+            checkpoint.write_atomic(out, explained(found, model).html().encode("utf-8", "replace"))
+        else:
+            tables.write_rows(
+                out, ["file", "row", "answer", "parts", "method", "told", "blank", "gap"], found.records()
+            )
+        print(f"wrote {len(found)} explanations to {out}; {verdict}", file=sys.stderr)
+        return
+    if as_json:
+        record = {"faithfulness": found.faithfulness, "explanations": list(found.records())}
+        print(json.dumps(record, ensure_ascii=False, default=asdict))
+        return
+    for explanation in found.found:
+        print("\n".join(explanation.lines()), end="\n\n")
+    print(f"faithful? {verdict}")
 
 
 def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:

@@ -114,6 +114,14 @@ def is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
+def is_table_name(text: str) -> bool:
+    """Whether a text names a table: a file or folder that is there, or by its ending would be one."""
+    try:
+        return Path(text).exists() or (readers.format_of(Path(text)) is not None and " " not in text)
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
 def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
     """What `read` gives in one, in tables of bounded size, in order. A table has the columns of those before it.
 

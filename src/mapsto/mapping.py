@@ -98,9 +98,10 @@ class Mapping(nn.Module):
         hidden = self.hidden(batch)
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states (r, l, d)."""
-        out = self.transformer(self.embed(batch), batch.segments, batch.roles, batch.positions, batch.places)
+    def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
+        """Hidden states (r, l, d); of `embedded` (r, l, input_width) where that stands in for the batch's own tokens."""
+        x = self.embed(batch) if embedded is None else embedded
+        out = self.transformer(x, batch.segments, batch.roles, batch.positions, batch.places)
         assert isinstance(out, Tensor)
         return out
 

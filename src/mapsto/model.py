@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import data as tables
-from mapsto import folder, report, search, study, train
+from mapsto import explain as explaining
+from mapsto import folder, search, study, train
 from mapsto.comparison import Comparison, understand
 from mapsto.errors import UsageError, near
 from mapsto.evaluate import Evaluation
 from mapsto.evaluate import evaluate as evaluate_mapping
+from mapsto.faithfulness import Explanations, explanations
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.predict import Predictor
 from mapsto.progress import Progress
+from mapsto.reports.compared import write
 
 
 class Model:
@@ -71,6 +75,21 @@ class Model:
         Raises UsageError naming the value that cannot be read.
         """
         return self.predictor.embed(values, pooling)
+
+    def explain(
+        self, data: Any, method: str = explaining.DEFAULT, sample: Any = None, steps: int = explaining.STEPS
+    ) -> Explanations:
+        """Which parts of each value decided, in order: of one value, a list of values, or a table.
+
+        method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (gradients, in `steps` steps) or "occlusion".
+        sample: rows to measure on how faithful the explanations are; by default those explained. Raises UsageError for
+        values that cannot be read.
+        """
+        given = [data] if isinstance(data, str) and not tables.is_table_name(data) else data
+        explainer = explaining.Explainer(copy.deepcopy(self.mapping), self.predictor.device, method, steps)
+        return explanations(
+            explainer, tables.read(self._table(given)), sample if sample is None else tables.read(sample)
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a folder that mapsto and transformers open. Raises UsageError if it holds something else."""
@@ -123,7 +142,7 @@ def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) 
     made, outcomes, facts = study.run(arrow, data, folder_, options=options, **own)
     found = understand(made, outcomes)
     if folder_ is not None:
-        report.write(folder_, found, made, outcomes, facts)
+        write(folder_, found, made, outcomes, facts)
     return found
 
 

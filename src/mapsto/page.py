@@ -66,11 +66,15 @@ class Page:
         )
 
 
-def _marked(section: Section) -> dict[str, Any]:
+def safe(html: str) -> Any:
+    """HTML whose text is escaped already, as a cell."""
     from markupsafe import Markup
 
-    figure = None if section.figure is None else Markup(section.figure)
-    return {**vars(section), "figure": figure}
+    return Markup(html)
+
+
+def _marked(section: Section) -> dict[str, Any]:
+    return {**vars(section), "figure": None if section.figure is None else safe(section.figure)}
 
 
 @dataclass

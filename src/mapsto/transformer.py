@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from mapsto import device
 from mapsto.attention import additive, attention, rotary_angles, self_attention, visible
@@ -232,6 +233,15 @@ class GatedGelu(torch.autograd.Function):
         return found
 
 
+def gated_gelu(x: Tensor) -> Tensor:
+    """gelu(value) × gate of (…, 2f) → (…, f); a TorchFunctionMode may do it in another way (see relevance.py)."""
+    if has_torch_function_unary(x):
+        other: Tensor = handle_torch_function(gated_gelu, (x,), x)
+        return other
+    found: Tensor = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
+    return found
+
+
 class FeedForward(nn.Module):
     """The position-wise part; gated as in GLU variants (Shazeer 2020) when the config says so."""
 
@@ -245,7 +255,7 @@ class FeedForward(nn.Module):
         if not self.gated:
             x = self.up(x, self.activation)
         elif self.activation == "gelu":
-            x = GatedGelu.apply(self.up(x))  # type: ignore[no-untyped-call]
+            x = gated_gelu(self.up(x))
         else:
             value, gate = self.up(x).chunk(2, dim=-1)
             x = ACTIVATIONS[self.activation](value) * gate

@@ -136,6 +136,24 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
+    def without(self, piece: Piece, tokens: Ints) -> Piece:
+        """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""
+        raise UsageError(f"nothing can be left out of {self.kind!r} yet")
+
+    def blank(self, piece: Piece) -> Piece:
+        """The piece as long as it is, with nothing in it. Raises UsageError for a kind without parts."""
+        raise UsageError(f"{self.kind!r} has no blank value yet")
+
+    @staticmethod
+    def excerpt(value: Any, region: Any) -> str:
+        """What stands in a region (a, 2) of the value, for people."""
+        return ""
+
+    @classmethod
+    def marked(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
+        """The value as HTML with regions in shades from −1 (class `against`) to 1 (class `for`)."""
+        return html.escape(str(value))
+
     @classmethod
     def classical(cls, values: Sequence[Any]) -> Classical | None:
         """What a linear model reads that learns from labels alone, made from training values; None where a kind has none."""
@@ -224,6 +242,11 @@ class Target(ABC):
 
     def blind(self, values: Ints) -> Tensor | None:
         """The output (c,) of a model that reads nothing, from training values; None where a kind has none."""
+        return None
+
+    def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
+        """How strongly outputs (m, …) say what the outputs `answered` (m, …) answer, (m,), for explanations; None where a
+        kind has no such figure."""
         return None
 
     def confidence(self, output: Tensor) -> NDArray[np.float64] | None:

@@ -151,6 +151,12 @@ class Label(Target):
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
+    def told(self, output: Tensor, answered: Tensor) -> Tensor:
+        """The log-odds of the answered class against all others."""
+        chosen = answered.argmax(dim=-1, keepdim=True)
+        others = torch.full_like(output, 0.0).scatter(1, chosen, -torch.inf)
+        return output.gather(1, chosen).squeeze(1) - torch.logsumexp(output + others, dim=-1)
+
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
         """The probability of the likeliest class."""
         found: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()

@@ -5,6 +5,7 @@ Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -165,6 +166,31 @@ class TextSource(Source):
     def words(self, piece: Piece) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
+
+    def without(self, piece: Piece, tokens: Ints) -> Piece:
+        """The other tokens, as near to each other as if nothing had stood between them."""
+        return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
+
+    def blank(self, piece: Piece) -> Piece:
+        """Masks in its frame."""
+        return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.mask_id))
+
+    @staticmethod
+    def excerpt(value: str, region: Any) -> str:
+        """The characters from the start to the end."""
+        ((start, end),) = region
+        return value[int(start) : int(end)]
+
+    @classmethod
+    def marked(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
+        """The text with its parts in the colour of what they speak for, the stronger the more; a screen reader hears it too."""
+        found, at = [], 0
+        for ((start, end),), shade in zip(regions, shades, strict=True):
+            found.append(html.escape(value[at : int(start)]))
+            side, said = "against" if shade < 0 else "for", html.escape(value[int(start) : int(end)])
+            found.append(f'<mark class="{side}" style="--shade:{abs(shade):.2f}" title="{shade:+.2f}">{said}</mark>')
+            at = int(end)
+        return "".join([*found, html.escape(value[at:])])
 
     @classmethod
     def classical(cls, values: Sequence[str]) -> Classical:

@@ -1,0 +1,253 @@
+"""Which part of the input decided: signed weights on the parts of a value, in raw coordinates, and how far to trust them.
+
+What is explained is how strongly the model says its own answer (`Target.told`): for a class its log-odds. A part with a
+weight above 0 speaks for the answer, one below 0 against it.
+Legend of shapes: n examples, r rows, l row length, d width, t tokens, u parts (words of a text, …).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mapsto.data import Table
+from mapsto.errors import UsageError, near
+from mapsto.examples import Rows, batches, bind_to, encode, read_rows
+from mapsto.mapping import Mapping
+from mapsto.predict import over, questions
+from mapsto.relevance import Relevance
+from mapsto.scores import Floats
+from mapsto.sequence import Batch, Example, Ints
+
+METHODS = ("relevance", "gradient", "integrated", "occlusion")
+DEFAULT = "relevance"
+STEPS = 50
+TOKENS_WITH_GRADIENT = 2048
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of what was read: its text, where it stands in the raw value (for text: characters), and its weight.
+
+    port: which source it stands in, counted from 0.
+    """
+
+    text: str
+    region: list[list[float]]
+    weight: float
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model gave an answer. told: how strongly it says it (log-odds for a class). blank: the same when it reads nothing.
+
+    gap: for integrated gradients, by how much the weights miss told − blank, which they should sum to; None for others.
+    """
+
+    answer: dict[str, Any]
+    parts: list[Part]
+    method: str
+    told: float
+    blank: float
+    gap: float | None
+
+    def lines(self, most: int = 12) -> list[str]:
+        """For a screen: the answer, and the parts that weigh most with a bar of how much."""
+        shown = {name: value for name, value in self.answer.items() if name != "scores"}
+        said = ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in shown.values())
+        ranked = sorted(self.parts, key=lambda part: -abs(part.weight))[:most]
+        longest = max((abs(part.weight) for part in ranked), default=0.0) or 1.0
+        bars = []
+        for part in ranked:
+            bar = ("█" if part.weight > 0 else "░") * round(20 * abs(part.weight) / longest)
+            bars.append(f"  {part.weight:+8.3f}  {bar:<20}  {part.text}")
+        more = len(self.parts) - len(ranked)
+        told = (
+            f"  {self.told:+8.3f}  is how strongly it says so; {self.blank:+.3f} when it reads nothing ({self.method})"
+        )
+        gap = [] if self.gap is None else [f"  {self.gap:+8.3f}  is missing from the sum of the weights"]
+        return [said, *bars, *([f"            … and {more} parts that weigh less"] if more else []), told, *gap]
+
+
+class Explainer:
+    """A mapping made ready to say why. It computes in fp32: gradients are taken, and small differences count.
+
+    port: which target is explained. Raises UsageError for answers that cannot be explained, and for a method there is not.
+    """
+
+    def __init__(self, mapping: Mapping, device: torch.device, method: str = DEFAULT, steps: int = STEPS) -> None:
+        if method not in METHODS:
+            raise UsageError(
+                f"no method {method!r} of explaining{near(method, METHODS)}; there are: {', '.join(METHODS)}"
+            )
+        if steps < 1:
+            raise UsageError(f"--steps must be above 0, not {steps}")
+        self.mapping = mapping.to(device).eval().float().computing_in(torch.float32)
+        self.device, self.method, self.steps = device, method, steps
+        ports = [i for i, target in enumerate(mapping.targets) if target.way == "pooled"]
+        if not ports:
+            raise UsageError(f"answers such as labels can be explained; {mapping.arrow} gives none")
+        self.port = ports[0]
+        self.target = mapping.targets[self.port]
+
+    def read(self, table: Table) -> Rows:
+        """The rows of a table that can be read; the faults of the others are in `faults`."""
+        bound = bind_to(self.mapping.arrow, table, answers=False)
+        return read_rows(bound, table, self.mapping.sources, self.mapping.targets, answers=False)
+
+    def examples(self, rows: Rows) -> list[Example]:
+        """Rows as examples that know where their tokens stand."""
+        arrow = self.mapping.arrow
+        encoded = encode(arrow, rows, self.mapping.sources, self.mapping.config.longest, "cut", aligned=True)
+        return [Example(pieces, questions(self.mapping, pieces), row) for row, pieces in enumerate(encoded.pieces)]
+
+    def explain(self, rows: Rows) -> Iterator[Explanation]:
+        """One explanation for each row, in order."""
+        examples = self.examples(rows)
+        outputs = self.outputs(examples)
+        told = self.told(outputs, outputs)
+        blank = self.told(self.outputs([self.blank(example) for example in examples]), outputs)
+        weights = self.weights(examples, outputs)
+        answers = self.target.decode(outputs)
+        for row, example in enumerate(examples):
+            gap = None
+            if self.method == "integrated":
+                gap = float(weights[row].sum() - (told[row] - blank[row]))
+            values = [column[row] for column in rows.sources]
+            parts = self._parts(example, weights[row], values)
+            yield Explanation(answers[row], parts, self.method, float(told[row]), float(blank[row]), gap)
+
+    def outputs(self, examples: Sequence[Example]) -> Tensor:
+        """What the model says of each example, (n, …), on the CPU."""
+        found: Tensor | None = None
+        numbered = [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
+        for batch, hidden in over(self.mapping, numbered, self.device):
+            output = self.mapping.read(hidden, batch, self.port).float().cpu()
+            found = output.new_zeros(len(examples), *output.shape[1:]) if found is None else found
+            found[torch.from_numpy(batch.rows)] = output
+        assert found is not None
+        return found
+
+    def told(self, outputs: Tensor, answered: Tensor) -> Floats:
+        """How strongly `outputs` (n, …) say the answers of `answered` (n, …): (n,)."""
+        found = self.target.told(outputs, answered)
+        if found is None:
+            raise UsageError(f"answers of kind {self.target.kind!r} cannot be explained yet")
+        return found.double().numpy()
+
+    def weights(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+        """The weight of every token of every example, [(t,)], by the chosen method; 0 in the frame for occlusion."""
+        if self.method == "occlusion":
+            return self._occluded(examples, outputs)
+        found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
+        numbered = [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
+        for batch in batches(numbered, TOKENS_WITH_GRADIENT):
+            moved = batch.to(self.device)
+            answered = outputs[torch.from_numpy(batch.rows)].to(self.device)
+            tokens = self._differentiated(moved, answered, [numbered[int(row)] for row in batch.rows])
+            flat = tokens.flatten().float().cpu().numpy()
+            for row, start, length in zip(batch.rows, batch.starts.tolist(), batch.lengths.tolist(), strict=True):
+                found[int(row)] = flat[start : start + length]
+        return found
+
+    def _differentiated(self, batch: Batch, answered: Tensor, examples: list[Example]) -> Tensor:
+        """Weights of the tokens of a batch, (r, l)."""
+        x = self._embedded(batch)
+        if self.method == "gradient":
+            return (x * self._gradient(batch, x, answered)).sum(-1)
+        if self.method == "relevance":
+            with Relevance():
+                return (x * self._gradient(batch, x, answered)).sum(-1)
+        base = self._embedded(_in_place(batch, [self.blank(example) for example in examples]))
+        places, shares = np.polynomial.legendre.leggauss(self.steps)
+        total = torch.zeros_like(x)
+        for place, share in zip((places + 1) / 2, shares / 2, strict=True):
+            total += float(share) * self._gradient(batch, base + float(place) * (x - base), answered)
+        return ((x - base) * total).sum(-1)
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.mapping.embed(batch)
+
+    def _gradient(self, batch: Batch, x: Tensor, answered: Tensor) -> Tensor:
+        """Of the sum of what is told; no example sees another, so each token has the gradient of its own."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = self.mapping.read(self.mapping.hidden(batch, x), batch, self.port)
+            told = self.target.told(output.float(), answered)
+            assert told is not None
+            (found,) = torch.autograd.grad(told.sum(), x)
+        return found
+
+    def _occluded(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+        """By how much less is told when a part is left out, on the first token of the part."""
+        asked = [(at, part) for at, example in enumerate(examples) for part in parts_of(example)]
+        changed = self.outputs([self.without(examples[at], [part]) for at, part in asked])
+        of = torch.tensor([at for at, _ in asked])
+        drops = self.told(outputs, outputs)[of.numpy()] - self.told(changed, outputs[of])
+        found = [np.zeros(sum(map(len, example.pieces)), np.float32) for example in examples]
+        for (at, part), drop in zip(asked, drops.tolist(), strict=True):
+            found[at][part[0]] = drop
+        return found
+
+    def blank(self, example: Example) -> Example:
+        """An example in which nothing stands."""
+        return Example(
+            tuple(self.mapping.sources[p.kind].blank(p) for p in example.pieces), example.answers, example.row
+        )
+
+    def without(self, example: Example, parts: Sequence[Ints]) -> Example:
+        """An example without some of its parts."""
+        left_out = np.concatenate([np.zeros(0, np.int64), *parts])
+        pieces, first = [], 0
+        for piece in example.pieces:
+            own = left_out[(left_out >= first) & (left_out < first + len(piece))] - first
+            pieces.append(self.mapping.sources[piece.kind].without(piece, own) if len(own) else piece)
+            first += len(piece)
+        return Example(tuple(pieces), example.answers, example.row)
+
+    def _parts(self, example: Example, weights: NDArray[np.float32], values: Sequence[Any]) -> list[Part]:
+        firsts = np.cumsum([0, *map(len, example.pieces)])
+        found = []
+        for tokens in parts_of(example):
+            port = int(np.searchsorted(firsts, tokens[0], side="right")) - 1
+            piece = example.pieces[port]
+            assert piece.alignment is not None
+            region = piece.alignment.to_raw(tokens - firsts[port])
+            if region is not None:
+                text = self.mapping.sources[piece.kind].excerpt(values[port], region)
+                found.append(Part(text, region.tolist(), float(weights[tokens].sum()), port))
+        return found
+
+
+def parts_of(example: Example) -> list[Ints]:
+    """The parts of an example, each the places of its tokens counted from the first one of the example."""
+    found: list[Ints] = []
+    first = 0
+    for piece in example.pieces:
+        units = np.arange(len(piece)) if piece.units is None else piece.units
+        inner = np.flatnonzero(~piece.special)
+        if len(inner):
+            breaks = np.flatnonzero(np.diff(units[inner])) + 1
+            found += [first + part for part in np.split(inner, breaks)]
+        first += len(piece)
+    return found
+
+
+def _in_place(batch: Batch, examples: list[Example]) -> Batch:
+    """The batch with the tokens of other examples of the same lengths."""
+    tokens = {kind: values.clone() for kind, values in batch.tokens.items()}
+    taken = dict.fromkeys(tokens, 0)
+    for example in examples:
+        for piece in example.pieces:
+            at = taken[piece.kind]
+            tokens[piece.kind][at : at + len(piece)] = torch.from_numpy(piece.tokens)
+            taken[piece.kind] = at + len(piece)
+    return replace(batch, tokens=tokens)

@@ -1,0 +1,87 @@
+"""The page of explanations: what was read, with its parts in the colour of what they speak for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mapsto import kinds
+from mapsto.explain import Explanation
+from mapsto.faithfulness import Explanations
+from mapsto.page import Page, Section, Table, safe
+
+SHOWN_EXPLANATIONS = 500
+
+
+def explained(found: Explanations, model: str) -> Page:
+    """The page of explanations: every text with its parts in the colour of what they speak for."""
+    faithful = found.faithfulness
+    rows = []
+    for at, explanation in enumerate(found.found[:SHOWN_EXPLANATIONS]):
+        file, line = found.rows.table.origin(int(found.rows.rows[at]))
+        shown_answer = [value for name, value in explanation.answer.items() if name != "scores"]
+        said = ", ".join(f"{value:.2f}" if isinstance(value, float) else str(value) for value in shown_answer)
+        values = [column[at] for column in found.rows.sources]
+        rows.append(
+            [f"{Path(file).name}, row {line}", _marked(found, explanation, values), said, f"{explanation.told:+.2f}"]
+        )
+    left_out = len(found) - len(rows)
+    text = [
+        "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. Strength of the "
+        "answer: its log-odds, where it is a class.",
+        *([f"{left_out:,} more are not shown; --out with .jsonl has all of them."] if left_out else []),
+    ]
+    sections = [
+        Section(
+            "Explanations", text, tables=[Table("Rows", ["where", "what was read", "answer", "strength"], rows, (1,))]
+        )
+    ]
+    if faithful is not None:
+        measures = [
+            [
+                name,
+                *(
+                    f"{s.value:+.3f}" + ("" if math.isnan(s.low) else f" ({s.low:+.3f} to {s.high:+.3f})")
+                    for s in scores
+                ),
+            ]
+            for name, measure in (
+                ("comprehensiveness: lost without what weighs most", faithful.comprehensiveness),
+                ("sufficiency: lost with that alone", faithful.sufficiency),
+                ("deletion: left while parts go one after the other", faithful.deletion),
+            )
+            for scores in [(measure.value, measure.over_random, measure.over_reversed)]
+        ]
+        columns = ["measure", "value", "better than random by", "better than reversed by"]
+        table = Table(f"{faithful.method}, {faithful.examples:,} examples; mean (95 % interval)", columns, measures)
+        sections.append(
+            Section(
+                "Is it faithful?",
+                ["Parts are left out in the order of their weight, and the model is asked again."],
+                tables=[table],
+            )
+        )
+    verdict = (
+        "Nothing here has two parts, so faithfulness was not measured."
+        if faithful is None
+        else _sentence(faithful.verdict)
+    )
+    return Page(
+        f"Why {Path(model).name} answers so", f"{len(found):,} rows · {found.found[0].method}", [verdict], sections
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _marked(found: Explanations, explanation: Explanation, values: Sequence[Any]) -> Any:
+    strongest = max((abs(part.weight) for part in explanation.parts), default=0.0) or 1.0
+    lines = []
+    for port, value in enumerate(values):
+        own = [part for part in explanation.parts if part.port == port]
+        source = kinds.source(found.ports[port])
+        lines.append(source.marked(value, [part.region for part in own], [part.weight / strongest for part in own]))
+    return safe("\n".join(lines))
