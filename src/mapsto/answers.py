@@ -92,4 +92,4 @@ class Answered:
 
 
 def _cell(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)

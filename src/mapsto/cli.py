@@ -193,29 +193,33 @@ def predict(
             help="local: this process. ray: every core, or the cluster that RAY_ADDRESS names (the extra `ray`).",
         ),
     ] = "local",
+    min_confidence: Annotated[
+        float, typer.Option(help="Leave an answer blank that is less sure; `mapsto evaluate` shows what that gains.")
+    ] = 0.0,
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
     from mapsto.device import keep_memory
 
     keep_memory()
-    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")
 def evaluate(
     model: Model,
     data: Data,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A page (.html) of all of it.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
     bad_rows: Annotated[str, typer.Option(help="stop, or skip rows that cannot be read (at most 1 %).")] = "stop",
 ) -> None:
-    """Score a model on a table with answers, each figure with its 95 % interval."""
+    """Score a model on a table with answers, each figure with its 95 % interval, and show where it fails."""
     from mapsto import commands
 
-    commands.evaluate(model, data, device, precision, encoding, json, bad_rows)
+    commands.evaluate(model, data, out, device, precision, encoding, json, bad_rows)
 
 
 @app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")

@@ -24,7 +24,9 @@ from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
+from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
+from mapsto.scrutiny import scrutinize
 from mapsto.writers import require_writable
 
 ENGINES = ("local", "ray")
@@ -41,13 +43,14 @@ def predict(
     as_json: bool,
     long: str,
     engine: str = "local",
+    min_confidence: float = 0.0,
 ) -> None:
     """Answers for a table or for texts, to a file or to the screen."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     if out is not None:
         require_writable(out)
-    answering = _engine(engine, model, device, precision, long)
+    answering = _engine(engine, model, device, precision, long, min_confidence)
     source = answering.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
     if as_json and out is None:
@@ -68,11 +71,10 @@ def predict(
     writer.writerows(answered)
 
 
-def _engine(engine: str, model: str, device: str, precision: str, long: str) -> Engine:
+def _engine(engine: str, model: str, *how: Any) -> Engine:
+    """how: what a Predictor takes beside its mapping, in order."""
     require_choice("engine", engine, ENGINES)
-    if engine == "ray":
-        return Workers(model, device, precision, long)
-    return Predictor(folder.load(model), device, precision, long)
+    return Workers(model, *how) if engine == "ray" else Predictor(folder.load(model), *how)
 
 
 def _note(finding: Finding) -> None:
@@ -90,13 +92,27 @@ def _tell(rows: int, failed: int, engine: Engine) -> None:
 
 
 def evaluate(
-    model: str, data: Path, device: str, precision: str, encoding: str | None, as_json: bool, bad_rows: str
+    model: str,
+    data: Path,
+    out: Path | None,
+    device: str,
+    precision: str,
+    encoding: str | None,
+    as_json: bool,
+    bad_rows: str,
 ) -> None:
-    """A table of scores beside what a model that reads nothing reaches."""
+    """A table of scores beside what a model that reads nothing reaches, and where it fails; as a page too."""
+    if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
+        raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
     predictor = Predictor(folder.load(model), device, precision)
     found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
+    looks = [look for answers in found.answers if (look := scrutinize(answers)) is not None]
+    if out is not None:
+        checkpoint.write_atomic(out, evaluated(found, looks, model, data).html().encode("utf-8", "replace"))
+        print(f"wrote {out}", file=sys.stderr)
     if as_json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        record = {**found.record(), "looks": [asdict(look) for look in looks]}
+        print(json.dumps(record, ensure_ascii=False))
         return
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -106,6 +122,10 @@ def evaluate(
         print(f"{name:<20} {value}{baseline}")
     if found.confusion:
         _print_confusion(found.confusion)
+    for look in looks:
+        print("\n".join(look.lines()))
+    if any(look.suspects is None for look in looks):
+        print("\nlabels that are probably wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:

@@ -31,10 +31,11 @@ class Workers:
     Raises UsageError without the extra [ray], and what opening the model raises.
     """
 
-    def __init__(self, model: str, device: str = "auto", precision: str = "auto", long: str = "cut") -> None:
+    def __init__(self, model: str, *how: Any) -> None:
+        """how: what a Predictor takes beside its mapping, in order."""
         self.arrow = folder.load(model).arrow
         self.cut_rows = 0
-        self._made_of = (str(Path(model).absolute()) if Path(model).exists() else model, device, precision, long)
+        self._made_of = (str(Path(model).absolute()) if Path(model).exists() else model, *how)
         self._ray = _import_ray()
 
     def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
@@ -89,7 +90,7 @@ class Workers:
         return part, answers
 
 
-def answer(made_of: tuple[str, str, str, str], part: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
+def answer(made_of: tuple[Any, ...], part: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
     """In a process of Ray: the answers of a part, and how many of its rows were cut."""
     predictor = _predictor(*made_of)
     before = predictor.cut_rows
@@ -97,10 +98,10 @@ def answer(made_of: tuple[str, str, str, str], part: Table, bound: Arrow | None)
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: str, device: str, precision: str, long: str) -> Predictor:
+def _predictor(model: str, *how: Any) -> Predictor:
     """The one that this process keeps."""
     keep_memory()
-    return Predictor(folder.load(model), device, precision, long)
+    return Predictor(folder.load(model), *how)
 
 
 def _import_ray() -> Any:

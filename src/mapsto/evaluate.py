@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.errors import UsageError
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, evidence, pooled_outputs
 from mapsto.scores import Score
@@ -17,14 +20,33 @@ from mapsto.sequence import Example
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What one target said of some rows: outputs (n, …) beside the truths."""
+
+    arrow: Arrow
+    target: Target
+    rows: Rows
+    truths: list[Any]
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Scores by name, what a model that reads nothing reaches, how often each true class got each answer, and notes."""
+    """Scores by name, what a model that reads nothing reaches, how often each true class got each answer, and notes.
+
+    answers: of every pooled target, for a closer look.
+    """
 
     rows: int
     scores: dict[str, Score]
     baseline: dict[str, Score] = field(default_factory=dict)
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    answers: list[Answers] = field(default_factory=list, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """All but the answers, as JSON."""
+        return asdict(replace(self, answers=[]))
 
 
 def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop", seed: int = 0) -> Evaluation:
@@ -48,17 +70,19 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         hidden = make_examples(arrow, bare, encoded, mapping.sources, mapping.targets, seed, corruption)
         scores |= score_examples(mapping, hidden, rows, device)
     asked = asking(mapping, encoded)
+    said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
         if restored[port] is not None:
             continue
         outputs = pooled_outputs(mapping, asked, len(rows), port, device)
         answers = rows.targets[port]
+        said.append(Answers(arrow, target, rows, answers, outputs))
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
         baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
         confusion |= target.confusion(outputs, answers)
         notes += target.notes(answers)
-    return Evaluation(len(rows), scores, baseline, confusion, notes)
+    return Evaluation(len(rows), scores, baseline, confusion, notes, said)
 
 
 def as_scored(examples: Examples) -> list[Example]:

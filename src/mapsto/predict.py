@@ -102,10 +102,21 @@ class Predictor:
     """A mapping made ready to answer: on its device, in its precision, never trained again.
 
     long: what happens to rows longer than the model takes, "cut", "window" or "error"; `cut_rows` counts those that were cut.
+    min_confidence: an answer whose probability is lower is withheld: it is None, beside its probability.
     """
 
-    def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto", long: str = "cut") -> None:
+    def __init__(
+        self,
+        mapping: Mapping,
+        device: str = "auto",
+        precision: str = "auto",
+        long: str = "cut",
+        min_confidence: float = 0.0,
+    ) -> None:
         require_choice("long", long)
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
+        self.min_confidence = min_confidence
         self.long = "cut" if long == "auto" else long
         self.cut_rows = 0
         self.device = choose_device(device)
@@ -161,6 +172,8 @@ class Predictor:
             else:
                 answers = self._aligned(examples, count, port)
             for row, answer in zip(found, answers, strict=True):
+                if answer.get("probability", 1.0) < self.min_confidence:
+                    answer[target.kind] = None
                 row.update({name: answer} if name else answer)
         return found
 

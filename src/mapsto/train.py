@@ -32,7 +32,7 @@ from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.options import Options
 from mapsto.plan import choose_method, make_objective, make_plan
-from mapsto.predict import over
+from mapsto.predict import evidence, over
 from mapsto.prepare import Work, prepare
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import Ranks, join
@@ -118,6 +118,7 @@ def fit(
         updates = lora.merge(work.mapping)
         if method == "contrast":
             probe(work.mapping, work.examples, work.device, options.seed)
+        temperatures = _calibrated(work, progress.say)
 
         def finish() -> None:
             scores = _scored(work, progress)
@@ -125,6 +126,7 @@ def fit(
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
+                provenance |= {"temperatures": temperatures} if temperatures else {}
                 if updates:
                     adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
                 folder.save(work.mapping.float(), run, provenance, scores)
@@ -226,6 +228,21 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
             with torch.no_grad():
                 for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):
                     parameter.copy_(best)
+
+
+def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
+    """Heads as sure as they are right on the held-out rows, where there are enough: by what each was divided."""
+    if work.watched is None or work.pretraining:
+        return []
+    mapping = work.mapping.eval()
+    found = []
+    ports = [port for port, target in enumerate(mapping.targets) if target.way == "pooled"]
+    for port, said in zip(ports, evidence(mapping, as_scored(work.watched), work.device), strict=True):
+        temperature = mapping.targets[port].calibrate(mapping.heads[port], said.shown, said.values)
+        if temperature is not None:
+            say(f"confidence set by {len(said.values):,} held-out rows: logits divided by {temperature:.2f}")
+            found.append(round(temperature, 4))
+    return found
 
 
 def _watcher(

@@ -240,6 +240,11 @@ class Target(ABC):
         when this kind has none."""
         return None
 
+    def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
+        """Make `head` as sure as it is right on held-out outputs (m, …) with true values (m, …), and no answer another one: the
+        temperature it was divided by; None where a kind has none or there is too little to tell."""
+        return None
+
     def blind(self, values: Ints) -> Tensor | None:
         """The output (c,) of a model that reads nothing, from training values; None where a kind has none."""
         return None

@@ -27,6 +27,7 @@ from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 
 ROWS_AT_ONCE = 32
+FAINTEST_SHADE = 0.05
 
 
 def _samples() -> list[str]:
@@ -183,12 +184,13 @@ class TextSource(Source):
 
     @classmethod
     def marked(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """The text with its parts in the colour of what they speak for, the stronger the more; a screen reader hears it too."""
+        """The text with its parts in the colour of what they speak for, the stronger the more."""
         found, at = [], 0
         for ((start, end),), shade in zip(regions, shades, strict=True):
             found.append(html.escape(value[at : int(start)]))
             side, said = "against" if shade < 0 else "for", html.escape(value[int(start) : int(end)])
-            found.append(f'<mark class="{side}" style="--shade:{abs(shade):.2f}" title="{shade:+.2f}">{said}</mark>')
+            weak = abs(shade) < FAINTEST_SHADE
+            found.append(said if weak else f'<mark class="{side}" style="--shade:{abs(shade):.2f}">{said}</mark>')
             at = int(end)
         return "".join([*found, html.escape(value[at:])])
 

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mapsto import checkpoint, kinds
 from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
-from mapsto.kinds import Target
+from mapsto.evaluate import Answers
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
+from mapsto.reports.parts import cases, confusions, reliability
+from mapsto.scrutiny import surest_mistakes
 from mapsto.study import SHIFT, TEST, Cell, Outcome, Study
 
 RESULTS, REPORT = "results.json", "report.html"
-BINS = 10
-SHOWN_MISTAKES, SHOWN_CONFUSIONS, LONGEST_SHOWN = 12, 12, 400
 
 
 def write(
@@ -166,55 +164,35 @@ def _robustness(comparison: Comparison) -> Section:
     return Section("On data that looks different", tables=tables)
 
 
-def _target(study: Study, outcome: Outcome) -> Target:
-    return kinds.target(study.arrow.targets[study.port].kind)(**outcome.target)
+def _answers(study: Study, outcome: Outcome) -> Answers:
+    target = kinds.target(study.arrow.targets[study.port].kind)(**outcome.target)
+    rows = study.views[TEST]
+    return Answers(study.arrow, target, rows, rows.targets[study.port], outcome.output)
 
 
-def _of(study: Study, outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
+def _of(outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
     return [outcome for cell, outcome in outcomes.items() if cell.way.name == name and cell.labels == labels]
 
 
 def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> Section:
-    rows, lines = [], []
+    rows, ways = [], []
+    figures: list[str] = []
     for name, points in comparison.curves.items():
         last = points[-1]
-        found = _of(study, outcomes, name, last.labels)
-        confidences = [_target(study, outcome).confidence(outcome.output) for outcome in found]
-        if confidences[0] is None:
-            continue
-        sure = np.concatenate([one for one in confidences if one is not None])
-        right = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
-        which = np.clip((sure * BINS).astype(int), 0, BINS - 1)
-        counts = np.bincount(which, minlength=BINS)
-        kept = counts >= max(5, len(sure) // 200)
-        with np.errstate(invalid="ignore"):
-            x, y = np.bincount(which, sure, BINS) / counts, np.bincount(which, right, BINS) / counts
-        lines.append((name, x[kept], y[kept]))
-        figures = {key: _over_seeds(last, key) for key in last.figures if key != comparison.gain}
-        rows.append([name, f"{last.labels:,}", *figures.values()])
-    if not lines:
-        return Section("Can its confidence be trusted?", ["These answers carry no probability."])
-    with drawing(
-        "How often an answer is right against how sure it is; on the diagonal confidence can be trusted"
-    ) as drawn:
-        drawn.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="to be trusted")
-        for at, (name, x, y) in enumerate(lines):
-            drawn.axes.plot(
-                x, y, color=SERIES[at % len(SERIES)], marker="o", linestyle=DASHES[at // len(SERIES) % 4], label=name
-            )
-        drawn.axes.set(xlabel="confidence", ylabel=f"{comparison.gain} of such answers")
-        drawn.axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    names = [key.replace("_", " ") for key in comparison.curves[lines[0][0]][-1].figures if key != comparison.gain]
-    table = Table(
-        "Other figures, with the most labels; mean (95 % interval over draws)", ["way", "labels", *names], rows
-    )
-    return Section(
-        "Can its confidence be trusted?",
-        figure=drawn.svg,
-        caption="With the most labels.",
-        file="calibration.svg",
-        tables=[table],
-    )
+        found = _of(outcomes, name, last.labels)
+        sure = [_answers(study, outcome).target.confidence(outcome.output) for outcome in found]
+        worth = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
+        if sure[0] is not None:
+            ways.append((name, np.concatenate([one for one in sure if one is not None]), worth))
+            figures = [key for key in last.figures if key != comparison.gain]
+            rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
+    title = "Can its confidence be trusted?"
+    if not ways:
+        return Section(title, ["These answers carry no probability."])
+    caption = "Other figures, with the most labels; mean (95 % interval over draws)"
+    table = Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)
+    figure = reliability(ways, comparison.gain)
+    return Section(title, figure=figure, caption="With the most labels.", file="calibration.svg", tables=[table])
 
 
 def _over_seeds(point: Point, key: str) -> str:
@@ -227,50 +205,12 @@ def _mistakes(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome
     most = _labels(comparison)[-1]
     at = {name: points[-1] for name, points in comparison.curves.items() if points[-1].labels == most}
     best = max(at, key=lambda name: at[name].score.value)
-    outcome = _of(study, outcomes, best, most)[0]
-    target, rows = _target(study, outcome), study.views[TEST]
-    answers = rows.targets[study.port]
-    sections = []
-    counts = target.confusion(outcome.output, answers)
-    pairs = sorted(
-        ((n, truth, said) for truth, row in counts.items() for said, n in row.items() if n and said != truth),
-        reverse=True,
-    )[:SHOWN_CONFUSIONS]
-    if pairs:
-        shown_pairs = [
-            [f"{truth} → {said}", n, f"{100 * n / sum(counts[truth].values()):.0f} %"] for n, truth, said in pairs
-        ]
-        table = Table(
-            f"{best}, {most:,} labels, first draw", ["truth → answer", "rows", "of the rows of that truth"], shown_pairs
-        )
-        sections.append(Section("Confused most often", tables=[table]))
-    sure = target.confidence(outcome.output)
-    wrong = np.flatnonzero(outcome.gains[TEST].numpy() < 1)
-    if sure is None or not len(wrong):
-        return sections
-    decoded = target.decode(_taken(outcome.output, wrong))
-    order = np.argsort(-sure[wrong], kind="stable")[:SHOWN_MISTAKES]
-    listed = []
-    for place in order.tolist():
-        row = int(wrong[place])
-        file, line = rows.table.origin(int(rows.rows[row]))
-        value = "\n".join(str(column[row]) for column in rows.sources)
-        said = decoded[place].get(target.kind, "")
-        listed.append(
-            [f"{Path(file).name}, row {line}", _short(value), answers[row], f"{said} ({100 * sure[row]:.0f} %)"]
-        )
-    caption = f"{best}, {most:,} labels, first draw: surest wrong answers"
+    answers = _answers(study, _of(outcomes, best, most)[0])
+    where = f"{best}, {most:,} labels, first draw"
+    confused, wrong = confusions(answers, where), cases(surest_mistakes(answers), where)
     text = ["Some of these may be labels that are wrong, not answers."]
-    table = Table(caption, ["where", "what was read", "truth", "answer"], listed, texts=(1,))
-    return [*sections, Section("Surest mistakes", text, tables=[table])]
-
-
-def _taken(output: Tensor, rows: Any) -> Tensor:
-    return output[torch.from_numpy(rows)]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+    sections = [] if confused is None else [Section("Confused most often", tables=[confused])]
+    return sections if wrong is None else [*sections, Section("Surest mistakes", text, tables=[wrong])]
 
 
 def _costs(comparison: Comparison) -> Section:

@@ -1,0 +1,107 @@
+"""The page of an evaluation: scores, where it fails, what silence would gain, rows to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mapsto.evaluate import Answers, Evaluation
+from mapsto.page import SERIES, Page, Section, Table, drawing
+from mapsto.reports.parts import cases, confusions, reliability
+from mapsto.scrutiny import Scrutiny
+
+SHOWN_SLICES = 20
+
+
+def evaluated(found: Evaluation, looks: Sequence[Scrutiny], model: str, data: Path) -> Page:
+    """The page of an evaluation; the looks are at the same targets as its answers."""
+    sections = [_scores(found)]
+    for answers, look in zip(found.answers, looks, strict=False):
+        sections += [*_kept(look), *_calibration(answers), *_slices(look)]
+        for title, table in (
+            ("Confused most often", confusions(answers, "By how often")),
+            ("Surest mistakes", cases(look.mistakes, "The surest first")),
+            (
+                "Labels that are probably wrong",
+                cases(look.suspects or [], "By confident learning, the likeliest first"),
+            ),
+        ):
+            sections += [] if table is None else [Section(title, tables=[table])]
+    return Page(
+        f"How good is {Path(model).name}?", f"{found.rows:,} rows of {data.name}", _headline(found, looks), sections
+    )
+
+
+def _headline(found: Evaluation, looks: Sequence[Scrutiny]) -> list[str]:
+    lines = []
+    for look in looks:
+        score = found.scores.get(look.gain)
+        if score is not None:
+            base = found.baseline.get(look.gain)
+            beside = "" if base is None else f"; a model that reads nothing reaches {base.percent}"
+            lines.append(f"{look.gain}: {score.percent}{beside}.")
+        if worst := [part for part in look.slices if part.stands_out and part.score.value < part.others]:
+            part = worst[0]
+            lines.append(f"It is weakest where {part.name}: {part.score.percent}, others {100 * part.others:.1f} %.")
+        if len(look.kept) > 1:
+            at = min(look.kept, key=lambda kept: abs(kept.coverage - 0.8))
+            lines.append(f"It could answer {100 * at.coverage:.0f} % of the rows at {at.score.percent}.")
+    return [*lines, *found.notes]
+
+
+def _scores(found: Evaluation) -> Section:
+    rows = [
+        [name.replace("_", " "), f"{s.value:.4f} ({s.low:.4f}–{s.high:.4f})", f"{s.n:,}",
+         f"{found.baseline[name].value:.4f}" if name in found.baseline else ""]
+        for name, s in found.scores.items()
+    ]  # fmt: skip
+    columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
+    return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
+
+
+def _kept(look: Scrutiny) -> list[Section]:
+    if not look.kept:
+        return []
+    with drawing(
+        f"{look.gain} of the rows answered, by the share of rows answered; the same figures are in the table"
+    ) as drawn:
+        x = [100 * kept.coverage for kept in look.kept]
+        drawn.axes.plot(x, [100 * kept.score.value for kept in look.kept], color=SERIES[2], marker="o")
+        low, high = ([100 * getattr(kept.score, end) for kept in look.kept] for end in ("low", "high"))
+        drawn.axes.fill_between(x, low, high, color=SERIES[2], alpha=0.15, linewidth=0)
+        drawn.axes.set(xlabel="rows answered, %", ylabel=f"{look.gain} of those, %")
+    rows = [[f"{kept.threshold:.3f}", f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
+    columns = ["at least this sure", "rows answered", look.gain]
+    text = ["Rows whose answer is less sure can be left to a person: mapsto predict --min-confidence."]
+    table = Table("Thresholds and scores are of the same rows", columns, rows)
+    return [Section("Answering only when sure", text, drawn.svg, "The band is the 95 % interval.", tables=[table])]
+
+
+def _calibration(answers: Answers) -> list[Section]:
+    sure, gains = answers.target.confidence(answers.outputs), answers.target.gains(answers.outputs, answers.truths)
+    if sure is None or gains is None:
+        return []
+    figure = reliability([("this model", sure, np.asarray(gains))], answers.target.gain)
+    return [Section("Can its confidence be trusted?", figure=figure, caption="On the diagonal it can.")]
+
+
+def _slices(look: Scrutiny) -> list[Section]:
+    rows = [
+        [
+            part.name,
+            part.score.percent,
+            f"{100 * part.others:.1f} %",
+            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
+        ]
+        for part in look.slices[:SHOWN_SLICES]
+    ]
+    if not rows:
+        return []
+    text = [
+        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
+        "corrected for all slices looked at (Holm). ← stands out."
+    ]
+    columns = ["rows where", look.gain, "all others", "by luck"]
+    return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at", columns, rows)])]

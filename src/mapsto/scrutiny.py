@@ -1,0 +1,225 @@
+"""Where a model fails: slices of the rows, surest mistakes, labels that are probably wrong, and what silence would gain."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mapsto.errors import shorten
+from mapsto.evaluate import Answers
+from mapsto.scores import Floats, Score, with_interval
+
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
+SHOWN, SHOWN_ON_A_SCREEN = 20, 5
+SMALLEST_SLICE = 10
+MOST_VALUES = 20  # of a column whose values are slices; a number with more is cut into quarters
+CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows that have something in common: their score, and the chance of one so unlike the other rows' by luck, corrected for
+    having looked at many slices (Holm 1979)."""
+
+    name: str
+    score: Score
+    others: float
+    chance: float
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether luck does not explain it."""
+        return self.chance < CHANCE
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Answering only where the model is at least `threshold` sure: the share of rows answered, and their score."""
+
+    threshold: float
+    coverage: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row to look at."""
+
+    file: str
+    row: int
+    read: str
+    truth: str
+    answer: str
+    confidence: float
+
+    @property
+    def percent(self) -> str:
+        """The confidence, for people."""
+        return f"{100 * self.confidence:.0f} %"
+
+    def __str__(self) -> str:
+        said = f"{self.truth!r} answered as {self.answer!r} ({self.percent})"
+        return f"{self.file}, row {self.row}: {said}: {shorten(self.read)}"
+
+
+@dataclass(frozen=True)
+class Scrutiny:
+    """What a close look at the answers to one target found. suspects: None without the package that finds them."""
+
+    gain: str
+    slices: list[Slice]
+    kept: list[Kept]
+    mistakes: list[Case]
+    suspects: list[Case] | None
+
+    def lines(self) -> list[str]:
+        """For a screen."""
+        found = []
+        if worst := [part for part in self.slices if part.stands_out]:
+            found += ["", f"slices that stand out ({len(self.slices)} looked at, corrected for that):"]
+            found += [
+                f"  {part.name:<40} {part.score.percent}, others {100 * part.others:.1f} %" for part in worst[:10]
+            ]
+        if self.kept:
+            found += ["", "answering only when sure (predict --min-confidence):"]
+            for kept in self.kept:
+                share = f"{100 * kept.coverage:5.1f} % of the rows"
+                found.append(f"  at least {kept.threshold:.3f} sure: {share}, {kept.score.percent}")
+        looked_at = (("surest mistakes", self.mistakes), ("labels that are probably wrong", self.suspects or []))
+        for title, cases in looked_at:
+            if cases:
+                found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
+        return found
+
+
+def scrutinize(answers: Answers) -> Scrutiny | None:
+    """A close look at one target's answers; None for answers that are neither right nor wrong."""
+    gains = answers.target.gains(answers.outputs, answers.truths)
+    if gains is None:
+        return None
+    worth = gains.astype(np.float64)
+    sure = answers.target.confidence(answers.outputs)
+    return Scrutiny(
+        answers.target.gain,
+        _slices(answers, worth),
+        [] if sure is None else _kept(worth, sure),
+        surest_mistakes(answers),
+        _suspects(answers, sure) if answers.target.named and sure is not None else [],
+    )
+
+
+def _kept(worth: Floats, sure: Floats) -> list[Kept]:
+    found: list[Kept] = []
+    for wanted in COVERAGES:
+        threshold = float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1])
+        chosen = sure >= threshold
+        kept = Kept(threshold, float(chosen.mean()), with_interval(np.mean, worth[chosen]))
+        if not found or kept.coverage < found[-1].coverage:
+            found.append(kept)
+    return found
+
+
+def _slices(answers: Answers, worth: Floats) -> list[Slice]:
+    """Slices from the likeliest to be no luck on; those that hold nearly all rows or nearly none say nothing."""
+    tried = [
+        (name, chosen)
+        for name, chosen in _candidates(answers)
+        if SMALLEST_SLICE <= chosen.sum() <= len(chosen) - SMALLEST_SLICE
+    ]
+    chances = np.array([_chance(worth[chosen], worth[~chosen]) for _, chosen in tried])
+    corrected = np.empty(len(chances))
+    order = np.argsort(chances, kind="stable")
+    steps = chances[order] * np.arange(len(chances), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    found = [
+        Slice(name, with_interval(np.mean, worth[chosen]), float(worth[~chosen].mean()), float(chance))
+        for (name, chosen), chance in zip(tried, corrected, strict=True)
+    ]
+    return sorted(found, key=lambda part: (part.chance, part.score.value))
+
+
+def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    rows = answers.rows
+    for port, values in zip(answers.arrow.sources, rows.sources, strict=True):
+        lengths = np.array([len(str(value)) for value in values])
+        yield from _quarters(f"length of {port.column}", lengths)
+    if answers.target.named:
+        truths = np.array(list(map(str, answers.truths)))
+        for name in sorted(set(truths)):
+            yield f"truth is {name}", truths == name
+    used = {port.column for port in (*answers.arrow.sources, *answers.arrow.targets)}
+    for column in rows.table.columns:
+        if column in used:
+            continue
+        cells = [rows.table.column(column)[int(row)] for row in rows.rows]
+        different = set(map(str, cells))
+        numbers = [cell for cell in cells if isinstance(cell, int | float) and not isinstance(cell, bool)]
+        if 2 <= len(different) <= MOST_VALUES:
+            shown = np.array(list(map(str, cells)))
+            for value in sorted(different):
+                yield f"{column} is {shorten(value, 30)}", shown == value
+        elif len(numbers) == len(cells):
+            yield from _quarters(column, np.array(cells, np.float64))
+
+
+def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    for at, (low, high) in enumerate(pairwise(edges.tolist())):
+        chosen = (values >= low if at == 0 else values > low) & (values <= high)
+        yield f"{name} {'from' if at == 0 else 'above'} {low:,g} to {high:,g}", chosen
+
+
+def _chance(inside: Floats, outside: Floats) -> float:
+    """Two-sided: Fisher's exact test for right and wrong, else Welch's."""
+    from scipy import stats  # a second to import
+
+    if set(np.unique(np.concatenate([inside, outside]))) <= {0.0, 1.0}:
+        table = [[int(part.sum()), len(part) - int(part.sum())] for part in (inside, outside)]
+        return float(stats.fisher_exact(table)[1])
+    return float(np.nan_to_num(stats.ttest_ind(inside, outside, equal_var=False).pvalue, nan=1.0))
+
+
+def surest_mistakes(answers: Answers) -> list[Case]:
+    """The rows that are wrong although the model was sure, the surest first."""
+    sure = answers.target.confidence(answers.outputs)
+    worth = answers.target.gains(answers.outputs, answers.truths)
+    if sure is None or worth is None:
+        return []
+    wrong = np.flatnonzero(worth < 1)
+    return _cases(answers, wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN], sure)
+
+
+def _suspects(answers: Answers, sure: Floats) -> list[Case] | None:
+    """Rows whose label is probably wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
+    try:
+        find = importlib.import_module("cleanlab.filter").find_label_issues
+    except ImportError:
+        return None
+    classes = answers.target.classes
+    known = np.array([at for at, truth in enumerate(answers.truths) if truth in classes], np.int64)
+    labels = np.array([classes.index(answers.truths[at]) for at in known])
+    if len(set(labels.tolist())) < 2:
+        return []
+    probabilities = torch.softmax(answers.outputs.double(), dim=-1).numpy()[known]
+    found = find(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return _cases(answers, known[np.asarray(found, np.int64)][:SHOWN], sure)
+
+
+def _cases(answers: Answers, rows: Any, sure: Floats) -> list[Case]:
+    if not len(rows):
+        return []
+    decoded = answers.target.decode(answers.outputs[torch.from_numpy(np.asarray(rows))])
+    found = []
+    for row, answer in zip(rows.tolist(), decoded, strict=True):
+        file, line = answers.rows.table.origin(int(answers.rows.rows[row]))
+        read = "\n".join(str(column[row]) for column in answers.rows.sources)
+        said = str(answer.get(answers.target.kind, ""))
+        found.append(Case(file, line, read, str(answers.truths[row]), said, float(sure[row])))
+    return found

@@ -1,0 +1,151 @@
+"""A close look at answers: slices that stand out and those that do not, labels that are wrong, confidence that can be kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import run, sentences
+from sklearn.metrics import log_loss
+
+import mapsto
+from mapsto import data, kinds
+from mapsto.arrow import parse
+from mapsto.evaluate import Answers
+from mapsto.examples import bind_to, read_rows
+from mapsto.scrutiny import scrutinize
+from mapsto.transformer import Linear
+
+
+def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:
+    """A model that is right four times in five, and less often where the place is `wrong_in`."""
+    rng = np.random.default_rng(seed)
+    places = rng.choice(["north", "south", "east"], count)
+    truth = rng.integers(0, 3, count)
+    right = rng.random(count) < np.where(places == wrong_in, 0.4, 0.85)
+    said = np.where(right, truth, (truth + rng.integers(1, 3, count)) % 3)
+    outputs = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+    outputs[torch.arange(count), torch.from_numpy(said)] += 2 + 3 * torch.from_numpy(rng.random(count)).float()
+    given = truth.copy()
+    given[:mislabelled] = (truth[:mislabelled] + 1) % 3
+    outputs[torch.arange(mislabelled), torch.from_numpy(truth[:mislabelled])] += 8
+    table = data.read(
+        [
+            {
+                "text": f"row {i} {'x' * (i % 40)}",
+                "place": str(places[i]),
+                "number": float(rng.random()),
+                "label": f"c{given[i]}",
+            }
+            for i in range(count)
+        ]
+    )
+    arrow = bind_to(parse("text -> label"), table)
+    target = kinds.target("label")()
+    rows = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    target.learn(rows.targets[0])
+    return Answers(arrow, target, rows, rows.targets[0], outputs)
+
+
+def test_a_slice_that_fails_is_found() -> None:
+    look = scrutinize(answers(wrong_in="east"))
+    assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out
+    assert look.slices[0].score.high < look.slices[0].others
+    assert {part.name.split(" ")[0] for part in look.slices} == {"place", "number", "length", "truth"}
+
+
+def test_looking_at_many_slices_finds_nothing_where_there_is_nothing() -> None:
+    """Without a correction a dozen slices would stand out in about half of the trials."""
+    found = [scrutinize(answers(300, seed=seed)) for seed in range(40)]
+    alarms = sum(any(part.stands_out for part in look.slices) for look in found if look is not None)
+    assert alarms <= 5
+
+
+def test_labels_that_are_wrong_are_found() -> None:
+    look = scrutinize(answers(mislabelled=8))
+    assert look is not None and look.suspects is not None
+    assert {case.row for case in look.suspects} >= set(range(1, 9))
+
+
+def test_silence_is_worth_what_it_says() -> None:
+    given = answers()
+    look = scrutinize(given)
+    assert look is not None
+    sure, worth = given.target.confidence(given.outputs), given.target.gains(given.outputs, given.truths)
+    assert sure is not None and worth is not None
+    for kept in look.kept:
+        chosen = sure >= kept.threshold
+        assert kept.coverage == pytest.approx(chosen.mean()) and kept.score.value == pytest.approx(worth[chosen].mean())
+    assert look.kept[0].coverage == 1 and look.kept[-1].coverage == pytest.approx(0.5, abs=0.01)
+
+
+def test_temperature_lowers_the_loss_and_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    head = Linear(8, 3)
+    x, values = torch.randn(500, 8), torch.randint(0, 3, (500,))
+    with torch.no_grad():
+        head.weight *= 20
+        before = head(x)
+    target = kinds.target("label")(["a", "b", "c"])
+    temperature = target.calibrate(head, before, values)
+    after = head(x).detach()
+    assert temperature is not None and temperature > 1
+    assert torch.equal(before.argmax(-1), after.argmax(-1))
+    assert torch.allclose(after * temperature, before, atol=1e-3)
+    losses = [log_loss(values, torch.softmax(part.double(), -1)) for part in (before, after)]
+    assert losses[1] < losses[0]
+    best = min(log_loss(values, torch.softmax(before.double() / t, -1)) for t in np.geomspace(0.1, 20, 400))
+    assert losses[1] == pytest.approx(best, abs=1e-3)
+    assert target.calibrate(head, before[:20], values[:20]) is None
+
+
+def test_a_fit_with_held_out_rows_is_calibrated(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(600)]
+    mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20, hold_out=0.3)
+    manifest = json.loads((tmp_path / "clf" / "mapsto.json").read_text())
+    assert len(manifest["provenance"]["temperatures"]) == 1
+
+
+def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "label": "cold" if "winter" in text else "warm", "day": i % 3}
+        for i, text in enumerate(sentences(200))
+    ]
+    mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
+    data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], rows[:120])
+    page = tmp_path / "report.html"
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page))
+    assert done.returncode == 0 and "answering only when sure" in done.stdout
+    assert "day is 2" in page.read_text(encoding="utf-8")
+    told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
+    assert told["looks"][0]["kept"] and told["looks"][0]["slices"]
+    wrong = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "report.pdf"))
+    assert wrong.returncode == 2 and ".html" in wrong.stderr
+
+
+def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(100)]
+    clf = mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=3)
+    data.write_rows(tmp_path / "new.csv", ["text"], rows)
+    sure = sorted(answer["probability"] for answer in clf.predict([row["text"] for row in rows]))
+    for suffix in ("csv", "jsonl"):
+        out = tmp_path / f"out.{suffix}"
+        done = run(
+            "predict",
+            str(tmp_path / "clf"),
+            str(tmp_path / "new.csv"),
+            "--out",
+            str(out),
+            "--min-confidence",
+            str(sure[50]),
+        )
+        assert done.returncode == 0
+        table = data.read(out)
+        withheld = [label is None for label in table.column("label")]
+        assert 40 <= sum(withheld) <= 60
+        assert all((float(p) < sure[50]) == gone for p, gone in zip(table.column("probability"), withheld, strict=True))
+    wrong = run("predict", str(tmp_path / "clf"), str(tmp_path / "new.csv"), "--min-confidence", "2")
+    assert wrong.returncode == 2 and "from 0 to 1" in wrong.stderr
