@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, write_corpus, write_labelled
+from runs import ended, sentences, write_corpus, write_labelled
 
 from mapsto import cli
 
@@ -31,6 +31,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_labelled(tmp_path / "train.csv")
     write_labelled(tmp_path / "test.csv", 30, seed=5)
     write_labelled(tmp_path / "new.csv", 10, seed=6)
+    (tmp_path / "pool.csv").write_text("\n".join(["text", *sentences(40, 8)]) + "\n", encoding="utf-8")
     if page.stem not in ("README", "quick-start", "pretraining"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}

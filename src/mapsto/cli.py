@@ -242,6 +242,25 @@ def explain(
     commands.explain(model, what, out, method, sample, steps, device, encoding, json)
 
 
+@app.command(epilog="Example: mapsto suggest runs/clf pool.csv --n 50 --labelled train.csv --out to_label.csv")
+def suggest(
+    model: Model,
+    pool: Data,
+    n: Annotated[int, typer.Option("--n", help="How many rows.")] = 50,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A table to fill in, or .json: tasks for Label Studio.")
+    ] = None,
+    labelled: Annotated[Path | None, typer.Option(help="Rows that have labels; they are not asked for again.")] = None,
+    device: Device = "auto",
+    encoding: Encoding = None,
+    seed: Annotated[int, typer.Option(help="Everything random is a function of it.")] = 0,
+) -> None:
+    """Which rows to label next: typical ones while labels are few, later those the model doubts."""
+    from mapsto import commands
+
+    commands.suggest(model, pool, n, out, labelled, device, encoding, seed)
+
+
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
 def check(
     arrow: Arrow,

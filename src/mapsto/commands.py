@@ -17,7 +17,7 @@ from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError
+from mapsto.errors import DataError, Finding, UsageError, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import compare as compare_starts
@@ -181,6 +181,37 @@ def explain(
     for explanation in found.found:
         print("\n".join(explanation.lines()), end="\n\n")
     print(f"faithful? {verdict}")
+
+
+def suggest(
+    model: str,
+    pool: Path,
+    n: int,
+    out: Path | None,
+    labelled: Path | None,
+    device: str,
+    encoding: str | None,
+    seed: int,
+) -> None:
+    """Rows worth a label: to a table to fill in, to tasks, or on the screen."""
+    manifest = Path(model) / folder.MANIFEST
+    known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
+    held = load(model, device)
+    known = known if any(target.named for target in held.mapping.targets) else 0
+    given = None if labelled is None else tables.read(labelled, encoding=encoding)
+    found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
+    if out is not None:
+        count = found.write(out)
+        reason = found.found[0].why
+        print(f"wrote {count} {reason} rows to {out}; fill in the column {found.column!r}", file=sys.stderr)
+        return
+    for suggestion in found.found:
+        file, row = found.pool.origin(suggestion.row)
+        guess = (
+            "" if suggestion.confidence is None else f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
+        )
+        values = [found.pool.column(name)[suggestion.row] for name in found.pool.columns]
+        print(f"{Path(file).name}, row {row}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
 
 
 def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:

@@ -25,6 +25,8 @@ from mapsto.options import Options
 from mapsto.predict import Predictor
 from mapsto.progress import Progress
 from mapsto.reports.compared import write
+from mapsto.suggest import Suggestions
+from mapsto.suggest import suggest as suggest_rows
 
 
 class Model:
@@ -90,6 +92,11 @@ class Model:
         return explanations(
             explainer, tables.read(self._table(given)), sample if sample is None else tables.read(sample)
         )
+
+    def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
+        """`n` rows of `pool` worth a label next; see `mapsto.suggest.suggest`."""
+        table, given = tables.read(self._table(pool)), None if labelled is None else tables.read(labelled)
+        return suggest_rows(self.mapping, table, n, given, known, seed, self.device, self.precision)
 
     def save(self, path: str | Path) -> None:
         """Write a folder that mapsto and transformers open. Raises UsageError if it holds something else."""

@@ -253,7 +253,24 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[Part]:
         found = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
     if not isinstance(found, list):
         raise DataError(f"{path} holds neither a list of objects nor an object of columns")
-    return _parts(path, (_checked(str(path), number, record, 0) for number, record in enumerate(found, 1)))
+    return _parts(path, (_checked(str(path), number, _task(record), 0) for number, record in enumerate(found, 1)))
+
+
+def _task(record: Any) -> Any:
+    """A task as Label Studio exports it (JSON): its data, and under the name of each control the choice of the first annotation
+    that was not cancelled; any other record as it is."""
+    if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
+        return record
+    given = record.get("annotations") or record.get("completions") or []
+    chosen: dict[str, Any] = {}
+    for annotation in given if isinstance(given, list) else []:
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+            for result in annotation.get("result") or []:
+                choices = result.get("value", {}).get("choices") if isinstance(result, dict) else None
+                if choices and len(choices) == 1:
+                    chosen.setdefault(str(result.get("from_name")), choices[0])
+            break
+    return {**record["data"], **chosen}
 
 
 def _checked(file: str, number: int, record: Any, size: int) -> Row:

@@ -1,0 +1,125 @@
+"""Which rows to label: how many labels reach the accuracy of 256 random ones, chosen by `suggest` sixteen at a time.
+
+A linear probe on frozen vectors of a start, as `fit --method probe`: MiniLM on SST-2 and TREC-6, on TNEWS a start pretrained
+here for some minutes on its unlabelled titles. `python benchmarks/suggesting.py --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import DATA, record
+
+import mapsto
+from mapsto import data, kinds
+from mapsto.demo_data import minilm
+from mapsto.device import keep_memory
+from mapsto.suggest import ENOUGH_A_CLASS, ENOUGH_LABELS, choose, doubt
+
+STEP, REFERENCE = 16, 256
+TASKS = {
+    "SST-2": ("sst2/train.csv", "sst2/test.csv", "text", "label"),
+    "TREC-6": ("trec6/train.csv", "trec6/test.csv", "question", "kind"),
+    "TNEWS": ("tnews/train_few_all.jsonl", "tnews/test_public.jsonl", "sentence", "topic"),
+}
+
+
+class Pool:
+    """Vectors and classes of a task."""
+
+    def __init__(self, name: str, minutes: float) -> None:
+        train, test, text, label = TASKS[name]
+        if name == "TNEWS":
+            start = mapsto.pretrain(
+                "text", DATA / "tnews" / "unlabeled.txt", Path(tempfile.mkdtemp()) / "base", minutes=minutes
+            )
+        else:
+            start = mapsto.load(minilm())
+        parts = [data.read(DATA / train), data.read(DATA / test)]
+        if name == "TNEWS":
+            more = data.read(DATA / "tnews" / "dev_few_all.jsonl")
+            parts[0] = data.read({c: [*parts[0].column(c), *more.column(c)] for c in (text, label)})
+        (self.x, self.tested) = (start.embed(part.column(text)) for part in parts)
+        names = sorted(set(map(str, parts[0].column(label))))
+        self.classes = names
+        (self.y, self.truth) = (np.array([names.index(str(v)) for v in part.column(label)]) for part in parts)
+
+    def head(self, rows: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        target = kinds.target("label")(self.classes)
+        fitted = target.probe(self.x[rows], self.y[rows], seed)
+        assert fitted is not None
+        return fitted[0].numpy(), fitted[1].numpy()
+
+    def accuracy(self, rows: list[int], seed: int) -> float:
+        if len(set(self.y[rows].tolist())) < 2:
+            return float((self.truth == self.y[rows[0]]).mean())
+        weight, bias = self.head(rows, seed)
+        return float(((self.tested @ weight.T + bias).argmax(1) == self.truth).mean())
+
+
+def suggested(pool: Pool, seed: int) -> list[float]:
+    """Accuracies after every 16 labels."""
+    rng = np.random.default_rng(seed)
+    allowed = rng.permutation(len(pool.x))[: max(1000, 3 * len(pool.x) // 4)]
+    rows: list[int] = []
+    found = []
+    while len(rows) < REFERENCE:
+        left = np.setdiff1d(allowed, rows)
+        doubts = None
+        if len(rows) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(pool.classes)):
+            weight, bias = pool.head(rows, seed)
+            logits = torch.from_numpy(pool.x[left] @ weight.T + bias).double()
+            doubts = doubt(torch.softmax(logits, dim=-1).numpy())
+        chosen = choose(pool.x[left], pool.x[rows], doubts, STEP, seed)
+        rows += left[chosen].tolist()
+        found.append(pool.accuracy(rows, seed))
+    return found
+
+
+def at_random(pool: Pool, seed: int) -> float:
+    """The accuracy of 256 random labels."""
+    rng = np.random.default_rng(seed)
+    return pool.accuracy(rng.permutation(len(pool.x))[:REFERENCE].tolist(), seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=3.0, help="pretraining of the start for TNEWS")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    given = parser.parse_args()
+    keep_memory()
+    lines = [
+        f"{given.seeds} seeds; a seed reaches it at the first of its sixteen sizes that is at least the mean accuracy of 256",
+        "random labels. Share: labels needed of 256; mean (95 % interval by bootstrap over seeds). More than 256 counts as 272.",
+        "",
+        "| task | start | 256 random labels, accuracy % | 256 suggested, accuracy % | labels needed, share of 256 in % |",
+        "|---|---|---|---|---|",
+    ]
+    for name in given.tasks.split(","):
+        pool = Pool(name, given.minutes)
+        wanted = [at_random(pool, seed) for seed in range(given.seeds)]
+        curves = np.array([suggested(pool, seed) for seed in range(given.seeds)])
+        sizes = STEP * np.arange(1, curves.shape[1] + 1)
+        needed = []
+        for curve in curves:
+            there = curve >= np.mean(wanted)
+            needed.append(sizes[there.argmax()] if there.any() else REFERENCE + STEP)
+        share = 100 * np.array(needed) / REFERENCE
+        rng = np.random.default_rng(0)
+        low, high = np.quantile([rng.choice(share, len(share)).mean() for _ in range(2000)], [0.025, 0.975])
+        start = "pretrained here" if name == "TNEWS" else "MiniLM"
+        lines.append(
+            f"| {name} | {start} | {100 * np.mean(wanted):.1f} | {100 * curves[:, -1].mean():.1f} "
+            f"| {share.mean():.0f} ({low:.0f}–{high:.0f}) |"
+        )
+        print(lines[-1], flush=True)
+    record("Which rows to label (benchmarks/suggesting.py)", lines)
+
+
+if __name__ == "__main__":
+    main()
