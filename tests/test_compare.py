@@ -245,6 +245,11 @@ def test_rows_on_both_sides_stop_it() -> None:
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
 
 
+def test_a_single_class_is_said_before_the_first_fit() -> None:
+    with pytest.raises(mapsto.MapstoError, match="two classes are needed"):
+        mapsto.compare("text -> label", [{**row, "label": "warm"} for row in table(60)], **SMALL)
+
+
 def test_pretraining_is_no_answer_to_compare() -> None:
     with pytest.raises(mapsto.MapstoError, match="right or wrong"):
         mapsto.compare("~text -> text", table(60))

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("snownlp", reason="the extra [demo] is not here")
 pytest.importorskip("matplotlib", reason="the extra [demo] is not here")
 
+import mapsto
 from mapsto import demo, demo_data
 from mapsto.progress import Progress
 
@@ -27,29 +28,40 @@ def test_news_stand_once() -> None:
     assert len({row["label"] for row in rows}) == 5
 
 
-def test_draws_are_even_and_a_function_of_their_seed() -> None:
-    pool = demo_data.news()
-    rows = demo._drawn(pool, 16, 1)
-    assert rows == demo._drawn(pool, 16, 1) != demo._drawn(pool, 16, 2)
-    assert sorted(Counter(row["label"] for row in rows).values()) == [3, 3, 3, 3, 4]
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same demo on less data."""
+    reviews, news = demo_data.reviews(), demo_data.news()
+    monkeypatch.setattr(demo_data, "reviews", lambda: reviews[-80:] + reviews[:80])
+    monkeypatch.setattr(demo_data, "news", lambda: news[::37])
+    sizes = {"TESTED_REVIEWS": 20, "TESTED_NEWS": 10, "REVIEW_LABELS": (8, 16), "NEWS_LABELS": (10, 20), "SEEDS": 2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(demo, name, value)
 
 
-def test_the_table_the_words_and_the_picture(tmp_path: Path) -> None:
-    news = demo._shuffled(demo_data.news())
-    pool, test = news[:400], news[400:430]
-    truth = [row["label"] for row in test]
-    ways = {
-        demo.TFIDF: demo._tfidf(test, "word", (1, 2)),
-        demo.SCRATCH: lambda rows, seed: [truth[0]] * len(test),
-        "a start": lambda rows, seed: truth,
-    }
-    found = demo._compare("(a) a title", pool, test, (8, 16), ways, Progress())
-    assert [score.value for score in found.scores["a start"]] == [1.0, 1.0]
-    assert all(score.n == len(demo.SEEDS) for scores in found.scores.values() for score in scores)
-    table = "\n".join(found.lines())
-    assert "8 labels" in table and "100.0 (100.0–100.0)" in table and demo.TFIDF in table
-    assert "best: a start" in demo._found(found)[0]
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "metrics.jsonl").write_text(json.dumps({"tokens": 10, "loss": 5.0}) + "\n")
-    demo._require_plot()(tmp_path, found, found)
-    assert (tmp_path / "curves.svg").stat().st_size > 1000 and (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
+@pytest.mark.usefixtures("small")
+def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.run(tmp_path, 0.02, Progress())
+    said = capsys.readouterr().out
+    assert "base, full" in said and "TF-IDF, linear" in said and f"{demo.QUESTION} ↦ " in said
+    assert (tmp_path / "report.txt").read_text(encoding="utf-8").strip() in said
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert found["answer"]["label"] in ("positive", "negative")
+    for part in ("reviews", "news"):
+        assert (tmp_path / f"{part}-report" / "report.html").stat().st_size > 10_000
+        assert mapsto.load(tmp_path / part)("一个字")["label"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_demo_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(demo, "_published_start", stop)
+        demo.run(tmp_path, 0.02, Progress())
+    before = (tmp_path / "base" / "mapsto.json").read_bytes()
+    demo.run(tmp_path, 0.02, Progress())
+    assert (tmp_path / "base" / "mapsto.json").read_bytes() == before
+    demo.run(tmp_path, 0.02, Progress())
+    assert (tmp_path / "base" / "mapsto.json").read_bytes() != before

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,8 @@ def signed(score: Score) -> str:
     """For people, in points: "+9.1 (+6.8 to +11.4)"."""
     if math.isnan(score.low):
         return f"{100 * score.value:+.1f}"
-    return f"{100 * score.value:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
+    low, high = max(-1.0, score.low), min(1.0, score.high)
+    return f"{100 * score.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def told_apart(score: Score) -> bool:
@@ -272,7 +274,7 @@ def _worth(start: str, names: list[str], reference: str, told: list[Difference])
         return f"{said} One draw of labels tells no difference from chance."
     if not better:
         verdict = "it is worse" if worse else "no difference is told apart from chance"
-        return f"{said} Starting from {start} does not help here: {verdict}."
+        return f"{said} Starting from {Path(start).name} does not help here: {verdict}."
     best = better[0]
     if best.labels and not math.isinf(best.saved.value):
         said += f" At {best.labels:,} labels it saves {labels_saved(best.saved)}."

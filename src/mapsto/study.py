@@ -46,6 +46,7 @@ TEST_SHARE = 0.2
 # Options of `fit` that a comparison decides itself.
 DECIDED = ("method", "minutes", "steps", "tensorboard", "shard", "words")
 PLAN, CELLS = "compare.json", "cells"
+RESULTS, REPORT, CURVES, CALIBRATION = MADE = ("results.json", "report.html", "curves.svg", "calibration.svg")
 TEST, SHIFT = "test", "shift"
 CLASSICAL, BLIND = "classical", "blind"
 THREADS_OF_A_JOB = 2
@@ -188,7 +189,8 @@ def run(
             stack.enter_context(folder.locked(out))
             if overwrite and (out / PLAN).exists():
                 shutil.rmtree(out / CELLS, ignore_errors=True)
-                (out / PLAN).unlink()
+                for name in (*MADE, PLAN):  # what says that a comparison is here goes last
+                    (out / name).unlink(missing_ok=True)
             _require_same(out, facts)
             checkpoint.write_atomic(out / PLAN, checkpoint.sealed(facts))
             done = _kept(study, out, progress)
@@ -234,6 +236,8 @@ def _planned(
     targets = made_targets(bound, options)
     rows = read_rows(bound, table, read_by(bound), targets)
     require_whole(rows, table.rejected, len(table), options.bad_rows)
+    for target, answers in zip(targets, rows.targets, strict=True):
+        target.learn(answers, options.balance)  # raises DataError for answers that nothing can be learnt from
     if test is None:
         pool, held = apart(bound, rows, TEST_SHARE, options.seed)
         tested = table.select(rows.rows[held])

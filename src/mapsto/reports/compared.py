@@ -17,9 +17,7 @@ from mapsto.evaluate import Answers
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
 from mapsto.reports.parts import cases, confusions, reliability
 from mapsto.scrutiny import surest_mistakes
-from mapsto.study import SHIFT, TEST, Cell, Outcome, Study
-
-RESULTS, REPORT = "results.json", "report.html"
+from mapsto.study import CALIBRATION, CURVES, REPORT, RESULTS, SHIFT, TEST, Cell, Outcome, Study
 
 
 def write(
@@ -91,7 +89,7 @@ def _curves(comparison: Comparison) -> Section:
     interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
     table = Table(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
     return Section(
-        "Learning curves", figure=drawn.svg, caption="Bands are 95 % intervals.", file="curves.svg", tables=[table]
+        "Learning curves", figure=drawn.svg, caption="Bands are 95 % intervals.", file=CURVES, tables=[table]
     )
 
 
@@ -192,7 +190,7 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
     caption = "Other figures, with the most labels; mean (95 % interval over draws)"
     table = Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)
     figure = reliability(ways, comparison.gain)
-    return Section(title, figure=figure, caption="With the most labels.", file="calibration.svg", tables=[table])
+    return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=[table])
 
 
 def _over_seeds(point: Point, key: str) -> str:
