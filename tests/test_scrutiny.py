@@ -149,3 +149,18 @@ def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
         assert all((float(p) < sure[50]) == gone for p, gone in zip(table.column("probability"), withheld, strict=True))
     wrong = run("predict", str(tmp_path / "clf"), str(tmp_path / "new.csv"), "--min-confidence", "2")
     assert wrong.returncode == 2 and "from 0 to 1" in wrong.stderr
+
+
+def test_a_fit_with_a_test_leaves_a_report_and_a_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(160)]
+    given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 10}
+    mapsto.fit("text -> label", rows[:100], tmp_path / "clf", test=rows[100:], **given)
+    assert "How good is clf?" in (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    card = ModelCard((tmp_path / "clf" / "README.md").read_text(encoding="utf-8"))
+    (accuracy, f1) = card.data.eval_results
+    assert accuracy.metric_type == "accuracy" and f1.metric_type == "f1"
+    assert "It could answer" in card.text and "a model that reads nothing" in card.text and "## Use" in card.text
+    mapsto.fit("text -> label", rows[:100], tmp_path / "clf", overwrite=True, **given)
+    assert not (tmp_path / "clf" / "report.html").exists()

@@ -108,7 +108,9 @@ def evaluate(
     found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
     looks = [look for answers in found.answers if (look := scrutinize(answers)) is not None]
     if out is not None:
-        checkpoint.write_atomic(out, evaluated(found, looks, model, data).html().encode("utf-8", "replace"))
+        checkpoint.write_atomic(
+            out, evaluated(found, looks, f"How good is {Path(model).name}?").html().encode("utf-8", "replace")
+        )
         print(f"wrote {out}", file=sys.stderr)
     if as_json:
         record = {**found.record(), "looks": [asdict(look) for look in looks]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +24,7 @@ except ImportError:  # not on Windows
 from mapsto import __version__, checkpoint, kinds, published, sentence, shards
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
+from mapsto.card import card
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping, Unset
@@ -35,11 +36,13 @@ MANIFEST = "mapsto.json"
 RUN = "run.json"
 SEARCH = "search.json"
 CARD = "README.md"
+REPORT = "report.html"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 # What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
 OWN: tuple[str, ...] = (
     CARD,
+    REPORT,
     "metrics.jsonl",
     "rejected.csv",
     "config.json",
@@ -149,12 +152,21 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
     return missing
 
 
-def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dict[str, Score] | None = None) -> None:
-    """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete."""
+def save(
+    mapping: Mapping,
+    folder: Path,
+    provenance: Dict[str, Any],
+    scores: Dict[str, Score] | None = None,
+    findings: Sequence[str] = (),
+) -> None:
+    """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete.
+
+    findings: what the card says of where it fails.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     labels = next((target.classes for target in mapping.targets if target.named), None)
     published.save(mapping, folder, labels)
-    (folder / CARD).write_text(card(mapping, provenance, scores or {}), encoding="utf-8")
+    (folder / CARD).write_text(card(mapping, provenance, scores or {}, findings), encoding="utf-8")
     model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
     names = (*model, *sentence.FILES)
     manifest = {
@@ -172,48 +184,6 @@ def save(mapping: Mapping, folder: Path, provenance: Dict[str, Any], scores: Dic
 def _plain_state(target: Target) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state
-
-
-def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> str:
-    """The model card, in Markdown with the Hugging Face metadata block."""
-    task = {"label": "text-classification", "text": "fill-mask"}
-    kind = mapping.targets[0].kind if mapping.targets else ""
-    parameters = sum(parameter.numel() for parameter in mapping.parameters())
-    lines = [
-        "---",
-        "library_name: transformers",
-        *([f"pipeline_tag: {task[kind]}"] if kind in task else []),
-        "tags:",
-        "- mapsto",
-        "---",
-        "",
-        f"# {mapping.arrow}",
-        "",
-        f"A {mapping.config.family} model of {parameters:,} parameters, made with mapsto {__version__}.",
-        "",
-        f"- Start: {provenance.get('start') or 'random weights'}",
-        f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
-        f"- Seed: {provenance.get('seed', 0)}; steps: {provenance.get('steps', 'unknown')}",
-        *_search_lines(provenance.get("search")),
-        "",
-    ]
-    if scores:
-        lines += ["| score | value (95 % interval, items) |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in scores.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _search_lines(search: Dict[str, Any] | None) -> list[str]:
-    """What a search tried and chose, as lines of the card."""
-    if search is None:
-        return []
-    usual, best = search["trials"][0], search["trials"][search["chosen"] - 1]
-    knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
-    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, usual)]
-    return [
-        f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
-        f"without a search: {errors[1]}. The lowest error of many is a little too low: rows of a test say more."
-    ]
 
 
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:

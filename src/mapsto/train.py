@@ -22,7 +22,7 @@ from mapsto.begin import (
     begin,
 )
 from mapsto.errors import Finding, UsageError
-from mapsto.evaluate import as_scored, evaluate, score_examples
+from mapsto.evaluate import Evaluation, as_scored, evaluate, score_examples
 from mapsto.examples import (
     Examples,
 )
@@ -36,7 +36,9 @@ from mapsto.predict import evidence, over
 from mapsto.prepare import Work, prepare
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import Ranks, join
+from mapsto.reports.evaluated import evaluated, headline
 from mapsto.scores import Score
+from mapsto.scrutiny import scrutinize
 
 METHODS = {
     "full": "{}",
@@ -121,15 +123,16 @@ def fit(
         temperatures = _calibrated(work, progress.say)
 
         def finish() -> None:
-            scores = _scored(work, progress)
+            scores, found = _scored(work, progress)
             if run is not None:
+                findings = [] if found is None else _report(run, found, progress.say)
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
                 if updates:
                     adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
-                folder.save(work.mapping.float(), run, provenance, scores)
+                folder.save(work.mapping.float(), run, provenance, scores, findings)
                 progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
 
         ranks.on_main(finish)
@@ -268,10 +271,11 @@ def _watcher(
     return look
 
 
-def _scored(work: Work, progress: Progress) -> dict[str, Score]:
-    """Scores on the test rows, else on the held-out ones."""
+def _scored(work: Work, progress: Progress) -> tuple[dict[str, Score], Evaluation | None]:
+    """Scores on the test rows, with all that was found there, else on the held-out ones."""
     mapping = work.mapping.eval()
     scores: dict[str, Score] = {}
+    found = None
     if not mapping.targets:
         progress.say("note: what told replaced tokens apart was for training alone, so there is nothing to score yet")
     elif work.test is not None:
@@ -283,7 +287,19 @@ def _scored(work: Work, progress: Progress) -> dict[str, Score]:
         held = score_examples(mapping, work.watched, work.held, work.device)
         scores = {f"held-out {name}": value for name, value in held.items()}
     progress.scores(scores)
-    return scores
+    return scores, found
+
+
+def _report(run: Path, found: Evaluation, say: Callable[[str], None]) -> list[str]:
+    """report.html of what the test rows showed, where its package is here; the same in a few words."""
+    looks = [look for answers in found.answers if (look := scrutinize(answers)) is not None]
+    if looks:
+        try:
+            page = evaluated(found, looks, f"How good is {run.name}?").html()
+            checkpoint.write_atomic(run / folder.REPORT, page.encode("utf-8", "replace"))
+        except UsageError as error:
+            say(f"note: no {folder.REPORT}: {error}")
+    return headline(found, looks)
 
 
 def write_rejected(run: Path, rejected: Iterable[Finding]) -> None:

@@ -15,7 +15,7 @@ from mapsto.scrutiny import Scrutiny
 SHOWN_SLICES = 20
 
 
-def evaluated(found: Evaluation, looks: Sequence[Scrutiny], model: str, data: Path) -> Page:
+def evaluated(found: Evaluation, looks: Sequence[Scrutiny], title: str) -> Page:
     """The page of an evaluation; the looks are at the same targets as its answers."""
     sections = [_scores(found)]
     for answers, look in zip(found.answers, looks, strict=False):
@@ -29,12 +29,13 @@ def evaluated(found: Evaluation, looks: Sequence[Scrutiny], model: str, data: Pa
             ),
         ):
             sections += [] if table is None else [Section(title, tables=[table])]
-    return Page(
-        f"How good is {Path(model).name}?", f"{found.rows:,} rows of {data.name}", _headline(found, looks), sections
-    )
+    files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
+    about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
+    return Page(title, about, headline(found, looks), sections)
 
 
-def _headline(found: Evaluation, looks: Sequence[Scrutiny]) -> list[str]:
+def headline(found: Evaluation, looks: Sequence[Scrutiny]) -> list[str]:
+    """How good it is, where it is weakest, and what silence would gain, in words."""
     lines = []
     for look in looks:
         score = found.scores.get(look.gain)
