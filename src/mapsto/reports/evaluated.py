@@ -20,7 +20,7 @@ def evaluated(found: Evaluation, looks: Sequence[Scrutiny], title: str) -> Page:
     sections = [_scores(found)]
     for answers, look in zip(found.answers, looks, strict=False):
         sections += [*_kept(look), *_calibration(answers), *_slices(look)]
-        for title, table in (
+        for part, table in (
             ("Confused most often", confusions(answers, "By how often")),
             ("Surest mistakes", cases(look.mistakes, "The surest first")),
             (
@@ -28,7 +28,7 @@ def evaluated(found: Evaluation, looks: Sequence[Scrutiny], title: str) -> Page:
                 cases(look.suspects or [], "By confident learning, the likeliest first"),
             ),
         ):
-            sections += [] if table is None else [Section(title, tables=[table])]
+            sections += [] if table is None else [Section(part, tables=[table])]
     files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
     about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
     return Page(title, about, headline(found, looks), sections)
