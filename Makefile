@@ -1,5 +1,5 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow bench lint clean help
+.PHONY: demo test slow bench bench-proof lint clean help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 11 minutes on two cores)"
-	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make lint   style, types, layers"
+	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make lint   style, types, layers"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo
@@ -29,6 +29,12 @@ bench: $(VENV)/.bench
 		"recipe --minutes 2 --seeds 2 --corpora Chinese"; do \
 		set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# What the proofs rest on: how faithful explanations are, what suggested labels save, what starts are worth. In a short form too.
+bench-proof: $(VENV)/.bench
+	$(BIN)/python benchmarks/explaining.py
+	$(BIN)/python benchmarks/suggesting.py --seeds 5
+	$(BIN)/python benchmarks/comparing.py --tasks SST-2 --labels 16,64,256 --seeds 3 --tested 1000
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,81 @@
+"""What a start is worth, as `mapsto compare` finds it: ChnSentiCorp from a start made here, SST-2 and Banking77 from MiniLM.
+
+`python benchmarks/comparing.py --help`. The reports stay in the folder that `--out` names; a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common import DATA, record
+
+import mapsto
+from mapsto import data
+from mapsto.comparison import labels_saved, shown, signed
+from mapsto.demo_data import minilm
+from mapsto.device import keep_memory
+from mapsto.progress import Lines
+
+LENGTH = 128
+TASKS = {
+    "ChnSentiCorp": ("chnsenticorp", "text -> label"),
+    "SST-2": ("sst2", "text -> label"),
+    "Banking77": ("banking77", "text -> category:label"),
+}
+
+
+def start_of(task: str, out: Path, minutes: float) -> str:
+    """MiniLM, or a start pretrained on reviews and on the task's own training texts without their labels."""
+    if task != "ChnSentiCorp":
+        return str(minilm())
+    base = out / "base"
+    if not (base / "mapsto.json").exists():
+        reviews = (DATA / "reviews_zh" / "unlabeled.txt").read_text(encoding="utf-8").splitlines()
+        texts = [*filter(str.strip, reviews), *data.read(DATA / "chnsenticorp" / "train.csv").column("text")]
+        rows = [{"text": text} for text in texts]
+        mapsto.pretrain("text", rows, base, minutes=minutes, layers=4, progress=Lines())
+    return str(base)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--labels", default="16,64,256,all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=10.0, help="pretraining of the start for ChnSentiCorp")
+    parser.add_argument("--tested", type=int, default=None, help="rows of the test split, by default all")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparing"))
+    given = parser.parse_args()
+    keep_memory()
+    for task in given.tasks.split(","):
+        folder, arrow = TASKS[task]
+        out = given.out / folder
+        test = data.read(DATA / folder / "test.csv")
+        asked: dict[str, Any] = {"labels": given.labels.split(","), "seeds": given.seeds, "length": LENGTH}
+        found = mapsto.compare(
+            arrow, DATA / folder / "train.csv", out / "report",
+            test=test.select(range(min(given.tested or len(test), len(test)))),
+            starts=["scratch", start_of(task, out, given.minutes)], progress=Lines(), **asked,
+        )  # fmt: skip
+        labels = sorted({point.labels for points in found.curves.values() for point in points})
+        lines = [
+            f"{found.gain} in % on {found.tested:,} test rows, {found.seeds} draws of labels; mean (95 % interval over both).",
+            "",
+            f"| way | {' | '.join(f'{count:,} labels' for count in labels)} |",
+            "|---|" + "---|" * len(labels),
+        ]
+        for name, points in found.curves.items():
+            at = {point.labels: shown(point.score) for point in points}
+            lines.append(f"| {name} | {' | '.join(at.get(count, '') for count in labels)} |")
+        lines += ["", "| | labels | better by, points | labels saved |", "|---|---|---|---|"]
+        for d in found.differences:
+            lines.append(
+                f"| {d.way} against {d.against} | {d.labels:,} | {signed(d.points)} | {labels_saved(d.saved)} |"
+            )
+        record(f"What a start is worth: {task} (benchmarks/comparing.py)", [*lines, "", *found.headline])
+
+
+if __name__ == "__main__":
+    main()
