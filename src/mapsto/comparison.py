@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from mapsto.cells import Outcome
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
 from mapsto.scores import Floats, Score, mean_interval
-from mapsto.study import BLIND, CLASSICAL, SHIFT, TEST, Cell, Outcome, Study, Way
+from mapsto.study import BLIND, CLASSICAL, SHIFT, TEST, Cell, Study, Way
 
 LOOKED_AHEAD = (2, 4)
 FEWEST_FOR_A_CURVE = 3

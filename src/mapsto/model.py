@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mapsto import cells, folder, search, train
 from mapsto import data as tables
 from mapsto import explain as explaining
-from mapsto import folder, search, study, train
 from mapsto.comparison import Comparison, understand
 from mapsto.errors import UsageError, near
 from mapsto.evaluate import Evaluation
@@ -134,7 +134,7 @@ def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) 
 
 def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Comparison:
     """What did the pretraining buy? Fits from every start with several numbers of labels, scored on the same rows; see
-    `mapsto.study.run`. Fields of Options are taken as keywords.
+    `mapsto.cells.run`. Fields of Options are taken as keywords.
 
     out: a folder that keeps finished fits and gets report.html and results.json. test: rows to score on, else a fifth of the
     data. starts: folders, hub names and "scratch". labels: numbers, and "all". seeds: how many draws of them. shift: rows
@@ -146,7 +146,7 @@ def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) 
     own = {name: given.pop(name) for name in names if name in given}
     options = _options(given, set(names))
     folder_ = None if out is None else Path(out)
-    made, outcomes, facts = study.run(arrow, data, folder_, options=options, **own)
+    made, outcomes, facts = cells.run(arrow, data, folder_, options=options, **own)
     found = understand(made, outcomes)
     if folder_ is not None:
         write(folder_, found, made, outcomes, facts)

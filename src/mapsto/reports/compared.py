@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from mapsto import checkpoint, kinds
+from mapsto.cells import CALIBRATION, CURVES, REPORT, RESULTS, Outcome
 from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
 from mapsto.evaluate import Answers
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
 from mapsto.reports.parts import cases, confusions, reliability
 from mapsto.scrutiny import surest_mistakes
-from mapsto.study import CALIBRATION, CURVES, REPORT, RESULTS, SHIFT, TEST, Cell, Outcome, Study
+from mapsto.study import SHIFT, TEST, Cell, Study
 
 
 def write(
