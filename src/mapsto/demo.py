@@ -17,7 +17,7 @@ from mapsto.model import Model, compare, fit, pretrain
 from mapsto.progress import Progress, duration
 
 SEEDS = 3
-QUESTION = "今天天气真好！"
+QUESTION = "房间很干净，服务也好，下次还来。"
 LENGTH = 128
 LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better start
 TESTED_REVIEWS, TESTED_NEWS = 1000, 400
@@ -50,7 +50,7 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
         f"\n{duration(time.monotonic() - began)}; look at {out}/reviews-report/report.html and {out}/news-report/report.html."
     )
     print(
-        f"The mappings are {out}/base, reviews and news. Go on with: mapsto explain {out / 'reviews'} '房间很干净，下次还来。'"
+        f"The mappings are {out}/base, reviews and news. Go on with: mapsto explain {out / 'reviews'} '房间太小，又脏又吵！'"
     )
 
 
