@@ -8,6 +8,7 @@ Legend of shapes: n examples, r rows, l row length, d width, t tokens, u parts (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT = "relevance"
 STEPS = 50
 TOKENS_WITH_GRADIENT = 2048
+EXAMPLES_IN_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -146,31 +148,44 @@ class Explainer:
         """The weight of every token of every example, [(t,)], by the chosen method; 0 in the frame for occlusion."""
         if self.method == "occlusion":
             return self._occluded(examples, outputs)
+        if self.method == "integrated":
+            groups = range(0, len(examples), EXAMPLES_IN_STEPS)
+            return [w for at in groups for w in self._integrated(examples[at : at + EXAMPLES_IN_STEPS], outputs[at:])]
         found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
         numbered = [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
         for batch in batches(numbered, TOKENS_WITH_GRADIENT):
             moved = batch.to(self.device)
             answered = outputs[torch.from_numpy(batch.rows)].to(self.device)
-            tokens = self._differentiated(moved, answered, [numbered[int(row)] for row in batch.rows])
+            x = self._embedded(moved)
+            with Relevance() if self.method == "relevance" else nullcontext():
+                tokens = (x * self._gradient(moved, x, answered)).sum(-1)
             flat = tokens.flatten().float().cpu().numpy()
             for row, start, length in zip(batch.rows, batch.starts.tolist(), batch.lengths.tolist(), strict=True):
                 found[int(row)] = flat[start : start + length]
         return found
 
-    def _differentiated(self, batch: Batch, answered: Tensor, examples: list[Example]) -> Tensor:
-        """Weights of the tokens of a batch, (r, l)."""
-        x = self._embedded(batch)
-        if self.method == "gradient":
-            return (x * self._gradient(batch, x, answered)).sum(-1)
-        if self.method == "relevance":
-            with Relevance():
-                return (x * self._gradient(batch, x, answered)).sum(-1)
-        base = self._embedded(_in_place(batch, [self.blank(example) for example in examples]))
+    def _integrated(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+        """Every example once for each step on the way from nothing to what it is, all packed together."""
         places, shares = np.polynomial.legendre.leggauss(self.steps)
-        total = torch.zeros_like(x)
-        for place, share in zip((places + 1) / 2, shares / 2, strict=True):
-            total += float(share) * self._gradient(batch, base + float(place) * (x - base), answered)
-        return ((x - base) * total).sum(-1)
+        places, shares = (places + 1) / 2, shares / 2
+        found = [np.zeros(sum(map(len, example.pieces)), np.float32) for example in examples]
+        blanks = [self.blank(example) for example in examples]
+        copies = [
+            Example(example.pieces, example.answers, at * self.steps + step)
+            for at, example in enumerate(examples)
+            for step in range(self.steps)
+        ]
+        for batch in batches(copies, TOKENS_WITH_GRADIENT):
+            moved, of, step = batch.to(self.device), batch.rows // self.steps, batch.rows % self.steps
+            x = self._embedded(moved)
+            base = self._embedded(_in_place(moved, [blanks[int(at)] for at in of]))
+            along = torch.from_numpy(np.append(places[step], 0)).to(x)[moved.owner][..., None]
+            gradient = self._gradient(moved, base + along * (x - base), outputs[torch.from_numpy(of)].to(self.device))
+            flat = ((x - base) * gradient).sum(-1).flatten().float().cpu().numpy()
+            ends = batch.starts + batch.lengths
+            for at, share, start, end in zip(of, shares[step], batch.starts.tolist(), ends.tolist(), strict=True):
+                found[int(at)] += np.float32(share) * flat[start:end]
+        return found
 
     def _embedded(self, batch: Batch) -> Tensor:
         with torch.no_grad():
