@@ -169,7 +169,7 @@ def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> Non
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    next(cells.glob("scratch-full-8-0")).joinpath("state.safetensors").write_bytes(b"damaged")
+    next(cells.glob("scratch-full-8-0-*")).joinpath("state.safetensors").write_bytes(b"damaged")
     ended = run(*command, "--out", str(tmp_path / "killed"))
     assert ended.returncode == 0 and "damaged" in ended.stderr and "of them done before" in ended.stderr
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
@@ -229,6 +229,7 @@ def test_one_draw_has_no_interval(tmp_path: Path) -> None:
         ({"labels": ["some"]}, "takes numbers and 'all'"),
         ({"labels": [1]}, "two classes need two rows"),
         ({"seeds": 0}, "must be above 0"),
+        ({"jobs": -1}, "--jobs must be above 0"),
         ({"methods": ["prob"]}, "did you mean 'probe'"),
         ({"minutes": 1}, "decides this itself"),
         ({"starts": ["no/such/start"]}, "no/such/start"),
@@ -259,6 +260,25 @@ def test_a_class_that_no_row_has_counts_as_a_mistake() -> None:
     asked = [*table(30, 5), {"text": "nobody knows this", "label": "hot"}]
     found = mapsto.compare("text -> label", table(60), test=asked, labels=["all"], seeds=2, **SMALL)
     assert found.tested == 31 and found.curves["TF-IDF, linear"][0].score.value < 1
+
+
+def test_ways_whose_names_look_alike_are_told_apart(tmp_path: Path) -> None:
+    """Folders in other scripts, and a start called scratch."""
+    rows = [{"text": text} for text in sentences(40)]
+    starts = [tmp_path / name for name in ("基座", "模型", "scratch")]
+    for start_ in starts:
+        mapsto.pretrain("text", rows, start_, layers=1, width=64, vocabulary=300, steps=2)
+    given = {"starts": ["scratch", *map(str, starts)], "labels": [8, 20], "seeds": 2, "methods": ["full", "contrast"]}
+    found = mapsto.compare("text -> label", table(60), tmp_path / "cmp", test=table(30, 5), **given, epochs=1)
+    assert list(found.curves)[2:] == [
+        "scratch, full", "基座, full", "基座, contrast", "模型, full", "模型, contrast", f"{starts[2]}, full",
+        "scratch, contrast",
+    ]  # fmt: skip
+    assert len(list((tmp_path / "cmp" / "cells").iterdir())) == 2 * 2 * len(found.curves)
+    with pytest.raises(mapsto.MapstoError, match="cannot change the shape of a start"):
+        mapsto.compare("text -> label", table(60), test=table(30, 5), starts=[str(starts[0])], layers=3)
+    page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+    assert "--methods full,contrast" in page and "--epochs 1" in page and "does not help over" in page
 
 
 # The page

@@ -154,7 +154,9 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
     first = json.loads((tmp_path / "why.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["row"] == 2 and {"text", "region", "weight", "port"} <= first["parts"][0].keys()
     answered = run("explain", str(clf), "old river winter", "--json")
-    assert json.loads(answered.stdout)["explanations"][0]["answer"]["label"] in ("cold", "warm")
+    told = json.loads(answered.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["explanations"][0]["answer"]["label"] in ("cold", "warm")
+    assert told["faithfulness"]["deletion"]["over_random"]["low"] is None
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,23 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
         (["text", "--out", "why.csv"], ".html or .jsonl"),
         (["missing.csv"], "missing.csv"),
         ([" "], "the text is blank"),
+        ([""], "the text is blank"),
         (["text", "--steps", "0"], "above 0"),
     ],
 )
 def test_what_cannot_be_explained(clf: Path, arguments: list[str], said: str) -> None:
     done = run("explain", str(clf), *arguments)
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
+    clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "winter").mkdir()
+    assert mapsto.load(clf).explain("winter")[0].parts[0].text == "winter"
+    long = mapsto.load(clf).explain(["winter", "river mill " * 600])
+    assert long.cut == 1 and len(long[1].parts) < 1200
 
 
 def test_answers_that_cannot_be_explained(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
     rows = [{**row, "label": row["label"] if i % 2 else None} for i, row in enumerate(topics(30, 7))]
     found = mapsto.load(clf).suggest(rows, 100)
     assert {suggestion.row for suggestion in found.found} == set(range(0, 30, 2))
+    assert (found.looked_at, found.unreadable) == (15, 0)
+    faulty = mapsto.load(clf).suggest(
+        [*topics(10, 7), {"text": " ", "label": None}, {"text": "river", "label": None}], 3
+    )
+    assert (faulty.looked_at, faulty.unreadable) == (1, 1)
     with pytest.raises(mapsto.MapstoError, match="has a label already"):
         mapsto.load(clf).suggest(topics(20, 7))
     with pytest.raises(mapsto.MapstoError, match="above 0"):

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from mapsto import checkpoint, folder, kinds, train
 from mapsto.arrow import Arrow
-from mapsto.errors import CheckpointError, UsageError
+from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.examples import Rows, encode
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
@@ -75,6 +76,8 @@ def run(
     Raises UsageError, DataError, CheckpointError, RunError.
     """
     options, progress = options or Options(), progress or Progress()
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"--jobs must be above 0, not {jobs}")
     study, facts = planned(arrow, data, test, starts, labels, seeds, methods, shift, options, progress)
     jobs = jobs or max(1, (os.cpu_count() or 1) // THREADS_OF_A_JOB)
     done: dict[Cell, Outcome] = {}
@@ -115,6 +118,10 @@ def _outcomes(study: Study, cells: list[Cell], jobs: int) -> Iterator[Iterator[t
     try:
         waiting = {pool.submit(_fitted, cell): cell for cell in cells}
         yield ((waiting[ended], ended.result()) for ended in as_completed(waiting))
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process that was fitting died; the same command goes on from the fits that are done"
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -198,11 +205,8 @@ def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, 
         return target, lambda view: said.expand(len(view), -1).clone()
     from scipy.sparse import hstack  # a second to import
 
-    made = [
-        (at, classical.features)
-        for at, port in enumerate(study.arrow.sources)
-        if (classical := kinds.source(port.kind).classical(rows.sources[at])) is not None
-    ]
+    read = [kinds.source(port.kind) for port in study.arrow.sources]
+    made = [(at, kind.classical(rows.sources[at])) for at, kind in enumerate(read) if kind.features]
 
     def features(view: Rows) -> Any:
         return hstack([of(view.sources[at]) for at, of in made], format="csr")

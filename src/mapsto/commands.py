@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mapsto import checkpoint, folder, kinds
 from mapsto import data as tables
+from mapsto import folder, kinds
 from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
@@ -26,7 +26,8 @@ from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
 from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
-from mapsto.scrutiny import scrutinize
+from mapsto.scores import plain
+from mapsto.scrutiny import looks_at
 from mapsto.writers import require_writable
 
 ENGINES = ("local", "ray")
@@ -106,15 +107,13 @@ def evaluate(
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
     predictor = Predictor(folder.load(model), device, precision)
     found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
-    looks = [look for answers in found.answers if (look := scrutinize(answers)) is not None]
+    looks = looks_at(found)
     if out is not None:
-        checkpoint.write_atomic(
-            out, evaluated(found, looks, f"How good is {Path(model).name}?").html().encode("utf-8", "replace")
-        )
+        evaluated(found, looks, f"How good is {Path(model).name}?").write(out)
         print(f"wrote {out}", file=sys.stderr)
     if as_json:
-        record = {**found.record(), "looks": [asdict(look) for look in looks]}
-        print(json.dumps(record, ensure_ascii=False))
+        record = {**found.record(), "looks": [asdict(look) for _, look in looks]}
+        print(json.dumps(plain(record), ensure_ascii=False))
         return
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -124,9 +123,9 @@ def evaluate(
         print(f"{name:<20} {value}{baseline}")
     if found.confusion:
         _print_confusion(found.confusion)
-    for look in looks:
+    for _, look in looks:
         print("\n".join(look.lines()))
-    if any(look.suspects is None for look in looks):
+    if any(look.suspects is None for _, look in looks):
         print("\nlabels that are probably wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
@@ -167,9 +166,14 @@ def explain(
     measured = None if sample is None else tables.read(sample, encoding=encoding)
     found = load(model, device).explain(given, method, measured, steps)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
+    if found.cut:
+        print(
+            f"note: of {found.cut:,} rows only the start was read: they are longer than the model takes",
+            file=sys.stderr,
+        )
     if out is not None:
         if out.suffix == ".html":
-            checkpoint.write_atomic(out, explained(found, model).html().encode("utf-8", "replace"))
+            explained(found, model).write(out)
         else:
             tables.write_rows(
                 out, ["file", "row", "answer", "parts", "method", "told", "blank", "gap"], found.records()
@@ -177,8 +181,9 @@ def explain(
         print(f"wrote {len(found)} explanations to {out}; {verdict}", file=sys.stderr)
         return
     if as_json:
-        record = {"faithfulness": found.faithfulness, "explanations": list(found.records())}
-        print(json.dumps(record, ensure_ascii=False, default=asdict))
+        measures = None if found.faithfulness is None else asdict(found.faithfulness)
+        record = {"faithfulness": measures, "explanations": list(found.records())}
+        print(json.dumps(plain(record), ensure_ascii=False))
         return
     for explanation in found.found:
         print("\n".join(explanation.lines()), end="\n\n")
@@ -202,6 +207,9 @@ def suggest(
     known = known if any(target.named for target in held.mapping.targets) else 0
     given = None if labelled is None else tables.read(labelled, encoding=encoding)
     found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
+    print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)
+    if found.unreadable:
+        print(f"note: {found.unreadable:,} rows cannot be read and were left out", file=sys.stderr)
     if out is not None:
         count = found.write(out)
         reason = found.found[0].why

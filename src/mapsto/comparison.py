@@ -16,7 +16,7 @@ import numpy as np
 from mapsto.cells import Outcome
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
-from mapsto.scores import Floats, Score, mean_interval
+from mapsto.scores import Floats, Score, mean_interval, plain
 from mapsto.study import BLIND, CLASSICAL, SHIFT, TEST, Cell, Study, Way
 
 LOOKED_AHEAD = (2, 4)
@@ -85,12 +85,17 @@ class Comparison:
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON: what is infinite or has no interval is null."""
-        found: dict[str, Any] = _plain(asdict(self))
+        found: dict[str, Any] = plain(asdict(self))
         return found
+
+    @property
+    def labels(self) -> list[int]:
+        """The numbers of labels, in order."""
+        return sorted({point.labels for points in self.curves.values() for point in points})
 
     def lines(self) -> list[str]:
         """A table for a screen, and what it means."""
-        labels = sorted({point.labels for points in self.curves.values() for point in points})
+        labels = self.labels
         width = max(map(len, self.curves)) + 2
         head = " " * width + "".join(f"{count:,} labels".rjust(21) for count in labels)
         rows = []
@@ -100,14 +105,6 @@ class Comparison:
         said = f"95 % interval over {self.seeds} draws and the items" if self.seeds > 1 else "one draw, so no interval"
         note = f"{self.gain} in % on {self.tested:,} items; mean, {said}"
         return [head, *rows, note, "", *self.headline]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(score: Score, digits: int = 1) -> str:
@@ -124,11 +121,6 @@ def signed(score: Score) -> str:
         return f"{100 * score.value:+.1f}"
     low, high = max(-1.0, score.low), min(1.0, score.high)
     return f"{100 * score.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def told_apart(score: Score) -> bool:
-    """Whether the interval of a difference leaves 0 out."""
-    return score.low > 0 or score.high < 0
 
 
 def understand(study: Study, outcomes: dict[Cell, Outcome]) -> Comparison:
@@ -254,7 +246,7 @@ def _headline(study: Study, curves: dict[str, list[Point]], differences: list[Di
             names = [way.name for way in study.ways if way.start == start]
             told = [d for d in differences if d.against == reference and d.way in names]
             if told:
-                lines.append(_worth(start, names, reference, told))
+                lines.append(_worth(Path(start).name, reference, told))
     for count in study.labels:
         at = {name: point for name, points in curves.items() for point in points if point.labels == count}
         best = max(at, key=lambda name: at[name].score.value)
@@ -262,7 +254,7 @@ def _headline(study: Study, curves: dict[str, list[Point]], differences: list[Di
     return lines
 
 
-def _worth(start: str, names: list[str], reference: str, told: list[Difference]) -> str:
+def _worth(start: str, reference: str, told: list[Difference]) -> str:
     """What a start is worth over a reference: by the method that gains most with the fewest labels and by it alone."""
     fewest = min(d.labels for d in told)
     chosen = max((d for d in told if d.labels == fewest), key=lambda d: d.points.value).way
@@ -275,9 +267,9 @@ def _worth(start: str, names: list[str], reference: str, told: list[Difference])
         return f"{said} One draw of labels tells no difference from chance."
     if not better:
         verdict = "it is worse" if worse else "no difference is told apart from chance"
-        return f"{said} Starting from {Path(start).name} does not help here: {verdict}."
+        return f"{said} Starting from {start} does not help over {reference}: {verdict}."
     best = better[0]
-    if best.labels and not math.isinf(best.saved.value):
+    if not math.isinf(best.saved.value):
         said += f" At {best.labels:,} labels it saves {labels_saved(best.saved)}."
     else:
         said += f" What it reaches with {best.labels:,} labels, {reference} does not reach with the labels you have."

@@ -115,9 +115,11 @@ def is_path(source: Any) -> bool:
 
 
 def is_table_name(text: str) -> bool:
-    """Whether a text names a table: a file or folder that is there, or by its ending would be one."""
+    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one."""
+    path = Path(text)
     try:
-        return Path(text).exists() or (readers.format_of(Path(text)) is not None and " " not in text)
+        there = path.is_file() or (path.is_dir() and len(path.parts) > 1)
+        return there or (readers.format_of(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
 

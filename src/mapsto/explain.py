@@ -21,7 +21,7 @@ from mapsto.data import Table
 from mapsto.errors import UsageError, near
 from mapsto.examples import Rows, batches, bind_to, encode, read_rows
 from mapsto.mapping import Mapping
-from mapsto.predict import over, questions
+from mapsto.predict import asking, pooled_outputs
 from mapsto.relevance import Relevance
 from mapsto.scores import Floats
 from mapsto.sequence import Batch, Example, Ints
@@ -81,7 +81,9 @@ class Explanation:
 class Explainer:
     """A mapping made ready to say why. It computes in fp32: gradients are taken, and small differences count.
 
-    port: which target is explained. Raises UsageError for answers that cannot be explained, and for a method there is not.
+    port: which target is explained. cut_rows: how many of the last rows were longer than the model takes.
+
+    Raises UsageError for answers that cannot be explained, and for a method there is not.
     """
 
     def __init__(self, mapping: Mapping, device: torch.device, method: str = DEFAULT, steps: int = STEPS) -> None:
@@ -93,6 +95,7 @@ class Explainer:
             raise UsageError(f"--steps must be above 0, not {steps}")
         self.mapping = mapping.to(device).eval().float().computing_in(torch.float32)
         self.device, self.method, self.steps = device, method, steps
+        self.cut_rows = 0
         ports = [i for i, target in enumerate(mapping.targets) if target.way == "pooled"]
         if not ports:
             raise UsageError(f"answers such as labels can be explained; {mapping.arrow} gives none")
@@ -108,7 +111,8 @@ class Explainer:
         """Rows as examples that know where their tokens stand."""
         arrow = self.mapping.arrow
         encoded = encode(arrow, rows, self.mapping.sources, self.mapping.config.longest, "cut", aligned=True)
-        return [Example(pieces, questions(self.mapping, pieces), row) for row, pieces in enumerate(encoded.pieces)]
+        self.cut_rows = len(encoded.long)
+        return asking(self.mapping, encoded)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
         """One explanation for each row, in order."""
@@ -128,14 +132,7 @@ class Explainer:
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
         """What the model says of each example, (n, …), on the CPU."""
-        found: Tensor | None = None
-        numbered = [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
-        for batch, hidden in over(self.mapping, numbered, self.device):
-            output = self.mapping.read(hidden, batch, self.port).float().cpu()
-            found = output.new_zeros(len(examples), *output.shape[1:]) if found is None else found
-            found[torch.from_numpy(batch.rows)] = output
-        assert found is not None
-        return found
+        return pooled_outputs(self.mapping, _numbered(examples), len(examples), self.port, self.device)
 
     def told(self, outputs: Tensor, answered: Tensor) -> Floats:
         """How strongly `outputs` (n, …) say the answers of `answered` (n, …): (n,)."""
@@ -152,8 +149,7 @@ class Explainer:
             groups = range(0, len(examples), EXAMPLES_IN_STEPS)
             return [w for at in groups for w in self._integrated(examples[at : at + EXAMPLES_IN_STEPS], outputs[at:])]
         found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
-        numbered = [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
-        for batch in batches(numbered, TOKENS_WITH_GRADIENT):
+        for batch in batches(_numbered(examples), TOKENS_WITH_GRADIENT):
             moved = batch.to(self.device)
             answered = outputs[torch.from_numpy(batch.rows)].to(self.device)
             x = self._embedded(moved)
@@ -254,6 +250,11 @@ def parts_of(example: Example) -> list[Ints]:
             found += [first + part for part in np.split(inner, breaks)]
         first += len(piece)
     return found
+
+
+def _numbered(examples: Sequence[Example]) -> list[Example]:
+    """Examples by their place in the list."""
+    return [Example(example.pieces, example.answers, at) for at, example in enumerate(examples)]
 
 
 def _in_place(batch: Batch, examples: list[Example]) -> Batch:

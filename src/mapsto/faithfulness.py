@@ -97,13 +97,14 @@ def faithfulness(explainer: Explainer, rows: Rows, seed: int = 0) -> Faithfulnes
 class Explanations:
     """Explanations of rows, in order, and the kinds of what was read.
 
-    faithfulness: measured on a sample; None where nothing has two parts.
+    faithfulness: measured on a sample; None where nothing has two parts. cut: rows of which only the start was read.
     """
 
     rows: Rows
     ports: list[str]
     found: list[Explanation]
     faithfulness: Faithfulness | None
+    cut: int
 
     def __len__(self) -> int:
         return len(self.found)
@@ -124,7 +125,8 @@ def explanations(explainer: Explainer, table: Table, sample: Table | None) -> Ex
     rows = _whole(explainer, table)
     measured = faithfulness(explainer, rows if sample is None else _whole(explainer, sample))
     ports = [port.kind for port in explainer.mapping.arrow.sources]
-    return Explanations(rows, ports, list(explainer.explain(rows)), measured)
+    found = list(explainer.explain(rows))
+    return Explanations(rows, ports, found, measured, explainer.cut_rows)
 
 
 def _whole(explainer: Explainer, table: Table) -> Rows:

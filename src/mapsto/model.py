@@ -16,6 +16,7 @@ from mapsto import cells, folder, search, train
 from mapsto import data as tables
 from mapsto import explain as explaining
 from mapsto.comparison import Comparison, understand
+from mapsto.device import choose_device
 from mapsto.errors import UsageError, near
 from mapsto.evaluate import Evaluation
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -88,7 +89,7 @@ class Model:
         values that cannot be read.
         """
         given = [data] if isinstance(data, str) and not tables.is_table_name(data) else data
-        explainer = explaining.Explainer(copy.deepcopy(self.mapping), self.predictor.device, method, steps)
+        explainer = explaining.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
         return explanations(
             explainer, tables.read(self._table(given)), sample if sample is None else tables.read(sample)
         )

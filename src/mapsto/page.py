@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mapsto import checkpoint
 from mapsto.errors import UsageError
 
 INSTALL = "reports need the package matplotlib: pip install 'mapsto[report]'"
 # Colours of the page by name, and the stand-ins for them that matplotlib writes.
 INK, QUIET, LINE = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0404{i:02x}" for i in range(8))
+LIGHT = {
+    "--paper": "#fff", "--ink": "#1b1f24", "--quiet": "#59636e", "--line": "#d4d9df", "--soft": "#f3f5f7", "--accent": "#0a58ca",
+    "--c0": "#59636e", "--c1": "#c2410c", "--c2": "#0a58ca", "--c3": "#15803d", "--c4": "#8b2fc9", "--c5": "#a16207",
+    "--c6": "#be185d", "--c7": "#0e7490", "--for": "21, 128, 61", "--against": "190, 24, 93",
+}  # fmt: skip
+DARK = {
+    "--paper": "#14171b", "--ink": "#e8eaed", "--quiet": "#a3adb8", "--line": "#3a424b", "--soft": "#1e2329",
+    "--accent": "#7db2ff", "--c0": "#a3adb8", "--c1": "#ff9a5c", "--c2": "#7db2ff", "--c3": "#6fd08c", "--c4": "#d3a1ff",
+    "--c5": "#e6c35c", "--c6": "#ff8fc0", "--c7": "#6fd3e6", "--for": "74, 180, 110", "--against": "240, 90, 150",
+}  # fmt: skip
 VARIABLES = {INK: "--ink", QUIET: "--quiet", LINE: "--line", **{colour: f"--c{i}" for i, colour in enumerate(SERIES)}}
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 
@@ -53,17 +66,20 @@ class Page:
     title: str
     about: str
     headline: Sequence[str]
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence[Section]
 
     def html(self) -> str:
         """The page. Text of the user's is escaped."""
-        from jinja2 import Environment, PackageLoader  # torch brings it
+        from jinja2 import Environment, PackageLoader  # only pages need it
 
         known = Environment(loader=PackageLoader("mapsto", ""), autoescape=True, trim_blocks=True)
         sections = [_marked(section) for section in self.sections]
-        return known.get_template("page.html.j2").render(
-            page={"title": self.title, "about": self.about, "headline": self.headline, "sections": sections}
-        )
+        page = {"title": self.title, "about": self.about, "headline": self.headline, "sections": sections}
+        return known.get_template("page.html.j2").render(page=page, light=LIGHT, dark=DARK)
+
+    def write(self, path: Path) -> None:
+        """The page as a file that is whole or not there. Raises RunError, and UsageError where figures need matplotlib."""
+        checkpoint.write_atomic(path, self.html().encode("utf-8", "replace"))
 
 
 def safe(html: str) -> Any:
@@ -105,7 +121,9 @@ def drawing(label: str, width: float = 8.0, height: float = 4.2) -> Iterator[Dra
         drawn = Drawing(figure.subplots())
         yield drawn
         written = io.StringIO()
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the font; here it is only measured
+            figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     drawn.svg = _themed(written.getvalue(), label)
 
 
@@ -122,9 +140,6 @@ def _themed(svg: str, label: str) -> str:
 
 def plain_svg(svg: str) -> str:
     """The same figure as a file of its own, in the colours of paper."""
-    colours = {"--ink": "#1b1f24", "--quiet": "#59636e", "--line": "#d4d9df"}
-    series = ("#59636e", "#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
-    colours |= {f"--c{i}": colour for i, colour in enumerate(series)}
-    for name, colour in colours.items():
+    for name, colour in LIGHT.items():
         svg = svg.replace(f"var({name})", colour)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg

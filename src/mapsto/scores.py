@@ -5,6 +5,7 @@ Legend of shapes: n items, c classes, b resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,15 @@ class Score:
     def percent(self) -> str:
         """For people: "81.4 % (79.0–83.6, n = 1,179)"."""
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f}, n = {self.n:,})"
+
+
+def plain(value: Any) -> Any:
+    """What JSON takes: figures that are infinite, or intervals that are not there, are null."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def accuracy(truth: Values, predicted: Values) -> float:

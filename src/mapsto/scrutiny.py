@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mapsto.errors import shorten
-from mapsto.evaluate import Answers
+from mapsto.evaluate import Answers, Evaluation
 from mapsto.scores import Floats, Score, with_interval
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -97,6 +97,11 @@ class Scrutiny:
             if cases:
                 found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
         return found
+
+
+def looks_at(found: Evaluation) -> list[tuple[Answers, Scrutiny]]:
+    """A close look at the answers to every target of which they are right or wrong."""
+    return [(answers, look) for answers in found.answers if (look := scrutinize(answers)) is not None]
 
 
 def scrutinize(answers: Answers) -> Scrutiny | None:

@@ -5,6 +5,7 @@ One fit is a cell: a way, a number of labels, a seed. `cells.py` runs them, `com
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from mapsto import data as tables
 from mapsto import folder, kinds
 from mapsto.arrow import Arrow, parse
-from mapsto.begin import begin, started_sources
+from mapsto.begin import begin, make_config, started_sources
 from mapsto.corrupt import generator
 from mapsto.data import Table
 from mapsto.errors import UsageError, near
@@ -58,8 +59,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name for its folder."""
-        return f"{re.sub(r'[^0-9a-z]+', '-', self.way.name.lower()).strip('-')}-{self.labels}-{self.seed}"
+        """A name for its folder: what a person looks for, and what tells ways apart whose names look alike there."""
+        spelt = re.sub(r"[^0-9a-z]+", "-", self.way.name.lower()).strip("-")
+        digest = hashlib.sha256(repr(self.way).encode(errors="backslashreplace")).hexdigest()[:8]
+        return f"{spelt}-{self.labels}-{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Study:
             for count in self.labels
             for seed in self.seeds
             for way in self.ways
-            if way.method != "contrast" or self._contrasts(count, seed)
+            if way.method != "contrast" or all(self._contrasts(count, each) for each in self.seeds)
         ]
 
     def drawn(self, count: int, seed: int) -> Rows:
@@ -169,9 +172,10 @@ def planned(
     views = _views(bound, seen, shift, targets, options)
     opened = {start: begin(start, None) for start in dict.fromkeys(starts) if start != SCRATCH}
     for found in opened.values():
-        started_sources(found, bound)  # raises UsageError for a start that reads other kinds
+        started_sources(found, bound)  # both raise UsageError: for a start that reads other kinds, or has another shape
+        make_config(found, options, pretraining=False)
     like = next(iter(opened), None)
-    ways = _ways(bound, rows, list(dict.fromkeys(starts)), methods)
+    ways = _ways(bound, list(dict.fromkeys(starts)), methods)
     drawn = list(range(options.seed, options.seed + seeds))
     study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like)
     facts = {
@@ -192,25 +196,25 @@ def planned(
     return study, facts
 
 
-def _ways(arrow: Arrow, rows: Rows, starts: list[str], methods: Sequence[str]) -> list[Way]:
+def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
     """What reads nothing, what reads without pretraining, then every start by every method."""
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"no method {method!r} to compare{near(method, METHODS)}; there are: {', '.join(METHODS)}")
     found = [Way("always the commonest answer", BLIND)]
-    known = [
-        kinds.source(port.kind).classical(values) for port, values in zip(arrow.sources, rows.sources, strict=True)
-    ]
-    names = [classical.name for classical in known if classical is not None]
-    if names:
-        found.append(Way(f"{' and '.join(dict.fromkeys(names))}, linear", CLASSICAL))
+    features = dict.fromkeys(filter(None, (kinds.source(port.kind).features for port in arrow.sources)))
+    if features:
+        found.append(Way(f"{' and '.join(features)}, linear", CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # nothing there to probe, or to draw together
             found.append(Way(f"{SCRATCH}, full", "full"))
         else:
             found += [Way(f"{Path(start).name}, {method}", method, start) for method in methods]
     names = [way.name for way in found]
-    return [replace(way, name=f"{way.start}, {way.method}") if names.count(way.name) > 1 else way for way in found]
+    return [
+        replace(way, name=f"{way.start}, {way.method}") if way.start and names.count(way.name) > 1 else way
+        for way in found
+    ]
 
 
 def _budgets(labels: Sequence[int | str], rows: int) -> list[int]:

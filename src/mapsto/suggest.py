@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mapsto import checkpoint
 from mapsto import data as tables
@@ -24,7 +25,7 @@ from mapsto.data import Table
 from mapsto.errors import DataError, UsageError
 from mapsto.examples import Rows, bind_to, encode, read_rows
 from mapsto.mapping import Mapping
-from mapsto.predict import Predictor, asking, over, pooled_outputs
+from mapsto.predict import Predictor, asking, over
 from mapsto.scores import Floats
 from mapsto.sequence import Ints
 
@@ -47,11 +48,16 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Rows to label next, the most wanted first, from a table; `column` is where their answers go."""
+    """Rows to label next, the most wanted first, from a table; `column` is where their answers go.
+
+    looked_at: how many different rows without a label they were chosen from. unreadable: rows that cannot be read.
+    """
 
     pool: Table
     column: str
     found: list[Suggestion]
+    looked_at: int
+    unreadable: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows as they are, with an empty cell for the answer: a table to fill in and to fit."""
@@ -104,16 +110,16 @@ def suggest(
     predictor = Predictor(mapping, device, precision)
     port = next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
-    rows = _different(predictor.mapping, pool, column, labelled, seed)
+    rows, faults = _different(predictor.mapping, pool, column, labelled, seed)
     if not len(rows):
         raise DataError("every row of the pool that can be read has a label already")
     given = None if labelled is None else _read(predictor.mapping, labelled)
-    vectors = _vectors(predictor, rows)
-    others = np.zeros((0, vectors.shape[1]), np.float32) if given is None else _vectors(predictor, given)
+    vectors, outputs = _seen(predictor, rows, port)
+    others = np.zeros((0, vectors.shape[1]), np.float32) if given is None else _seen(predictor, given, None)[0]
     doubts = None
     said: list[dict[str, Any]] = [{}] * len(rows)
-    if port is not None:
-        target, outputs = mapping.targets[port], _outputs(predictor, rows, port)
+    if port is not None and outputs is not None:
+        target = mapping.targets[port]
         said = target.decode(outputs)
         if max(known, len(others)) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(target.classes)):
             doubts = doubt(torch.softmax(outputs.double(), dim=-1).numpy())
@@ -122,7 +128,7 @@ def suggest(
         Suggestion(int(rows.rows[at]), why, said[at].get("label"), said[at].get("probability"))
         for at in choose(vectors, others, doubts, min(count, len(rows)), seed).tolist()
     ]
-    return Suggestions(pool, column, found)
+    return Suggestions(pool, column, found, len(rows), len(pool.rejected) + faults)
 
 
 def choose(vectors: Vectors, labelled: Vectors, doubts: Floats | None, count: int, seed: int) -> Ints:
@@ -197,9 +203,13 @@ def _read(mapping: Mapping, table: Table) -> Rows:
     return read_rows(bound, table, mapping.sources, mapping.targets, answers=False)
 
 
-def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | None, seed: int) -> Rows:
-    """The rows of the pool that can be read, have no label and are not among those with labels, each once; at most MOST_POOL."""
+def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | None, seed: int) -> tuple[Rows, int]:
+    """The rows of the pool that can be read, have no label and are not among those with labels, each once; at most MOST_POOL.
+
+    Also how many cannot be read.
+    """
     rows = _read(mapping, pool)
+    faults = len(pool) - len(rows)
     if column in pool.columns:
         answers = pool.column(column)
         rows = rows.select(
@@ -214,7 +224,7 @@ def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | Non
     chosen = np.array(kept, np.int64)
     if len(chosen) > MOST_POOL:
         chosen = np.sort(chosen[tables.permutation(seed, 0, len(chosen))[:MOST_POOL]])
-    return rows.select(chosen)
+    return rows.select(chosen), faults
 
 
 def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
@@ -224,20 +234,19 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
     ]
 
 
-def _vectors(predictor: Predictor, rows: Rows) -> Vectors:
-    """One vector a row, (n, d), of the whole example."""
+def _seen(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
+    """Of every row one vector, (n, d), and what target `port` says of it, (n, …), in one pass; a row that is too long is cut."""
     mapping = predictor.mapping
     encoded = encode(mapping.arrow, rows, mapping.sources, mapping.config.longest, "cut")
-    found: Vectors | None = None
+    vectors = outputs = None
     for batch, hidden in over(mapping, asking(mapping, encoded), predictor.device):
-        part = mapping.sentence(hidden, batch).float().cpu().numpy()
-        found = np.zeros((len(rows), part.shape[1]), np.float32) if found is None else found
-        found[batch.rows] = part
-    assert found is not None
-    return found
-
-
-def _outputs(predictor: Predictor, rows: Rows, port: int) -> torch.Tensor:
-    mapping = predictor.mapping
-    encoded = encode(mapping.arrow, rows, mapping.sources, mapping.config.longest, "cut")
-    return pooled_outputs(mapping, asking(mapping, encoded), len(rows), port, predictor.device)
+        of = torch.from_numpy(batch.rows)
+        part = mapping.sentence(hidden, batch).float().cpu()
+        vectors = part.new_zeros(len(rows), part.shape[1]) if vectors is None else vectors
+        vectors[of] = part
+        if port is not None:
+            said = mapping.read(hidden, batch, port).float().cpu()
+            outputs = said.new_zeros(len(rows), *said.shape[1:]) if outputs is None else outputs
+            outputs[of] = said
+    assert vectors is not None
+    return vectors.numpy(), outputs

@@ -38,7 +38,7 @@ from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import Ranks, join
 from mapsto.reports.evaluated import evaluated, headline
 from mapsto.scores import Score
-from mapsto.scrutiny import scrutinize
+from mapsto.scrutiny import looks_at
 
 METHODS = {
     "full": "{}",
@@ -292,11 +292,10 @@ def _scored(work: Work, progress: Progress) -> tuple[dict[str, Score], Evaluatio
 
 def _report(run: Path, found: Evaluation, say: Callable[[str], None]) -> list[str]:
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
-    looks = [look for answers in found.answers if (look := scrutinize(answers)) is not None]
+    looks = looks_at(found)
     if looks:
         try:
-            page = evaluated(found, looks, f"How good is {run.name}?").html()
-            checkpoint.write_atomic(run / folder.REPORT, page.encode("utf-8", "replace"))
+            evaluated(found, looks, f"How good is {run.name}?").write(run / folder.REPORT)
         except UsageError as error:
             say(f"note: no {folder.REPORT}: {error}")
     return headline(found, looks)

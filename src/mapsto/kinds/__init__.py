@@ -11,7 +11,6 @@ import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -52,10 +51,12 @@ class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
+    features: the field's name for what `classical` makes of its values; empty where a kind has none.
     """
 
     kind: ClassVar[str]
     flat: ClassVar[bool] = False
+    features: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -155,9 +156,10 @@ class Source(ABC):
         return html.escape(str(value))
 
     @classmethod
-    def classical(cls, values: Sequence[Any]) -> Classical | None:
-        """What a linear model reads that learns from labels alone, made from training values; None where a kind has none."""
-        return None
+    def classical(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
+        """The map from values to features (n, f), sparse or not, that need no pretraining, made from training values; for kinds
+        that name them in `features`."""
+        raise NotImplementedError
 
     @staticmethod
     def disturbed(value: Any, rng: np.random.Generator) -> dict[str, Any]:
@@ -172,14 +174,6 @@ class Source(ABC):
     def show(self, value: Any) -> str:
         """The value as HTML."""
         return html.escape(str(value))
-
-
-@dataclass(frozen=True)
-class Classical:
-    """Features that need no pretraining: their name for people, and the map from values to a matrix (n, f), sparse or not."""
-
-    name: str
-    features: Callable[[Sequence[Any]], Any]
 
 
 class Target(ABC):

@@ -6,7 +6,7 @@ Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mapsto import scores, textual
 from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Classical, Figure, Source, State, Target, no_text
+from mapsto.kinds import BadCell, Figure, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
 from mapsto.tokenizer import Tokenizer
@@ -61,6 +61,7 @@ class TextSource(Source):
 
     kind = "text"
     flat = True
+    features = "TF-IDF"
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
         self.tokenizer = tokenizer
@@ -195,9 +196,9 @@ class TextSource(Source):
         return "".join([*found, html.escape(value[at:])])
 
     @classmethod
-    def classical(cls, values: Sequence[str]) -> Classical:
-        """TF-IDF of words and of runs of characters, which are the words of Chinese."""
-        return Classical("TF-IDF", textual.tfidf(values))
+    def classical(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
+        """Of words and of runs of characters, which are the words of Chinese."""
+        return textual.tfidf(values)
 
     @staticmethod
     def disturbed(value: str, rng: np.random.Generator) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from mapsto import checkpoint, kinds
 from mapsto.cells import CALIBRATION, CURVES, REPORT, RESULTS, Outcome
 from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
 from mapsto.evaluate import Answers
+from mapsto.examples import Rows
+from mapsto.options import Options
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
 from mapsto.reports.parts import cases, confusions, reliability
 from mapsto.scrutiny import surest_mistakes
-from mapsto.study import SHIFT, TEST, Cell, Study
+from mapsto.study import ALL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
 
 
 def write(
@@ -33,7 +35,7 @@ def write(
     for section in page.sections:
         if section.figure is not None:
             checkpoint.write_atomic(out / section.file, plain_svg(section.figure).encode())
-    checkpoint.write_atomic(out / REPORT, page.html().encode("utf-8", "replace"))
+    page.write(out / REPORT)
 
 
 def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]) -> Page:
@@ -60,12 +62,8 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
     )
 
 
-def _labels(comparison: Comparison) -> list[int]:
-    return sorted({point.labels for points in comparison.curves.values() for point in points})
-
-
 def _curves(comparison: Comparison) -> Section:
-    labels = _labels(comparison)
+    labels = comparison.labels
     with drawing(
         f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
     ) as drawn:
@@ -201,7 +199,7 @@ def _over_seeds(point: Point, key: str) -> str:
 
 def _mistakes(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
     """What the best way with the most labels gets wrong, in its first draw."""
-    most = _labels(comparison)[-1]
+    most = comparison.labels[-1]
     at = {name: points[-1] for name, points in comparison.curves.items() if points[-1].labels == most}
     best = max(at, key=lambda name: at[name].score.value)
     answers = _answers(study, _of(outcomes, best, most)[0])
@@ -232,8 +230,6 @@ def _costs(comparison: Comparison) -> Section:
 
 
 def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section:
-    starts = list(dict.fromkeys(way.start for way in study.ways if way.start is not None))
-    scratch = any(way.start is None and way.method == "full" for way in study.ways)
     text = [
         f"Every way saw the same labels and was scored on the same {comparison.tested:,} rows, which no fit saw. For each seed "
         "the labels are drawn once; the smaller numbers are part of the larger ones, and classes stand in them as in all rows, "
@@ -243,7 +239,7 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
         "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "
         "draws get Student's t. Labels saved and the look ahead are taken from 10,000 sets of curves drawn from it.",
     ]
-    if scratch and study.like is not None:
+    if study.like is not None and any(way.start is None and way.method == "full" for way in study.ways):
         text.append(f"scratch has the shape and the tokenizer of {study.like}, and random weights.")
     table = Table(
         "Provenance",
@@ -255,14 +251,33 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
             *([name, value] for name, value in facts["versions"].items()),
         ],
     )
-    return Section("How it was measured", text, tables=[table], code=command(study, starts, scratch))
+    return Section("How it was measured", text, tables=[table], code=_command(study))
 
 
-def command(study: Study, starts: Sequence[str], scratch: bool) -> str:
-    """What makes this comparison again, but for the names of files that only the caller knows."""
-    named = ",".join([*(["scratch"] if scratch else []), *starts])
-    labels = ",".join("all" if count == len(study.pool) else str(count) for count in study.labels)
-    return shlex.join(
-        ["mapsto", "compare", str(study.arrow), "DATA", "--test", "TEST", "--starts", named, "--labels", labels,
-         "--seeds", str(len(study.seeds)), "--out", "FOLDER"]
-    )  # fmt: skip
+def _command(study: Study) -> str:
+    """What makes this comparison again, into a folder of another name."""
+    fits = [way for way in study.ways if way.method in METHODS]
+    chosen = {
+        "starts": dict.fromkeys(way.start or SCRATCH for way in fits),
+        "labels": [ALL if count == len(study.pool) else count for count in study.labels],
+        "methods": dict.fromkeys(way.method for way in fits),
+    }
+    words = ["mapsto", "compare", str(study.arrow), _file(study.pool)]
+    for flag, view in (("--test", TEST), ("--shift", SHIFT)):
+        if view in study.views and (named := _file(study.views[view])) != words[3]:
+            words += [flag, named]
+    for name, values in chosen.items():
+        words += [f"--{name}", ",".join(map(str, values))]
+    words += ["--seeds", str(len(study.seeds))]
+    usual = asdict(Options())
+    for name, value in asdict(study.options).items():
+        if value != usual[name]:
+            flag = name.replace("_", "-")
+            words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join([*words, "--out", "FOLDER"])
+
+
+def _file(rows: Rows) -> str:
+    """The file that rows come from, or the folder where they come from several."""
+    files = sorted({file for file, _ in rows.table.origins})
+    return files[0] if len(files) == 1 else str(Path(files[0]).parent)

@@ -13,12 +13,13 @@ from mapsto.reports.parts import cases, confusions, reliability
 from mapsto.scrutiny import Scrutiny
 
 SHOWN_SLICES = 20
+Looks = Sequence[tuple[Answers, Scrutiny]]
 
 
-def evaluated(found: Evaluation, looks: Sequence[Scrutiny], title: str) -> Page:
-    """The page of an evaluation; the looks are at the same targets as its answers."""
+def evaluated(found: Evaluation, looks: Looks, title: str) -> Page:
+    """The page of an evaluation and of a close look at it."""
     sections = [_scores(found)]
-    for answers, look in zip(found.answers, looks, strict=False):
+    for answers, look in looks:
         sections += [*_kept(look), *_calibration(answers), *_slices(look)]
         for part, table in (
             ("Confused most often", confusions(answers, "By how often")),
@@ -34,10 +35,10 @@ def evaluated(found: Evaluation, looks: Sequence[Scrutiny], title: str) -> Page:
     return Page(title, about, headline(found, looks), sections)
 
 
-def headline(found: Evaluation, looks: Sequence[Scrutiny]) -> list[str]:
+def headline(found: Evaluation, looks: Looks) -> list[str]:
     """How good it is, where it is weakest, and what silence would gain, in words."""
     lines = []
-    for look in looks:
+    for _, look in looks:
         score = found.scores.get(look.gain)
         if score is not None:
             base = found.baseline.get(look.gain)
