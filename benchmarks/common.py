@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +28,28 @@ def take_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, l
         for name, way in ways.items():
             found[name].append(way())
     return found
+
+
+class Kept:
+    """What a long benchmark measured so far, so that a run that was stopped goes on: JSON in runs/benchmarks."""
+
+    def __init__(self, name: str) -> None:
+        self.path = ROOT.parent / "runs" / "benchmarks" / f"{name}.json"
+        self.found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """What `work` gave under this key, in this run or in an earlier one."""
+        if key not in self.found:
+            self.put(key, work())
+        return self.found[key]
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value that JSON can hold."""
+        self.found[key] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
+        part.replace(self.path)
 
 
 def seconds(work: Callable[[], object]) -> float:
