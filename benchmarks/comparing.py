@@ -53,7 +53,12 @@ def main() -> None:
         folder, arrow = TASKS[task]
         out = given.out / folder
         test = data.read(DATA / folder / "test.csv")
-        asked: dict[str, Any] = {"labels": given.labels.split(","), "seeds": given.seeds, "length": LENGTH}
+        asked: dict[str, Any] = {
+            "labels": given.labels.split(","),
+            "seeds": given.seeds,
+            "length": LENGTH,
+            "bad_rows": "skip",
+        }
         found = mapsto.compare(
             arrow, DATA / folder / "train.csv", out / "report",
             test=test.select(range(min(given.tested or len(test), len(test)))),

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import run, sentences, start, write_labelled
 
 import mapsto
 from mapsto import kinds
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
 from mapsto.study import nested
+from runs import run, sentences, start, write_labelled
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
 FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]
@@ -174,7 +175,7 @@ def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> Non
     assert ended.returncode == 0 and "damaged" in ended.stderr and "of them done before" in ended.stderr
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert set(os.listdir(tmp_path / "whole")) == {
-        "compare.json", "cells", "results.json", "report.html", "curves.svg", "calibration.svg",
+        "compare.json", "cells", "results.json", "fits.parquet", "report.html", "curves.svg", "calibration.svg",
     }  # fmt: skip
     other = run(*command, "--out", str(tmp_path / "whole"), "--balance")
     assert other.returncode == 2 and "other options" in other.stderr
@@ -208,6 +209,15 @@ def test_a_start_is_compared_by_every_method(tmp_path: Path, minilm: Path) -> No
     assert {d.against for d in found.differences} == {"TF-IDF, linear"}
     blind = found.curves["always the commonest answer"][0]
     assert blind.score.value == 0.5 and blind.cost.tokens == 0
+    fits = pq.read_table(tmp_path / "cmp" / "fits.parquet").to_pylist()
+    scores = [
+        row["value"]
+        for row in fits
+        if (row["way"], row["labels"], row["rows"], row["figure"]) == ("model, probe", 80, "test", "score")
+    ]
+    assert len(scores) == 2 and np.mean(scores) == pytest.approx(probe.score.value)
+    page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+    assert 'class="for"' in page and "What it looks at" in page and "Slices" in page
 
 
 def test_one_draw_has_no_interval(tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import run, sentences
 from sklearn.metrics import log_loss
 
 import mapsto
 from mapsto import data, kinds
 from mapsto.arrow import parse
-from mapsto.evaluate import Answers
+from mapsto.errors import Finding
+from mapsto.evaluate import Answers, Evaluation
 from mapsto.examples import bind_to, read_rows
+from mapsto.explain import Part
+from mapsto.reports.evaluated import evaluated
 from mapsto.scrutiny import scrutinize
 from mapsto.transformer import Linear
+from runs import run, sentences
 
 
 def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:
@@ -115,15 +118,38 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
         for i, text in enumerate(sentences(200))
     ]
     mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
-    data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], rows[:120])
+    data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
     page = tmp_path / "report.html"
     done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page))
     assert done.returncode == 0 and "answering only when sure" in done.stdout
-    assert "day is 2" in page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
+    assert "day is 2" in shown and "What it looks at" in shown and 'class="for"' in shown
+    assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
     told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
-    assert told["looks"][0]["kept"] and told["looks"][0]["slices"]
+    look = told["looks"][0]
+    assert look["kept"] and look["slices"] and look["examples"][0]["parts"][0]["text"]
     wrong = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "report.pdf"))
     assert wrong.returncode == 2 and ".html" in wrong.stderr
+
+
+@pytest.mark.parametrize("count", [100_000])
+def test_a_page_stays_small(count: int) -> None:
+    """However many rows were scored, and however long they are: under 3 MB."""
+    given = answers(count)
+    given.rows.sources[0][:] = [f"{text} {'很长' * 600}" for text in given.rows.sources[0]]
+    parts = [Part("很", [[at, at + 1]], 1.0) for at in range(500)]
+    look = scrutinize(given, dict.fromkeys(range(count), parts))
+    assert look is not None
+    page = evaluated(
+        Evaluation(count, given.target.score(given.outputs, given.truths), answers=[given]),
+        [(given, look)],
+        "How good?",
+        None,
+        [Finding("test.csv", row, "text", "很长" * 600, "contradicting labels") for row in range(count)],
+        [{"step": step, "loss": 1.0, "tokens": step, "seconds": step} for step in range(100_000)],
+    )
+    size = len(page.html().encode())
+    assert 20_000 < size < 3_000_000, size
 
 
 def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
@@ -157,7 +183,8 @@ def test_a_fit_with_a_test_leaves_a_report_and_a_card(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(160)]
     given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 10}
     mapsto.fit("text -> label", rows[:100], tmp_path / "clf", test=rows[100:], **given)
-    assert "How good is clf?" in (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    assert "How good is clf?" in page and "While it learnt" in page and "10 steps" in page
     card = ModelCard((tmp_path / "clf" / "README.md").read_text(encoding="utf-8"))
     (accuracy, f1) = card.data.eval_results
     assert accuracy.metric_type == "accuracy" and f1.metric_type == "f1"

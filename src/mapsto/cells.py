@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
@@ -25,16 +25,20 @@ from mapsto import checkpoint, folder, kinds, train
 from mapsto.arrow import Arrow
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.examples import Rows, encode
+from mapsto.explain import Part
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import idle
 from mapsto.predict import Predictor, asking, pooled_outputs
 from mapsto.progress import Progress, duration
+from mapsto.scrutiny import explained
 from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
 
 PLAN, CELLS = "compare.json", "cells"
-RESULTS, REPORT, CURVES, CALIBRATION = MADE = ("results.json", "report.html", "curves.svg", "calibration.svg")
+RESULTS, FITS, REPORT, CURVES, CALIBRATION = MADE = (
+    "results.json", "fits.parquet", "report.html", "curves.svg", "calibration.svg",
+)  # fmt: skip
 THREADS_OF_A_JOB = 2
 
 
@@ -43,7 +47,8 @@ class Outcome:
     """What became of a cell: outputs (n, …) over the test rows and the target's state, which says what they mean; what each
     row of every view was worth, figures and costs.
 
-    seconds: of fitting. peak: megabytes of memory the process held at most, where the system tells.
+    seconds: of fitting. peak: megabytes of memory the process held at most, where the system tells. parts: which parts of a
+    row decided, of some rows of one of the fits of each way (see scrutiny.explained).
     """
 
     output: Tensor
@@ -53,6 +58,7 @@ class Outcome:
     seconds: float
     tokens: int
     peak: float | None
+    parts: dict[int, list[Part]] = field(default_factory=dict)
 
 
 def run(
@@ -152,6 +158,7 @@ def fitted(study: Study, cell: Cell) -> Outcome:
     _forget_peak()
     meter, began = _Meter(), time.monotonic()
     rows = study.drawn(cell.labels, cell.seed)
+    mapping: Mapping | None = None
     if cell.way.method in (BLIND, CLASSICAL):
         target, answer = _without_pretraining(study, rows, cell)
         seconds = time.monotonic() - began
@@ -177,9 +184,12 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         found = target.gains(outputs[name], view.targets[study.port])
         assert found is not None
         gains[name] = torch.from_numpy(found)
+    parts: dict[int, list[Part]] = {}
+    if mapping is not None and (cell.labels, cell.seed) == (study.labels[-1], study.seeds[0]):
+        parts = explained(study.answers(target, outputs[TEST]), mapping, predictor.device)
     figures = target.figures(outputs[TEST], study.views[TEST].targets[study.port])
     values = {name: float(metric(*arrays)) for name, (metric, *arrays) in figures.items()}
-    return Outcome(outputs[TEST], gains, target.state(), values, seconds, meter.tokens, _peak())
+    return Outcome(outputs[TEST], gains, target.state(), values, seconds, meter.tokens, _peak(), parts)
 
 
 def _options(options: Options, method: Method, seed: int) -> Options:
@@ -251,6 +261,7 @@ def _keep(out: Path, cell: Cell, outcome: Outcome) -> None:
     """Write a finished cell; it is whole, or not there."""
     tensors = {"output": outcome.output, **{f"gains.{name}": gains for name, gains in outcome.gains.items()}}
     state = {name: getattr(outcome, name) for name in ("target", "figures", "seconds", "tokens", "peak")}
+    state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in outcome.parts.items()}
     checkpoint.save(out / CELLS / cell.name, tensors, state)
 
 
@@ -268,5 +279,6 @@ def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
             continue
         output = tensors.pop("output")
         gains = {name.removeprefix("gains."): tensor for name, tensor in tensors.items()}
-        found[cell] = Outcome(output, gains, **state)
+        parts = {int(row): [Part(**part) for part in parts] for row, parts in state.pop("parts", {}).items()}
+        found[cell] = Outcome(output, gains, **state, parts=parts)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -105,11 +106,14 @@ def evaluate(
     """A table of scores beside what a model that reads nothing reaches, and where it fails; as a page too."""
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
-    predictor = Predictor(folder.load(model), device, precision)
+    mapping = folder.load(model)
+    predictor = Predictor(mapping, device, precision)
     found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
-    looks = looks_at(found)
+    looks = looks_at(found, mapping, predictor.device)
     if out is not None:
-        evaluated(found, looks, f"How good is {Path(model).name}?").write(out)
+        command = shlex.join(["mapsto", "evaluate", model, str(data), "--out", str(out)])
+        findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []
+        evaluated(found, looks, f"How good is {Path(model).name}?", command, findings).write(out)
         print(f"wrote {out}", file=sys.stderr)
     if as_json:
         record = {**found.record(), "looks": [asdict(look) for _, look in looks]}

@@ -144,6 +144,15 @@ class Options:
             reason = "an arrow with `~` is trained to its end" if corrupted else "without `~` nothing is hidden"
             raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
 
+    def flags(self) -> list[str]:
+        """What a command has to say to get these options."""
+        usual, words = asdict(Options()), []
+        for name, value in asdict(self).items():
+            if value != usual[name]:
+                flag = name.replace("_", "-")
+                words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        return words
+
     def differing(self, other: dict[str, Any]) -> list[str]:
         """Names of the fields that change a result and differ from the recorded `other`."""
         free = {"save_every", "workers", "tensorboard", "shard"}

@@ -59,7 +59,10 @@ SHOWN_WARNINGS = 5
 
 @dataclass(frozen=True)
 class Work:
-    """Everything a run needs, made from the data and the start alone. `held` are rows of a table kept aside to watch."""
+    """Everything a run needs, made from the data and the start alone.
+
+    held: rows of a table kept aside to watch. findings: what looks wrong in the data, though it stops nothing.
+    """
 
     options: Options
     mapping: Mapping
@@ -71,6 +74,7 @@ class Work:
     test: Table | None
     rejected: Iterable[Finding]
     facts: dict[str, Any]
+    findings: Sequence[Finding] = ()
 
     @property
     def pretraining(self) -> bool:
@@ -96,6 +100,7 @@ class Material:
     test: Table | None
     rejected: Iterable[Finding]
     examples: Callable[[Mapping], tuple[Examples, Examples]]
+    findings: Sequence[Finding] = ()
 
 
 def prepare(
@@ -151,6 +156,7 @@ def prepare(
         test=made.test,
         rejected=made.rejected,
         facts=json.loads(json.dumps(facts)),
+        findings=made.findings,
     )
 
 
@@ -168,7 +174,7 @@ def _from_table(
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
-    tested = examined(arrow, rows, tested, targets, options, say)
+    tested, findings = examined(arrow, rows, tested, targets, options, say)
     kept, held = _split(arrow, rows, options)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
@@ -176,8 +182,9 @@ def _from_table(
         return _examples(mapping, kept, options, options.seed, say), watched
 
     return Material(
-        arrow, config, sources, targets, table.fingerprint, len(kept), len(held), held, tested, rejected, examples
-    )
+        arrow, config, sources, targets, table.fingerprint, len(kept), len(held), held, tested, rejected, examples,
+        findings,
+    )  # fmt: skip
 
 
 def _from_corpus(
@@ -270,17 +277,17 @@ def examined(
     targets: Sequence[Target],
     options: Options,
     say: Callable[[str], None],
-) -> Table | None:
-    """The rows of the test that training does not see. Stops when there are others, and says what else looks wrong."""
+) -> tuple[Table | None, list[Finding]]:
+    """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
     if arrow.corrupted and tested is None:
-        return None  # a corpus alone may repeat itself, and looking for that takes long
+        return None, []  # a corpus alone may repeat itself, and looking for that takes long
     held = None if tested is None else _read_test(arrow, tested, targets, options)
     report = doctor(arrow, rows, held)
     for finding in report.warnings[:SHOWN_WARNINGS]:
         say(f"note: {finding}")
     if len(report.warnings) > SHOWN_WARNINGS:
         say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
-    return None if tested is None else _without(report.leaks, tested, options, say)
+    return None if tested is None else _without(report.leaks, tested, options, say), report.warnings
 
 
 def _unseen(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterator
+from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,12 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto.errors import shorten
+from mapsto.corrupt import generator
+from mapsto.errors import UsageError, shorten
 from mapsto.evaluate import Answers, Evaluation
+from mapsto.explain import Explainer, Part
+from mapsto.mapping import Mapping
 from mapsto.scores import Floats, Score, with_interval
+from mapsto.sequence import Ints
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 SHOWN, SHOWN_ON_A_SCREEN = 20, 5
+EXAMPLES = 8
 SMALLEST_SLICE = 10
 MOST_VALUES = 20  # of a column whose values are slices; a number with more is cut into quarters
 CHANCE = 0.05
@@ -50,14 +57,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Case:
-    """One row to look at."""
+    """One row to look at: the one at `at` of those answered. parts: which parts of it decided, where that was asked."""
 
+    at: int
     file: str
     row: int
     read: str
     truth: str
     answer: str
     confidence: float
+    parts: list[Part]
 
     @property
     def percent(self) -> str:
@@ -71,13 +80,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Scrutiny:
-    """What a close look at the answers to one target found. suspects: None without the package that finds them."""
+    """What a close look at the answers to one target found. suspects: None without the package that finds them. examples: a few
+    rows drawn at random."""
 
     gain: str
     slices: list[Slice]
     kept: list[Kept]
     mistakes: list[Case]
     suspects: list[Case] | None
+    examples: list[Case]
 
     def lines(self) -> list[str]:
         """For a screen."""
@@ -99,13 +110,27 @@ class Scrutiny:
         return found
 
 
-def looks_at(found: Evaluation) -> list[tuple[Answers, Scrutiny]]:
-    """A close look at the answers to every target of which they are right or wrong."""
-    return [(answers, look) for answers in found.answers if (look := scrutinize(answers)) is not None]
+def looks_at(found: Evaluation, mapping: Mapping, device: torch.device) -> list[tuple[Answers, Scrutiny]]:
+    """A close look at the answers of `mapping` to every target of which they are right or wrong."""
+    looks = ((answers, scrutinize(answers, explained(answers, mapping, device))) for answers in found.answers)
+    return [(answers, look) for answers, look in looks if look is not None]
 
 
-def scrutinize(answers: Answers) -> Scrutiny | None:
-    """A close look at one target's answers; None for answers that are neither right nor wrong."""
+def explained(answers: Answers, mapping: Mapping, device: torch.device) -> dict[int, list[Part]]:
+    """Which parts decided, of the surest mistakes and of the examples; nothing for answers that cannot be explained."""
+    rows = np.unique(np.concatenate([_surest(answers), _drawn(answers)]))
+    try:
+        explainer = Explainer(copy.deepcopy(mapping), device)
+        if explainer.target.state() != answers.target.state():
+            return {}
+        found = [explanation.parts for explanation in explainer.explain(answers.rows.select(rows))]
+    except UsageError:
+        return {}
+    return dict(zip(rows.tolist(), found, strict=True))
+
+
+def scrutinize(answers: Answers, parts: Dict[int, list[Part]] | None = None) -> Scrutiny | None:
+    """A close look at one target's answers; None for answers that are neither right nor wrong. parts: see `explained`."""
     gains = answers.target.gains(answers.outputs, answers.truths)
     if gains is None:
         return None
@@ -115,8 +140,9 @@ def scrutinize(answers: Answers) -> Scrutiny | None:
         answers.target.gain,
         _slices(answers, worth),
         [] if sure is None else _kept(worth, sure),
-        surest_mistakes(answers),
-        _suspects(answers, sure) if answers.target.named and sure is not None else [],
+        _cases(answers, _surest(answers), parts or {}),
+        _suspects(answers) if answers.target.named and sure is not None else [],
+        _cases(answers, _drawn(answers), parts or {}),
     )
 
 
@@ -191,17 +217,23 @@ def _chance(inside: Floats, outside: Floats) -> float:
     return float(np.nan_to_num(stats.ttest_ind(inside, outside, equal_var=False).pvalue, nan=1.0))
 
 
-def surest_mistakes(answers: Answers) -> list[Case]:
+def _surest(answers: Answers) -> Ints:
     """The rows that are wrong although the model was sure, the surest first."""
     sure = answers.target.confidence(answers.outputs)
     worth = answers.target.gains(answers.outputs, answers.truths)
     if sure is None or worth is None:
-        return []
+        return np.zeros(0, np.int64)
     wrong = np.flatnonzero(worth < 1)
-    return _cases(answers, wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN], sure)
+    return wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN]
 
 
-def _suspects(answers: Answers, sure: Floats) -> list[Case] | None:
+def _drawn(answers: Answers) -> Ints:
+    """A few rows, right or wrong, always the same."""
+    count = len(answers.rows)
+    return np.sort(generator(0, count, 0).permutation(count)[:EXAMPLES])
+
+
+def _suspects(answers: Answers) -> list[Case] | None:
     """Rows whose label is probably wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
     try:
         find = importlib.import_module("cleanlab.filter").find_label_issues
@@ -214,17 +246,18 @@ def _suspects(answers: Answers, sure: Floats) -> list[Case] | None:
         return []
     probabilities = torch.softmax(answers.outputs.double(), dim=-1).numpy()[known]
     found = find(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
-    return _cases(answers, known[np.asarray(found, np.int64)][:SHOWN], sure)
+    return _cases(answers, known[np.asarray(found, np.int64)][:SHOWN], {})
 
 
-def _cases(answers: Answers, rows: Any, sure: Floats) -> list[Case]:
-    if not len(rows):
+def _cases(answers: Answers, rows: Ints, parts: Dict[int, list[Part]]) -> list[Case]:
+    sure = answers.target.confidence(answers.outputs)
+    if not len(rows) or sure is None:
         return []
-    decoded = answers.target.decode(answers.outputs[torch.from_numpy(np.asarray(rows))])
+    decoded = answers.target.decode(answers.outputs[torch.from_numpy(rows)])
     found = []
     for row, answer in zip(rows.tolist(), decoded, strict=True):
         file, line = answers.rows.table.origin(int(answers.rows.rows[row]))
         read = "\n".join(str(column[row]) for column in answers.rows.sources)
-        said = str(answer.get(answers.target.kind, ""))
-        found.append(Case(file, line, read, str(answers.truths[row]), said, float(sure[row])))
+        said, truth = str(answer.get(answers.target.kind, "")), str(answers.truths[row])
+        found.append(Case(row, file, line, read, truth, said, float(sure[row]), parts.get(row, [])))
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mapsto import data as tables
 from mapsto import folder, kinds
@@ -21,7 +22,8 @@ from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, started_sources
 from mapsto.corrupt import generator
 from mapsto.data import Table
-from mapsto.errors import UsageError, near
+from mapsto.errors import Finding, UsageError, near
+from mapsto.evaluate import Answers
 from mapsto.examples import Rows, bind_to, read_rows, require_whole
 from mapsto.kinds import Target
 from mapsto.options import Method, Options
@@ -69,7 +71,8 @@ class Cell:
 class Study:
     """What is compared, on which rows. views: the test rows, as they are and disturbed, and rows from elsewhere.
 
-    labels: numbers of labels, the last may be all rows. like: whose shape and tokenizer random weights take.
+    labels: numbers of labels, the last may be all rows. like: whose shape and tokenizer random weights take. findings: what
+    looks wrong in the data.
     """
 
     arrow: Arrow
@@ -80,6 +83,7 @@ class Study:
     seeds: list[int]
     options: Options
     like: str | None
+    findings: Sequence[Finding] = ()
 
     @property
     def port(self) -> int:
@@ -110,6 +114,11 @@ class Study:
     def _strata(self) -> list[Any]:
         named = kinds.target(self.arrow.targets[self.port].kind).named
         return self.pool.targets[self.port] if named else [None] * len(self.pool)
+
+    def answers(self, target: Target, output: Tensor) -> Answers:
+        """What a fit said (n, …) of the test rows, to look at closely; `target` knows what it means."""
+        rows = self.views[TEST]
+        return Answers(self.arrow, target, rows, rows.targets[self.port], output)
 
     def _contrasts(self, count: int, seed: int) -> bool:
         """Whether labels are few enough for contrast to be worth it, and two classes have two rows."""
@@ -167,7 +176,7 @@ def planned(
         progress.say(f"no --test: {len(held):,} of the {len(pool) + len(held):,} rows are kept aside to test on")
     else:
         tested = tables.read(test, encoding=options.encoding)
-    seen = examined(bound, rows, tested, targets, options, progress.say)
+    seen, findings = examined(bound, rows, tested, targets, options, progress.say)
     assert seen is not None
     views = _views(bound, seen, shift, targets, options)
     opened = {start: begin(start, None) for start in dict.fromkeys(starts) if start != SCRATCH}
@@ -177,7 +186,7 @@ def planned(
     like = next(iter(opened), None)
     ways = _ways(bound, list(dict.fromkeys(starts)), methods)
     drawn = list(range(options.seed, options.seed + seeds))
-    study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like)
+    study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like, findings)
     facts = {
         "arrow": str(bound),
         "data": table.fingerprint,

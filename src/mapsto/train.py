@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Dict
@@ -27,7 +29,7 @@ from mapsto.examples import (
     Examples,
 )
 from mapsto.layout import Replicas
-from mapsto.loop import Plan, Training, space
+from mapsto.loop import METRICS, Plan, Training, space
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.options import Options
@@ -122,10 +124,13 @@ def fit(
             probe(work.mapping, work.examples, work.device, options.seed)
         temperatures = _calibrated(work, progress.say)
 
+        paths = [path for path in (data, test, start) if path is not None]
+        command = _command(work, data, test, start) if all(tables.is_path(path) for path in paths) else None
+
         def finish() -> None:
             scores, found = _scored(work, progress)
             if run is not None:
-                findings = [] if found is None else _report(run, found, progress.say)
+                findings = [] if found is None else _report(run, found, work, command, progress.say)
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
@@ -290,12 +295,22 @@ def _scored(work: Work, progress: Progress) -> tuple[dict[str, Score], Evaluatio
     return scores, found
 
 
-def _report(run: Path, found: Evaluation, say: Callable[[str], None]) -> list[str]:
+def _command(work: Work, data: Any, test: Any, start: Any) -> str:
+    """What makes the run again, into a folder of another name."""
+    words = ["mapsto", "fit", str(work.mapping.arrow), str(data), "--test", str(test)]
+    words += [] if start is None else ["--start", str(start)]
+    return shlex.join([*words, *work.options.flags(), "--out", "FOLDER"])
+
+
+def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: Callable[[str], None]) -> list[str]:
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
-    looks = looks_at(found)
+    looks = looks_at(found, work.mapping, work.device)
     if looks:
+        metrics = run / METRICS
+        steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:
-            evaluated(found, looks, f"How good is {run.name}?").write(run / folder.REPORT)
+            page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
+            page.write(run / folder.REPORT)
         except UsageError as error:
             say(f"note: no {folder.REPORT}: {error}")
     return headline(found, looks)

@@ -5,37 +5,51 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto import checkpoint, kinds
-from mapsto.cells import CALIBRATION, CURVES, REPORT, RESULTS, Outcome
+from mapsto import checkpoint, kinds, writers
+from mapsto.cells import CALIBRATION, CURVES, FITS, REPORT, RESULTS, Outcome
 from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
 from mapsto.evaluate import Answers
 from mapsto.examples import Rows
-from mapsto.options import Options
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
-from mapsto.reports.parts import cases, confusions, reliability
-from mapsto.scrutiny import surest_mistakes
+from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
+from mapsto.scrutiny import scrutinize
 from mapsto.study import ALL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
 
 
 def write(
     out: Path, comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]
 ) -> None:
-    """results.json, report.html and the figures as SVG, each whole or not there. Raises UsageError without matplotlib."""
+    """results.json, fits.parquet, report.html and the figures as SVG, each whole or not there.
+
+    Raises UsageError without matplotlib.
+    """
     record = {**comparison.record(), "how": facts}
     checkpoint.write_atomic(
         out / RESULTS, (json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
     )
+    fits = [fit for cell, outcome in outcomes.items() for fit in _rows(cell, outcome)]
+    writers.write_file(out / FITS, list(fits[0]), fits)
     page = compared(comparison, study, outcomes, facts)
     for section in page.sections:
         if section.figure is not None:
             checkpoint.write_atomic(out / section.file, plain_svg(section.figure).encode())
     page.write(out / REPORT)
+
+
+def _rows(cell: Cell, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """One fit as rows of a table: one for each figure."""
+    fit = {"way": cell.way.name, "labels": cell.labels, "seed": cell.seed}
+    for view, gains in outcome.gains.items():
+        yield {**fit, "rows": view, "figure": "score", "value": float(gains.mean())}
+    costs = {"seconds": outcome.seconds, "tokens": float(outcome.tokens), "peak_megabytes": outcome.peak}
+    for name, value in {**outcome.figures, **costs}.items():
+        yield {**fit, "rows": TEST, "figure": name, "value": value}
 
 
 def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]) -> Page:
@@ -55,7 +69,8 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
             _foresight(comparison),
             _robustness(comparison),
             _calibration(comparison, study, outcomes),
-            *_mistakes(comparison, study, outcomes),
+            *_looked_at(comparison, study, outcomes),
+            *data_findings(study.findings),
             _costs(comparison),
             _how(comparison, study, facts),
         ],
@@ -162,9 +177,7 @@ def _robustness(comparison: Comparison) -> Section:
 
 
 def _answers(study: Study, outcome: Outcome) -> Answers:
-    target = kinds.target(study.arrow.targets[study.port].kind)(**outcome.target)
-    rows = study.views[TEST]
-    return Answers(study.arrow, target, rows, rows.targets[study.port], outcome.output)
+    return study.answers(kinds.target(study.arrow.targets[study.port].kind)(**outcome.target), outcome.output)
 
 
 def _of(outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
@@ -194,20 +207,24 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
 
 def _over_seeds(point: Point, key: str) -> str:
     score = point.figures[key]
-    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f}–{score.high:.3f})")
+    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({max(0.0, score.low):.3f}–{score.high:.3f})")
 
 
-def _mistakes(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
-    """What the best way with the most labels gets wrong, in its first draw."""
+def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
+    """Where the best way with the most labels goes wrong, in its first draw; and what the best of those that can say it looks
+    at."""
     most = comparison.labels[-1]
-    at = {name: points[-1] for name, points in comparison.curves.items() if points[-1].labels == most}
-    best = max(at, key=lambda name: at[name].score.value)
-    answers = _answers(study, _of(outcomes, best, most)[0])
-    where = f"{best}, {most:,} labels, first draw"
-    confused, wrong = confusions(answers, where), cases(surest_mistakes(answers), where)
-    text = ["Some of these may be labels that are wrong, not answers."]
-    sections = [] if confused is None else [Section("Confused most often", tables=[confused])]
-    return sections if wrong is None else [*sections, Section("Surest mistakes", text, tables=[wrong])]
+    at = {name: points[-1].score.value for name, points in comparison.curves.items() if points[-1].labels == most}
+    first = {name: _of(outcomes, name, most)[0] for name in sorted(at, key=lambda name: -at[name])}
+    best, told = next(iter(first)), next((name for name, outcome in first.items() if outcome.parts), None)
+    found = []
+    for name in dict.fromkeys(filter(None, (best, told))):
+        answers, where = _answers(study, first[name]), f"{name}, {most:,} labels, first draw"
+        look = scrutinize(answers, first[name].parts)
+        assert look is not None  # what is compared is right or wrong
+        found += [*slices(look, where), *failures(answers, look, where)] if name == best else []
+        found += reasons(answers, look, where) if name == told else []
+    return found
 
 
 def _costs(comparison: Comparison) -> Section:
@@ -269,11 +286,7 @@ def _command(study: Study) -> str:
     for name, values in chosen.items():
         words += [f"--{name}", ",".join(map(str, values))]
     words += ["--seeds", str(len(study.seeds))]
-    usual = asdict(Options())
-    for name, value in asdict(study.options).items():
-        if value != usual[name]:
-            flag = name.replace("_", "-")
-            words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    words += study.options.flags()
     return shlex.join([*words, "--out", "FOLDER"])
 
 

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mapsto.errors import Finding
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.page import SERIES, Page, Section, Table, drawing
-from mapsto.reports.parts import cases, confusions, reliability
+from mapsto.progress import duration
+from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import Scrutiny
 
-SHOWN_SLICES = 20
 Looks = Sequence[tuple[Answers, Scrutiny]]
 
 
-def evaluated(found: Evaluation, looks: Looks, title: str) -> Page:
-    """The page of an evaluation and of a close look at it."""
+def evaluated(
+    found: Evaluation,
+    looks: Looks,
+    title: str,
+    command: str | None,
+    findings: Sequence[Finding] = (),
+    steps: Sequence[Dict[str, Any]] = (),
+) -> Page:
+    """The page of an evaluation and of a close look at it. command: what makes it again. findings: what looks wrong in the
+    data. steps: the lines of metrics.jsonl, where it is of a model just fitted."""
     sections = [_scores(found)]
     for answers, look in looks:
-        sections += [*_kept(look), *_calibration(answers), *_slices(look)]
-        for part, table in (
-            ("Confused most often", confusions(answers, "By how often")),
-            ("Surest mistakes", cases(look.mistakes, "The surest first")),
-            (
-                "Labels that are probably wrong",
-                cases(look.suspects or [], "By confident learning, the likeliest first"),
-            ),
-        ):
-            sections += [] if table is None else [Section(part, tables=[table])]
+        sections += [
+            *_kept(look),
+            *_calibration(answers),
+            *slices(look),
+            *failures(answers, look),
+            *reasons(answers, look),
+        ]
+    sections += [*data_findings(findings), *_learnt(steps), _how(found, steps, command)]
     files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
     about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
     return Page(title, about, headline(found, looks), sections)
@@ -63,6 +72,38 @@ def _scores(found: Evaluation) -> Section:
     return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
 
 
+def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
+    if len(steps) < 2:
+        return []
+    with drawing("The loss by step of training; the last and the lowest are in the table") as drawn:
+        x, losses = ([step[name] for step in steps] for name in ("step", "loss"))
+        drawn.axes.plot(x, losses, color=SERIES[0], alpha=0.5, linewidth=1, label="each batch")
+        watched = [step for step in steps if "held_out_loss" in step]
+        if watched:
+            of = [[step[name] for step in watched] for name in ("step", "held_out_loss")]
+            drawn.axes.plot(*of, color=SERIES[2], marker="o", label="held-out rows")
+        drawn.axes.set(xlabel="step", ylabel="loss")
+        drawn.axes.legend(fontsize=9)
+    named = [("each batch", x, losses), *([("held-out rows", *of)] if watched else [])]
+    rows = [
+        [name, f"{values[-1]:.3f}", f"{min(values):.3f}", f"{at[values.index(min(values))]:,}"]
+        for name, at, values in named
+    ]
+    table = Table("Loss", ["of", "at the end", "lowest", "at step"], rows)
+    return [Section("While it learnt", figure=drawn.svg, caption="The loss that training makes small.", tables=[table])]
+
+
+def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
+    text = [
+        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals by bootstrap over them.",
+        *found.notes,
+    ]
+    if steps:
+        seconds, tokens = steps[-1]["seconds"], steps[-1]["tokens"]
+        text.append(f"Training took {len(steps):,} steps, {tokens:,} tokens and {duration(seconds)}.")
+    return Section("How it was measured", text, code=command)
+
+
 def _kept(look: Scrutiny) -> list[Section]:
     if not look.kept:
         return []
@@ -87,23 +128,3 @@ def _calibration(answers: Answers) -> list[Section]:
         return []
     figure = reliability([("this model", sure, np.asarray(gains))], answers.target.gain)
     return [Section("Can its confidence be trusted?", figure=figure, caption="On the diagonal it can.")]
-
-
-def _slices(look: Scrutiny) -> list[Section]:
-    rows = [
-        [
-            part.name,
-            part.score.percent,
-            f"{100 * part.others:.1f} %",
-            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
-        ]
-        for part in look.slices[:SHOWN_SLICES]
-    ]
-    if not rows:
-        return []
-    text = [
-        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
-        "corrected for all slices looked at (Holm). ← stands out."
-    ]
-    columns = ["rows where", look.gain, "all others", "by luck"]
-    return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at", columns, rows)])]

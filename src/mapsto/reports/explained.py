@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mapsto import kinds
-from mapsto.explain import Explanation
 from mapsto.faithfulness import Explanations
-from mapsto.page import Page, Section, Table, safe
+from mapsto.page import Page, Section, Table
+from mapsto.reports.parts import marked
 
 SHOWN_EXPLANATIONS = 500
 
@@ -25,7 +22,12 @@ def explained(found: Explanations, model: str) -> Page:
         said = ", ".join(f"{value:.2f}" if isinstance(value, float) else str(value) for value in shown_answer)
         values = [column[at] for column in found.rows.sources]
         rows.append(
-            [f"{Path(file).name}, row {line}", _marked(found, explanation, values), said, f"{explanation.told:+.2f}"]
+            [
+                f"{Path(file).name}, row {line}",
+                marked(found.ports, values, explanation.parts),
+                said,
+                f"{explanation.told:+.2f}",
+            ]
         )
     left_out = len(found) - len(rows)
     text = [
@@ -75,13 +77,3 @@ def explained(found: Explanations, model: str) -> Page:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _marked(found: Explanations, explanation: Explanation, values: Sequence[Any]) -> Any:
-    strongest = max((abs(part.weight) for part in explanation.parts), default=0.0) or 1.0
-    lines = []
-    for port, value in enumerate(values):
-        own = [part for part in explanation.parts if part.port == port]
-        source = kinds.source(found.ports[port])
-        lines.append(source.marked(value, [part.region for part in own], [part.weight / strongest for part in own]))
-    return safe("\n".join(lines))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mapsto import kinds
+from mapsto.errors import Finding
 from mapsto.evaluate import Answers
-from mapsto.page import DASHES, SERIES, Table, drawing
+from mapsto.explain import Part
+from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
 from mapsto.scores import Floats
-from mapsto.scrutiny import Case
+from mapsto.scrutiny import Case, Scrutiny
 
 BINS = 10
 FEWEST_IN_A_BIN = 5
-SHOWN_CONFUSIONS, LONGEST_SHOWN = 12, 400
+SHOWN_CONFUSIONS, SHOWN_SLICES, SHOWN_FINDINGS, LONGEST_SHOWN = 12, 20, 20, 400
+LEGEND = (
+    "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. How far to trust "
+    "such colours: mapsto explain measures it."
+)
 
 
 def reliability(ways: Sequence[tuple[str, Floats, Floats]], gain: str) -> str:
@@ -49,13 +58,92 @@ def confusions(answers: Answers, caption: str) -> Table | None:
     return Table(caption, ["truth → answer", "rows", "of the rows of that truth"], rows) if rows else None
 
 
-def cases(listed: Sequence[Case], caption: str) -> Table | None:
-    """Rows to look at."""
-    rows = [
-        [f"{Path(case.file).name}, row {case.row}", _short(case.read), case.truth, f"{case.answer} ({case.percent})"]
-        for case in listed
-    ]
+def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | None:
+    """Rows to look at, with the parts that decided in colour where they are known."""
+    ports = [port.kind for port in answers.arrow.sources]
+    rows = []
+    for case in listed:
+        values = [column[case.at] for column in answers.rows.sources]
+        shown = marked(ports, values, case.parts) if case.parts else _short(case.read)
+        said = f"{case.answer} ({case.percent})"
+        rows.append([f"{Path(case.file).name}, row {case.row}", shown, case.truth, said])
     return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None
+
+
+def marked(ports: Sequence[str], values: Sequence[Any], parts: Sequence[Part]) -> Any:
+    """Values of sources of the kinds `ports`, with their parts in the colour of what they speak for."""
+    strongest = max((abs(part.weight) for part in parts), default=0.0) or 1.0
+    lines = []
+    for port, (kind, value) in enumerate(zip(ports, values, strict=True)):
+        own = [part for part in parts if part.port == port]
+        shades = [part.weight / strongest for part in own]
+        lines.append(kinds.source(kind).marked(value, [part.region for part in own], shades))
+    return safe("\n".join(lines))
+
+
+def slices(look: Scrutiny, where: str = "") -> list[Section]:
+    """Where it is better or worse than elsewhere; `where` says of what, if that is not plain."""
+    rows = [
+        [
+            part.name,
+            part.score.percent,
+            f"{100 * part.others:.1f} %",
+            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
+        ]
+        for part in look.slices[:SHOWN_SLICES]
+    ]
+    if not rows:
+        return []
+    text = [
+        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
+        "corrected for all slices looked at (Holm). ← stands out."
+    ]
+    columns = ["rows where", look.gain, "all others", "by luck"]
+    return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at{_of(where)}", columns, rows)])]
+
+
+def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
+    """What is confused, surest mistakes, labels that are probably wrong; `where` says of what, if that is not plain."""
+    by, suspects = _of(where), look.suspects or []
+    doubted = {case.at for case in suspects}
+    mistakes = [
+        replace(case, truth=f"{case.truth} – probably wrong") if case.at in doubted else case for case in look.mistakes
+    ]
+    others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
+    legend = [LEGEND] if any(case.parts for case in mistakes) else []
+    found = [
+        ("Confused most often", [], confusions(answers, f"By how often{by}")),
+        ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
+        ("Other labels that are probably wrong", [], cases(answers, others, f"By confident learning{by}")),
+    ]
+    return [Section(title, text, tables=[table]) for title, text, table in found if table is not None]
+
+
+def reasons(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
+    """A few rows with the parts that decided, where they are known."""
+    table = cases(answers, look.examples, f"Rows drawn at random{_of(where)}")
+    if table is None or not any(case.parts for case in look.examples):
+        return []
+    return [Section("What it looks at", [LEGEND], tables=[table])]
+
+
+def data_findings(findings: Sequence[Finding]) -> list[Section]:
+    """What looks wrong in the rows."""
+    rows = [
+        [f"{Path(found.file).name}" + ("" if found.row is None else f", row {found.row}"), found.reason,
+         "" if found.value is None else _short(str(found.value))]
+        for found in findings[:SHOWN_FINDINGS]
+    ]  # fmt: skip
+    if not rows:
+        return []
+    more = len(findings) - len(rows)
+    text = [f"{more:,} more are not shown; mapsto check lists them all."] if more else []
+    table = Table("Repeated rows, contradicting labels, rare classes", ["where", "what", "value"], rows, texts=(1, 2))
+    return [Section("What was found in the data", text, tables=[table])]
+
+
+def _of(where: str) -> str:
+    return f" · {where}" if where else ""
 
 
 def _short(text: str) -> str:
