@@ -51,12 +51,27 @@ class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
-    features: the field's name for what `classical` makes of its values; empty where a kind has none.
+    features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
+    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. augmented:
+    how `augment` can vary values, the usual way first. measured: what `extent` counts. files: whether cells may name files.
+    rows_at_once: how many values are held as pieces when answering.
     """
 
     kind: ClassVar[str]
     flat: ClassVar[bool] = False
     features: ClassVar[str] = ""
+    family: ClassVar[str] = "modernbert"
+    hides: ClassVar[float] = 0.30
+    measured: ClassVar[str] = "length"
+    files: ClassVar[bool] = False
+    rows_at_once: ClassVar[int] = 4096
+    objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    augmented: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that a value makes; None where that depends on how much of it is read."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -96,6 +111,16 @@ class Source(ABC):
         """The value in a cell. Raises BadCell."""
 
     @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+        return cell
+
+    @staticmethod
+    def extent(value: Any) -> float:
+        """How large a value is."""
+        return len(str(value))
+
+    @staticmethod
     def key(value: Any) -> str:
         """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
         return str(value)
@@ -114,6 +139,10 @@ class Source(ABC):
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
         """Tokens from `flatten`, of a whole value or of a window of one, as the piece that `encode` makes of it."""
         raise NotImplementedError
+
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+        """The piece of a value that means the same, its alignment moved with it; the piece itself for kinds that have none."""
+        return piece
 
     @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:
@@ -179,14 +208,16 @@ class Source(ABC):
 class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
-    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
-    hides the answer, where it stands behind `~`. gain: the field's name for the mean of `gains`.
-    smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
+    loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
+    the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
+    saved.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
+    likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption
