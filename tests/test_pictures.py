@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import run
+from runs import run, write_photos
 
 import mapsto
 from mapsto import data, kinds, pictures
@@ -43,13 +43,8 @@ def two_colours(size: tuple[int, int] = (8, 4)) -> Any:
 
 
 def photos(folder: Path, count: int = 40, bad: int = 0) -> Path:
-    """Bright and dark pictures of two shapes, in a folder for each; some of them are no pictures."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        label = ("bright", "暗")[i % 2]
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        noise = rng.integers(0, 80, (16, 12 + 4 * (i % 3), 3)) + (150, 10)[i % 2]
-        Image.fromarray(noise.astype(np.uint8)).save(folder / label / f"{i:03}.png")
+    """See write_photos; the first ones are no pictures."""
+    write_photos(folder, count)
     for i in range(bad):
         (folder / "bright" / f"{i:03}-bad.png").write_bytes(
             (b"no picture", b"", saved(two_colours((60, 60)))[:-30])[i % 3]

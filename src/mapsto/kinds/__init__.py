@@ -11,6 +11,7 @@ import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -47,12 +48,24 @@ def no_text(text: str) -> str | None:
     return None if found is None else "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
 
 
+@dataclass(frozen=True)
+class Learning:
+    """How long and how fast answers are learnt from random weights or a start made here: as many epochs as come near `steps`,
+    but from `fewest` to `most`. rate: of a start made here."""
+
+    fewest: float = 3.0
+    most: float = 10.0
+    steps: int = 120
+    rate: float = 1e-4
+
+
 class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
-    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. augmented:
+    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning: how fits
+    of it are run. contrasts: whether few labels are best contrasted. augmented:
     how `augment` can vary values, the usual way first. measured: what `extent` counts. files: whether cells may name files.
     rows_at_once: how many values are held as pieces when answering.
     """
@@ -66,6 +79,8 @@ class Source(ABC):
     files: ClassVar[bool] = False
     rows_at_once: ClassVar[int] = 4096
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    learning: ClassVar[Learning] = Learning()
+    contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
 
     @property

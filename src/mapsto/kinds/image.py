@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mapsto import checkpoint, pictures
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Figure, Source, State, Target
+from mapsto.kinds import BadCell, Figure, Learning, Source, State, Target
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
@@ -39,6 +39,7 @@ GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
 FAINTEST_SHADE = 0.05
+WAVES = 0.2  # about as strong as the pixels are at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,8 @@ class ImageSource(Source):
     files = True
     rows_at_once = 256
     augmented = ("move", "mirror")
+    learning = Learning(20, 100, 600, 5e-4)
+    contrasts = False
 
     def __init__(
         self,
@@ -422,6 +425,8 @@ class PatchEmbedder(nn.Module):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.position_embeddings[0, 1:] = WAVES * _waves(self.table, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
@@ -451,6 +456,17 @@ class PatchEmbedder(nn.Module):
             found = part if found is None else found + part
         assert found is not None
         return found
+
+
+def _waves(side: int, width: int) -> Tensor:
+    """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
+    2022); zero in what is left over."""
+    quarter = width // 4
+    angles = torch.arange(side)[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    found = torch.zeros(side, side, width)
+    found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[:, None], waves[None]
+    return found.flatten(0, 1)
 
 
 class ImageTarget(Target):
