@@ -81,6 +81,34 @@ SHAPES: dict[str, dict[str, Any]] = {
     "xlm:languages": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 3, "gelu_activation": False},
     "xlm:sinusoids": {"emb_dim": 64, "n_layers": 2, "n_heads": 2, "sinusoidal_embeddings": True, "use_lang_emb": False},
 }
+# Families that read pictures.
+VISION: dict[str, dict[str, Any]] = {
+    "vit": {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "dinov2": {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "mlp_ratio": 2,
+        "image_size": 40,
+        "patch_size": 8,
+        "layerscale_value": 0.7,
+    },
+    "dinov2_with_registers": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 40,
+        "patch_size": 8,
+        "num_register_tokens": 3,
+    },
+}
 CLASSES = {
     "body": AutoModel,
     "text": AutoModelForMaskedLM,

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 from typing import Any
 
 WORDS = [
@@ -134,3 +136,15 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         process.communicate(timeout=60)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def write_photos(folder: Path, count: int = 40) -> None:
+    """Bright and dark pictures of three shapes, in a folder for each."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        label = ("bright", "暗")[i % 2]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(0, 80, (16, 12 + 4 * (i % 3), 3)) + (150, 10)[i % 2]
+        Image.fromarray(noise.astype(np.uint8)).save(folder / label / f"{i:03}.png")

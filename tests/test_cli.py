@@ -213,7 +213,11 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
     for arguments, status, says in (
         (["fit", "txt:text -> label", train, "--out", out], 2, "no column 'txt' (did you mean 'text'?)"),
         (["fit", "text -> lable", train, "--out", out], 2, "no kind 'lable' here (did you mean 'label'?)"),
-        (["fit", "image -> boxes", train, "--out", out], 2, "no kind 'image' here; there are: label, text"),
+        (
+            ["fit", "image -> boxes", train, "--out", out],
+            2,
+            "no kind 'boxes' here; there are: image, label, labels, number, text",
+        ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),
         (["fit", "text -> label", train], 2, "--out"),

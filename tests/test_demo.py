@@ -66,3 +66,18 @@ def test_a_demo_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert manifest.stat().st_mtime_ns == made
     demo.run(tmp_path, 0.02, Progress())
     assert manifest.stat().st_mtime_ns != made
+
+
+def test_the_demo_on_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = demo_data.digits()
+    assert len(digits) == 1797 and len({row["label"] for row in digits}) == 10
+    monkeypatch.setattr(demo_data, "digits", lambda: digits[:90])
+    for name, value in {"TESTED_DIGITS": 30, "DIGIT_LABELS": (10, 20), "SEEDS": 2}.items():
+        monkeypatch.setattr(demo, name, value)
+    demo.run_pictures(tmp_path, 0.02, Progress())
+    said = capsys.readouterr().out
+    assert "base, full" in said and "colours and edges, linear" in said
+    assert (tmp_path / "digits-report" / "report.html").stat().st_size > 10_000
+    assert mapsto.load(tmp_path / "digits")(digits[0]["image"])["label"] in "0123456789"

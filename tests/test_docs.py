@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, sentences, write_corpus, write_labelled
+from runs import ended, sentences, write_corpus, write_labelled, write_photos
 
 from mapsto import cli
 
@@ -18,6 +18,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The same commands with less work; nothing else is changed.
 SHORTER = (
+    (r"(?<=pictures )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"--minutes \d+", "--steps 3 --layers 2 --width 64 --vocabulary 300"),
     (r"minutes=\d+", "steps=3, layers=2, width=64, vocabulary=300"),
 )
@@ -32,6 +33,8 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_labelled(tmp_path / "test.csv", 30, seed=5)
     write_labelled(tmp_path / "new.csv", 10, seed=6)
     (tmp_path / "pool.csv").write_text("\n".join(["text", *sentences(40, 8)]) + "\n", encoding="utf-8")
+    if page.stem == "images":
+        write_photos(tmp_path / "photos")
     if page.stem not in ("README", "quick-start", "pretraining"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}

@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mapsto import folder, kinds, lora, published
+from mapsto import folder, kinds, lora, published, zoo
 from mapsto.arrow import Arrow
 from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Source, Target
+from mapsto.examples import Rows
+from mapsto.kinds import Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, splits
 from mapsto.shards import Shards
-from mapsto.transformer import TransformerConfig
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
+MOST_VALUES = 4  # of one kind in an example, where all of each is read
 SIZES = ("layers", "width", "heads", "vocabulary")
 
 
@@ -118,17 +119,16 @@ def read_words(path: str) -> list[str]:
 
 
 def make_sources(
-    beginning: Beginning, arrow: Arrow, table: Table, options: Options, say: Callable[[str], None]
+    beginning: Beginning, arrow: Arrow, rows: Rows, options: Options, say: Callable[[str], None]
 ) -> dict[str, Source]:
-    """The sources that the arrow reads: those of the start, or a tokenizer trained on the rows."""
+    """The sources that the arrow reads: those of the start, or new ones made from the values."""
     if (taken := started_sources(beginning, arrow)) is not None:
         return taken
     wanted = {port.kind for port in arrow.sources}
     made = {}
     for kind in sorted(wanted):
-        read = kinds.source(kind).read
-        cells = [c for port in arrow.sources if port.kind == kind and port.column for c in table.column(port.column)]
-        made[kind] = kinds.source(kind).new(_readable(cells, read), options.vocabulary)
+        values = chain(*(column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind))
+        made[kind] = kinds.source(kind).new(list(values), options.vocabulary)
         say(f"made {made[kind]}")
     return made
 
@@ -163,17 +163,10 @@ def sampled_source(
     return source
 
 
-def _readable(cells: Sequence[object], read: Callable[[object], Any]) -> list[Any]:
-    """The values of the cells that can be read; faults are reported when the rows are read."""
-    values = []
-    for cell in cells:
-        with suppress(BadCell):
-            values.append(read(cell))
-    return values
-
-
-def make_config(beginning: Beginning, options: Options, pretraining: bool) -> ModelConfig:
-    """The start's shape, or a new one: the ModernBERT shape in the size that the options say."""
+def make_config(
+    beginning: Beginning, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
+) -> ModelConfig:
+    """The start's shape, or a new one for these sources in the size that the options say. Raises UsageError."""
     length = None if pretraining else options.length
     if beginning.config is None:
         width = options.width or WIDTH
@@ -181,14 +174,15 @@ def make_config(beginning: Beginning, options: Options, pretraining: bool) -> Mo
         heads = options.heads or next((n for n in range(most, 0, -1) if splits(width, n)), most)
         if not splits(width, heads):
             raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
-        shape = TransformerConfig(
-            width=width,
-            layers=options.layers or LAYERS,
-            heads=heads,
-            hidden=max(64, round(width * 8 / 3 / 64) * 64),
-            max_positions=max(LENGTH, options.length or 0),
-        )
-        return ModelConfig(transformer=shape, length=length)
+        read = list((sources or {}).values())
+        if len({source.kind for source in read}) > 1:
+            raise UsageError("models that read values of several kinds are not here yet")
+        largest = next((source.longest for source in read if source.longest is not None), None)
+        longest = max(LENGTH, options.length or 0) if largest is None else MOST_VALUES * largest
+        family = read[0].family if read else Source.family
+        made = zoo.family(family).fresh
+        assert made is not None
+        return replace(made(width, options.layers or LAYERS, heads, longest), family=family, length=length)
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")

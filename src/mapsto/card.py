@@ -11,7 +11,13 @@ from mapsto import __version__
 from mapsto.mapping import Mapping
 from mapsto.scores import Score
 
-TASKS = {"label": "text-classification", "text": "fill-mask"}
+# What the hub calls a task, by what is read and what is answered.
+TASKS = {
+    ("text", "label"): "text-classification",
+    ("text", "text"): "fill-mask",
+    ("image", "label"): "image-classification",
+    ("image", "image"): "image-feature-extraction",
+}
 # What the metadata calls our figures; those without a name there are in the table alone.
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
 
@@ -51,7 +57,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score],
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
     kind = mapping.targets[0].kind if mapping.targets else ""
-    task = TASKS.get(kind)
+    task = TASKS.get((mapping.arrow.sources[0].kind, kind))
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     named = {METRICS[name]: score for name, score in scores.items() if name in METRICS}
     if task and named:
@@ -77,6 +83,8 @@ def _use(mapping: Mapping) -> list[str]:
     for target in mapping.targets:
         if target.named:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
+        elif target.way == "pooled":
+            lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
     else:

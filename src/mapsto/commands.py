@@ -25,11 +25,12 @@ from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
+from mapsto.prepare import read_by
 from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
-from mapsto.writers import require_writable
+from mapsto.writers import legible, require_writable
 
 ENGINES = ("local", "ray")
 
@@ -70,7 +71,7 @@ def predict(
         return
     writer = csv.DictWriter(sys.stdout, answered.columns)
     writer.writeheader()
-    writer.writerows(answered)
+    writer.writerows(map(legible, answered))
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:
@@ -268,9 +269,9 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
 def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
     """How much text is longer than the start takes, or than a new model of the usual size."""
     beginning = begin(start, None)
-    sources = make_sources(beginning, bound, table, Options(), lambda text: None)
-    longest = make_config(beginning, Options(), bound.corrupted).transformer.longest
-    rows = read_rows(replace(bound, targets=()), table, sources, [])
+    rows = read_rows(replace(bound, targets=()), table, read_by(bound), [])
+    sources = make_sources(beginning, bound, rows, Options(), lambda text: None)
+    longest = make_config(beginning, Options(), bound.corrupted, sources).transformer.longest
     encoded = encode(bound, rows, sources, longest, "cut")
     what = f"the {longest} tokens that {start or 'a new model'} takes"
     if not len(encoded.long):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, readers, writers
+from mapsto import checkpoint, pictures, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 ROUNDS = 6
+# Files that are a cell each, by the kind that reads them.
+MEDIA = {"image": pictures.SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
     if not is_path(source):
         yield read(source, encoding)
         return
+    if (listed := _listed_files(Path(source))) is not None:
+        yield listed
+        return
     known: dict[str, None] = {}
     whole: list[tuple[str, set[str]]] = []
     rejected: list[Finding] = []
@@ -158,7 +163,9 @@ def fingerprint(source: Any) -> str:
     if not is_path(source):
         return read(source).fingerprint
     try:
-        hashes = [checkpoint.hash_file(path) for path in _files(Path(source))]
+        listed = _listed_files(Path(source))
+        files = _files(Path(source)) if listed is None else [Path(file) for file, _ in listed.origins]
+        hashes = [checkpoint.hash_file(path) for path in files]
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -169,20 +176,44 @@ def _table(part: Part, names: Iterable[str]) -> Table:
 
 
 def _files(path: Path) -> list[Path]:
+    """The files that tables are read from: the one, or those in a folder."""
+    if not path.is_dir():
+        return [path]
+    found = _within(path, lambda file: readers.format_of(file) is not None)
+    if not found:
+        raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *MEDIA['image']))}")
+    return found
+
+
+def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The files below a folder, in order; hidden ones are left out."""
     found: list[Path] = []
     try:
-        if not path.is_dir():
-            return [path]
         for folder, inner, names in os.walk(path, onerror=_refuse):
             inner[:] = [name for name in inner if not name.startswith(".")]
             here = [Path(folder, name) for name in names if not name.startswith(".")]
-            found += [file for file in here if file.is_file() and readers.format_of(file)]
+            found += [file for file in here if wanted(file) and file.is_file()]
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    found.sort()
-    if not found:
-        raise DataError(f"{path} holds no file of these kinds: {', '.join(readers.FORMATS)}")
-    return found
+    return sorted(found)
+
+
+def _listed_files(path: Path) -> Table | None:
+    """A picture, or a folder of pictures, as a table of names; where they stand in folders of their own, those name their labels.
+    None for what holds tables."""
+    of = next((kind for kind, suffixes in MEDIA.items() if path.suffix.lower() in suffixes), None)
+    if of is not None and path.is_file():
+        return Table({of: [str(path)]}, [(str(path), 1)], [])
+    if not path.is_dir() or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
+        return None
+    for kind, suffixes in MEDIA.items():
+        if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]
+            data: dict[str, list[Any]] = {kind: [str(file) for file in files]}
+            labels = [parts[0] if len(parts := file.relative_to(path).parts) > 1 else None for file in files]
+            if any(label is not None for label in labels):
+                data["label"] = labels
+            return Table(data, [(str(file), 1) for file in files], [])
+    return None
 
 
 def _refuse(error: OSError) -> None:

@@ -1,5 +1,5 @@
 """The main job on data that packages carry: pretrain, and see what the start is worth with few labels; the same in English from
-a published start. Two reports, two mappings to go on with."""
+a published start. Two reports, two mappings to go on with. And the main job on pictures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 from mapsto import demo_data, folder
 from mapsto.comparison import Comparison
-from mapsto.demo_data import INSTALL, Row
+from mapsto.demo_data import INSTALL
 from mapsto.errors import UsageError
 from mapsto.model import Model, compare, fit, pretrain
 from mapsto.progress import Progress, duration
@@ -22,6 +23,7 @@ LENGTH = 128
 LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better start
 TESTED_REVIEWS, TESTED_NEWS = 1000, 400
 REVIEW_LABELS, NEWS_LABELS = (64, 256, 1024), (8, 16, 64)
+TESTED_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 ARROW = "text -> label"
 FINISHED = "report.txt"
 
@@ -29,8 +31,7 @@ FINISHED = "report.txt"
 def run(out: Path, minutes: float, progress: Progress) -> None:
     """Both parts: prints two tables and one answer, leaves mappings and reports in `out`. A demo that was stopped goes on."""
     began = time.monotonic()
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(INSTALL)
+    _require_report()
     out.mkdir(parents=True, exist_ok=True)
     again = (out / FINISHED).exists()
     (out / FINISHED).unlink(missing_ok=True)
@@ -52,6 +53,39 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
     print(
         f"The mappings are {out}/base, reviews and news. Go on with: mapsto explain {out / 'reviews'} '房间太小，又脏又吵！'"
     )
+
+
+def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
+    """Handwritten digits: pretrain without labels, and see what that is worth with few. A demo that was stopped goes on."""
+    began = time.monotonic()
+    _require_report()
+    out.mkdir(parents=True, exist_ok=True)
+    again = (out / FINISHED).exists()
+    (out / FINISHED).unlink(missing_ok=True)
+    digits = _shuffled(demo_data.digits())
+    test, pool = digits[:TESTED_DIGITS], digits[TESTED_DIGITS:]
+    progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
+    base = out / "base"
+    shape: dict[str, Any] = {"layers": 4, "width": 128}
+    if again or not (base / folder.MANIFEST).exists():
+        pictures = [{"image": row["image"]} for row in pool]
+        pretrain("image", pictures, base, minutes=minutes, progress=progress, overwrite=again, **shape)
+    found = compare(
+        "image -> label", pool, out / "digits-report", test=test, starts=["scratch", str(base)], labels=DIGIT_LABELS,
+        seeds=SEEDS, methods=["full"], progress=progress, overwrite=again,
+    )  # fmt: skip
+    fit("image -> label", pool[: DIGIT_LABELS[-1]], out / "digits", start=base, overwrite=True)
+    lines = [f"Handwritten digits: {minutes:g} minutes of pretraining on {len(pool):,} pictures", *found.lines()]
+    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n" + "\n".join(lines))
+    print(
+        f"\n{duration(time.monotonic() - began)}; look at {out}/digits-report/report.html. The mappings are there too."
+    )
+
+
+def _require_report() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(INSTALL)
 
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool) -> tuple[str, Comparison]:
@@ -87,5 +121,5 @@ def _published_start(out: Path, progress: Progress, again: bool) -> tuple[str, C
     return "(b) English news topics, from a published start", found
 
 
-def _shuffled(rows: list[Row]) -> list[Row]:
+def _shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return random.Random(0).sample(rows, len(rows))

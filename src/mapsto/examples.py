@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
 SHORT_GROUP = 0.25
 SHORTEST_PIECE = 4
+PLAIN = str | int | float  # cells that a message can show
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
@@ -86,20 +88,25 @@ def read_cells(
     """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
-    def read_column(port: Port, read: Callable[[object], Any]) -> list[Any]:
+    def read_column(
+        port: Port, read: Callable[[object], Any], located: Callable[[object, Path], object] | None = None
+    ) -> list[Any]:
         assert port.column is not None
         values = []
         for row, cell in enumerate(table.column(port.column)):
             try:
-                values.append(read(cell))
+                values.append(read(cell if located is None else located(cell, Path(table.origin(row)[0]).parent)))
             except BadCell as bad:
                 file, line = table.origin(row)
-                value = None if cell is None else str(cell).encode(errors="backslashreplace").decode()
+                value = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, PLAIN) else None
                 faults.setdefault(row, []).append(Finding(file, line, port.column, value, str(bad)))
                 values.append(None)
         return values
 
-    read_sources = [read_column(port, sources[port.kind].read) for port in arrow.sources]
+    read_sources = [
+        read_column(port, kind.read, kind.located if kind.files else None)
+        for port, kind in ((port, sources[port.kind]) for port in arrow.sources)
+    ]
     wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
     read_targets = [
         [None] * len(table) if restored is not None else read_column(port, target.read)
@@ -217,7 +224,8 @@ class Pieces(Protocol):
 class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
-    What `~` hides is a function of (seed, row, step) and of nothing else.
+    What `~` hides, and how a value is augmented, is a function of (seed, row, step) and of nothing else. augment: how; None for
+    values as they are.
     """
 
     arrow: Arrow
@@ -227,17 +235,19 @@ class Examples:
     of: Ints | None
     seed: int
     corruption: Corruption
+    augment: str | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def example(self, row: int, step: int, progress: float) -> Example:
         """Example `row` as step `step` sees it."""
-        pieces = self.pieces[row]
+        pieces, rng = self.pieces[row], generator(self.seed, row, step)
+        if self.augment is not None:
+            pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
-        rng = generator(self.seed, row, step)
         shown = list(pieces)
         hidden: dict[int, Ints] = {}
         for i, port in enumerate(self.arrow.sources):
@@ -283,7 +293,10 @@ def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORT
     waiting = list(range(len(sizes)))
     packed: list[Batch] = []
     while waiting:
-        length = row_length(max(sizes[i] for i in waiting), shortest)
+        longest = max(sizes[i] for i in waiting)
+        length = row_length(longest, shortest)
+        if 2 * longest > length and all(sizes[i] == longest for i in waiting):
+            length = longest  # pictures are often of one size: a row each, and no place is left over
         if (total := sum(sizes[i] for i in waiting)) <= length:
             length = lone_length(total)
         fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i], shortest) < length]

@@ -39,17 +39,21 @@ CARD = "README.md"
 REPORT = "report.html"
 LOCK = "run.lock"
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
+MODEL = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+)
 # What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
 OWN: tuple[str, ...] = (
     CARD,
     REPORT,
     "metrics.jsonl",
     "rejected.csv",
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    *MODEL,
     *sentence.FILES,
     "checkpoints",
     "tensorboard",
@@ -105,16 +109,17 @@ def open_start(name: str | Path) -> Opened:
 def load(name: str | Path) -> Mapping:
     """The mapping saved in a folder, or the one a published checkpoint amounts to, ready to predict in fp32."""
     opened = open_start(name)
+    (kind,) = opened.start.sources
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
         targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
     elif opened.start.labels:
-        arrow, targets = arrows.parse("text -> label"), [_target("label", {"classes": opened.start.labels})]
+        arrow, targets = Arrow((Port(kind),), (Port("label"),)), [_target("label", {"classes": opened.start.labels})]
     elif any(key.startswith("vocabulary_head.") for key in opened.start.tensors):
-        arrow, targets = arrows.parse("~text -> text"), [_target("text", {})]
+        arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
     else:
-        arrow, targets = Arrow((Port("text"),), ()), []
+        arrow, targets = Arrow((Port(kind),), ()), []
     length = None if opened.manifest is None else opened.manifest.get("length")
     with Unset():
         mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
@@ -167,8 +172,7 @@ def save(
     labels = next((target.classes for target in mapping.targets if target.named), None)
     published.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}, findings), encoding="utf-8")
-    model = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    names = (*model, *sentence.FILES)
+    names = (*MODEL, *sentence.FILES)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),

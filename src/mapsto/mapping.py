@@ -20,7 +20,7 @@ from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
 
-Pooling = Literal["first", "mean", "normed_mean"]
+Pooling = Literal["first", "mean", "normed_mean", "first_mean"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class SentenceConfig:
 class ModelConfig:
     """A model but for its vocabulary and its answers.
 
-    pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised.
+    pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised;
+    or the first token and the mean of all but the `frame` first ones, end to end.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
     that it was fitted to and reads, where the Transformer takes more.
@@ -54,6 +55,12 @@ class ModelConfig:
     vocabulary_head: TransformConfig | None = field(default_factory=TransformConfig)
     sentence: SentenceConfig | None = None
     length: int | None = None
+    frame: int = 1
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the vector that pooled heads read."""
+        return self.transformer.width * (2 if self.pooling == "first_mean" else 1)
 
     @property
     def longest(self) -> int:
@@ -87,7 +94,10 @@ class Mapping(nn.Module):
         for target in self.targets:
             target.beside(self.sources.get(target.kind), config.vocabulary_head)
         self.heads = nn.ModuleList(
-            target.head(width, self.embedders[target.kind] if target.kind in self.sources else None)
+            target.head(
+                config.pooled_width if target.way == "pooled" else width,
+                self.embedders[target.kind] if target.kind in self.sources else None,
+            )
             for target in self.targets
         )
         # Published weights that no training changes, such as a table of languages that is kept for others.
@@ -144,10 +154,15 @@ class Mapping(nn.Module):
         """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""
         pooling = pooling or self.config.pooling
         flat = hidden.flatten(0, 1)
+        first = flat[batch.starts].float()
         if pooling == "first":
-            return flat[batch.starts].float()
+            return first
         n = len(batch.starts)
         sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
+        if pooling == "first_mean":
+            frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
+            rest = sums[:n] - torch.stack(frames).sum(0)
+            return torch.cat([first, rest / (batch.lengths - self.config.frame).clamp(min=1)[:, None]], dim=-1)
         mean = sums[:n] / batch.lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)

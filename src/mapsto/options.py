@@ -15,6 +15,7 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
 Objective = Literal["masked", "causal", "hybrid", "replaced"]
+Augment = Literal["auto", "none", "move", "mirror"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
@@ -22,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced"),
+    "augment": ("auto", "none", "move", "mirror"),
 }
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
@@ -87,7 +89,12 @@ class Options:
         "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, or telling tokens that a "
         "generator replaced.",
     )
-    hide: float = _option(0.30, "Share of the tokens that `~` hides; it falls to half of this late in training.")
+    hide: float | None = _option(
+        None, "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training."
+    )
+    augment: Augment = _option(
+        "auto", "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), or not (none)."
+    )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
     patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
@@ -124,7 +131,7 @@ class Options:
             raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
         if not 0 <= self.smooth < 1:
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
-        if not 0 < self.hide < 1:
+        if self.hide is not None and not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")

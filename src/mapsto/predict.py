@@ -146,8 +146,9 @@ class Predictor:
     def _answers(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
         """One answer for each row that the table holds."""
         mapping = self.mapping
-        for start in range(0, len(table), ROWS_AT_ONCE):
-            part = table.select(range(start, min(start + ROWS_AT_ONCE, len(table))))
+        at_once = min(source.rows_at_once for source in mapping.sources.values())
+        for start in range(0, len(table), at_once):
+            part = table.select(range(start, min(start + at_once, len(table))))
             rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
             answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
             where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}

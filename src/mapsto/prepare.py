@@ -169,7 +169,7 @@ def _from_table(
     targets = made_targets(arrow, options)
     rows = read_rows(arrow, table, read_by(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
-    sources = make_sources(beginning, arrow, table, options, say)
+    sources = make_sources(beginning, arrow, rows, options, say)
     config = _begun(arrow, sources, targets, beginning, options)
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
@@ -234,7 +234,7 @@ def _from_corpus(
     kept, held, count = read.split(_share(read.rows, True, options), options.seed)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
-        learnt = Examples(arrow, mapping.sources, kept, None, None, options.seed, _corruption(options))
+        learnt = Examples(arrow, mapping.sources, kept, None, None, options.seed, _corruption(arrow, options))
         return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
 
     rows = read.rows - count
@@ -262,12 +262,26 @@ def _begun(
 ) -> ModelConfig:
     """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
-    config = make_config(beginning, options, arrow.corrupted)
+    _require_ways(arrow, options)
+    config = make_config(beginning, options, arrow.corrupted, sources)
     for target, restored in zip(targets, restores(arrow), strict=True):
         target.beside(sources.get(target.kind), config.vocabulary_head)
         if restored is not None:
-            target.restore(_corruption(options))
+            target.restore(_corruption(arrow, options))
     return config
+
+
+def _require_ways(arrow: Arrow, options: Options) -> None:
+    """Raise UsageError for options that no source of the arrow knows."""
+    read = [kinds.source(port.kind) for port in arrow.sources]
+    if options.augment not in ("auto", "none") and not any(options.augment in kind.augmented for kind in read):
+        raise UsageError(f"--augment {options.augment} would change nothing: {arrow} reads nothing that it is about")
+    if options.length is not None and any(kind.augmented for kind in read):
+        raise UsageError("--length is for text; a picture is read whole")
+    if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
+        raise UsageError(
+            f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"
+        )
 
 
 def examined(
@@ -359,7 +373,7 @@ def _examples(
 ) -> Examples:
     """The rows as examples, long ones treated as the options say."""
     arrow = mapping.arrow
-    longest, long, aligned = _limits(options, mapping.config, arrow.corrupted)
+    longest, long, aligned = _limits(options, mapping.config, arrow.corrupted, mapping.sources)
     encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
     if say is not None and len(encoded.long):
         lost = (
@@ -368,16 +382,31 @@ def _examples(
             else "they were cut into windows"
         )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
-    return make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, _corruption(options))
+    corruption = _corruption(arrow, options)
+    made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
+    return made if say is None else replace(made, augment=_augment(arrow, options))
 
 
-def _corruption(options: Options) -> Corruption:
-    return Corruption.of(options.objective, options.hide, options.shape)
+def _corruption(arrow: Arrow, options: Options) -> Corruption:
+    hides = next((kinds.source(port.kind).hides for port in arrow.sources if port.corrupted), Source.hides)
+    return Corruption.of(options.objective, options.hide or hides, options.shape)
 
 
-def _limits(options: Options, config: ModelConfig, pretraining: bool) -> tuple[int, str, bool]:
+def _augment(arrow: Arrow, options: Options) -> str | None:
+    """How rows that are learnt from are varied."""
+    ways = {way: None for port in arrow.sources for way in kinds.source(port.kind).augmented}
+    if options.augment == "auto":
+        return next(iter(ways), None)
+    return None if options.augment == "none" else options.augment
+
+
+def _limits(
+    options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
+) -> tuple[int, str, bool]:
     """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
     most = config.transformer.longest
+    if any(source.longest is not None for source in (sources or {}).values()):
+        return most, "cut", False
     if options.length is not None and options.length > most:
         raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
     longest = options.length or min(most, PRETRAIN_LENGTH if pretraining else most)

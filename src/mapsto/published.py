@@ -30,6 +30,7 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 OWN = "mapsto."
 POOLING = "mapsto_pooling"
 HEADS = {"text": "vocabulary_head", "label": "classifier"}
+TASKS = ("text", "label")
 MEAN_SCALE = 1e6
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
@@ -193,19 +194,22 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
         parts = (theirs,) if isinstance(theirs, str) else theirs
         for i in range(layers) if "{i}" in ours else [0]:
             bare = ours.replace("{i}", str(i)), tuple(part.replace("{i}", str(i)) for part in parts)
-            for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias"):
+            for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias", ""):
                 found[bare[0] + suffix] = tuple(part + suffix for part in bare[1])
     return found
 
 
 def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
-    left = {_modern(key): tensor for key, tensor in given.items()}
+    left = {_modern(key, chosen): tensor for key, tensor in given.items()}
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
         left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
     has_label = any(name in left for names in _expanded(chosen.names["label"][-1:], 1).values() for name in names)
-    tasks: list[Task] = ["body", "label"] if has_label else ["body", "text", "label"]
+    tasks: list[Task] = [
+        "body",
+        *(task for task in TASKS if task in chosen.names and not (has_label and task == "text")),
+    ]
     found: dict[str, Tensor] = {key.removeprefix(OWN): left.pop(key) for key in list(left) if key.startswith(OWN)}
     for task in tasks:
         for ours, theirs in _expanded(chosen.names[task], layers).items():
@@ -233,14 +237,16 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
-    names = [*chosen.names["text"], *chosen.names["label"]]
+    names = [name for task in TASKS for name in chosen.names.get(task, ())]
     flat = [part for _, theirs in names for part in ((theirs,) if isinstance(theirs, str) else theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 
 
-def _modern(key: str) -> str:
-    """Norms of the first published BERTs have a gamma and a beta."""
-    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key))
+def _modern(key: str, chosen: Family) -> str:
+    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own."""
+    for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.renamed):
+        key = re.sub(pattern, name, key)
+    return key
 
 
 def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mapsto import kinds
 from mapsto.corrupt import generator
 from mapsto.errors import UsageError, shorten
 from mapsto.evaluate import Answers, Evaluation
@@ -179,8 +180,8 @@ def _slices(answers: Answers, worth: Floats) -> list[Slice]:
 def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     rows = answers.rows
     for port, values in zip(answers.arrow.sources, rows.sources, strict=True):
-        lengths = np.array([len(str(value)) for value in values])
-        yield from _quarters(f"length of {port.column}", lengths)
+        kind = kinds.source(port.kind)
+        yield from _quarters(f"{kind.measured} of {port.column}", np.array([kind.extent(value) for value in values]))
     if answers.target.named:
         truths = np.array(list(map(str, answers.truths)))
         for name in sorted(set(truths)):

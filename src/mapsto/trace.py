@@ -21,7 +21,9 @@ from mapsto.errors import UsageError, shorten
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.mapping import Mapping
 from mapsto.options import Options
+from mapsto.prepare import read_by
 from mapsto.sequence import Batch, Example, collate
+from mapsto.writers import legible
 
 NEIGHBOURS = 16
 SHOWN_TOKENS = 24
@@ -52,12 +54,12 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     bound = bind_to(parse(arrow), table)
     options = Options(layers=2, width=128) if start is None else Options()
     beginning = begin(start, None)
-    sources = make_sources(beginning, bound, table, options, lambda text: None)
-    config = make_config(beginning, options, bound.corrupted)
     targets = [kinds.target(port.kind)() for port in bound.targets]
+    rows = read_rows(bound, table, read_by(bound), targets)
+    sources = make_sources(beginning, bound, rows, options, lambda text: None)
+    config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    rows = read_rows(bound, table, sources, targets)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
@@ -79,7 +81,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
     for port in (*mapping.arrow.sources, *mapping.arrow.targets):
         if port.column is not None and port.column not in seen:
             seen.add(port.column)
-            cell = table.column(port.column)[row]
+            cell = legible({"": table.column(port.column)[row]})[""]
             size = f", {len(cell)} characters" if isinstance(cell, str) else ""
             yield f"cell     {file}, row {line}, column {port.column!r}{size}: {shorten(str(cell), 90)!r}"
 
@@ -92,7 +94,8 @@ def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
         for i in range(min(len(piece), SHOWN_TOKENS)):
             raw = None if piece.alignment is None else piece.alignment.to_raw([i])
             where = "frame" if raw is None else ", ".join(f"{low}–{high}" for low, high in raw.tolist())
-            yield f"         {i:>4}  {names[i]:<16} id {piece.tokens[i]!s:<7} {where}"
+            token = f"id {piece.tokens[i]!s:<7}" if piece.tokens.ndim == 1 else f"{piece.tokens.shape[1]} values"
+            yield f"         {i:>4}  {names[i]:<16} {token} {where}"
         if len(piece) > SHOWN_TOKENS:
             yield f"         … and {len(piece) - SHOWN_TOKENS} more"
 
@@ -102,7 +105,8 @@ def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[
     for i, port in enumerate(mapping.arrow.sources):
         if port.corrupted:
             before, after = examples.pieces[0][i], example.pieces[i]
-            changed = np.flatnonzero(before.tokens != after.tokens)
+            different = before.tokens != after.tokens
+            changed = np.flatnonzero(different if different.ndim == 1 else different.any(axis=1))
             named = mapping.sources[port.kind].words(before)
             places = ", ".join(f"{at} {named[at]!r}" for at in changed[:SHOWN_TOKENS])
             yield f"hidden   {len(changed)} of {int((~before.special).sum())} tokens in step 1: {places}"
@@ -137,9 +141,11 @@ def _forward(mapping: Mapping, batch: Batch, rows: Rows, at: int) -> Iterator[st
         where = f"pooled ({mapping.config.pooling})" if readout.at is None else f"{len(own)} hidden places"
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"
         for answer in target.decode(output[own])[:5]:
-            said = answer.get(target.kind, answer.get("token"))
-            yield f"answer   {said!r} with probability {answer['probability']:.4f}"
+            said = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
+            sure = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
+            yield f"answer   {said}{sure}"
         if restores(mapping.arrow)[port] is None:
             yield f"truth    {rows.targets[port][at]!r}"
         loss = float(target.loss(output[own], readout.values[own])) / max(1, len(own))
-        yield f"loss     {loss:.4f} nats, the −log of a probability of {math.exp(-loss):.4f} for the truth"
+        meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if target.likely else ""
+        yield f"loss     {loss:.4f}{meaning}"

@@ -223,7 +223,7 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
     listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
-    vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.transformer.width), np.float32)
+    vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.pooled_width), np.float32)
     for batch, hidden in over(mapping, listed, device):
         vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):

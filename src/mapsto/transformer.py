@@ -30,7 +30,8 @@ class TransformerConfig:
     layers that are not a multiple of `global_every`. rotary_base_local: base of the rotary angles in local layers.
     embedding_width: width of the embeddings, where a linear map brings them to `width` (None: they have it already).
     shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
-    reference does where no language is named.
+    reference does where no language is named. layer_scale: what each part of a layer is multiplied by at first, channel by
+    channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is.
     """
 
     width: int = 256
@@ -62,6 +63,7 @@ class TransformerConfig:
     cross_attention: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    layer_scale: float | None = None
 
     @property
     def longest(self) -> int:
@@ -278,6 +280,10 @@ class Block(nn.Module):
         self.feed_norm = make_norm(config)
         self.feed = FeedForward(config)
         self.dropout = Dropout(config.dropout)
+        scales = config.layer_scale
+        self.attention_scale, self.feed_scale = (
+            None if scales is None else nn.Parameter(torch.full((config.width,), scales)) for _ in range(2)
+        )
 
     def forward(
         self,
@@ -288,15 +294,18 @@ class Block(nn.Module):
         memory_mask: Tensor | None = None,
     ) -> Tensor:
         """x: (r, l, d) → (r, l, d)."""
-        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary))
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary), self.attention_scale)
         if self.cross is not None and self.cross_norm is not None:
             cross = self.cross
             x = self._residual(x, self.cross_norm, lambda y: cross(y, memory_mask, None, memory))
-        return self._residual(x, self.feed_norm, self.feed)
+        return self._residual(x, self.feed_norm, self.feed, self.feed_scale)
 
-    def _residual(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+    def _residual(
+        self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], scale: Tensor | None = None
+    ) -> Tensor:
         if self.pre:
-            return torch.add(x, self.dropout(part(norm(x))))
+            added = part(norm(x))
+            return torch.add(x, self.dropout(added if scale is None else added * scale.to(x.dtype)))
         out: Tensor = norm(x + self.dropout(part(x)))
         return out
 

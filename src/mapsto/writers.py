@@ -58,6 +58,17 @@ def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, packing)
 
 
+def legible(row: Row) -> dict[str, Any]:
+    """The row with what stands for encoded bytes, which only parquet can hold: their file's name, or how many there are."""
+    return {name: _named(cell) for name, cell in row.items()}
+
+
+def _named(cell: Any) -> Any:
+    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
+        return cell.get("path") or _named(cell["bytes"])
+    return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
+
+
 def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
     """Write a header and rows as csv, in UTF-8; how many rows there were."""
 
@@ -71,14 +82,14 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
     writer.writeheader()
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        writer.writerow(row)
+        writer.writerow(legible(row))
     return count
 
 
 def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        record = {name: row.get(name) for name in columns}
+        record = legible({name: row.get(name) for name in columns})
         stream.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
     return count
 

@@ -11,6 +11,7 @@ import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -47,16 +48,45 @@ def no_text(text: str) -> str | None:
     return None if found is None else "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
 
 
+@dataclass(frozen=True)
+class Learning:
+    """How long and how fast answers are learnt from random weights or a start made here: as many epochs as come near `steps`,
+    but from `fewest` to `most`. rate: of a start made here."""
+
+    fewest: float = 3.0
+    most: float = 10.0
+    steps: int = 120
+    rate: float = 1e-4
+
+
 class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
-    features: the field's name for what `classical` makes of its values; empty where a kind has none.
+    features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
+    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning: how fits
+    of it are run. contrasts: whether few labels are best contrasted. augmented:
+    how `augment` can vary values, the usual way first. measured: what `extent` counts. files: whether cells may name files.
+    rows_at_once: how many values are held as pieces when answering.
     """
 
     kind: ClassVar[str]
     flat: ClassVar[bool] = False
     features: ClassVar[str] = ""
+    family: ClassVar[str] = "modernbert"
+    hides: ClassVar[float] = 0.30
+    measured: ClassVar[str] = "length"
+    files: ClassVar[bool] = False
+    rows_at_once: ClassVar[int] = 4096
+    objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    learning: ClassVar[Learning] = Learning()
+    contrasts: ClassVar[bool] = True
+    augmented: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that a value makes; None where that depends on how much of it is read."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -96,6 +126,16 @@ class Source(ABC):
         """The value in a cell. Raises BadCell."""
 
     @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+        return cell
+
+    @staticmethod
+    def extent(value: Any) -> float:
+        """How large a value is."""
+        return len(str(value))
+
+    @staticmethod
     def key(value: Any) -> str:
         """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
         return str(value)
@@ -114,6 +154,10 @@ class Source(ABC):
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
         """Tokens from `flatten`, of a whole value or of a window of one, as the piece that `encode` makes of it."""
         raise NotImplementedError
+
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+        """The piece of a value that means the same, its alignment moved with it; the piece itself for kinds that have none."""
+        return piece
 
     @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:
@@ -179,14 +223,16 @@ class Source(ABC):
 class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
-    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. corruption: what
-    hides the answer, where it stands behind `~`. gain: the field's name for the mean of `gains`.
-    smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
+    loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
+    the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
+    saved.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     named: ClassVar[bool] = False
+    likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption

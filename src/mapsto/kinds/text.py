@@ -62,6 +62,7 @@ class TextSource(Source):
     kind = "text"
     flat = True
     features = "TF-IDF"
+    objectives = ("masked", "causal", "hybrid", "replaced")
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
         self.tokenizer = tokenizer

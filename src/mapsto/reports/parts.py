@@ -64,7 +64,8 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
     rows = []
     for case in listed:
         values = [column[case.at] for column in answers.rows.sources]
-        shown = marked(ports, values, case.parts) if case.parts else _short(case.read)
+        plain = not case.parts and all(isinstance(value, str) for value in values)
+        shown = _short(case.read) if plain else marked(ports, values, case.parts)
         said = f"{case.answer} ({case.percent})"
         rows.append([f"{Path(case.file).name}, row {case.row}", shown, case.truth, said])
     return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None

@@ -1,4 +1,4 @@
-"""Published families: their configuration and names of weights ↔ ours. The file name is the model_type ("-" as "_").
+"""Published families: their configuration and names of weights ↔ ours. The file name is the model_type ("-" or "_" as "_").
 
 A family is one file here that defines `family`, a Family. Foreign names stop at this door. Names on our side:
 embedders.KIND, transformer.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text).
@@ -39,7 +39,8 @@ class Family:
     reads: the source kind. prefix: stands before body weights in files with a head. names: our module
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
-    that folders of this family often lack, and what to do then.
+    that folders of this family often lack, and what to do then. fresh: the shape of a new model, from its width, layers,
+    heads and longest example. renamed: patterns of names that `transformers` has in memory, and what it writes for them.
     """
 
     architectures: Dict[Task, str]
@@ -51,6 +52,8 @@ class Family:
     ignored: tuple[str, ...] = ()
     requires: Dict[str, str] = field(default_factory=dict)
     reads: str = "text"
+    fresh: Callable[[int, int, int, int], ModelConfig] | None = None
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 def families() -> tuple[str, ...]:
@@ -61,7 +64,7 @@ def families() -> tuple[str, ...]:
 @cache
 def family(name: str) -> Family:
     """The family of a model_type. Raises CheckpointError naming the supported ones."""
-    if name not in families():
+    if name.replace("_", "-") not in families():
         hint = near(name, families())
         raise CheckpointError(f"model_type {name!r} is not supported{hint}; supported are: {', '.join(families())}")
     found: Family = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").family

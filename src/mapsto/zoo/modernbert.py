@@ -58,6 +58,14 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(transformer=shape, pooling=POOLING[pooling], pooler=head, vocabulary_head=head)  # type: ignore[arg-type]
 
 
+def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
+    """A new model: the feed-forward part is as wide as without gates it would have as many weights at four widths."""
+    hidden = max(64, round(width * 8 / 3 / 64) * 64)
+    return ModelConfig(
+        transformer=TransformerConfig(width=width, layers=layers, heads=heads, hidden=hidden, max_positions=longest)
+    )
+
+
 def _global_every(raw: Mapping[str, Any], layers: int) -> int:
     """Every how many layers attention is global. Raises CheckpointError for another pattern."""
     kinds = raw.get("layer_types")
@@ -138,4 +146,5 @@ family = Family(
     read=read,
     write=write,
     untied={"decoder.weight": "embedders.text.weight"},
+    fresh=fresh,
 )

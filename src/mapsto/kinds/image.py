@@ -1,0 +1,566 @@
+"""image: a picture, read as square patches; and, behind `~`, the hidden patches put back.
+
+A token is a row of bytes: what stands there (0 a patch, 1 a hidden one, 2 the class token, 3 … registers), its row and column in
+the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel.
+Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mapsto import checkpoint, pictures
+from mapsto.corrupt import Corruption, choose
+from mapsto.errors import CheckpointError, DataError, UsageError
+from mapsto.kinds import BadCell, Figure, Learning, Source, State, Target
+from mapsto.pictures import Frame, Pixels
+from mapsto.scores import Score, with_interval
+from mapsto.sequence import Alignment, Answer, Ints, Piece
+from mapsto.transformer import Linear
+
+PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+FIT = "mapsto_fit"
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
+PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
+PLACES = 5  # bytes in front of the pixels
+GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
+SEEN = 500
+THUMBNAIL = 160
+FAINTEST_SHADE = 0.05
+WAVES = 0.2  # about as strong as the pixels are at first
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes."""
+
+    path: str | None
+    content: bytes | None
+    digest: str
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> Pixels:
+        """(h, w, 3)."""
+        return pictures.decode(Path(str(self.path)).read_bytes() if self.content is None else self.content)
+
+    @classmethod
+    def of(cls, content: bytes, path: str | None = None) -> Picture:
+        """The picture that these bytes are. Raises pictures.Unreadable."""
+        height, width = pictures.decode(content).shape[:2]
+        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width)
+
+    def __str__(self) -> str:
+        return self.path or f"a picture of {self.width} × {self.height} pixels"
+
+
+def _samples() -> list[Any]:
+    """Small ones of different shapes, as a data set of Hugging Face holds them."""
+    rng = np.random.default_rng(0)
+    sizes = ((16, 16), (16, 8), (12, 16), (16, 16))
+    return [
+        {"bytes": pictures.encode(rng.integers(0, 256, (*size, 3)).astype(np.uint8)), "path": None} for size in sizes
+    ]
+
+
+def _fits(values: Sequence[object]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(map(_may_be, known))
+
+
+def _may_be(value: object) -> bool:
+    if isinstance(value, str):
+        return value.lower().endswith(pictures.SUFFIXES)
+    return isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value) or hasattr(value, "__array__")
+
+
+def _read(cell: object) -> Picture:
+    """A file's name, encoded bytes, a dict of either as Hugging Face has it, or pixels (h, w, 3) of bytes."""
+    path, content = None, None
+    if isinstance(cell, dict):
+        content, path = cell.get("bytes"), cell.get("path")
+        path = None if content else path
+    elif isinstance(cell, bytes):
+        content = cell
+    elif isinstance(cell, str):
+        path = cell.strip()
+    elif hasattr(cell, "__array__"):
+        pixels = np.asarray(cell)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise BadCell(f"pixels are (h, w, 3) of bytes, not {pixels.shape} of {pixels.dtype}")
+        content = pictures.encode(pixels)
+    elif cell is not None:
+        raise BadCell(f"a picture is a file's name, bytes or pixels, not {type(cell).__name__}")
+    if not content and not path:
+        raise BadCell("the picture is blank")
+    if path and "://" in path:
+        raise BadCell("a picture is a file here, and no address: nothing is fetched from the network")
+    try:
+        return Picture.of(content or Path(str(path)).read_bytes(), path)
+    except OSError as error:
+        raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
+    except pictures.Unreadable as error:
+        raise BadCell(str(error)) from error
+
+
+class ImageSource(Source):
+    """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
+    positions were learnt on. registers: tokens in front without a meaning of their own. masked: whether hidden patches have a
+    vector of their own; else they look grey."""
+
+    kind = "image"
+    family = "dinov2"
+    features = "colours and edges"
+    measured = "pixels"
+    hides = 0.6
+    files = True
+    rows_at_once = 256
+    augmented = ("move", "mirror")
+    learning = Learning(20, 100, 600, 5e-4)
+    contrasts = False
+
+    def __init__(
+        self,
+        frame: Frame,
+        mean: Sequence[float],
+        std: Sequence[float],
+        table: int | None = None,
+        registers: int = 0,
+        masked: bool = True,
+    ) -> None:
+        self.frame, self.registers, self.masked = frame, registers, masked
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.table = table or frame.side
+
+    def __str__(self) -> str:
+        p, side = self.frame.patch, self.frame.size
+        return f"patches of {p} × {p} pixels, of pictures up to {side} × {side}"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the largest picture."""
+        return 1 + self.registers + max(self.frame.side, self.table) ** 2
+
+    @classmethod
+    def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
+        """Patches so large that a usual picture has about 8 × 8 of them, 16 pixels at most; pictures of up to 224 pixels."""
+        if size is not None:
+            raise UsageError("--vocabulary is for text; pictures have none")
+        if not values:
+            raise DataError("there is no picture to learn the size of pictures from")
+        usual = float(np.median([max(value.height, value.width) for value in values]))
+        patch = int(np.clip(2 ** round(np.log2(usual / GRID_WANTED)), SMALLEST_PATCH, LARGEST_PATCH))
+        side = max(1, round(min(usual, LARGEST_SIDE) / patch)) * patch
+        seen = values[:: max(1, len(values) // SEEN)][:SEEN]
+        pixels = np.concatenate([value.pixels.reshape(-1, 3)[::7] for value in seen]) / 255
+        mean, std = pixels.mean(0).round(4), np.maximum(pixels.std(0), 0.01).round(4)
+        return cls(Frame(patch, side), mean.tolist(), std.tolist())
+
+    @classmethod
+    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
+        """The source that config.json, preprocessor_config.json and the weights of the patches describe."""
+        said = checkpoint.read_json(folder / PROCESSOR)
+        patch = checkpoint.read_json(folder / CONFIG).get("patch_size")
+        if not isinstance(patch, int) or not 0 < patch <= 256:
+            raise CheckpointError(f"{folder / CONFIG}: patch_size must be a whole number up to 256, not {patch!r}")
+        if not {"position_embeddings", "projection.weight"} <= set(weights):
+            raise CheckpointError(f"{folder} lacks the weights of its patches")
+        table = round((weights["position_embeddings"].shape[1] - 1) ** 0.5)
+        registers = weights["register_tokens"].shape[1] if "register_tokens" in weights else 0
+        try:
+            frame = _frame(said, patch)
+            normal = said.get("do_normalize", True)
+            mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
+            return cls(frame, mean, std, table, registers, "mask_token" in weights)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
+
+    def save(self, folder: Path, longest: int) -> dict[str, Any]:
+        """preprocessor_config.json; the sizes that a config repeats."""
+        frame = self.frame
+        sizes: dict[str, Any] = {"size": {"height": frame.size, "width": frame.size}}
+        if frame.fit == "middle":
+            crop = {"height": frame.size, "width": frame.size}
+            sizes = {"size": {"shortest_edge": frame.shorter}, "do_center_crop": True, "crop_size": crop}
+        said = {
+            "image_processor_type": "BitImageProcessor" if frame.fit == "middle" else "ViTImageProcessor",
+            "do_resize": True, **sizes, "resample": FILTERS.index(frame.filter), "do_rescale": True,
+            "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": self.mean, "image_std": self.std,
+            "do_convert_rgb": True,
+        }  # fmt: skip
+        said |= {FIT: frame.fit} if frame.fit == "inside" else {}
+        checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
+        return {"image_size": self.table * frame.patch, "patch_size": frame.patch, "num_channels": 3}
+
+    samples = staticmethod(_samples)
+    fits = staticmethod(_fits)
+    read = staticmethod(_read)
+
+    @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """A name without a folder of its own stands beside the table, where such a file is there."""
+        if (
+            isinstance(cell, str)
+            and cell.strip()
+            and not Path(cell).is_absolute()
+            and (folder / cell.strip()).is_file()
+        ):
+            return str(folder / cell.strip())
+        return cell
+
+    @staticmethod
+    def key(value: Picture) -> str:
+        """Equal for the same bytes."""
+        return value.digest
+
+    @staticmethod
+    def extent(value: Picture) -> float:
+        """How many pixels there are."""
+        return value.height * value.width
+
+    def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
+        """The class token, registers, and patches row by row."""
+        return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
+
+    def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
+        p = self.frame.patch
+        grid = pixels.shape[0] // p, pixels.shape[1] // p
+        first = 1 + self.registers
+        places = np.indices(grid).reshape(2, -1).T
+        tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
+        tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
+        tokens[first:, 1:3], tokens[:, 3:PLACES] = places, grid
+        tokens[first:, PLACES:] = pictures.patches(pixels, p)
+        special = np.arange(len(tokens)) < first
+        alignment = units = None
+        if aligned:
+            corners = np.stack([places, places + 1], axis=-1) * p
+            regions = np.zeros((len(tokens), 2, 2))
+            regions[first:] = corners * origin[:, 0, None] + origin[:, 1, None]
+            alignment, units = Alignment(regions), np.where(special, -1, np.arange(len(tokens)) - first)
+        return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
+
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+        """The picture moved a little, and with "mirror" as often as not mirrored."""
+        p, inner = self.frame.patch, ~piece.special
+        grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
+        if inner.sum() != grid[0] * grid[1]:
+            return piece  # a part of a picture
+        pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
+        changed, shift, turned = pictures.moved(pixels, rng, how == "mirror")
+        tokens = piece.tokens.copy()
+        tokens[inner, PLACES:] = pictures.patches(changed, p)
+        alignment = None
+        if piece.alignment is not None:
+            raw = piece.alignment.regions[inner]
+            extent = raw[:, :, 1].max(0) - raw[:, :, 0].min(0)
+            by = np.array(shift) / pixels.shape[:2] * extent
+            regions = piece.alignment.regions.copy()
+            if turned:
+                low, high = raw[:, 1, 0].min(), raw[:, 1, 1].max()
+                regions[inner, 1] = (low + high) - raw[:, 1, ::-1]
+                by[1] = -by[1]
+            regions[inner] -= by[:, None]
+            alignment = Alignment(regions)
+        return replace(piece, tokens=tokens, alignment=alignment)
+
+    def cut(self, piece: Piece, length: int) -> Piece:
+        """The first patches."""
+        return _select(piece, np.arange(length))
+
+    def windows(self, piece: Piece, length: int) -> list[Piece]:
+        """Patches in the order of the grid, each window behind the frame."""
+        frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
+        room = length - len(frame)
+        return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
+
+    def embedder(self, width: int) -> PatchEmbedder:
+        """A linear map of the pixels, and where the patch stands."""
+        return PatchEmbedder(self, width)
+
+    def corrupt(
+        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
+    ) -> tuple[Piece, Ints]:
+        """Some patches hidden."""
+        hidden = choose(corruption, piece, rng, progress)
+        return _hidden(piece, hidden), hidden
+
+    def words(self, piece: Piece) -> list[str]:
+        """Row and column of each patch."""
+        frame = ["[CLS]", *(f"[register {i + 1}]" for i in range(self.registers))]
+        return [
+            frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else f"{row},{column}"
+            for what, row, column in piece.tokens[:, :3].tolist()
+        ]
+
+    def without(self, piece: Piece, tokens: Ints) -> Piece:
+        """The other patches, each where it stood."""
+        return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
+
+    def blank(self, piece: Piece) -> Piece:
+        """The colour of the mean everywhere."""
+        mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
+        tokens = piece.tokens.copy()
+        tokens[~piece.special, PLACES:] = mean
+        return replace(piece, tokens=tokens)
+
+    @staticmethod
+    def excerpt(value: Picture, region: Any) -> str:
+        """Which pixels it holds."""
+        (top, bottom), (left, right) = region
+        return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
+
+    @classmethod
+    def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
+        """The picture with its parts in the colour of what they speak for, the stronger the more."""
+        scale = min(1.0, 2 * THUMBNAIL / max(value.height, value.width))
+        small = Frame(1, max(1, round(max(value.height, value.width) * scale))).framed(value.pixels)[0]
+        content = base64.b64encode(pictures.thumbnail(small)).decode()
+        h, w = value.height, value.width
+        wide = round(THUMBNAIL * w / max(h, w))
+        found = [
+            f'<svg role="img" aria-label="a picture" width="{wide}" viewBox="0 0 {w} {h}">'
+            f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
+        ]
+        for ((top, bottom), (left, right)), shade in zip(regions, shades, strict=True):
+            if abs(shade) >= FAINTEST_SHADE:
+                side = "against" if shade < 0 else "for"
+                found.append(
+                    f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
+                    f'fill="rgba(var(--{side}), {0.7 * abs(shade):.2f})"/>'
+                )
+        return "".join([*found, "</svg>"])
+
+    @classmethod
+    def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
+        """Histograms of colours and of edges in the parts of the picture."""
+        of = pictures.counting()
+        return lambda asked: of([value.pixels for value in asked])
+
+    @staticmethod
+    def disturbed(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
+        """With noise, blurred, in half the light."""
+        changed = pictures.disturbed(value.pixels, rng)
+        return {name: Picture.of(pictures.encode(pixels)) for name, pixels in changed.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def show(self, value: Picture) -> str:
+        """A thumbnail."""
+        return self.marked(value, [], [])
+
+
+def _frame(said: Mapping[str, Any], patch: int) -> Frame:
+    """How a preprocessor_config.json brings pictures to their size. Raises ValueError, KeyError, TypeError."""
+    if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
+        raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
+    how: Any = FILTERS[int(said.get("resample", 2))]
+    if said.get("do_center_crop"):
+        side = _square(said["crop_size"], patch)
+        return Frame(patch, side, "middle", int(said["size"]["shortest_edge"]), how)
+    side = _square(said["size"], patch)
+    return Frame(patch, side, said.get(FIT, "squash"), 0, how)
+
+
+def _square(size: Any, patch: int) -> int:
+    height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
+    if height != width or height % patch:
+        raise ValueError(f"pictures must be square and of whole patches, not {size}")
+    return height
+
+
+def _hidden(piece: Piece, hidden: Ints) -> Piece:
+    tokens = piece.tokens.copy()
+    tokens[hidden, 0], tokens[hidden, PLACES:] = HIDDEN, 0
+    return replace(piece, tokens=tokens)
+
+
+def _select(piece: Piece, keep: Ints) -> Piece:
+    return replace(
+        piece,
+        tokens=piece.tokens[keep],
+        positions=piece.positions[keep],
+        special=piece.special[keep],
+        alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
+        units=None if piece.units is None else piece.units[keep],
+    )
+
+
+class PatchEmbedder(nn.Module):
+    """From tokens (t, 5 + f) of bytes to (t, d), computed in fp32."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, source: ImageSource, width: int) -> None:
+        super().__init__()
+        p, self.table = source.frame.patch, source.table
+        self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
+        self.projection = nn.Conv2d(3, width, p, stride=p)  # a linear map, in the shape that others write it in
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
+        self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.table**2, width))
+        mean, std = (torch.tensor(values).repeat_interleave(p * p) for values in (source.mean, source.std))
+        self.register_buffer("shift", 255 * mean, persistent=False)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+        nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.position_embeddings[0, 1:] = WAVES * _waves(self.table, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        values = (tokens[:, PLACES:].float() - self.shift) * self.scale
+        shown = (what == PATCH)[:, None]
+        x = F.linear(values * shown, self.projection.weight.flatten(1), self.projection.bias)
+        if self.mask_token is not None:
+            x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
+        x = x + self._positions(at, grid)
+        frame = torch.cat([self.cls_token[0] + self.position_embeddings[0, :1], *self._registers()])
+        return torch.where((what < FIRST_OF_FRAME)[:, None], x, frame[(what - FIRST_OF_FRAME).clamp(min=0)])
+
+    def _registers(self) -> list[Tensor]:
+        return [] if self.register_tokens is None else [self.register_tokens[0]]
+
+    def _positions(self, at: Tensor, grid: Tensor) -> Tensor:
+        """(t, d): the table, drawn over grids of another size as the published families do it."""
+        found = None
+        for rows, columns in torch.unique(grid, dim=0).tolist():
+            table = self.position_embeddings[0, 1:]
+            if (rows, columns) != (self.table, self.table):
+                square = table.view(1, self.table, self.table, -1).permute(0, 3, 1, 2).float()
+                drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=self.smoothed)
+                table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
+            here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
+            part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
+            found = part if found is None else found + part
+        assert found is not None
+        return found
+
+
+def _waves(side: int, width: int) -> Tensor:
+    """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
+    2022); zero in what is left over."""
+    quarter = width // 4
+    angles = torch.arange(side)[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    found = torch.zeros(side, side, width)
+    found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[:, None], waves[None]
+    return found.flatten(0, 1)
+
+
+class ImageTarget(Target):
+    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all."""
+
+    kind = "image"
+    way = "aligned"
+    likely = False
+
+    def __init__(
+        self,
+        corruption: dict[str, Any] | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        patch: int = 1,
+    ) -> None:
+        self.corruption = Corruption(**(corruption or {}))
+        self.mean, self.std, self.patch = tuple(mean), tuple(std), patch
+
+    def beside(self, source: Source | None, transform: Any) -> None:
+        """Take the size of patches and the range of pixels from the source of this kind."""
+        if not isinstance(source, ImageSource):
+            raise UsageError(
+                "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
+            )
+        self.mean, self.std, self.patch = source.mean, source.std, source.frame.patch
+
+    samples = staticmethod(_samples)
+    fits = staticmethod(_fits)
+    read = staticmethod(_read)
+
+    def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
+        """Nothing: the pixels are the source's."""
+
+    def restore(self, corruption: Corruption) -> None:
+        """Keep how patches are hidden, so that they are asked for in the same way."""
+        self.corruption = corruption
+
+    def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
+        """A picture for another one is not here yet."""
+        raise UsageError("`image` as an answer needs `~image` as its source; pictures made of others are not here yet")
+
+    def asked(self, pieces: Sequence[Piece]) -> Ints:
+        """The patches that are hidden."""
+        return np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN)
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
+        head = Linear(width, 3 * self.patch**2)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def _wanted(self, values: Tensor) -> Tensor:
+        """(m, f) in fp32, of token rows (m, 5 + f)."""
+        mean, std = (
+            torch.tensor(v, device=values.device).repeat_interleave(self.patch**2) for v in (self.mean, self.std)
+        )
+        return (values[:, PLACES:].float() / 255 - mean) / std
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """The mean squared error over the pixels of each patch, summed over patches."""
+        return ((output.float() - self._wanted(values)) ** 2).mean(-1).sum()
+
+    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
+        """(m, 2): the error of each patch, and that of the mean colour."""
+        wanted = self._wanted(values)
+        return torch.stack([((output.float() - wanted) ** 2).mean(-1), (wanted**2).mean(-1)], dim=1)
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """The pixels (p, p, 3) of each patch, from 0 to 255."""
+        p = self.patch
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        pixels = output.float().cpu().view(-1, 3, p, p) * std + mean
+        found = (255 * pixels).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        return [{"pixels": patch.tolist()} for patch in found]
+
+    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+        """The error of the hidden patches, and the share of their variance that is explained."""
+        errors, blind = output.double().numpy().T
+        return {"patch_loss": (np.mean, errors), "explained": (_explained, errors, blind)}
+
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+        """The mean colour everywhere."""
+        return {"explained": with_interval(np.mean, np.zeros(max(1, len(answers))))}
+
+    def state(self) -> State:
+        """How patches were hidden, and what pixels are."""
+        return {"corruption": asdict(self.corruption), "mean": self.mean, "std": self.std, "patch": self.patch}
+
+
+def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:
+    return float(1 - errors.mean() / max(blind.mean(), 1e-12))
+
+
+source = ImageSource
+target = ImageTarget

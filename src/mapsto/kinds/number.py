@@ -1,0 +1,143 @@
+"""number: a quantity, such as a score, a price or an age.
+
+Legend of shapes: m answers, d width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mapsto.errors import DataError
+from mapsto.kinds import BadCell, Figure, State, Target
+from mapsto.scores import Score, with_interval
+from mapsto.sequence import Answer, Ints, Piece
+from mapsto.transformer import Linear
+
+STRENGTHS = tuple(10.0**power for power in range(-2, 6))
+Values = NDArray[np.float64]
+
+
+class Number(Target):
+    """A number, read from the pooled vector; the head tells how many deviations it lies from the mean of the training rows."""
+
+    kind = "number"
+    way = "pooled"
+    likely = False
+
+    def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
+        self.mean, self.deviation = mean, deviation
+
+    @staticmethod
+    def fits(values: Sequence[object]) -> bool:
+        """A column of numbers."""
+        known = [value for value in values if value is not None]
+        return bool(known) and all(_parsed(value) is not None for value in known)
+
+    @staticmethod
+    def samples() -> list[float]:
+        """Negative, zero, large."""
+        return [-2.5, 0.0, 1000.0]
+
+    @staticmethod
+    def read(cell: object) -> float:
+        """The number itself, or a text that spells one."""
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            raise BadCell("the number is blank")
+        found = _parsed(cell)
+        if found is None:
+            raise BadCell(
+                "this is no number" if isinstance(cell, str) else f"a number was expected, not {type(cell).__name__}"
+            )
+        if not math.isfinite(found):
+            raise BadCell("the number is not finite")
+        return found
+
+    def learn(self, answers: Sequence[float], balance: bool = False) -> None:
+        """Mean and deviation. Raises DataError where all numbers are the same."""
+        values = np.asarray(answers, np.float64)
+        self.mean, self.deviation = float(values.mean()), float(values.std())
+        if not self.deviation > 0:
+            raise DataError(f"every row has the number {self.mean:g}; two different ones are needed")
+
+    def encode(self, answer: float, pieces: Sequence[Piece]) -> Answer:
+        """Deviations from the mean."""
+        return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
+
+    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+        """Ridge regression; its strength by leaving one out (Golub et al. 1979)."""
+        from sklearn.linear_model import RidgeCV  # a second to import, and only a probe needs it
+
+        scale = float(np.sqrt((features**2).mean())) or 1.0
+        fitted = RidgeCV(STRENGTHS).fit(np.asarray(features / scale, np.float64), values)
+        weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
+        return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+    def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
+        """The number itself: parts with a weight above 0 raise it."""
+        return output[:, 0]
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """A linear map that begins at the mean."""
+        head = Linear(width, 1)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """The squared error of outputs (m, 1) against (m,), summed, in deviations."""
+        return ((output[:, 0].float() - values) ** 2).sum()
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """The numbers."""
+        return [{"number": value} for value in self._numbers(output).tolist()]
+
+    def figures(self, output: Tensor, answers: Sequence[float]) -> dict[str, Figure]:
+        """Mean absolute error, root of the mean squared error, and the share of the variance that is explained (R²)."""
+        said, truth = self._numbers(output), np.asarray(answers, np.float64)
+        return {"mae": (_mae, said, truth), "rmse": (_rmse, said, truth), "r2": (_r2, said, truth)}
+
+    def baseline(self, answers: Sequence[float]) -> dict[str, Score]:
+        """Always the mean of the training rows."""
+        truth = np.asarray(answers, np.float64)
+        blind = np.full(len(truth), self.mean)
+        return {name: with_interval(metric, blind, truth) for name, metric in (("mae", _mae), ("rmse", _rmse))}
+
+    def state(self) -> State:
+        """Mean and deviation."""
+        return {"mean": self.mean, "deviation": self.deviation}
+
+    def _numbers(self, output: Tensor) -> Values:
+        found: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
+        return found
+
+
+def _parsed(cell: object) -> float | None:
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
+        return None
+    try:
+        return float(cell)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _mae(said: Values, truth: Values) -> float:
+    return float(np.abs(said - truth).mean())
+
+
+def _rmse(said: Values, truth: Values) -> float:
+    return float(np.sqrt(((said - truth) ** 2).mean()))
+
+
+def _r2(said: Values, truth: Values) -> float:
+    spread = ((truth - truth.mean()) ** 2).sum()
+    return float(1 - ((said - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
+
+
+target = Number

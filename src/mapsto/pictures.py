@@ -1,0 +1,222 @@
+"""Pictures without a model: decoded, brought to a size, cut into patches and back, moved about, and counted.
+
+A decoded picture is (h, w, 3) of bytes, red, green and blue. Legend of shapes: h rows, w columns of pixels; p side of a patch;
+g × k patches.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto.errors import UsageError
+
+Pixels = NDArray[np.uint8]
+INSTALL = "pictures need the package Pillow: pip install 'mapsto[image]'"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's that starts another program
+MOST_PIXELS = 64_000_000
+PAPER = (255, 255, 255)  # what is seen through a picture
+COLOURS, EDGES, CELLS = 4, 8, 4
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+MOVED, BRIGHTER = 1 / 8, 0.2
+
+
+class Unreadable(ValueError):
+    """What keeps a file from being a picture."""
+
+
+def _pillow() -> Any:
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise UsageError(INSTALL) from error
+    return PIL
+
+
+def decode(content: bytes) -> Pixels:
+    """The pixels of an encoded picture, turned as its EXIF data say; of several frames the first, on white where it can be seen
+    through, of 16 bits a channel the upper 8. Raises Unreadable, and UsageError without Pillow."""
+    pillow = _pillow()
+    try:
+        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise Unreadable(
+                    f"{opened.width:,} × {opened.height:,} pixels are more than the {MOST_PIXELS:,} that are read"
+                )
+            opened.load()
+            return np.array(_coloured(pillow, pillow.ImageOps.exif_transpose(opened)))
+    except pillow.UnidentifiedImageError as error:
+        raise Unreadable("this is no picture of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
+    except Unreadable:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
+        raise Unreadable(f"the picture is damaged: {error}") from error
+
+
+def _coloured(pillow: Any, image: Any) -> Any:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        if image.mode.startswith("I"):
+            values = values / 257
+        return pillow.Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        paper = pillow.Image.new("RGBA", seen.size, PAPER)
+        return pillow.Image.alpha_composite(paper, seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def encode(pixels: Pixels) -> bytes:
+    """A PNG of the pixels."""
+    stream = io.BytesIO()
+    _pillow().Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def thumbnail(pixels: Pixels) -> bytes:
+    """A JPEG of the pixels, for a page."""
+    stream = io.BytesIO()
+    _pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a picture becomes a grid of patches of `patch` pixels.
+
+    fit: longest side in pixels, made no longer and never shorter, the shape kept ("inside"); or exactly `size` × `size`,
+    squashed ("squash"); or its shorter side brought to `shorter`, then the middle `size` × `size` ("middle"). filter: how
+    Pillow resamples.
+    """
+
+    patch: int
+    size: int
+    fit: Literal["inside", "squash", "middle"] = "inside"
+    shorter: int = 0
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the largest grid."""
+        return max(1, self.size // self.patch)
+
+    def framed(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
+        """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
+        h, w = pixels.shape[:2]
+        new = self._size(h, w)
+        done = self._resized(pixels, new)
+        scale = np.array([h / new[0], w / new[1]])
+        shift = np.zeros(2)
+        if self.fit == "middle":
+            done, corner = _middle(done, self.size)
+            shift = corner * scale
+        return done, np.stack([scale, shift], axis=1)
+
+    def _size(self, h: int, w: int) -> tuple[int, int]:
+        if self.fit == "squash":
+            return self.size, self.size
+        if self.fit == "middle":
+            short = self.shorter
+            return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
+        scale = min(1.0, self.size / max(h, w))
+        grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
+        return grid[0] * self.patch, grid[1] * self.patch
+
+    def _resized(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+        if pixels.shape[:2] == size:
+            return pixels
+        pillow = _pillow()
+        how = getattr(pillow.Image.Resampling, self.filter.upper())
+        return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
+
+
+def _middle(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
+    """The middle `size` × `size`, black where the picture ends before that; and its corner (y, x)."""
+    h, w = pixels.shape[:2]
+    top, left = (h - size) // 2, (w - size) // 2
+    if top < 0 or left < 0:
+        wide = np.zeros((max(h, size), max(w, size), 3), np.uint8)
+        y, x = max(0, -(-(size - h) // 2)), max(0, -(-(size - w) // 2))
+        wide[y : y + h, x : x + w] = pixels
+        inner, corner = _middle(wide, size)
+        return inner, corner - np.array([y, x])
+    return pixels[top : top + size, left : left + size], np.array([top, left], np.float64)
+
+
+def patches(pixels: Pixels, p: int) -> Pixels:
+    """(g·k, 3·p·p): the patches row by row, each channel by channel."""
+    g, k = pixels.shape[0] // p, pixels.shape[1] // p
+    return np.ascontiguousarray(pixels.reshape(g, p, k, p, 3).transpose(0, 2, 4, 1, 3)).reshape(g * k, 3 * p * p)
+
+
+def joined(found: Pixels, grid: tuple[int, int], p: int) -> Pixels:
+    """The inverse of `patches`."""
+    g, k = grid
+    return np.ascontiguousarray(found.reshape(g, k, 3, p, p).transpose(0, 3, 1, 4, 2)).reshape(g * p, k * p, 3)
+
+
+def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, tuple[int, int], bool]:
+    """The picture shifted by up to an eighth of its sides, its edge drawn out, a little brighter or darker, and with `mirror`
+    as often as not seen in a mirror; the shift (y, x) and whether it was mirrored (before that)."""
+    h, w = pixels.shape[:2]
+    most = (max(1, round(h * MOVED)), max(1, round(w * MOVED)))
+    shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
+    turned = mirror and bool(rng.random() < 0.5)
+    light = 1 + BRIGHTER * (2 * rng.random() - 1)
+    rows = np.clip(np.arange(h) - shift[0], 0, h - 1)
+    columns = np.clip(np.arange(w) - shift[1], 0, w - 1)
+    found = (pixels[:, ::-1] if turned else pixels)[rows][:, columns]
+    return np.clip(found * light, 0, 255).astype(np.uint8), shift, turned
+
+
+def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """As another camera would have it: noise, a blur of three pixels, half the light."""
+    noise = rng.normal(0, 16, pixels.shape)
+    wide = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    h, w = pixels.shape[:2]
+    blurred = sum(wide[y : y + h, x : x + w] for y in range(3) for x in range(3)) / 9
+    changed = {"noise": pixels + noise, "blurred": blurred, "darker": pixels * 0.5}
+    return {name: np.clip(np.asarray(found), 0, 255).astype(np.uint8) for name, found in changed.items()}
+
+
+def counted(pictures: Sequence[Pixels]) -> NDArray[np.float32]:
+    """(n, f) features that need no training: in each of 4 × 4 parts how often each of 4 × 4 × 4 colours stands there, and how
+    strong its edges are in each of 8 directions (Dalal & Triggs 2005), each scaled to length 1."""
+    return np.stack([np.concatenate([_colours(pixels), _edges(pixels)]) for pixels in pictures])
+
+
+def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
+    return [part for rows in np.array_split(values, CELLS, 0) for part in np.array_split(rows, CELLS, 1)]
+
+
+def _colours(pixels: Pixels) -> NDArray[np.float32]:
+    names = (pixels // (256 // COLOURS)).astype(np.int64) @ np.array([COLOURS**2, COLOURS, 1])
+    return _unit([np.bincount(part.ravel(), minlength=COLOURS**3) for part in _parts(names)])
+
+
+def _edges(pixels: Pixels) -> NDArray[np.float32]:
+    grey = pixels.astype(np.float32) @ GREY
+    y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))
+    strength = np.hypot(y, x)
+    way = ((np.arctan2(y, x) % np.pi) / np.pi * EDGES).astype(np.int64) % EDGES
+    found = [np.bincount(of.ravel(), by.ravel(), EDGES) for of, by in zip(_parts(way), _parts(strength), strict=True)]
+    return _unit(found)
+
+
+def _unit(found: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    values = np.sqrt(np.concatenate(found).astype(np.float32))
+    return (values / (np.linalg.norm(values) or 1.0)).astype(np.float32)
+
+
+def counting() -> Callable[[Sequence[Pixels]], Any]:
+    """From pictures to sparse vectors (n, f) of length 1."""
+    from scipy.sparse import csr_matrix  # a second to import
+
+    return lambda asked: csr_matrix(counted(asked) / 2**0.5)

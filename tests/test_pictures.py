@@ -1,0 +1,310 @@
+"""Pictures as users have them: every mode and shape is read, what is none is named, and what is moved keeps its place."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL", reason="the extra [image] is not here")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runs import run, write_photos
+
+import mapsto
+from mapsto import data, kinds, pictures
+from mapsto.corrupt import generator
+from mapsto.kinds import BadCell
+from mapsto.kinds.image import PLACES, Picture
+from mapsto.pictures import Frame
+
+SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
+
+
+def saved(image: Any, kind: str = "PNG", **how: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+def two_colours(size: tuple[int, int] = (8, 4)) -> Any:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", size, (255, 0, 0))
+    image.paste((0, 0, 255), (size[0] // 2, 0, *size))
+    return image
+
+
+def photos(folder: Path, count: int = 40, bad: int = 0) -> Path:
+    """See write_photos; the first ones are no pictures."""
+    write_photos(folder, count)
+    for i in range(bad):
+        (folder / "bright" / f"{i:03}-bad.png").write_bytes(
+            (b"no picture", b"", saved(two_colours((60, 60)))[:-30])[i % 3]
+        )
+    return folder
+
+
+# Decoding
+
+
+def test_every_mode_is_read_as_colours() -> None:
+    grey16 = Image.fromarray((np.arange(32, dtype=np.uint16) * 2000).reshape(4, 8))
+    palette = two_colours().quantize(4)
+    see_through = two_colours().convert("RGBA")
+    see_through.putalpha(0)
+    shades = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(4, 8))
+    for image, kind, corner in (
+        (two_colours(), "PNG", (255, 0, 0)),
+        (palette, "GIF", (255, 0, 0)),
+        (see_through, "PNG", (255, 255, 255)),
+        (shades, "PNG", (0, 0, 0)),
+        (grey16, "PNG", (0, 0, 0)),
+        (two_colours().convert("1"), "PNG", None),
+        (two_colours().convert("CMYK"), "TIFF", (255, 0, 0)),
+        (two_colours(), "WEBP", None),
+    ):
+        pixels = pictures.decode(saved(image, kind))
+        assert pixels.shape == (4, 8, 3) and pixels.dtype == np.uint8
+        if corner is not None:
+            assert np.abs(pixels[0, 0].astype(int) - corner).max() <= 4, (kind, image.mode, pixels[0, 0])
+    assert pictures.decode(saved(grey16))[3, 7, 0] == round(62000 / 257)
+
+
+def test_a_camera_held_upright_is_turned() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to the right
+    pixels = pictures.decode(saved(two_colours((40, 20)), "JPEG", exif=exif, quality=95))
+    assert pixels.shape == (40, 20, 3)
+    assert pixels[2, 10, 0] > 200 and pixels[37, 10, 2] > 200
+
+
+def test_of_a_moving_picture_the_first_frame_is_read() -> None:
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    content = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pictures.decode(content)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = kinds.source("image").read
+    whole = saved(two_colours((60, 60)), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 5000)
+    for cell, said in (
+        (b"plain text", "no picture of a known format"),
+        (str(tmp_path / "cut.jpg"), "damaged"),
+        (str(tmp_path / "none.jpg"), "No such file"),
+        (str(tmp_path), "cannot be read"),
+        ("https://example.org/cat.jpg", "nothing is fetched"),
+        (saved(Image.new("L", (100, 100))), "more than the 5,000"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known format"),
+        ({"bytes": None, "path": None}, "blank"),
+        (np.zeros((4, 4)), "bytes"),
+    ):
+        with pytest.raises(BadCell, match=said):
+            read(cell)
+
+
+# Size and place
+
+
+@given(h=st.integers(1, 90), w=st.integers(1, 90), patch=st.sampled_from([1, 2, 4, 8]), side=st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_squashed_unless_asked(h: int, w: int, patch: int, side: int) -> None:
+    """Sides are whole patches; a picture grows by less than one, and keeps its shape to within one."""
+    pixels, origin = Frame(patch, side * patch).framed(np.zeros((h, w, 3), np.uint8))
+    new = np.array(pixels.shape[:2])
+    assert (new % patch == 0).all() and (new <= side * patch).all()
+    scale = min(1.0, side * patch / max(h, w))
+    assert (np.abs(new - np.maximum(np.array([h, w]) * scale, patch)) <= patch).all()
+    assert np.allclose(origin[:, 0] * new, [h, w])
+
+
+@given(g=st.integers(1, 5), k=st.integers(1, 5), p=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_patches_are_joined_again(g: int, k: int, p: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (g * p, k * p, 3)).astype(np.uint8)
+    assert np.array_equal(pictures.joined(pictures.patches(pixels, p), (g, k), p), pixels)
+
+
+@pytest.mark.parametrize("how", ["move", "mirror"])
+def test_what_is_moved_keeps_its_place(how: str) -> None:
+    """A red spot: after moving, the patches that show it still say where it was in the raw picture."""
+    pixels = np.zeros((64, 48, 3), np.uint8)
+    pixels[24:32, 16:24, 0] = 255
+    source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
+    (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
+    seen = set()
+    for seed in range(30):
+        moved = source.augment(piece, generator(seed, 0, 0), how)
+        again = source.augment(piece, generator(seed, 0, 0), how)
+        assert np.array_equal(moved.tokens, again.tokens) and moved.alignment is not None
+        red = moved.tokens[:, PLACES : PLACES + 16].astype(float).mean(1)
+        red[moved.special] = 0
+        if red.max() < 150:
+            continue  # it lies on several patches
+        region = moved.alignment.to_raw([int(red.argmax())])
+        assert region is not None
+        (top, bottom), (left, right) = region
+        assert top < 30 and bottom > 26 and left < 22 and right > 18, region
+        assert (top + bottom) / 2 == pytest.approx(28, abs=6) and (left + right) / 2 == pytest.approx(20, abs=6)
+        seen.add(tuple(moved.tokens[red.argmax(), 1:3].tolist()))
+    assert len(seen) > 3
+
+
+def test_features_tell_colours_and_edges_apart() -> None:
+    flat = np.full((16, 16, 3), 100, np.uint8)
+    red, striped = flat.copy(), flat.copy()
+    red[:, :, 0], striped[:, ::4] = 250, 0
+    found = pictures.counted([flat, red, striped, flat])
+    assert found.shape[0] == 4 and np.array_equal(found[0], found[3])
+    assert np.abs(found[0] - found[1]).max() > 0.1 and np.abs(found[0] - found[2]).max() > 0.1
+
+
+# As a user has them
+
+
+def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
+    table = data.read(photos(tmp_path / "photos", 6))
+    assert table.columns == ("image", "label") and set(table.column("label")) == {"bright", "暗"}
+    flat = data.read(tmp_path / "photos" / "暗")
+    assert flat.columns == ("image",) and len(flat) == 3
+    assert data.read(Path(flat.column("image")[0])).column("image") == flat.column("image")[:1]
+    before = data.fingerprint(tmp_path / "photos")
+    Image.new("RGB", (3, 3)).save(tmp_path / "photos" / "暗" / "001.png")
+    assert data.fingerprint(tmp_path / "photos") != before
+
+
+def test_from_photos_to_answers(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    base = run("pretrain", "image", str(folder), "--out", str(tmp_path / "base"), *SMALL)
+    assert base.returncode == 0, base.stderr
+    given = ["--start", str(tmp_path / "base"), "--out", str(tmp_path / "clf"), "--epochs", "12"]
+    fitted = run("fit", "image -> label", str(folder), *given)
+    assert fitted.returncode == 0, fitted.stderr
+    names = [{"image": str(path), "label": path.parent.name} for path in sorted(folder.rglob("*.png"))]
+    data.write_rows(tmp_path / "all.csv", ["image", "label"], names)
+    scored = run(
+        "evaluate", str(tmp_path / "clf"), str(tmp_path / "all.csv"), "--out", str(tmp_path / "page.html"), "--json"
+    )
+    assert scored.returncode == 0, scored.stderr
+    found = json.loads(scored.stdout)
+    assert found["scores"]["accuracy"]["value"] > 0.9
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in page and "<rect " in page and "pixels of image" in page
+    clf = mapsto.load(tmp_path / "clf")
+    assert clf(names[0]["image"])["label"] == names[0]["label"]
+    assert clf(np.full((9, 30, 3), 230, np.uint8))["label"] == "bright"
+    assert clf.embed([names[0]["image"]]).shape == (1, 128)
+    why = clf.explain([names[0]["image"]])
+    assert why.faithfulness is not None and len(why[0].parts) == 8 * 6
+    one = run("predict", str(tmp_path / "clf"), str(names[1]["image"]))
+    assert one.returncode == 0 and one.stdout.splitlines()[1].startswith(f"{names[1]['image']},")
+
+
+def test_bytes_in_parquet_are_read_and_not_printed(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((tmp_path / "photos").rglob("*.png"))]
+    pq.write_table(pa.table({"image": cells, "label": ["b"] * 20 + ["d"] * 20}), tmp_path / "all.parquet")
+    fitted = run("fit", "image -> label", str(tmp_path / "all.parquet"), "--out", str(tmp_path / "clf"), *SMALL)
+    assert fitted.returncode == 0, fitted.stderr
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        done = run("predict", str(tmp_path / "clf"), str(tmp_path / "all.parquet"), "--out", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("000.png,b,")
+    assert pq.read_table(tmp_path / "out.parquet").column("image")[0].as_py() == cells[0]
+
+
+def test_names_stand_beside_their_table(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    rows = [
+        {"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in (tmp_path / "photos").rglob("*.png")
+    ]
+    data.write_rows(tmp_path / "photos" / "list.csv", ["image", "label"], rows)
+    done = run("check", "image -> label", str(tmp_path / "photos" / "list.csv"))
+    assert done.returncode == 0, done.stdout
+
+
+def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 300, bad=3)
+    stopped = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL)
+    assert stopped.returncode == 1 and "3 bad cells" in stopped.stderr and "000-bad.png" in stopped.stderr
+    assert not (tmp_path / "clf").exists()
+    skipped = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL, "--bad-rows", "skip")
+    assert skipped.returncode == 0, skipped.stderr
+    rejected = (tmp_path / "clf" / "rejected.csv").read_text(encoding="utf-8")
+    assert rejected.count("bad.png") >= 3 and "damaged" in rejected
+    done = run("predict", str(tmp_path / "clf"), str(folder), "--out", str(tmp_path / "out.csv"))
+    assert done.returncode == 0 and "3 of 303 rows could not be answered" in done.stderr
+    table = data.read(tmp_path / "out.csv")
+    assert len(table) == 303 and sum(error is not None for error in table.column("error")) == 3
+
+
+def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    shown = sorted(folder.rglob("*.png"))[0]
+    (tmp_path / "test" / "bright").mkdir(parents=True)
+    (tmp_path / "test" / "bright" / "copy.png").write_bytes(shown.read_bytes())
+    done = run("check", "image -> label", str(folder), "--test", str(tmp_path / "test"))
+    assert done.returncode == 1 and "also stands in the training data" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--vocabulary", "300"], "pictures have none"),
+        (["--length", "8"], "--length is for text"),
+        (["--augment", "mirrored"], "mirror"),
+    ],
+)
+def test_options_that_are_not_for_pictures_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 8)
+    done = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL, *flags)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_options_that_are_not_for_text_are_refused(tmp_path: Path) -> None:
+    data.write_rows(
+        tmp_path / "t.csv", ["text", "label"], [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)]
+    )
+    done = run(
+        "fit", "text -> label", str(tmp_path / "t.csv"), *SMALL, "--augment", "mirror", "--out", str(tmp_path / "m")
+    )
+    assert done.returncode == 2 and "would change nothing" in done.stderr
+    done = run(
+        "pretrain",
+        "image",
+        str(photos(tmp_path / "p", 8)),
+        *SMALL,
+        "--objective",
+        "causal",
+        "--out",
+        str(tmp_path / "m"),
+    )
+    assert done.returncode == 2 and "there is: masked" in done.stderr
+
+
+def test_pictures_are_compared(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 60)
+    mapsto.pretrain("image", str(folder), tmp_path / "base", layers=1, width=64, steps=3)
+    found = mapsto.compare(
+        "image -> label", str(folder), tmp_path / "cmp", starts=["scratch", str(tmp_path / "base")], labels=[8, "all"],
+        seeds=2, epochs=1, methods=["full", "probe"],
+    )  # fmt: skip
+    assert "colours and edges, linear" in found.curves
+    assert set(found.curves["base, probe"][0].changes) == {"noise", "blurred", "darker"}
+    assert found.curves["colours and edges, linear"][-1].score.value > 0.9
+    page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+    assert "What it looks at" in page and page.count("<svg role") >= 8
+
+
+def test_a_picture_says_what_it_is() -> None:
+    picture = Picture.of(saved(two_colours()))
+    assert str(picture) == "a picture of 8 × 4 pixels" and picture.pixels.shape == (4, 8, 3)
