@@ -11,9 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from typing import Any
 
 WORDS = [
     "river",

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import run, sentences, start, write_labelled
 
 import mapsto
 from mapsto import kinds
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
 from mapsto.study import nested
-from runs import run, sentences, start, write_labelled
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
 FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]

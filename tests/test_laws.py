@@ -66,7 +66,7 @@ def table(count: int = 40) -> Any:
             "image": picture(i, "winter" in t),
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
-        }  # fmt: skip
+        }
         for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
     ]
     return read(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import run, sentences
 from sklearn.metrics import log_loss
 
 import mapsto
@@ -20,7 +21,6 @@ from mapsto.explain import Part
 from mapsto.reports.evaluated import evaluated
 from mapsto.scrutiny import scrutinize
 from mapsto.transformer import Linear
-from runs import run, sentences
 
 
 def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:

@@ -12,8 +12,8 @@ import torch
 from mapsto.begin import Beginning
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
-from mapsto.layout import Replicas
 from mapsto.kinds import Learning
+from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective

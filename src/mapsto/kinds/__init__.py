@@ -64,10 +64,10 @@ class Source(ABC):
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
-    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning: how fits
-    of it are run. contrasts: whether few labels are best contrasted. augmented:
-    how `augment` can vary values, the usual way first. measured: what `extent` counts. files: whether cells may name files.
-    rows_at_once: how many values are held as pieces when answering.
+    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning:
+    how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
+    usual way first. measured: what `extent` counts. files: whether cells may name files. rows_at_once: how many values are held
+    as pieces when answering.
     """
 
     kind: ClassVar[str]
