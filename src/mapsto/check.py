@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mapsto import kinds
 from mapsto.arrow import Arrow
-from mapsto.errors import Finding, shorten
+from mapsto.errors import Finding, place, shorten
 from mapsto.examples import Rows
 
 SHINGLE = 5
@@ -58,7 +58,7 @@ class _Values:
 
     def place(self, index: int) -> str:
         file, line = self.rows.table.origin(int(self.rows.rows[index]))
-        return f"{file}, row {line}"
+        return place(file, line)
 
 
 def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:

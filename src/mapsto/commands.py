@@ -18,7 +18,7 @@ from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError, shorten
+from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import compare as compare_starts
@@ -226,7 +226,7 @@ def suggest(
             "" if suggestion.confidence is None else f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
         )
         values = [found.pool.column(name)[suggestion.row] for name in found.pool.columns]
-        print(f"{Path(file).name}, row {row}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
+        print(f"{place(Path(file).name, row)}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
 
 
 def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:

@@ -26,7 +26,7 @@ MEDIA = {"image": pictures.SUFFIXES}
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of equal length. `origins` gives (file, row as an editor shows it) for each row."""
+    """Named columns of equal length. `origins` gives (file, row as an editor shows it, 0 for a whole file) for each row."""
 
     data: dict[str, list[Any]]
     origins: Sequence[tuple[str, int]]
@@ -203,7 +203,7 @@ def _listed_files(path: Path) -> Table | None:
     None for what holds tables."""
     of = next((kind for kind, suffixes in MEDIA.items() if path.suffix.lower() in suffixes), None)
     if of is not None and path.is_file():
-        return Table({of: [str(path)]}, [(str(path), 1)], [])
+        return Table({of: [str(path)]}, [(str(path), 0)], [])
     if not path.is_dir() or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
     for kind, suffixes in MEDIA.items():
@@ -212,7 +212,7 @@ def _listed_files(path: Path) -> Table | None:
             labels = [parts[0] if len(parts := file.relative_to(path).parts) > 1 else None for file in files]
             if any(label is not None for label in labels):
                 data["label"] = labels
-            return Table(data, [(str(file), 1) for file in files], [])
+            return Table(data, [(str(file), 0) for file in files], [])
     return None
 
 

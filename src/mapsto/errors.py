@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 SHOWN_FINDINGS = 20
 
@@ -29,9 +30,14 @@ class RunError(MapstoError):
     """A run that cannot start or go on: a full disk, a folder in use, a loss that is not finite."""
 
 
+def place(file: str | Path, row: int | None) -> str:
+    """Where something stands, for people; a row of None or 0 is the whole file."""
+    return f"{file}, row {row}" if row else str(file)
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One fault in the user's data. `row` is 1-based as an editor shows it; None means the whole file."""
+    """One fault in the user's data. `row` is 1-based as an editor shows it; None or 0 means the whole file."""
 
     file: str
     row: int | None
@@ -40,11 +46,11 @@ class Finding:
     reason: str
 
     def __str__(self) -> str:
-        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        where = place(self.file, self.row)
         if self.column is not None:
-            place += f", column {self.column!r}"
+            where += f", column {self.column!r}"
         shown = "" if self.value is None else f": {shorten(self.value)!r}"
-        return f"{place}{shown}: {self.reason}"
+        return f"{where}{shown}: {self.reason}"
 
 
 class DataError(MapstoError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
@@ -182,7 +183,7 @@ def _from_table(
         return _examples(mapping, kept, options, options.seed, say), watched
 
     return Material(
-        arrow, config, sources, targets, table.fingerprint, len(kept), len(held), held, tested, rejected, examples,
+        arrow, config, sources, targets, fingerprint_of(arrow, rows), len(kept), len(held), held, tested, rejected, examples,
         findings,
     )  # fmt: skip
 
@@ -244,6 +245,18 @@ def _from_corpus(
 def read_by(arrow: Arrow) -> dict[str, type[Source]]:
     """The kinds that the arrow reads, of which no object is needed to read cells."""
     return {port.kind: kinds.source(port.kind) for port in arrow.sources}
+
+
+def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
+    """SHA-256 of the table, and of what the files hold that its cells name."""
+    files = [
+        kinds.source(port.kind).key(value)
+        for port, values in zip(arrow.sources, rows.sources, strict=True)
+        if kinds.source(port.kind).files
+        for value in values
+    ]
+    found = rows.table.fingerprint
+    return hashlib.sha256("".join([found, *files]).encode()).hexdigest() if files else found
 
 
 def made_targets(arrow: Arrow, options: Options) -> list[Target]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mapsto import kinds
 from mapsto.corrupt import generator
-from mapsto.errors import UsageError, shorten
+from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.explain import Explainer, Part
 from mapsto.mapping import Mapping
@@ -76,7 +76,8 @@ class Case:
 
     def __str__(self) -> str:
         said = f"{self.truth!r} answered as {self.answer!r} ({self.percent})"
-        return f"{self.file}, row {self.row}: {said}: {shorten(self.read)}"
+        read = "" if self.read == self.file else f": {shorten(self.read)}"
+        return f"{place(self.file, self.row)}: {said}{read}"
 
 
 @dataclass(frozen=True)

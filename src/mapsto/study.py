@@ -28,7 +28,7 @@ from mapsto.examples import Rows, bind_to, read_rows, require_whole
 from mapsto.kinds import Target
 from mapsto.options import Method, Options
 from mapsto.plan import FEW_LABELS
-from mapsto.prepare import apart, examined, made_targets, read_by
+from mapsto.prepare import apart, examined, fingerprint_of, made_targets, read_by
 from mapsto.progress import Progress
 
 SCRATCH = "scratch"
@@ -189,11 +189,11 @@ def planned(
     study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like, findings)
     facts = {
         "arrow": str(bound),
-        "data": table.fingerprint,
+        "data": fingerprint_of(bound, rows),
         "rows": len(rows),
-        "test": seen.fingerprint,
+        "test": fingerprint_of(bound, views[TEST]),
         "tested": len(views[TEST]),
-        "shift": views[SHIFT].table.fingerprint if SHIFT in views else None,
+        "shift": fingerprint_of(bound, views[SHIFT]) if SHIFT in views else None,
         "starts": {start: found.fingerprint for start, found in opened.items()},
         "ways": [asdict(way) for way in ways],
         "labels": study.labels,

@@ -17,7 +17,7 @@ from mapsto.begin import begin, make_config, make_mapping, make_sources
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.device import seed_all
-from mapsto.errors import UsageError, shorten
+from mapsto.errors import UsageError, place, shorten
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
 from mapsto.mapping import Mapping
 from mapsto.options import Options
@@ -83,7 +83,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
             seen.add(port.column)
             cell = legible({"": table.column(port.column)[row]})[""]
             size = f", {len(cell)} characters" if isinstance(cell, str) else ""
-            yield f"cell     {file}, row {line}, column {port.column!r}{size}: {shorten(str(cell), 90)!r}"
+            yield f"cell     {place(file, line)}, column {port.column!r}{size}: {shorten(str(cell), 90)!r}"
 
 
 def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from mapsto.errors import place
 from mapsto.faithfulness import Explanations
 from mapsto.page import Page, Section, Table
 from mapsto.reports.parts import marked
@@ -23,7 +24,7 @@ def explained(found: Explanations, model: str) -> Page:
         values = [column[at] for column in found.rows.sources]
         rows.append(
             [
-                f"{Path(file).name}, row {line}",
+                place(Path(file).name, line),
                 marked(found.ports, values, explanation.parts),
                 said,
                 f"{explanation.told:+.2f}",

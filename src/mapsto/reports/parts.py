@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
-from mapsto.errors import Finding
+from mapsto.errors import Finding, place
 from mapsto.evaluate import Answers
 from mapsto.explain import Part
 from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
@@ -67,7 +67,7 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
         plain = not case.parts and all(isinstance(value, str) for value in values)
         shown = _short(case.read) if plain else marked(ports, values, case.parts)
         said = f"{case.answer} ({case.percent})"
-        rows.append([f"{Path(case.file).name}, row {case.row}", shown, case.truth, said])
+        rows.append([place(Path(case.file).name, case.row), shown, case.truth, said])
     return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None
 
 
@@ -131,7 +131,7 @@ def reasons(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
 def data_findings(findings: Sequence[Finding]) -> list[Section]:
     """What looks wrong in the rows."""
     rows = [
-        [f"{Path(found.file).name}" + ("" if found.row is None else f", row {found.row}"), found.reason,
+        [place(Path(found.file).name, found.row), found.reason,
          "" if found.value is None else _short(str(found.value))]
         for found in findings[:SHOWN_FINDINGS]
     ]  # fmt: skip
