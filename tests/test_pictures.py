@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import run, write_photos
+from runs import run, sentences, write_photos
 
 import mapsto
 from mapsto import data, kinds, pictures
@@ -303,6 +303,44 @@ def test_pictures_are_compared(tmp_path: Path) -> None:
     assert found.curves["colours and edges, linear"][-1].score.value > 0.9
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
     assert "What it looks at" in page and page.count("<svg role") >= 8
+
+
+def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 12)
+    mapsto.pretrain("image", str(folder), tmp_path / "base", layers=1, width=64, steps=30)
+    base = mapsto.load(tmp_path / "base")
+    names = [str(path) for path in sorted(folder.rglob("*.png"))]
+    half, again = base.complete(names, 0.5), base.complete(names, 0.5)
+    for name, one, other in zip(names, half, again, strict=True):
+        was = pictures.decode(Path(name).read_bytes())
+        assert np.array_equal(one, other) and max(one.shape[:2]) == 16
+        if one.shape == was.shape:
+            same = (one == was).all(axis=2).mean()
+            assert 0.3 < same < 0.7
+            assert abs(float(one.mean()) - float(was.mean())) < 60
+    done = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled"))
+    assert done.returncode == 0 and len(list((tmp_path / "filled").iterdir())) == 12
+    assert pictures.decode(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
+    for arguments, said in (
+        ([str(tmp_path / "base"), str(folder), "--hide", "0.5"], "name a folder"),
+        ([str(tmp_path / "base"), str(folder), "--hide", "2", "--out", str(tmp_path / "f")], "between 0 and 1"),
+    ):
+        wrong = run("predict", *arguments)
+        assert wrong.returncode == 2 and said in wrong.stderr
+
+
+def test_hidden_words_are_filled_in(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in sentences(200)]
+    mapsto.pretrain("text", rows, tmp_path / "base", layers=1, width=64, vocabulary=300, steps=40)
+    base = mapsto.load(tmp_path / "base")
+    text = f"  {rows[0]['text']}  今天天气真好！"
+    (found,) = base.complete([text], 0.3)
+    assert found != text and found.startswith("  ") and len(found.split()) >= len(text.split()) - 2
+    done = run("predict", str(tmp_path / "base"), "--text", text, "--hide", "0.3")
+    assert done.returncode == 0 and done.stdout.strip() == found.strip()
+    clf = mapsto.fit("text -> label", [{"text": r["text"], "label": "ab"[i % 2]} for i, r in enumerate(rows)], steps=1)
+    with pytest.raises(mapsto.MapstoError, match="put back what is hidden"):
+        clf.complete([text])
 
 
 def test_a_picture_says_what_it_is() -> None:

@@ -196,12 +196,21 @@ def predict(
     min_confidence: Annotated[
         float, typer.Option(help="Leave an answer blank that is less sure; `mapsto evaluate` shows what that gains.")
     ] = 0.0,
+    hide: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a pretrained model: hide this share of each value and fill it in; pictures go into the folder --out."
+        ),
+    ] = None,
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
     from mapsto.device import keep_memory
 
     keep_memory()
+    if hide is not None:
+        commands.complete(model, data, text, out, device, precision, encoding, hide)
+        return
     commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence)
 
 

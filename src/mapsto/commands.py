@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mapsto import checkpoint, folder, kinds, pictures
 from mapsto import data as tables
-from mapsto import folder, kinds
 from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
@@ -20,11 +20,11 @@ from mapsto.check import doctor
 from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
-from mapsto.examples import bind_to, encode, read_cells, read_rows
+from mapsto.examples import bind_to, encode, read_cells, read_rows, require_whole
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
-from mapsto.predict import Predictor
+from mapsto.predict import Predictor, completed
 from mapsto.prepare import read_by
 from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
@@ -72,6 +72,45 @@ def predict(
     writer = csv.DictWriter(sys.stdout, answered.columns)
     writer.writeheader()
     writer.writerows(map(legible, answered))
+
+
+def complete(
+    model: str,
+    data: Path | None,
+    texts: list[str] | None,
+    out: Path | None,
+    device: str,
+    precision: str,
+    encoding: str | None,
+    hide: float,
+) -> None:
+    """Values with a share of them hidden and filled in again: pictures to a folder, others to a table or the screen."""
+    if (data is None) == (not texts):
+        raise UsageError("give a table, or one or more --text")
+    held = load(model, device, precision)
+    port = held.mapping.arrow.sources[0]
+    files = kinds.source(port.kind).files
+    if out is None and files:
+        raise UsageError("pictures are filled in to files: name a folder with --out")
+    given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
+    table = tables.read(given, encoding=encoding)
+    bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
+    rows = read_rows(bound, table, read_by(bound), [])
+    require_whole(rows, table.rejected, len(table), "stop")
+    found = list(completed(held.predictor.mapping, rows.sources[0], hide, held.predictor.device))
+    if not files:
+        if out is None:
+            print("\n".join(found))
+        else:
+            tables.write_rows(out, [port.kind], [{port.kind: value} for value in found])
+        return
+    assert out is not None
+    out.mkdir(parents=True, exist_ok=True)
+    for at, pixels in enumerate(found):
+        file, row = table.origin(int(rows.rows[at]))
+        name = f"{Path(file).stem}-{row}" if row else Path(file).stem
+        checkpoint.write_atomic(out / f"{at + 1:05}-{name}.png", pictures.encode(pixels))
+    print(f"wrote {len(rows):,} pictures to {out}", file=sys.stderr)
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:

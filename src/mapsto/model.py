@@ -67,6 +67,11 @@ class Model:
         """One answer a row, in order, of a table or a list of values; {"error": reason} where a row cannot be read."""
         return list(self.predictor.answer(tables.read(self._table(data))))
 
+    def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0) -> list[Any]:
+        """Each value with the share `hide` of it hidden and filled in again: text, or pixels (h, w, 3) in the size in which the
+        model reads them. Raises UsageError for a model that does not put back what `~` hides."""
+        return self.predictor.complete(values, hide, seed)
+
     def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
         """Scores on a table with answers, each with its number of items and 95 % interval. Raises DataError for bad rows,
         unless `bad_rows` is "skip" and they are at most 1 %."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.arrow import Arrow
+from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
@@ -188,6 +189,12 @@ class Predictor:
                     found[int(batch.rows[example])].append(answer)
         return [{self.mapping.targets[port].kind: answers} for answers in found]
 
+    def complete(self, values: Sequence[Any], hide: float, seed: int = 0) -> list[Any]:
+        """Each value with a share of it hidden and put back: text, or pixels (h, w, 3). Raises UsageError."""
+        source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
+        read = [_read(source, value, row) for row, value in enumerate(values)]
+        return list(completed(self.mapping, read, hide, self.device, seed))
+
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
         encoder was trained to give them, else as the model pools."""
@@ -202,6 +209,45 @@ class Predictor:
             return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
         longest = None if mapping.config.sentence is None else mapping.config.sentence.longest
         return vectors(mapping, values, self.device, mapping.sentence, longest)
+
+
+def completed(
+    mapping: Mapping, values: Sequence[Any], share: float, device: torch.device, seed: int = 0
+) -> Iterator[Any]:
+    """Each value, already read, with a `share` of it hidden, a function of (seed, row), and put back.
+
+    Raises UsageError for a mapping that does not put back what `~` hides of its one source.
+    """
+    source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
+    if len(mapping.arrow.sources) != 1 or target is None or not mapping.arrow.corrupted:
+        raise UsageError(
+            f"--hide is for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
+        )
+    if target.corruption.causal == 1:
+        raise UsageError("this model puts a token back from those before it alone, so it fills nothing in")
+    if not 0 < share < 1:
+        raise UsageError(f"--hide is a share between 0 and 1, not {share}")
+    corruption = Corruption(share, share, ahead=target.corruption.ahead)
+    longest = mapping.config.longest
+    pieces = [
+        piece if len(piece) <= longest else source.cut(piece, longest)
+        for piece in source.encode(values, 0, aligned=True)
+    ]
+    examples, chosen = [], []
+    for row, piece in enumerate(pieces):
+        shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+        chosen.append(hidden)
+        asked = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
+        examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
+    said: list[Tensor] = [torch.zeros(0)] * len(pieces)
+    for batch, states in over(mapping, examples, device):
+        readout = batch.answers[0]
+        assert readout is not None
+        output = mapping.read(states, batch, 0).float().cpu()
+        for at, row in enumerate(batch.rows.tolist()):
+            said[row] = output[readout.examples.cpu() == at]
+    for value, piece, hidden, output in zip(values, pieces, chosen, said, strict=True):
+        yield target.completed(value, piece, hidden, output)
 
 
 def pooled_outputs(

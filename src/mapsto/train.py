@@ -222,7 +222,8 @@ def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    listed = [examples.example(row, 0, 0.0) for row in range(len(examples))]
+    plain = replace(examples, augment=None)
+    listed = [plain.example(row, 0, 0.0) for row in range(len(plain))]
     vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.pooled_width), np.float32)
     for batch, hidden in over(mapping, listed, device):
         vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()

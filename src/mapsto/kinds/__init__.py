@@ -267,6 +267,11 @@ class Target(ABC):
         """The answer is what `corruption` hides of a source of this kind. Raises UsageError where that cannot be."""
         raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
+    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
+        """The value that `piece`, which has its alignment, was made of, with what outputs (m, …) say in the place of its `hidden`
+        tokens (m,). Raises UsageError for kinds that cannot be put back."""
+        raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
+
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """The answer as numbers, laid against the pieces of its example."""

@@ -505,6 +505,12 @@ class ImageTarget(Target):
         """Keep how patches are hidden, so that they are asked for in the same way."""
         self.corruption = corruption
 
+    def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+        """The pixels (h, w, 3) of the picture in the size in which it is read."""
+        tokens = piece.tokens.copy()
+        tokens[hidden, PLACES:] = self._pixels(output).flatten(1).numpy()
+        return pictures.joined(tokens[~piece.special, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), self.patch)
+
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """A picture for another one is not here yet."""
         raise UsageError("`image` as an answer needs `~image` as its source; pictures made of others are not here yet")
@@ -538,11 +544,13 @@ class ImageTarget(Target):
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The pixels (p, p, 3) of each patch, from 0 to 255."""
-        p = self.patch
+        return [{"pixels": patch.tolist()} for patch in self._pixels(output).permute(0, 2, 3, 1)]
+
+    def _pixels(self, output: Tensor) -> Tensor:
+        """(m, 3, p, p) of bytes."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        pixels = output.float().cpu().view(-1, 3, p, p) * std + mean
-        found = (255 * pixels).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-        return [{"pixels": patch.tolist()} for patch in found]
+        pixels = output.float().cpu().view(-1, 3, self.patch, self.patch) * std + mean
+        return (255 * pixels).round().clamp(0, 255).byte()
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """The error of the hidden patches, and the share of their variance that is explained."""

@@ -244,6 +244,21 @@ class TextTarget(Target):
         """Keep how tokens are hidden, so that they are asked for in the same way."""
         self.corruption = corruption
 
+    def completed(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
+        """The text with the likeliest tokens; what was not hidden stays as it was written."""
+        assert piece.alignment is not None
+        told = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
+        found, at = [], 0
+        for token in np.flatnonzero(~piece.special).tolist():
+            start, end = piece.alignment.regions[token, 0].tolist()
+            written = value[start:end]
+            if token in told:
+                said = self.reader.tokenizer.decode([told[token]]).strip().removeprefix("##")
+                written = written[: len(written) - len(written.lstrip())] + said
+            found += [value[at:start], written]
+            at = end
+        return "".join([*found, value[at:]])
+
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Text in words is an appended answer, which this kind does not give yet."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
