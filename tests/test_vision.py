@@ -22,6 +22,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+import mapsto
 from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.errors import CheckpointError
@@ -165,6 +166,19 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     torch.testing.assert_close(values, seen(tmp_path / "theirs", pictures()))
     said = "last_hidden_state" if task == "body" else "logits"
     torch.testing.assert_close(opened.eval()(values)[said], reference(values)[said], **CLOSE)
+
+
+def test_low_rank_updates_are_merged_and_peft_is_not_promised(tmp_path: Path) -> None:
+    make("dinov2", "label", tmp_path / "start")
+    rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(pictures() * 3)]
+    given = {"start": tmp_path / "start", "device": "cpu", "precision": "fp32", "method": "full"}
+    clf = mapsto.fit("image -> label", rows, tmp_path / "run", lora=4, steps=10, rate=1e-2, **given)
+    assert not (tmp_path / "run" / "adapter").exists()
+    merged = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
+    shares = torch.softmax(merged(seen(tmp_path / "run", pictures())).logits, -1)
+    answers = clf.predict([{"image": value} for value in pictures()])
+    ours = torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers])
+    torch.testing.assert_close(ours, shares, **CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -177,12 +177,19 @@ def _table(part: Part, names: Iterable[str]) -> Table:
 
 def _files(path: Path) -> list[Path]:
     """The files that tables are read from: the one, or those in a folder."""
-    if not path.is_dir():
+    if not _is(path.is_dir, path):
         return [path]
     found = _within(path, lambda file: readers.format_of(file) is not None)
     if not found:
         raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *MEDIA['image']))}")
     return found
+
+
+def _is(what: Callable[[], bool], path: Path) -> bool:
+    try:
+        return what()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
@@ -202,9 +209,9 @@ def _listed_files(path: Path) -> Table | None:
     """A picture, or a folder of pictures, as a table of names; where they stand in folders of their own, those name their labels.
     None for what holds tables."""
     of = next((kind for kind, suffixes in MEDIA.items() if path.suffix.lower() in suffixes), None)
-    if of is not None and path.is_file():
+    if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
-    if not path.is_dir() or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
+    if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
     for kind, suffixes in MEDIA.items():
         if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]

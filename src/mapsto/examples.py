@@ -23,6 +23,7 @@ FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
 SHORT_GROUP = 0.25
 SHORTEST_PIECE = 4
+MANY_ALIKE = 8
 PLAIN = str | int | float  # cells that a message can show
 
 
@@ -295,10 +296,10 @@ def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORT
     while waiting:
         longest = max(sizes[i] for i in waiting)
         length = row_length(longest, shortest)
-        if 2 * longest > length and all(sizes[i] == longest for i in waiting):
-            length = longest  # pictures are often of one size: a row each, and no place is left over
         if (total := sum(sizes[i] for i in waiting)) <= length:
             length = lone_length(total)
+        elif 2 * longest > length and total == longest * len(waiting) and len(waiting) >= MANY_ALIKE:
+            length = longest  # pictures are often of one size: a row each, and no place is left over
         fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i], shortest) < length]
         rows = pack([sizes[i] for i in waiting], length, fillers)
         left = set(range(len(waiting))) - {at for row in rows for at in row}

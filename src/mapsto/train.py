@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import adapter, checkpoint, corpus, folder, lora
+from mapsto import adapter, checkpoint, corpus, folder, lora, zoo
 from mapsto import data as tables
 from mapsto.arrow import parse
 from mapsto.begin import (
@@ -135,7 +135,11 @@ def fit(
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
-                if updates:
+                if updates and zoo.family(work.mapping.config.family).renamed:
+                    progress.say(
+                        "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
+                    )
+                elif updates:
                     adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
                 folder.save(work.mapping.float(), run, provenance, scores, findings)
                 progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")

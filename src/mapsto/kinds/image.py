@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,12 +42,13 @@ FAINTEST_SHADE = 0.05
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Picture:
-    """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes."""
+    """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes, by which
+    pictures are equal."""
 
-    path: str | None
-    content: bytes | None
+    path: str | None = field(compare=False)
+    content: bytes | None = field(compare=False, repr=False)
     digest: str
     height: int
     width: int
@@ -89,6 +90,8 @@ def _may_be(value: object) -> bool:
 
 def _read(cell: object) -> Picture:
     """A file's name, encoded bytes, a dict of either as Hugging Face has it, or pixels (h, w, 3) of bytes."""
+    if isinstance(cell, Picture):
+        return cell
     path, content = None, None
     if isinstance(cell, dict):
         content, path = cell.get("bytes"), cell.get("path")
