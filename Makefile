@@ -21,8 +21,9 @@ slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
 # The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
-# SETFIT=… names a Python that has the package setfit (benchmarks/setfit_peer.py); without it its algorithm is written out.
+# What long benchmarks kept of an earlier run goes first. SETFIT=… names a Python that has the package setfit (benchmarks/setfit_peer.py); without it its algorithm is written out.
 bench: $(VENV)/.bench
+	rm -rf runs/benchmarks
 	failed=; for work in startup packing attention products pretraining prediction "fitting --tasks SST-2 --rows 600 --seeds 2" growth "corpus 1 10 100" \
 		"continuing --epochs 2 --labels 4,16 --methods probe" "objectives --minutes 1" \
 		"few_labels --tasks SST-2 --labels 4,16 --seeds 2 --methods auto,probe $(if $(SETFIT),--setfit $(SETFIT))" \
