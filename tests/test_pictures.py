@@ -270,6 +270,15 @@ def test_options_that_are_not_for_pictures_are_refused(flags: list[str], said: s
     assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
+def test_two_pictures_are_not_told_apart(tmp_path: Path) -> None:
+    rows = [
+        {"one": np.zeros((8, 8, 3), np.uint8), "two": np.ones((8, 8, 3), np.uint8), "label": "ab"[i % 2]}
+        for i in range(8)
+    ]
+    with pytest.raises(mapsto.MapstoError, match="can read one"):
+        mapsto.fit("one:image, two:image -> label", rows)
+
+
 def test_options_that_are_not_for_text_are_refused(tmp_path: Path) -> None:
     data.write_rows(
         tmp_path / "t.csv", ["text", "label"], [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)]

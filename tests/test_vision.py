@@ -198,6 +198,18 @@ def test_a_way_to_prepare_that_is_not_known_is_refused(change: dict[str, Any], s
         folders.load(tmp_path)
 
 
+def test_pictures_larger_than_positions_were_learnt_on_are_read_whole(tmp_path: Path) -> None:
+    make("dinov2", "label", tmp_path)
+    processor("squash", 96).save_pretrained(tmp_path)
+    model = mapsto.load(tmp_path, precision="fp32")
+    batch = packed(model.mapping, pictures())
+    assert batch.lengths.tolist() == [145] * 3 and model.mapping.config.longest == 145
+    reference = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    answers = model.predict([{"image": value} for value in pictures()])
+    ours = torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers])
+    torch.testing.assert_close(ours, torch.softmax(reference(seen(tmp_path, pictures())).logits, -1), **CLOSE)
+
+
 def test_a_folder_that_does_not_say_how_is_refused(tmp_path: Path) -> None:
     make("vit", "body", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()

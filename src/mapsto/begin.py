@@ -25,7 +25,6 @@ from mapsto.options import Options, splits
 from mapsto.shards import Shards
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
-MOST_VALUES = 4  # of one kind in an example, where all of each is read
 SIZES = ("layers", "width", "heads", "vocabulary")
 
 
@@ -178,7 +177,7 @@ def make_config(
         if len({source.kind for source in read}) > 1:
             raise UsageError("models that read values of several kinds are not here yet")
         largest = next((source.longest for source in read if source.longest is not None), None)
-        longest = max(LENGTH, options.length or 0) if largest is None else MOST_VALUES * largest
+        longest = max(LENGTH, options.length or 0) if largest is None else largest
         family = read[0].family if read else Source.family
         made = zoo.family(family).fresh
         assert made is not None

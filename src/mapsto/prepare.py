@@ -287,6 +287,11 @@ def _begun(
 def _require_ways(arrow: Arrow, options: Options) -> None:
     """Raise UsageError for options that no source of the arrow knows."""
     read = [kinds.source(port.kind) for port in arrow.sources]
+    for kind in read:
+        if kind.alone and sum(port.kind == kind.kind for port in arrow.sources) > 1:
+            raise UsageError(
+                f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
+            )
     if options.augment not in ("auto", "none") and not any(options.augment in kind.augmented for kind in read):
         raise UsageError(f"--augment {options.augment} would change nothing: {arrow} reads nothing that it is about")
     if options.length is not None and any(kind.augmented for kind in read):

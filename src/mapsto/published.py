@@ -81,6 +81,8 @@ def open(name: str) -> Start:
     stem = f"embedders.{chosen.reads}."
     weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
     source = kinds.source(chosen.reads).open(folder, weights)
+    if source.longest is not None:
+        config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     _require_body(config, source, tensors, folder)
     return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes))
 

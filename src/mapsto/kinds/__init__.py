@@ -66,8 +66,9 @@ class Source(ABC):
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
     whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning:
     how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
-    usual way first. measured: what `extent` counts. files: whether cells may name files. rows_at_once: how many values are held
-    as pieces when answering.
+    usual way first. measured: what `extent` counts. files: whether cells may name files. alone: whether an
+    arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
+    answering.
     """
 
     kind: ClassVar[str]
@@ -77,6 +78,7 @@ class Source(ABC):
     hides: ClassVar[float] = 0.30
     measured: ClassVar[str] = "length"
     files: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
     rows_at_once: ClassVar[int] = 4096
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
     learning: ClassVar[Learning] = Learning()

@@ -130,6 +130,7 @@ class ImageSource(Source):
     measured = "pixels"
     hides = 0.6
     files = True
+    alone = True
     rows_at_once = 256
     augmented = ("move", "mirror")
     learning = Learning(20, 100, 600, 5e-4)

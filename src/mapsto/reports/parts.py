@@ -139,7 +139,12 @@ def data_findings(findings: Sequence[Finding]) -> list[Section]:
         return []
     more = len(findings) - len(rows)
     text = [f"{more:,} more are not shown; mapsto check lists them all."] if more else []
-    table = Table("Repeated and nearly repeated rows, contradicting labels, rare classes", ["where", "what", "value"], rows, texts=(1, 2))
+    table = Table(
+        "Repeated and nearly repeated rows, contradicting labels, rare classes",
+        ["where", "what", "value"],
+        rows,
+        texts=(1, 2),
+    )
     return [Section("What was found in the data", text, tables=[table])]
 
 

@@ -44,7 +44,7 @@ def stack(raw: Mapping[str, Any]) -> TransformerConfig:
         activation=activation(raw.get("hidden_act", "gelu")),
         gated=False,
         positions="none",
-        max_positions=4 * (side**2 + 16),
+        max_positions=side**2 + 1,
         embedding_norm=False,
         dropout=share(raw, "hidden_dropout_prob", 0.0),
         attention_dropout=share(raw, "attention_probs_dropout_prob", 0.0),
