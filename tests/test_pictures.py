@@ -270,6 +270,25 @@ def test_options_that_are_not_for_pictures_are_refused(flags: list[str], said: s
     assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
+def test_a_start_in_memory_is_what_it_is_in_its_folder(tmp_path: Path) -> None:
+    """As long, as fast and by the same method is it fitted."""
+    rows = [{"image": np.full((8, 8, 3), 20 * i, np.uint8)} for i in range(10)]
+    base = mapsto.pretrain("image", rows, tmp_path / "base", layers=1, width=64, steps=2)
+    labelled = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(rows)]
+    for start in (base, tmp_path / "base", mapsto.load(tmp_path / "base")):
+        mapsto.fit("image -> label", labelled, tmp_path / "run", start=start, overwrite=True)
+        plan = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
+        assert plan["rate"] == 5e-4 and plan["steps"] == 100, start
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved(two_colours()))
+    picture = kinds.source("image").read(str(tmp_path / "a.png"))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(mapsto.MapstoError, match="changed while it was read"):
+        _ = picture.pixels
+
+
 def test_two_pictures_are_not_told_apart(tmp_path: Path) -> None:
     rows = [
         {"one": np.zeros((8, 8, 3), np.uint8), "two": np.ones((8, 8, 3), np.uint8), "label": "ab"[i % 2]}

@@ -185,6 +185,7 @@ def test_low_rank_updates_are_merged_and_peft_is_not_promised(tmp_path: Path) ->
     ("change", "said"),
     [
         ({"size": {"height": 32, "width": 16}}, "square"),
+        ({"size": {"height": 4096, "width": 4096}}, "at most 255"),
         ({"do_resize": False}, "resized"),
         ({"size": None}, "prepare pictures"),
         ({"rescale_factor": 1.0}, "from 0 to 1"),

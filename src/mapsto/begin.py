@@ -44,6 +44,11 @@ class Beginning:
     notes: tuple[str, ...] = ()
 
     @property
+    def made_here(self) -> bool:
+        """Whether mapsto trains, or trained, it from random weights, and nobody else did."""
+        return self.tensors is None or self.optimizer == "muon"
+
+    @property
     def fingerprint(self) -> str | None:
         """SHA-256 over names and bytes of the weights."""
         if self.tensors is None:
@@ -79,7 +84,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 def _of_mapping(mapping: Mapping) -> Beginning:
     tensors = {published.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     labels = next((target.classes for target in mapping.targets if target.named), None)
-    return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels)
+    return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels, mapping.trained_with)
 
 
 def with_words(beginning: Beginning, words: Sequence[str]) -> Beginning:

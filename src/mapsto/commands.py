@@ -149,7 +149,8 @@ def evaluate(
     mapping = folder.load(model)
     predictor = Predictor(mapping, device, precision)
     found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
-    looks = looks_at(found, mapping, predictor.device)
+    shown = out is not None or as_json  # the screen has no room for what decided
+    looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:
         command = shlex.join(["mapsto", "evaluate", model, str(data), "--out", str(out)])
         findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []

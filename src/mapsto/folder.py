@@ -123,6 +123,7 @@ def load(name: str | Path) -> Mapping:
     length = None if opened.manifest is None else opened.manifest.get("length")
     with Unset():
         mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
+    mapping.trained_with = opened.trained_with
     missing = take(mapping, opened.start.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")

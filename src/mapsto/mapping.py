@@ -85,6 +85,7 @@ class Mapping(nn.Module):
         super().__init__()
         self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
         self.precision = torch.float32
+        self.trained_with: str | None = None  # the optimizer, where mapsto trained it
         width = config.transformer.width
         embedded = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})

@@ -73,7 +73,7 @@ def _measured(
     contrasts = all(source.contrasts for source in mapping.sources.values())
     if port is not None and contrasts and 1 < a_class <= FEW_LABELS and not idle("contrast", options):
         return "contrast", f"{said}, at most {FEW_LABELS}"
-    if a_class <= FEW_LABELS and (contrasts or beginning.optimizer != "muon") and not idle("probe", options):
+    if a_class <= FEW_LABELS and (contrasts or not beginning.made_here) and not idle("probe", options):
         return "probe", f"{said}, at most {FEW_LABELS}"
     return "probe+full", f"{said}, at most {MANY_LABELS}"
 
@@ -95,8 +95,7 @@ def idle(method: str, options: Options) -> list[str]:
 
 def learning(mapping: Mapping, beginning: Beginning) -> Learning:
     """How fits are run: as the kind that is read says, but for a published start, which needs no more than text does."""
-    made_here = beginning.tensors is None or beginning.optimizer == "muon"
-    return next(iter(mapping.sources.values())).learning if made_here else Learning()
+    return next(iter(mapping.sources.values())).learning if beginning.made_here else Learning()
 
 
 def contrasted(mapping: Mapping) -> int | None:
@@ -133,7 +132,7 @@ def make_plan(
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
         optimizer = options.optimizer
-    elif layout.takes_muon and (not started or (pretraining and beginning.optimizer == "muon")):
+    elif layout.takes_muon and (not started or (pretraining and beginning.made_here)):
         optimizer = "muon"
     rate = RATES[optimizer]
     if started and not pretraining:

@@ -112,19 +112,25 @@ class Scrutiny:
         return found
 
 
-def looks_at(found: Evaluation, mapping: Mapping, device: torch.device) -> list[tuple[Answers, Scrutiny]]:
-    """A close look at the answers of `mapping` to every target of which they are right or wrong."""
-    looks = ((answers, scrutinize(answers, explained(answers, mapping, device))) for answers in found.answers)
-    return [(answers, look) for answers, look in looks if look is not None]
+def looks_at(found: Evaluation, mapping: Mapping | None, device: torch.device) -> list[tuple[Answers, Scrutiny]]:
+    """A close look at the answers to every target of which they are right or wrong; with what decided where the `mapping` that
+    gave them is here to say it."""
+    looks = []
+    for answers in found.answers:
+        parts = {} if mapping is None else explained(answers, mapping, device)
+        if (look := scrutinize(answers, parts)) is not None:
+            looks.append((answers, look))
+    return looks
 
 
 def explained(answers: Answers, mapping: Mapping, device: torch.device) -> dict[int, list[Part]]:
     """Which parts decided, of the surest mistakes and of the examples; nothing for answers that cannot be explained."""
+    first = next((target for target in mapping.targets if target.way == "pooled"), None)
+    if first is None or first.state() != answers.target.state():
+        return {}  # an Explainer is about the first target
     rows = np.unique(np.concatenate([_surest(answers), _drawn(answers)]))
     try:
         explainer = Explainer(copy.deepcopy(mapping), device)
-        if explainer.target.state() != answers.target.state():
-            return {}
         found = [explanation.parts for explanation in explainer.explain(answers.rows.select(rows))]
     except UsageError:
         return {}

@@ -119,6 +119,7 @@ def fit(
         state = training.run()
         work = replace(work, mapping=training.mapping)
         objective.finish(work.mapping)
+        work.mapping.trained_with = plan.optimizer
         updates = lora.merge(work.mapping)
         if method == "contrast":
             probe(work.mapping, work.examples, work.device, options.seed)

@@ -34,7 +34,7 @@ PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 FIT = "mapsto_fit"
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
-PLACES = 5  # bytes in front of the pixels
+PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
@@ -55,8 +55,11 @@ class Picture:
 
     @property
     def pixels(self) -> Pixels:
-        """(h, w, 3)."""
-        return pictures.decode(Path(str(self.path)).read_bytes() if self.content is None else self.content)
+        """(h, w, 3). Raises DataError for a file that is no longer what it was."""
+        try:
+            return pictures.decode(Path(str(self.path)).read_bytes() if self.content is None else self.content)
+        except (OSError, pictures.Unreadable) as error:
+            raise DataError(f"{self} changed while it was read: {error}") from error
 
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
@@ -385,8 +388,8 @@ def _frame(said: Mapping[str, Any], patch: int) -> Frame:
 
 def _square(size: Any, patch: int) -> int:
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
-    if height != width or height % patch:
-        raise ValueError(f"pictures must be square and of whole patches, not {size}")
+    if height != width or height % patch or height // patch > MOST_SIDE:
+        raise ValueError(f"pictures must be square and of whole patches, at most {MOST_SIDE} to a side, not {size}")
     return height
 
 
@@ -480,15 +483,12 @@ class ImageTarget(Target):
     way = "aligned"
     likely = False
 
-    def __init__(
-        self,
-        corruption: dict[str, Any] | None = None,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-        patch: int = 1,
-    ) -> None:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch: int
+
+    def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
-        self.mean, self.std, self.patch = tuple(mean), tuple(std), patch
 
     def beside(self, source: Source | None, transform: Any) -> None:
         """Take the size of patches and the range of pixels from the source of this kind."""
@@ -566,8 +566,8 @@ class ImageTarget(Target):
         return {"explained": with_interval(np.mean, np.zeros(max(1, len(answers))))}
 
     def state(self) -> State:
-        """How patches were hidden, and what pixels are."""
-        return {"corruption": asdict(self.corruption), "mean": self.mean, "std": self.std, "patch": self.patch}
+        """How patches were hidden; the rest is the source's."""
+        return {"corruption": asdict(self.corruption)}
 
 
 def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:

@@ -16,6 +16,7 @@ from mapsto.progress import duration
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import Scrutiny
 
+MOST_POINTS = 500
 Looks = Sequence[tuple[Answers, Scrutiny]]
 
 
@@ -77,14 +78,17 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
         return []
     with drawing("The loss by step of training; the last and the lowest are in the table") as drawn:
         x, losses = ([step[name] for step in steps] for name in ("step", "loss"))
-        drawn.axes.plot(x, losses, color=SERIES[0], alpha=0.5, linewidth=1, label="each batch")
+        bins = np.array_split(np.array([x, losses], np.float64), min(len(x), MOST_POINTS), axis=1)
+        drawn.axes.plot(
+            *np.stack([part.mean(1) for part in bins], 1), color=SERIES[0], alpha=0.5, linewidth=1, label="batches"
+        )
         watched = [step for step in steps if "held_out_loss" in step]
         if watched:
             of = [[step[name] for step in watched] for name in ("step", "held_out_loss")]
             drawn.axes.plot(*of, color=SERIES[2], marker="o", label="held-out rows")
         drawn.axes.set(xlabel="step", ylabel="loss")
         drawn.axes.legend(fontsize=9)
-    named = [("each batch", x, losses), *([("held-out rows", *of)] if watched else [])]
+    named = [("batches", x, losses), *([("held-out rows", *of)] if watched else [])]
     rows = [
         [name, f"{values[-1]:.3f}", f"{min(values):.3f}", f"{at[values.index(min(values))]:,}"]
         for name, at, values in named
