@@ -260,7 +260,7 @@ def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--vocabulary", "300"], "pictures have none"),
-        (["--length", "8"], "--length is for text"),
+        (["--length", "8"], "reads its values whole"),
         (["--augment", "mirrored"], "mirror"),
     ],
 )

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mapsto import checkpoint, folder, kinds, pictures
+from mapsto import checkpoint, folder, kinds
 from mapsto import data as tables
 from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
@@ -84,21 +84,21 @@ def complete(
     encoding: str | None,
     hide: float,
 ) -> None:
-    """Values with a share of them hidden and filled in again: pictures to a folder, others to a table or the screen."""
+    """Values with a share of them hidden and filled in again: to files in a folder, a table or the screen, as their kind is."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
-    files = kinds.source(port.kind).files
-    if out is None and files:
-        raise UsageError("pictures are filled in to files: name a folder with --out")
+    if out is None and kinds.source(port.kind).suffixes:
+        raise UsageError("these values are filled in to files: name a folder with --out")
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
     require_whole(rows, table.rejected, len(table), "stop")
     found = list(completed(held.predictor.mapping, rows.sources[0], hide, held.predictor.device))
-    if not files:
+    files = [held.mapping.targets[0].file(value) for value in found]
+    if None in files:
         if out is None:
             print("\n".join(found))
         else:
@@ -106,11 +106,11 @@ def complete(
         return
     assert out is not None
     out.mkdir(parents=True, exist_ok=True)
-    for at, pixels in enumerate(found):
+    for at, (suffix, content) in enumerate(filter(None, files)):
         file, row = table.origin(int(rows.rows[at]))
         name = f"{Path(file).stem}-{row}" if row else Path(file).stem
-        checkpoint.write_atomic(out / f"{at + 1:05}-{name}.png", pictures.encode(pixels))
-    print(f"wrote {len(rows):,} pictures to {out}", file=sys.stderr)
+        checkpoint.write_atomic(out / f"{at + 1:05}-{name}{suffix}", content)
+    print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:

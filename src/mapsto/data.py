@@ -7,21 +7,20 @@ import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, pictures, readers, writers
+from mapsto import checkpoint, kinds, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 ROUNDS = 6
-# Files that are a cell each, by the kind that reads them.
-MEDIA = {"image": pictures.SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,9 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found = _within(path, lambda file: readers.format_of(file) is not None)
     if not found:
-        raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *MEDIA['image']))}")
+        raise DataError(
+            f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *chain(*kinds.media().values())))}"
+        )
     return found
 
 
@@ -208,12 +209,12 @@ def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 def _listed_files(path: Path) -> Table | None:
     """A picture, or a folder of pictures, as a table of names; where they stand in folders of their own, those name their labels.
     None for what holds tables."""
-    of = next((kind for kind, suffixes in MEDIA.items() if path.suffix.lower() in suffixes), None)
+    of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
     if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
-    for kind, suffixes in MEDIA.items():
+    for kind, suffixes in kinds.media().items():
         if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]
             data: dict[str, list[Any]] = {kind: [str(file) for file in files]}
             labels = [parts[0] if len(parts := file.relative_to(path).parts) > 1 else None for file in files]

@@ -31,10 +31,7 @@ FINISHED = "report.txt"
 def run(out: Path, minutes: float, progress: Progress) -> None:
     """Both parts: prints two tables and one answer, leaves mappings and reports in `out`. A demo that was stopped goes on."""
     began = time.monotonic()
-    _require_report()
-    out.mkdir(parents=True, exist_ok=True)
-    again = (out / FINISHED).exists()
-    (out / FINISHED).unlink(missing_ok=True)
+    again = _entered(out)
     own = _own_pretraining(out, minutes, progress, again)
     published = _published_start(out, progress, again)
     answer = Model(folder.load(out / "reviews"))(QUESTION)
@@ -58,10 +55,7 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
 def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     """Handwritten digits: pretrain without labels, and see what that is worth with few. A demo that was stopped goes on."""
     began = time.monotonic()
-    _require_report()
-    out.mkdir(parents=True, exist_ok=True)
-    again = (out / FINISHED).exists()
-    (out / FINISHED).unlink(missing_ok=True)
+    again = _entered(out)
     digits = _shuffled(demo_data.digits())
     test, pool = digits[:TESTED_DIGITS], digits[TESTED_DIGITS:]
     progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
@@ -83,9 +77,14 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     )
 
 
-def _require_report() -> None:
+def _entered(out: Path) -> bool:
+    """Make the folder of a demo; whether one was finished there, so that this one begins anew. Raises UsageError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(INSTALL)
+    out.mkdir(parents=True, exist_ok=True)
+    again = (out / FINISHED).exists()
+    (out / FINISHED).unlink(missing_ok=True)
+    return again
 
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool) -> tuple[str, Comparison]:

@@ -105,7 +105,7 @@ def read_cells(
         return values
 
     read_sources = [
-        read_column(port, kind.read, kind.located if kind.files else None)
+        read_column(port, kind.read, kind.located if kind.suffixes else None)
         for port, kind in ((port, sources[port.kind]) for port in arrow.sources)
     ]
     wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []

@@ -23,7 +23,6 @@ from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 
-ROWS_AT_ONCE = 4096
 TOKENS_AT_ONCE = 4096
 
 
@@ -277,16 +276,17 @@ def vectors(
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
     longest = longest or mapping.config.longest
-    pieces = source.encode([_read(source, value, row) for row, value in enumerate(values)], 0)
-    examples = [
-        Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
-        for row, piece in enumerate(pieces)
-    ]
+    known = [_read(source, value, row) for row, value in enumerate(values)]
     found: NDArray[np.float32] | None = None
-    for start in range(0, len(examples), ROWS_AT_ONCE):
-        for batch, hidden in over(mapping, examples[start : start + ROWS_AT_ONCE], device):
+    for start in range(0, len(known), source.rows_at_once):
+        pieces = source.encode(known[start : start + source.rows_at_once], 0)
+        examples = [
+            Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
+            for row, piece in enumerate(pieces, start)
+        ]
+        for batch, hidden in over(mapping, examples, device):
             part = read(hidden, batch).float().cpu().numpy()
-            found = np.zeros((len(examples), part.shape[1]), np.float32) if found is None else found
+            found = np.zeros((len(known), part.shape[1]), np.float32) if found is None else found
             found[batch.rows] = part
     assert found is not None
     return found

@@ -252,7 +252,7 @@ def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
     files = [
         kinds.source(port.kind).key(value)
         for port, values in zip(arrow.sources, rows.sources, strict=True)
-        if kinds.source(port.kind).files
+        if kinds.source(port.kind).suffixes
         for value in values
     ]
     found = rows.table.fingerprint
@@ -275,7 +275,7 @@ def _begun(
 ) -> ModelConfig:
     """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
-    _require_ways(arrow, options)
+    _require_ways(arrow, sources, options)
     config = make_config(beginning, options, arrow.corrupted, sources)
     for target, restored in zip(targets, restores(arrow), strict=True):
         target.beside(sources.get(target.kind), config.vocabulary_head)
@@ -284,7 +284,7 @@ def _begun(
     return config
 
 
-def _require_ways(arrow: Arrow, options: Options) -> None:
+def _require_ways(arrow: Arrow, sources: Dict[str, Source], options: Options) -> None:
     """Raise UsageError for options that no source of the arrow knows."""
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
@@ -294,8 +294,8 @@ def _require_ways(arrow: Arrow, options: Options) -> None:
             )
     if options.augment not in ("auto", "none") and not any(options.augment in kind.augmented for kind in read):
         raise UsageError(f"--augment {options.augment} would change nothing: {arrow} reads nothing that it is about")
-    if options.length is not None and any(kind.augmented for kind in read):
-        raise UsageError("--length is for text; a picture is read whole")
+    if options.length is not None and any(source.longest is not None for source in sources.values()):
+        raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
         raise UsageError(
             f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"

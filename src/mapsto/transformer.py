@@ -121,6 +121,14 @@ class Linear(nn.Linear):
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
+def new_head(width: int, out: int) -> Linear:
+    """A linear map (m, width) → (m, out) that begins near zero."""
+    head = Linear(width, out)
+    nn.init.normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation in the precision of its input."""
 

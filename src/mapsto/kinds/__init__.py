@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Way = Literal["pooled", "aligned", "appended"]
 State = dict[str, Any]
+FAINTEST_SHADE = 0.05  # of a part that `marked` colours
 Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
 
 
@@ -66,7 +67,8 @@ class Source(ABC):
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
     whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning:
     how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
-    usual way first. measured: what `extent` counts. files: whether cells may name files. alone: whether an
+    usual way first. measured: what `extent` counts. suffixes: of files that are a value each, for
+    kinds whose cells may name files. alone: whether an
     arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
     answering.
     """
@@ -77,7 +79,7 @@ class Source(ABC):
     family: ClassVar[str] = "modernbert"
     hides: ClassVar[float] = 0.30
     measured: ClassVar[str] = "length"
-    files: ClassVar[bool] = False
+    suffixes: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
     rows_at_once: ClassVar[int] = 4096
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
@@ -269,6 +271,11 @@ class Target(ABC):
         """The answer is what `corruption` hides of a source of this kind. Raises UsageError where that cannot be."""
         raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
+    @staticmethod
+    def file(value: Any) -> tuple[str, bytes] | None:
+        """A completed value as the ending and the content of a file; None for kinds that are cells of a table."""
+        return None
+
     def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
         """The value that `piece`, which has its alignment, was made of, with what outputs (m, …) say in the place of its `hidden`
         tokens (m,). Raises UsageError for kinds that cannot be put back."""
@@ -365,6 +372,12 @@ def names(role: Literal["source", "target"]) -> tuple[str, ...]:
     """The kinds that can stand on one side of an arrow."""
     found = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return tuple(name for name in found if hasattr(_module(name), role))
+
+
+@cache
+def media() -> dict[str, tuple[str, ...]]:
+    """The endings of files that are a value each, by kind."""
+    return {kind: source(kind).suffixes for kind in names("source") if source(kind).suffixes}
 
 
 def source(kind: str) -> type[Source]:

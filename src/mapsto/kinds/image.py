@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from mapsto import checkpoint, pictures
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Figure, Learning, Source, State, Target
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Source, State, Target
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
-from mapsto.transformer import Linear
+from mapsto.transformer import new_head
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 FIT = "mapsto_fit"
@@ -38,7 +38,6 @@ PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
-FAINTEST_SHADE = 0.05
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
@@ -132,7 +131,7 @@ class ImageSource(Source):
     features = "colours and edges"
     measured = "pixels"
     hides = 0.6
-    files = True
+    suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
     augmented = ("move", "mirror")
@@ -509,6 +508,11 @@ class ImageTarget(Target):
         """Keep how patches are hidden, so that they are asked for in the same way."""
         self.corruption = corruption
 
+    @staticmethod
+    def file(value: Pixels) -> tuple[str, bytes] | None:
+        """A PNG."""
+        return ".png", pictures.encode(value)
+
     def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
         """The pixels (h, w, 3) of the picture in the size in which it is read."""
         tokens = piece.tokens.copy()
@@ -525,10 +529,7 @@ class ImageTarget(Target):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
-        head = Linear(width, 3 * self.patch**2)
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
+        return new_head(width, 3 * self.patch**2)
 
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows (m, 5 + f)."""

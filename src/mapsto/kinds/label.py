@@ -23,7 +23,7 @@ from mapsto.errors import DataError
 from mapsto.kinds import BadCell, Figure, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Piece
-from mapsto.transformer import Linear
+from mapsto.transformer import new_head
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 SPARSE_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
@@ -119,10 +119,7 @@ class Label(Target):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to one logit a class."""
-        head = Linear(width, len(self.classes))
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
+        return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced, the classes

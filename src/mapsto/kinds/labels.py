@@ -20,7 +20,7 @@ from mapsto.errors import DataError
 from mapsto.kinds import BadCell, Figure, State, Target, no_text
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
-from mapsto.transformer import Linear
+from mapsto.transformer import new_head
 
 BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands in a text parts its labels
 Values = NDArray[np.float64]
@@ -121,10 +121,7 @@ class Labels(Target):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to one logit a class."""
-        head = Linear(width, len(self.classes))
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
+        return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The binary cross-entropies of logits (m, c) against (m, c), summed."""

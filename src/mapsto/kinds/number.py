@@ -18,7 +18,7 @@ from mapsto.errors import DataError
 from mapsto.kinds import BadCell, Figure, State, Target
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
-from mapsto.transformer import Linear
+from mapsto.transformer import new_head
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 6))
 Values = NDArray[np.float64]
@@ -85,10 +85,7 @@ class Number(Target):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""
-        head = Linear(width, 1)
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
+        return new_head(width, 1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The squared error of outputs (m, 1) against (m,), summed, in deviations."""

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from mapsto import scores, textual
 from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Figure, Source, State, Target, no_text
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 
 ROWS_AT_ONCE = 32
-FAINTEST_SHADE = 0.05
 
 
 def _samples() -> list[str]:

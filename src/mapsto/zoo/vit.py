@@ -26,13 +26,12 @@ RENAMED = (
 
 
 def stack(raw: Mapping[str, Any]) -> TransformerConfig:
-    """The stack that a config.json of a vision Transformer says. Raises CheckpointError."""
+    """The stack that a config.json of a vision Transformer says; its longest example is the source's. Raises CheckpointError."""
     if not raw.get("qkv_bias", True):
         raise CheckpointError("config.json: qkv_bias false is not supported")
     if whole(raw, "num_channels", 3) != 3:
         raise CheckpointError("config.json: only pictures of three channels are supported")
     width = whole(raw, "hidden_size", 768)
-    side = whole(raw, "image_size", 224) // whole(raw, "patch_size", 16)
     return TransformerConfig(
         width=width,
         layers=whole(raw, "num_hidden_layers", 12),
@@ -44,7 +43,6 @@ def stack(raw: Mapping[str, Any]) -> TransformerConfig:
         activation=activation(raw.get("hidden_act", "gelu")),
         gated=False,
         positions="none",
-        max_positions=side**2 + 1,
         embedding_norm=False,
         dropout=share(raw, "hidden_dropout_prob", 0.0),
         attention_dropout=share(raw, "attention_probs_dropout_prob", 0.0),
