@@ -91,9 +91,9 @@ def thumbnail(pixels: Pixels) -> bytes:
 class Frame:
     """How a picture becomes a grid of patches of `patch` pixels.
 
-    fit: longest side in pixels, made no longer and never shorter, the shape kept ("inside"); or exactly `size` × `size`,
-    squashed ("squash"); or its shorter side brought to `shorter`, then the middle `size` × `size` ("middle"). filter: how
-    Pillow resamples.
+    fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
+    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`. filter: how Pillow
+    resamples.
     """
 
     patch: int

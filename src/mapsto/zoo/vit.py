@@ -1,4 +1,4 @@
-"""ViT (Dosovitskiy et al. 2021), and with it DeiT without its distillation token."""
+"""ViT (Dosovitskiy et al. 2021), and what the other families of pictures share with it."""
 
 from __future__ import annotations
 
