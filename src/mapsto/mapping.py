@@ -93,7 +93,7 @@ class Mapping(nn.Module):
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
-            target.beside(self.sources.get(target.kind), config.vocabulary_head)
+            target.meet(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
                 config.pooled_width if target.way == "pooled" else width,

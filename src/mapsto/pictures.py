@@ -25,6 +25,9 @@ PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
+FRAME_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
+FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
+ORIENTATION, FIRST_ON_ITS_SIDE = 0x0112, 5  # of EXIF: what is written as rows are columns
 
 
 class Unreadable(ValueError):
@@ -60,6 +63,17 @@ def decode(content: bytes) -> Pixels:
         raise Unreadable(f"the picture is damaged: {error}") from error
 
 
+def size(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
+    pillow = _pillow()
+    try:
+        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
+            return (opened.height, opened.width) if turned else (opened.width, opened.height)
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
+        raise Unreadable(f"the picture is damaged: {error}") from error
+
+
 def _coloured(pillow: Any, image: Any) -> Any:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
@@ -85,6 +99,38 @@ def thumbnail(pixels: Pixels) -> bytes:
     stream = io.BytesIO()
     _pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
+
+
+def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
+    """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
+    pillow = _pillow()
+    from PIL import ImageDraw
+
+    image = pillow.Image.fromarray(pixels)
+    pen, thick = ImageDraw.Draw(image), max(1, round(max(pixels.shape) / 300))
+    names = {name: number for number, name in enumerate(dict.fromkeys(text for _, text in marks))}
+    for ((top, bottom), (left, right)), text in marks:
+        colour = FRAME_COLOURS[names[text] % len(FRAME_COLOURS)]
+        pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
+        font = _font(text, max(10, 5 * thick))
+        box = pen.textbbox((left, top), text, font=font)
+        pen.rectangle(box, fill=colour)
+        pen.text((left, top), text, fill="white", font=font)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _font(text: str, height: int) -> Any:
+    """A font that has these letters, where one is installed under a usual name; else the one that Pillow brings."""
+    from PIL import ImageFont
+
+    for name in () if text.isascii() else FONTS:
+        try:
+            return ImageFont.truetype(name, height)
+        except OSError:
+            continue
+    return ImageFont.load_default(height)
 
 
 @dataclass(frozen=True)

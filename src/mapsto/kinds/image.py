@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from mapsto import checkpoint, pictures
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Source, State, Target
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
@@ -266,7 +268,8 @@ class ImageSource(Source):
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
         pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
-        changed, shift, turned = pictures.moved(pixels, rng, how == "mirror")
+        # Where there is one column of patches, nothing would tell that it was mirrored.
+        changed, shift, turned = pictures.moved(pixels, rng, how == "mirror" and grid[1] > 1)
         tokens = piece.tokens.copy()
         tokens[inner, PLACES:] = pictures.patches(changed, p)
         alignment = None
@@ -312,6 +315,13 @@ class ImageSource(Source):
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
+    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """Hidden patches of a grid of their own over the picture."""
+        places = np.indices(tuple(counts)).reshape(2, -1).T
+        tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
+        tokens[:, 0], tokens[:, 1:3], tokens[:, 3:PLACES] = HIDDEN, places, counts
+        return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
+
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
@@ -332,15 +342,7 @@ class ImageSource(Source):
     @classmethod
     def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The picture with its parts in the colour of what they speak for, the stronger the more."""
-        scale = min(1.0, 2 * THUMBNAIL / max(value.height, value.width))
-        small = Frame(1, max(1, round(max(value.height, value.width) * scale))).framed(value.pixels)[0]
-        content = base64.b64encode(pictures.thumbnail(small)).decode()
-        h, w = value.height, value.width
-        wide = round(THUMBNAIL * w / max(h, w))
-        found = [
-            f'<svg role="img" aria-label="a picture" width="{wide}" viewBox="0 0 {w} {h}">'
-            f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
-        ]
+        found = []
         for ((top, bottom), (left, right)), shade in zip(regions, shades, strict=True):
             if abs(shade) >= FAINTEST_SHADE:
                 side = "against" if shade < 0 else "for"
@@ -348,7 +350,39 @@ class ImageSource(Source):
                     f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
                     f'fill="rgba(var(--{side}), {0.7 * abs(shade):.2f})"/>'
                 )
-        return "".join([*found, "</svg>"])
+        return _small(value, THUMBNAIL, "a picture", found)
+
+    @classmethod
+    def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:
+        """The picture with a frame about each region, named where a pointer rests on it."""
+        found = []
+        for mark in marks:
+            (top, bottom), (left, right) = mark.region
+            look = 'stroke="rgb(var(--for))" stroke-dasharray="6 4"' if mark.true else 'stroke="rgb(var(--against))"'
+            found.append(
+                f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" '
+                f'stroke-width="2" vector-effect="non-scaling-stroke" pointer-events="all" {look}>'
+                f"<title>{html.escape(mark.text)}</title></rect>"
+            )
+        told = ", ".join(f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.true).items())
+        return _small(value, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
+
+    @classmethod
+    def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """A PNG of the picture with a frame and a name about each region."""
+        return ".png", pictures.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
+
+    def read_whole(self, size: int | None) -> ImageSource:
+        """Pictures in their own shape, at most `size` pixels to a side."""
+        if size is None and self.frame.fit != "middle":
+            return self
+        side = max(1, round((size or self.frame.size) / self.frame.patch))
+        if side > MOST_SIDE:
+            raise UsageError(
+                f"--size {size} makes more than {MOST_SIDE} patches of {self.frame.patch} pixels to a side"
+            )
+        frame = Frame(self.frame.patch, side * self.frame.patch, "inside", 0, self.frame.filter)
+        return ImageSource(frame, self.mean, self.std, self.table, self.registers, self.masked)
 
     @classmethod
     def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
@@ -371,6 +405,19 @@ class ImageSource(Source):
     def show(self, value: Picture) -> str:
         """A thumbnail."""
         return self.marked(value, [], [])
+
+
+def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
+    """An SVG of the picture, `side` wide or high where it is shown, with shapes over it in its own pixels."""
+    h, w = value.height, value.width
+    scale = min(1.0, 2 * side / max(h, w))
+    small = Frame(1, max(1, round(max(h, w) * scale))).framed(value.pixels)[0]
+    content = base64.b64encode(pictures.thumbnail(small)).decode()
+    return (
+        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
+        f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
+        f"{''.join(over)}</svg>"
+    )
 
 
 def _frame(said: Mapping[str, Any], patch: int) -> Frame:
