@@ -138,13 +138,13 @@ class Frame:
     """How a picture becomes a grid of patches of `patch` pixels.
 
     fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
-    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`. filter: how Pillow
-    resamples.
+    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
+    sides. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow resamples.
     """
 
     patch: int
     size: int
-    fit: Literal["inside", "squash", "middle"] = "inside"
+    fit: Literal["inside", "squash", "middle", "squash_middle"] = "inside"
     shorter: int = 0
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
@@ -153,6 +153,11 @@ class Frame:
         """Patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the middle of the picture is taken."""
+        return self.fit in ("middle", "squash_middle")
+
     def framed(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
         """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
         h, w = pixels.shape[:2]
@@ -160,14 +165,17 @@ class Frame:
         done = self._resized(pixels, new)
         scale = np.array([h / new[0], w / new[1]])
         shift = np.zeros(2)
-        if self.fit == "middle":
+        if self.cuts:
             done, corner = _middle(done, self.size)
             shift = corner * scale
-        return done, np.stack([scale, shift], axis=1)
+        read = self.side * self.patch
+        return done[:read, :read], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
         if self.fit == "squash":
             return self.size, self.size
+        if self.fit == "squash_middle":
+            return self.shorter, self.shorter
         if self.fit == "middle":
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)

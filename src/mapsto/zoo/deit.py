@@ -1,0 +1,37 @@
+"""DeiT (Touvron et al. 2021): ViT with a second token in front, which learnt from a teacher; classified by the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mapsto.errors import CheckpointError
+from mapsto.mapping import ModelConfig
+from mapsto.zoo import vit
+
+TWO_HEADS = "DeiTForImageClassificationWithTeacher"
+
+
+def read(raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    if TWO_HEADS in (raw.get("architectures") or ()):
+        raise CheckpointError(
+            f"{TWO_HEADS} answers with the mean of two heads, which is not supported; to start from its body, save that with "
+            "transformers: DeiTModel.from_pretrained(name).save_pretrained(folder)"
+        )
+    return replace(vit.read(raw), frame=2)
+
+
+BOTH = tuple(f"deit.embeddings.{name}_token" for name in ("cls", "distillation"))
+family = replace(
+    vit.family,
+    architectures={"body": "DeiTModel", "label": "DeiTForImageClassification"},
+    prefix="deit.",
+    names={
+        "body": (*vit.whole_body("deit."), ("embedders.image.cls_token", BOTH)),
+        "label": vit.family.names["label"],
+    },
+    read=read,
+    ignored=(r"deit\.pooler\.",),
+)
