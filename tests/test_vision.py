@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForImageClassification,
     BitImageProcessorPil,
     CLIPImageProcessorPil,
+    DeiTForImageClassificationWithTeacher,
     DeiTImageProcessorPil,
     SiglipImageProcessorPil,
     ViTImageProcessorPil,
@@ -278,11 +279,12 @@ def test_the_vector_of_a_body_is_the_published_one(shape: str, tmp_path: Path) -
     torch.testing.assert_close(ours[:, : expected.shape[1]], expected, **CLOSE)
 
 
-def test_the_mean_of_two_heads_is_refused(tmp_path: Path) -> None:
-    make("deit", "label", tmp_path)
-    change(tmp_path / "config.json", architectures=["DeiTForImageClassificationWithTeacher"])
-    with pytest.raises(CheckpointError, match="mean of two heads"):
-        published.open(str(tmp_path))
+def test_of_two_heads_none_is_taken(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("deit", **VISION["deit"], id2label=dict(enumerate(LABELS)))
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+    processor("squash", config.image_size).save_pretrained(tmp_path)
+    opened = published.open(str(tmp_path))
+    assert opened.labels is None and any("another task" in note for note in opened.notes)
 
 
 @pytest.mark.parametrize("shape", ["dinov2", "clip"])

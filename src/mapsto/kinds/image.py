@@ -13,6 +13,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -393,15 +394,16 @@ class ImageSource(Source):
 
     def read_whole(self, size: int | None) -> ImageSource:
         """Pictures in their own shape, at most `size` pixels to a side."""
-        if size is None and self.frame.fit != "middle":
+        if size is None and not self.frame.cuts:
             return self
         side = max(1, round((size or self.frame.size) / self.frame.patch))
         if side > MOST_SIDE:
             raise UsageError(
                 f"--size {size} makes more than {MOST_SIDE} patches of {self.frame.patch} pixels to a side"
             )
-        frame = Frame(self.frame.patch, side * self.frame.patch, "inside", 0, self.frame.filter)
-        return ImageSource(frame, self.mean, self.std, self.table, self.registers, self.masked)
+        found = copy(self)
+        found.frame = Frame(self.frame.patch, side * self.frame.patch, "inside", 0, self.frame.filter)
+        return found
 
     @classmethod
     def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:

@@ -1,4 +1,7 @@
-"""DeiT (Touvron et al. 2021): ViT with a second token in front, which learnt from a teacher; classified by the first one."""
+"""DeiT (Touvron et al. 2021): ViT with a second token in front, which learnt from a teacher; classified by the first one.
+
+Of folders with a head for either token the body is opened alone.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.errors import CheckpointError
 from mapsto.mapping import ModelConfig
 from mapsto.zoo import vit
-
-TWO_HEADS = "DeiTForImageClassificationWithTeacher"
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
     """The configuration that a config.json of this family says. Raises CheckpointError."""
-    if TWO_HEADS in (raw.get("architectures") or ()):
-        raise CheckpointError(
-            f"{TWO_HEADS} answers with the mean of two heads, which is not supported; to start from its body, save that with "
-            "transformers: DeiTModel.from_pretrained(name).save_pretrained(folder)"
-        )
     return replace(vit.read(raw), frame=2)
 
 
