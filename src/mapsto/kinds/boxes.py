@@ -206,7 +206,7 @@ class Boxes(Target):
 
     @staticmethod
     def ranked(picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of an output (q, c + 4), the surest first."""
+        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of one (q, c + 4), the surest first."""
         scores, at = torch.sigmoid(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
         at, classes = at[:MOST_TOLD], picture.shape[1] - 4
         return scores[:MOST_TOLD].numpy(), (at % classes).numpy(), picture[at // classes, -4:].double().numpy()
