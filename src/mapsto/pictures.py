@@ -162,7 +162,7 @@ class Frame:
         """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
         h, w = pixels.shape[:2]
         new = self._size(h, w)
-        done = self._resized(pixels, new)
+        done = resized(pixels, new, self.filter)
         scale = np.array([h / new[0], w / new[1]])
         shift = np.zeros(2)
         if self.cuts:
@@ -183,12 +183,15 @@ class Frame:
         grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
         return grid[0] * self.patch, grid[1] * self.patch
 
-    def _resized(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        if pixels.shape[:2] == size:
-            return pixels
-        pillow = _pillow()
-        how = getattr(pillow.Image.Resampling, self.filter.upper())
-        return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
+
+
+def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
+    """The picture in another size (h, w)."""
+    if pixels.shape[:2] == size:
+        return pixels
+    pillow = _pillow()
+    how = getattr(pillow.Image.Resampling, filter.upper())
+    return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _middle(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:

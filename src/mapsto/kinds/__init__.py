@@ -194,9 +194,9 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
-    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """Hidden tokens laid evenly over the value, `counts` of them along its axes, to ask what stands there. Raises UsageError
-        for kinds that have no such axes."""
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
+        that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:

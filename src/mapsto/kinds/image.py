@@ -335,11 +335,14 @@ class ImageSource(Source):
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
-    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """Hidden patches of a grid of their own over the picture."""
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The whole picture in a grid of so many patches."""
+        p, inner = self.frame.patch, ~piece.special
+        seen = pictures.joined(piece.tokens[inner, PLACES:], (int(piece.tokens[0, 3]), int(piece.tokens[0, 4])), p)
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
-        tokens[:, 0], tokens[:, 1:3], tokens[:, 3:PLACES] = HIDDEN, places, counts
+        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(seen, (counts[0] * p, counts[1] * p)), p)
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
