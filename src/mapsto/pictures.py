@@ -26,7 +26,7 @@ COLOURS, EDGES, CELLS = 4, 8, 4
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
 SMALLEST_PART, MOST_DRAWN = 0.2, 4 / 3  # of a random crop: share of the picture, and one side against the other
-COLOURED, TURNED_HUE, GREYED = 0.4, 0.1, 0.2
+COLOURED, TURNED_HUE, GREYED = 0.4, 0.1, 0.2  # most change of light and the like, of the circle of hues; how often grey
 
 
 class Unreadable(ValueError):

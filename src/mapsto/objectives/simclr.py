@@ -48,7 +48,7 @@ class Simclr(Objective):
         return replace(examples, arrow=examples.arrow.body, augment=self.augment)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The contrast of all views of the batch, in which those of one row are of one class."""
+        """The contrast of all views of a packed batch, in which those of one row are of one class."""
         vectors = mapping.pool(mapping.hidden(batch), batch)
         projected = mapping.get_submodule("projection")(vectors)
         return [(0, contrast(projected, torch.from_numpy(batch.rows).to(projected.device)))]
