@@ -175,7 +175,7 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
         Boxes.read(cell)
 
 
-@pytest.mark.parametrize("how", ["move", "mirror"])
+@pytest.mark.parametrize("how", ["move", "mirror", "crop"])
 @pytest.mark.parametrize("fit", ["inside", "squash", "middle"])
 def test_a_box_moves_with_its_picture(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
@@ -188,17 +188,20 @@ def test_a_box_moves_with_its_picture(how: str, fit: Any) -> None:
     target.learn([answer])
     target.meet({"image": source}, None)
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
-    for step in range(12):
+    told = 0
+    for step in range(20):
         varied = source.augment(piece, generator(0, 0, step), how)
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
-        seen = pictures.joined(varied.tokens[~varied.special, image.PLACES :], grid, 4)[..., 0]
+        seen = pictures.joined(varied.tokens[~varied.special, image.PLACES :], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
-        (told,) = values[values[:, 0] >= 0]
-        y, x = np.nonzero(seen > 130)
+        y, x = np.nonzero(seen > (seen.min() + seen.max()) / 2)
         h, w = seen.shape
         found = np.array([x.min() / w, y.min() / h, (x.max() + 1) / w, (y.max() + 1) / h])
-        middle, extent = told[1:3], told[3:]
-        assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - found).max() < 0.06
+        for _, *at in values[values[:, 0] >= 0]:
+            told += 1
+            middle, extent = np.array(at[:2]), np.array(at[2:])
+            assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - found).max() < 0.07
+    assert told > 12, "crops may leave it out now and then"
 
 
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
