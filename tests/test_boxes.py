@@ -291,6 +291,15 @@ def test_a_label_and_boxes_come_from_one_pass(tmp_path: Path) -> None:
     assert {"label: accuracy", "boxes: map50"} <= names
 
 
+def test_boxes_are_compared_by_what_is_found(tmp_path: Path) -> None:
+    found = mapsto.compare(
+        "image -> boxes", rows(12), tmp_path / "cmp", test=rows(18)[12:], starts=["scratch"], labels=[4, 8], seeds=2, epochs=1,
+        layers=1, width=32, device="cpu",
+    )  # fmt: skip
+    assert found.gain == "found" and list(found.curves) == ["scratch, full"]
+    assert "stroke-dasharray" in (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+
+
 def test_boxes_need_a_picture_and_drawing_needs_boxes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="boxes lie in a picture"):
         mapsto.fit("text -> boxes", [{"text": "a b c d", "boxes": []}] * 4, **SMALL)

@@ -32,12 +32,10 @@ NAMES = ("classes.txt", "obj.names", "labels.txt", "data.yaml", "dataset.yaml", 
 def read(path: Path) -> Cells:
     """The boxes of every picture that is told of, or lies, in a folder or in COCO's file; nothing for what holds none.
 
-    A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes. Raises DataError.
+    A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes. Raises DataError, OSError.
     """
-    if path.is_file():
-        return _coco(path, {}) if _is_coco(path) else {}
     if not path.is_dir():
-        return {}
+        return _coco(path, {}) if _is_coco(path) else {}
     files = list(_files(path))
     images = {_key(path, file): file for file in files if file.suffix.lower() in pictures.SUFFIXES}
     told = [file for file in files if file.suffix.lower() == ".xml"]
@@ -54,9 +52,13 @@ def read(path: Path) -> Cells:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for here, inner, names in os.walk(folder):
+    for here, inner, names in os.walk(folder, onerror=_refuse):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # a folder that cannot be listed would otherwise be left out without a word
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
@@ -92,7 +94,7 @@ def _is_coco(file: Path) -> bool:
             if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 return False
         said = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
     return isinstance(said, dict) and isinstance(said.get("images"), list) and "annotations" in said
 

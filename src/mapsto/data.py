@@ -212,8 +212,7 @@ def _listed_files(path: Path) -> Table | None:
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
-    told = {kind: found for kind in kinds.names("target") if (found := kinds.target(kind).annotations(path))}
-    if told:
+    if told := _told(path):
         names = sorted({name for found in told.values() for name in found})
         (of,) = {kinds.target(kind).lies_in for kind in told}
         data: dict[str, list[Any]] = {
@@ -231,6 +230,14 @@ def _listed_files(path: Path) -> Table | None:
                 data["label"] = labels
             return Table(data, [(str(file), 0) for file in files], [])
     return None
+
+
+def _told(path: Path) -> dict[str, dict[str, Any]]:
+    """By kind what is kept of files that are a value each, in a folder of them or in a file."""
+    try:
+        return {kind: found for kind in kinds.names("target") if (found := kinds.target(kind).annotations(path))}
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
 def _refuse(error: OSError) -> None:

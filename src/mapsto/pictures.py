@@ -186,7 +186,6 @@ class Frame:
         return grid[0] * self.patch, grid[1] * self.patch
 
 
-
 def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
     """The picture in another size (h, w)."""
     if pixels.shape[:2] == size:
