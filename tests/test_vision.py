@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import LABELS, VISION
+from models import LABELS, NETWORKS, VISION, Vgg
 from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     BitImageProcessorPil,
+    ConvNextImageProcessorPil,
     ViTImageProcessorPil,
 )
 
@@ -34,6 +35,9 @@ from mapsto.sequence import Answer, Example, collate
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 CLASSES = {"body": AutoModel, "label": AutoModelForImageClassification}
+PROCESSORS = (BitImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil)
+ALL = {**VISION, **NETWORKS}
+SIDE = 32
 
 
 def pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
@@ -52,29 +56,49 @@ def processor(how: str, side: int) -> Any:
     if how == "middle":
         crop = {"height": side, "width": side}
         return BitImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=crop, resample=3, **normal)
+    if how in ("cropped", "warped"):
+        return ConvNextImageProcessorPil(size={"shortest_edge": side}, crop_pct=0.8, **normal)
     return ViTImageProcessorPil(size={"height": side, "width": side}, resample=2, **normal)
 
 
 def make(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.Module:
     """A reference model with random weights, saved with its image processor."""
-    given = dict(VISION[shape])
+    given = dict(ALL[shape])
     if task == "label":
         given |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(shape.split(":")[0], **given)
-    model: torch.nn.Module = CLASSES[task].from_config(config, attn_implementation="eager")
+    model: torch.nn.Module
+    if shape.startswith("vgg"):
+        model = Vgg(**given)
+    else:
+        config = AutoConfig.for_model(shape.split(":")[0], **given)
+        model = CLASSES[task].from_config(config, attn_implementation="eager")
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+        for weight in weights_of(model).values():
+            weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
     model.eval().save_pretrained(folder)
     # A grid of another size than the positions were learnt on, for families that draw them over it.
-    processor(how, given["image_size"] - given["patch_size"] * (shape != "vit")).save_pretrained(folder)
+    side = given["image_size"] - given["patch_size"] * (shape != "vit") if shape in VISION else SIDE
+    processor(how, side).save_pretrained(folder)
     return model
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Its parameters, and the statistics of its batch norms."""
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: weight for name, weight in held.items() if weight.is_floating_point()}
+
+
+def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
+    """(n, l, d) before each layer and at the end; of a network its last grid, cell by cell."""
+    found = reference(values, output_hidden_states=True)
+    last = found["last_hidden_state"]
+    return [last.flatten(2).transpose(1, 2)] if last.ndim == 4 else [*found["hidden_states"][:-1], last]
 
 
 def seen(folder: Path, values: list[Any]) -> Tensor:
     kind = json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"]
-    of = BitImageProcessorPil if kind.startswith("Bit") else ViTImageProcessorPil
+    of = next(made for made in PROCESSORS if made.__name__.startswith(kind))
     found: Tensor = of.from_pretrained(folder)(values, return_tensors="pt")["pixel_values"]
     return found
 
@@ -86,9 +110,11 @@ def packed(mapping: Mapping, values: list[Any], answers: list[Any] | None = None
     return collate([Example((piece,), given[i], i) for i, piece in enumerate(pieces)])
 
 
-@pytest.mark.parametrize("how", ["squash", "middle"])
+@pytest.mark.parametrize("how", ["squash", "middle", "cropped", "warped"])
 def test_pictures_are_prepared_alike(how: str, tmp_path: Path) -> None:
     make("dinov2", "body", tmp_path, how)
+    if how == "warped":
+        processor(how, 384).save_pretrained(tmp_path)
     source = folders.load(tmp_path).sources["image"]
     assert isinstance(source, ImageSource)
     values = pictures()
@@ -100,33 +126,32 @@ def test_pictures_are_prepared_alike(how: str, tmp_path: Path) -> None:
         assert int(np.abs(piece.tokens[1:, PLACES:].astype(int) - wanted.astype(int)).max()) <= 1
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 @pytest.mark.parametrize("how", ["squash", "middle"])
 def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: Path) -> None:
     reference = make(shape, "body", tmp_path, how)
     mapping = folders.load(tmp_path)
-    theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
+    theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith("pooler.")}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
     batch = packed(mapping, pictures())
     states = mapping.transformer(
         mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
     )
-    found = reference(seen(tmp_path, pictures()), output_hidden_states=True)
-    expected = [*found.hidden_states[:-1], found.last_hidden_state]
+    expected = states_of(reference, seen(tmp_path, pictures()))
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
         for i, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
             torch.testing.assert_close(ours.flatten(0, 1)[start : start + length], reference_nld[i], **CLOSE)
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "label", tmp_path)
     mapping = folders.load(tmp_path)
     assert str(mapping.arrow) == "image -> label"
     truth = np.array([2, 0, 1])
-    batch = packed(mapping, pictures(), [(Answer(np.asarray(t)),) for t in truth])
-    logits = reference(seen(tmp_path, pictures())).logits
+    batch = packed(mapping.train(), pictures(), [(Answer(np.asarray(t)),) for t in truth])
+    logits = reference(seen(tmp_path, pictures()))["logits"]
     torch.testing.assert_close(mapping(batch)[0], logits, **CLOSE)
     expected_loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth), reduction="sum")
     (_, loss), *_ = mapping.losses(batch)
@@ -147,7 +172,7 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 @pytest.mark.parametrize("task", ["body", "label"])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make(shape, task, tmp_path / "theirs", "middle")
@@ -159,7 +184,9 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     folders.save(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
-    opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    opened, report = (Vgg if shape.startswith("vgg") else CLASSES[task]).from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert not {name for name in report["missing_keys"] if not name.startswith("pooler.")}
     assert not report["unexpected_keys"]
     values = seen(tmp_path / "ours", pictures())

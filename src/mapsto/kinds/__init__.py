@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
     from mapsto.sequence import Answer, Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
@@ -102,8 +103,9 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
-        """The source that a model folder brings; `weights` are those of its embedder. Raises CheckpointError."""
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """The source that a model folder brings; `weights` are those of its embedder, `front` the network that this is, where it
+        is one of its own. Raises CheckpointError."""
 
     def extended(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
         """A source with these words in its vocabulary, and by new id the tokens that each stood for before. Raises UsageError

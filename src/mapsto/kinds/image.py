@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import checkpoint, pictures
+from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Source, State, Target
@@ -38,6 +39,10 @@ PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
+WARPED, CROP = (
+    384,
+    224 / 256,
+)  # from which side on the processor of ConvNeXt takes all of a picture; its share of smaller ones
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
@@ -124,7 +129,8 @@ def _read(cell: object) -> Picture:
 class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
     positions were learnt on. registers: tokens in front without a meaning of their own. masked: whether hidden patches have a
-    vector of their own; else they look grey."""
+    vector of their own; else they look grey. front: the network that reads whole pictures; then a patch is what one cell of its
+    last grid stands for, nothing can be hidden, and no token stands in front."""
 
     kind = "image"
     family = "dinov2"
@@ -146,19 +152,27 @@ class ImageSource(Source):
         table: int | None = None,
         registers: int = 0,
         masked: bool = True,
+        front: ConvolutionConfig | None = None,
     ) -> None:
-        self.frame, self.registers, self.masked = frame, registers, masked
+        self.frame, self.registers, self.masked, self.front = frame, registers, masked, front
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.table = table or frame.side
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
+        if self.front is not None:
+            return f"pictures up to {side} × {side} pixels, read by {self.front}"
         return f"patches of {p} × {p} pixels, of pictures up to {side} × {side}"
 
     @property
     def longest(self) -> int:
         """Tokens of the largest picture."""
-        return 1 + self.registers + max(self.frame.side, self.table) ** 2
+        return self.leading + max(self.frame.side, self.table) ** 2
+
+    @property
+    def leading(self) -> int:
+        """Tokens in front of the patches."""
+        return 0 if self.front is not None else 1 + self.registers
 
     @classmethod
     def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
@@ -176,21 +190,23 @@ class ImageSource(Source):
         return cls(Frame(patch, side), mean.tolist(), std.tolist())
 
     @classmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """The source that config.json, preprocessor_config.json and the weights of the patches describe."""
         said = checkpoint.read_json(folder / PROCESSOR)
-        patch = checkpoint.read_json(folder / CONFIG).get("patch_size")
+        patch = front.stride if front is not None else checkpoint.read_json(folder / CONFIG).get("patch_size")
         if not isinstance(patch, int) or not 0 < patch <= 256:
             raise CheckpointError(f"{folder / CONFIG}: patch_size must be a whole number up to 256, not {patch!r}")
-        if not {"position_embeddings", "projection.weight"} <= set(weights):
-            raise CheckpointError(f"{folder} lacks the weights of its patches")
-        table = round((weights["position_embeddings"].shape[1] - 1) ** 0.5)
-        registers = weights["register_tokens"].shape[1] if "register_tokens" in weights else 0
+        table, registers = None, 0
+        if front is None:
+            if not {"position_embeddings", "projection.weight"} <= set(weights):
+                raise CheckpointError(f"{folder} lacks the weights of its patches")
+            table = round((weights["position_embeddings"].shape[1] - 1) ** 0.5)
+            registers = weights["register_tokens"].shape[1] if "register_tokens" in weights else 0
         try:
             frame = _frame(said, patch)
             normal = said.get("do_normalize", True)
             mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
-            return cls(frame, mean, std, table, registers, "mask_token" in weights)
+            return cls(frame, mean, std, table, registers, "mask_token" in weights, front)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
@@ -209,7 +225,8 @@ class ImageSource(Source):
         }  # fmt: skip
         said |= {FIT: frame.fit} if frame.fit == "inside" else {}
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        return {"image_size": self.table * frame.patch, "patch_size": frame.patch, "num_channels": 3}
+        sizes = {"image_size": self.table * frame.patch, "num_channels": 3}
+        return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -238,13 +255,13 @@ class ImageSource(Source):
         return value.height * value.width
 
     def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
-        """The class token, registers, and patches row by row."""
+        """The class token and registers, where there are any, and patches row by row."""
         return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
 
     def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
         p = self.frame.patch
         grid = pixels.shape[0] // p, pixels.shape[1] // p
-        first = 1 + self.registers
+        first = self.leading
         places = np.indices(grid).reshape(2, -1).T
         tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
         tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
@@ -285,22 +302,30 @@ class ImageSource(Source):
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
+        self.require_parts()
         return _select(piece, np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Patches in the order of the grid, each window behind the frame."""
+        self.require_parts()
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
         return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
 
-    def embedder(self, width: int) -> PatchEmbedder:
-        """A linear map of the pixels, and where the patch stands."""
-        return PatchEmbedder(self, width)
+    def require_parts(self) -> None:
+        """Raise UsageError where pictures are read whole."""
+        if self.front is not None:
+            raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
+
+    def embedder(self, width: int) -> nn.Module:
+        """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
+        return PatchEmbedder(self, width) if self.front is None else PictureEmbedder(self, self.front)
 
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Some patches hidden."""
+        """Some patches hidden. Raises UsageError where pictures are read whole."""
+        self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
         return _hidden(piece, hidden), hidden
 
@@ -313,14 +338,20 @@ class ImageSource(Source):
         ]
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
-        """The other patches, each where it stood."""
+        """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
+        if self.front is not None:
+            return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
         """The colour of the mean everywhere."""
+        return self._painted(piece, ~piece.special)
+
+    def _painted(self, piece: Piece, which: NDArray[np.bool_]) -> Piece:
+        """The patches `which` (t,) in the colour of the mean."""
         mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
         tokens = piece.tokens.copy()
-        tokens[~piece.special, PLACES:] = mean
+        tokens[which, PLACES:] = mean
         return replace(piece, tokens=tokens)
 
     @staticmethod
@@ -366,6 +397,7 @@ class ImageSource(Source):
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
         told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked]
+        told += [] if self.front is None else [asdict(self.front)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, value: Picture) -> str:
@@ -378,6 +410,11 @@ def _frame(said: Mapping[str, Any], patch: int) -> Frame:
     if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
     how: Any = FILTERS[int(said.get("resample", 2))]
+    if "ConvNext" in str(said.get("image_processor_type", said.get("feature_extractor_type"))):
+        size = said["size"]
+        side = _square(size if isinstance(size, int) else int(size["shortest_edge"]), patch)
+        shorter = int(side / (said.get("crop_pct") or CROP))
+        return Frame(patch, side, "middle", shorter, how) if side < WARPED else Frame(patch, side, "squash", 0, how)
     if said.get("do_center_crop"):
         side = _square(said["crop_size"], patch)
         return Frame(patch, side, "middle", int(said["size"]["shortest_edge"]), how)
@@ -388,7 +425,9 @@ def _frame(said: Mapping[str, Any], patch: int) -> Frame:
 def _square(size: Any, patch: int) -> int:
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
     if height != width or height % patch or height // patch > MOST_SIDE:
-        raise ValueError(f"pictures must be square and of whole patches, at most {MOST_SIDE} to a side, not {size}")
+        raise ValueError(
+            f"pictures must be square and of whole patches of {patch} pixels, at most {MOST_SIDE} to a side, not {size}"
+        )
     return height
 
 
@@ -464,6 +503,39 @@ class PatchEmbedder(nn.Module):
         return found
 
 
+class PictureEmbedder(nn.Module):
+    """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
+    (t, d), computed in fp32."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, source: ImageSource, front: ConvolutionConfig) -> None:
+        super().__init__()
+        self.patch, self.network = source.frame.patch, front.network()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (source.mean, source.std))
+        self.register_buffer("shift", 255 * mean, persistent=False)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        grids = tokens[:, 3:PLACES].long()
+        places, parts = [], []
+        for rows, columns in torch.unique(grids, dim=0).tolist():
+            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
+            cells = self.network(self._joined(tokens[here, PLACES:], rows, columns))
+            places.append(here)
+            parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Normalised pictures (n, 3, h, w) of patches (t, f) of bytes."""
+        p = self.patch
+        pixels = (
+            patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
+        )
+        return (pixels.float() - self.shift) * self.scale
+
+
 def _waves(side: int, width: int) -> Tensor:
     """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
     2022); zero in what is left over."""
@@ -490,11 +562,12 @@ class ImageTarget(Target):
         self.corruption = Corruption(**(corruption or {}))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Take the size of patches and the range of pixels from the source of this kind."""
+        """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
         if not isinstance(source, ImageSource):
             raise UsageError(
                 "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
             )
+        source.require_parts()
         self.mean, self.std, self.patch = source.mean, source.std, source.frame.patch
 
     samples = staticmethod(_samples)

@@ -40,7 +40,9 @@ class Family:
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
     that folders of this family often lack, and what to do then. fresh: the shape of a new model, from its width, layers,
-    heads and longest example. renamed: patterns of names that `transformers` has in memory, and what it writes for them.
+    heads and longest example. renamed: patterns of names that others give, or that `transformers` has in
+    memory, and what it writes for them. counter: how names end of weights beside which a whole number stands that nothing reads,
+    and how the name of that ends; it is left out, and written as 0.
     """
 
     architectures: Dict[Task, str]
@@ -54,6 +56,7 @@ class Family:
     reads: str = "text"
     fresh: Callable[[int, int, int, int], ModelConfig] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
+    counter: tuple[str, str] | None = None
 
 
 def families() -> tuple[str, ...]:
