@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
@@ -295,6 +296,10 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
         labels = [str(names[str(i)]) for i in range(classes)]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
+    repeated = {label for label, count in Counter(labels).items() if count > 1}
+    if repeated:  # ImageNet has two cranes
+        labels = [f"{label} ({i})" if label in repeated else label for i, label in enumerate(labels)]
+        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers tell them apart")
     if len(set(labels)) < len(labels) or len(names) != classes:
         raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
     return labels
