@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from test_vision import CLOSE, make, packed, pictures, processor, seen
 from transformers import AutoModelForImageClassification
 
 import mapsto
+from mapsto import checkpoint, published, zoo
 from mapsto import folder as folders
-from mapsto import published, zoo
 from mapsto.commands import info
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain import METHODS
@@ -125,8 +126,11 @@ def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> N
     make("vgg", "body", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     safetensors.torch.save_file({**tensors, "classifier.0.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    page = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+    (tmp_path / "preprocessor_config.json").write_text(page.split("```text\n")[1].split("```")[0])
     start = published.open(str(tmp_path))
     assert start.labels is None and "left out: classifier.0.weight" in start.notes[0]
+    assert start.sources["image"].longest == (224 // 8) ** 2
     safetensors.torch.save_file({**tensors, "features.99.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not know: features\.99"):
         published.open(str(tmp_path))
@@ -173,6 +177,19 @@ def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
     if method == "integrated":
         total = sum(part.weight for part in why.parts)
         assert total == pytest.approx(why.told - why.blank, abs=1e-2 * abs(why.told - why.blank))
+
+
+def test_a_run_that_was_stopped_ends_in_the_same_bits(photos: Path, tmp_path: Path) -> None:
+    make("resnet", "body", tmp_path / "start")
+    given: dict[str, Any] = {"start": tmp_path / "start", "steps": 6, "save_every": 3, "device": "cpu"}
+    mapsto.fit("image -> label", str(photos), tmp_path / "whole", **given)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    (tmp_path / "stopped" / folders.MANIFEST).unlink()
+    (tmp_path / "stopped" / "model.safetensors").unlink()
+    shutil.rmtree(checkpoint.place(tmp_path / "stopped", 6))
+    mapsto.fit("image -> label", str(photos), tmp_path / "stopped", **given)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
+    assert one == other
 
 
 def test_what_is_left_out_of_a_picture_is_painted_over(tmp_path: Path) -> None:
@@ -269,6 +286,6 @@ def test_trace_and_info_tell_of_the_network(photos: Path, tmp_path: Path, capsys
     info(str(tmp_path), as_json=False)
     assert "a convolutional network of 2, 1 layers" in capsys.readouterr().out
     traced = "\n".join(trace("image -> label", photos, str(tmp_path), 1))
-    assert "tokens   image: 16, of which 0 are the frame" in traced
+    assert "tokens   image: 16, of which 0 are the frame" in traced and "a convolutional network of 2, 1" in traced
     with pytest.raises(UsageError, match="no part of a picture"):
         list(trace("~image -> image", photos, str(tmp_path), 1))

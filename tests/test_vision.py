@@ -74,7 +74,7 @@ def make(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.M
         config = AutoConfig.for_model(shape.split(":")[0], **given)
         model = CLASSES[task].from_config(config, attn_implementation="eager")
     with torch.no_grad():
-        for weight in weights_of(model).values():
+        for weight in weights_of(model).values():  # variances stay above 0
             weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
     model.eval().save_pretrained(folder)
     # A grid of another size than the positions were learnt on, for families that draw them over it.

@@ -42,7 +42,7 @@ THUMBNAIL = 160
 WARPED, CROP = (
     384,
     224 / 256,
-)  # from which side on the processor of ConvNeXt takes all of a picture; its share of smaller ones
+)  # the side from which ConvNeXt's processor takes all of a picture; the share of it before that
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
