@@ -39,10 +39,7 @@ PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
-WARPED, CROP = (
-    384,
-    224 / 256,
-)  # the side from which ConvNeXt's processor takes all of a picture; the share of it before that
+WARPED, CROP = 384, 224 / 256  # the side from which ConvNeXt's processor crops nothing, and what it keeps before that
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
