@@ -83,7 +83,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "xlm:languages": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 3, "gelu_activation": False},
     "xlm:sinusoids": {"emb_dim": 64, "n_layers": 2, "n_heads": 2, "sinusoidal_embeddings": True, "use_lang_emb": False},
 }
-# Families that read pictures.
+TOWER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+    "patch_size": 8,
+}
+# Families that read pictures; of those that read texts too, the tower for pictures.
 VISION: dict[str, dict[str, Any]] = {
     "vit": {
         "hidden_size": 64,
@@ -110,6 +117,35 @@ VISION: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "num_register_tokens": 3,
     },
+    "dinov2:gated": {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "mlp_ratio": 3,
+        "image_size": 40,
+        "patch_size": 8,
+        "use_swiglu_ffn": True,
+    },
+    "dinov2_with_registers:gated": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 40,
+        "patch_size": 8,
+        "num_register_tokens": 2,
+        "use_swiglu_ffn": True,
+    },
+    "deit": {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "clip": {**TOWER, "image_size": 32},
+    "clip:part of a patch is left": {**TOWER, "image_size": 37, "hidden_act": "gelu"},
+    "siglip": {**TOWER, "image_size": 32},
 }
 # Convolutional networks; "vgg" stands below.
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ pytest.importorskip("PIL", reason="the extra [image] is not here")
 
 from models import NETWORKS
 from runs import write_photos
-from test_vision import CLOSE, make, packed, pictures, processor, seen
+from test_vision import CLOSE, change, make, packed, pictures, processor, seen
 from transformers import AutoModelForImageClassification
 
 import mapsto
@@ -26,8 +25,9 @@ from mapsto import folder as folders
 from mapsto.commands import info
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain import METHODS
+from mapsto.kinds.image import ImageSource
 from mapsto.mapping import Unset
-from mapsto.pictures import decode
+from mapsto.pictures import Frame, decode
 from mapsto.trace import trace
 
 RESNETS = {
@@ -86,13 +86,23 @@ def test_every_stage_gives_what_it_gives_there(shape: str, tmp_path: Path) -> No
 def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
     """As one by one, in their order."""
     make("resnet", "body", tmp_path)
-    said = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "mapsto_fit": "inside"}))
+    change(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
     model = mapsto.load(tmp_path, device="cpu", precision="fp32")
     values = pictures(((32, 32), (16, 32), (32, 32), (24, 16), (16, 32)))
     together = model.embed(values)
     assert np.allclose(together, np.concatenate([model.embed([value]) for value in values]), atol=1e-5)
     assert np.abs(together[0] - together[2]).max() > 1e-3
+
+
+def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_path: Path) -> None:
+    make("resnet", "body", tmp_path / "start", "middle")
+    given: dict[str, Any] = {"steps": 2, "size": 20, "device": "cpu", "precision": "fp32"}
+    clf = mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", **given)
+    source = folders.load(tmp_path / "clf").sources["image"]
+    assert isinstance(source, ImageSource) and source.frame == Frame(8, 16, "inside")
+    pieces = source.encode([source.read(value) for value in pictures(((32, 32), (20, 44)))], 0)
+    assert [piece.tokens[0, 3:5].tolist() for piece in pieces] == [[2, 2], [1, 2]]
+    assert mapsto.load(tmp_path / "clf", device="cpu", precision="fp32")(pictures()[2]) == clf(pictures()[2])
 
 
 def torchvision(name: str) -> str:
@@ -129,7 +139,7 @@ def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> N
     page = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
     (tmp_path / "preprocessor_config.json").write_text(page.split("```text\n")[1].split("```")[0])
     start = published.open(str(tmp_path))
-    assert start.labels is None and "left out: classifier.0.weight" in start.notes[0]
+    assert start.labels is None and "left out (1 in all): classifier.0.weight" in start.notes[0]
     assert start.sources["image"].longest == (224 // 8) ** 2
     safetensors.torch.save_file({**tensors, "features.99.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not know: features\.99"):
@@ -214,8 +224,10 @@ def test_a_comparison_and_a_probe_run_from_such_starts(photos: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arrow", "given", "said"),
     [
-        ("~image -> image", {}, "no part of a picture can be hidden or read alone"),
-        ("~image -> image, label", {}, "no part of a picture can be hidden or read alone"),
+        ("~image -> image", {}, "no part of a picture can be hidden, asked about or read alone"),
+        ("~image -> image, label", {}, "no part of a picture can be hidden, asked about or read alone"),
+        ("image -> boxes", {}, "no part of a picture can be hidden, asked about or read alone"),
+        ("image -> boxes", {"size": 50}, "reads pictures up to 48 × 48 pixels"),
         ("image -> label", {"lora": 2}, "the start has none"),
         ("image -> label", {"freeze": "1"}, "more than the 0 layers"),
         ("image -> label", {"length": 8}, "reads its values whole"),
@@ -225,8 +237,12 @@ def test_what_such_a_start_cannot_do_is_said(
     arrow: str, given: dict[str, Any], said: str, photos: Path, tmp_path: Path
 ) -> None:
     make("resnet", "body", tmp_path)
+    rows = [
+        {"image": str(path), "label": path.parent.name, "boxes": [{"label": "sun", "box": [1, 2, 9, 8]}]}
+        for path in photos.rglob("*.png")
+    ]
     with pytest.raises(UsageError, match=said) as raised:
-        mapsto.fit(arrow, str(photos), start=tmp_path, device="cpu", **given)
+        mapsto.fit(arrow, rows, start=tmp_path, device="cpu", **given)
     assert "\n" not in str(raised.value)
 
 
@@ -248,7 +264,7 @@ def test_frozen_as_a_whole_only_the_head_learns(photos: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("shape", "change", "said"),
+    ("shape", "changes", "said"),
     [
         ("resnet", {"layer_type": "wide"}, "layer_type must be"),
         ("resnet", {"hidden_act": "gelu"}, "only 'relu'"),
@@ -265,19 +281,18 @@ def test_frozen_as_a_whole_only_the_head_learns(photos: Path, tmp_path: Path) ->
         ("vgg", {"batch_norm": True}, "lacks the weight|has shape"),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused(shape: str, change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_network_that_does_not_fit_is_refused(shape: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     make(shape, "body", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    change(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
         folders.load(tmp_path)
 
 
 def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) -> None:
     make("resnet", "body", tmp_path)
-    for how in ("squash", "middle", "cropped"):
+    for how in ("squash", "middle", "convnext", "deit"):
         processor(how, 36).save_pretrained(tmp_path)
-        with pytest.raises(CheckpointError, match="whole patches of 8 pixels"):
+        with pytest.raises(CheckpointError, match="whole cells of 8 pixels, not 36"):
             folders.load(tmp_path)
 
 

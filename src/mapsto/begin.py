@@ -127,14 +127,25 @@ def make_sources(
 ) -> dict[str, Source]:
     """The sources that the arrow reads: those of the start, or new ones made from the values."""
     if (taken := started_sources(beginning, arrow)) is not None:
-        return taken
+        return _read_whole(taken, arrow, options)
     wanted = {port.kind for port in arrow.sources}
     made = {}
     for kind in sorted(wanted):
         values = chain(*(column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind))
         made[kind] = kinds.source(kind).new(list(values), options.vocabulary)
-        say(f"made {made[kind]}")
+    made = _read_whole(made, arrow, options)
+    for source in made.values():
+        say(f"made {source}")
     return made
+
+
+def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
+    """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
+    held = {kinds.target(port.kind).lies_in for port in arrow.targets}
+    return {
+        kind: source.read_whole(options.size) if options.size is not None or kind in held else source
+        for kind, source in sources.items()
+    }
 
 
 def started_sources(beginning: Beginning, arrow: Arrow) -> dict[str, Source] | None:
@@ -191,6 +202,9 @@ def make_config(
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
     config = replace(beginning.config, sentence=None, length=length)
+    for source in (sources or {}).values():
+        if source.longest is not None:
+            config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     if not pretraining:
         return config
     return replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))

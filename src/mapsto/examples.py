@@ -147,6 +147,11 @@ def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad
         raise DataError("no rows are left", shown, faults)
 
 
+def lie_in_raw(targets: Sequence[Target]) -> bool:
+    """Whether some answers are told in the raw coordinates of a source, so that the alignment of its pieces is needed."""
+    return any(target.lies_in for target in targets)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Pieces of every example, the index into Rows each came from, and what did not fit in one piece.
@@ -226,7 +231,8 @@ class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides, and how a value is augmented, is a function of (seed, row, step) and of nothing else. augment: how; None for
-    values as they are.
+    values as they are. laid: by index into Rows the answers of an example, encoded against its pieces; where answers move with
+    what is augmented.
     """
 
     arrow: Arrow
@@ -237,6 +243,7 @@ class Examples:
     seed: int
     corruption: Corruption
     augment: str | None = None
+    laid: Callable[[int, tuple[Piece, ...]], tuple[Answer | None, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -247,6 +254,8 @@ class Examples:
         if self.augment is not None:
             pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
+        if self.augment is not None and self.laid is not None and self.of is not None:
+            answers = self.laid(int(self.of[row]), pieces)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
         shown = list(pieces)
@@ -273,14 +282,16 @@ def make_examples(
 ) -> Examples:
     """Examples with their answers encoded once; those that `~` gives are made when an example is asked for."""
     restored = restores(arrow)
-    answers = [
-        tuple(
+
+    def laid(index: int, pieces: tuple[Piece, ...]) -> tuple[Answer | None, ...]:
+        return tuple(
             target.encode(rows.targets[port][index], pieces) if rows.targets and restored[port] is None else None
             for port, target in enumerate(targets)
         )
-        for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)
-    ]
-    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption)
+
+    answers = [laid(index, pieces) for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)]
+    moving = laid if lie_in_raw(targets) else None
+    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
 
 
 def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW) -> list[Batch]:

@@ -21,7 +21,7 @@ from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
-Pooling = Literal["first", "mean", "normed_mean", "first_mean"]
+Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelConfig:
     """A model but for its vocabulary and its answers.
 
     pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised;
-    or the first token and the mean of all but the `frame` first ones, end to end.
+    the mean of all but the `frame` first ones, or the first token and that mean, end to end.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
     that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
@@ -103,7 +103,7 @@ class Mapping(nn.Module):
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
-            target.beside(self.sources.get(target.kind), config.vocabulary_head)
+            target.meet(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
                 config.pooled_width if target.way == "pooled" else width,
@@ -154,8 +154,12 @@ class Mapping(nn.Module):
         return vectors if self.pooler is None else self.pooler(vectors)
 
     def sentence(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """One vector an example, (n, d), as the sentence encoder was trained to give it, else as the model pools."""
-        said = self.config.sentence
+        """One vector an example, (n, d), as the sentence encoder or the bare model was trained to give it, else as the model
+        pools."""
+        said, norm = self.config.sentence, self.transformer.vector_norm
+        if norm is not None and not self.targets:
+            of_first: Tensor = norm(self.pool(hidden, batch, "first"))
+            return of_first
         if said is None:
             return self.pool(hidden, batch)
         vectors = self.pool(hidden, batch, said.pooling)
@@ -175,10 +179,11 @@ class Mapping(nn.Module):
             return first
         n = len(batch.starts)
         sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
-        if pooling == "first_mean":
+        if pooling in ("rest_mean", "first_mean"):
             frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
             rest = sums[:n] - torch.stack(frames).sum(0)
-            return torch.cat([first, rest / (batch.lengths - self.config.frame).clamp(min=1)[:, None]], dim=-1)
+            rest = rest / (batch.lengths - self.config.frame).clamp(min=1)[:, None]
+            return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
         mean = sums[:n] / batch.lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)

@@ -81,6 +81,9 @@ class Options:
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
     words: str | None = _option(None, "A file of words, one a line, to add to the vocabulary of a start.")
     length: int | None = _option(None, "Longest example, in tokens; a fitted model reads as much of longer ones.")
+    size: int | None = _option(
+        None, "Pictures are read whole, at most so many pixels to a side; else as the start has it, or up to 224."
+    )
     long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
@@ -116,7 +119,19 @@ class Options:
             raise UsageError(
                 f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
             )
-        positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
+        positive = (
+            "steps",
+            "epochs",
+            "minutes",
+            "batch",
+            "rate",
+            "layers",
+            "width",
+            "heads",
+            "vocabulary",
+            "length",
+            "size",
+        )
         for name in (*positive, "save_every", "patience", "lora"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

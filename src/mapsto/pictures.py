@@ -25,6 +25,9 @@ PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
+FRAME_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
+FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
+ORIENTATION, FIRST_ON_ITS_SIDE = 0x0112, 5  # of EXIF: what is written as rows are columns
 
 
 class Unreadable(ValueError):
@@ -60,6 +63,17 @@ def decode(content: bytes) -> Pixels:
         raise Unreadable(f"the picture is damaged: {error}") from error
 
 
+def size(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
+    pillow = _pillow()
+    try:
+        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
+            return (opened.height, opened.width) if turned else (opened.width, opened.height)
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
+        raise Unreadable(f"the picture is damaged: {error}") from error
+
+
 def _coloured(pillow: Any, image: Any) -> Any:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
@@ -87,18 +101,50 @@ def thumbnail(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
+def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
+    """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
+    pillow = _pillow()
+    from PIL import ImageDraw
+
+    image = pillow.Image.fromarray(pixels)
+    pen, thick = ImageDraw.Draw(image), max(1, round(max(pixels.shape) / 300))
+    names = {name: number for number, name in enumerate(dict.fromkeys(text for _, text in marks))}
+    for ((top, bottom), (left, right)), text in marks:
+        colour = FRAME_COLOURS[names[text] % len(FRAME_COLOURS)]
+        pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
+        font = _font(text, max(10, 5 * thick))
+        box = pen.textbbox((left, top), text, font=font)
+        pen.rectangle(box, fill=colour)
+        pen.text((left, top), text, fill="white", font=font)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _font(text: str, height: int) -> Any:
+    """A font that has these letters, where one is installed under a usual name; else the one that Pillow brings."""
+    from PIL import ImageFont
+
+    for name in () if text.isascii() else FONTS:
+        try:
+            return ImageFont.truetype(name, height)
+        except OSError:
+            continue
+    return ImageFont.load_default(height)
+
+
 @dataclass(frozen=True)
 class Frame:
     """How a picture becomes a grid of patches of `patch` pixels.
 
     fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
-    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`. filter: how Pillow
-    resamples.
+    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
+    sides. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow resamples.
     """
 
     patch: int
     size: int
-    fit: Literal["inside", "squash", "middle"] = "inside"
+    fit: Literal["inside", "squash", "middle", "squash_middle"] = "inside"
     shorter: int = 0
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
@@ -107,6 +153,11 @@ class Frame:
         """Patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the middle of the picture is taken."""
+        return self.fit in ("middle", "squash_middle")
+
     def framed(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
         """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
         h, w = pixels.shape[:2]
@@ -114,14 +165,17 @@ class Frame:
         done = self._resized(pixels, new)
         scale = np.array([h / new[0], w / new[1]])
         shift = np.zeros(2)
-        if self.fit == "middle":
+        if self.cuts:
             done, corner = _middle(done, self.size)
             shift = corner * scale
-        return done, np.stack([scale, shift], axis=1)
+        read = self.side * self.patch
+        return done[:read, :read], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
         if self.fit == "squash":
             return self.size, self.size
+        if self.fit == "squash_middle":
+            return self.shorter, self.shorter
         if self.fit == "middle":
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)

@@ -94,7 +94,11 @@ def idle(method: str, options: Options) -> list[str]:
 
 
 def learning(mapping: Mapping, beginning: Beginning) -> Learning:
-    """How fits are run: as the kind that is read says, but for a published start, which needs no more than text does."""
+    """How fits are run: as an answer that takes long to learn says, else as the kind that is read does, but for a published
+    start, which needs no more than text does."""
+    for target in mapping.targets:
+        if target.learning is not None:
+            return target.learning
     return next(iter(mapping.sources.values())).learning if beginning.made_here else Learning()
 
 

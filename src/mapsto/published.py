@@ -62,13 +62,14 @@ def open(name: str) -> Start:
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.families())}")
-    chosen = zoo.family(kind)
+    family = zoo.family(kind)
     try:
-        config = replace(chosen.read(raw), family=kind)
+        config = _config(family, raw, kind)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
+    chosen = zoo.of(config)
     for file, remedy in chosen.requires.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
@@ -90,7 +91,7 @@ def open(name: str) -> Start:
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = zoo.family(mapping.config.family), task_of(mapping), mapping.config
+    chosen, task, config = zoo.of(mapping.config), task_of(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
@@ -99,7 +100,10 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     if task == "label" and config.pooling == "normed_mean":
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    if chosen.tower is not None and task != "body":
+        shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
+    raw |= shape
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -133,7 +137,7 @@ def weights(mapping: Mapping) -> dict[str, Tensor]:
 
 def renamed(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.family(mapping.config.family), held, task_of(mapping), mapping.config.counted + 1)
+    return _named(zoo.of(mapping.config), held, task_of(mapping), mapping.config.counted + 1)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
@@ -175,6 +179,14 @@ def _find(name: str) -> Path:
     except (*away, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
+
+
+def _config(family: Family, raw: Dict[str, Any], kind: str) -> ModelConfig:
+    """What a config.json of model_type `kind` says, if of several towers, of the one that is read."""
+    tower = family.tower
+    if tower is None:
+        return replace(family.read(raw), family=kind)
+    return replace(family.read(raw[tower.key] if kind == tower.whole else raw), family=tower.own)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -230,7 +242,8 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
             if parts and len(parts) != len(theirs):
                 raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(theirs)}")
             if parts:
-                found[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+                whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+                found[ours] = whole[(None,) * chosen.flat.get(ours, 0)]
     for copy, ours in chosen.untied.items():
         tensor = left.pop(copy, None)
         if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
@@ -242,7 +255,8 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
         strange = [key for key in unknown if key not in other_task]
         raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(strange[:5])}")
     if other_task:
-        notes.append(f"weights of another task were left out: {', '.join(sorted(other_task)[:5])}")
+        names = ", ".join(sorted(other_task)[:5])
+        notes.append(f"weights of another task were left out ({len(other_task)} in all): {names}")
     for name, tensor in found.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
@@ -273,7 +287,9 @@ def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> 
     for ours, tensor in held.items():
         theirs = names.get(ours, (OWN + ours,))
         for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-            found[name if task != "body" else name.removeprefix(chosen.prefix)] = part.contiguous().clone()
+            bare = task == "body" and chosen.tower is None
+            part = part.reshape(part.shape[chosen.flat.get(ours, 0) :])
+            found[name.removeprefix(chosen.prefix) if bare else name] = part.contiguous().clone()
     return found
 
 

@@ -59,7 +59,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
-        target.beside(sources.get(target.kind), config.vocabulary_head)
+        target.meet(sources, config.vocabulary_head)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:

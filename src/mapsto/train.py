@@ -136,7 +136,8 @@ def fit(
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
-                if updates and zoo.family(work.mapping.config.family).renamed:
+                known = zoo.family(work.mapping.config.family)
+                if updates and (known.renamed or known.tower):
                     progress.say(
                         "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
                     )

@@ -61,6 +61,15 @@ class Learning:
     rate: float = 1e-4
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What is said of a region (a, 2) of a value. true: by its label, and not by a model."""
+
+    region: Any
+    text: str
+    true: bool = False
+
+
 class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
@@ -187,6 +196,14 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
+    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """Hidden tokens laid evenly over the value, `counts` of them along its axes, to ask what stands there. Raises UsageError
+        for kinds that have no such axes."""
+        raise UsageError(f"nothing can be asked about places in {self.kind!r}")
+
+    def require_parts(self) -> None:
+        """Raise UsageError where values are read whole, so that no part of one can be hidden or asked about."""
+
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""
         raise UsageError(f"nothing can be left out of {self.kind!r} yet")
@@ -204,6 +221,22 @@ class Source(ABC):
     def marked(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The value as HTML with regions in shades from −1 (class `against`) to 1 (class `for`)."""
         return html.escape(str(value))
+
+    @classmethod
+    def outlined(cls, value: Any, marks: Sequence[Mark]) -> str:
+        """The value as HTML with these regions outlined, those that are true with a broken line."""
+        return html.escape(str(value))
+
+    @classmethod
+    def drawn(cls, value: Any, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """The ending and the content of a file of the value with these regions outlined. Raises UsageError for kinds that have no
+        such file."""
+        raise UsageError(f"nothing is drawn into {cls.kind!r}")
+
+    def read_whole(self, size: int | None) -> Source:
+        """The source that reads values whole, nothing cut off, and brings larger ones down to `size` along each axis, by default
+        to what it reads now. Raises UsageError for kinds that know no size."""
+        raise UsageError(f"--size is for pictures, and {self.kind!r} has no size")
 
     @classmethod
     def classical(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
@@ -232,11 +265,14 @@ class Target(ABC):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
     loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
-    saved.
+    saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
+    learning: how fits are run, where the answers take longer to learn than the kind that is read says.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
+    lies_in: ClassVar[str] = ""
+    learning: ClassVar[Learning | None] = None
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
@@ -259,8 +295,19 @@ class Target(ABC):
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
 
+    @staticmethod
+    def annotations(path: Path) -> dict[str, Any]:
+        """The cells that are kept beside files which are a value each, in a folder or in a file of their own, by the names of
+        those files; nothing where there are none. Raises DataError."""
+        return {}
+
+    def meet(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
+        """See `beside`."""
+        self.beside(sources.get(self.lies_in or self.kind), transform)
+
     def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
-        """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
+        """Meet the source that its answers lie in, else that of the same kind, where the arrow has one; and the family's shape of
+        a vocabulary head."""
 
     @abstractmethod
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
@@ -290,6 +337,15 @@ class Target(ABC):
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
+
+    def question(self, pieces: Sequence[Piece]) -> Answer:
+        """What an appended answer lays behind the pieces to be read there, without saying what is true."""
+        raise NotImplementedError
+
+    def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """One output an example, (n, …), out of what was read (m, …) for examples of these pieces; in raw coordinates for kinds
+        that lie in a source."""
+        return output
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Weight (c, d) and bias (c,) of the best linear head on frozen vectors (m, d), or on sparse ones of length 1; None
@@ -364,9 +420,17 @@ class Target(ABC):
     def state(self) -> State:
         """What `learn` found, as JSON; the class takes it back as keyword arguments."""
 
+    def brief(self, answer: Any) -> str:
+        """An answer, or a true one, in a few words."""
+        return str(answer)
+
+    def marks(self, answer: Any, true: bool = False) -> list[Mark]:
+        """The regions that an answer names, for kinds that lie in a source."""
+        return []
+
     def show(self, answer: Any) -> str:
         """The answer as HTML."""
-        return html.escape(str(answer))
+        return html.escape(self.brief(answer))
 
 
 @cache

@@ -90,20 +90,22 @@ def write(config: ModelConfig) -> dict[str, Any]:
     return {**sizes(config.transformer), "intermediate_size": config.transformer.hidden}
 
 
-LAYER = "vit.encoder.layer.{i}."
+def whole_body(prefix: str) -> Names:
+    """All but the heads under `prefix`."""
+    layer = f"{prefix}encoder.layer.{{i}}."
+    return (
+        *body(prefix),
+        ("transformer.blocks.{i}.attention_norm", f"{layer}layernorm_before"),
+        ("transformer.blocks.{i}.feed_norm", f"{layer}layernorm_after"),
+        ("transformer.blocks.{i}.feed.up", f"{layer}intermediate.dense"),
+        ("transformer.blocks.{i}.feed.down", f"{layer}output.dense"),
+    )
+
+
 family = Family(
     architectures={"body": "ViTModel", "label": "ViTForImageClassification"},
     prefix="vit.",
-    names={
-        "body": (
-            *body("vit."),
-            ("transformer.blocks.{i}.attention_norm", f"{LAYER}layernorm_before"),
-            ("transformer.blocks.{i}.feed_norm", f"{LAYER}layernorm_after"),
-            ("transformer.blocks.{i}.feed.up", f"{LAYER}intermediate.dense"),
-            ("transformer.blocks.{i}.feed.down", f"{LAYER}output.dense"),
-        ),
-        "label": (("classifier", "classifier"),),
-    },
+    names={"body": whole_body("vit."), "label": (("classifier", "classifier"),)},
     read=read,
     write=write,
     untied={},
