@@ -23,9 +23,8 @@ from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows,
 from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
-from mapsto.objectives.contrast import Contrast
-from mapsto.objectives.replaced import Replaced
 from mapsto.options import Options
+from mapsto.plan import make_objective
 from mapsto.sequence import Piece, Role, collate
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
@@ -54,6 +53,7 @@ OBJECTIVES = [
     ("en:text, ~de:text -> de:text", "causal"),
 ]
 CPU = torch.device("cpu")
+LONGEST = 65  # the larger pictures have 8 × 8 patches and a class token
 
 
 def table(count: int = 40) -> Any:
@@ -107,7 +107,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
             target.restore(corruption)
     torch.manual_seed(seed)
     mapping = make_mapping(bound, config, sources, targets, Beginning())
-    encoded = encode(bound, rows, sources, 64, "cut", aligned=True)
+    encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
     return mapping, replace(examples, augment="mirror" if "image" in arrow else None)
 
@@ -170,6 +170,20 @@ class TestSource:
             assert not piece.special[hidden].any() and len(hidden)
             others = [source.corrupt(piece, corruption, generator(3, 7, step), 0.0)[1].tolist() for step in range(8)]
             assert len({tuple(other) for other in others}) > 1
+
+    def test_augmentation_is_a_function_of_its_key(self, kind: str) -> None:
+        """As many tokens, each still saying where in the value it comes from; a kind without ways leaves its pieces."""
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        piece = max(source.encode(values, 0, aligned=True), key=len)
+        for how in made_source.augmented or ("move",):
+            found = [source.augment(piece, generator(3, 7, step), how) for step in (*range(8), 0)]
+            assert np.array_equal(found[0].tokens, found[-1].tokens)
+            assert len({one.tokens.tobytes() for one in found}) > 1 if made_source.augmented else found[0] is piece
+            for one in found:
+                assert len(one) == len(piece) and np.array_equal(one.special, piece.special)
+                assert one.alignment is not None and one.alignment.to_raw(np.flatnonzero(~one.special)) is not None
 
     def test_same_values_same_fingerprint(self, kind: str) -> None:
         made_source = kinds.source(kind)
@@ -317,8 +331,9 @@ def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_telling_replaced_tokens_goes_on(optimizer: Any, tmp_path: Path) -> None:
-    goes_on("~text -> text", "replaced", optimizer, {}, tmp_path)
+@pytest.mark.parametrize(("arrow", "objective"), [("~text -> text", "replaced"), ("~image -> image", "simclr")])
+def test_objectives_that_add_to_the_mapping_go_on(arrow: str, objective: str, optimizer: Any, tmp_path: Path) -> None:
+    goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -334,9 +349,8 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
         mapping, examples = made(arrow, hidden)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
-        objective = (
-            Contrast(examples, 0) if way.get("contrast") else Replaced(mapping) if hidden == "replaced" else None
-        )
+        method = "contrast" if way.get("contrast") else "full"
+        objective = make_objective(method, Options(objective=hidden), mapping, examples)  # type: ignore[arg-type]
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]

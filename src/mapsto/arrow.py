@@ -57,6 +57,11 @@ class Arrow:
         """Whether a source is hidden in part, so that the arrow needs no labels for what it puts back."""
         return any(port.corrupted for port in self.sources)
 
+    @property
+    def body(self) -> Arrow:
+        """What is read, none of it hidden, and nothing answered."""
+        return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
+
 
 def parse(text: str) -> Arrow:
     """The arrow that `text` writes; parse(str(arrow)) == arrow. Raises ArrowError saying where it goes wrong."""

@@ -14,7 +14,7 @@ from mapsto.errors import UsageError
 from mapsto.sequence import Ints, Piece, Role
 
 Shape = Literal["token", "word", "span", "block"]
-CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16, "replaced": 0.0}
+CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16, "replaced": 0.0, "simclr": 0.0}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
     if answers:
         return bind(arrow, table.columns, fits)
-    read = bind(Arrow(tuple(replace(port, corrupted=False) for port in arrow.sources), ()), table.columns, fits)
+    read = bind(arrow.body, table.columns, fits)
     return replace(arrow, sources=read.sources)
 
 
@@ -230,9 +230,9 @@ class Pieces(Protocol):
 class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
-    What `~` hides, and how a value is augmented, is a function of (seed, row, step) and of nothing else. augment: how; None for
-    values as they are. laid: by index into Rows the answers of an example, encoded against its pieces; where answers move with
-    what is augmented.
+    What `~` hides, and how a value is augmented, is a function of (seed, row, step, view) and of nothing else. augment: how;
+    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces; where answers
+    move with what is augmented.
     """
 
     arrow: Arrow
@@ -248,9 +248,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def example(self, row: int, step: int, progress: float) -> Example:
-        """Example `row` as step `step` sees it."""
-        pieces, rng = self.pieces[row], generator(self.seed, row, step)
+    def example(self, row: int, step: int, progress: float, view: int = 0) -> Example:
+        """Example `row` as step `step` sees it; objectives that see a row several times number their views."""
+        pieces, rng = self.pieces[row], generator(self.seed, row + view * len(self), step)
         if self.augment is not None:
             pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
@@ -294,13 +294,16 @@ def make_examples(
     return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
 
 
-def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW) -> list[Batch]:
+def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:
     """Packed batches of about `most_tokens` places at most, in rows of `shortest` tokens or more.
+
+    Examples in several `views` are given view by view; a batch has all views of those that it holds, in the same order.
 
     Long examples get long rows, since attention over long rows costs more for every token; short ones first fill what is
     left of those, and only get rows of their own when enough of them remain.
     """
-    sizes = [len(example) for example in examples]
+    count = len(examples) // views
+    sizes = [max(map(len, examples[i::count])) for i in range(count)]
     few = SHORT_GROUP * sum(sizes)
     waiting = list(range(len(sizes)))
     packed: list[Batch] = []
@@ -316,11 +319,13 @@ def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORT
         left = set(range(len(waiting))) - {at for row in rows for at in row}
         if sum(sizes[waiting[at]] for at in left) < few:
             rows, left = pack([sizes[i] for i in waiting], length), set()
-        parts = min(len(rows), max(1, round(len(rows) * length / most_tokens)))
+        parts = min(len(rows), max(1, round(views * len(rows) * length / most_tokens)))
         for part in range(parts):
             taken = [[waiting[at] for at in row] for row in rows[part::parts]]
             chosen = sorted(i for row in taken for i in row)
             place = {index: at for at, index in enumerate(chosen)}
-            packed.append(collate([examples[i] for i in chosen], length, [[place[i] for i in row] for row in taken]))
+            seen = [examples[i + view * count] for view in range(views) for i in chosen]
+            laid = [[place[i] + view * len(chosen) for i in row] for view in range(views) for row in taken]
+            packed.append(collate(seen, length, laid))
         waiting = [waiting[at] for at in sorted(left)]
     return packed

@@ -14,16 +14,16 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
-Objective = Literal["masked", "causal", "hybrid", "replaced"]
-Augment = Literal["auto", "none", "move", "mirror"]
+Objective = Literal["masked", "causal", "hybrid", "replaced", "simclr"]
+Augment = Literal["auto", "none", "move", "mirror", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
     "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "objective": ("masked", "causal", "hybrid", "replaced"),
-    "augment": ("auto", "none", "move", "mirror"),
+    "objective": ("masked", "causal", "hybrid", "replaced", "simclr"),
+    "augment": ("auto", "none", "move", "mirror", "crop"),
 }
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
@@ -90,13 +90,15 @@ class Options:
     objective: Objective = _option(
         "masked",
         "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, or telling tokens that a "
-        "generator replaced.",
+        "generator replaced; or nothing is hidden, and two views of each picture are told from all others (simclr).",
     )
     hide: float | None = _option(
         None, "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training."
     )
     augment: Augment = _option(
-        "auto", "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), or not (none)."
+        "auto",
+        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), parts of them in other colours "
+        "(crop; simclr's auto), or not (none).",
     )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
@@ -159,12 +161,15 @@ class Options:
 
     def require_use(self, corrupted: bool) -> None:
         """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
-        idle = ("patience",) if corrupted else ("hide", "shape", "objective")
         usual = Options()
-        found = [f"--{name}" for name in idle if getattr(self, name) != getattr(usual, name)]
-        if found:
-            reason = "an arrow with `~` is trained to its end" if corrupted else "without `~` nothing is hidden"
-            raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
+        idle: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
+        if not corrupted:
+            idle = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
+        elif self.objective == "simclr":
+            idle["--objective simclr hides nothing"] = ("hide", "shape")
+        for reason, names in idle.items():
+            if found := [f"--{name}" for name in names if getattr(self, name) != getattr(usual, name)]:
+                raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
 
     def flags(self) -> list[str]:
         """What a command has to say to get these options."""

@@ -19,6 +19,7 @@ from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.objectives.contrast import Contrast
 from mapsto.objectives.replaced import Replaced
+from mapsto.objectives.simclr import Simclr
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -111,6 +112,8 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     """What the steps of `method` make small. It may add to the mapping what only training needs."""
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
+    if mapping.arrow.corrupted and options.objective == "simclr":
+        return Simclr(mapping, options.augment)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
 

@@ -77,7 +77,7 @@ class Source(ABC):
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
     whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning:
     how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
-    usual way first. measured: what `extent` counts. suffixes: of files that are a value each, for
+    usual way first and the strongest last. measured: what `extent` counts. suffixes: of files that are a value each, for
     kinds whose cells may name files. alone: whether an
     arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
     answering.
@@ -171,7 +171,8 @@ class Source(ABC):
         raise NotImplementedError
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The piece of a value that means the same, its alignment moved with it; the piece itself for kinds that have none."""
+        """The piece of a value that means the same, as many tokens, its alignment moved with it; the piece itself for kinds that
+        have none."""
         return piece
 
     @abstractmethod
@@ -196,9 +197,9 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
-    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """Hidden tokens laid evenly over the value, `counts` of them along its axes, to ask what stands there. Raises UsageError
-        for kinds that have no such axes."""
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
+        that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def require_parts(self) -> None:

@@ -148,7 +148,8 @@ class ImageSource(Source):
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
-    augmented = ("move", "mirror")
+    augmented = ("move", "mirror", "crop")
+    objectives = ("masked", "simclr")
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
 
@@ -292,27 +293,27 @@ class ImageSource(Source):
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The picture moved a little, and with "mirror" as often as not mirrored."""
+        """The picture moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
         p, inner = self.frame.patch, ~piece.special
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
         pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
-        # Where there is one column of patches, nothing would tell that it was mirrored.
-        changed, shift, turned = pictures.moved(pixels, rng, how == "mirror" and grid[1] > 1)
+        tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
+        if how == "crop":
+            changed, origin = pictures.cropped(pixels, rng, tells)
+        else:
+            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
         tokens = piece.tokens.copy()
         tokens[inner, PLACES:] = pictures.patches(changed, p)
         alignment = None
         if piece.alignment is not None:
             raw = piece.alignment.regions[inner]
-            extent = raw[:, :, 1].max(0) - raw[:, :, 0].min(0)
-            by = np.array(shift) / pixels.shape[:2] * extent
+            low, high = raw[:, :, 0].min(0), raw[:, :, 1].max(0)
+            corners = np.stack([piece.positions[inner], piece.positions[inner] + 1], axis=-1) * p
+            before = np.sort(corners * origin[:, 0, None] + origin[:, 1, None], axis=-1)
             regions = piece.alignment.regions.copy()
-            if turned:
-                low, high = raw[:, 1, 0].min(), raw[:, 1, 1].max()
-                regions[inner, 1] = (low + high) - raw[:, 1, ::-1]
-                by[1] = -by[1]
-            regions[inner] -= by[:, None]
+            regions[inner] = low[:, None] + before * ((high - low) / pixels.shape[:2])[:, None]
             alignment = Alignment(regions)
         return replace(piece, tokens=tokens, alignment=alignment)
 
@@ -353,12 +354,15 @@ class ImageSource(Source):
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
-    def hidden_grid(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """Hidden patches of a grid of their own over the picture. Raises UsageError where pictures are read whole."""
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
         self.require_parts()
+        p, inner = self.frame.patch, ~piece.special
+        seen = pictures.joined(piece.tokens[inner, PLACES:], (int(piece.tokens[0, 3]), int(piece.tokens[0, 4])), p)
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
-        tokens[:, 0], tokens[:, 1:3], tokens[:, 3:PLACES] = HIDDEN, places, counts
+        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(seen, (counts[0] * p, counts[1] * p)), p)
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
