@@ -298,7 +298,7 @@ class ImageSource(Source):
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
-        pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
+        pixels = _joined(piece, p)
         tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
         if how == "crop":
             changed, origin = pictures.cropped(pixels, rng, tells)
@@ -357,12 +357,11 @@ class ImageSource(Source):
     def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
         """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
         self.require_parts()
-        p, inner = self.frame.patch, ~piece.special
-        seen = pictures.joined(piece.tokens[inner, PLACES:], (int(piece.tokens[0, 3]), int(piece.tokens[0, 4])), p)
+        p = self.frame.patch
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
         tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(seen, (counts[0] * p, counts[1] * p)), p)
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
@@ -538,6 +537,12 @@ def _hidden(piece: Piece, hidden: Ints) -> Piece:
     return replace(piece, tokens=tokens)
 
 
+def _joined(piece: Piece, p: int) -> Pixels:
+    """The pixels (h, w, 3) of all patches of a picture."""
+    tokens = piece.tokens[~piece.special]
+    return pictures.joined(tokens[:, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), p)
+
+
 def _select(piece: Piece, keep: Ints) -> Piece:
     return replace(
         piece,
@@ -549,15 +554,30 @@ def _select(piece: Piece, keep: Ints) -> Piece:
     )
 
 
-class PatchEmbedder(nn.Module):
-    """From tokens (t, 5 + f) of bytes to (t, d), computed in fp32."""
+class PixelEmbedder(nn.Module):
+    """What reads the pixels of tokens (t, 5 + f) of bytes, in fp32."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, source: ImageSource, width: int) -> None:
+    def __init__(self, source: ImageSource) -> None:
         super().__init__()
-        p, self.table = source.frame.patch, source.table
+        self.patch = source.frame.patch
+        mean, std = (torch.tensor(values).repeat_interleave(self.patch**2) for values in (source.mean, source.std))
+        self.register_buffer("shift", 255 * mean, persistent=False)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+
+    def normalised(self, tokens: Tensor) -> Tensor:
+        """(t, f)"""
+        return (tokens[:, PLACES:].float() - self.shift) * self.scale
+
+
+class PatchEmbedder(PixelEmbedder):
+    """From tokens (t, 5 + f) of bytes to (t, d)."""
+
+    def __init__(self, source: ImageSource, width: int) -> None:
+        super().__init__(source)
+        p, self.table = self.patch, source.table
         self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
         # A linear map, in the shape that others write it in.
         self.projection = nn.Conv2d(3, width, p, stride=p, bias=source.bias)
@@ -566,9 +586,6 @@ class PatchEmbedder(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
         self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + self.table**2, width))
-        mean, std = (torch.tensor(values).repeat_interleave(p * p) for values in (source.mean, source.std))
-        self.register_buffer("shift", 255 * mean, persistent=False)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
@@ -579,9 +596,8 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
-        values = (tokens[:, PLACES:].float() - self.shift) * self.scale
         shown = (what == PATCH)[:, None]
-        x = F.linear(values * shown, self.projection.weight.flatten(1), self.projection.bias)
+        x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
         x = x + self._positions(at, grid)
@@ -611,37 +627,28 @@ class PatchEmbedder(nn.Module):
         return found
 
 
-class PictureEmbedder(nn.Module):
+class PictureEmbedder(PixelEmbedder):
     """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
-    (t, d), computed in fp32."""
-
-    shift: Tensor
-    scale: Tensor
+    (t, d)."""
 
     def __init__(self, source: ImageSource, front: ConvolutionConfig) -> None:
-        super().__init__()
-        self.patch, self.network = source.frame.patch, front.network()
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (source.mean, source.std))
-        self.register_buffer("shift", 255 * mean, persistent=False)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        super().__init__(source)
+        self.network = front.network()
 
     def forward(self, tokens: Tensor) -> Tensor:
         grids = tokens[:, 3:PLACES].long()
         places, parts = [], []
         for rows, columns in torch.unique(grids, dim=0).tolist():
             here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
-            cells = self.network(self._joined(tokens[here, PLACES:], rows, columns))
+            cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
             places.append(here)
             parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
-        """Normalised pictures (n, 3, h, w) of patches (t, f) of bytes."""
+        """Pictures (n, 3, h, w) of patches (t, f)."""
         p = self.patch
-        pixels = (
-            patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
-        )
-        return (pixels.float() - self.shift) * self.scale
+        return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
 
 
 def _waves(side: int, width: int) -> Tensor:
@@ -698,7 +705,7 @@ class ImageTarget(Target):
         """The pixels (h, w, 3) of the picture in the size in which it is read."""
         tokens = piece.tokens.copy()
         tokens[hidden, PLACES:] = self._pixels(output).flatten(1).numpy()
-        return pictures.joined(tokens[~piece.special, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), self.patch)
+        return _joined(replace(piece, tokens=tokens), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """A picture for another one is not here yet."""
