@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import run
+from runs import boxed, run, write_boxed
+from runs import write_voc as as_voc
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
@@ -26,37 +27,12 @@ from mapsto.kinds.boxes import Box, Boxes
 SMALL = {"layers": 1, "width": 32, "device": "cpu", "precision": "fp32"}
 
 
-def picture(number: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Dark, with a red and sometimes a green rectangle."""
-    rng = np.random.default_rng(number)
-    pixels = rng.integers(0, 60, (32, 48, 3)).astype(np.uint8)
-    boxes = []
-    for channel, name in enumerate(("red", "绿")[: 1 + number % 2]):
-        w, h = rng.integers(8, 14, 2).tolist()
-        x, y = int(rng.integers(0, 48 - w)), int(rng.integers(0, 32 - h))
-        pixels[y : y + h, x : x + w, channel] = 240
-        boxes.append({"label": name, "box": [x, y, x + w, y + h]})
-    return pixels, boxes
-
-
 def rows(count: int) -> list[dict[str, Any]]:
-    return [{"image": pixels, "boxes": boxes} for pixels, boxes in map(picture, range(count))]
-
-
-def written(folder: Path, count: int = 4) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """Pictures in a folder, and what is true of them."""
-    folder.mkdir(parents=True)
-    found = []
-    for number in range(count):
-        pixels, boxes = picture(number)
-        path = folder / f"{number}.png"
-        path.write_bytes(pictures.encode(pixels))
-        found.append((path, boxes))
-    return found
+    return [{"image": pixels, "boxes": boxes} for pixels, boxes in map(boxed, range(count))]
 
 
 def as_coco(folder: Path) -> Path:
-    held = written(folder / "images")
+    held = write_boxed(folder / "images")
     names = ["red", "绿"]
     told = {
         "images": [{"id": 7 + i, "file_name": path.name} for i, (path, _) in enumerate(held)],
@@ -74,25 +50,10 @@ def as_coco(folder: Path) -> Path:
     return folder
 
 
-def as_voc(folder: Path) -> Path:
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    (folder / "Annotations").mkdir(parents=True)
-    for path, boxes in written(folder / "JPEGImages"):
-        objects = "".join(
-            f"<object><name>{box['label']}</name><bndbox>"
-            + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box["box"], strict=True))
-            + "</bndbox></object>"
-            for box in boxes
-        )
-        text = f"<annotation><filename>{path.name}</filename>{objects}</annotation>"
-        (folder / "Annotations" / f"{path.stem}.xml").write_text(text, encoding="utf-8")
-    return folder
-
-
 def as_yolo(folder: Path) -> Path:
     (folder / "labels").mkdir(parents=True)
     names = ["red", "绿"]
-    for path, boxes in written(folder / "images"):
+    for path, boxes in write_boxed(folder / "images"):
         lines = []
         for box in boxes:
             x0, y0, x1, y1 = box["box"]
@@ -109,7 +70,7 @@ def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
     assert set(table.columns) == {"image", "boxes"} and len(table) == 4
     for number, cell in enumerate(table.column("boxes")):
         assert Path(table.column("image")[number]).stem == str(number)
-        for found, wanted in zip(Boxes.read(cell), Boxes.read(picture(number)[1]), strict=True):
+        for found, wanted in zip(Boxes.read(cell), Boxes.read(boxed(number)[1]), strict=True):
             assert found.label == wanted.label
             assert np.allclose([found.left, found.top, found.right, found.bottom],
                                [wanted.left, wanted.top, wanted.right, wanted.bottom])  # fmt: skip
@@ -175,9 +136,9 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
         Boxes.read(cell)
 
 
-@pytest.mark.parametrize("how", ["move", "mirror"])
+@pytest.mark.parametrize("how", ["move", "mirror", "crop"])
 @pytest.mark.parametrize("fit", ["inside", "squash", "middle"])
-def test_a_box_moves_with_its_picture(how: str, fit: Any) -> None:
+def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)
     pixels[12:28, 20:40] = 250
@@ -188,17 +149,20 @@ def test_a_box_moves_with_its_picture(how: str, fit: Any) -> None:
     target.learn([answer])
     target.meet({"image": source}, None)
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
-    for step in range(12):
+    told = 0
+    for step in range(20):
         varied = source.augment(piece, generator(0, 0, step), how)
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
-        seen = pictures.joined(varied.tokens[~varied.special, image.PLACES :], grid, 4)[..., 0]
+        seen = pictures.joined(varied.tokens[~varied.special, image.PLACES :], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
-        (told,) = values[values[:, 0] >= 0]
-        y, x = np.nonzero(seen > 130)
+        y, x = np.nonzero(seen > (seen.min() + seen.max()) / 2)
         h, w = seen.shape
         found = np.array([x.min() / w, y.min() / h, (x.max() + 1) / w, (y.max() + 1) / h])
-        middle, extent = told[1:3], told[3:]
-        assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - found).max() < 0.06
+        for _, *at in values[values[:, 0] >= 0]:
+            told += 1
+            middle, extent = np.array(at[:2]), np.array(at[2:])
+            assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - found).max() < 0.07
+    assert told > 12, "crops may leave it out now and then"
 
 
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
@@ -296,7 +260,7 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     seen = model.evaluate(rows(24))
     assert seen.scores["map50"].value > 0.9, "few pictures are learnt by heart"
     again = mapsto.load(tmp_path / "det", device="cpu", precision="fp32")
-    pixels, boxes = picture(1)
+    pixels, boxes = boxed(1)
     assert again.predict([{"image": pixels}]) == model.predict([{"image": pixels}])
     (answer,) = again.predict([{"image": pixels}])
     assert {box["label"] for box in answer["boxes"]} == {"red", "绿"}
@@ -321,7 +285,7 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
 def test_a_label_and_boxes_come_from_one_pass(tmp_path: Path) -> None:
     both = [{**row, "label": str(len(row["boxes"]))} for row in rows(12)]
     model = mapsto.fit("image -> label, boxes", both, tmp_path / "both", steps=2, hold_out=0, **SMALL)
-    (answer,) = mapsto.load(tmp_path / "both", device="cpu").predict([{"image": picture(0)[0]}])
+    (answer,) = mapsto.load(tmp_path / "both", device="cpu").predict([{"image": boxed(0)[0]}])
     assert set(answer) == {"label", "boxes"} and answer["label"]["label"] in ("1", "2")
     names = set(model.evaluate(both).scores)
     assert {"label: accuracy", "boxes: map50"} <= names
