@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from models import LABELS, VISION
+from models import LABELS, NETWORKS, VISION, Vgg
 from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForImageClassification,
     BitImageProcessorPil,
     CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
     DeiTForImageClassificationWithTeacher,
     DeiTImageProcessorPil,
     SiglipImageProcessorPil,
@@ -34,13 +35,15 @@ from mapsto import published, zoo
 from mapsto.errors import CheckpointError
 from mapsto.kinds.image import PLACES, ImageSource
 from mapsto.mapping import Mapping
-from mapsto.pictures import patches
+from mapsto.pictures import Frame, patches
 from mapsto.predict import questions
 from mapsto.sequence import Answer, Example, collate
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 POOLERS = ("pooler.", "head.")  # which are left out
 CLASSES = {"body": AutoModel, "label": AutoModelForImageClassification}
+ALL = {**VISION, **NETWORKS}
+SIDE = 32
 
 
 def pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
@@ -67,6 +70,8 @@ def processor(how: str, side: int) -> Any:
         return BitImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, resample=3, **normal)
     if how == "clip":
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square, **normal)
+    if how == "convnext":
+        return ConvNextImageProcessorPil(size={"shortest_edge": side}, crop_pct=0.8, **normal)
     if how == "deit":
         return DeiTImageProcessorPil(size=larger, crop_size=square, **normal)
     if how == "siglip":
@@ -76,23 +81,40 @@ def processor(how: str, side: int) -> Any:
 
 def make(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.Module:
     """A reference model with random weights, saved with its image processor."""
-    given, kind = dict(VISION[shape]), shape.split(":")[0]
-    tower = zoo.family(kind).tower
+    kind, given = shape.split(":")[0], dict(ALL[shape])
+    # A grid of another size than the positions were learnt on, for families that draw them over it.
+    side = given.get("image_size", SIDE) - (given["patch_size"] if kind.startswith("dinov2") else 0)
+    told, tower = {}, zoo.family(kind).tower
     if task == "label":
         told = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-        whole = given if tower is None else {tower.key: given}
-        config = AutoConfig.for_model(kind, **whole, **told, architectures=[zoo.family(kind).architectures[task]])
-    else:
-        config = AutoConfig.for_model(kind if tower is None else tower.own, **given)
+        told |= {"architectures": [zoo.family(kind).architectures[task]]}
+    if tower is not None:
+        kind, given = (kind, {tower.key: given}) if task == "label" else (tower.own, given)
     torch.manual_seed(0)
-    model: torch.nn.Module = CLASSES[task].from_config(config, attn_implementation="eager")
+    model: torch.nn.Module
+    if kind == "vgg":
+        model = Vgg(**given, **told)
+    else:
+        model = CLASSES[task].from_config(AutoConfig.for_model(kind, **given, **told), attn_implementation="eager")
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+        for weight in weights_of(model).values():  # variances stay above 0
+            weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
     model.eval().save_pretrained(folder)
-    # A grid of another size than the positions were learnt on, for families that draw them over it.
-    processor(how, given["image_size"] - given["patch_size"] * shape.startswith("dinov2")).save_pretrained(folder)
+    processor(how, side).save_pretrained(folder)
     return model
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Its parameters, and the statistics of its batch norms."""
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: weight for name, weight in held.items() if weight.is_floating_point()}
+
+
+def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
+    """(n, l, d) before each layer and at the end; of a network its last grid, cell by cell."""
+    found = reference(values, output_hidden_states=True)
+    last = found["last_hidden_state"]
+    return [last.flatten(2).transpose(1, 2)] if last.ndim == 4 else [*found["hidden_states"][:-1], last]
 
 
 def seen(folder: Path, values: list[Any]) -> Tensor:
@@ -122,10 +144,12 @@ def packed(mapping: Mapping, values: list[Any], answers: list[Any] | None = None
 
 
 PREPARED: list[tuple[str, dict[str, Any]]] = [
-    *((how, {}) for how in ("squash", "middle", "clip", "siglip", "deit")),
+    *((how, {}) for how in ("squash", "middle", "clip", "siglip", "deit", "convnext")),
+    ("convnext", {"size": {"shortest_edge": 384}}),  # from there on nothing is cut off
     # As old folders say it.
     ("clip", {"size": 35, "crop_size": 32, "image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor"}),
     ("deit", {"size": 35, "crop_size": 32, "image_processor_type": None, "feature_extractor_type": "DeiTFeatureExtractor"}),
+    ("convnext", {"size": 32, "image_processor_type": None, "feature_extractor_type": "ConvNextFeatureExtractor"}),
     ("squash", {"size": 32, "image_processor_type": None}),
 ]  # fmt: skip
 
@@ -146,33 +170,32 @@ def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path
         assert int(np.abs(piece.tokens[1:, PLACES:].astype(int) - wanted.astype(int)).max()) <= 1
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 @pytest.mark.parametrize("how", ["squash", "middle"])
 def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: Path) -> None:
     reference = make(shape, "body", tmp_path, how)
     mapping = folders.load(tmp_path)
-    theirs = {name: p for name, p in reference.named_parameters() if not name.startswith(POOLERS)}
+    theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith(POOLERS)}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
     batch = packed(mapping, pictures())
     states = mapping.transformer(
         mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
     )
-    found = reference(seen(tmp_path, pictures()), output_hidden_states=True)
-    expected = [*found.hidden_states[:-1], found.last_hidden_state]
+    expected = states_of(reference, seen(tmp_path, pictures()))
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
         for i, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
             torch.testing.assert_close(ours.flatten(0, 1)[start : start + length], reference_nld[i], **CLOSE)
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "label", tmp_path)
     mapping = folders.load(tmp_path)
     assert str(mapping.arrow) == "image -> label"
     truth = np.array([2, 0, 1])
-    batch = packed(mapping, pictures(), [(Answer(np.asarray(t)),) for t in truth])
-    logits = reference(seen(tmp_path, pictures())).logits
+    batch = packed(mapping.train(), pictures(), [(Answer(np.asarray(t)),) for t in truth])
+    logits = reference(seen(tmp_path, pictures()))["logits"]
     torch.testing.assert_close(mapping(batch)[0], logits, **CLOSE)
     expected_loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth), reduction="sum")
     (_, loss), *_ = mapping.losses(batch)
@@ -193,7 +216,7 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", ALL)
 @pytest.mark.parametrize("task", ["body", "label"])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make(shape, task, tmp_path / "theirs", "middle")
@@ -205,7 +228,8 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     folders.save(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
-    opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    made = Vgg if shape.startswith("vgg") else CLASSES[task]
+    opened, report = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not {name for name in report["missing_keys"] if not name.startswith(POOLERS)}
     assert not report["unexpected_keys"]
     values = seen(tmp_path / "ours", pictures())
@@ -354,6 +378,24 @@ def test_weights_of_patches_in_other_shapes_are_refused(
     safetensors.torch.save_file({**tensors, key: torch.zeros(shape)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=said):
         published.open(str(tmp_path))
+
+
+def test_sources_of_other_settings_are_told_apart() -> None:
+    """By the fingerprint, after which shards of a corpus are taken up again."""
+    others: list[dict[str, Any]] = [
+        {},
+        {"table": 3},
+        {"registers": 1},
+        {"masked": False},
+        {"placed": 2},
+        {"bias": False},
+    ]
+    others += [
+        {"placed": 0, "front": zoo.family(shape.split(":")[0]).read(NETWORKS[shape]).front} for shape in NETWORKS
+    ]
+    frames = [Frame(8, 32, fit) for fit in ("inside", "squash")]
+    sources = [ImageSource(frame, [0.5] * 3, [0.5] * 3, **other) for frame in frames for other in others]
+    assert len({source.fingerprint for source in sources}) == len(sources)
 
 
 def test_a_folder_that_does_not_say_how_is_refused(tmp_path: Path) -> None:

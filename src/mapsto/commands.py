@@ -340,6 +340,8 @@ def info(model: str, as_json: bool) -> None:
         "longest example": f"{held.config.longest} tokens",
         "pooling": held.config.pooling,
     }
+    if held.config.front is not None:
+        facts["in front"] = str(held.config.front)
     if held.config.sentence is not None:
         facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mapsto.arrow import Arrow
+from mapsto.convolution import ConvolutionConfig
 from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes
-from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
+from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
 Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
 
@@ -45,7 +46,8 @@ class ModelConfig:
     the mean of all but the `frame` first ones, or the first token and that mean, end to end.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
-    that it was fitted to and reads, where the Transformer takes more.
+    that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
+    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own.
     """
 
     family: str = "modernbert"
@@ -56,6 +58,8 @@ class ModelConfig:
     sentence: SentenceConfig | None = None
     length: int | None = None
     frame: int = 1
+    pooled_norm: bool = False
+    front: ConvolutionConfig | None = None
 
     @property
     def pooled_width(self) -> int:
@@ -66,6 +70,11 @@ class ModelConfig:
     def longest(self) -> int:
         """How many tokens of an example are read; what is longer is cut, or read in windows of so many."""
         return self.length or self.transformer.longest
+
+    @property
+    def counted(self) -> int:
+        """How far names of weights count: the layers of the stack, or what stands in a stage of the network in front."""
+        return max(self.transformer.layers, 0 if self.front is None else self.front.counted)
 
 
 class Unset(TorchFunctionMode):
@@ -90,6 +99,7 @@ class Mapping(nn.Module):
         embedded = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
+        self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
@@ -156,8 +166,13 @@ class Mapping(nn.Module):
         return F.normalize(vectors, dim=-1) if said.unit else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
-        """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""
-        pooling = pooling or self.config.pooling
+        """One vector an example, (n, d) in fp32, read as `pooling` says; by default as the model does, through its norm too."""
+        vectors = self._pooled(hidden, batch, pooling or self.config.pooling)
+        if pooling is None and self.pooled_norm is not None:
+            vectors = self.pooled_norm(vectors)
+        return vectors
+
+    def _pooled(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         flat = hidden.flatten(0, 1)
         first = flat[batch.starts].float()
         if pooling == "first":

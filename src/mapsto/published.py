@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.kinds import Source
 from mapsto.mapping import Mapping, ModelConfig, Unset
-from mapsto.transformer import Transformer, TransformerConfig
+from mapsto.transformer import Transformer, TransformerConfig, make_norm
 from mapsto.zoo import Family, Task
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -73,7 +74,7 @@ def open(name: str) -> Start:
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     notes: list[str] = []
-    tensors = _ours(chosen, _weights(folder), config.transformer.layers + 1, folder, notes)
+    tensors = _ours(chosen, _weights(folder), config.counted + 1, folder, notes)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     labels = _labels(raw, chosen, tensors, notes)
@@ -81,7 +82,7 @@ def open(name: str) -> Start:
     config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
     weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.reads).open(folder, weights)
+    source = kinds.source(chosen.reads).open(folder, weights, config.front)
     if source.longest is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     _require_body(config, source, tensors, folder)
@@ -107,6 +108,10 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
     tensors = renamed(mapping, weights(mapping))
+    if chosen.counter:
+        beside, end = chosen.counter
+        stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
+        tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
     content = safetensors.torch.save(tensors, {"format": "pt"})
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
@@ -132,7 +137,7 @@ def weights(mapping: Mapping) -> dict[str, Tensor]:
 
 def renamed(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.of(mapping.config), held, task_of(mapping), mapping.config.transformer.layers + 1)
+    return _named(zoo.of(mapping.config), held, task_of(mapping), mapping.config.counted + 1)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
@@ -205,7 +210,7 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
     """Our weight → theirs, every layer and both suffixes written out."""
     found: dict[str, tuple[str, ...]] = {}
     for ours, theirs in names:
-        parts = (theirs,) if isinstance(theirs, str) else theirs
+        parts = _parts(theirs)
         for i in range(layers) if "{i}" in ours else [0]:
             bare = ours.replace("{i}", str(i)), tuple(part.replace("{i}", str(i)) for part in parts)
             for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias", ""):
@@ -213,9 +218,15 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
     return found
 
 
+def _parts(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (theirs,) if isinstance(theirs, str) else theirs
+
+
 def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
     left = {_modern(key, chosen): tensor for key, tensor in given.items()}
+    if chosen.counter:
+        left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.counter[1])}
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
         left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
@@ -238,7 +249,8 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
         if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
             raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
     unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored)]
-    other_task = [key for key in unknown if not key.startswith(chosen.prefix)]
+    body = tuple(f"{name.split('.')[0]}." for _, theirs in chosen.names["body"] for name in _parts(theirs))
+    other_task = [key for key in unknown if not key.startswith(body)]
     if len(other_task) < len(unknown):
         strange = [key for key in unknown if key not in other_task]
         raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(strange[:5])}")
@@ -254,7 +266,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
     names = [name for task in TASKS for name in chosen.names.get(task, ())]
-    flat = [part for _, theirs in names for part in ((theirs,) if isinstance(theirs, str) else theirs)]
+    flat = [part for _, theirs in names for part in _parts(theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 
 
@@ -300,6 +312,10 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
         labels = [str(names[str(i)]) for i in range(classes)]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
+    repeated = {label for label, count in Counter(labels).items() if count > 1}
+    if repeated:  # ImageNet has two cranes
+        labels = [f"{label} ({i})" if label in repeated else label for i, label in enumerate(labels)]
+        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers tell them apart")
     if len(set(labels)) < len(labels) or len(names) != classes:
         raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
     return labels
@@ -349,12 +365,13 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
-    if shape.width % shape.heads or shape.blocks > len(tensors):
+    if shape.width % shape.heads or max(shape.blocks, sum(config.front.depths) if config.front else 0) > len(tensors):
         raise CheckpointError(
             f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
         )
     with torch.device("meta"), Unset():
         parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
+        parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:

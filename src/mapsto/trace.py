@@ -131,6 +131,8 @@ def _forward(mapping: Mapping, batch: Batch, rows: Rows, at: int) -> Iterator[st
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
     yield f"embed    {tuple(hidden.shape)}: rows, places, width"
+    if mapping.config.front is not None:
+        yield f"front    {mapping.config.front}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]

@@ -327,7 +327,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.width % config.heads or (config.width // config.heads) % 2:
+        if config.layers and (config.width % config.heads or (config.width // config.heads) % 2):
             raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
         absolute = config.positions == "absolute"
         width = config.input_width

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
     from mapsto.sequence import Answer, Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
@@ -111,8 +112,9 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
-        """The source that a model folder brings; `weights` are those of its embedder. Raises CheckpointError."""
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """The source that a model folder brings; `weights` are those of its embedder, `front` the network that this is, where it
+        is one of its own. Raises CheckpointError."""
 
     def extended(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
         """A source with these words in its vocabulary, and by new id the tokens that each stood for before. Raises UsageError
@@ -199,6 +201,9 @@ class Source(ABC):
         """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
         that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
+
+    def require_parts(self) -> None:
+        """Raise UsageError where values are read whole, so that no part of one can be hidden or asked about."""
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""

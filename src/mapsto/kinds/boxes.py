@@ -136,9 +136,10 @@ class Boxes(Target):
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, told))) ** 0.5), *GRIDS))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Meet the pictures. Raises UsageError without them."""
+        """Meet the pictures. Raises UsageError without them, and where no part of them can be asked about."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
+        source.require_parts()
         self.source = source
 
     def question(self, pieces: Sequence[Piece]) -> Answer:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import checkpoint, pictures
+from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
@@ -37,7 +38,9 @@ PROCESSOR = "preprocessor_config.json"
 FIT = "mapsto_fit"
 # What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
 PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
-OF_SHORTER_SIDE = ("CLIP", "Bit")
+OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
+# The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
+CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
 PLACED = ("[CLS]", "[distillation]")
@@ -134,7 +137,8 @@ class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
     positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
     that have none. masked: whether hidden patches have a vector of their own; else they look grey. bias: whether something is
-    added to what is made of the pixels of a patch."""
+    added to what is made of the pixels of a patch. front: the network that reads whole pictures; then a patch is what one cell
+    of its last grid stands for, nothing can be hidden, and no token stands in front."""
 
     kind = "image"
     family = "dinov2"
@@ -159,24 +163,28 @@ class ImageSource(Source):
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
+        front: ConvolutionConfig | None = None,
     ) -> None:
         self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
+        self.front = front
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.table = table or frame.side
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
+        if self.front is not None:
+            return f"pictures up to {side} × {side} pixels, read by {self.front}"
         return f"patches of {p} × {p} pixels, of pictures up to {side} × {side}"
 
     @property
-    def front(self) -> int:
+    def leading(self) -> int:
         """Tokens before the patches."""
         return self.placed + self.registers
 
     @property
     def longest(self) -> int:
         """Tokens of the largest picture."""
-        return self.front + max(self.frame.side, self.table) ** 2
+        return self.leading + max(self.frame.side, self.table) ** 2
 
     @classmethod
     def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
@@ -194,23 +202,24 @@ class ImageSource(Source):
         return cls(Frame(patch, side), mean.tolist(), std.tolist())
 
     @classmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
-        """The source that preprocessor_config.json and the weights of the patches describe."""
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """The source that preprocessor_config.json and the weights of the patches, or the network in front, describe."""
         said = checkpoint.read_json(folder / PROCESSOR)
-        sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in AXES.items()}
-        needed = sizes["position_embeddings"] + sizes["projection.weight"]
-        if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
-            raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
-        patch, placed, registers = sizes["projection.weight"][3], sizes["cls_token"][0], sizes["register_tokens"][1]
-        if patch > LARGEST_READ or placed > len(PLACED):
-            raise CheckpointError(f"{folder}: patches of {patch} pixels behind {placed} tokens are not supported")
-        table = round(max(0, sizes["position_embeddings"][1] - placed) ** 0.5)
-        masked, bias = "mask_token" in weights, "projection.bias" in weights
+        if front is None:
+            patch, told = _patches(folder, weights)
+        else:
+            patch, told = front.stride, {"placed": 0, "masked": False, "front": front}
+        if patch > LARGEST_READ or told["placed"] > len(PLACED):
+            raise CheckpointError(
+                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported"
+            )
         try:
             frame = _frame(said, patch)
+            if front is not None and frame.size % patch:
+                raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {frame.size}")
             normal = said.get("do_normalize", True)
             mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
-            return cls(frame, mean, std, table, registers, masked, placed, bias)
+            return cls(frame, mean, std, **told)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
@@ -232,7 +241,8 @@ class ImageSource(Source):
         said |= {FIT: frame.fit} if frame.fit == "inside" else {}
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
         side = frame.size if frame.side == self.table else self.table * frame.patch
-        return {"image_size": side, "patch_size": frame.patch, "num_channels": 3}
+        sizes = {"image_size": side, "num_channels": 3}
+        return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -267,7 +277,7 @@ class ImageSource(Source):
     def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
         p = self.frame.patch
         grid = pixels.shape[0] // p, pixels.shape[1] // p
-        first = self.front
+        first = self.leading
         places = np.indices(grid).reshape(2, -1).T
         tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
         tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
@@ -288,7 +298,7 @@ class ImageSource(Source):
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
-        pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
+        pixels = _joined(piece, p)
         tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
         if how == "crop":
             changed, origin = pictures.cropped(pixels, rng, tells)
@@ -309,22 +319,30 @@ class ImageSource(Source):
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
+        self.require_parts()
         return _select(piece, np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Patches in the order of the grid, each window behind the frame."""
+        self.require_parts()
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
         return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
 
-    def embedder(self, width: int) -> PatchEmbedder:
-        """A linear map of the pixels, and where the patch stands."""
-        return PatchEmbedder(self, width)
+    def require_parts(self) -> None:
+        """Raise UsageError where pictures are read whole."""
+        if self.front is not None:
+            raise UsageError(f"no part of a picture can be hidden, asked about or read alone: this start reads {self}")
+
+    def embedder(self, width: int) -> nn.Module:
+        """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
+        return PatchEmbedder(self, width) if self.front is None else PictureEmbedder(self, self.front)
 
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Some patches hidden."""
+        """Some patches hidden. Raises UsageError where pictures are read whole."""
+        self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
         return _hidden(piece, hidden), hidden
 
@@ -337,24 +355,30 @@ class ImageSource(Source):
         ]
 
     def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The whole picture in a grid of so many patches."""
-        p, inner = self.frame.patch, ~piece.special
-        seen = pictures.joined(piece.tokens[inner, PLACES:], (int(piece.tokens[0, 3]), int(piece.tokens[0, 4])), p)
+        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
+        self.require_parts()
+        p = self.frame.patch
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
         tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(seen, (counts[0] * p, counts[1] * p)), p)
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
-        """The other patches, each where it stood."""
+        """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
+        if self.front is not None:
+            return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
         """The colour of the mean everywhere."""
+        return self._painted(piece, ~piece.special)
+
+    def _painted(self, piece: Piece, which: NDArray[np.bool_]) -> Piece:
+        """The patches `which` (t,) in the colour of the mean."""
         mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
         tokens = piece.tokens.copy()
-        tokens[~piece.special, PLACES:] = mean
+        tokens[which, PLACES:] = mean
         return replace(piece, tokens=tokens)
 
     @staticmethod
@@ -424,7 +448,17 @@ class ImageSource(Source):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
-        told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked, self.placed]
+        told = [
+            asdict(self.frame),
+            self.mean,
+            self.std,
+            self.table,
+            self.registers,
+            self.masked,
+            self.placed,
+            self.bias,
+        ]
+        told += [repr(self.front)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, value: Picture) -> str:
@@ -445,12 +479,33 @@ def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
     )
 
 
+def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """The side of patches, and what a source says of the tokens, that the weights of an embedder have. Raises CheckpointError."""
+    sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in AXES.items()}
+    needed = sizes["position_embeddings"] + sizes["projection.weight"]
+    if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
+        raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
+    placed = sizes["cls_token"][0]
+    return sizes["projection.weight"][3], {
+        "table": round(max(0, sizes["position_embeddings"][1] - placed) ** 0.5),
+        "registers": sizes["register_tokens"][1],
+        "placed": placed,
+        "masked": "mask_token" in weights,
+        "bias": "projection.bias" in weights,
+    }
+
+
 def _frame(said: Mapping[str, Any], patch: int) -> Frame:
     """How a preprocessor_config.json brings pictures to their size. Raises ValueError, KeyError, TypeError."""
     if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
     how: Any = FILTERS[int(said.get("resample", 2))]
-    size, shorter = _size(said)
+    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
+    size, shorter = _size(said, name)
+    if CUTS_A_SHARE in name:
+        side = _square(size, patch)
+        share = said.get("crop_pct") or SHARE
+        return Frame(patch, side, *(("middle", int(side / share)) if side < SQUASHED else ("squash", 0)), how)
     if said.get("do_center_crop"):
         side = _square(said["crop_size"], patch)
         return Frame(patch, side, "middle" if shorter else "squash_middle", size if shorter else _square(size, 1), how)
@@ -459,12 +514,11 @@ def _frame(said: Mapping[str, Any], patch: int) -> Frame:
     return Frame(patch, _square(size, patch), said.get(FIT, "squash"), 0, how)
 
 
-def _size(said: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The size that pictures are brought to, and whether it is that of their shorter side alone."""
+def _size(said: Mapping[str, Any], name: str) -> tuple[Any, bool]:
+    """The size that the processor `name` brings pictures to, and whether it is that of their shorter side alone."""
     size = said["size"]
     if not isinstance(size, int):
         return (int(size["shortest_edge"]), True) if "shortest_edge" in size else (size, False)
-    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
     if said.get("do_center_crop") and not name:
         raise ValueError(f"nothing says whether a size of {size} is that of both sides")
     return size, any(part in name for part in OF_SHORTER_SIDE)
@@ -483,6 +537,12 @@ def _hidden(piece: Piece, hidden: Ints) -> Piece:
     return replace(piece, tokens=tokens)
 
 
+def _joined(piece: Piece, p: int) -> Pixels:
+    """The pixels (h, w, 3) of all patches of a picture."""
+    tokens = piece.tokens[~piece.special]
+    return pictures.joined(tokens[:, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), p)
+
+
 def _select(piece: Piece, keep: Ints) -> Piece:
     return replace(
         piece,
@@ -494,15 +554,30 @@ def _select(piece: Piece, keep: Ints) -> Piece:
     )
 
 
-class PatchEmbedder(nn.Module):
-    """From tokens (t, 5 + f) of bytes to (t, d), computed in fp32."""
+class PixelEmbedder(nn.Module):
+    """What reads the pixels of tokens (t, 5 + f) of bytes, in fp32."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, source: ImageSource, width: int) -> None:
+    def __init__(self, source: ImageSource) -> None:
         super().__init__()
-        p, self.table = source.frame.patch, source.table
+        self.patch = source.frame.patch
+        mean, std = (torch.tensor(values).repeat_interleave(self.patch**2) for values in (source.mean, source.std))
+        self.register_buffer("shift", 255 * mean, persistent=False)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+
+    def normalised(self, tokens: Tensor) -> Tensor:
+        """(t, f)"""
+        return (tokens[:, PLACES:].float() - self.shift) * self.scale
+
+
+class PatchEmbedder(PixelEmbedder):
+    """From tokens (t, 5 + f) of bytes to (t, d)."""
+
+    def __init__(self, source: ImageSource, width: int) -> None:
+        super().__init__(source)
+        p, self.table = self.patch, source.table
         self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
         # A linear map, in the shape that others write it in.
         self.projection = nn.Conv2d(3, width, p, stride=p, bias=source.bias)
@@ -511,9 +586,6 @@ class PatchEmbedder(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
         self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + self.table**2, width))
-        mean, std = (torch.tensor(values).repeat_interleave(p * p) for values in (source.mean, source.std))
-        self.register_buffer("shift", 255 * mean, persistent=False)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
@@ -524,9 +596,8 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
-        values = (tokens[:, PLACES:].float() - self.shift) * self.scale
         shown = (what == PATCH)[:, None]
-        x = F.linear(values * shown, self.projection.weight.flatten(1), self.projection.bias)
+        x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
         x = x + self._positions(at, grid)
@@ -556,6 +627,30 @@ class PatchEmbedder(nn.Module):
         return found
 
 
+class PictureEmbedder(PixelEmbedder):
+    """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
+    (t, d)."""
+
+    def __init__(self, source: ImageSource, front: ConvolutionConfig) -> None:
+        super().__init__(source)
+        self.network = front.network()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        grids = tokens[:, 3:PLACES].long()
+        places, parts = [], []
+        for rows, columns in torch.unique(grids, dim=0).tolist():
+            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
+            cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
+            places.append(here)
+            parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Pictures (n, 3, h, w) of patches (t, f)."""
+        p = self.patch
+        return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
+
+
 def _waves(side: int, width: int) -> Tensor:
     """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
     2022); zero in what is left over."""
@@ -582,11 +677,12 @@ class ImageTarget(Target):
         self.corruption = Corruption(**(corruption or {}))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Take the size of patches and the range of pixels from the source of this kind."""
+        """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
         if not isinstance(source, ImageSource):
             raise UsageError(
                 "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
             )
+        source.require_parts()
         self.mean, self.std, self.patch = source.mean, source.std, source.frame.patch
 
     samples = staticmethod(_samples)
@@ -609,7 +705,7 @@ class ImageTarget(Target):
         """The pixels (h, w, 3) of the picture in the size in which it is read."""
         tokens = piece.tokens.copy()
         tokens[hidden, PLACES:] = self._pixels(output).flatten(1).numpy()
-        return pictures.joined(tokens[~piece.special, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), self.patch)
+        return _joined(replace(piece, tokens=tokens), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """A picture for another one is not here yet."""

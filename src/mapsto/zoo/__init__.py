@@ -51,9 +51,11 @@ class Family:
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
     that folders of this family often lack, and what to do then. fresh: the shape of a new model, from its width, layers,
-    heads and longest example. renamed: patterns of names that `transformers` has in memory, and what it writes for them.
-    gated: names of the body where its feed-forward part is gated, where those are others. flat: our weights that they hold
-    without leading axes of length one, and how many of these. tower: where the family is one tower of a larger model.
+    heads and longest example. renamed: patterns of names that others give, or that `transformers` has in
+    memory, and what it writes for them. gated: names of the body where its feed-forward part is gated, where those are others.
+    flat: our weights that they hold without leading axes of length one, and how many of these. tower: where the family is one
+    tower of a larger model. counter: how names end of weights beside which a whole number stands that nothing reads, and how
+    the name of that ends; it is left out, and written as 0.
     """
 
     architectures: Dict[Task, str]
@@ -70,6 +72,7 @@ class Family:
     gated: Names = ()
     flat: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
+    counter: tuple[str, str] | None = None
 
 
 def families() -> tuple[str, ...]:
