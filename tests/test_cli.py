@@ -214,9 +214,9 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (["fit", "txt:text -> label", train, "--out", out], 2, "no column 'txt' (did you mean 'text'?)"),
         (["fit", "text -> lable", train, "--out", out], 2, "no kind 'lable' here (did you mean 'label'?)"),
         (
-            ["fit", "sound -> label", train, "--out", out],
+            ["fit", "image -> sound", train, "--out", out],
             2,
-            "no kind 'boxes' here; there are: image, label, labels, number, text",
+            "no kind 'sound' here; there are: boxes, image, label, labels, number, text",
         ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),
