@@ -116,8 +116,9 @@ def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
         pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
         font = _font(text, max(10, 5 * thick))
         box = pen.textbbox((left, top), text, font=font)
-        pen.rectangle(box, fill=colour)
-        pen.text((left, top), text, fill="white", font=font)
+        place = (left, top - (box[3] - top)) if box[3] - top <= top else (left, top)  # above, where there is room
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+        pen.text(place, text, fill="white", font=font)
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()

@@ -215,16 +215,16 @@ class Boxes(Target):
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The boxes that are sure enough, the surest first, each with its probability, in raw pixels; an answer without one
-        holds an empty list."""
+        holds an empty list. The probability of an answer is its `confidence`."""
         told = []
-        for picture in output:
+        for picture, sure in zip(output, self.confidence(output).tolist(), strict=True):
             scores, kinds, sides = self.ranked(picture)
             shown = [
                 {"label": self.classes[kind], "box": [round(side, 1) for side in box], "probability": score}
                 for score, kind, box in zip(scores.tolist(), kinds.tolist(), sides.tolist(), strict=True)
                 if score >= SURE
             ]
-            told.append({"boxes": shown})
+            told.append({"boxes": shown, "probability": sure})
         return told
 
     def figures(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Figure]:

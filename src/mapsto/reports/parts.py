@@ -24,6 +24,7 @@ LEGEND = (
     "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. How far to trust "
     "such colours: mapsto explain measures it."
 )
+OUTLINES = "In frames: broken and green what is true, red what was answered; a pointer at rest on one names it."
 
 
 def reliability(ways: Sequence[tuple[str, Floats, Floats]], gain: str) -> str:
@@ -123,7 +124,7 @@ def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]
         replace(case, truth=f"{case.truth} – probably wrong") if case.at in doubted else case for case in look.mistakes
     ]
     others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
-    legend = [LEGEND] if any(case.parts for case in mistakes) else []
+    legend = _legend(answers, mistakes)
     found = [
         ("Confused most often", [], confusions(answers, f"By how often{by}")),
         ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
@@ -133,11 +134,18 @@ def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]
 
 
 def reasons(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """A few rows with the parts that decided, where they are known."""
+    """A few rows with the parts that decided, where they are known, or with the answers that lie in them."""
     table = cases(answers, look.examples, f"Rows drawn at random{_of(where)}")
-    if table is None or not any(case.parts for case in look.examples):
+    legend = _legend(answers, look.examples)
+    if table is None or not legend:
         return []
-    return [Section("What it looks at", [LEGEND], tables=[table])]
+    return [Section("What it finds" if answers.target.lies_in else "What it looks at", legend, tables=[table])]
+
+
+def _legend(answers: Answers, listed: Sequence[Case]) -> list[str]:
+    if answers.target.lies_in:
+        return [OUTLINES]
+    return [LEGEND] if any(case.parts for case in listed) else []
 
 
 def data_findings(findings: Sequence[Finding]) -> list[Section]:
