@@ -229,11 +229,18 @@ def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixel
     shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
     turned = mirror and bool(rng.random() < 0.5)
     light = 1 + BRIGHTER * (2 * rng.random() - 1)
-    rows = np.clip(np.arange(h) - shift[0], 0, h - 1)
-    columns = np.clip(np.arange(w) - shift[1], 0, w - 1)
-    found = (pixels[:, ::-1] if turned else pixels)[rows][:, columns]
+    found = _shifted(_shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
     across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
-    return np.clip(found * light, 0, 255).astype(np.uint8), np.array([[1.0, -shift[0]], across])
+    lit = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)
+    return lit.take(found), np.array([[1.0, -shift[0]], across])
+
+
+def _shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
+    """Moved by so many pixels along an axis, the edge drawn out."""
+    n, edge = pixels.shape[axis], 0 if by > 0 else -1
+    kept = pixels.take(range(max(0, -by), n - max(0, by)), axis)
+    drawn = np.repeat(pixels.take([edge], axis), abs(by), axis)
+    return np.concatenate([drawn, kept] if by > 0 else [kept, drawn], axis)
 
 
 def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
@@ -247,25 +254,25 @@ def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pix
     top, left = corner = rng.random(2) * (size - part)
     bottom, right = corner + part
     whole = pillow.Image.fromarray(pixels)
-    crop = np.array(whole.resize(whole.size, pillow.Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+    crop = whole.resize(whole.size, pillow.Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     origin = np.stack([part / size, corner], axis=1)
     if mirror and rng.random() < 0.5:
-        crop, origin[1] = crop[:, ::-1], (-origin[1, 0], right)
+        crop, origin[1] = crop.transpose(pillow.Image.Transpose.FLIP_LEFT_RIGHT), (-origin[1, 0], right)
     return _recoloured(crop, rng), origin
 
 
-def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _recoloured(crop: Any, rng: np.random.Generator) -> Pixels:
     """In another light, contrast, saturation and hue, now and then grey."""
     light, contrast, depth = 1 + COLOURED * rng.uniform(-1, 1, 3)
     angle = 2 * np.pi * TURNED_HUE * rng.uniform(-1, 1)
     depth = 0.0 if rng.random() < GREYED else depth
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
-    colours = (depth * turned + (1 - depth) * GREY).T.astype(np.float32)
-    found = pixels.astype(np.float32) @ colours
-    mean = float((found @ GREY).mean())
-    changed: Pixels = np.clip((mean + contrast * (found - mean)) * light, 0, 255).astype(np.uint8)
-    return changed
+    colours = depth * turned + (1 - depth) * GREY
+    mean = GREY @ colours @ np.asarray(crop.resize((1, 1), _pillow().Image.Resampling.BOX))[0, 0]
+    added = np.full((3, 1), light * (1 - contrast) * mean)
+    matrix = np.concatenate([light * contrast * colours, added], axis=1)
+    return np.array(crop.convert("RGB", matrix.ravel().tolist()))
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
