@@ -109,6 +109,16 @@ VISION: dict[str, dict[str, Any]] = {
         "num_register_tokens": 3,
     },
 }
+# Families whose hidden patches a decoder puts back.
+DECODED: dict[str, dict[str, Any]] = {
+    "vit_mae": {
+        **VISION["vit"],
+        "decoder_hidden_size": 48,
+        "decoder_num_hidden_layers": 4,
+        "decoder_num_attention_heads": 3,
+        "decoder_intermediate_size": 80,
+    },
+}
 CLASSES = {
     "body": AutoModel,
     "text": AutoModelForMaskedLM,

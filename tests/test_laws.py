@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from runs import sentences
 
 from mapsto import kinds
-from mapsto.arrow import parse
+from mapsto.arrow import parse, restores
 from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
-from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows, restores
+from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
 from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
@@ -50,6 +50,8 @@ OBJECTIVES = [
     ("~text -> text", "causal"),
     ("~text -> text", "hybrid"),
     ("en:text, ~de:text -> de:text", "causal"),
+    ("~image -> image", "mae"),
+    ("~image -> image, label", "mae"),
 ]
 CPU = torch.device("cpu")
 
@@ -89,14 +91,15 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
         (column,) = {port.kind for port in parse(arrow).sources}
         rows_of = read([{column: value} for value in rows_of.column(column)])
     bound = bind_to(parse(arrow), rows_of)
-    options = Options(layers=2, width=64, heads=2, vocabulary=300 if "text" in arrow else None)
+    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
+    options = Options(objective=objective, **size)  # type: ignore[arg-type]
     targets = [kinds.target(port.kind)() for port in bound.targets]
     rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
     for target in targets:
         target.beside(sources.get(target.kind), config.vocabulary_head)
-    corruption = Corruption.of(objective, 0.3, "token")
+    corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
             target.learn(rows.targets[port])

@@ -14,7 +14,8 @@ from mapsto.errors import UsageError
 from mapsto.sequence import Ints, Piece, Role
 
 Shape = Literal["token", "word", "span", "block"]
-CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16, "replaced": 0.0}
+CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16, "replaced": 0.0, "mae": 0.0}
+LATE, LATE_SHARES = 0.5, {"mae": 1.0}  # what is left of the rate late in training
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Corruption:
 
     @classmethod
     def of(cls, objective: str, hide: float, shape: Shape) -> Corruption:
-        """What the objective of a run hides: `hide` of the tokens, half of that late in training."""
-        return cls(hide, hide / 2, shape, causal=CAUSAL_SHARES[objective], ahead=int(CAUSAL_SHARES[objective] > 0))
+        """What the objective of a run hides: `hide` of the tokens, mostly half of that late in training."""
+        late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES[objective]
+        return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
 
     def rate_at(self, progress: float) -> float:
         """The share to hide when `progress` (0 to 1) of training is done."""

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
+from mapsto.decoder import Decoder
 from mapsto.kinds import Source, Target
-from mapsto.sequence import Batch, few_sizes
+from mapsto.sequence import Batch, few_sizes, shown
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
 
 Pooling = Literal["first", "mean", "normed_mean", "first_mean"]
@@ -45,7 +46,8 @@ class ModelConfig:
     or the first token and the mean of all but the `frame` first ones, end to end.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
-    that it was fitted to and reads, where the Transformer takes more.
+    that it was fitted to and reads, where the Transformer takes more. decoder: the stack that puts hidden tokens back; then the
+    Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
     """
 
     family: str = "modernbert"
@@ -56,6 +58,7 @@ class ModelConfig:
     sentence: SentenceConfig | None = None
     length: int | None = None
     frame: int = 1
+    decoder: TransformerConfig | None = None
 
     @property
     def pooled_width(self) -> int:
@@ -90,16 +93,22 @@ class Mapping(nn.Module):
         embedded = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
+        small, restored = config.decoder, [source is not None for source in restores(arrow)]
+        self.decoder: Decoder | None = None
+        if small is not None and any(restored):
+            places = {kind: source.placer(small.width) for kind, source in self.sources.items()}
+            self.decoder = Decoder(width, small, places)
+        self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
             target.beside(self.sources.get(target.kind), config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
-                config.pooled_width if target.way == "pooled" else width,
+                self._read_width(port),
                 self.embedders[target.kind] if target.kind in self.sources else None,
             )
-            for target in self.targets
+            for port, target in enumerate(self.targets)
         )
         # Published weights that no training changes, such as a table of languages that is kept for others.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
@@ -110,8 +119,32 @@ class Mapping(nn.Module):
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
     def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
-        """Hidden states (r, l, d); of `embedded` (r, l, input_width) where that stands in for the batch's own tokens."""
-        x = self.embed(batch) if embedded is None else embedded
+        """Hidden states (r, l, d); of `embedded` (r, l, input_width) where that stands in for the batch's own tokens. What a
+        decoder puts back is not read, and zero."""
+        at = self.taken(batch)
+        if at is None:
+            x = self.embed(batch) if embedded is None else embedded
+            return self._states(x, batch)
+        assert embedded is None
+        left, stood = shown(batch, at)
+        states = self._states(self.embed(left), left)[left.segments > 0]
+        room = states.new_zeros(batch.segments.numel(), states.shape[1])
+        return room.index_copy(0, stood, states).view(*batch.segments.shape, -1)
+
+    def taken(self, batch: Batch) -> Tensor | None:
+        """The flat places (m,) of hidden tokens that a decoder puts back; None without a decoder, or such tokens."""
+        asked = [readout.at for port in self.decoded if batch.answers and (readout := batch.answers[port]) is not None]
+        found = [at for at in asked if at is not None]
+        return torch.cat(found) if found else None
+
+    def _read_width(self, port: int) -> int:
+        """Width of the vectors that the head of a target port reads."""
+        if self.targets[port].way == "pooled":
+            return self.config.pooled_width
+        shape = self.config.decoder if port in self.decoded else None
+        return (shape or self.config.transformer).width
+
+    def _states(self, x: Tensor, batch: Batch) -> Tensor:
         out = self.transformer(x, batch.segments, batch.roles, batch.positions, batch.places)
         assert isinstance(out, Tensor)
         return out
@@ -133,6 +166,10 @@ class Mapping(nn.Module):
             read = vectors if readout is None else vectors[readout.examples]
         else:
             assert readout is not None and readout.at is not None
+            if self.decoder is not None and port in self.decoded:
+                at = self.taken(batch)
+                assert at is not None
+                hidden = self.decoder(hidden, batch, at)
             extra = few_sizes(len(readout.at)) - len(readout.at)
             read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
         out: Tensor = self.heads[port](read)
@@ -160,11 +197,15 @@ class Mapping(nn.Module):
             return first
         n = len(batch.starts)
         sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
+        at = self.taken(batch)
+        lengths = (
+            batch.lengths if at is None else batch.lengths - torch.bincount(batch.owner.flatten()[at], minlength=n)
+        )
         if pooling == "first_mean":
             frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
             rest = sums[:n] - torch.stack(frames).sum(0)
-            return torch.cat([first, rest / (batch.lengths - self.config.frame).clamp(min=1)[:, None]], dim=-1)
-        mean = sums[:n] / batch.lengths[:, None]
+            return torch.cat([first, rest / (lengths - self.config.frame).clamp(min=1)[:, None]], dim=-1)
+        mean = sums[:n] / lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)
         return mean

@@ -14,7 +14,7 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
-Objective = Literal["masked", "causal", "hybrid", "replaced"]
+Objective = Literal["masked", "causal", "hybrid", "replaced", "mae"]
 Augment = Literal["auto", "none", "move", "mirror"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
@@ -22,7 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "objective": ("masked", "causal", "hybrid", "replaced"),
+    "objective": ("masked", "causal", "hybrid", "replaced", "mae"),
     "augment": ("auto", "none", "move", "mirror"),
 }
 MOST_THREADS = 64
@@ -86,11 +86,13 @@ class Options:
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
     objective: Objective = _option(
         "masked",
-        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, or telling tokens that a "
-        "generator replaced.",
+        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, telling tokens that a "
+        "generator replaced, or patches that only a small decoder behind the model sees (mae).",
     )
     hide: float | None = _option(
-        None, "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training."
+        None,
+        "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training. With mae 0.75, "
+        "to the end.",
     )
     augment: Augment = _option(
         "auto", "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), or not (none)."

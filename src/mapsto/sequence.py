@@ -288,6 +288,40 @@ def collate(
     )
 
 
+def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
+    """The batch without the tokens at the flat places `hidden` (m,), what is left of each row moved together; and the flat places
+    (v,) where that stood. Its rows are as long as the fullest needs. It has no answers: places of theirs are gone."""
+    height, length = batch.segments.shape
+    left = (batch.segments > 0).index_put((hidden // length, hidden % length), hidden.new_zeros((), dtype=torch.bool))
+    before = left.cumsum(1) - left.long()
+    # All rows lose about the same share, so nothing is packed again.
+    short = few_sizes(max(1, int(left.sum(1).max())))
+    row = torch.arange(height, device=hidden.device)[:, None]
+    new_places = (row * short + before).flatten()
+    stood = left.flatten().nonzero()[:, 0]
+
+    def moved(values: Tensor, empty: int = 0) -> Tensor:
+        room = values.new_full((height * short, *values.shape[2:]), empty)
+        return room.index_copy(0, new_places[stood], values.flatten(0, 1)[stood]).view(height, short, *values.shape[2:])
+
+    kept = {kind: left.flatten()[slots] for kind, slots in batch.slots.items()}
+    count = len(batch.starts)
+    found = replace(
+        batch,
+        tokens={kind: tokens[kept[kind]] for kind, tokens in batch.tokens.items()},
+        slots={kind: new_places[slots[kept[kind]]] for kind, slots in batch.slots.items()},
+        segments=moved(batch.segments),
+        roles=moved(batch.roles),
+        places=moved(batch.places),
+        positions=moved(batch.positions),
+        owner=moved(batch.owner, count),
+        starts=new_places[batch.starts],
+        lengths=batch.lengths - torch.bincount(batch.owner.flatten()[hidden], minlength=count),
+        answers=(),
+    )
+    return found, stood
+
+
 def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
     """The answers of one port, for the examples that have one; None when no example has."""
     known = [(i, answer) for i, answer in enumerate(answers) if answer is not None]

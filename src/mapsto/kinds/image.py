@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,13 +31,14 @@ from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.transformer import new_head
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
-FIT = "mapsto_fit"
+FIT, NORMED = "mapsto_fit", "norm_pix_loss"
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
 PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 SEEN = 500
 THUMBNAIL = 160
+LEAST_VARIANCE = 1e-6  # of a patch (MAE)
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
@@ -124,13 +125,13 @@ def _read(cell: object) -> Picture:
 class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
     positions were learnt on. registers: tokens in front without a meaning of their own. masked: whether hidden patches have a
-    vector of their own; else they look grey."""
+    vector of their own; else they look grey. normed: whether they are told less their own mean, by their own deviation."""
 
     kind = "image"
     family = "dinov2"
     features = "colours and edges"
     measured = "pixels"
-    hides = 0.6
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75}
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
@@ -146,8 +147,9 @@ class ImageSource(Source):
         table: int | None = None,
         registers: int = 0,
         masked: bool = True,
+        normed: bool = False,
     ) -> None:
-        self.frame, self.registers, self.masked = frame, registers, masked
+        self.frame, self.registers, self.masked, self.normed = frame, registers, masked, normed
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.table = table or frame.side
 
@@ -179,7 +181,8 @@ class ImageSource(Source):
     def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
         """The source that config.json, preprocessor_config.json and the weights of the patches describe."""
         said = checkpoint.read_json(folder / PROCESSOR)
-        patch = checkpoint.read_json(folder / CONFIG).get("patch_size")
+        config = checkpoint.read_json(folder / CONFIG)
+        patch, normed = config.get("patch_size"), config.get(NORMED) is True
         if not isinstance(patch, int) or not 0 < patch <= 256:
             raise CheckpointError(f"{folder / CONFIG}: patch_size must be a whole number up to 256, not {patch!r}")
         if not {"position_embeddings", "projection.weight"} <= set(weights):
@@ -190,7 +193,7 @@ class ImageSource(Source):
             frame = _frame(said, patch)
             normal = said.get("do_normalize", True)
             mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
-            return cls(frame, mean, std, table, registers, "mask_token" in weights)
+            return cls(frame, mean, std, table, registers, "mask_token" in weights, normed)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
@@ -209,7 +212,8 @@ class ImageSource(Source):
         }  # fmt: skip
         said |= {FIT: frame.fit} if frame.fit == "inside" else {}
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        return {"image_size": self.table * frame.patch, "patch_size": frame.patch, "num_channels": 3}
+        normed = {NORMED: True} if self.normed else {}
+        return {"image_size": self.table * frame.patch, "patch_size": frame.patch, "num_channels": 3, **normed}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -297,6 +301,10 @@ class ImageSource(Source):
         """A linear map of the pixels, and where the patch stands."""
         return PatchEmbedder(self, width)
 
+    def placer(self, width: int) -> PatchPlaces:
+        """Sines and cosines of row and column, zero for the frame, as MAE has them."""
+        return PatchPlaces(self.table, width)
+
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
@@ -365,7 +373,7 @@ class ImageSource(Source):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
-        told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked]
+        told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked, self.normed]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, value: Picture) -> str:
@@ -417,13 +425,13 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, source: ImageSource, width: int) -> None:
         super().__init__()
-        p, self.table = source.frame.patch, source.table
+        p, table = source.frame.patch, source.table
         self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
         self.projection = nn.Conv2d(3, width, p, stride=p)  # a linear map, in the shape that others write it in
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.table**2, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + table**2, width))
         mean, std = (torch.tensor(values).repeat_interleave(p * p) for values in (source.mean, source.std))
         self.register_buffer("shift", 255 * mean, persistent=False)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -432,7 +440,7 @@ class PatchEmbedder(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
         with torch.no_grad():
-            self.position_embeddings[0, 1:] = WAVES * _waves(self.table, width)
+            self.position_embeddings[0, 1:] = WAVES * _waves(table, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
@@ -441,27 +449,45 @@ class PatchEmbedder(nn.Module):
         x = F.linear(values * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
-        x = x + self._positions(at, grid)
+        x = x + _drawn(self.position_embeddings[0, 1:], at, grid, self.smoothed)
         frame = torch.cat([self.cls_token[0] + self.position_embeddings[0, :1], *self._registers()])
         return torch.where((what < FIRST_OF_FRAME)[:, None], x, frame[(what - FIRST_OF_FRAME).clamp(min=0)])
 
     def _registers(self) -> list[Tensor]:
         return [] if self.register_tokens is None else [self.register_tokens[0]]
 
-    def _positions(self, at: Tensor, grid: Tensor) -> Tensor:
-        """(t, d): the table, drawn over grids of another size as the published families do it."""
-        found = None
-        for rows, columns in torch.unique(grid, dim=0).tolist():
-            table = self.position_embeddings[0, 1:]
-            if (rows, columns) != (self.table, self.table):
-                square = table.view(1, self.table, self.table, -1).permute(0, 3, 1, 2).float()
-                drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=self.smoothed)
-                table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
-            here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
-            part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
-            found = part if found is None else found + part
-        assert found is not None
-        return found
+
+class PatchPlaces(nn.Module):
+    """From tokens (t, 5 + f) of bytes to fixed vectors (t, d) of where they stand; the first of its table is the frame's."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, 1 + side**2, width), requires_grad=False)
+        with torch.no_grad():
+            self.table[0, 1:] = WAVES * _waves(side, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        at, grid = tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        patch = (tokens[:, 0] < FIRST_OF_FRAME)[:, None]
+        return torch.where(patch, _drawn(self.table[0, 1:], at, grid), self.table[0, :1])
+
+
+def _drawn(learnt: Tensor, at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
+    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (side², d) on a square grid, drawn over a `grid`
+    (t, 2) of another size as the published families do it."""
+    side = round(len(learnt) ** 0.5)
+    found = None
+    for rows, columns in torch.unique(grid, dim=0).tolist():
+        table = learnt
+        if (rows, columns) != (side, side):
+            square = table.view(1, side, side, -1).permute(0, 3, 1, 2).float()
+            drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=smoothed)
+            table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
+        here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
+        part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
+        found = part if found is None else found + part
+    assert found is not None
+    return found
 
 
 def _waves(side: int, width: int) -> Tensor:
@@ -476,7 +502,8 @@ def _waves(side: int, width: int) -> Tensor:
 
 
 class ImageTarget(Target):
-    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all."""
+    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all; of a
+    `normed` source further less their own mean, by their own deviation. In the order of MAE's heads: row, column, colour."""
 
     kind = "image"
     way = "aligned"
@@ -485,6 +512,7 @@ class ImageTarget(Target):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     patch: int
+    normed: bool
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
@@ -495,7 +523,7 @@ class ImageTarget(Target):
             raise UsageError(
                 "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
             )
-        self.mean, self.std, self.patch = source.mean, source.std, source.frame.patch
+        self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -514,9 +542,13 @@ class ImageTarget(Target):
         return ".png", pictures.encode(value)
 
     def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the picture in the size in which it is read."""
+        """The pixels (h, w, 3) of the picture in the size in which it is read. Of a `normed` source each patch has its own mean
+        and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
-        tokens[hidden, PLACES:] = self._pixels(output).flatten(1).numpy()
+        if self.normed:
+            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
+            output = output.float().cpu() * deviation + mean
+        tokens[hidden, PLACES:] = self._pixels(output).permute(0, 3, 1, 2).flatten(1).numpy()
         return pictures.joined(tokens[~piece.special, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
@@ -533,10 +565,21 @@ class ImageTarget(Target):
 
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows (m, 5 + f)."""
-        mean, std = (
-            torch.tensor(v, device=values.device).repeat_interleave(self.patch**2) for v in (self.mean, self.std)
-        )
-        return (values[:, PLACES:].float() / 255 - mean) / std
+        seen = self._seen(values)
+        if not self.normed:
+            return seen
+        mean, deviation = self._own(seen)
+        return (seen - mean) / deviation
+
+    def _seen(self, values: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=values.device) for v in (self.mean, self.std))
+        pixels = values[:, PLACES:].view(len(values), 3, -1).transpose(1, 2)
+        return ((pixels.float() / 255 - mean) / std).flatten(1)
+
+    @staticmethod
+    def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (m, 1) of each patch."""
+        return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The mean squared error over the pixels of each patch, summed over patches."""
@@ -549,12 +592,12 @@ class ImageTarget(Target):
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The pixels (p, p, 3) of each patch, from 0 to 255."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output).permute(0, 2, 3, 1)]
+        return [{"pixels": patch.tolist()} for patch in self._pixels(output)]
 
     def _pixels(self, output: Tensor) -> Tensor:
-        """(m, 3, p, p) of bytes."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        pixels = output.float().cpu().view(-1, 3, self.patch, self.patch) * std + mean
+        """(m, p, p, 3) of bytes."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        pixels = output.float().cpu().view(-1, self.patch, self.patch, 3) * std + mean
         return (255 * pixels).round().clamp(0, 255).byte()
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:

@@ -1,7 +1,8 @@
 """Published families: their configuration and names of weights ↔ ours. The file name is the model_type ("-" or "_" as "_").
 
 A family is one file here that defines `family`, a Family. Foreign names stop at this door. Names on our side:
-embedders.KIND, transformer.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text).
+embedders.KIND, transformer.*, decoder.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text), patch_head.*
+(of hidden patches).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Family:
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
     that folders of this family often lack, and what to do then. fresh: the shape of a new model, from its width, layers,
     heads and longest example. renamed: patterns of names that `transformers` has in memory, and what it writes for them.
+    undecoded: for a family with a decoder, the one that the same stack is without it.
     """
 
     architectures: Dict[Task, str]
@@ -54,6 +56,7 @@ class Family:
     reads: str = "text"
     fresh: Callable[[int, int, int, int], ModelConfig] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
+    undecoded: str | None = None
 
 
 def families() -> tuple[str, ...]:
