@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import mapsto
 from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.corrupt import Corruption, generator
+from mapsto.errors import CheckpointError
 from mapsto.kinds.image import PLACES
 from mapsto.mapping import Mapping
 from mapsto.sequence import Answer, Batch, Example, collate, shown
@@ -140,6 +142,28 @@ def test_fitted_it_reads_the_whole_picture_as_the_family_without_a_decoder(famil
     torch.testing.assert_close(
         torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers]), shares, **CLOSE
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mapsto_decoder": 3}, "says no sizes"),
+        ({"mapsto_decoder": {"width": "wide"}}, "width must be a whole number"),
+        ({"mapsto_decoder": {"width": 32, "layers": 2, "heads": 3, "hidden": 128}}, "does not fit the weights"),
+        ({"mapsto_decoder": {"width": 32, "layers": 2**20, "heads": 1, "hidden": 128}}, "does not fit the weights"),
+        ({"mapsto_decoder": {"width": 32, "layers": 3, "heads": 1, "hidden": 128}}, "lacks the weight decoder."),
+        ({"mapsto_decoder": {"width": 64, "layers": 2, "heads": 1, "hidden": 128}}, "config.json says"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folders.save(made("~image -> image", "mae")[0], tmp_path, {})
+    (tmp_path / "mapsto.json").unlink()
+    restored = folders.load(tmp_path)
+    assert restored.decoder is not None and str(restored.arrow) == "~image -> image"
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=said):
+        folders.load(tmp_path)
 
 
 def test_what_is_left_is_moved_together() -> None:
