@@ -25,7 +25,7 @@ from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.corrupt import Corruption, generator
 from mapsto.errors import CheckpointError
-from mapsto.kinds.image import PLACES
+from mapsto.kinds.image import PLACES, ImageSource, ImageTarget
 from mapsto.mapping import Mapping
 from mapsto.sequence import Answer, Batch, Example, collate, shown
 
@@ -88,6 +88,20 @@ def test_pixels_loss_and_every_gradient(family: str, normed: bool, tmp_path: Pat
     for name, gradient in learned.items():
         assert gradient is not None and renamed[name].abs().max() > 0
         torch.testing.assert_close(gradient, renamed[name], **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_what_is_wanted_of_hidden_patches_fills_in_the_picture(normed: bool, tmp_path: Path) -> None:
+    make("vit_mae", "image", tmp_path, norm_pix_loss=normed)
+    mapping = folders.load(tmp_path)
+    source, target = mapping.sources["image"], mapping.targets[0]
+    assert isinstance(source, ImageSource) and isinstance(target, ImageTarget) and target.normed == normed
+    for picture in pictures():
+        value = source.read(picture)
+        (piece,) = source.encode([value], 0)
+        _, at = source.corrupt(piece, HIDES, generator(0, 0, 0), 0.0)
+        filled = target.completed(value, piece, at, target._wanted(torch.from_numpy(piece.tokens[at])))
+        assert np.array_equal(filled, source.frame.framed(picture)[0])
 
 
 @pytest.mark.parametrize("family", DECODED)

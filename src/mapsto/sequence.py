@@ -299,27 +299,19 @@ def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     row = torch.arange(height, device=hidden.device)[:, None]
     new_places = (row * short + before).flatten()
     stood = left.flatten().nonzero()[:, 0]
+    kept = {kind: left.flatten()[slots] for kind, slots in batch.slots.items()}
+    count = len(batch.starts)
 
     def moved(values: Tensor, empty: int = 0) -> Tensor:
         room = values.new_full((height * short, *values.shape[2:]), empty)
         return room.index_copy(0, new_places[stood], values.flatten(0, 1)[stood]).view(height, short, *values.shape[2:])
 
-    kept = {kind: left.flatten()[slots] for kind, slots in batch.slots.items()}
-    count = len(batch.starts)
-    found = replace(
-        batch,
-        tokens={kind: tokens[kept[kind]] for kind, tokens in batch.tokens.items()},
-        slots={kind: new_places[slots[kept[kind]]] for kind, slots in batch.slots.items()},
-        segments=moved(batch.segments),
-        roles=moved(batch.roles),
-        places=moved(batch.places),
-        positions=moved(batch.positions),
-        owner=moved(batch.owner, count),
-        starts=new_places[batch.starts],
-        lengths=batch.lengths - torch.bincount(batch.owner.flatten()[hidden], minlength=count),
-        answers=(),
-    )
-    return found, stood
+    tokens = {kind: values[kept[kind]] for kind, values in batch.tokens.items()}
+    slots = {kind: new_places[at[kept[kind]]] for kind, at in batch.slots.items()}
+    grids = map(moved, (batch.segments, batch.roles, batch.places, batch.positions))
+    lengths = batch.lengths - torch.bincount(batch.owner.flatten()[hidden], minlength=count)
+    starts, owner = new_places[batch.starts], moved(batch.owner, count)
+    return Batch(tokens, slots, *grids, owner, starts, lengths, batch.rows), stood
 
 
 def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
