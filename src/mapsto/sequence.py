@@ -308,10 +308,10 @@ def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
 
     tokens = {kind: values[kept[kind]] for kind, values in batch.tokens.items()}
     slots = {kind: new_places[at[kept[kind]]] for kind, at in batch.slots.items()}
-    grids = map(moved, (batch.segments, batch.roles, batch.places, batch.positions))
+    segments, roles, places, positions = map(moved, (batch.segments, batch.roles, batch.places, batch.positions))
     lengths = batch.lengths - torch.bincount(batch.owner.flatten()[hidden], minlength=count)
     starts, owner = new_places[batch.starts], moved(batch.owner, count)
-    return Batch(tokens, slots, *grids, owner, starts, lengths, batch.rows), stood
+    return Batch(tokens, slots, segments, roles, places, positions, owner, starts, lengths, batch.rows), stood
 
 
 def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
