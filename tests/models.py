@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -81,7 +83,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "xlm:languages": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 3, "gelu_activation": False},
     "xlm:sinusoids": {"emb_dim": 64, "n_layers": 2, "n_heads": 2, "sinusoidal_embeddings": True, "use_lang_emb": False},
 }
-# Families that read pictures.
+TOWER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+    "patch_size": 8,
+}
+# Families that read pictures; of those that read texts too, the tower for pictures.
 VISION: dict[str, dict[str, Any]] = {
     "vit": {
         "hidden_size": 64,
@@ -108,6 +117,35 @@ VISION: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "num_register_tokens": 3,
     },
+    "dinov2:gated": {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "mlp_ratio": 3,
+        "image_size": 40,
+        "patch_size": 8,
+        "use_swiglu_ffn": True,
+    },
+    "dinov2_with_registers:gated": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 40,
+        "patch_size": 8,
+        "num_register_tokens": 2,
+        "use_swiglu_ffn": True,
+    },
+    "deit": {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "clip": {**TOWER, "image_size": 32},
+    "clip:part of a patch is left": {**TOWER, "image_size": 37, "hidden_act": "gelu"},
+    "siglip": {**TOWER, "image_size": 32},
 }
 # Families whose hidden patches a decoder puts back.
 DECODED: dict[str, dict[str, Any]] = {
@@ -119,6 +157,68 @@ DECODED: dict[str, dict[str, Any]] = {
         "decoder_intermediate_size": 80,
     },
 }
+# Convolutional networks; "vgg" stands below.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
+    "resnet:bottleneck": {"embedding_size": 8, "hidden_sizes": [16, 32, 64], "depths": [1, 3, 2]},
+    "resnet:halved early": {
+        "embedding_size": 4,
+        "hidden_sizes": [16, 32],
+        "depths": [2, 2],
+        "downsample_in_first_stage": True,
+        "downsample_in_bottleneck": True,
+    },
+    "convnext": {"hidden_sizes": [8, 16], "depths": [2, 3], "num_stages": 2, "layer_scale_init_value": 0.5},
+    "convnext:not scaled": {
+        "hidden_sizes": [8, 12, 16],
+        "depths": [1, 1, 1],
+        "num_stages": 3,
+        "patch_size": 2,
+        "layer_scale_init_value": 0.0,
+        "hidden_act": "relu",
+        "layer_norm_eps": 1e-6,
+    },
+    "vgg": {"hidden_sizes": [6, 8, 10], "depths": [1, 2, 2]},
+    "vgg:normed": {"hidden_sizes": [6, 10], "depths": [2, 1], "batch_norm": True},
+}
+
+
+class Vgg(torch.nn.Module):
+    """The convolutions of Simonyan & Zisserman 2015 under torchvision's names, which transformers does not have; and a linear
+    head on their mean."""
+
+    def __init__(self, hidden_sizes: list[int], depths: list[int], batch_norm: bool = False, **others: Any) -> None:
+        super().__init__()
+        layers: list[torch.nn.Module] = []
+        for into, out, depth in zip([3, *hidden_sizes], hidden_sizes, depths, strict=False):
+            for layer in range(depth):
+                layers.append(torch.nn.Conv2d(out if layer else into, out, kernel_size=3, padding=1))
+                layers += [torch.nn.BatchNorm2d(out)] if batch_norm else []
+                layers.append(torch.nn.ReLU())
+            layers.append(torch.nn.MaxPool2d(kernel_size=2, stride=2))
+        self.features = torch.nn.Sequential(*layers)
+        self.classifier = torch.nn.Linear(hidden_sizes[-1], 3) if "id2label" in others else None
+        self.config = {"hidden_sizes": hidden_sizes, "depths": depths, "batch_norm": batch_norm, **others}
+
+    def forward(self, pixels: torch.Tensor, output_hidden_states: bool = False) -> dict[str, Any]:
+        states = [pixels]
+        for layer in self.features:
+            states.append(layer(states[-1]))
+        found = {"last_hidden_state": states[-1], "hidden_states": states}
+        return found if self.classifier is None else {**found, "logits": self.classifier(states[-1].mean((2, 3)))}
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "vgg", **self.config}))
+        safetensors.torch.save_file(self.state_dict(), folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, output_loading_info: bool) -> tuple[Vgg, dict[str, list[str]]]:
+        made = cls(**json.loads((folder / "config.json").read_text()))
+        report = made.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"), strict=False)
+        return made, {"missing_keys": report.missing_keys, "unexpected_keys": report.unexpected_keys}
+
+
 CLASSES = {
     "body": AutoModel,
     "text": AutoModelForMaskedLM,

@@ -148,3 +148,46 @@ def write_photos(folder: Path, count: int = 40) -> None:
         (folder / label).mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 80, (16, 12 + 4 * (i % 3), 3)) + (150, 10)[i % 2]
         Image.fromarray(noise.astype(np.uint8)).save(folder / label / f"{i:03}.png")
+
+
+def boxed(number: int) -> tuple[Any, list[dict[str, Any]]]:
+    """A dark picture with a red and sometimes a green rectangle, and where they are."""
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 60, (32, 48, 3)).astype(np.uint8)
+    boxes = []
+    for channel, name in enumerate(("red", "绿")[: 1 + number % 2]):
+        w, h = rng.integers(8, 14, 2).tolist()
+        x, y = int(rng.integers(0, 48 - w)), int(rng.integers(0, 32 - h))
+        pixels[y : y + h, x : x + w, channel] = 240
+        boxes.append({"label": name, "box": [x, y, x + w, y + h]})
+    return pixels, boxes
+
+
+def write_boxed(folder: Path, count: int = 4) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """Such pictures in a folder, and what is true of them."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    found = []
+    for number in range(count):
+        pixels, boxes = boxed(number)
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        found.append((path, boxes))
+    return found
+
+
+def write_voc(folder: Path, count: int = 4) -> Path:
+    """Pictures with boxes as Pascal VOC keeps them."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    (folder / "Annotations").mkdir(parents=True)
+    for path, boxes in write_boxed(folder / "JPEGImages", count):
+        objects = "".join(
+            f"<object><name>{box['label']}</name><bndbox>"
+            + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box["box"], strict=True))
+            + "</bndbox></object>"
+            for box in boxes
+        )
+        text = f"<annotation><filename>{path.name}</filename>{objects}</annotation>"
+        (folder / "Annotations" / f"{path.stem}.xml").write_text(text, encoding="utf-8")
+    return folder

@@ -159,8 +159,8 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
     "broken json": ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": \n', "row 2: '{\"text\": ': this is no JSON"),
     "nested json": (
         "a.jsonl",
-        b'{"text": ["a"], "label": "b"}\n',
-        "row 1, column 'text': '[\"a\"]': the value is nested",
+        b'{"text": "a", "label": "b"}\n{"text": ["a"], "label": "b"}\n',
+        "row 2, column 'text': text was expected, not list",
     ),
     "no parquet": ("a.parquet", b"PAR1 but not really", "is no whole parquet file"),
     "no gzip": ("a.csv.gz", b"text,label\na,b\n", "is no whole gzip file"),
@@ -214,9 +214,9 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (["fit", "txt:text -> label", train, "--out", out], 2, "no column 'txt' (did you mean 'text'?)"),
         (["fit", "text -> lable", train, "--out", out], 2, "no kind 'lable' here (did you mean 'label'?)"),
         (
-            ["fit", "image -> boxes", train, "--out", out],
+            ["fit", "image -> sound", train, "--out", out],
             2,
-            "no kind 'boxes' here; there are: image, label, labels, number, text",
+            "no kind 'sound' here; there are: boxes, image, label, labels, number, text",
         ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),
@@ -328,7 +328,7 @@ def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
 ) -> None:
     texts = sentences(12, seed=8)
     lines = [json.dumps({"text": text}) if name.endswith("jsonl") else text for text in texts]
-    lines[0], lines[4], lines[11] = '{"text": [1, 2], "more": [3]}', '{"text": ,"a', "a,b,c"
+    lines[0], lines[4], lines[11] = '{"text": 1, [2]}', '{"text": ,"a', "a,b,c"
     path = edit(tmp_path / name, "\n".join([*(["text"] if name == "bad.csv" else []), *lines]) + "\n")
     bad = {0, 4, 11}
     expected = mapsto.load(fitted / "clf", "cpu", "fp32").predict(texts)

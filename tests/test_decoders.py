@@ -180,19 +180,20 @@ def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, An
         folders.load(tmp_path)
 
 
-def test_what_is_left_is_moved_together() -> None:
-    mapping, examples = made("~image -> image", "mae")
+@pytest.mark.parametrize("arrow", ["~image -> image", "~image -> image, boxes"])
+def test_what_is_left_is_moved_together(arrow: str) -> None:
+    """With the queries of appended answers behind it."""
+    mapping, examples = made(arrow, "mae")
     listed = [examples.example(i, 0, 0.0) for i in range(20)]
     batch = collate(listed)
     at = mapping.taken(batch)
     assert at is not None
     left, stood = shown(batch, at)
-    assert left.segments.shape[1] < batch.segments.shape[1] / 2 and left.real_tokens == len(
-        stood
-    ) == batch.real_tokens - len(at)
+    assert left.segments.shape[1] < batch.segments.shape[1] and left.real_tokens == len(stood)
+    assert left.real_tokens == batch.real_tokens - len(at)
     assert torch.equal(torch.cat([stood, at]).sort().values, (batch.segments.flatten() > 0).nonzero()[:, 0])
     for i, example in enumerate(listed):
-        (piece,), (answer,) = example.pieces, example.answers
+        (piece,), (answer, *others) = example.pieces, example.answers
         assert answer is not None and answer.at is not None
         kept = np.setdiff1d(np.arange(len(piece)), answer.at)
         places = slice(int(left.starts[i]), int(left.starts[i] + left.lengths[i]))
@@ -200,9 +201,14 @@ def test_what_is_left_is_moved_together() -> None:
         assert np.array_equal(left.positions.flatten(0, 1)[places], piece.positions[kept])
         inside = torch.isin(left.slots["image"], torch.arange(places.start, places.stop))
         assert np.array_equal(left.tokens["image"][inside], piece.tokens[kept])
-        row = places.start // left.segments.shape[1]
-        assert (left.segments[row] == left.segments.flatten()[places.start]).sum() == len(kept)
-    assert (left.owner[left.segments == 0] == len(listed)).all()
+        row, end = places.start // left.segments.shape[1], places.stop
+        for queries in (other.piece for other in others if other is not None and other.piece is not None):
+            behind = torch.arange(end, end + len(queries))
+            assert (left.roles.flatten()[behind] == queries.role).all()
+            assert np.array_equal(left.tokens["image"][torch.isin(left.slots["image"], behind)], queries.tokens)
+            end += len(queries)
+        assert (left.segments[row] == left.segments.flatten()[places.start]).sum() == end - places.start
+    assert (left.owner == len(listed)).sum() == left.owner.numel() - left.lengths.sum()
 
 
 def test_the_stack_does_not_see_what_is_hidden_and_the_decoder_sees_what_is_left() -> None:
@@ -245,8 +251,10 @@ def test_a_run_with_a_decoder_goes_on_fits_and_fills_in(tmp_path: Path) -> None:
     names = [str(path) for path in sorted((tmp_path / "photos").rglob("*.png"))]
     assert all(filled.shape[2] == 3 for filled in model.complete(names[:4], 0.75))
     for start in (base, model):
-        again = mapsto.pretrain("image", photos, start=start, objective="mae", steps=2)
+        again = mapsto.pretrain("image", photos, start=start, objective="mae", size=48, steps=2)
         assert again.mapping.config.decoder == mapping.config.decoder
+        compared = mapsto.pretrain("image", photos, start=start, objective="simclr", steps=2)
+        assert compared.mapping.decoder is None and compared.mapping.config.decoder is None
         with pytest.raises(mapsto.MapstoError, match="--objective mae"):
             mapsto.pretrain("image", photos, start=start, steps=2)
         clf = mapsto.fit("image -> label", photos, start=start, steps=2, method="full")

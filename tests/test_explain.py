@@ -17,6 +17,7 @@ from mapsto import data
 from mapsto.explain import METHODS, Explainer, parts_of
 from mapsto.relevance import Relevance
 from mapsto.sequence import collate
+from mapsto.transformer import ACTIVATIONS, Activation, FeedForward, TransformerConfig
 
 CPU = torch.device("cpu")
 
@@ -80,13 +81,15 @@ def test_relevance_computes_the_same_and_differentiates_otherwise(shape: str, tm
     assert torch.allclose(plain, held, atol=1e-5)
 
 
-def test_relevance_of_linear_maps_and_norms_is_conserved() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gated", [False, True])
+def test_relevance_of_linear_maps_and_norms_is_conserved(activation: Activation, gated: bool) -> None:
     """Where nothing is added on the way, relevances sum to what they explain."""
     torch.manual_seed(0)
     x = torch.randn(5, 8, requires_grad=True)
-    first, second = torch.randn(8, 6), torch.randn(6, 4)
+    feed = FeedForward(TransformerConfig(width=8, hidden=6, activation=activation, gated=gated))
     with Relevance():
-        out = torch.nn.functional.gelu(torch.nn.functional.layer_norm(x, [8], eps=0.0) @ first) @ second
+        out = feed(torch.nn.functional.layer_norm(x, [8], eps=0.0))
         (gradient,) = torch.autograd.grad(out.sum(), x)
     assert torch.allclose((x * gradient).sum(), out.sum(), atol=1e-4)
 

@@ -23,10 +23,9 @@ from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
 from mapsto.kinds import BadCell
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
-from mapsto.objectives.contrast import Contrast
-from mapsto.objectives.replaced import Replaced
 from mapsto.options import Options
-from mapsto.sequence import Role, collate
+from mapsto.plan import make_objective
+from mapsto.sequence import Piece, Role, collate
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
 ARROWS = [
@@ -43,6 +42,8 @@ ARROWS = [
     "text:text -> number",
     "text:text -> labels, number",
     "image -> labels",
+    "image -> boxes",
+    "image -> label, boxes",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -52,8 +53,10 @@ OBJECTIVES = [
     ("en:text, ~de:text -> de:text", "causal"),
     ("~image -> image", "mae"),
     ("~image -> image, label", "mae"),
+    ("~image -> image, boxes", "mae"),
 ]
 CPU = torch.device("cpu")
+LONGEST = 65  # the larger pictures have 8 × 8 patches and a class token
 
 
 def table(count: int = 40) -> Any:
@@ -68,6 +71,7 @@ def table(count: int = 40) -> Any:
             "image": picture(i, "winter" in t),
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
+            "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
         }
         for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
     ]
@@ -98,7 +102,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
     for target in targets:
-        target.beside(sources.get(target.kind), config.vocabulary_head)
+        target.meet(sources, config.vocabulary_head)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
@@ -107,7 +111,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
             target.restore(corruption)
     torch.manual_seed(seed)
     mapping = make_mapping(bound, config, sources, targets, Beginning())
-    encoded = encode(bound, rows, sources, 64, "cut", aligned=True)
+    encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
     return mapping, replace(examples, augment="mirror" if "image" in arrow else None)
 
@@ -171,6 +175,20 @@ class TestSource:
             others = [source.corrupt(piece, corruption, generator(3, 7, step), 0.0)[1].tolist() for step in range(8)]
             assert len({tuple(other) for other in others}) > 1
 
+    def test_augmentation_is_a_function_of_its_key(self, kind: str) -> None:
+        """As many tokens, each still saying where in the value it comes from; a kind without ways leaves its pieces."""
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        piece = max(source.encode(values, 0, aligned=True), key=len)
+        for how in made_source.augmented or ("move",):
+            found = [source.augment(piece, generator(3, 7, step), how) for step in (*range(8), 0)]
+            assert np.array_equal(found[0].tokens, found[-1].tokens)
+            assert len({one.tokens.tobytes() for one in found}) > 1 if made_source.augmented else found[0] is piece
+            for one in found:
+                assert len(one) == len(piece) and np.array_equal(one.special, piece.special)
+                assert one.alignment is not None and one.alignment.to_raw(np.flatnonzero(~one.special)) is not None
+
     def test_same_values_same_fingerprint(self, kind: str) -> None:
         made_source = kinds.source(kind)
         values = [made_source.read(value) for value in made_source.samples()]
@@ -192,16 +210,17 @@ class TestTarget:
         target = kinds.target(kind)()
         answers = [target.read(answer) for answer in target.samples()]
         target.learn(answers)
-        values = torch.tensor(np.stack([target.encode(answer, ()).values for answer in answers]))
+        pieces = read_beside(target)
+        values = laid(target, answers, pieces)
         head = target.head(16, None)
         outputs = certain(target, values, head(torch.zeros(1, 16)).shape[1])
-        decoded = target.decode(outputs)
+        decoded = target.decode(target.whole(outputs, [pieces] * len(answers)))
         for found, answer in zip(decoded, answers, strict=True):
             said = target.read(found[kind])
             assert said == pytest.approx(answer, abs=1e-3) if kind == "number" else set(said) == set(answer)
         assert all(0.99 < found.get("probability", 1.0) <= 1 for found in decoded)
         assert float(target.loss(outputs, values)) < 1e-3
-        scores = target.score(outputs, answers).values()
+        scores = target.score(target.whole(outputs, [pieces] * len(answers)), answers).values()
         assert all(min(abs(score.value), abs(score.value - 1)) < 1e-3 for score in scores)
 
     def test_state_makes_an_equal_target(self, kind: str) -> None:
@@ -215,11 +234,11 @@ class TestTarget:
         target = kinds.target(kind)()
         answers = [target.read(answer) for answer in target.samples()]
         target.learn(answers)
-        head, vectors = target.head(16, None), torch.randn(len(answers), 16)
-        values = torch.tensor(np.stack([target.encode(answer, ()).values for answer in answers]))
-        optimizer = torch.optim.Adam(head.parameters(), 0.1)
+        values = laid(target, answers, read_beside(target))
+        head, vectors = target.head(64, None), torch.randn(len(values), 64)
+        optimizer = torch.optim.Adam(head.parameters(), 0.02)
         losses = []
-        for _ in range(30):
+        for _ in range(100):
             loss = target.loss(head(vectors), values)
             optimizer.zero_grad()
             loss.backward()
@@ -228,8 +247,28 @@ class TestTarget:
         assert losses[-1] < 0.2 * losses[0]
 
 
+def read_beside(target: Any) -> tuple[Piece, ...]:
+    """The pieces of an example in which an answer of this target can lie; the target meets their source."""
+    if not target.lies_in:
+        return ()
+    kind = kinds.source(target.lies_in)
+    values = [kind.read(value) for value in kind.samples()]
+    source = kind.new(values)
+    target.meet({kind.kind: source}, None)
+    return (source.encode(values, 0, aligned=True)[0],)
+
+
+def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
+    """The values of all answers, as a batch has them."""
+    values = [target.encode(answer, pieces).values for answer in answers]
+    return torch.from_numpy(np.concatenate(values) if target.way == "appended" else np.stack(values))
+
+
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     """Outputs that say these values and nothing else."""
+    if target.way == "appended":
+        said = torch.arange(width - 4) == values[:, :1]
+        return torch.cat([40.0 * said - 20, values[:, 1:].clamp(min=0.01)], dim=1)
     if not target.likely:
         return values[:, None].float()
     if values.ndim == 2:
@@ -296,8 +335,9 @@ def test_ten_steps_equal_five_and_a_fresh_start_and_five_more(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_telling_replaced_tokens_goes_on(optimizer: Any, tmp_path: Path) -> None:
-    goes_on("~text -> text", "replaced", optimizer, {}, tmp_path)
+@pytest.mark.parametrize(("arrow", "objective"), [("~text -> text", "replaced"), ("~image -> image", "simclr")])
+def test_objectives_that_add_to_the_mapping_go_on(arrow: str, objective: str, optimizer: Any, tmp_path: Path) -> None:
+    goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -313,9 +353,8 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
         mapping, examples = made(arrow, hidden)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
-        objective = (
-            Contrast(examples, 0) if way.get("contrast") else Replaced(mapping) if hidden == "replaced" else None
-        )
+        method = "contrast" if way.get("contrast") else "full"
+        objective = make_objective(method, Options(objective=hidden), mapping, examples)  # type: ignore[arg-type]
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]

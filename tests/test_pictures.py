@@ -138,7 +138,7 @@ def test_patches_are_joined_again(g: int, k: int, p: int, seed: int) -> None:
     assert np.array_equal(pictures.joined(pictures.patches(pixels, p), (g, k), p), pixels)
 
 
-@pytest.mark.parametrize("how", ["move", "mirror"])
+@pytest.mark.parametrize("how", kinds.source("image").augmented)
 def test_what_is_moved_keeps_its_place(how: str) -> None:
     """A red spot: after moving, the patches that show it still say where it was in the raw picture."""
     pixels = np.zeros((64, 48, 3), np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from models import CLASSES, DECODED, LABELS, SHAPES, TEXTS, VISION, make_model
+from models import CLASSES, DECODED, LABELS, NETWORKS, SHAPES, TEXTS, VISION, make_model
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -42,8 +42,11 @@ def padded(folder: Path, texts: list[str]) -> Any:
 def test_all_promised_families_are_here() -> None:
     promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert"}
     assert set(FAMILIES) >= promised
-    held = {shape.split(":")[0].replace("_", "-") for shape in (*SHAPES, *VISION, *DECODED)}
-    assert set(FAMILIES) == held, "every family is held to its laws"
+    held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED)}
+    held |= {
+        tower.own for name in held if (tower := zoo.family(name).tower) is not None
+    }  # as which their bodies are held
+    assert set(FAMILIES) == {name.replace("_", "-") for name in held}, "every family is held to its laws"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -182,7 +185,7 @@ def copy(bert: Path, tmp_path: Path) -> Path:
     ("fields", "says"),
     [
         ({"auto_map": {"AutoModel": "modeling_evil.Evil"}}, "auto_map"),
-        ({"model_type": "t5"}, "supported are: albert, bert, dinov2"),
+        ({"model_type": "t5"}, "supported are: albert, bert, clip"),
         ({"model_type": "bertt"}, "did you mean 'bert'"),
         ({"model_type": None}, "names no model_type"),
         ({"hidden_size": "os.system"}, "hidden_size"),
@@ -193,7 +196,7 @@ def copy(bert: Path, tmp_path: Path) -> Path:
         ({"num_attention_heads": 7}, "does not fit"),
         ({"hidden_act": "__import__('os')"}, "activation"),
         ({"position_embedding_type": "relative_key"}, "relative"),
-        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "different classes"),
+        ({"id2label": {"0": "a", "1": "a", "2": "a (0)"}}, "different classes"),
         ({"id2label": {"0": "a"}}, "classes"),
         ({"architectures": True}, "architectures"),
         ({"architectures": {"a": 1}}, "architectures"),
@@ -203,6 +206,12 @@ def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], sa
     change(copy, **fields)
     with pytest.raises(CheckpointError, match=says):
         published.open(str(copy))
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers(copy: Path) -> None:
+    change(copy, id2label={"0": "crane", "1": "heron", "2": "crane"})
+    start = published.open(str(copy))
+    assert start.labels == ["crane (0)", "heron", "crane (2)"] and "several classes are called crane" in start.notes[-1]
 
 
 def test_heads_of_other_tasks_are_no_part(tmp_path: Path) -> None:

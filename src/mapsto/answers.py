@@ -16,7 +16,8 @@ from mapsto.errors import DataError, Finding
 class Engine(Protocol):
     """What answers tables: a Predictor, or several of them elsewhere. `cut_rows`: how many rows were too long for it."""
 
-    cut_rows: int
+    @property
+    def cut_rows(self) -> int: ...
 
     @property
     def arrow(self) -> Arrow: ...

@@ -57,6 +57,11 @@ class Arrow:
         """Whether a source is hidden in part, so that the arrow needs no labels for what it puts back."""
         return any(port.corrupted for port in self.sources)
 
+    @property
+    def body(self) -> Arrow:
+        """What is read, none of it hidden, and nothing answered."""
+        return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
+
 
 def restores(arrow: Arrow) -> list[int | None]:
     """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""

@@ -128,14 +128,25 @@ def make_sources(
 ) -> dict[str, Source]:
     """The sources that the arrow reads: those of the start, or new ones made from the values."""
     if (taken := started_sources(beginning, arrow)) is not None:
-        return taken
+        return _read_whole(taken, arrow, options)
     wanted = {port.kind for port in arrow.sources}
     made = {}
     for kind in sorted(wanted):
         values = chain(*(column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind))
         made[kind] = kinds.source(kind).new(list(values), options.vocabulary)
-        say(f"made {made[kind]}")
+    made = _read_whole(made, arrow, options)
+    for source in made.values():
+        say(f"made {source}")
     return made
+
+
+def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
+    """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
+    held = {kinds.target(port.kind).lies_in for port in arrow.targets}
+    return {
+        kind: source.read_whole(options.size) if options.size is not None or kind in held else source
+        for kind, source in sources.items()
+    }
 
 
 def started_sources(beginning: Beginning, arrow: Arrow) -> dict[str, Source] | None:
@@ -172,7 +183,7 @@ def make_config(
     beginning: Beginning, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> ModelConfig:
     """The start's shape, or a new one for these sources in the size that the options say. Raises UsageError."""
-    length = None if pretraining else options.length
+    length, restoring = None if pretraining else options.length, pretraining and options.hides
     if beginning.config is None:
         width = options.width or WIDTH
         heads = options.heads or _heads(width)
@@ -187,15 +198,17 @@ def make_config(
         made = zoo.family(family).fresh
         assert made is not None
         config = replace(made(width, options.layers or LAYERS, heads, longest), family=family, length=length)
-        return _decoded(config, options) if pretraining else config
+        return _decoded(config, options) if restoring else config
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
     config = replace(beginning.config, sentence=None, length=length)
-    if not pretraining:
-        return _undecoded(replace(config, decoder=None))
-    config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
-    return _undecoded(_decoded(config, options))
+    for source in (sources or {}).values():
+        if source.longest is not None:
+            config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
+    if pretraining:
+        config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
+    return _undecoded(_decoded(config, options) if restoring else replace(config, decoder=None))
 
 
 def _decoded(config: ModelConfig, options: Options) -> ModelConfig:
@@ -253,18 +266,22 @@ def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:
         raise UsageError(f"{given[0]} leaves weights of a start as they are; it needs a --start")
     if len(given) > 1:
         raise UsageError("give --lora or --freeze, not both: with --lora no weight of the start changes")
+    stack, layers = mapping.transformer, mapping.config.transformer.layers
     if options.lora is not None:
         if mapping.arrow.corrupted:
             raise UsageError("--lora fits answers to a start; pretraining changes all weights")
+        if not layers:
+            raise UsageError(
+                "--lora adds to the maps of a Transformer's layers, and the start has none; --freeze all leaves it"
+            )
         lora.attach(mapping, options.lora)
         return
-    stack, layers = mapping.transformer, mapping.config.transformer.layers
     frozen = layers if options.freeze == "all" else int(options.freeze or 0)
     if frozen > layers:
         raise UsageError(
             f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it"
         )
     lowest = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm, *stack.blocks[:frozen]]
-    for part in [*lowest, stack.final_norm] if options.freeze == "all" else lowest:
+    for part in [*lowest, stack.final_norm, mapping.pooled_norm] if options.freeze == "all" else lowest:
         if part is not None:
             part.requires_grad_(False)

@@ -17,6 +17,7 @@ TASKS = {
     ("text", "text"): "fill-mask",
     ("image", "label"): "image-classification",
     ("image", "image"): "image-feature-extraction",
+    ("image", ""): "image-feature-extraction",
 }
 # What the metadata calls our figures; those without a name there are in the table alone.
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
@@ -85,7 +86,7 @@ def _use(mapping: Mapping) -> list[str]:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
         elif target.way == "pooled":
             lines.append(f"It answers {target.kind}.")
-    if mapping.arrow.corrupted:
+    if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
     else:
         lines.append("It knows rows like those it was fitted to; on others, score it before you rely on it.")

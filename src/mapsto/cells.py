@@ -24,13 +24,13 @@ from torch import Tensor
 from mapsto import checkpoint, folder, kinds, train
 from mapsto.arrow import Arrow
 from mapsto.errors import CheckpointError, RunError, UsageError
-from mapsto.examples import Rows, encode
+from mapsto.examples import Rows, encode, lie_in_raw
 from mapsto.explain import Part
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import idle
-from mapsto.predict import Predictor, asking, pooled_outputs
+from mapsto.predict import Predictor, asking, row_outputs
 from mapsto.progress import Progress, duration
 from mapsto.scrutiny import explained
 from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
@@ -200,8 +200,8 @@ def _options(options: Options, method: Method, seed: int) -> Options:
 
 
 def _outputs(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut")
-    return pooled_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
+    return row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
 
 
 def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, Any]:

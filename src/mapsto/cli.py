@@ -196,6 +196,9 @@ def predict(
     min_confidence: Annotated[
         float, typer.Option(help="Leave an answer blank that is less sure; `mapsto evaluate` shows what that gains.")
     ] = 0.0,
+    draw: Annotated[
+        Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
+    ] = None,
     hide: Annotated[
         float | None,
         typer.Option(
@@ -211,7 +214,7 @@ def predict(
     if hide is not None:
         commands.complete(model, data, text, out, device, precision, encoding, hide)
         return
-    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence)
+    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence, draw)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")

@@ -11,12 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mapsto import checkpoint, folder, kinds
 from mapsto import data as tables
+from mapsto import folder, kinds
 from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
+from mapsto.drawing import Drawing, write_file
 from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -47,13 +48,16 @@ def predict(
     long: str,
     engine: str = "local",
     min_confidence: float = 0.0,
+    draw: Path | None = None,
 ) -> None:
-    """Answers for a table or for texts, to a file or to the screen."""
+    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
     if out is not None:
         require_writable(out)
     answering = _engine(engine, model, device, precision, long, min_confidence)
+    if draw is not None:
+        answering = Drawing(answering, draw)
     source = answering.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
     if as_json and out is None:
@@ -107,9 +111,7 @@ def complete(
     assert out is not None
     out.mkdir(parents=True, exist_ok=True)
     for at, (suffix, content) in enumerate(filter(None, files)):
-        file, row = table.origin(int(rows.rows[at]))
-        name = f"{Path(file).stem}-{row}" if row else Path(file).stem
-        checkpoint.write_atomic(out / f"{at + 1:05}-{name}{suffix}", content)
+        write_file(out, table.origin(int(rows.rows[at])), at + 1, suffix, content)
     print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
 
 
@@ -338,6 +340,8 @@ def info(model: str, as_json: bool) -> None:
         "longest example": f"{held.config.longest} tokens",
         "pooling": held.config.pooling,
     }
+    if held.config.front is not None:
+        facts["in front"] = str(held.config.front)
     if held.config.sentence is not None:
         facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}

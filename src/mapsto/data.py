@@ -207,21 +207,37 @@ def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 
 def _listed_files(path: Path) -> Table | None:
-    """A picture, or a folder of pictures, as a table of names; where they stand in folders of their own, those name their labels.
-    None for what holds tables."""
+    """A picture, or a folder of pictures, as a table of names beside what is kept of them there; or, where they stand in folders
+    of their own, beside the names of those, as labels. None for what holds tables."""
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
+    if told := _told(path):
+        names = sorted({name for found in told.values() for name in found})
+        (of,) = {kinds.target(kind).lies_in for kind in told}
+        data: dict[str, list[Any]] = {
+            of: names,
+            **{kind: [found.get(name) for name in names] for kind, found in told.items()},
+        }
+        return Table(data, [(name, 0) for name in names], [])
     if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
     for kind, suffixes in kinds.media().items():
         if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]
-            data: dict[str, list[Any]] = {kind: [str(file) for file in files]}
+            data = {kind: [str(file) for file in files]}
             labels = [parts[0] if len(parts := file.relative_to(path).parts) > 1 else None for file in files]
             if any(label is not None for label in labels):
                 data["label"] = labels
             return Table(data, [(str(file), 0) for file in files], [])
     return None
+
+
+def _told(path: Path) -> dict[str, dict[str, Any]]:
+    """By kind what is kept of files that are a value each, in a folder of them or in a file."""
+    try:
+        return {kind: found for kind in kinds.names("target") if (found := kinds.target(kind).annotations(path))}
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
 def _refuse(error: OSError) -> None:

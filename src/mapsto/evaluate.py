@@ -11,10 +11,10 @@ from torch import Tensor
 from mapsto.arrow import Arrow, restores
 from mapsto.data import Table
 from mapsto.errors import UsageError
-from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole
+from mapsto.examples import Examples, Rows, bind_to, encode, lie_in_raw, make_examples, read_rows, require_whole
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
-from mapsto.predict import asking, evidence, pooled_outputs
+from mapsto.predict import asking, evidence, row_outputs
 from mapsto.scores import Score
 from mapsto.sequence import Example
 
@@ -56,7 +56,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     arrow = bind_to(mapping.arrow, table)
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
     faults = require_whole(rows, table.rejected, len(table), bad_rows)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut")
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
     notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
@@ -74,7 +74,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     for port, target in enumerate(mapping.targets):
         if restored[port] is not None:
             continue
-        outputs = pooled_outputs(mapping, asked, len(rows), port, device)
+        outputs = row_outputs(mapping, asked, len(rows), port, device)
         answers = rows.targets[port]
         said.append(Answers(arrow, target, rows, answers, outputs))
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""

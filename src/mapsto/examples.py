@@ -38,7 +38,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
     if answers:
         return bind(arrow, table.columns, fits)
-    read = bind(Arrow(tuple(replace(port, corrupted=False) for port in arrow.sources), ()), table.columns, fits)
+    read = bind(arrow.body, table.columns, fits)
     return replace(arrow, sources=read.sources)
 
 
@@ -141,6 +141,11 @@ def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad
         raise DataError("no rows are left", shown, faults)
 
 
+def lie_in_raw(targets: Sequence[Target]) -> bool:
+    """Whether some answers are told in the raw coordinates of a source, so that the alignment of its pieces is needed."""
+    return any(target.lies_in for target in targets)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Pieces of every example, the index into Rows each came from, and what did not fit in one piece.
@@ -219,8 +224,9 @@ class Pieces(Protocol):
 class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
-    What `~` hides, and how a value is augmented, is a function of (seed, row, step) and of nothing else. augment: how; None for
-    values as they are.
+    What `~` hides, and how a value is augmented, is a function of (seed, row, step, view) and of nothing else. augment: how;
+    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces; where answers
+    move with what is augmented.
     """
 
     arrow: Arrow
@@ -231,16 +237,19 @@ class Examples:
     seed: int
     corruption: Corruption
     augment: str | None = None
+    laid: Callable[[int, tuple[Piece, ...]], tuple[Answer | None, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def example(self, row: int, step: int, progress: float) -> Example:
-        """Example `row` as step `step` sees it."""
-        pieces, rng = self.pieces[row], generator(self.seed, row, step)
+    def example(self, row: int, step: int, progress: float, view: int = 0) -> Example:
+        """Example `row` as step `step` sees it; objectives that see a row several times number their views."""
+        pieces, rng = self.pieces[row], generator(self.seed, row + view * len(self), step)
         if self.augment is not None:
             pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
+        if self.augment is not None and self.laid is not None and self.of is not None:
+            answers = self.laid(int(self.of[row]), pieces)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
         shown = list(pieces)
@@ -267,23 +276,28 @@ def make_examples(
 ) -> Examples:
     """Examples with their answers encoded once; those that `~` gives are made when an example is asked for."""
     restored = restores(arrow)
-    answers = [
-        tuple(
+
+    def laid(index: int, pieces: tuple[Piece, ...]) -> tuple[Answer | None, ...]:
+        return tuple(
             target.encode(rows.targets[port][index], pieces) if rows.targets and restored[port] is None else None
             for port, target in enumerate(targets)
         )
-        for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)
-    ]
-    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption)
+
+    answers = [laid(index, pieces) for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)]
+    moving = laid if lie_in_raw(targets) else None
+    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
 
 
-def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW) -> list[Batch]:
+def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:
     """Packed batches of about `most_tokens` places at most, in rows of `shortest` tokens or more.
+
+    Examples in several `views` are given view by view; a batch has all views of those that it holds, in the same order.
 
     Long examples get long rows, since attention over long rows costs more for every token; short ones first fill what is
     left of those, and only get rows of their own when enough of them remain.
     """
-    sizes = [len(example) for example in examples]
+    count = len(examples) // views
+    sizes = [max(map(len, examples[i::count])) for i in range(count)]
     few = SHORT_GROUP * sum(sizes)
     waiting = list(range(len(sizes)))
     packed: list[Batch] = []
@@ -299,11 +313,13 @@ def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORT
         left = set(range(len(waiting))) - {at for row in rows for at in row}
         if sum(sizes[waiting[at]] for at in left) < few:
             rows, left = pack([sizes[i] for i in waiting], length), set()
-        parts = min(len(rows), max(1, round(len(rows) * length / most_tokens)))
+        parts = min(len(rows), max(1, round(views * len(rows) * length / most_tokens)))
         for part in range(parts):
             taken = [[waiting[at] for at in row] for row in rows[part::parts]]
             chosen = sorted(i for row in taken for i in row)
             place = {index: at for at, index in enumerate(chosen)}
-            packed.append(collate([examples[i] for i in chosen], length, [[place[i] for i in row] for row in taken]))
+            seen = [examples[i + view * count] for view in range(views) for i in chosen]
+            laid = [[place[i] + view * len(chosen) for i in row] for view in range(views) for row in taken]
+            packed.append(collate(seen, length, laid))
         waiting = [waiting[at] for at in sorted(left)]
     return packed

@@ -21,7 +21,7 @@ from mapsto.data import Table
 from mapsto.errors import UsageError, near
 from mapsto.examples import Rows, batches, bind_to, encode, read_rows
 from mapsto.mapping import Mapping
-from mapsto.predict import asking, pooled_outputs
+from mapsto.predict import asking, row_outputs
 from mapsto.relevance import Relevance
 from mapsto.scores import Floats
 from mapsto.sequence import Batch, Example, Ints
@@ -132,7 +132,7 @@ class Explainer:
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
         """What the model says of each example, (n, …), on the CPU."""
-        return pooled_outputs(self.mapping, _numbered(examples), len(examples), self.port, self.device)
+        return row_outputs(self.mapping, _numbered(examples), len(examples), self.port, self.device)
 
     def told(self, outputs: Tensor, answered: Tensor) -> Floats:
         """How strongly `outputs` (n, …) say the answers of `answered` (n, …): (n,)."""

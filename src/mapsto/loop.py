@@ -96,7 +96,8 @@ class Loader:
     def __init__(
         self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = ALONE
     ) -> None:
-        self.examples, self.plan, self.ahead, self.objective, self.ranks = examples, plan, workers, objective, ranks
+        self.examples, self.plan, self.ahead, self.ranks = objective.asked(examples), plan, workers, ranks
+        self.objective = objective
         self.pool = ThreadPoolExecutor(workers) if workers else None
         self.waiting: dict[int, Future[list[Batch]]] = {}
 
@@ -108,10 +109,9 @@ class Loader:
     def make(self, step: int) -> list[Batch]:
         """The batches of `step` in this process."""
         progress = step / self.plan.steps
-        rows = self.ranks.part(self.rows(step))
-        return batches(
-            [self.examples.example(row, step, progress) for row in rows], TOKENS_AT_ONCE, SHORTEST_TRAINING_ROW
-        )
+        rows, views = self.ranks.part(self.rows(step)), self.objective.views
+        seen = [self.examples.example(row, step, progress, view) for view in range(views) for row in rows]
+        return batches(seen, TOKENS_AT_ONCE, SHORTEST_TRAINING_ROW, views)
 
     def get(self, step: int) -> list[Batch]:
         """The batches of `step`, while those behind it are being made."""

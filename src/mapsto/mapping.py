@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mapsto.arrow import Arrow, restores
+from mapsto.convolution import ConvolutionConfig
 from mapsto.decoder import Decoder
 from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, few_sizes, shown
-from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig
+from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
-Pooling = Literal["first", "mean", "normed_mean", "first_mean"]
+Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ class ModelConfig:
     """A model but for its vocabulary and its answers.
 
     pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised;
-    or the first token and the mean of all but the `frame` first ones, end to end.
+    the mean of all but the `frame` first ones, or the first token and that mean, end to end.
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
-    that it was fitted to and reads, where the Transformer takes more. decoder: the stack that puts hidden tokens back; then the
-    Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
+    that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
+    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the stack
+    that puts hidden tokens back; then the Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
     """
 
     family: str = "modernbert"
@@ -58,6 +60,8 @@ class ModelConfig:
     sentence: SentenceConfig | None = None
     length: int | None = None
     frame: int = 1
+    pooled_norm: bool = False
+    front: ConvolutionConfig | None = None
     decoder: TransformerConfig | None = None
 
     @property
@@ -69,6 +73,12 @@ class ModelConfig:
     def longest(self) -> int:
         """How many tokens of an example are read; what is longer is cut, or read in windows of so many."""
         return self.length or self.transformer.longest
+
+    @property
+    def counted(self) -> int:
+        """How far names of weights count: the layers of a stack, or what stands in a stage of the network in front."""
+        others = self.decoder.layers if self.decoder else 0, self.front.counted if self.front else 0
+        return max(self.transformer.layers, *others)
 
 
 class Unset(TorchFunctionMode):
@@ -93,6 +103,7 @@ class Mapping(nn.Module):
         embedded = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
+        self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
         small, restored = config.decoder, [source is not None for source in restores(arrow)]
         self.decoder: Decoder | None = None
         if small is not None and any(restored):
@@ -102,7 +113,7 @@ class Mapping(nn.Module):
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
-            target.beside(self.sources.get(target.kind), config.vocabulary_head)
+            target.meet(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
                 self._read_width(port),
@@ -181,30 +192,38 @@ class Mapping(nn.Module):
         return vectors if self.pooler is None else self.pooler(vectors)
 
     def sentence(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """One vector an example, (n, d), as the sentence encoder was trained to give it, else as the model pools."""
-        said = self.config.sentence
+        """One vector an example, (n, d), as the sentence encoder or the bare model was trained to give it, else as the model
+        pools."""
+        said, norm = self.config.sentence, self.transformer.vector_norm
+        if norm is not None and not self.targets:
+            of_first: Tensor = norm(self.pool(hidden, batch, "first"))
+            return of_first
         if said is None:
             return self.pool(hidden, batch)
         vectors = self.pool(hidden, batch, said.pooling)
         return F.normalize(vectors, dim=-1) if said.unit else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
-        """One vector an example, (n, d) in fp32, read as `pooling` (by default the model's own) says."""
-        pooling = pooling or self.config.pooling
+        """One vector an example, (n, d) in fp32, read as `pooling` says; by default as the model does, through its norm too."""
+        vectors = self._pooled(hidden, batch, pooling or self.config.pooling)
+        if pooling is None and self.pooled_norm is not None:
+            vectors = self.pooled_norm(vectors)
+        return vectors
+
+    def _pooled(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         flat = hidden.flatten(0, 1)
         first = flat[batch.starts].float()
         if pooling == "first":
             return first
         n = len(batch.starts)
         sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
-        at = self.taken(batch)
-        lengths = (
-            batch.lengths if at is None else batch.lengths - torch.bincount(batch.owner.flatten()[at], minlength=n)
-        )
-        if pooling == "first_mean":
+        # Of values without a frame everything may be hidden.
+        lengths = batch.lengths_without(self.taken(batch)).clamp(min=1)
+        if pooling in ("rest_mean", "first_mean"):
             frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
             rest = sums[:n] - torch.stack(frames).sum(0)
-            return torch.cat([first, rest / (lengths - self.config.frame).clamp(min=1)[:, None]], dim=-1)
+            rest = rest / (lengths - self.config.frame).clamp(min=1)[:, None]
+            return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
         mean = sums[:n] / lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)

@@ -14,16 +14,16 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
-Objective = Literal["masked", "causal", "hybrid", "replaced", "mae"]
-Augment = Literal["auto", "none", "move", "mirror"]
+Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
+Augment = Literal["auto", "none", "move", "mirror", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
     "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "objective": ("masked", "causal", "hybrid", "replaced", "mae"),
-    "augment": ("auto", "none", "move", "mirror"),
+    "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
+    "augment": ("auto", "none", "move", "mirror", "crop"),
 }
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
@@ -81,13 +81,17 @@ class Options:
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
     words: str | None = _option(None, "A file of words, one a line, to add to the vocabulary of a start.")
     length: int | None = _option(None, "Longest example, in tokens; a fitted model reads as much of longer ones.")
+    size: int | None = _option(
+        None, "Pictures are read whole, at most so many pixels to a side; else as the start has it, or up to 224."
+    )
     long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
     objective: Objective = _option(
         "masked",
         "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, telling tokens that a "
-        "generator replaced, or patches that only a small decoder behind the model sees (mae).",
+        "generator replaced, or patches that only a small decoder behind the model sees (mae); or nothing is hidden, and two "
+        "views of each picture are told from all others (simclr).",
     )
     hide: float | None = _option(
         None,
@@ -95,7 +99,9 @@ class Options:
         "to the end.",
     )
     augment: Augment = _option(
-        "auto", "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), or not (none)."
+        "auto",
+        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), parts of them in other colours "
+        "(crop; simclr's auto), or not (none).",
     )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
@@ -118,7 +124,19 @@ class Options:
             raise UsageError(
                 f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
             )
-        positive = ("steps", "epochs", "minutes", "batch", "rate", "layers", "width", "heads", "vocabulary", "length")
+        positive = (
+            "steps",
+            "epochs",
+            "minutes",
+            "batch",
+            "rate",
+            "layers",
+            "width",
+            "heads",
+            "vocabulary",
+            "length",
+            "size",
+        )
         for name in (*positive, "save_every", "patience", "lora"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -144,14 +162,22 @@ class Options:
         if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
 
+    @property
+    def hides(self) -> bool:
+        """Whether the objective hides what stands behind `~`."""
+        return self.objective != "simclr"
+
     def require_use(self, corrupted: bool) -> None:
         """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
-        idle = ("patience",) if corrupted else ("hide", "shape", "objective")
         usual = Options()
-        found = [f"--{name}" for name in idle if getattr(self, name) != getattr(usual, name)]
-        if found:
-            reason = "an arrow with `~` is trained to its end" if corrupted else "without `~` nothing is hidden"
-            raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
+        idle: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
+        if not corrupted:
+            idle = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
+        elif not self.hides:
+            idle[f"--objective {self.objective} hides nothing"] = ("hide", "shape")
+        for reason, names in idle.items():
+            if found := [f"--{name}" for name in names if getattr(self, name) != getattr(usual, name)]:
+                raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
 
     def flags(self) -> list[str]:
         """What a command has to say to get these options."""

@@ -25,6 +25,11 @@ PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
+SMALLEST_PART, MOST_DRAWN = 0.2, 4 / 3  # of a random crop: share of the picture, and one side against the other
+COLOURED, TURNED_HUE, GREYED = 0.4, 0.1, 0.2  # most change of light and the like, of the circle of hues; how often grey
+FRAME_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
+FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
+ORIENTATION, FIRST_ON_ITS_SIDE = 0x0112, 5  # of EXIF: what is written as rows are columns
 
 
 class Unreadable(ValueError):
@@ -60,6 +65,17 @@ def decode(content: bytes) -> Pixels:
         raise Unreadable(f"the picture is damaged: {error}") from error
 
 
+def size(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
+    pillow = _pillow()
+    try:
+        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
+            return (opened.height, opened.width) if turned else (opened.width, opened.height)
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
+        raise Unreadable(f"the picture is damaged: {error}") from error
+
+
 def _coloured(pillow: Any, image: Any) -> Any:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
@@ -87,18 +103,50 @@ def thumbnail(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
+def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
+    """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
+    pillow = _pillow()
+    from PIL import ImageDraw
+
+    image = pillow.Image.fromarray(pixels)
+    pen, thick = ImageDraw.Draw(image), max(1, round(max(pixels.shape) / 300))
+    names = {name: number for number, name in enumerate(dict.fromkeys(text for _, text in marks))}
+    for ((top, bottom), (left, right)), text in marks:
+        colour = FRAME_COLOURS[names[text] % len(FRAME_COLOURS)]
+        pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
+        font = _font(text, max(10, 5 * thick))
+        box = pen.textbbox((left, top), text, font=font)
+        pen.rectangle(box, fill=colour)
+        pen.text((left, top), text, fill="white", font=font)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _font(text: str, height: int) -> Any:
+    """A font that has these letters, where one is installed under a usual name; else the one that Pillow brings."""
+    from PIL import ImageFont
+
+    for name in () if text.isascii() else FONTS:
+        try:
+            return ImageFont.truetype(name, height)
+        except OSError:
+            continue
+    return ImageFont.load_default(height)
+
+
 @dataclass(frozen=True)
 class Frame:
     """How a picture becomes a grid of patches of `patch` pixels.
 
     fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
-    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`. filter: how Pillow
-    resamples.
+    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
+    sides. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow resamples.
     """
 
     patch: int
     size: int
-    fit: Literal["inside", "squash", "middle"] = "inside"
+    fit: Literal["inside", "squash", "middle", "squash_middle"] = "inside"
     shorter: int = 0
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
@@ -107,21 +155,29 @@ class Frame:
         """Patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the middle of the picture is taken."""
+        return self.fit in ("middle", "squash_middle")
+
     def framed(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
         """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
         h, w = pixels.shape[:2]
         new = self._size(h, w)
-        done = self._resized(pixels, new)
+        done = resized(pixels, new, self.filter)
         scale = np.array([h / new[0], w / new[1]])
         shift = np.zeros(2)
-        if self.fit == "middle":
+        if self.cuts:
             done, corner = _middle(done, self.size)
             shift = corner * scale
-        return done, np.stack([scale, shift], axis=1)
+        read = self.side * self.patch
+        return done[:read, :read], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
         if self.fit == "squash":
             return self.size, self.size
+        if self.fit == "squash_middle":
+            return self.shorter, self.shorter
         if self.fit == "middle":
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
@@ -129,12 +185,14 @@ class Frame:
         grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
         return grid[0] * self.patch, grid[1] * self.patch
 
-    def _resized(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        if pixels.shape[:2] == size:
-            return pixels
-        pillow = _pillow()
-        how = getattr(pillow.Image.Resampling, self.filter.upper())
-        return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
+
+def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
+    """The picture in another size (h, w)."""
+    if pixels.shape[:2] == size:
+        return pixels
+    pillow = _pillow()
+    how = getattr(pillow.Image.Resampling, filter.upper())
+    return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _middle(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
@@ -162,9 +220,9 @@ def joined(found: Pixels, grid: tuple[int, int], p: int) -> Pixels:
     return np.ascontiguousarray(found.reshape(g, k, 3, p, p).transpose(0, 3, 1, 4, 2)).reshape(g * p, k * p, 3)
 
 
-def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, tuple[int, int], bool]:
+def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
     """The picture shifted by up to an eighth of its sides, its edge drawn out, a little brighter or darker, and with `mirror`
-    as often as not seen in a mirror; the shift (y, x) and whether it was mirrored (before that)."""
+    as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
     h, w = pixels.shape[:2]
     most = (max(1, round(h * MOVED)), max(1, round(w * MOVED)))
     shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
@@ -173,7 +231,40 @@ def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixel
     rows = np.clip(np.arange(h) - shift[0], 0, h - 1)
     columns = np.clip(np.arange(w) - shift[1], 0, w - 1)
     found = (pixels[:, ::-1] if turned else pixels)[rows][:, columns]
-    return np.clip(found * light, 0, 255).astype(np.uint8), shift, turned
+    across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
+    return np.clip(found * light, 0, 255).astype(np.uint8), np.array([[1.0, -shift[0]], across])
+
+
+def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
+    """A part of the picture at random, brought to the size of the whole, in other colours, with `mirror` as often as not seen in
+    a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and where it comes from, as
+    `Frame.framed` says it."""
+    pillow = _pillow()
+    size = np.array(pixels.shape[:2])
+    share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
+    part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
+    top, left = corner = rng.random(2) * (size - part)
+    bottom, right = corner + part
+    whole = pillow.Image.fromarray(pixels)
+    crop = np.array(whole.resize(whole.size, pillow.Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+    origin = np.stack([part / size, corner], axis=1)
+    if mirror and rng.random() < 0.5:
+        crop, origin[1] = crop[:, ::-1], (-origin[1, 0], right)
+    return _recoloured(crop, rng), origin
+
+
+def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """In another light, contrast, saturation and hue, now and then grey."""
+    light, contrast, depth = 1 + COLOURED * rng.uniform(-1, 1, 3)
+    angle = 2 * np.pi * TURNED_HUE * rng.uniform(-1, 1)
+    depth = 0.0 if rng.random() < GREYED else depth
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
+    colours = (depth * turned + (1 - depth) * GREY).T.astype(np.float32)
+    found = pixels.astype(np.float32) @ colours
+    mean = float((found @ GREY).mean())
+    changed: Pixels = np.clip((mean + contrast * (found - mean)) * light, 0, 255).astype(np.uint8)
+    return changed
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:

@@ -19,6 +19,7 @@ from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.objectives.contrast import Contrast
 from mapsto.objectives.replaced import Replaced
+from mapsto.objectives.simclr import Simclr
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -94,7 +95,11 @@ def idle(method: str, options: Options) -> list[str]:
 
 
 def learning(mapping: Mapping, beginning: Beginning) -> Learning:
-    """How fits are run: as the kind that is read says, but for a published start, which needs no more than text does."""
+    """How fits are run: as an answer that takes long to learn says, else as the kind that is read does, but for a published
+    start, which needs no more than text does."""
+    for target in mapping.targets:
+        if target.learning is not None:
+            return target.learning
     return next(iter(mapping.sources.values())).learning if beginning.made_here else Learning()
 
 
@@ -107,6 +112,8 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     """What the steps of `method` make small. It may add to the mapping what only training needs."""
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
+    if mapping.arrow.corrupted and options.objective == "simclr":
+        return Simclr(mapping, options.augment)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
 

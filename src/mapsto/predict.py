@@ -17,7 +17,7 @@ from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
-from mapsto.examples import Encoded, batches, bind_to, encode, read_rows
+from mapsto.examples import Encoded, batches, bind_to, encode, lie_in_raw, read_rows
 from mapsto.kinds import BadCell, Source
 from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
@@ -46,12 +46,17 @@ class Evidence:
 def evidence(mapping: Mapping, examples: Sequence[Example], device: torch.device) -> list[Evidence]:
     """For each target what it said of the answers that `examples` carry, on the CPU."""
     kept: list[list[Evidence]] = [[] for _ in mapping.targets]
+    pieces = {example.row: example.pieces for example in examples}
     for batch, hidden in over(mapping, examples, device):
         for port, readout in enumerate(batch.answers):
             if readout is not None:
-                shown = mapping.targets[port].evidence(mapping.read(hidden, batch, port), readout.values)
+                target = mapping.targets[port]
+                shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
                 rows = batch.rows[readout.examples.cpu().numpy()]
-                kept[port].append(Evidence(shown.float().cpu(), readout.values.cpu(), rows))
+                if target.way == "appended":
+                    rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
+                    shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
+                kept[port].append(Evidence(shown, readout.values.cpu(), rows))
     return [
         Evidence(
             torch.cat([part.shown for part in parts]),
@@ -69,6 +74,8 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     for target in mapping.targets:
         if target.way == "pooled":
             found.append(Answer(np.zeros((), np.int64)))
+        elif target.way == "appended":
+            found.append(target.question(pieces))
         else:
             at = target.asked(pieces)
             found.append(Answer(np.zeros(len(at), np.int64), at) if len(at) else None)
@@ -156,7 +163,9 @@ class Predictor:
                 if fault.row is not None:
                     answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
             if len(rows):
-                encoded = encode(bound, rows, mapping.sources, mapping.config.longest, self.long)
+                encoded = encode(
+                    bound, rows, mapping.sources, mapping.config.longest, self.long, lie_in_raw(mapping.targets)
+                )
                 self.cut_rows += len(encoded.long) if encoded.lost else 0
                 for of, answer in zip(rows.rows, self._decode(asking(mapping, encoded), len(rows)), strict=True):
                     answers[int(of)] = answer
@@ -168,10 +177,10 @@ class Predictor:
         found: list[dict[str, Any]] = [{} for _ in range(count)]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            if target.way == "pooled":
-                answers = target.decode(pooled_outputs(self.mapping, examples, count, port, self.device))
-            else:
+            if target.way == "aligned":
                 answers = self._aligned(examples, count, port)
+            else:
+                answers = target.decode(row_outputs(self.mapping, examples, count, port, self.device))
             for row, answer in zip(found, answers, strict=True):
                 if answer.get("probability", 1.0) < self.min_confidence:
                     answer[target.kind] = None
@@ -249,19 +258,19 @@ def completed(
         yield target.completed(value, piece, hidden, output)
 
 
-def pooled_outputs(
-    mapping: Mapping, examples: Sequence[Example], count: int, port: int, device: torch.device
-) -> Tensor:
-    """Outputs of a pooled target for `count` rows, (count, …); the windows of one long row share their mean."""
-    sums, windows = None, torch.zeros(count)
+def row_outputs(mapping: Mapping, examples: Sequence[Example], count: int, port: int, device: torch.device) -> Tensor:
+    """What a target that gives one answer a row says of `count` rows, (count, …); windows of one long row share their mean."""
+    target, sums, windows = mapping.targets[port], None, torch.zeros(count)
+    pieces = {example.row: example.pieces for example in examples}
     for batch, hidden in over(mapping, examples, device):
-        output = mapping.read(hidden, batch, port).float().cpu()
-        sums = torch.zeros(count, output.shape[1]) if sums is None else sums
+        read = mapping.read(hidden, batch, port).float().cpu()
+        output = target.whole(read, [pieces[row] for row in batch.rows.tolist()])
+        sums = torch.zeros(count, *output.shape[1:]) if sums is None else sums
         rows = torch.from_numpy(batch.rows)
         sums.index_add_(0, rows, output)
         windows.index_add_(0, rows, torch.ones(len(rows)))
     assert sums is not None
-    return sums / windows[:, None]
+    return sums / windows.view(-1, *[1] * (sums.ndim - 1))
 
 
 def vectors(

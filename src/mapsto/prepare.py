@@ -38,6 +38,7 @@ from mapsto.examples import (
     Rows,
     bind_to,
     encode,
+    lie_in_raw,
     make_examples,
     read_rows,
     require_room,
@@ -279,7 +280,7 @@ def _begun(
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
     for target, restored in zip(targets, restores(arrow), strict=True):
-        target.beside(sources.get(target.kind), config.vocabulary_head)
+        target.meet(sources, config.vocabulary_head)
         if restored is not None:
             target.restore(_corruption(arrow, options))
     return config
@@ -396,7 +397,7 @@ def _examples(
     """The rows as examples, long ones treated as the options say."""
     arrow = mapping.arrow
     longest, long, aligned = _limits(options, mapping.config, arrow.corrupted, mapping.sources)
-    encoded = encode(arrow, rows, mapping.sources, longest, long, aligned)
+    encoded = encode(arrow, rows, mapping.sources, longest, long, aligned or lie_in_raw(mapping.targets))
     if say is not None and len(encoded.long):
         lost = (
             f"{encoded.lost:,} of {encoded.total:,} tokens were cut off"

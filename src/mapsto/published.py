@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from mapsto.decoder import Decoder
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.kinds import Source
 from mapsto.mapping import Mapping, ModelConfig, Unset
-from mapsto.transformer import Transformer, TransformerConfig
+from mapsto.transformer import Transformer, TransformerConfig, make_norm
 from mapsto.zoo import Family, Task
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -63,20 +64,21 @@ def open(name: str) -> Start:
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.families())}")
-    chosen = zoo.family(kind)
+    family = zoo.family(kind)
     try:
-        config = replace(chosen.read(raw), family=kind)
+        config = _config(family, raw, kind)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
+    chosen = zoo.of(config)
     for file, remedy in chosen.requires.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     if DECODER in raw:
         config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
     notes: list[str] = []
-    tensors = _ours(chosen, _weights(folder), _most_layers(config), folder, notes)
+    tensors = _ours(chosen, _weights(folder), config.counted + 1, folder, notes)
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
@@ -86,7 +88,7 @@ def open(name: str) -> Start:
     config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
     weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.reads).open(folder, weights)
+    source = kinds.source(chosen.reads).open(folder, weights, config.front)
     if source.longest is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     _require_body(config, source, tensors, folder)
@@ -95,7 +97,7 @@ def open(name: str) -> Start:
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = zoo.family(mapping.config.family), task_of(mapping), mapping.config
+    chosen, task, config = zoo.of(mapping.config), task_of(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
@@ -104,13 +106,20 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     if task == "label" and config.pooling == "normed_mean":
         raw[POOLING] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    raw |= {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    if chosen.tower is not None and task != "body":
+        shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
+    raw |= shape
     if mapping.decoder is not None and chosen.undecoded is None:
         raw[DECODER] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
     tensors = renamed(mapping, weights(mapping))
+    if chosen.counter:
+        beside, end = chosen.counter
+        stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
+        tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
     content = safetensors.torch.save(tensors, {"format": "pt"})
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
@@ -136,7 +145,7 @@ def weights(mapping: Mapping) -> dict[str, Tensor]:
 
 def renamed(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.family(mapping.config.family), held, task_of(mapping), _most_layers(mapping.config))
+    return _named(zoo.of(mapping.config), held, task_of(mapping), mapping.config.counted + 1)
 
 
 def start_name(mapping: Mapping, name: str) -> str:
@@ -152,7 +161,7 @@ def start_name(mapping: Mapping, name: str) -> str:
 
 def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
     """A decoder of these DECODER_SIZES for a stack, and otherwise like it."""
-    return replace(shape, embedding_width=None, **sizes)  # type: ignore[arg-type]
+    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
 
 
 def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
@@ -160,11 +169,6 @@ def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
     if not isinstance(said, dict):
         raise CheckpointError(f"config.json: {DECODER} says no sizes, but {said!r}")
     return {name: zoo.whole(said, name) for name in DECODER_SIZES}
-
-
-def _most_layers(config: ModelConfig) -> int:
-    """As many layers as a stack has, with the one that takes a mean."""
-    return max(shape.layers for shape in (config.transformer, config.decoder) if shape is not None) + 1
 
 
 def _find(name: str) -> Path:
@@ -197,6 +201,14 @@ def _find(name: str) -> Path:
         raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
 
 
+def _config(family: Family, raw: Dict[str, Any], kind: str) -> ModelConfig:
+    """What a config.json of model_type `kind` says, if of several towers, of the one that is read."""
+    tower = family.tower
+    if tower is None:
+        return replace(family.read(raw), family=kind)
+    return replace(family.read(raw[tower.key] if kind == tower.whole else raw), family=tower.own)
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).exists():
         return open_tensors(folder / WEIGHTS)
@@ -218,7 +230,7 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
     """Our weight → theirs, every layer and both suffixes written out."""
     found: dict[str, tuple[str, ...]] = {}
     for ours, theirs in names:
-        parts = (theirs,) if isinstance(theirs, str) else theirs
+        parts = _parts(theirs)
         for i in range(layers) if "{i}" in ours else [0]:
             bare = ours.replace("{i}", str(i)), tuple(part.replace("{i}", str(i)) for part in parts)
             for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias", ""):
@@ -226,9 +238,15 @@ def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -
     return found
 
 
+def _parts(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (theirs,) if isinstance(theirs, str) else theirs
+
+
 def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
     left = {_modern(key, chosen): tensor for key, tensor in given.items()}
+    if chosen.counter:
+        left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.counter[1])}
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
         left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
@@ -246,18 +264,21 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
             if parts and len(parts) != len(theirs):
                 raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(theirs)}")
             if parts:
-                found[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+                whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+                found[ours] = whole[(None,) * chosen.flat.get(ours, 0)]
     for copy, ours in chosen.untied.items():
         tensor = left.pop(copy, None)
         if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
             raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
     unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored)]
-    other_task = [key for key in unknown if not key.startswith(chosen.prefix)]
+    body = tuple(f"{name.split('.')[0]}." for _, theirs in chosen.names["body"] for name in _parts(theirs))
+    other_task = [key for key in unknown if not key.startswith(body)]
     if len(other_task) < len(unknown):
         strange = [key for key in unknown if key not in other_task]
         raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(strange[:5])}")
     if other_task:
-        notes.append(f"weights of another task were left out: {', '.join(sorted(other_task)[:5])}")
+        names = ", ".join(sorted(other_task)[:5])
+        notes.append(f"weights of another task were left out ({len(other_task)} in all): {names}")
     for name, tensor in found.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
@@ -267,7 +288,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
     names = [name for task in TASKS for name in chosen.names.get(task, ())]
-    flat = [part for _, theirs in names for part in ((theirs,) if isinstance(theirs, str) else theirs)]
+    flat = [part for _, theirs in names for part in _parts(theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 
 
@@ -288,7 +309,9 @@ def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> 
     for ours, tensor in held.items():
         theirs = names.get(ours, (OWN + ours,))
         for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-            found[name if task != "body" else name.removeprefix(chosen.prefix)] = part.contiguous().clone()
+            bare = task == "body" and chosen.tower is None
+            part = part.reshape(part.shape[chosen.flat.get(ours, 0) :])
+            found[name.removeprefix(chosen.prefix) if bare else name] = part.contiguous().clone()
     return found
 
 
@@ -312,6 +335,10 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
         labels = [str(names[str(i)]) for i in range(classes)]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
+    repeated = {label for label, count in Counter(labels).items() if count > 1}
+    if repeated:  # ImageNet has two cranes
+        labels = [f"{label} ({i})" if label in repeated else label for i, label in enumerate(labels)]
+        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers tell them apart")
     if len(set(labels)) < len(labels) or len(names) != classes:
         raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
     return labels
@@ -361,14 +388,16 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
+    deep = sum(config.front.depths) if config.front else 0
     for stack in (shape, config.decoder):
-        if stack is not None and (stack.width % stack.heads or stack.blocks > len(tensors)):
+        if stack is not None and (stack.width % stack.heads or max(stack.blocks, deep) > len(tensors)):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
     with torch.device("meta"), Unset():
         embedder = source.embedder(shape.input_width)
         parts: dict[str, torch.nn.Module] = {"transformer": Transformer(shape), f"embedders.{source.kind}": embedder}
+        parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
         if config.decoder is not None:
             places = {source.kind: source.placer(config.decoder.width)}
             parts["decoder"] = Decoder(shape.width, config.decoder, places)

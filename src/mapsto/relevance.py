@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mapsto.transformer import gated_gelu
+from mapsto.transformer import ACTIVATIONS, Activation, gated
 
 SMALL = 1e-6
 
@@ -66,15 +66,15 @@ def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | 
     return out if weight is None else out * weight
 
 
-def _gated_gelu(x: Tensor) -> Tensor:
+def _gated(x: Tensor, activation: Activation) -> Tensor:
     value, gate = x.chunk(2, dim=-1)
-    return _half(_held(F.gelu)(value)) * _half(gate)
+    return _half(_held(ACTIVATIONS[activation])(value)) * _half(gate)
 
 
 RULES: dict[Any, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: _attention,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
-    gated_gelu: _gated_gelu,
+    gated: _gated,
     **{activation: _held(activation) for activation in (F.gelu, F.relu, F.silu, torch.tanh)},
 }

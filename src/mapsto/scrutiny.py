@@ -266,6 +266,7 @@ def _cases(answers: Answers, rows: Ints, parts: Dict[int, list[Part]]) -> list[C
     for row, answer in zip(rows.tolist(), decoded, strict=True):
         file, line = answers.rows.table.origin(int(answers.rows.rows[row]))
         read = "\n".join(str(column[row]) for column in answers.rows.sources)
-        said, truth = str(answer.get(answers.target.kind, "")), str(answers.truths[row])
+        target = answers.target
+        said, truth = target.brief(answer.get(target.kind, "")), target.brief(answers.truths[row])
         found.append(Case(row, file, line, read, truth, said, float(sure[row]), parts.get(row, [])))
     return found

@@ -55,6 +55,16 @@ class Alignment:
             return None
         return np.stack([chosen[:, :, 0].min(axis=0), chosen[:, :, 1].max(axis=0)], axis=1)
 
+    def ends(self, positions: Ints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where on each raw axis, (a,), the first of the positions (t, a) begins and where the last one ends; the second is the
+        smaller where the value was turned about."""
+        inner = (self.regions[:, :, 0] < self.regions[:, :, 1]).all(axis=1)
+        regions, at = self.regions[inner], positions[inner]
+        axes = range(at.shape[1])
+        low, high = (np.stack([regions[at[:, a] == end(at[:, a]), a][0] for a in axes]) for end in (np.min, np.max))
+        turned = low[:, 0] > high[:, 0]
+        return np.where(turned, low[:, 1], low[:, 0]), np.where(turned, high[:, 0], high[:, 1])
+
     def moved(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0) -> Alignment:
         """The alignment after the raw value was scaled, then shifted, along each axis."""
         scales, shifts = np.asarray(scale), np.asarray(shift)
@@ -96,7 +106,8 @@ class Answer:
     """What one target port should say of one example.
 
     `values` is () or (k,) for a pooled answer. For an answer read at tokens, `at` (m,) counts tokens from the first
-    one of the example and `values` is (m, …). An appended answer also brings the `piece` laid behind the sources.
+    one of the example and `values` is (m, …). An appended answer also brings the `piece` laid behind the sources, from
+    whose first token its `at` counts.
     """
 
     values: NDArray[Any]
@@ -117,6 +128,16 @@ class Example:
         """All pieces in the order in which they are laid: the sources, then appended answers."""
         return self.pieces + tuple(a.piece for a in self.answers if a is not None and a.piece is not None)
 
+    @property
+    def told(self) -> tuple[Answer | None, ...]:
+        """The answers with every `at` counted from the first token of the example."""
+        found, behind = list(self.answers), sum(map(len, self.pieces))
+        for port, answer in enumerate(self.answers):
+            if answer is not None and answer.piece is not None and answer.at is not None:
+                found[port] = replace(answer, at=behind + answer.at)
+                behind += len(answer.piece)
+        return tuple(found)
+
     def __len__(self) -> int:
         return sum(map(len, self.laid))
 
@@ -136,7 +157,7 @@ class Batch:
     """Packed examples. Flat places count tokens over rows × length; segment 0 is padding.
 
     tokens/slots: for each kind its token values (t, …) and flat places (t,). segments, roles, places (which source port
-    a token came from): (r, l). positions: (r, l, a). owner: (r, l) example of a token, n for padding. starts, lengths:
+    a token came from): (r, l). positions: (r, l, a). owner: (r, l) example of a source token, n for others. starts, lengths:
     (n,) flat place of the first token and number of source tokens. rows: (n,) numbers of the data rows.
     """
 
@@ -161,6 +182,12 @@ class Batch:
     def fill(self) -> float:
         """The share of places that hold a real token."""
         return self.real_tokens / self.segments.numel()
+
+    def lengths_without(self, hidden: Tensor | None) -> Tensor:
+        """(n,): how many source tokens each example has beside those at the flat places `hidden` (m,)."""
+        if hidden is None:
+            return self.lengths
+        return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
@@ -245,6 +272,7 @@ def collate(
     length = length or row_length(max(sizes))
     rows = pack(sizes, length) if rows is None else rows
     height = few_sizes(len(rows))
+    read = [sum(map(len, example.pieces)) for example in examples]
     count, axes = len(examples), max(piece.positions.shape[1] for pieces in laid for piece in pieces)
     starts = np.zeros(count, np.int64)
     segments = np.zeros(height * length, np.int32)
@@ -254,7 +282,7 @@ def collate(
         for s, i in enumerate(members):
             starts[i] = at
             segments[at : at + sizes[i]] = s + 1
-            owner[at : at + sizes[i]] = i
+            owner[at : at + read[i]] = i
             at += sizes[i]
     roles = np.zeros(len(segments), np.int8)
     places = np.zeros(len(segments), np.int64)
@@ -282,9 +310,9 @@ def collate(
         positions=torch.from_numpy(positions).view(*grid, axes),
         owner=torch.from_numpy(owner).view(grid),
         starts=torch.from_numpy(starts),
-        lengths=torch.tensor([sum(map(len, example.pieces)) for example in examples]),
+        lengths=torch.tensor(read),
         rows=np.array([example.row for example in examples], np.int64),
-        answers=tuple(_readout(list(column), starts) for column in zip(*(e.answers for e in examples), strict=True)),
+        answers=tuple(_readout(list(column), starts) for column in zip(*(e.told for e in examples), strict=True)),
     )
 
 
@@ -309,8 +337,7 @@ def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     tokens = {kind: values[kept[kind]] for kind, values in batch.tokens.items()}
     slots = {kind: new_places[at[kept[kind]]] for kind, at in batch.slots.items()}
     segments, roles, places, positions = map(moved, (batch.segments, batch.roles, batch.places, batch.positions))
-    lengths = batch.lengths - torch.bincount(batch.owner.flatten()[hidden], minlength=count)
-    starts, owner = new_places[batch.starts], moved(batch.owner, count)
+    starts, owner, lengths = new_places[batch.starts], moved(batch.owner, count), batch.lengths_without(hidden)
     return Batch(tokens, slots, segments, roles, places, positions, owner, starts, lengths, batch.rows), stood
 
 

@@ -206,13 +206,16 @@ def planned(
 
 
 def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
-    """What reads nothing, what reads without pretraining, then every start by every method."""
+    """What reads nothing, what reads without pretraining, then every start by every method. Answers that are not read from one
+    vector have but one method, and nothing reads for them without a model."""
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"no method {method!r} to compare{near(method, METHODS)}; there are: {', '.join(METHODS)}")
-    found = [Way("always the commonest answer", BLIND)]
+    pooled = next(kind for port in arrow.targets if (kind := kinds.target(port.kind)).gain).way == "pooled"
+    methods = methods if pooled else ("full",)
+    found = [Way("always the commonest answer", BLIND)] if pooled else []
     features = dict.fromkeys(filter(None, (kinds.source(port.kind).features for port in arrow.sources)))
-    if features:
+    if features and pooled:
         found.append(Way(f"{' and '.join(features)}, linear", CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # nothing there to probe, or to draw together

@@ -59,7 +59,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
-        target.beside(sources.get(target.kind), config.vocabulary_head)
+        target.meet(sources, config.vocabulary_head)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
@@ -131,6 +131,8 @@ def _forward(mapping: Mapping, batch: Batch, rows: Rows, at: int) -> Iterator[st
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
     yield f"embed    {tuple(hidden.shape)}: rows, places, width"
+    if mapping.config.front is not None:
+        yield f"front    {mapping.config.front}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]

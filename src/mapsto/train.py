@@ -136,7 +136,8 @@ def fit(
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
-                if updates and zoo.family(work.mapping.config.family).renamed:
+                known = zoo.family(work.mapping.config.family)
+                if updates and (known.renamed or known.tower):
                     progress.say(
                         "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
                     )
@@ -164,9 +165,9 @@ def _planned(
     """
     options, mapping = work.options, work.mapping
     method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
-    if method == "contrast" and ranks.size > 1:
-        raise UsageError("--method contrast compares rows within one process; give --method probe+full, or one process")
     objective = make_objective(method, options, mapping, work.examples)
+    if objective.compares and ranks.size > 1:
+        raise UsageError(f"{objective.compares} compares rows within one process; leave it out, or start one process")
     _require_same(work.facts, ranks)
     recorded = ranks.tell(
         None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
@@ -288,7 +289,7 @@ def _scored(work: Work, progress: Progress) -> tuple[dict[str, Score], Evaluatio
     scores: dict[str, Score] = {}
     found = None
     if not mapping.targets:
-        progress.say("note: what told replaced tokens apart was for training alone, so there is nothing to score yet")
+        progress.say("note: what was asked in training was for that alone, so there is nothing to score yet")
     elif work.test is not None:
         found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
         scores = found.scores

@@ -19,7 +19,8 @@ from mapsto import device
 from mapsto.attention import additive, attention, rotary_angles, self_attention, visible
 from mapsto.dropout import Dropout
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
+STEEPNESS = 1.702  # of the quick gelu
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class TransformerConfig:
     embedding_width: width of the embeddings, where a linear map brings them to `width` (None: they have it already).
     shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
     reference does where no language is named. layer_scale: what each part of a layer is multiplied by at first, channel by
-    channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is.
+    channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is. vector_norm: of the first token
+    alone, where the vector of a bare model is asked for; no head reads it, so it is kept and not trained.
     """
 
     width: int = 256
@@ -64,6 +66,7 @@ class TransformerConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     layer_scale: float | None = None
+    vector_norm: bool = False
 
     @property
     def longest(self) -> int:
@@ -88,6 +91,7 @@ class TransformerConfig:
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: F.silu(STEEPNESS * x) / STEEPNESS,
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
@@ -104,13 +108,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`activation` of the linear map of x, (…, in) → (…, out)."""
-        if self.packed is not None:
+        if self.packed is not None and activation in device.POST_OPS:
             return device.packed_linear(x, self.packed, self.bias, activation)
         x = self.product(x)
         return x if activation is None else ACTIVATIONS[activation](x)
 
     def product(self, x: Tensor) -> Tensor:
         """The linear map alone."""
+        if self.packed is not None:
+            return device.packed_linear(x, self.packed, self.bias, None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -243,13 +249,16 @@ class GatedGelu(torch.autograd.Function):
         return found
 
 
-def gated_gelu(x: Tensor) -> Tensor:
-    """gelu(value) × gate of (…, 2f) → (…, f); a TorchFunctionMode may do it in another way (see relevance.py)."""
+def gated(x: Tensor, activation: Activation) -> Tensor:
+    """activation(value) × gate of (…, 2f) → (…, f); a TorchFunctionMode may do it in another way (see relevance.py)."""
     if has_torch_function_unary(x):
-        other: Tensor = handle_torch_function(gated_gelu, (x,), x)
+        other: Tensor = handle_torch_function(gated, (x,), x, activation)
         return other
-    found: Tensor = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
-    return found
+    if activation == "gelu":
+        found: Tensor = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
+        return found
+    value, gate = x.chunk(2, dim=-1)
+    return ACTIVATIONS[activation](value) * gate
 
 
 class FeedForward(nn.Module):
@@ -262,13 +271,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.gated:
-            x = self.up(x, self.activation)
-        elif self.activation == "gelu":
-            x = gated_gelu(self.up(x))
-        else:
-            value, gate = self.up(x).chunk(2, dim=-1)
-            x = ACTIVATIONS[self.activation](value) * gate
+        x = gated(self.up(x), self.activation) if self.gated else self.up(x, self.activation)
         out: Tensor = self.down(x)
         return out
 
@@ -324,7 +327,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.width % config.heads or (config.width // config.heads) % 2:
+        if config.layers and (config.width % config.heads or (config.width // config.heads) % 2):
             raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
         absolute = config.positions == "absolute"
         width = config.input_width
@@ -336,6 +339,7 @@ class Transformer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.blocks))
         self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.vector_norm = make_norm(config).requires_grad_(False) if config.vector_norm else None
         self.initialise()
 
     def initialise(self) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
     from mapsto.sequence import Answer, Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
@@ -60,17 +61,25 @@ class Learning:
     rate: float = 1e-4
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What is said of a region (a, 2) of a value. true: by its label, and not by a model."""
+
+    region: Any
+    text: str
+    true: bool = False
+
+
 class Source(ABC):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
-    whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told. learning:
-    how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
-    usual way first. measured: what `extent` counts. suffixes: of files that are a value each, for
-    kinds whose cells may name files. alone: whether an
-    arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
-    answering.
+    whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told; 0 where
+    nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
+    `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
+    that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
+    would tell several apart. rows_at_once: how many values are held as pieces when answering.
     """
 
     kind: ClassVar[str]
@@ -101,8 +110,9 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
-        """The source that a model folder brings; `weights` are those of its embedder. Raises CheckpointError."""
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """The source that a model folder brings; `weights` are those of its embedder, `front` the network that this is, where it
+        is one of its own. Raises CheckpointError."""
 
     def extended(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
         """A source with these words in its vocabulary, and by new id the tokens that each stood for before. Raises UsageError
@@ -159,7 +169,8 @@ class Source(ABC):
         raise NotImplementedError
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The piece of a value that means the same, its alignment moved with it; the piece itself for kinds that have none."""
+        """The piece of a value that means the same, as many tokens, its alignment moved with it; the piece itself for kinds that
+        have none."""
         return piece
 
     @abstractmethod
@@ -188,6 +199,14 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
+        that have no such axes."""
+        raise UsageError(f"nothing can be asked about places in {self.kind!r}")
+
+    def require_parts(self) -> None:
+        """Raise UsageError where values are read whole, so that no part of one can be hidden or asked about."""
+
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""
         raise UsageError(f"nothing can be left out of {self.kind!r} yet")
@@ -205,6 +224,22 @@ class Source(ABC):
     def marked(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The value as HTML with regions in shades from −1 (class `against`) to 1 (class `for`)."""
         return html.escape(str(value))
+
+    @classmethod
+    def outlined(cls, value: Any, marks: Sequence[Mark]) -> str:
+        """The value as HTML with these regions outlined, those that are true with a broken line."""
+        return html.escape(str(value))
+
+    @classmethod
+    def drawn(cls, value: Any, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """The ending and the content of a file of the value with these regions outlined. Raises UsageError for kinds that have no
+        such file."""
+        raise UsageError(f"nothing is drawn into {cls.kind!r}")
+
+    def read_whole(self, size: int | None) -> Source:
+        """The source that reads values whole, nothing cut off, and brings larger ones down to `size` along each axis, by default
+        to what it reads now. Raises UsageError for kinds that know no size."""
+        raise UsageError(f"--size is for pictures, and {self.kind!r} has no size")
 
     @classmethod
     def classical(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
@@ -233,11 +268,14 @@ class Target(ABC):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
     loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
-    saved.
+    saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
+    learning: how fits are run, where the answers take longer to learn than the kind that is read says.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
+    lies_in: ClassVar[str] = ""
+    learning: ClassVar[Learning | None] = None
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
@@ -260,8 +298,19 @@ class Target(ABC):
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
 
+    @staticmethod
+    def annotations(path: Path) -> dict[str, Any]:
+        """The cells that are kept beside files which are a value each, in a folder or in a file of their own, by the names of
+        those files; nothing where there are none. Raises DataError."""
+        return {}
+
+    def meet(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
+        """See `beside`."""
+        self.beside(sources.get(self.lies_in or self.kind), transform)
+
     def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
-        """Meet the source of the same kind, where the arrow has one, and the family's shape of a vocabulary head."""
+        """Meet the source that its answers lie in, else that of the same kind, where the arrow has one; and the family's shape of
+        a vocabulary head."""
 
     @abstractmethod
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
@@ -291,6 +340,15 @@ class Target(ABC):
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
+
+    def question(self, pieces: Sequence[Piece]) -> Answer:
+        """What an appended answer lays behind the pieces to be read there, without saying what is true."""
+        raise NotImplementedError
+
+    def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """One output an example, (n, …), out of what was read (m, …) for examples of these pieces; in raw coordinates for kinds
+        that lie in a source."""
+        return output
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Weight (c, d) and bias (c,) of the best linear head on frozen vectors (m, d), or on sparse ones of length 1; None
@@ -365,9 +423,17 @@ class Target(ABC):
     def state(self) -> State:
         """What `learn` found, as JSON; the class takes it back as keyword arguments."""
 
+    def brief(self, answer: Any) -> str:
+        """An answer, or a true one, in a few words."""
+        return str(answer)
+
+    def marks(self, answer: Any, true: bool = False) -> list[Mark]:
+        """The regions that an answer names, for kinds that lie in a source."""
+        return []
+
     def show(self, answer: Any) -> str:
         """The answer as HTML."""
-        return html.escape(str(answer))
+        return html.escape(self.brief(answer))
 
 
 @cache

@@ -1,6 +1,6 @@
 """image: a picture, read as square patches; and, behind `~`, the hidden patches put back.
 
-A token is a row of bytes: what stands there (0 a patch, 1 a hidden one, 2 the class token, 3 … registers), its row and column in
+A token is a row of bytes: what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front), its row and column in
 the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel.
 Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
 """
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import checkpoint, pictures
+from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Source, State, Target
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
@@ -32,10 +36,18 @@ from mapsto.transformer import new_head
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 FIT, NORMED = "mapsto_fit", "norm_pix_loss"
+# What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
+PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
+OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
+# The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
+CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
+PLACED = ("[CLS]", "[distillation]")
+AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
 PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
+LARGEST_READ = 256  # the largest patch of models made elsewhere
 SEEN = 500
 THUMBNAIL = 160
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
@@ -124,18 +136,21 @@ def _read(cell: object) -> Picture:
 
 class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
-    positions were learnt on. registers: tokens in front without a meaning of their own. masked: whether hidden patches have a
-    vector of their own; else they look grey. normed: whether they are told less their own mean, by their own deviation."""
+    positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
+    that have none. masked: whether hidden patches have a vector of their own; else they look grey. normed: whether hidden patches
+    are told less their own mean, by their own deviation. bias: whether something is added to what is made of the pixels of a
+    patch. front: the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be
+    hidden, and no token stands in front."""
 
     kind = "image"
     family = "dinov2"
     features = "colours and edges"
     measured = "pixels"
-    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75}
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
-    augmented = ("move", "mirror")
+    augmented = ("move", "mirror", "crop")
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
 
@@ -147,20 +162,31 @@ class ImageSource(Source):
         table: int | None = None,
         registers: int = 0,
         masked: bool = True,
+        placed: int = 1,
+        bias: bool = True,
         normed: bool = False,
+        front: ConvolutionConfig | None = None,
     ) -> None:
-        self.frame, self.registers, self.masked, self.normed = frame, registers, masked, normed
+        self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
+        self.normed, self.front = normed, front
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.table = table or frame.side
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
+        if self.front is not None:
+            return f"pictures up to {side} × {side} pixels, read by {self.front}"
         return f"patches of {p} × {p} pixels, of pictures up to {side} × {side}"
+
+    @property
+    def leading(self) -> int:
+        """Tokens before the patches."""
+        return self.placed + self.registers
 
     @property
     def longest(self) -> int:
         """Tokens of the largest picture."""
-        return 1 + self.registers + max(self.frame.side, self.table) ** 2
+        return self.leading + max(self.frame.side, self.table) ** 2
 
     @classmethod
     def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
@@ -178,42 +204,48 @@ class ImageSource(Source):
         return cls(Frame(patch, side), mean.tolist(), std.tolist())
 
     @classmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
-        """The source that config.json, preprocessor_config.json and the weights of the patches describe."""
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """The source that its settings, and the weights of the patches or the network in front, describe."""
         said = checkpoint.read_json(folder / PROCESSOR)
-        config = checkpoint.read_json(folder / CONFIG)
-        patch, normed = config.get("patch_size"), config.get(NORMED) is True
-        if not isinstance(patch, int) or not 0 < patch <= 256:
-            raise CheckpointError(f"{folder / CONFIG}: patch_size must be a whole number up to 256, not {patch!r}")
-        if not {"position_embeddings", "projection.weight"} <= set(weights):
-            raise CheckpointError(f"{folder} lacks the weights of its patches")
-        table = round((weights["position_embeddings"].shape[1] - 1) ** 0.5)
-        registers = weights["register_tokens"].shape[1] if "register_tokens" in weights else 0
+        if front is None:
+            patch, told = _patches(folder, weights)
+        else:
+            patch, told = front.stride, {"placed": 0, "masked": False, "front": front}
+        if patch > LARGEST_READ or told["placed"] > len(PLACED):
+            raise CheckpointError(
+                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported"
+            )
         try:
             frame = _frame(said, patch)
+            if front is not None and frame.size % patch:
+                raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {frame.size}")
             normal = said.get("do_normalize", True)
             mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
-            return cls(frame, mean, std, table, registers, "mask_token" in weights, normed)
+            return cls(frame, mean, std, **told)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """preprocessor_config.json; the sizes that a config repeats."""
         frame = self.frame
-        sizes: dict[str, Any] = {"size": {"height": frame.size, "width": frame.size}}
-        if frame.fit == "middle":
-            crop = {"height": frame.size, "width": frame.size}
-            sizes = {"size": {"shortest_edge": frame.shorter}, "do_center_crop": True, "crop_size": crop}
+        read = {"height": frame.size, "width": frame.size}
+        sizes: dict[str, Any] = {"size": read}
+        if frame.cuts:
+            both = {"height": frame.shorter, "width": frame.shorter}
+            size = {"shortest_edge": frame.shorter} if frame.fit == "middle" else both
+            sizes = {"size": size, "do_center_crop": True, "crop_size": read}
         said = {
-            "image_processor_type": "BitImageProcessor" if frame.fit == "middle" else "ViTImageProcessor",
+            "image_processor_type": PROCESSORS.get(frame.fit, "ViTImageProcessor"),
             "do_resize": True, **sizes, "resample": FILTERS.index(frame.filter), "do_rescale": True,
             "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": self.mean, "image_std": self.std,
             "do_convert_rgb": True,
         }  # fmt: skip
         said |= {FIT: frame.fit} if frame.fit == "inside" else {}
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        normed = {NORMED: True} if self.normed else {}
-        return {"image_size": self.table * frame.patch, "patch_size": frame.patch, "num_channels": 3, **normed}
+        side = frame.size if frame.side == self.table else self.table * frame.patch
+        sizes = {"image_size": side, "num_channels": 3}
+        sizes |= {NORMED: True} if self.normed else {}
+        return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -242,13 +274,13 @@ class ImageSource(Source):
         return value.height * value.width
 
     def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
-        """The class token, registers, and patches row by row."""
+        """The tokens in front, and patches row by row."""
         return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
 
     def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
         p = self.frame.patch
         grid = pixels.shape[0] // p, pixels.shape[1] // p
-        first = 1 + self.registers
+        first = self.leading
         places = np.indices(grid).reshape(2, -1).T
         tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
         tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
@@ -264,42 +296,50 @@ class ImageSource(Source):
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The picture moved a little, and with "mirror" as often as not mirrored."""
+        """The picture moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
         p, inner = self.frame.patch, ~piece.special
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
-        pixels = pictures.joined(piece.tokens[inner, PLACES:], grid, p)
-        changed, shift, turned = pictures.moved(pixels, rng, how == "mirror")
+        pixels = _joined(piece, p)
+        tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
+        if how == "crop":
+            changed, origin = pictures.cropped(pixels, rng, tells)
+        else:
+            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
         tokens = piece.tokens.copy()
         tokens[inner, PLACES:] = pictures.patches(changed, p)
         alignment = None
         if piece.alignment is not None:
             raw = piece.alignment.regions[inner]
-            extent = raw[:, :, 1].max(0) - raw[:, :, 0].min(0)
-            by = np.array(shift) / pixels.shape[:2] * extent
+            low, high = raw[:, :, 0].min(0), raw[:, :, 1].max(0)
+            corners = np.stack([piece.positions[inner], piece.positions[inner] + 1], axis=-1) * p
+            before = np.sort(corners * origin[:, 0, None] + origin[:, 1, None], axis=-1)
             regions = piece.alignment.regions.copy()
-            if turned:
-                low, high = raw[:, 1, 0].min(), raw[:, 1, 1].max()
-                regions[inner, 1] = (low + high) - raw[:, 1, ::-1]
-                by[1] = -by[1]
-            regions[inner] -= by[:, None]
+            regions[inner] = low[:, None] + before * ((high - low) / pixels.shape[:2])[:, None]
             alignment = Alignment(regions)
         return replace(piece, tokens=tokens, alignment=alignment)
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
+        self.require_parts()
         return _select(piece, np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Patches in the order of the grid, each window behind the frame."""
+        self.require_parts()
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
         return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
 
-    def embedder(self, width: int) -> PatchEmbedder:
-        """A linear map of the pixels, and where the patch stands."""
-        return PatchEmbedder(self, width)
+    def require_parts(self) -> None:
+        """Raise UsageError where pictures are read whole."""
+        if self.front is not None:
+            raise UsageError(f"no part of a picture can be hidden, asked about or read alone: this start reads {self}")
+
+    def embedder(self, width: int) -> nn.Module:
+        """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
+        return PatchEmbedder(self, width) if self.front is None else PictureEmbedder(self, self.front)
 
     def placer(self, width: int) -> PatchPlaces:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
@@ -308,27 +348,44 @@ class ImageSource(Source):
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Some patches hidden."""
+        """Some patches hidden. Raises UsageError where pictures are read whole."""
+        self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
         return _hidden(piece, hidden), hidden
 
     def words(self, piece: Piece) -> list[str]:
         """Row and column of each patch."""
-        frame = ["[CLS]", *(f"[register {i + 1}]" for i in range(self.registers))]
+        frame = [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
         return [
             frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else f"{row},{column}"
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
+    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
+        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
+        self.require_parts()
+        p = self.frame.patch
+        places = np.indices(tuple(counts)).reshape(2, -1).T
+        tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
+        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
+        return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
+
     def without(self, piece: Piece, tokens: Ints) -> Piece:
-        """The other patches, each where it stood."""
+        """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
+        if self.front is not None:
+            return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
         """The colour of the mean everywhere."""
+        return self._painted(piece, ~piece.special)
+
+    def _painted(self, piece: Piece, which: NDArray[np.bool_]) -> Piece:
+        """The patches `which` (t,) in the colour of the mean."""
         mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
         tokens = piece.tokens.copy()
-        tokens[~piece.special, PLACES:] = mean
+        tokens[which, PLACES:] = mean
         return replace(piece, tokens=tokens)
 
     @staticmethod
@@ -340,15 +397,7 @@ class ImageSource(Source):
     @classmethod
     def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The picture with its parts in the colour of what they speak for, the stronger the more."""
-        scale = min(1.0, 2 * THUMBNAIL / max(value.height, value.width))
-        small = Frame(1, max(1, round(max(value.height, value.width) * scale))).framed(value.pixels)[0]
-        content = base64.b64encode(pictures.thumbnail(small)).decode()
-        h, w = value.height, value.width
-        wide = round(THUMBNAIL * w / max(h, w))
-        found = [
-            f'<svg role="img" aria-label="a picture" width="{wide}" viewBox="0 0 {w} {h}">'
-            f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
-        ]
+        found = []
         for ((top, bottom), (left, right)), shade in zip(regions, shades, strict=True):
             if abs(shade) >= FAINTEST_SHADE:
                 side = "against" if shade < 0 else "for"
@@ -356,7 +405,40 @@ class ImageSource(Source):
                     f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
                     f'fill="rgba(var(--{side}), {0.7 * abs(shade):.2f})"/>'
                 )
-        return "".join([*found, "</svg>"])
+        return _small(value, THUMBNAIL, "a picture", found)
+
+    @classmethod
+    def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:
+        """The picture with a frame about each region, named where a pointer rests on it."""
+        found = []
+        for mark in marks:
+            (top, bottom), (left, right) = mark.region
+            look = 'stroke="rgb(var(--for))" stroke-dasharray="6 4"' if mark.true else 'stroke="rgb(var(--against))"'
+            found.append(
+                f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" '
+                f'stroke-width="2" vector-effect="non-scaling-stroke" pointer-events="all" {look}>'
+                f"<title>{html.escape(mark.text)}</title></rect>"
+            )
+        told = ", ".join(f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.true).items())
+        return _small(value, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
+
+    @classmethod
+    def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """A PNG of the picture with a frame and a name about each region."""
+        return ".png", pictures.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
+
+    def read_whole(self, size: int | None) -> ImageSource:
+        """Pictures in their own shape, at most `size` pixels to a side."""
+        if size is None and not self.frame.cuts:
+            return self
+        side = max(1, round((size or self.frame.size) / self.frame.patch))
+        if side > MOST_SIDE:
+            raise UsageError(
+                f"--size {size} makes more than {MOST_SIDE} patches of {self.frame.patch} pixels to a side"
+            )
+        found = copy(self)
+        found.frame = Frame(self.frame.patch, side * self.frame.patch, "inside", 0, self.frame.filter)
+        return found
 
     @classmethod
     def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
@@ -373,7 +455,18 @@ class ImageSource(Source):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
-        told = [asdict(self.frame), self.mean, self.std, self.table, self.registers, self.masked, self.normed]
+        told = [
+            asdict(self.frame),
+            self.mean,
+            self.std,
+            self.table,
+            self.registers,
+            self.masked,
+            self.placed,
+            self.bias,
+            self.normed,
+            repr(self.front),
+        ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, value: Picture) -> str:
@@ -381,22 +474,70 @@ class ImageSource(Source):
         return self.marked(value, [], [])
 
 
+def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
+    """An SVG of the picture, `side` wide or high where it is shown, with shapes over it in its own pixels."""
+    h, w = value.height, value.width
+    scale = min(1.0, 2 * side / max(h, w))
+    small = Frame(1, max(1, round(max(h, w) * scale))).framed(value.pixels)[0]
+    content = base64.b64encode(pictures.thumbnail(small)).decode()
+    return (
+        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
+        f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
+        f"{''.join(over)}</svg>"
+    )
+
+
+def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """The side of patches, and what a source says of the tokens, by the weights of an embedder and config.json. Raises
+    CheckpointError."""
+    sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in AXES.items()}
+    needed = sizes["position_embeddings"] + sizes["projection.weight"]
+    if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
+        raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
+    placed = sizes["cls_token"][0]
+    return sizes["projection.weight"][3], {
+        "table": round(max(0, sizes["position_embeddings"][1] - placed) ** 0.5),
+        "registers": sizes["register_tokens"][1],
+        "placed": placed,
+        "masked": "mask_token" in weights,
+        "bias": "projection.bias" in weights,
+        "normed": checkpoint.read_json(folder / CONFIG).get(NORMED) is True,
+    }
+
+
 def _frame(said: Mapping[str, Any], patch: int) -> Frame:
     """How a preprocessor_config.json brings pictures to their size. Raises ValueError, KeyError, TypeError."""
     if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
     how: Any = FILTERS[int(said.get("resample", 2))]
+    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
+    size, shorter = _size(said, name)
+    if CUTS_A_SHARE in name:
+        side = _square(size, patch)
+        share = said.get("crop_pct") or SHARE
+        return Frame(patch, side, *(("middle", int(side / share)) if side < SQUASHED else ("squash", 0)), how)
     if said.get("do_center_crop"):
         side = _square(said["crop_size"], patch)
-        return Frame(patch, side, "middle", int(said["size"]["shortest_edge"]), how)
-    side = _square(said["size"], patch)
-    return Frame(patch, side, said.get(FIT, "squash"), 0, how)
+        return Frame(patch, side, "middle" if shorter else "squash_middle", size if shorter else _square(size, 1), how)
+    if shorter:
+        raise ValueError("only square pictures are supported, and the shorter side alone is said")
+    return Frame(patch, _square(size, patch), said.get(FIT, "squash"), 0, how)
+
+
+def _size(said: Mapping[str, Any], name: str) -> tuple[Any, bool]:
+    """The size that the processor `name` brings pictures to, and whether it is that of their shorter side alone."""
+    size = said["size"]
+    if not isinstance(size, int):
+        return (int(size["shortest_edge"]), True) if "shortest_edge" in size else (size, False)
+    if said.get("do_center_crop") and not name:
+        raise ValueError(f"nothing says whether a size of {size} is that of both sides")
+    return size, any(part in name for part in OF_SHORTER_SIDE)
 
 
 def _square(size: Any, patch: int) -> int:
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
-    if height != width or height % patch or height // patch > MOST_SIDE:
-        raise ValueError(f"pictures must be square and of whole patches, at most {MOST_SIDE} to a side, not {size}")
+    if height != width or not 0 < height // patch <= MOST_SIDE:
+        raise ValueError(f"pictures must be square, of a patch at least and at most {MOST_SIDE} to a side, not {size}")
     return height
 
 
@@ -404,6 +545,12 @@ def _hidden(piece: Piece, hidden: Ints) -> Piece:
     tokens = piece.tokens.copy()
     tokens[hidden, 0], tokens[hidden, PLACES:] = HIDDEN, 0
     return replace(piece, tokens=tokens)
+
+
+def _joined(piece: Piece, p: int) -> Pixels:
+    """The pixels (h, w, 3) of all patches of a picture."""
+    tokens = piece.tokens[~piece.special]
+    return pictures.joined(tokens[:, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), p)
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:
@@ -417,44 +564,62 @@ def _select(piece: Piece, keep: Ints) -> Piece:
     )
 
 
-class PatchEmbedder(nn.Module):
-    """From tokens (t, 5 + f) of bytes to (t, d), computed in fp32."""
+class PixelEmbedder(nn.Module):
+    """What reads the pixels of tokens (t, 5 + f) of bytes, in fp32."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, source: ImageSource, width: int) -> None:
+    def __init__(self, source: ImageSource) -> None:
         super().__init__()
-        p, table = source.frame.patch, source.table
-        self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
-        self.projection = nn.Conv2d(3, width, p, stride=p)  # a linear map, in the shape that others write it in
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
-        self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + table**2, width))
-        mean, std = (torch.tensor(values).repeat_interleave(p * p) for values in (source.mean, source.std))
+        self.patch = source.frame.patch
+        mean, std = (torch.tensor(values).repeat_interleave(self.patch**2) for values in (source.mean, source.std))
         self.register_buffer("shift", 255 * mean, persistent=False)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
+
+    def normalised(self, tokens: Tensor) -> Tensor:
+        """(t, f)"""
+        return (tokens[:, PLACES:].float() - self.shift) * self.scale
+
+
+class PatchEmbedder(PixelEmbedder):
+    """From tokens (t, 5 + f) of bytes to (t, d)."""
+
+    def __init__(self, source: ImageSource, width: int) -> None:
+        super().__init__(source)
+        p = self.patch
+        self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
+        # A linear map, in the shape that others write it in.
+        self.projection = nn.Conv2d(3, width, p, stride=p, bias=source.bias)
+        self.placed = source.placed
+        self.cls_token = nn.Parameter(torch.zeros(source.placed, 1, width)) if source.placed else None
+        self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
+        self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + source.table**2, width))
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
-        nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]
+        if self.projection.bias is not None:
+            nn.init.zeros_(self.projection.bias)
         with torch.no_grad():
-            self.position_embeddings[0, 1:] = WAVES * _waves(table, width)
+            self.position_embeddings[0, self.placed :] = WAVES * _waves(source.table, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
-        values = (tokens[:, PLACES:].float() - self.shift) * self.scale
         shown = (what == PATCH)[:, None]
-        x = F.linear(values * shown, self.projection.weight.flatten(1), self.projection.bias)
+        x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
-        x = x + _drawn(self.position_embeddings[0, 1:], at, grid, self.smoothed)
-        frame = torch.cat([self.cls_token[0] + self.position_embeddings[0, :1], *self._registers()])
-        return torch.where((what < FIRST_OF_FRAME)[:, None], x, frame[(what - FIRST_OF_FRAME).clamp(min=0)])
+        x = x + _drawn(self.position_embeddings[0, self.placed :], at, grid, self.smoothed)
+        front = self._front()
+        if not front:
+            return x
+        return torch.where((what < FIRST_OF_FRAME)[:, None], x, torch.cat(front)[(what - FIRST_OF_FRAME).clamp(min=0)])
 
-    def _registers(self) -> list[Tensor]:
-        return [] if self.register_tokens is None else [self.register_tokens[0]]
+    def _front(self) -> list[Tensor]:
+        """The tokens before the patches, [(·, d)]."""
+        placed = [] if self.cls_token is None else [self.cls_token[:, 0] + self.position_embeddings[0, : self.placed]]
+        return placed if self.register_tokens is None else [*placed, self.register_tokens[0]]
 
 
 class PatchPlaces(nn.Module):
@@ -490,6 +655,30 @@ def _drawn(learnt: Tensor, at: Tensor, grid: Tensor, smoothed: bool = False) -> 
     return found
 
 
+class PictureEmbedder(PixelEmbedder):
+    """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
+    (t, d)."""
+
+    def __init__(self, source: ImageSource, front: ConvolutionConfig) -> None:
+        super().__init__(source)
+        self.network = front.network()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        grids = tokens[:, 3:PLACES].long()
+        places, parts = [], []
+        for rows, columns in torch.unique(grids, dim=0).tolist():
+            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
+            cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
+            places.append(here)
+            parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Pictures (n, 3, h, w) of patches (t, f)."""
+        p = self.patch
+        return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
+
+
 def _waves(side: int, width: int) -> Tensor:
     """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
     2022); zero in what is left over."""
@@ -518,11 +707,12 @@ class ImageTarget(Target):
         self.corruption = Corruption(**(corruption or {}))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Take the size of patches and the range of pixels from the source of this kind."""
+        """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
         if not isinstance(source, ImageSource):
             raise UsageError(
                 "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
             )
+        source.require_parts()
         self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
 
     samples = staticmethod(_samples)
@@ -549,7 +739,7 @@ class ImageTarget(Target):
             mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
             output = output.float().cpu() * deviation + mean
         tokens[hidden, PLACES:] = self._pixels(output).permute(0, 3, 1, 2).flatten(1).numpy()
-        return pictures.joined(tokens[~piece.special, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), self.patch)
+        return _joined(replace(piece, tokens=tokens), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """A picture for another one is not here yet."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import scores, textual
+from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose, hide, read_on
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Source, State, Target, no_text
@@ -78,8 +79,9 @@ class TextSource(Source):
         return cls(Tokenizer.train(values, size, share=share))
 
     @classmethod
-    def open(cls, folder: Path, weights: Mapping[str, Tensor]) -> Self:
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """The folder's tokenizer, beside a table of embeddings that may have rows to spare."""
+        assert front is None, "no published network in front reads text"
         tokenizer = Tokenizer.open(folder)
         vocabulary = len(weights["weight"]) if "weight" in weights else tokenizer.size
         if tokenizer.size > vocabulary:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mapsto.data import rows_of_step
+from mapsto.errors import UsageError
+from mapsto.examples import Examples
 from mapsto.mapping import Mapping
 from mapsto.sequence import Batch, Ints
 
@@ -12,10 +14,14 @@ from mapsto.sequence import Batch, Ints
 class Objective:
     """The plain one: rows in turn, and the loss of every target port, in which every answer weighs the same.
 
-    All that it says is a function of its arguments, so that a run goes on exactly.
+    All that it says is a function of its arguments, so that a run goes on exactly. watches: whether the heads learn along, so
+    that held-out rows can be looked at while it runs. views: how often a step sees each of its rows, augmented anew. compares:
+    the option that asked for it, where rows are compared with each other and so must be in one process.
     """
 
-    watches: bool = True  # whether the heads learn along, so that held-out rows can be looked at while it runs
+    watches: bool = True
+    views: int = 1
+    compares: str = ""
 
     def terms(self, mapping: Mapping) -> int:
         """How many sums `losses` and `counts` speak of: one for each target port."""
@@ -23,6 +29,10 @@ class Objective:
 
     def finish(self, mapping: Mapping) -> None:
         """Take out of the mapping what only its training needed."""
+
+    def asked(self, examples: Examples) -> Examples:
+        """The examples as its steps read them."""
+        return examples
 
     def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
         """The examples, out of `n`, that step `step` reads."""
@@ -35,3 +45,16 @@ class Objective:
     def counts(self, batch: Batch) -> dict[int, int]:
         """For every term concerned, how many losses are in that sum; a step divides by those of all its batches."""
         return {port: len(readout.values) for port, readout in enumerate(batch.answers) if readout is not None}
+
+
+def only_source(mapping: Mapping, objective: str) -> str:
+    """The kind of the one source that the mapping puts back. Raises UsageError where there is more to it."""
+    if len(mapping.targets) != 1 or mapping.targets[0].way != "aligned":
+        raise UsageError(f"--objective {objective} takes one source and puts back that alone, not {mapping.arrow}")
+    (kind,) = mapping.sources
+    return kind
+
+
+def bare(mapping: Mapping) -> None:
+    """Leave what reads, and take away what answers."""
+    mapping.targets, mapping.heads, mapping.arrow = [], nn.ModuleList(), mapping.arrow.body

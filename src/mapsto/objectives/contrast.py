@@ -27,6 +27,7 @@ class Contrast(Objective):
     """Supervised contrast over the classes that target `port` answers; the heads do not learn."""
 
     watches = False
+    compares = "--method contrast"
 
     def __init__(self, examples: Examples, port: int) -> None:
         assert examples.answers is not None, "classes are no values that `~` hides"

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mapsto.arrow import Arrow
-from mapsto.errors import UsageError
 from mapsto.mapping import Mapping
-from mapsto.objectives import Objective
+from mapsto.objectives import Objective, bare, only_source
 from mapsto.sequence import Batch, Readout
 from mapsto.transformer import Linear, Transform, TransformConfig, Transformer
 
@@ -30,9 +28,7 @@ class Replaced(Objective):
     watches = False
 
     def __init__(self, mapping: Mapping) -> None:
-        if len(mapping.targets) != 1 or mapping.targets[0].way != "aligned":
-            raise UsageError(f"--objective replaced takes one source and puts back that alone, not {mapping.arrow}")
-        (self.kind,) = mapping.sources
+        self.kind = only_source(mapping, "replaced")
         shape, head = mapping.config.transformer, mapping.config.vocabulary_head or TransformConfig()
         device = next(mapping.parameters()).device
         generator = Transformer(replace(shape, layers=max(1, round(shape.layers * GENERATOR_SHARE))))
@@ -63,8 +59,7 @@ class Replaced(Objective):
     def finish(self, mapping: Mapping) -> None:
         """Keep the model: the generator and its head were its opponent."""
         del mapping.generator, mapping.detector
-        mapping.targets, mapping.heads = [], nn.ModuleList()
-        mapping.arrow = Arrow(tuple(replace(port, corrupted=False) for port in mapping.arrow.sources), ())
+        bare(mapping)
 
 
 @torch.no_grad()

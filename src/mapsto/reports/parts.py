@@ -65,10 +65,22 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
     for case in listed:
         values = [column[case.at] for column in answers.rows.sources]
         plain = not case.parts and all(isinstance(value, str) for value in values)
-        shown = _short(case.read) if plain else marked(ports, values, case.parts)
+        if answers.target.lies_in:
+            shown = _outlined(answers, case)
+        else:
+            shown = _short(case.read) if plain else marked(ports, values, case.parts)
         said = f"{case.answer} ({case.percent})"
         rows.append([place(Path(case.file).name, case.row), shown, case.truth, said])
     return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None
+
+
+def _outlined(answers: Answers, case: Case) -> Any:
+    """The value that the answer lies in, with what was said and what is true in it."""
+    target = answers.target
+    (port,) = (at for at, port in enumerate(answers.arrow.sources) if port.kind == target.lies_in)
+    said = target.decode(answers.outputs[case.at : case.at + 1])[0][target.kind]
+    marks = [*target.marks(answers.truths[case.at], true=True), *target.marks(said)]
+    return safe(kinds.source(target.lies_in).outlined(answers.rows.sources[port][case.at], marks))
 
 
 def marked(ports: Sequence[str], values: Sequence[Any], parts: Sequence[Part]) -> Any:

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -19,17 +19,28 @@ from mapsto.errors import CheckpointError, near
 from mapsto.mapping import ModelConfig
 
 Task = str
-Names = tuple[tuple[str, str | tuple[str, ...]], ...]
+Names = tuple[tuple[str, str | tuple[str, ...]], ...]  # of two entries for the same, the later one counts
 LARGEST_NUMBER = 2**24
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
     "tanh": "tanh",
 }
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One tower of a model of several: its own model_type, that of the whole, and the key under which the config.json of the
+    whole holds the tower's. Weights keep their prefix in both. What has a head is published as the whole."""
+
+    own: str
+    whole: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,12 @@ class Family:
     (or weight) ↔ theirs, `{i}` for the layer; several of theirs are laid one below the other in ours. untied: their
     copies of weights that we hold once. ignored: patterns of weights that are no part of any task here. requires: files
     that folders of this family often lack, and what to do then. fresh: the shape of a new model, from its width, layers,
-    heads and longest example. renamed: patterns of names that `transformers` has in memory, and what it writes for them.
-    undecoded: for a family with a decoder, the one that the same stack is without it.
+    heads and longest example. renamed: patterns of names that others give, or that `transformers` has in
+    memory, and what it writes for them. gated: names of the body where its feed-forward part is gated, where those are others.
+    flat: our weights that they hold without leading axes of length one, and how many of these. tower: where the family is one
+    tower of a larger model. counter: how names end of weights beside which a whole number stands that nothing reads, and how
+    the name of that ends; it is left out, and written as 0. undecoded: for a family with a decoder, the one that the same stack
+    is without it.
     """
 
     architectures: Dict[Task, str]
@@ -56,6 +71,10 @@ class Family:
     reads: str = "text"
     fresh: Callable[[int, int, int, int], ModelConfig] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
+    gated: Names = ()
+    flat: Dict[str, int] = field(default_factory=dict)
+    tower: Tower | None = None
+    counter: tuple[str, str] | None = None
     undecoded: str | None = None
 
 
@@ -72,6 +91,14 @@ def family(name: str) -> Family:
         raise CheckpointError(f"model_type {name!r} is not supported{hint}; supported are: {', '.join(families())}")
     found: Family = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").family
     return found
+
+
+def of(config: ModelConfig) -> Family:
+    """The family of a model, with the names that its shape has."""
+    found = family(config.family)
+    if not config.transformer.gated:
+        return found
+    return replace(found, names={**found.names, "body": (*found.names["body"], *found.gated)})
 
 
 def activation(name: object) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from mapsto.errors import CheckpointError
@@ -18,20 +19,30 @@ EPSILON = 1e-6
 
 def read(raw: Mapping[str, Any], frame: int = 1) -> ModelConfig:
     """The configuration that a config.json of this family says. Raises CheckpointError."""
-    if raw.get("use_swiglu_ffn"):
-        raise CheckpointError("config.json: use_swiglu_ffn, which the giant model has, is not supported yet")
     shape = stack({"layer_norm_eps": EPSILON, **raw})
     scale = raw.get("layerscale_value", 1.0)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layerscale_value must be a number, not {scale!r}")
     shape = replace(shape, hidden=shape.width * whole(raw, "mlp_ratio", 4), layer_scale=float(scale))
+    if raw.get("use_swiglu_ffn"):
+        shape = replace(shape, hidden=gated_width(shape.hidden), gated=True, activation="silu")
     return ModelConfig(transformer=shape, pooling="first_mean", pooler=None, vocabulary_head=None, frame=frame)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read`."""
     shape = config.transformer
-    return {**sizes(shape), "mlp_ratio": shape.hidden // shape.width, "layerscale_value": shape.layer_scale}
+    ratio = shape.hidden // shape.width
+    if shape.gated:
+        ratio = next(ratio for ratio in count(1) if gated_width(shape.width * ratio) >= shape.hidden)
+    return {
+        **sizes(shape), "mlp_ratio": ratio, "layerscale_value": shape.layer_scale, "use_swiglu_ffn": shape.gated,
+    }  # fmt: skip
+
+
+def gated_width(width: int) -> int:
+    """Of a gated feed-forward part that has about as many weights as one of this `width` without gates."""
+    return (int(width * 2 / 3) + 7) // 8 * 8
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
@@ -68,6 +79,15 @@ def body(prefix: str) -> Names:
     )
 
 
+def gated(prefix: str) -> Names:
+    """The feed-forward parts under `prefix` where they are gated, as the giant model has them."""
+    layer = f"{prefix}encoder.layer.{{i}}.mlp."
+    return (
+        ("transformer.blocks.{i}.feed.up", f"{layer}weights_in"),
+        ("transformer.blocks.{i}.feed.down", f"{layer}weights_out"),
+    )
+
+
 family = Family(
     architectures={"body": "Dinov2Model", "label": "Dinov2ForImageClassification"},
     prefix="dinov2.",
@@ -79,4 +99,5 @@ family = Family(
     reads="image",
     fresh=fresh,
     renamed=RENAMED,
+    gated=gated("dinov2."),
 )

@@ -29,4 +29,5 @@ family = Family(
     requires=dinov2.family.requires,
     reads="image",
     renamed=dinov2.family.renamed,
+    gated=dinov2.gated("dinov2_with_registers."),
 )

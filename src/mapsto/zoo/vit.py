@@ -105,14 +105,19 @@ def write(config: ModelConfig) -> dict[str, Any]:
     return {**sizes(config.transformer), "intermediate_size": config.transformer.hidden}
 
 
-LAYER = "vit.encoder.layer.{i}."
+def whole_body(prefix: str) -> Names:
+    """All but the heads under `prefix`."""
+    layer = f"{prefix}encoder.layer.{{i}}."
+    return (
+        *body(prefix),
+        *rest("transformer.", layer),
+    )
+
+
 family = Family(
     architectures={"body": "ViTModel", "label": "ViTForImageClassification"},
     prefix="vit.",
-    names={
-        "body": (*body("vit."), *rest("transformer.", LAYER)),
-        "label": (("classifier", "classifier"),),
-    },
+    names={"body": whole_body("vit."), "label": (("classifier", "classifier"),)},
     read=read,
     write=write,
     untied={},

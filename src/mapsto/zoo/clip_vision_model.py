@@ -1,0 +1,7 @@
+"""CLIP's tower for pictures under its own model_type."""
+
+from __future__ import annotations
+
+from mapsto.zoo import clip
+
+family = clip.family
