@@ -375,7 +375,8 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
 def test_every_objective_learns(arrow: str, objective: str) -> None:
     mapping, examples = made(arrow, objective)
     losses: list[float] = []
-    plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
+    steps = 200 if objective == "mae" else 60  # a quarter of a picture tells little at first
+    plan = Plan(steps, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=steps)
     Training(mapping, examples, plan, CPU, listener=lambda record: losses.append(record["loss"])).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
