@@ -147,6 +147,16 @@ VISION: dict[str, dict[str, Any]] = {
     "clip:part of a patch is left": {**TOWER, "image_size": 37, "hidden_act": "gelu"},
     "siglip": {**TOWER, "image_size": 32},
 }
+# Families whose hidden patches a decoder puts back.
+DECODED: dict[str, dict[str, Any]] = {
+    "vit_mae": {
+        **VISION["vit"],
+        "decoder_hidden_size": 48,
+        "decoder_num_hidden_layers": 4,
+        "decoder_num_attention_heads": 3,
+        "decoder_intermediate_size": 80,
+    },
+}
 # Convolutional networks; "vgg" stands below.
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},

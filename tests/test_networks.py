@@ -226,6 +226,7 @@ def test_a_comparison_and_a_probe_run_from_such_starts(photos: Path, tmp_path: P
     [
         ("~image -> image", {}, "no part of a picture can be hidden, asked about or read alone"),
         ("~image -> image, label", {}, "no part of a picture can be hidden, asked about or read alone"),
+        ("~image -> image", {"objective": "mae"}, "no part of a picture can be hidden, asked about or read alone"),
         ("~image -> image", {"objective": "simclr"}, "no part of a picture can be hidden, asked about or read alone"),
         ("image -> boxes", {}, "no part of a picture can be hidden, asked about or read alone"),
         ("image -> boxes", {"size": 50}, "reads pictures up to 48 × 48 pixels"),

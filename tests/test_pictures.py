@@ -21,10 +21,14 @@ from runs import run, sentences, write_photos
 
 import mapsto
 from mapsto import data, kinds, pictures
+from mapsto.arrow import parse
+from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.kinds import BadCell
 from mapsto.kinds.image import PLACES, Picture
+from mapsto.options import Options
 from mapsto.pictures import Frame
+from mapsto.prepare import prepare
 
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
 
@@ -331,6 +335,14 @@ def test_pictures_are_compared(tmp_path: Path) -> None:
     assert found.curves["colours and edges, linear"][-1].score.value > 0.9
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
     assert "What it looks at" in page and page.count("<svg role") >= 8
+
+
+def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:
+    rows = [{"image": np.full((8, 8, 3), i // 2, np.uint8), "label": "ab"[i // 2 % 2]} for i in range(40)]
+    work = prepare(parse("image -> label"), rows, None, Beginning(), Options(hold_out=0.3, device="cpu"), str)
+    assert work.held is not None and work.watched is not None and len(work.held) == 12
+    kept = {work.examples.pieces[i][0].tokens.tobytes() for i in range(len(work.examples))}
+    assert len(kept) == 14 and not kept & {piece.tokens.tobytes() for (piece,) in work.watched.pieces}  # type: ignore[attr-defined]
 
 
 def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:

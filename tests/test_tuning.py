@@ -68,12 +68,15 @@ def test_what_cannot_be_frozen_is_said() -> None:
         mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], start=base, lora=2, device="cpu")
 
 
-def test_each_layer_learns_at_its_share() -> None:
-    mapping, _ = made("text:text -> label")
+@pytest.mark.parametrize(("arrow", "objective"), [("text:text -> label", "masked"), ("~image -> image", "mae")])
+def test_each_layer_learns_at_its_share(arrow: str, objective: str) -> None:
+    mapping, _ = made(arrow, objective)
     shares = layer_shares([name for name, _ in mapping.named_parameters()], 0.5)
     for name, share in shares.items():
-        expected = 1.0 if name.startswith(("heads.", "pooler.", "transformer.final_norm.")) else 0.5
-        expected = 0.25 if ".blocks.0." in name else 0.125 if name.startswith("embedders.") else expected
+        expected = 1.0 if name.startswith(("heads.", "pooler.", "decoder.", "transformer.final_norm.")) else 0.5
+        expected = (
+            0.25 if name.startswith("transformer.blocks.0.") else 0.125 if name.startswith("embedders.") else expected
+        )
         assert share == (0.125 if "embedding_norm" in name else expected), name
     assert set(layer_shares(shares, 1.0).values()) == {1.0}
     for kind in ("adamw", "muon"):
@@ -82,7 +85,7 @@ def test_each_layer_learns_at_its_share() -> None:
         for group in optimizers.groups:
             for parameter in group["params"]:  # type: ignore[attr-defined]
                 found[optimizers.names[id(parameter)]] = group["peak"]
-        for name, parameter in mapping.named_parameters():
+        for name, parameter in ((n, p) for n, p in mapping.named_parameters() if n not in mapping.fixed):
             small = kind == "muon" and not (".blocks." in name and parameter.ndim == 2)
             assert found[name] == pytest.approx(shares[name] * (2e-3 if small else 1e-2)), name
 

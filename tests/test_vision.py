@@ -239,22 +239,29 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
 
 
 @pytest.mark.parametrize("shape", VISION)
-def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["masked", "mae"])
+def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objective: str, tmp_path: Path) -> None:
     make(shape, "body", tmp_path / "start")
     how: dict[str, Any] = {"steps": 2, "device": "cpu", "precision": "fp32"}
     rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(pictures() * 3)]
-    further = mapsto.pretrain("image", [{"image": row["image"]} for row in rows], start=tmp_path / "start", **how)
+    shown = [{"image": row["image"]} for row in rows]
+    further = mapsto.pretrain("image", shown, start=tmp_path / "start", objective=objective, **how)
     before, after = folders.load(tmp_path / "start"), dict(further.mapping.named_parameters())
     kept = {name for name, parameter in before.named_parameters() if torch.equal(parameter, after[name])}
     assert kept == before.fixed
+    further.save(tmp_path / "further")
+    again = dict(folders.load(tmp_path / "further").named_parameters())
+    assert again.keys() == after.keys() and all(
+        torch.equal(parameter, after[name]) for name, parameter in again.items()
+    )
     fitted = mapsto.fit("image -> label", rows, start=further, method="full", **how)
     fitted.save(tmp_path / "fitted")
     theirs, report = AutoModelForImageClassification.from_pretrained(tmp_path / "fitted", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    shown = torch.softmax(theirs.eval()(seen(tmp_path / "fitted", pictures())).logits, -1)
+    expected = torch.softmax(theirs.eval()(seen(tmp_path / "fitted", pictures())).logits, -1)
     answers = fitted.predict([{"image": value} for value in pictures()])
     ours = torch.tensor([[answer["scores"][theirs.config.id2label[i]] for i in range(3)] for answer in answers])
-    torch.testing.assert_close(ours, shown, **CLOSE)
+    torch.testing.assert_close(ours, expected, **CLOSE)
 
 
 WHOLE = sorted({tower.whole for name in zoo.families() if (tower := zoo.family(name).tower) is not None})
@@ -389,6 +396,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
         {"masked": False},
         {"placed": 2},
         {"bias": False},
+        {"normed": True},
     ]
     others += [
         {"placed": 0, "front": zoo.family(shape.split(":")[0]).read(NETWORKS[shape]).front} for shape in NETWORKS

@@ -63,6 +63,12 @@ class Arrow:
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
 
 
+def restores(arrow: Arrow) -> list[int | None]:
+    """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""
+    hidden = {(port.kind, port.column): i for i, port in enumerate(arrow.sources) if port.corrupted}
+    return [hidden.get((port.kind, port.column)) for port in arrow.targets]
+
+
 def parse(text: str) -> Arrow:
     """The arrow that `text` writes; parse(str(arrow)) == arrow. Raises ArrowError saying where it goes wrong."""
     tokens = _tokens(text)

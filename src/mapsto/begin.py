@@ -25,6 +25,7 @@ from mapsto.options import Options, splits
 from mapsto.shards import Shards
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
+DECODER_LAYERS = 2
 SIZES = ("layers", "width", "heads", "vocabulary")
 
 
@@ -182,11 +183,10 @@ def make_config(
     beginning: Beginning, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> ModelConfig:
     """The start's shape, or a new one for these sources in the size that the options say. Raises UsageError."""
-    length = None if pretraining else options.length
+    length, restoring = None if pretraining else options.length, pretraining and options.hides
     if beginning.config is None:
         width = options.width or WIDTH
-        most = max(1, width // HEAD_WIDTH)
-        heads = options.heads or next((n for n in range(most, 0, -1) if splits(width, n)), most)
+        heads = options.heads or _heads(width)
         if not splits(width, heads):
             raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
         read = list((sources or {}).values())
@@ -197,7 +197,8 @@ def make_config(
         family = read[0].family if read else Source.family
         made = zoo.family(family).fresh
         assert made is not None
-        return replace(made(width, options.layers or LAYERS, heads, longest), family=family, length=length)
+        config = replace(made(width, options.layers or LAYERS, heads, longest), family=family, length=length)
+        return _decoded(config, options) if restoring else config
     fixed = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
@@ -205,9 +206,34 @@ def make_config(
     for source in (sources or {}).values():
         if source.longest is not None:
             config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
-    if not pretraining:
+    if pretraining:
+        config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
+    return _undecoded(_decoded(config, options) if restoring else replace(config, decoder=None))
+
+
+def _decoded(config: ModelConfig, options: Options) -> ModelConfig:
+    """With the decoder that it has, and where the options ask for one, a new one of half the width."""
+    shape, found = config.transformer, config.decoder
+    if found is not None:
+        return replace(config, decoder=replace(found, dropout=0.0, attention_dropout=0.0))
+    if options.objective != "mae":
         return config
-    return replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
+    width = max(2, shape.width // 4 * 2)
+    sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _heads(width)}
+    sizes["hidden"] = max(1, shape.hidden * width // shape.width)
+    return replace(config, decoder=published.decoder_of(shape, sizes))
+
+
+def _undecoded(config: ModelConfig) -> ModelConfig:
+    """Of the family that the stack is in, with its decoder or without one."""
+    other = zoo.family(config.family).undecoded
+    return config if config.decoder is not None or other is None else replace(config, family=other)
+
+
+def _heads(width: int) -> int:
+    """About HEAD_WIDTH wide."""
+    most = max(1, width // HEAD_WIDTH)
+    return next((n for n in range(most, 0, -1) if splits(width, n)), most)
 
 
 def make_mapping(
@@ -222,7 +248,8 @@ def make_mapping(
         return mapping
     classes = next((target.classes for target in targets if target.named), None)
     missing = folder.take(mapping, beginning.tensors, heads=classes is None or classes == beginning.labels)
-    body = [name for name in missing if not name.startswith(("heads.", "pooler."))]
+    # A start may have no decoder, or as a body alone; one that it has was found whole when it was opened.
+    body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
     if body:
         raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):

@@ -19,10 +19,10 @@ import numpy as np
 
 from mapsto import data as tables
 from mapsto import kinds
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
 from mapsto.data import Ints, Table
 from mapsto.errors import DataError, Finding, UsageError
-from mapsto.examples import read_rows, require_few, restores
+from mapsto.examples import read_rows, require_few
 from mapsto.kinds import BadCell, Source
 from mapsto.sequence import Piece
 from mapsto.shards import Arrays, Shards, joined

@@ -14,7 +14,8 @@ from mapsto.errors import UsageError
 from mapsto.sequence import Ints, Piece, Role
 
 Shape = Literal["token", "word", "span", "block"]
-CAUSAL_SHARES = {"masked": 0.0, "causal": 1.0, "hybrid": 1 / 16, "replaced": 0.0, "simclr": 0.0}
+CAUSAL_SHARES = {"causal": 1.0, "hybrid": 1 / 16}
+LATE, LATE_SHARES = 0.5, {"mae": 1.0}  # what is left of the rate late in training
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Corruption:
     ahead: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.rate < 1 and 0 < self.final_rate < 1):
-            raise UsageError(f"the share of hidden tokens must lie between 0 and 1, not {self.rate}, {self.final_rate}")
+        if not (0 <= self.rate < 1 and 0 <= self.final_rate < 1):
+            raise UsageError(
+                f"the share of hidden tokens must be at least 0 and less than 1, not {self.rate}, {self.final_rate}"
+            )
         if self.random < 0 or self.kept < 0 or self.random + self.kept > 1:
             raise UsageError("the shares of random and kept tokens must be at least 0 and add up to at most 1")
         if not 0 <= self.causal <= 1:
@@ -51,8 +54,9 @@ class Corruption:
 
     @classmethod
     def of(cls, objective: str, hide: float, shape: Shape) -> Corruption:
-        """What the objective of a run hides: `hide` of the tokens, half of that late in training."""
-        return cls(hide, hide / 2, shape, causal=CAUSAL_SHARES[objective], ahead=int(CAUSAL_SHARES[objective] > 0))
+        """What the objective of a run hides: `hide` of the tokens, mostly half of that late in training."""
+        late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES.get(objective, 0.0)
+        return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
 
     def rate_at(self, progress: float) -> float:
         """The share to hide when `progress` (0 to 1) of training is done."""
@@ -70,11 +74,12 @@ def read_on(piece: Piece, ahead: int) -> tuple[Piece, Ints]:
 
 
 def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
-    """The indices of the tokens to hide, in order; at least one wherever there is one that may be hidden."""
+    """The indices of the tokens to hide, in order; where any are hidden, at least one that may be."""
     free = np.flatnonzero(~piece.special)
-    if not len(free):
-        return free
-    wanted = max(1, round(corruption.rate_at(progress) * len(free)))
+    rate = corruption.rate_at(progress)
+    if not len(free) or not rate:
+        return free[:0]
+    wanted = max(1, round(rate * len(free)))
     if corruption.shape == "token":
         return np.sort(rng.permutation(free)[:wanted])
     if corruption.shape == "block":

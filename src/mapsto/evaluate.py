@@ -8,20 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
 from mapsto.data import Table
 from mapsto.errors import UsageError
-from mapsto.examples import (
-    Examples,
-    Rows,
-    bind_to,
-    encode,
-    lie_in_raw,
-    make_examples,
-    read_rows,
-    require_whole,
-    restores,
-)
+from mapsto.examples import Examples, Rows, bind_to, encode, lie_in_raw, make_examples, read_rows, require_whole
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, evidence, row_outputs

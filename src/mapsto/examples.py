@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mapsto import kinds
-from mapsto.arrow import Arrow, Port, bind, require_kinds
+from mapsto.arrow import Arrow, Port, bind, require_kinds, restores
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.errors import DataError, Finding, UsageError
@@ -40,12 +40,6 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
         return bind(arrow, table.columns, fits)
     read = bind(arrow.body, table.columns, fits)
     return replace(arrow, sources=read.sources)
-
-
-def restores(arrow: Arrow) -> list[int | None]:
-    """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""
-    hidden = {(port.kind, port.column): i for i, port in enumerate(arrow.sources) if port.corrupted}
-    return [hidden.get((port.kind, port.column)) for port in arrow.targets]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from mapsto import __version__, checkpoint, kinds, published, sentence, shards
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.card import card
+from mapsto.corrupt import Corruption
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping, Unset
@@ -116,8 +117,10 @@ def load(name: str | Path) -> Mapping:
         targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
     elif opened.start.labels:
         arrow, targets = Arrow((Port(kind),), (Port("label"),)), [_target("label", {"classes": opened.start.labels})]
-    elif any(key.startswith("vocabulary_head.") for key in opened.start.tensors):
+    elif any(key.startswith(f"{published.HEADS[kind]}.") for key in opened.start.tensors):
         arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
+        objective = "masked" if opened.start.config.decoder is None else "mae"
+        targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
         arrow, targets = Arrow((Port(kind),), ()), []
     length = None if opened.manifest is None else opened.manifest.get("length")

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
 from mapsto.convolution import ConvolutionConfig
+from mapsto.decoder import Decoder
 from mapsto.kinds import Source, Target
-from mapsto.sequence import Batch, few_sizes
+from mapsto.sequence import Batch, few_sizes, shown
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
 Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
@@ -47,7 +48,8 @@ class ModelConfig:
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
     that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
-    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own.
+    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the stack
+    that puts hidden tokens back; then the Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
     """
 
     family: str = "modernbert"
@@ -60,6 +62,7 @@ class ModelConfig:
     frame: int = 1
     pooled_norm: bool = False
     front: ConvolutionConfig | None = None
+    decoder: TransformerConfig | None = None
 
     @property
     def pooled_width(self) -> int:
@@ -73,8 +76,9 @@ class ModelConfig:
 
     @property
     def counted(self) -> int:
-        """How far names of weights count: the layers of the stack, or what stands in a stage of the network in front."""
-        return max(self.transformer.layers, 0 if self.front is None else self.front.counted)
+        """How far names of weights count: the layers of a stack, or what stands in a stage of the network in front."""
+        others = self.decoder.layers if self.decoder else 0, self.front.counted if self.front else 0
+        return max(self.transformer.layers, *others)
 
 
 class Unset(TorchFunctionMode):
@@ -100,16 +104,22 @@ class Mapping(nn.Module):
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
+        small, restored = config.decoder, [source is not None for source in restores(arrow)]
+        self.decoder: Decoder | None = None
+        if small is not None and any(restored):
+            places = {kind: source.placer(small.width) for kind, source in self.sources.items()}
+            self.decoder = Decoder(width, small, places)
+        self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
             target.meet(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
-                config.pooled_width if target.way == "pooled" else width,
+                self._read_width(port),
                 self.embedders[target.kind] if target.kind in self.sources else None,
             )
-            for target in self.targets
+            for port, target in enumerate(self.targets)
         )
         # Published weights that no training changes, such as a table of languages that is kept for others.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
@@ -120,8 +130,32 @@ class Mapping(nn.Module):
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
     def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
-        """Hidden states (r, l, d); of `embedded` (r, l, input_width) where that stands in for the batch's own tokens."""
-        x = self.embed(batch) if embedded is None else embedded
+        """Hidden states (r, l, d); of `embedded` (r, l, input_width) where that stands in for the batch's own tokens. What a
+        decoder puts back is not read, and zero."""
+        at = self.taken(batch)
+        if at is None:
+            x = self.embed(batch) if embedded is None else embedded
+            return self._states(x, batch)
+        assert embedded is None
+        left, stood = shown(batch, at)
+        states = self._states(self.embed(left), left)[left.segments > 0]
+        room = states.new_zeros(batch.segments.numel(), states.shape[1])
+        return room.index_copy(0, stood, states).view(*batch.segments.shape, -1)
+
+    def taken(self, batch: Batch) -> Tensor | None:
+        """The flat places (m,) of hidden tokens that a decoder puts back; None without a decoder, or such tokens."""
+        asked = [readout.at for port in self.decoded if batch.answers and (readout := batch.answers[port]) is not None]
+        found = [at for at in asked if at is not None]
+        return torch.cat(found) if found else None
+
+    def _read_width(self, port: int) -> int:
+        """Width of the vectors that the head of a target port reads."""
+        if self.targets[port].way == "pooled":
+            return self.config.pooled_width
+        shape = self.config.decoder if port in self.decoded else None
+        return (shape or self.config.transformer).width
+
+    def _states(self, x: Tensor, batch: Batch) -> Tensor:
         out = self.transformer(x, batch.segments, batch.roles, batch.positions, batch.places)
         assert isinstance(out, Tensor)
         return out
@@ -143,6 +177,10 @@ class Mapping(nn.Module):
             read = vectors if readout is None else vectors[readout.examples]
         else:
             assert readout is not None and readout.at is not None
+            if self.decoder is not None and port in self.decoded:
+                at = self.taken(batch)
+                assert at is not None
+                hidden = self.decoder(hidden, batch, at)
             extra = few_sizes(len(readout.at)) - len(readout.at)
             read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
         out: Tensor = self.heads[port](read)
@@ -179,12 +217,14 @@ class Mapping(nn.Module):
             return first
         n = len(batch.starts)
         sums = torch.zeros(n + 1, flat.shape[1], device=flat.device).index_add_(0, batch.owner.flatten(), flat.float())
+        # Of values without a frame everything may be hidden.
+        lengths = batch.lengths_without(self.taken(batch)).clamp(min=1)
         if pooling in ("rest_mean", "first_mean"):
             frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
             rest = sums[:n] - torch.stack(frames).sum(0)
-            rest = rest / (batch.lengths - self.config.frame).clamp(min=1)[:, None]
+            rest = rest / (lengths - self.config.frame).clamp(min=1)[:, None]
             return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
-        mean = sums[:n] / batch.lengths[:, None]
+        mean = sums[:n] / lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)
         return mean

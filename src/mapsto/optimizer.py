@@ -17,7 +17,7 @@ WARM_UP, DECAY = 0.06, 0.40
 # had read them four times, although it told hidden tokens better; with 0.1, as in Liu et al. 2025, it is better in both
 # (benchmarks/decay.py).
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
-BLOCK = re.compile(r"\.blocks\.(\d+)\.")
+BLOCK = re.compile(r"^transformer\.blocks\.(\d+)\.")
 LOWEST = ("embedders.", "transformer.position_table.", "transformer.type_table.", "transformer.embedding_norm.")
 
 

@@ -14,7 +14,7 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
-Objective = Literal["masked", "causal", "hybrid", "replaced", "simclr"]
+Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
 Augment = Literal["auto", "none", "move", "mirror", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
@@ -22,7 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("auto", "full", "probe", "probe+full", "contrast"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "objective": ("masked", "causal", "hybrid", "replaced", "simclr"),
+    "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
     "augment": ("auto", "none", "move", "mirror", "crop"),
 }
 MOST_THREADS = 64
@@ -89,11 +89,14 @@ class Options:
     balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
     objective: Objective = _option(
         "masked",
-        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, or telling tokens that a "
-        "generator replaced; or nothing is hidden, and two views of each picture are told from all others (simclr).",
+        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, telling tokens that a "
+        "generator replaced, or patches that only a small decoder behind the model sees (mae); or nothing is hidden, and two "
+        "views of each picture are told from all others (simclr).",
     )
     hide: float | None = _option(
-        None, "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training."
+        None,
+        "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training. With mae 0.75, "
+        "to the end.",
     )
     augment: Augment = _option(
         "auto",
@@ -159,14 +162,19 @@ class Options:
         if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
 
+    @property
+    def hides(self) -> bool:
+        """Whether the objective hides what stands behind `~`."""
+        return self.objective != "simclr"
+
     def require_use(self, corrupted: bool) -> None:
         """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
         usual = Options()
         idle: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
         if not corrupted:
             idle = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
-        elif self.objective == "simclr":
-            idle["--objective simclr hides nothing"] = ("hide", "shape")
+        elif not self.hides:
+            idle[f"--objective {self.objective} hides nothing"] = ("hide", "shape")
         for reason, names in idle.items():
             if found := [f"--{name}" for name in names if getattr(self, name) != getattr(usual, name)]:
                 raise UsageError(f"{', '.join(found)} would change nothing: {reason}")

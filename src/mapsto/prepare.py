@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mapsto import corpus, folder, kinds
 from mapsto import data as tables
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
 from mapsto.begin import (
     Beginning,
     make_config,
@@ -43,7 +43,6 @@ from mapsto.examples import (
     read_rows,
     require_room,
     require_whole,
-    restores,
 )
 from mapsto.kinds import Source, Target
 from mapsto.mapping import Mapping, ModelConfig
@@ -278,6 +277,8 @@ def _begun(
     seed_all(options.seed)
     _require_ways(arrow, sources, options)
     config = make_config(beginning, options, arrow.corrupted, sources)
+    if config.decoder is not None and options.objective != "mae":
+        raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
     for target, restored in zip(targets, restores(arrow), strict=True):
         target.meet(sources, config.vocabulary_head)
         if restored is not None:
@@ -382,7 +383,10 @@ def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
 
 def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
-    groups = [tuple(map(str, values)) for values in zip(*rows.sources, strict=True)]
+    keys = [kinds.source(port.kind).key for port in arrow.sources]
+    groups = [
+        tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
+    ]
     strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
     return tables.split(len(rows), groups, strata, share, seed)
 
@@ -407,8 +411,8 @@ def _examples(
 
 
 def _corruption(arrow: Arrow, options: Options) -> Corruption:
-    hides = next((kinds.source(port.kind).hides for port in arrow.sources if port.corrupted), Source.hides)
-    return Corruption.of(options.objective, options.hide or hides, options.shape)
+    known = next((kinds.source(port.kind).objectives for port in arrow.sources if port.corrupted), Source.objectives)
+    return Corruption.of(options.objective, options.hide or known[options.objective], options.shape)
 
 
 def _augment(arrow: Arrow, options: Options) -> str | None:

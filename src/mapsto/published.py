@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mapsto import checkpoint, kinds, sentence, zoo
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
+from mapsto.decoder import Decoder
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.kinds import Source
 from mapsto.mapping import Mapping, ModelConfig, Unset
@@ -30,8 +31,9 @@ from mapsto.zoo import Family, Task
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 OWN = "mapsto."
 POOLING = "mapsto_pooling"
-HEADS = {"text": "vocabulary_head", "label": "classifier"}
-TASKS = ("text", "label")
+DECODER, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
+HEADS = {"text": "vocabulary_head", "image": "patch_head", "label": "classifier"}
+TASKS = ("text", "image", "label")
 MEAN_SCALE = 1e6
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
@@ -73,8 +75,12 @@ def open(name: str) -> Start:
     for file, remedy in chosen.requires.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
+    if DECODER in raw:
+        config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
     notes: list[str] = []
     tensors = _ours(chosen, _weights(folder), config.counted + 1, folder, notes)
+    if not any(name.startswith("decoder.") for name in tensors):
+        config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     labels = _labels(raw, chosen, tensors, notes)
@@ -104,6 +110,8 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     if chosen.tower is not None and task != "body":
         shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
     raw |= shape
+    if mapping.decoder is not None and chosen.undecoded is None:
+        raw[DECODER] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -149,6 +157,18 @@ def start_name(mapping: Mapping, name: str) -> str:
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
     stem = HEADS.get(kind) if first else None
     return name if stem is None else f"{stem}.{rest}"
+
+
+def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
+    """A decoder of these DECODER_SIZES for a stack, and otherwise like it."""
+    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
+
+
+def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
+    said = raw[DECODER]
+    if not isinstance(said, dict):
+        raise CheckpointError(f"config.json: {DECODER} says no sizes, but {said!r}")
+    return {name: zoo.whole(said, name) for name in DECODER_SIZES}
 
 
 def _find(name: str) -> Path:
@@ -230,7 +250,9 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
         left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
-    has_label = any(name in left for names in _expanded(chosen.names["label"][-1:], 1).values() for name in names)
+    has_label = any(
+        name in left for names in _expanded(chosen.names.get("label", ())[-1:], 1).values() for name in names
+    )
     tasks: list[Task] = [
         "body",
         *(task for task in TASKS if task in chosen.names and not (has_label and task == "text")),
@@ -298,11 +320,12 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
     if "classifier.weight" not in tensors:
         return None
     classes = len(tensors["classifier.weight"])
-    architectures = raw.get("architectures") or [chosen.architectures["label"]]
+    published = chosen.architectures.get("label")
+    architectures = raw.get("architectures") or [published]
     if not isinstance(architectures, list):
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
-    if architectures[0] != chosen.architectures["label"] or not single:
+    if published not in (None, architectures[0]) or not single:
         for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")
@@ -365,13 +388,19 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
-    if shape.width % shape.heads or max(shape.blocks, sum(config.front.depths) if config.front else 0) > len(tensors):
-        raise CheckpointError(
-            f"{folder}: config.json does not fit the weights ({shape.layers} layers, {shape.heads} heads)"
-        )
+    deep = sum(config.front.depths) if config.front else 0
+    for stack in (shape, config.decoder):
+        if stack is not None and (stack.width % stack.heads or max(stack.blocks, deep) > len(tensors)):
+            raise CheckpointError(
+                f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
+            )
     with torch.device("meta"), Unset():
-        parts = {"transformer": Transformer(shape), f"embedders.{source.kind}": source.embedder(shape.input_width)}
+        embedder = source.embedder(shape.input_width)
+        parts: dict[str, torch.nn.Module] = {"transformer": Transformer(shape), f"embedders.{source.kind}": embedder}
         parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
+        if config.decoder is not None:
+            places = {source.kind: source.placer(config.decoder.width)}
+            parts["decoder"] = Decoder(shape.width, config.decoder, places)
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:

@@ -183,6 +183,12 @@ class Batch:
         """The share of places that hold a real token."""
         return self.real_tokens / self.segments.numel()
 
+    def lengths_without(self, hidden: Tensor | None) -> Tensor:
+        """(n,): how many source tokens each example has beside those at the flat places `hidden` (m,)."""
+        if hidden is None:
+            return self.lengths
+        return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
         return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
@@ -308,6 +314,31 @@ def collate(
         rows=np.array([example.row for example in examples], np.int64),
         answers=tuple(_readout(list(column), starts) for column in zip(*(e.told for e in examples), strict=True)),
     )
+
+
+def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
+    """The batch without the tokens at the flat places `hidden` (m,), what is left of each row moved together; and the flat places
+    (v,) where that stood. Its rows are as long as the fullest needs. It has no answers: places of theirs are gone."""
+    height, length = batch.segments.shape
+    left = (batch.segments > 0).index_put((hidden // length, hidden % length), hidden.new_zeros((), dtype=torch.bool))
+    before = left.cumsum(1) - left.long()
+    # All rows lose about the same share, so nothing is packed again.
+    short = few_sizes(max(1, int(left.sum(1).max())))
+    row = torch.arange(height, device=hidden.device)[:, None]
+    new_places = (row * short + before).flatten()
+    stood = left.flatten().nonzero()[:, 0]
+    kept = {kind: left.flatten()[slots] for kind, slots in batch.slots.items()}
+    count = len(batch.starts)
+
+    def moved(values: Tensor, empty: int = 0) -> Tensor:
+        room = values.new_full((height * short, *values.shape[2:]), empty)
+        return room.index_copy(0, new_places[stood], values.flatten(0, 1)[stood]).view(height, short, *values.shape[2:])
+
+    tokens = {kind: values[kept[kind]] for kind, values in batch.tokens.items()}
+    slots = {kind: new_places[at[kept[kind]]] for kind, at in batch.slots.items()}
+    segments, roles, places, positions = map(moved, (batch.segments, batch.roles, batch.places, batch.positions))
+    starts, owner, lengths = new_places[batch.starts], moved(batch.owner, count), batch.lengths_without(hidden)
+    return Batch(tokens, slots, segments, roles, places, positions, owner, starts, lengths, batch.rows), stood
 
 
 def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:

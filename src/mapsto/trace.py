@@ -12,13 +12,13 @@ import torch
 
 from mapsto import data as tables
 from mapsto import kinds
-from mapsto.arrow import parse
+from mapsto.arrow import parse, restores
 from mapsto.begin import begin, make_config, make_mapping, make_sources
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
-from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole, restores
+from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.prepare import read_by

@@ -75,24 +75,22 @@ class Source(ABC):
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
-    whose shape a new model takes. hides: the share that `~` hides unless told. objectives: what pretraining can ask. learning:
-    how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how `augment` can vary values, the
-    usual way first and the strongest last. measured: what `extent` counts. suffixes: of files that are a value each, for
-    kinds whose cells may name files. alone: whether an
-    arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
-    answering.
+    whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told; 0 where
+    nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
+    `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
+    that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
+    would tell several apart. rows_at_once: how many values are held as pieces when answering.
     """
 
     kind: ClassVar[str]
     flat: ClassVar[bool] = False
     features: ClassVar[str] = ""
     family: ClassVar[str] = "modernbert"
-    hides: ClassVar[float] = 0.30
     measured: ClassVar[str] = "length"
     suffixes: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
     rows_at_once: ClassVar[int] = 4096
-    objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30}
     learning: ClassVar[Learning] = Learning()
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
@@ -186,6 +184,10 @@ class Source(ABC):
     @abstractmethod
     def embedder(self, width: int) -> nn.Module:
         """From tokens, (t,) ids or (t, f) features, to (t, width)."""
+
+    def placer(self, width: int) -> nn.Module | None:
+        """From tokens to fixed vectors (t, width) of where they stand, for a decoder; None where stacks are told positions."""
+        return None
 
     @abstractmethod
     def corrupt(

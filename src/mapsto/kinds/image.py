@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.transformer import new_head
 
-PROCESSOR = "preprocessor_config.json"
-FIT = "mapsto_fit"
+PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+FIT, NORMED = "mapsto_fit", "norm_pix_loss"
 # What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
 PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
 OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
@@ -50,6 +50,7 @@ GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 LARGEST_READ = 256  # the largest patch of models made elsewhere
 SEEN = 500
 THUMBNAIL = 160
+LEAST_VARIANCE = 1e-6  # of a patch (MAE)
 WAVES = 0.2  # about as strong as the pixels are at first
 
 
@@ -136,20 +137,20 @@ def _read(cell: object) -> Picture:
 class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
     positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
-    that have none. masked: whether hidden patches have a vector of their own; else they look grey. bias: whether something is
-    added to what is made of the pixels of a patch. front: the network that reads whole pictures; then a patch is what one cell
-    of its last grid stands for, nothing can be hidden, and no token stands in front."""
+    that have none. masked: whether hidden patches have a vector of their own; else they look grey. normed: whether hidden patches
+    are told less their own mean, by their own deviation. bias: whether something is added to what is made of the pixels of a
+    patch. front: the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be
+    hidden, and no token stands in front."""
 
     kind = "image"
     family = "dinov2"
     features = "colours and edges"
     measured = "pixels"
-    hides = 0.6
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
     augmented = ("move", "mirror", "crop")
-    objectives = ("masked", "simclr")
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
 
@@ -163,10 +164,11 @@ class ImageSource(Source):
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
+        normed: bool = False,
         front: ConvolutionConfig | None = None,
     ) -> None:
         self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
-        self.front = front
+        self.normed, self.front = normed, front
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.table = table or frame.side
 
@@ -203,7 +205,7 @@ class ImageSource(Source):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """The source that preprocessor_config.json and the weights of the patches, or the network in front, describe."""
+        """The source that its settings, and the weights of the patches or the network in front, describe."""
         said = checkpoint.read_json(folder / PROCESSOR)
         if front is None:
             patch, told = _patches(folder, weights)
@@ -242,6 +244,7 @@ class ImageSource(Source):
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
         side = frame.size if frame.side == self.table else self.table * frame.patch
         sizes = {"image_size": side, "num_channels": 3}
+        sizes |= {NORMED: True} if self.normed else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
@@ -337,6 +340,10 @@ class ImageSource(Source):
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
         return PatchEmbedder(self, width) if self.front is None else PictureEmbedder(self, self.front)
+
+    def placer(self, width: int) -> PatchPlaces:
+        """Sines and cosines of row and column, zero for the frame, as MAE has them."""
+        return PatchPlaces(self.table, width)
 
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
@@ -457,8 +464,9 @@ class ImageSource(Source):
             self.masked,
             self.placed,
             self.bias,
+            self.normed,
+            repr(self.front),
         ]
-        told += [repr(self.front)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, value: Picture) -> str:
@@ -480,7 +488,8 @@ def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
 
 
 def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """The side of patches, and what a source says of the tokens, that the weights of an embedder have. Raises CheckpointError."""
+    """The side of patches, and what a source says of the tokens, by the weights of an embedder and config.json. Raises
+    CheckpointError."""
     sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in AXES.items()}
     needed = sizes["position_embeddings"] + sizes["projection.weight"]
     if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
@@ -492,6 +501,7 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
         "placed": placed,
         "masked": "mask_token" in weights,
         "bias": "projection.bias" in weights,
+        "normed": checkpoint.read_json(folder / CONFIG).get(NORMED) is True,
     }
 
 
@@ -577,7 +587,7 @@ class PatchEmbedder(PixelEmbedder):
 
     def __init__(self, source: ImageSource, width: int) -> None:
         super().__init__(source)
-        p, self.table = self.patch, source.table
+        p = self.patch
         self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
         # A linear map, in the shape that others write it in.
         self.projection = nn.Conv2d(3, width, p, stride=p, bias=source.bias)
@@ -585,14 +595,14 @@ class PatchEmbedder(PixelEmbedder):
         self.cls_token = nn.Parameter(torch.zeros(source.placed, 1, width)) if source.placed else None
         self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + self.table**2, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + source.table**2, width))
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
         if self.projection.bias is not None:
             nn.init.zeros_(self.projection.bias)
         with torch.no_grad():
-            self.position_embeddings[0, self.placed :] = WAVES * _waves(self.table, width)
+            self.position_embeddings[0, self.placed :] = WAVES * _waves(source.table, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
@@ -600,7 +610,7 @@ class PatchEmbedder(PixelEmbedder):
         x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
-        x = x + self._positions(at, grid)
+        x = x + _drawn(self.position_embeddings[0, self.placed :], at, grid, self.smoothed)
         front = self._front()
         if not front:
             return x
@@ -611,20 +621,38 @@ class PatchEmbedder(PixelEmbedder):
         placed = [] if self.cls_token is None else [self.cls_token[:, 0] + self.position_embeddings[0, : self.placed]]
         return placed if self.register_tokens is None else [*placed, self.register_tokens[0]]
 
-    def _positions(self, at: Tensor, grid: Tensor) -> Tensor:
-        """(t, d): the table, drawn over grids of another size as the published families do it."""
-        found = None
-        for rows, columns in torch.unique(grid, dim=0).tolist():
-            table = self.position_embeddings[0, self.placed :]
-            if (rows, columns) != (self.table, self.table):
-                square = table.view(1, self.table, self.table, -1).permute(0, 3, 1, 2).float()
-                drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=self.smoothed)
-                table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
-            here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
-            part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
-            found = part if found is None else found + part
-        assert found is not None
-        return found
+
+class PatchPlaces(nn.Module):
+    """From tokens (t, 5 + f) of bytes to fixed vectors (t, d) of where they stand; the first of its table is the frame's."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, 1 + side**2, width), requires_grad=False)
+        with torch.no_grad():
+            self.table[0, 1:] = WAVES * _waves(side, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        at, grid = tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        patch = (tokens[:, 0] < FIRST_OF_FRAME)[:, None]
+        return torch.where(patch, _drawn(self.table[0, 1:], at, grid), self.table[0, :1])
+
+
+def _drawn(learnt: Tensor, at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
+    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (side², d) on a square grid, drawn over a `grid`
+    (t, 2) of another size as the published families do it."""
+    side = round(len(learnt) ** 0.5)
+    found = None
+    for rows, columns in torch.unique(grid, dim=0).tolist():
+        table = learnt
+        if (rows, columns) != (side, side):
+            square = table.view(1, side, side, -1).permute(0, 3, 1, 2).float()
+            drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=smoothed)
+            table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
+        here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
+        part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
+        found = part if found is None else found + part
+    assert found is not None
+    return found
 
 
 class PictureEmbedder(PixelEmbedder):
@@ -663,7 +691,8 @@ def _waves(side: int, width: int) -> Tensor:
 
 
 class ImageTarget(Target):
-    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all."""
+    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all; of a
+    `normed` source further less their own mean, by their own deviation. In the order of MAE's heads: row, column, colour."""
 
     kind = "image"
     way = "aligned"
@@ -672,6 +701,7 @@ class ImageTarget(Target):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     patch: int
+    normed: bool
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
@@ -683,7 +713,7 @@ class ImageTarget(Target):
                 "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
             )
         source.require_parts()
-        self.mean, self.std, self.patch = source.mean, source.std, source.frame.patch
+        self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -702,9 +732,13 @@ class ImageTarget(Target):
         return ".png", pictures.encode(value)
 
     def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the picture in the size in which it is read."""
+        """The pixels (h, w, 3) of the picture in the size in which it is read. Of a `normed` source each patch has its own mean
+        and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
-        tokens[hidden, PLACES:] = self._pixels(output).flatten(1).numpy()
+        if self.normed:
+            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
+            output = output.float().cpu() * deviation + mean
+        tokens[hidden, PLACES:] = self._pixels(output).permute(0, 3, 1, 2).flatten(1).numpy()
         return _joined(replace(piece, tokens=tokens), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
@@ -721,10 +755,21 @@ class ImageTarget(Target):
 
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows (m, 5 + f)."""
-        mean, std = (
-            torch.tensor(v, device=values.device).repeat_interleave(self.patch**2) for v in (self.mean, self.std)
-        )
-        return (values[:, PLACES:].float() / 255 - mean) / std
+        seen = self._seen(values)
+        if not self.normed:
+            return seen
+        mean, deviation = self._own(seen)
+        return (seen - mean) / deviation
+
+    def _seen(self, values: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=values.device) for v in (self.mean, self.std))
+        pixels = values[:, PLACES:].view(len(values), 3, -1).transpose(1, 2)
+        return ((pixels.float() / 255 - mean) / std).flatten(1)
+
+    @staticmethod
+    def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (m, 1) of each patch."""
+        return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The mean squared error over the pixels of each patch, summed over patches."""
@@ -737,12 +782,12 @@ class ImageTarget(Target):
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The pixels (p, p, 3) of each patch, from 0 to 255."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output).permute(0, 2, 3, 1)]
+        return [{"pixels": patch.tolist()} for patch in self._pixels(output)]
 
     def _pixels(self, output: Tensor) -> Tensor:
-        """(m, 3, p, p) of bytes."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        pixels = output.float().cpu().view(-1, 3, self.patch, self.patch) * std + mean
+        """(m, p, p, 3) of bytes."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        pixels = output.float().cpu().view(-1, self.patch, self.patch, 3) * std + mean
         return (255 * pixels).round().clamp(0, 255).byte()
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:

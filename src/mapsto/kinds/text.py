@@ -9,7 +9,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class TextSource(Source):
     kind = "text"
     flat = True
     features = "TF-IDF"
-    objectives = ("masked", "causal", "hybrid", "replaced")
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30, "causal": 0.30, "hybrid": 0.30, "replaced": 0.30}
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
         self.tokenizer = tokenizer

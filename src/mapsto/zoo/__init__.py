@@ -1,7 +1,8 @@
 """Published families: their configuration and names of weights ↔ ours. The file name is the model_type ("-" or "_" as "_").
 
 A family is one file here that defines `family`, a Family. Foreign names stop at this door. Names on our side:
-embedders.KIND, transformer.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text).
+embedders.KIND, transformer.*, decoder.*, pooler.*, classifier.* (of a label), vocabulary_head.* (of hidden text), patch_head.*
+(of hidden patches).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Family:
     memory, and what it writes for them. gated: names of the body where its feed-forward part is gated, where those are others.
     flat: our weights that they hold without leading axes of length one, and how many of these. tower: where the family is one
     tower of a larger model. counter: how names end of weights beside which a whole number stands that nothing reads, and how
-    the name of that ends; it is left out, and written as 0.
+    the name of that ends; it is left out, and written as 0. undecoded: for a family with a decoder, the one that the same stack
+    is without it.
     """
 
     architectures: Dict[Task, str]
@@ -73,6 +75,7 @@ class Family:
     flat: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
     counter: tuple[str, str] | None = None
+    undecoded: str | None = None
 
 
 def families() -> tuple[str, ...]:

@@ -71,12 +71,27 @@ def body(prefix: str) -> Names:
         ("embedders.image.mask_token", f"{prefix}embeddings.mask_token"),
         ("embedders.image.position_embeddings", f"{prefix}embeddings.position_embeddings"),
         ("embedders.image.projection", f"{prefix}embeddings.patch_embeddings.projection"),
-        (
-            "transformer.blocks.{i}.attention.qkv",
-            tuple(f"{layer}attention.attention.{part}" for part in ("query", "key", "value")),
-        ),
-        ("transformer.blocks.{i}.attention.out", f"{layer}attention.output.dense"),
+        *attention("transformer.", layer),
         ("transformer.final_norm", f"{prefix}layernorm"),
+    )
+
+
+def attention(ours: str, theirs: str) -> Names:
+    """The attention of the layers `theirs` of our stack `ours`."""
+    parts = tuple(f"{theirs}attention.attention.{part}" for part in ("query", "key", "value"))
+    return (
+        (f"{ours}blocks.{{i}}.attention.qkv", parts),
+        (f"{ours}blocks.{{i}}.attention.out", f"{theirs}attention.output.dense"),
+    )
+
+
+def rest(ours: str, theirs: str) -> Names:
+    """All but the attention of the layers `theirs` of our stack `ours`."""
+    return (
+        (f"{ours}blocks.{{i}}.attention_norm", f"{theirs}layernorm_before"),
+        (f"{ours}blocks.{{i}}.feed_norm", f"{theirs}layernorm_after"),
+        (f"{ours}blocks.{{i}}.feed.up", f"{theirs}intermediate.dense"),
+        (f"{ours}blocks.{{i}}.feed.down", f"{theirs}output.dense"),
     )
 
 
@@ -95,10 +110,7 @@ def whole_body(prefix: str) -> Names:
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *body(prefix),
-        ("transformer.blocks.{i}.attention_norm", f"{layer}layernorm_before"),
-        ("transformer.blocks.{i}.feed_norm", f"{layer}layernorm_after"),
-        ("transformer.blocks.{i}.feed.up", f"{layer}intermediate.dense"),
-        ("transformer.blocks.{i}.feed.down", f"{layer}output.dense"),
+        *rest("transformer.", layer),
     )
 
 

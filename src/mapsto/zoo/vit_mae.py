@@ -1,0 +1,55 @@
+"""MAE (He et al. 2022): ViT that reads the patches which are left, and the decoder that puts the hidden ones back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mapsto.mapping import ModelConfig
+from mapsto.zoo import Family, vit, whole
+
+# What a config says of the decoder, behind `decoder_`, and what is meant where it does not.
+DECODER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 16, "intermediate_size": 2048}
+
+
+def read(raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    small = {name: whole(raw, f"decoder_{name}", usual) for name, usual in DECODER.items()}
+    return replace(vit.read(raw), decoder=vit.stack({**raw, **small}))
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `read`."""
+    written = vit.write(config)
+    if config.decoder is None:
+        return written
+    small = vit.write(replace(config, transformer=config.decoder))
+    return written | {f"decoder_{name}": small[name] for name in DECODER}
+
+
+LAYER = "decoder.decoder_layers.{i}."
+family = Family(
+    architectures={"body": "ViTMAEModel", "image": "ViTMAEForPreTraining"},
+    prefix="vit.",
+    names={
+        "body": vit.family.names["body"],
+        "image": (
+            ("decoder.embed", "decoder.decoder_embed"),
+            ("decoder.mask_token", "decoder.mask_token"),
+            ("decoder.places.image.table", "decoder.decoder_pos_embed"),
+            *vit.attention("decoder.transformer.", LAYER),
+            *vit.rest("decoder.transformer.", LAYER),
+            ("decoder.transformer.final_norm", "decoder.decoder_norm"),
+            ("patch_head", "decoder.decoder_pred"),
+        ),
+    },
+    read=read,
+    write=write,
+    untied={},
+    requires=vit.REQUIRES,
+    reads="image",
+    # transformers 5 writes other names for the decoder's layers than were published; it reads both.
+    renamed=(*vit.family.renamed, (r"\.decoder_encoder\.layer\.", ".decoder_layers.")),
+    undecoded="vit",
+)
