@@ -1,4 +1,4 @@
-"""From JPEG files of 224 × 224 pixels to tokens on one core: decoded, cut into patches, varied. The peer is the image processor of
+"""From JPEG files of 224 × 224 pixels to tokens on one core: decoded, cut into patches, varied. The peer is the processor of
 `transformers` (its Pillow one, which is what is here without torchvision), which does not vary. Seconds are of the processor.
 
 The pictures are those of BCCD, brought to that size. `python benchmarks/decoding.py`.

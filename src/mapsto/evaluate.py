@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -69,12 +70,11 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         bare, corruption = replace(rows, targets=[]), putting_back[0].corruption
         hidden = make_examples(arrow, bare, encoded, mapping.sources, mapping.targets, seed, corruption)
         scores |= score_examples(mapping, hidden, rows, device)
-    asked = asking(mapping, encoded)
     said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
         if restored[port] is not None:
             continue
-        outputs = row_outputs(mapping, asked, len(rows), port, device)
+        outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
         answers = rows.targets[port]
         said.append(Answers(arrow, target, rows, answers, outputs))
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
@@ -85,9 +85,9 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     return Evaluation(len(rows), scores, baseline, confusion, notes, said)
 
 
-def as_scored(examples: Examples) -> list[Example]:
+def as_scored(examples: Examples) -> Iterator[Example]:
     """All examples as scoring sees them: hidden tokens chosen by row alone, at the final rate."""
-    return [examples.example(row, 0, 1.0) for row in range(len(examples))]
+    return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 
 
 def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device) -> dict[str, Score]:
@@ -95,7 +95,7 @@ def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, devi
     words."""
     found: dict[str, Score] = {}
     restored = restores(mapping.arrow)
-    for port, said in enumerate(evidence(mapping, as_scored(examples), device)):
+    for port, said in evidence(mapping, as_scored(examples), device).items():
         answers: list[Any] = said.values.tolist()
         if restored[port] is None:
             assert rows is not None and examples.of is not None

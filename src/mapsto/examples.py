@@ -24,6 +24,7 @@ MOST_SKIPPED = 0.01
 SHORT_GROUP = 0.25
 SHORTEST_PIECE = 4
 MANY_ALIKE = 8
+ROOM = 2**30  # bytes of tokens that are kept of values which can be made again
 PLAIN = str | int | float  # cells that a message can show
 
 
@@ -153,7 +154,7 @@ class Encoded:
     long: rows longer than the model takes. lost: tokens cut off. total: tokens before cutting.
     """
 
-    pieces: list[tuple[Piece, ...]]
+    pieces: Sequence[tuple[Piece, ...]]
     of: Ints
     long: Ints
     lost: int
@@ -170,11 +171,14 @@ def require_room(arrow: Arrow, longest: int) -> None:
 def encode(
     arrow: Arrow, rows: Rows, sources: Mapping[str, Source], longest: int, long: str, aligned: bool = False
 ) -> Encoded:
-    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError.
+    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError; values that are
+    always read whole become pieces when they are asked for.
 
     Raises UsageError when `longest` leaves no room for a value.
     """
     require_room(arrow, longest)
+    if all(sources[port.kind].longest is not None for port in arrow.sources):
+        return Encoded(Whole(arrow, rows, sources, aligned), np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
     columns = [
         sources[port.kind].encode(values, place, aligned)
         for place, (port, values) in enumerate(zip(arrow.sources, rows.sources, strict=True))
@@ -201,6 +205,32 @@ def encode(
     return Encoded(pieces, np.asarray(of, np.int64), np.asarray(too_long, np.int64), lost, total)
 
 
+class Whole(Sequence[tuple[Piece, ...]]):
+    """Pieces of values that are read whole, made when they are asked for; as many are kept as there is room for."""
+
+    def __init__(self, arrow: Arrow, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:
+        self.columns = [(sources[port.kind], values) for port, values in zip(arrow.sources, rows.sources, strict=True)]
+        self.rows, self.aligned, self.room = len(rows), aligned, ROOM
+        self.kept: dict[int, tuple[Piece, ...]] = {}
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: Any) -> Any:
+        if row >= self.rows:
+            raise IndexError(row)
+        if (found := self.kept.get(row)) is not None:
+            return found
+        made = tuple(
+            source.encode([values[row]], place, self.aligned)[0] for place, (source, values) in enumerate(self.columns)
+        )
+        size = sum(piece.tokens.nbytes for piece in made)
+        if size <= self.room:
+            self.room -= size
+            self.kept[row] = made
+        return made
+
+
 def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int) -> tuple[Piece, ...]:
     """Shorten the longest piece again and again until the example fits."""
     parts = list(example)
@@ -225,8 +255,8 @@ class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides, and how a value is augmented, is a function of (seed, row, step, view) and of nothing else. augment: how;
-    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces; where answers
-    move with what is augmented.
+    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces, where answers
+    lie in them.
     """
 
     arrow: Arrow
@@ -248,7 +278,7 @@ class Examples:
         if self.augment is not None:
             pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
-        if self.augment is not None and self.laid is not None and self.of is not None:
+        if self.laid is not None and self.of is not None:
             answers = self.laid(int(self.of[row]), pieces)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
@@ -274,16 +304,17 @@ def make_examples(
     seed: int,
     corruption: Corruption,
 ) -> Examples:
-    """Examples with their answers encoded once; those that `~` gives are made when an example is asked for."""
-    restored = restores(arrow)
+    """Examples with their answers encoded once; those that `~` gives, or that lie in a piece, are made when an example is asked
+    for."""
+    told = [bool(rows.targets) and source is None for source in restores(arrow)]
 
     def laid(index: int, pieces: tuple[Piece, ...]) -> tuple[Answer | None, ...]:
         return tuple(
-            target.encode(rows.targets[port][index], pieces) if rows.targets and restored[port] is None else None
+            target.encode(rows.targets[port][index], pieces) if told[port] and (pieces or not target.lies_in) else None
             for port, target in enumerate(targets)
         )
 
-    answers = [laid(index, pieces) for index, pieces in zip(encoded.of.tolist(), encoded.pieces, strict=True)]
+    answers = [laid(index, ()) for index in encoded.of.tolist()]
     moving = laid if lie_in_raw(targets) else None
     return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
 

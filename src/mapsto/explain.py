@@ -112,7 +112,7 @@ class Explainer:
         arrow = self.mapping.arrow
         encoded = encode(arrow, rows, self.mapping.sources, self.mapping.config.longest, "cut", aligned=True)
         self.cut_rows = len(encoded.long)
-        return asking(self.mapping, encoded)
+        return list(asking(self.mapping, encoded))
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
         """One explanation for each row, in order."""

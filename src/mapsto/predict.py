@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, get_args
 
 import numpy as np
@@ -26,12 +27,21 @@ from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 TOKENS_AT_ONCE = 4096
 
 
-def over(mapping: Mapping, examples: Sequence[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
-    """Each packed batch of `examples` with its hidden states; `batch.rows` are the examples' own row numbers."""
-    with torch.inference_mode():
-        for batch in batches(examples, TOKENS_AT_ONCE):
-            moved = batch.to(device)
-            yield moved, mapping.hidden(moved)
+def over(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+    """Each packed batch of `examples` with its hidden states; `batch.rows` are the examples' own row numbers. No more of them are
+    held at once than their kind allows."""
+    for part in held(mapping, examples):
+        with torch.inference_mode():
+            for batch in batches(part, TOKENS_AT_ONCE):
+                moved = batch.to(device)
+                yield moved, mapping.hidden(moved)
+
+
+def held(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """The examples in parts, as many at a time as may be held as pieces."""
+    at_once, rest = min(source.rows_at_once for source in mapping.sources.values()), iter(examples)
+    while part := list(islice(rest, at_once)):
+        yield part
 
 
 @dataclass(frozen=True)
@@ -43,29 +53,29 @@ class Evidence:
     rows: Ints
 
 
-def evidence(mapping: Mapping, examples: Sequence[Example], device: torch.device) -> list[Evidence]:
-    """For each target what it said of the answers that `examples` carry, on the CPU."""
-    kept: list[list[Evidence]] = [[] for _ in mapping.targets]
-    pieces = {example.row: example.pieces for example in examples}
-    for batch, hidden in over(mapping, examples, device):
-        for port, readout in enumerate(batch.answers):
-            if readout is not None:
-                target = mapping.targets[port]
-                shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
-                rows = batch.rows[readout.examples.cpu().numpy()]
-                if target.way == "appended":
-                    rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
-                    shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
-                kept[port].append(Evidence(shown, readout.values.cpu(), rows))
-    return [
-        Evidence(
+def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> dict[int, Evidence]:
+    """For each target port that is told of what it said of the answers that `examples` carry, on the CPU."""
+    kept: dict[int, list[Evidence]] = {}
+    for part in held(mapping, examples):
+        pieces = {example.row: example.pieces for example in part}
+        for batch, hidden in over(mapping, part, device):
+            for port, readout in enumerate(batch.answers):
+                if readout is not None:
+                    target = mapping.targets[port]
+                    shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
+                    rows = batch.rows[readout.examples.cpu().numpy()]
+                    if target.way == "appended":
+                        rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
+                        shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
+                    kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
+    return {
+        port: Evidence(
             torch.cat([part.shown for part in parts]),
             torch.cat([part.values for part in parts]),
             np.concatenate([part.rows for part in parts]),
         )
-        for parts in kept
-        if parts
-    ]
+        for port, parts in sorted(kept.items())
+    }
 
 
 def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
@@ -82,12 +92,10 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     return tuple(found)
 
 
-def asking(mapping: Mapping, encoded: Encoded) -> list[Example]:
+def asking(mapping: Mapping, encoded: Encoded) -> Iterator[Example]:
     """Examples without answers, each with the number of its row."""
-    return [
-        Example(pieces, questions(mapping, pieces), int(of))
-        for pieces, of in zip(encoded.pieces, encoded.of, strict=True)
-    ]
+    for pieces, of in zip(encoded.pieces, encoded.of, strict=True):
+        yield Example(pieces, questions(mapping, pieces), int(of))
 
 
 def bound_parts(arrow: Arrow, parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
@@ -167,7 +175,7 @@ class Predictor:
                     bound, rows, mapping.sources, mapping.config.longest, self.long, lie_in_raw(mapping.targets)
                 )
                 self.cut_rows += len(encoded.long) if encoded.lost else 0
-                for of, answer in zip(rows.rows, self._decode(asking(mapping, encoded), len(rows)), strict=True):
+                for of, answer in zip(rows.rows, self._decode(list(asking(mapping, encoded)), len(rows)), strict=True):
                     answers[int(of)] = answer
             yield from answers
 
@@ -258,17 +266,18 @@ def completed(
         yield target.completed(value, piece, hidden, output)
 
 
-def row_outputs(mapping: Mapping, examples: Sequence[Example], count: int, port: int, device: torch.device) -> Tensor:
+def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port: int, device: torch.device) -> Tensor:
     """What a target that gives one answer a row says of `count` rows, (count, …); windows of one long row share their mean."""
     target, sums, windows = mapping.targets[port], None, torch.zeros(count)
-    pieces = {example.row: example.pieces for example in examples}
-    for batch, hidden in over(mapping, examples, device):
-        read = mapping.read(hidden, batch, port).float().cpu()
-        output = target.whole(read, [pieces[row] for row in batch.rows.tolist()])
-        sums = torch.zeros(count, *output.shape[1:]) if sums is None else sums
-        rows = torch.from_numpy(batch.rows)
-        sums.index_add_(0, rows, output)
-        windows.index_add_(0, rows, torch.ones(len(rows)))
+    for part in held(mapping, examples):
+        pieces = {example.row: example.pieces for example in part}
+        for batch, hidden in over(mapping, part, device):
+            read = mapping.read(hidden, batch, port).float().cpu()
+            output = target.whole(read, [pieces[row] for row in batch.rows.tolist()])
+            sums = torch.zeros(count, *output.shape[1:]) if sums is None else sums
+            rows = torch.from_numpy(batch.rows)
+            sums.index_add_(0, rows, output)
+            windows.index_add_(0, rows, torch.ones(len(rows)))
     assert sums is not None
     return sums / windows.view(-1, *[1] * (sums.ndim - 1))
 

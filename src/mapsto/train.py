@@ -229,12 +229,12 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
     plain = replace(examples, augment=None)
-    listed = [plain.example(row, 0, 0.0) for row in range(len(plain))]
-    vectors: NDArray[np.float32] = np.zeros((len(listed), mapping.config.pooled_width), np.float32)
+    vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
+    listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
     for batch, hidden in over(mapping, listed, device):
         vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
     for port, target in enumerate(mapping.targets):
-        known = [(row, answer) for row, example in enumerate(listed) if (answer := example.answers[port]) is not None]
+        known = [(row, answer) for row, told in enumerate(plain.answers or ()) if (answer := told[port]) is not None]
         if target.way != "pooled" or not known:
             continue
         values = np.array([answer.values for _, answer in known])
@@ -251,8 +251,9 @@ def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
         return []
     mapping = work.mapping.eval()
     found = []
-    ports = [port for port, target in enumerate(mapping.targets) if target.way == "pooled"]
-    for port, said in zip(ports, evidence(mapping, as_scored(work.watched), work.device), strict=True):
+    for port, said in evidence(mapping, as_scored(work.watched), work.device).items():
+        if mapping.targets[port].way != "pooled":
+            continue
         temperature = mapping.targets[port].calibrate(mapping.heads[port], said.shown, said.values)
         if temperature is not None:
             say(f"confidence set by {len(said.values):,} held-out rows: logits divided by {temperature:.2f}")
@@ -266,7 +267,7 @@ def _watcher(
     """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = ranks.part(as_scored(watched))
+    listed = ranks.part(list(as_scored(watched)))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
