@@ -20,7 +20,7 @@ from PIL import Image
 from runs import run, sentences, write_photos
 
 import mapsto
-from mapsto import data, kinds, pictures
+from mapsto import data, examples, kinds, pictures
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
@@ -343,6 +343,35 @@ def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:
     assert work.held is not None and work.watched is not None and len(work.held) == 12
     kept = {work.examples.pieces[i][0].tokens.tobytes() for i in range(len(work.examples))}
     assert len(kept) == 14 and not kept & {piece.tokens.tobytes() for (piece,) in work.watched.pieces}  # type: ignore[attr-defined]
+
+
+def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures for which there is no room are decoded whenever they are asked for: the same weights and answers."""
+    folder = photos(tmp_path / "photos", 12)
+    given: Any = {
+        "layers": 1,
+        "width": 32,
+        "steps": 4,
+        "batch": 5,
+        "device": "cpu",
+        "precision": "fp32",
+        "augment": "crop",
+    }
+    found, held = [], []
+    for room in (examples.ROOM, 2000, 0):
+        monkeypatch.setattr(examples, "ROOM", room)
+        work = prepare(
+            parse("image -> label"), str(folder), None, Beginning(), Options(hold_out=0.0), lambda text: None
+        )
+        pieces = work.examples.pieces
+        assert isinstance(pieces, examples.Whole)
+        sizes = [sum(len(piece) for piece in pieces[row]) for row in range(len(pieces))]
+        held.append(len(pieces.kept))
+        model = mapsto.fit("image -> label", str(folder), **given)
+        weights = [p.detach().numpy().tobytes() for p in model.mapping.parameters()]
+        found.append((sizes, weights, model.predict([{"image": str(path)} for path in sorted(folder.rglob("*.png"))])))
+    assert held[0] == 12 and 0 < held[1] < 12 and held[2] == 0
+    assert found[0] == found[1] == found[2]
 
 
 def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:

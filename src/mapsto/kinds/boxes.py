@@ -88,7 +88,7 @@ class Boxes(Target):
     likely = False
     gain = "found"
     lies_in = "image"
-    learning = Learning(30, 300, 3000, 1e-4)
+    learning = Learning(30, 100, 1500, 1e-4)
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
