@@ -46,7 +46,7 @@ def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | N
     yield from _hidden(mapping, examples, example)
     batch = collate([examples.example(i, 0, 0.0) for i in range(len(examples))])
     yield from _row(batch)
-    yield from _forward(mapping, batch, rows, at)
+    yield from _forward(mapping, batch, example, rows, at)
 
 
 def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
@@ -127,7 +127,7 @@ def _row(batch: Batch) -> Iterator[str]:
 
 
 @torch.no_grad()
-def _forward(mapping: Mapping, batch: Batch, rows: Rows, at: int) -> Iterator[str]:
+def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: int) -> Iterator[str]:
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
     yield f"embed    {tuple(hidden.shape)}: rows, places, width"
@@ -140,14 +140,19 @@ def _forward(mapping: Mapping, batch: Batch, rows: Rows, at: int) -> Iterator[st
             continue
         output = mapping.read(hidden, batch, port)
         own = (readout.examples == 0).nonzero()[:, 0]
-        where = f"pooled ({mapping.config.pooling})" if readout.at is None else f"{len(own)} hidden places"
+        places = {
+            "pooled": f"pooled ({mapping.config.pooling})",
+            "aligned": f"{len(own)} hidden places",
+            "appended": f"{len(own)} queries, laid behind it: they see all of it and each other, and it sees none of them",
+        }
+        where = places[target.way]
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"
-        for answer in target.decode(output[own])[:5]:
+        for answer in target.decode(target.whole(output[own], [example.pieces]))[:5]:
             said = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
             sure = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
             yield f"answer   {said}{sure}"
         if restores(mapping.arrow)[port] is None:
-            yield f"truth    {rows.targets[port][at]!r}"
+            yield f"truth    {target.brief(rows.targets[port][at])!r}"
         loss = float(target.loss(output[own], readout.values[own])) / max(1, len(own))
         meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if target.likely else ""
         yield f"loss     {loss:.4f}{meaning}"

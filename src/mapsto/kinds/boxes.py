@@ -100,12 +100,13 @@ class Boxes(Target):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """A column of lists of boxes, also as JSON or as lists by field."""
-        known = [value for value in values if value is not None]
+        """A column of lists of dicts, also as JSON or as lists by field; or of what says why it is none."""
+        known = [value for value in values if value is not None and not _fault(value)]
         try:
-            return bool(known) and all(isinstance(_listed(value), list) for value in known)
+            listed = [box for value in known for box in _listed(value)]
         except BadCell:
             return False
+        return len(known) + sum(map(_fault, values)) > 0 and all(isinstance(box, dict) for box in listed)
 
     @staticmethod
     def samples() -> list[Any]:
@@ -266,12 +267,13 @@ class Boxes(Target):
             scores, kinds, sides = self.ranked(picture)
             said = scores >= SURE
             true = sum(not box.crowd for box in answer)
-            both = 0
+            both = left_out = 0
             for name in {box.label for box in answer}:
                 chosen = said & (kinds == (self.classes.index(name) if name in self.classes else -1))
                 found = matched(sides[chosen], scores[chosen], *_of(answer, name))
                 both += int(found.right[0].sum())
-            either = int(said.sum()) + true - both
+                left_out += int((~found.counts[0]).sum())
+            either = int(said.sum()) - left_out + true - both
             worth.append(both / either if either else 1.0)
         return np.array(worth, np.float32)
 
@@ -286,8 +288,13 @@ class Boxes(Target):
 
     def marks(self, answer: Any, true: bool = False) -> list[Mark]:
         """Where each box stands."""
-        boxes = [box if isinstance(box, Box) else _box(box) for box in answer]
-        return [Mark([[box.top, box.bottom], [box.left, box.right]], box.label, true) for box in boxes]
+        told = [
+            (box.label, (box.left, box.top, box.right, box.bottom))
+            if isinstance(box, Box)
+            else (box["label"], box["box"])
+            for box in answer
+        ]
+        return [Mark([[top, bottom], [left, right]], label, true) for label, (left, top, right, bottom) in told]
 
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
         """Classes that training never saw, and pictures with more boxes than queries."""
@@ -307,13 +314,18 @@ def _listed(cell: object) -> list[Any]:
             cell = json.loads(cell)
         except ValueError as error:
             raise BadCell("the boxes are no JSON") from error
-    if isinstance(cell, dict) and "fault" in cell:
+    if isinstance(cell, dict) and _fault(cell):
         raise BadCell(str(cell["fault"]))
     if isinstance(cell, dict) and {"bbox", "category"} <= cell.keys():
         return [{"bbox": box, "category": name} for box, name in zip(cell["bbox"], cell["category"], strict=False)]
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadCell(f"boxes are a list, not {type(cell).__name__}")
     return list(cell)
+
+
+def _fault(cell: object) -> bool:
+    """Whether a cell says why it could not be read."""
+    return isinstance(cell, dict) and "fault" in cell
 
 
 def _of(answer: Sequence[Box], name: str) -> tuple[Floats, NDArray[np.bool_]]:
