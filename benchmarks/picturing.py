@@ -2,7 +2,7 @@
 
 CIFAR-10 at 32 × 32 pixels, a model of 4 layers × 192; the ten nearest of the labelled pictures, and a linear model of few
 labels (as `fit --method probe` finds it), both on the features that heads read. Each run has one core and one thread; minutes
-are of that processor. What is measured is kept in runs/benchmarks, so that a run that was stopped, or one with more seeds, goes on.
+are of that processor. What is measured is kept in runs/benchmarks: a run that was stopped, or one with more seeds, goes on.
 `python benchmarks/picturing.py --help`.
 """
 

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from mapsto import kinds
+from mapsto.sequence import Piece
 
 WORDS = [
     "river",
@@ -191,3 +195,20 @@ def write_voc(folder: Path, count: int = 4) -> Path:
         text = f"<annotation><filename>{path.name}</filename>{objects}</annotation>"
         (folder / "Annotations" / f"{path.stem}.xml").write_text(text, encoding="utf-8")
     return folder
+
+
+def read_beside(target: Any) -> tuple[Piece, ...]:
+    """The pieces of an example in which an answer of this target can lie; the target meets their source."""
+    if not target.lies_in:
+        return ()
+    kind = kinds.source(target.lies_in)
+    values = [kind.read(value) for value in kind.samples()]
+    source = kind.new(values)
+    target.meet({kind.kind: source}, None)
+    return (source.encode(values, 0, aligned=True)[0],)
+
+
+def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
+    """The values of all answers, as a batch has them."""
+    values = [target.encode(answer, pieces).values for answer in answers]
+    return torch.from_numpy(np.concatenate(values) if target.way == "appended" else np.stack(values))

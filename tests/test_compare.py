@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import run, sentences, start, write_labelled
+from runs import laid, read_beside, run, sentences, start, write_labelled
 
 import mapsto
 from mapsto import kinds
@@ -131,12 +132,16 @@ def test_disturbed_values_can_be_read(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
 def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
-    import torch
-
+    torch.manual_seed(0)
     target = kinds.target(kind)()
     answers = [target.read(cell) for cell in target.samples()] * 10
     target.learn(answers)
-    output = torch.randn(len(answers), len(target.classes), generator=torch.Generator().manual_seed(0))
+    pieces = read_beside(target)
+    head = target.head(16, None)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    read = head(torch.randn(len(laid(target, answers, pieces)), 16)).detach()
+    output = target.whole(read, [pieces] * len(answers))
     gains = target.gains(output, answers)
     assert gains is not None and gains.min() >= 0 and gains.max() <= 1
     assert float(gains.mean()) == pytest.approx(target.score(output, answers)[target.gain].value)

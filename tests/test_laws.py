@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import sentences
+from runs import laid, read_beside, sentences
 
 from mapsto import kinds
 from mapsto.arrow import parse, restores
@@ -25,7 +25,7 @@ from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.options import Options
 from mapsto.plan import make_objective
-from mapsto.sequence import Piece, Role, collate
+from mapsto.sequence import Role, collate
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
 ARROWS = [
@@ -246,23 +246,6 @@ class TestTarget:
             optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.2 * losses[0]
-
-
-def read_beside(target: Any) -> tuple[Piece, ...]:
-    """The pieces of an example in which an answer of this target can lie; the target meets their source."""
-    if not target.lies_in:
-        return ()
-    kind = kinds.source(target.lies_in)
-    values = [kind.read(value) for value in kind.samples()]
-    source = kind.new(values)
-    target.meet({kind.kind: source}, None)
-    return (source.encode(values, 0, aligned=True)[0],)
-
-
-def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
-    """The values of all answers, as a batch has them."""
-    values = [target.encode(answer, pieces).values for answer in answers]
-    return torch.from_numpy(np.concatenate(values) if target.way == "appended" else np.stack(values))
 
 
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:

@@ -85,10 +85,10 @@ from mapsto import cli
 from mapsto.errors import DataError
 from mapsto.examples import Examples
 real = Examples.example
-def example(self, row, step, progress):
+def example(self, row, step, progress, view=0):
     if os.environ["RANK"] == "1" and step == 5 and progress < 1:
         raise DataError("row 17 has gone")
-    return real(self, row, step, progress)
+    return real(self, row, step, progress, view)
 Examples.example = example
 cli.main()
 """
