@@ -1,5 +1,5 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow bench bench-proof lint clean help
+.PHONY: demo test slow bench bench-proof bench-pictures lint clean help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 11 minutes on two cores); DEMO=image with pictures"
-	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make lint   style, types, layers"
+	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo $(DEMO)
@@ -36,6 +36,12 @@ bench-proof: $(VENV)/.bench
 	$(BIN)/python benchmarks/explaining.py
 	$(BIN)/python benchmarks/suggesting.py --seeds 5
 	$(BIN)/python benchmarks/comparing.py --tasks SST-2 --labels 16,64,256 --seeds 3 --tested 1000
+
+# Pictures; benchmarks/boxes.py and dinov2.py want a start besides, which their docstrings name.
+bench-pictures: $(VENV)/.bench
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/mae.py
+	$(BIN)/python benchmarks/picturing.py --minutes 1 --seeds 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
