@@ -67,7 +67,7 @@ def as_yolo(folder: Path) -> Path:
 @pytest.mark.parametrize("write", [as_coco, as_voc, as_yolo])
 def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
     table = data.read(write(tmp_path / "set"))
-    assert set(table.columns) == {"image", "boxes"} and len(table) == 4
+    assert set(table.columns) == {"image", "label", "boxes"} and len(table) == 4
     for number, cell in enumerate(table.column("boxes")):
         assert Path(table.column("image")[number]).stem == str(number)
         for found, wanted in zip(Boxes.read(cell), Boxes.read(boxed(number)[1]), strict=True):
@@ -78,7 +78,8 @@ def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
 
 def test_cocos_file_may_be_named_alone(tmp_path: Path) -> None:
     folder = as_coco(tmp_path / "set")
-    assert data.read(folder / "annotations.json").data == data.read(folder).data
+    named, whole = data.read(folder / "annotations.json"), data.read(folder)
+    assert all(named.column(name) == whole.column(name) for name in ("image", "boxes"))
 
 
 def test_a_picture_that_nobody_told_of_is_named_and_yolo_has_none_there(tmp_path: Path) -> None:
@@ -109,13 +110,91 @@ def test_what_cannot_be_read_is_one_bad_cell(write: Any, file: str, content: str
     assert [len(Boxes.read(cell)) for at, cell in enumerate(cells) if at != 1] == [1, 1, 2]
 
 
-def test_cocos_file_that_names_no_class_is_refused(tmp_path: Path) -> None:
+def test_cocos_file_whose_class_has_no_name_is_refused(tmp_path: Path) -> None:
     folder = as_coco(tmp_path / "set")
-    said = json.loads((folder / "annotations.json").read_text())
-    said["categories"] = []
-    (folder / "annotations.json").write_text(json.dumps(said))
+    edited(folder / "annotations.json", categories=[])
     with pytest.raises(DataError, match="cannot be read as COCO's"):
         data.read(folder)
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_parts_of_coco_keep_their_own_pictures(tmp_path: Path) -> None:
+    """Pictures of one name in two folders, told of by a file each that is named after its folder; captions are left alone."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    for part, boxes in (("train2017", [[1, 1, 5, 5]]), ("val2017", [[2, 2, 6, 6], [3, 3, 7, 7]])):
+        write_boxed(root / part, 1)
+        told = [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+        said = {
+            "images": [{"id": 1, "file_name": "0.png"}],
+            "annotations": told,
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(said))
+        captions = {**said, "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}
+        (root / "annotations" / f"captions_{part}.json").write_text(json.dumps(captions))
+    table = data.read(root)
+    assert [len(cell) for cell in table.column("boxes")] == [1, 2]
+    (alone,) = data.read(root / "annotations" / "instances_val2017.json").column("boxes")
+    assert len(alone) == 2
+    shutil.copy(root / "annotations" / "instances_val2017.json", root / "annotations" / "keypoints_val2017.json")
+    with pytest.raises(DataError, match=r"both tell of .*val2017/0.png"):
+        data.read(root)
+
+
+def test_a_line_of_yolo_is_a_box_a_polygon_or_named(tmp_path: Path) -> None:
+    folder = as_yolo(tmp_path / "set")
+    lines = ["0 0.1 0.2 0.9 0.2 0.9 0.8 0.1 0.8", "1 0.5 0.5 0.2 0.2 0.9", "-1 0.5 0.5 0.2 0.2", "0 0.1 0.2 0.3"]
+    for number, line in enumerate(lines):
+        (folder / "labels" / f"{number}.txt").write_text(line)
+    polygon, sure, *bad = data.read(folder).column("boxes")
+    assert np.allclose(polygon[0]["box"], [4.8, 6.4, 43.2, 25.6]) and polygon[0]["label"] == "red"
+    assert np.allclose(sure[0]["box"], [19.2, 12.8, 28.8, 19.2])
+    assert ["-1 is no class" in cell["fault"] for cell in bad] == [True, False]
+    assert "neither a box nor a polygon" in bad[1]["fault"]
+
+
+def test_other_files_beside_pictures_tell_of_no_boxes(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        write_boxed(tmp_path / label, 2)
+    (tmp_path / "a" / "0.txt").write_text("a red thing on a dark ground")
+    (tmp_path / "info.xml").write_text("<about><title>things</title></about>")
+    assert data.read(tmp_path).data["label"] == ["a", "a", "b", "b"]
+    assert "boxes" not in data.read(tmp_path).columns
+
+
+def test_of_pictures_of_one_name_the_file_says_which_is_meant(tmp_path: Path) -> None:
+    folder = as_voc(tmp_path / "set")
+    shutil.copy(folder / "JPEGImages" / "1.png", folder / "JPEGImages" / "1.jpg")
+    table = data.read(folder)
+    found = dict(zip((Path(name).name for name in table.column("image")), table.column("boxes"), strict=True))
+    assert found["1.jpg"] is None and len(found["1.png"]) == 2, "the file names the second one"
+
+
+def test_boxes_come_through_every_format(tmp_path: Path) -> None:
+    folder = as_voc(tmp_path / "set")
+    table = data.read(folder)
+    records = [dict(zip(table.columns, row, strict=True)) for row in zip(*table.data.values(), strict=True)]
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        data.write_rows(tmp_path / name, table.columns, records)
+        again = data.read(tmp_path / name).column("boxes")
+        assert [Boxes.read(cell) for cell in again] == [Boxes.read(cell) for cell in table.column("boxes")]
+
+
+def test_more_boxes_than_can_be_told_are_counted() -> None:
+    target = Boxes()
+    answers = [tuple(Box("a", i, 0, i + 1 + i % 3, 2) for i in range(400)), (Box("a", 0, 0, 1, 1),)]
+    target.learn(answers)
+    assert target.queries == 289
+    assert target.notes(answers) == ["1 rows have more boxes than the 289 that can be told; there the largest count"]
+    source = image.ImageSource(pictures.Frame(4, 32), [0.5] * 3, [0.2] * 3)
+    target.meet({"image": source}, None)
+    (piece,) = source.encode([source.read(np.zeros((8, 403, 3), np.uint8))], 0, aligned=True)
+    values = target.encode(answers[0], (piece,)).values
+    assert (values[:, 3] < 1.5 / 403).sum() == 289 - 2 * 133, "of the smallest only as many as there was room for"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +207,10 @@ def test_cocos_file_that_names_no_class_is_refused(tmp_path: Path) -> None:
         ([{"label": "a", "box": [1, 2, 3]}], "four sides"),
         ([{"box": [1, 2, 3, 4]}], "no label"),
         ([{"label": "a", "box": [5, 2, 5, 4]}], "without an area: a at 5, 2"),
+        ([{"label": ["a"], "box": [1, 2, 3, 4]}], "text or a number"),
+        ([{"label": "a", "box": "1234"}], "a list of four sides"),
+        ({"bbox": [[1, 1, 5, 5]], "category": []}, "not as many"),
+        ({"bbox": None, "category": None}, "not as many"),
         ([{"label": "a", "box": [0, 0, float("inf"), 4]}], "without an area"),
     ],
 )

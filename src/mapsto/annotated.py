@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,15 +18,12 @@ from mapsto.errors import DataError
 
 Cell = list[dict[str, Any]] | dict[str, str] | None
 Cells = dict[str, Cell]
-APART = {
-    "annotations",
-    "jpegimages",
-    "images",
-    "labels",
-    "xmls",
-    "xml",
-}  # folders that part pictures from what is said of them
+Said = ElementTree.Element | str  # a file of XML, or what keeps it from being one
+Images = dict[tuple[str, ...], list[Path]]
+# Folders that part pictures from what is said of them.
+APART = {"annotations", "jpegimages", "images", "labels", "xmls", "xml"}
 NAMES = ("classes.txt", "obj.names", "labels.txt", "data.yaml", "dataset.yaml", "data.yml")
+SHORTEST_POLYGON = 6
 
 
 def read(path: Path) -> Cells:
@@ -35,20 +32,16 @@ def read(path: Path) -> Cells:
     A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes. Raises DataError, OSError.
     """
     if not path.is_dir():
-        return _coco(path, {}) if _is_coco(path) else {}
+        said = _coco_in(path)
+        root = path.parent.parent if path.parent.name.lower() in APART else path.parent
+        return {} if said is None else _coco(path, said, _pictures(list(_files(root))))
     files = list(_files(path))
-    images = {_key(path, file): file for file in files if file.suffix.lower() in pictures.SUFFIXES}
-    told = [file for file in files if file.suffix.lower() == ".xml"]
-    found: Cells = {}
-    if told:
-        found = dict(_voc(path, file, images) for file in told)
-    elif coco := [file for file in files if _is_coco(file)]:
-        for file in coco:
-            found |= _coco(file, {image.name: image for image in images.values()})
-    elif said := {key: file for file in files if file.suffix == ".txt" and (key := _key(path, file)) in images}:
-        names = _names(files)
-        return {str(file): _yolo(said[key], file, names) if key in said else [] for key, file in images.items()}
-    return {**dict.fromkeys(map(str, images.values())), **found} if found else {}
+    images = _pictures(files)
+    by_key: Images = {}
+    for image in images:
+        by_key.setdefault(_key(path, image), []).append(image)
+    found = _all_voc(path, files, by_key) or _all_coco(files, images) or _all_yolo(path, files, by_key)
+    return {**dict.fromkeys(map(str, images)), **found} if found else {}
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -61,65 +54,145 @@ def _refuse(error: OSError) -> None:
     raise error  # a folder that cannot be listed would otherwise be left out without a word
 
 
+def _pictures(files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() in pictures.SUFFIXES]
+
+
 def _key(root: Path, file: Path) -> tuple[str, ...]:
     """Equal for a picture and for what is said of it."""
     parts = file.relative_to(root).with_suffix("").parts
     return *(part for part in parts[:-1] if part.lower() not in APART), parts[-1]
 
 
-def _voc(root: Path, file: Path, images: dict[tuple[str, ...], Path]) -> tuple[str, Cell]:
-    """One file of Pascal VOC (Everingham et al. 2010); objects marked as difficult are objects."""
-    own = images.get(_key(root, file))
+def _several(name: str) -> dict[str, str]:
+    return {"fault": f"several pictures are called {name}, and nothing tells which is meant"}
+
+
+def _all_voc(root: Path, files: Sequence[Path], images: Images) -> Cells:
+    """What the files of Pascal VOC (Everingham et al. 2010) say; nothing where none of the XML is theirs."""
+    told: dict[Path, Said] = {}
+    for file in files:
+        if file.suffix.lower() == ".xml":
+            try:
+                told[file] = ElementTree.fromstring(file.read_bytes())
+            except ElementTree.ParseError as error:
+                told[file] = str(error)
+    own: dict[Path, Said] = {
+        file: said for file, said in told.items() if not isinstance(said, str) and said.tag == "annotation"
+    }
+    if not own:
+        return {}
+    broken = {file: said for file, said in told.items() if isinstance(said, str) and _key(root, file) in images}
+    found: Cells = {}
+    for file, said in {**own, **broken}.items():
+        meant = images.get(_key(root, file), [])
+        named = "" if isinstance(said, str) else Path(said.findtext("filename", "").strip()).name
+        meant = [image for image in meant if image.name == named] or meant
+        place = meant[0] if meant else file.with_name(named or file.name)
+        found[str(place)] = _voc(file, said) if len(meant) < 2 else _several(file.stem)
+    return found
+
+
+def _voc(file: Path, said: Said) -> Cell:
+    """The boxes of one file; objects that it marks as difficult are objects."""
+    if isinstance(said, str):
+        return {"fault": f"{file.name} cannot be read as Pascal VOC's: {said}"}
     try:
-        said = ElementTree.fromstring(file.read_bytes())
-        found = [
+        return [
             {
                 "label": one.findtext("name", "").strip(),
                 "box": [float(one.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")],
             }
             for one in said.iter("object")
         ]
-        named = said.findtext("filename", "").strip()
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        return str(own or file), {"fault": f"{file.name} cannot be read as Pascal VOC's: {error}"}
-    return str(own or file.with_name(Path(named or file.name).name)), found
+    except ValueError as error:
+        return {"fault": f"{file.name} cannot be read as Pascal VOC's: {error}"}
 
 
-def _is_coco(file: Path) -> bool:
-    """Whether a file is one JSON object with pictures and what is said of them; other JSON holds a table."""
+def _coco_in(file: Path) -> dict[str, Any] | None:
+    """COCO's boxes in a file (Lin et al. 2014); None for other JSON, such as tables and COCO's captions, and for other files."""
     if file.suffix.lower() != ".json":
-        return False
+        return None
     try:
         with file.open("rb") as stream:
             if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return False
+                return None
         said = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
-        return False
-    return isinstance(said, dict) and isinstance(said.get("images"), list) and "annotations" in said
+        return None
+    if not all(isinstance(said.get(name), list) for name in ("images", "annotations", "categories")):
+        return None
+    first: Any = next(iter(said["annotations"]), {"bbox": []})
+    return said if isinstance(first, dict) and "bbox" in first else None
 
 
-def _coco(file: Path, images: dict[str, Path]) -> Cells:
-    """One file of COCO (Lin et al. 2014); its pictures lie beside it, in a folder `images`, or anywhere in the folder given."""
-    said = json.loads(file.read_bytes())
+def _all_coco(files: Sequence[Path], images: list[Path]) -> Cells:
+    """What the files of COCO in a folder say. Raises DataError where two of them tell of one picture."""
+    found: Cells = {}
+    by: dict[str, Path] = {}
+    for file in files:
+        if (said := _coco_in(file)) is not None:
+            told = _coco(file, said, images)
+            if again := next((name for name in told if name in by), None):
+                raise DataError(
+                    f"{by[again]} and {file} both tell of {again}; name the one that is meant, not the folder"
+                )
+            by |= dict.fromkeys(told, file)
+            found |= told
+    return found
+
+
+def _coco(file: Path, said: dict[str, Any], images: list[Path]) -> Cells:
+    """What one file says; its pictures lie beside it, in a folder `images`, or elsewhere among `images`."""
+    by_name: dict[str, list[Path]] = {}
+    for image in images:
+        by_name.setdefault(image.name, []).append(image)
     try:
-        names = {one["id"]: str(one["name"]) for one in said.get("categories", [])}
+        names = {one["id"]: str(one["name"]) for one in said["categories"]}
         of: dict[Any, list[dict[str, Any]]] = {one["id"]: [] for one in said["images"]}
         for one in said["annotations"]:
             left, top, width, height = map(float, one["bbox"])
             box = {"label": names[one["category_id"]], "box": [left, top, left + width, top + height]}
             of[one["image_id"]].append({**box, "crowd": True} if one.get("iscrowd") else box)
-        return {str(_place(file, str(one["file_name"]), images)): of[one["id"]] for one in said["images"]}
+        found: Cells = {}
+        for one in said["images"]:
+            place, name = _place(file, str(one["file_name"]), by_name), str(one["file_name"])
+            found[str(place or file.parent / name)] = of[one["id"]] if place else _several(name)
+        return found
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file} cannot be read as COCO's: {type(error).__name__}: {error}") from error
 
 
-def _place(file: Path, name: str, images: dict[str, Path]) -> Path:
-    near = (file.parent / name, file.parent / "images" / name)
-    return next((path for path in near if path.is_file()), images.get(Path(name).name, near[0]))
+def _place(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | None:
+    """Where a picture that COCO's `file` calls `name` is; where it would be, if it is not there; None if it may be several."""
+    near = [file.parent / name, file.parent / "images" / name]
+    if there := next((path for path in near if path.is_file()), None):
+        return there
+    meant = by_name.get(Path(name).name, [])
+    for narrower in (
+        [path for path in meant if path.as_posix().endswith(f"/{name}")],
+        [path for path in meant if path.parent.name in file.stem],
+    ):
+        meant = narrower if len(meant) > 1 and narrower else meant
+    return near[0] if not meant else meant[0] if len(meant) == 1 else None
 
 
-def _names(files: list[Path]) -> list[str]:
+def _all_yolo(root: Path, files: Sequence[Path], images: Images) -> Cells:
+    """What the text beside pictures says, where it is YOLO's: the classes are named, or a first line holds a box."""
+    said = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
+    named = any(file.name in NAMES for file in files)
+    if not said or not (named or any(_box_line(_first_line(file)) for file in said.values())):
+        return {}
+    names = _names(files)
+    found: Cells = {}
+    for key, meant in images.items():
+        for image in meant:
+            told: Cell = [] if key not in said else _yolo(said[key], image, names)
+            found[str(image)] = told if len(meant) == 1 else _several(key[-1])
+    return found
+
+
+def _names(files: Sequence[Path]) -> list[str]:
     """The classes by number, from the file that the tools around YOLO write; none where there is no such file."""
     for file in sorted((file for file in files if file.name in NAMES), key=lambda file: NAMES.index(file.name)):
         try:
@@ -142,8 +215,36 @@ def _in_yaml(text: str) -> list[str]:
     return [str(names[at]) for at in sorted(names)] if isinstance(names, dict) else list(map(str, names))
 
 
+def _first_line(file: Path) -> str:
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return next((line for line in lines if line.strip()), "")
+
+
+def _box_line(line: str) -> bool:
+    try:
+        _shares(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _shares(line: str) -> tuple[int, float, float, float, float]:
+    """The class, and the sides (left, top, right, bottom) as shares of the picture, of a line: a middle, a width and a height,
+    perhaps with a confidence behind, or the corners of a polygon. Raises ValueError."""
+    kind, *numbers = line.split()
+    shares = [float(number) for number in numbers]
+    if int(kind) < 0:
+        raise ValueError(f"{kind} is no class")
+    if len(shares) in (4, 5):
+        x, y, w, h = shares[:4]
+        return int(kind), x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    if len(shares) >= SHORTEST_POLYGON and len(shares) % 2 == 0:
+        return int(kind), min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
+    raise ValueError(f"{len(shares)} numbers behind the class are neither a box nor a polygon")
+
+
 def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
-    """One file of YOLO: on each line a class and the middle, width and height of its box as shares of the picture."""
+    """The boxes of one file of YOLO: on each line a class and a box, or the corners of what a box is drawn about."""
     found: list[dict[str, Any]] = []
     lines = 0
     try:
@@ -151,10 +252,9 @@ def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
         for line in file.read_text(encoding="utf-8-sig").splitlines():
             lines += 1
             if line.strip():
-                kind, *shares = line.split()[:5]
-                x, y, w, h = (float(share) * side for share, side in zip(shares, (wide, high) * 2, strict=True))
-                label = names[int(kind)] if names else str(int(kind))
-                found.append({"label": label, "box": [x - w / 2, y - h / 2, x + w / 2, y + h / 2]})
+                kind, left, top, right, bottom = _shares(line)
+                label = names[kind] if names else str(kind)
+                found.append({"label": label, "box": [left * wide, top * high, right * wide, bottom * high]})
     except pictures.Unreadable:
         return []  # the picture itself says what is wrong with it
     except (OSError, ValueError, IndexError) as error:

@@ -48,7 +48,8 @@ class Answered:
     """Rows beside their answers; they can be gone through again and again, and are never held.
 
     Which columns there are is known at the end only, so the answers are put into a temporary file in `folder` first (a
-    kill leaves nothing of it), and the rows are read once more beside it. `rows`, `failed`: how many there are.
+    kill leaves nothing of it), and the rows are read once more beside it. `rows`, `failed`: how many there are. nested: whether
+    lists stay lists, for formats that hold them; else they are JSON.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Answered:
         encoding: str | None = None,
         note: Callable[[Finding], None] = lambda fault: None,
         folder: Path | None = None,
+        nested: bool = False,
     ) -> None:
         self.source, self.encoding = source, encoding
         self.rows = self.failed = 0
@@ -67,7 +69,7 @@ class Answered:
         for part, answers in answer_all(engine, source, encoding, note):
             given |= dict.fromkeys(part.columns)
             for answer in answers:
-                shown = {name: _cell(value) for name, value in answer.items() if name != "scores"}
+                shown = {name: value if nested else _cell(value) for name, value in answer.items() if name != "scores"}
                 answered |= dict.fromkeys(shown)
                 self._kept.write(json.dumps(shown) + "\n")
                 self.failed += "error" in answer

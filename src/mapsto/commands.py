@@ -27,6 +27,7 @@ from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor, completed
 from mapsto.prepare import read_by
+from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
@@ -68,7 +69,8 @@ def predict(
             rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
         _tell(rows, failed, answering)
         return
-    answered = Answered(answering, given, encoding, _note, None if out is None else out.parent)
+    nested = out is not None and format_of(out) == "jsonl"
+    answered = Answered(answering, given, encoding, _note, None if out is None else out.parent, nested)
     _tell(answered.rows, answered.failed, answering)
     if out is not None:
         print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)

@@ -207,29 +207,30 @@ def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 
 def _listed_files(path: Path) -> Table | None:
-    """A picture, or a folder of pictures, as a table of names beside what is kept of them there; or, where they stand in folders
-    of their own, beside the names of those, as labels. None for what holds tables."""
+    """A picture, or a folder of pictures, as a table of names beside what is kept of them there, and beside the names of the
+    folders of their own in which they stand, as labels. None for what holds tables."""
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
     if told := _told(path):
-        names = sorted({name for found in told.values() for name in found})
         (of,) = {kinds.target(kind).lies_in for kind in told}
-        data: dict[str, list[Any]] = {
-            of: names,
-            **{kind: [found.get(name) for name in names] for kind, found in told.items()},
-        }
-        return Table(data, [(name, 0) for name in names], [])
+        return _named(of, path, sorted({name for found in told.values() for name in found}), told)
     if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
     for kind, suffixes in kinds.media().items():
         if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]
-            data = {kind: [str(file) for file in files]}
-            labels = [parts[0] if len(parts := file.relative_to(path).parts) > 1 else None for file in files]
-            if any(label is not None for label in labels):
-                data["label"] = labels
-            return Table(data, [(str(file), 0) for file in files], [])
+            return _named(kind, path, list(map(str, files)), {})
     return None
+
+
+def _named(kind: str, root: Path, files: list[str], told: dict[str, dict[str, Any]]) -> Table:
+    """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them."""
+    data: dict[str, list[Any]] = {kind: files}
+    inner = [Path(file).relative_to(root).parts if Path(file).is_relative_to(root) else () for file in files]
+    if any(len(parts) > 1 for parts in inner):
+        data["label"] = [parts[0] if len(parts) > 1 else None for parts in inner]
+    data |= {answered: [found.get(file) for file in files] for answered, found in told.items()}
+    return Table(data, [(file, 0) for file in files], [])
 
 
 def _told(path: Path) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ MOST_SKIPPED = 0.01
 SHORT_GROUP = 0.25
 SHORTEST_PIECE = 4
 MANY_ALIKE = 8
-ROOM = 2**30  # bytes of tokens that are kept of values which can be made again
+ROOM = 2**30  # bytes of pieces that are kept of values which can be made again
 PLAIN = str | int | float  # cells that a message can show
 
 
@@ -224,7 +224,7 @@ class Whole(Sequence[tuple[Piece, ...]]):
         made = tuple(
             source.encode([values[row]], place, self.aligned)[0] for place, (source, values) in enumerate(self.columns)
         )
-        size = sum(piece.tokens.nbytes for piece in made)
+        size = sum(piece.nbytes for piece in made)
         if size <= self.room:
             self.room -= size
             self.kept[row] = made

@@ -175,6 +175,8 @@ def _from_table(
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
+            for note in target.notes(rows.targets[port]):
+                say(f"note: {note}")
     tested, findings = examined(arrow, rows, tested, targets, options, say)
     kept, held = _split(arrow, rows, options)
 

@@ -91,6 +91,13 @@ class Piece:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        regions = None if self.alignment is None else self.alignment.regions
+        held = (self.tokens, self.positions, self.special, regions, self.units)
+        return sum(array.nbytes for array in held if array is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Flat:

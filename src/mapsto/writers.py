@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 from mapsto.checkpoint import replacing
 from mapsto.errors import UsageError
 from mapsto.readers import format_of
@@ -59,8 +61,18 @@ def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 
 def legible(row: Row) -> dict[str, Any]:
-    """The row with what stands for encoded bytes, which only parquet can hold: their file's name, or how many there are."""
-    return {name: _named(cell) for name, cell in row.items()}
+    """The row as text can hold it: lists and dicts as JSON, and for encoded bytes their file's name, or how many there are."""
+    return {name: _spelt(_named(cell)) for name, cell in row.items()}
+
+
+def _spelt(cell: Any) -> Any:
+    nested = isinstance(cell, list | tuple | dict | np.ndarray)
+    return json.dumps(cell, ensure_ascii=False, default=_plain) if nested else cell
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds, of numpy's arrays and numbers."""
+    return value.tolist()
 
 
 def _named(cell: Any) -> Any:
@@ -89,8 +101,8 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
 def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        record = legible({name: row.get(name) for name in columns})
-        stream.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
+        record = {name: _named(row.get(name)) for name in columns}
+        stream.write(f"{json.dumps(record, ensure_ascii=False, default=_plain)}\n".encode())
     return count
 
 

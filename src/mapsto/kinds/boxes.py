@@ -65,6 +65,8 @@ def _box(said: object) -> Box:
         raise BadCell(f"a box is a dict, not {type(said).__name__}")
     label = said.get("label", said.get("category"))
     sides = said.get("box", said.get("bbox"))
+    if not isinstance(label, str | int | np.integer | None) or isinstance(sides, str | dict):
+        raise BadCell("a box has a label, which is text or a number, and a list of four sides")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
@@ -155,7 +157,7 @@ class Boxes(Target):
         asked = self.question(pieces)
         first, last = self._seen(pieces)
         row = 0
-        for box in answer:
+        for box in sorted(answer, key=lambda box: (box.left - box.right) * (box.bottom - box.top)):  # the largest first
             sides = np.array([[box.top, box.bottom], [box.left, box.right]])
             whole = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
             low, high = np.clip(whole, 0, 1).T
@@ -299,9 +301,13 @@ class Boxes(Target):
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
         """Classes that training never saw, and pictures with more boxes than queries."""
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)
-        full = sum(len(answer) > self.queries for answer in answers)
+        full = sum(sum(not box.crowd for box in answer) > self.queries for answer in answers)
         found = [f"{n:,} boxes are of {name!r}, which training never saw" for name, n in unseen.most_common(5)]
-        return found + ([f"{full:,} rows have more than the {self.queries} boxes that can be told"] if full else [])
+        return found + (
+            [f"{full:,} rows have more boxes than the {self.queries} that can be told; there the largest count"]
+            if full
+            else []
+        )
 
     def state(self) -> State:
         """The classes, and how many boxes can be asked for."""
@@ -317,7 +323,10 @@ def _listed(cell: object) -> list[Any]:
     if isinstance(cell, dict) and _fault(cell):
         raise BadCell(str(cell["fault"]))
     if isinstance(cell, dict) and {"bbox", "category"} <= cell.keys():
-        return [{"bbox": box, "category": name} for box, name in zip(cell["bbox"], cell["category"], strict=False)]
+        sides, names = cell["bbox"], cell["category"]
+        if not all(isinstance(part, list | tuple | np.ndarray) for part in (sides, names)) or len(sides) != len(names):
+            raise BadCell("there are not as many categories as boxes")
+        return [{"bbox": box, "category": name} for box, name in zip(sides, names, strict=True)]
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadCell(f"boxes are a list, not {type(cell).__name__}")
     return list(cell)

@@ -59,9 +59,12 @@ class Vector(Target):
         if not isinstance(cell, list | tuple | np.ndarray):
             raise BadCell("the vector is blank" if cell is None else f"a vector is a list, not {type(cell).__name__}")
         try:
-            found = np.asarray(cell, np.float64)
-        except (TypeError, ValueError) as error:
+            found = np.asarray(cell)
+        except ValueError as error:
             raise BadCell("a vector is a list of numbers") from error
+        if found.dtype.kind not in "iuf":
+            raise BadCell("a vector is a list of numbers")
+        found = found.astype(np.float64)
         if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
             raise BadCell("a vector is a list of finite numbers")
         return tuple(found.tolist())
