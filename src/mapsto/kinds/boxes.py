@@ -2,8 +2,8 @@
 
 The queries are the picture once more, in a grid of its own, laid behind it: each begins with what is seen at its place, sees the
 whole picture, and tells one box or that there is none. While learning, queries and true boxes are matched one to one (DETR,
-Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022). After 300 steps from random weights on 300
-made pictures, average precision at an overlap of 0.5 was 0.77 so, and 0.03 where the queries saw nothing of their own.
+Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022). Queries that see nothing of their own at first
+learn very much more slowly.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
