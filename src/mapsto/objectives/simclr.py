@@ -1,7 +1,7 @@
 """simclr: two views of a value, varied at random, are drawn together, and apart from the views of all others.
 
 SimCLR (Chen et al. 2020). Without a teacher or a centre there is nothing to keep but weights, and small models learn by it in
-minutes of a CPU, in which DINO (Caron et al. 2021) hardly begins (benchmarks/picturing.py measures ours).
+minutes of a CPU (benchmarks/picturing.py).
 Legend of shapes: n views, d width.
 """
 
