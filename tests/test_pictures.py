@@ -186,6 +186,13 @@ def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
     assert data.fingerprint(tmp_path / "photos") != before
 
 
+def test_a_picture_among_texts_leaves_them_texts(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"a text {number}\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "cover.png")
+    assert data.read(tmp_path).data == {"text": ["a text 0", "a text 1", "a text 2"]}
+
+
 def test_from_photos_to_answers(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     base = run("pretrain", "image", str(folder), "--out", str(tmp_path / "base"), *SMALL)

@@ -217,8 +217,10 @@ def _listed_files(path: Path) -> Table | None:
         return _named(of, path, sorted({name for found in told.values() for name in found}), told)
     if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
         return None
+    texts = len(_within(path, lambda file: readers.format_of(file) == "txt"))
     for kind, suffixes in kinds.media().items():
-        if files := _within(path, lambda file, of=suffixes: file.suffix.lower() in of):  # type: ignore[misc]
+        files = _within(path, lambda file, of=suffixes: file.suffix.lower() in of)  # type: ignore[misc]
+        if len(files) > texts:  # a few pictures among many texts belong to them, and a few texts to many pictures
             return _named(kind, path, list(map(str, files)), {})
     return None
 
