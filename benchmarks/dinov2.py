@@ -21,7 +21,7 @@ from onnx import numpy_helper
 import mapsto
 from mapsto import data
 from mapsto.device import keep_memory
-from mapsto.kinds.image import PLACES
+from mapsto.patches import PLACES
 from mapsto.pictures import joined
 
 BODY, LAST = "backbone.", "/backbone/layernorm/Add_1_output_0"

@@ -92,14 +92,7 @@ TOWER = {
 }
 # Families that read pictures; of those that read texts too, the tower for pictures.
 VISION: dict[str, dict[str, Any]] = {
-    "vit": {
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 96,
-        "image_size": 32,
-        "patch_size": 8,
-    },
+    "vit": {**TOWER, "image_size": 32},
     "dinov2": {
         "hidden_size": 64,
         "num_hidden_layers": 3,
@@ -135,14 +128,7 @@ VISION: dict[str, dict[str, Any]] = {
         "num_register_tokens": 2,
         "use_swiglu_ffn": True,
     },
-    "deit": {
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 96,
-        "image_size": 32,
-        "patch_size": 8,
-    },
+    "deit": {**TOWER, "image_size": 32},
     "clip": {**TOWER, "image_size": 32},
     "clip:part of a patch is left": {**TOWER, "image_size": 37, "hidden_act": "gelu"},
     "siglip": {**TOWER, "image_size": 32},

@@ -25,8 +25,9 @@ from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.corrupt import Corruption, generator
 from mapsto.errors import CheckpointError
-from mapsto.kinds.image import PLACES, ImageSource, ImageTarget
+from mapsto.kinds.image import ImageSource, ImageTarget
 from mapsto.mapping import Mapping
+from mapsto.patches import PLACES
 from mapsto.sequence import Answer, Batch, Example, collate, shown
 
 CLASSES = {"body": AutoModel, "image": AutoModelForPreTraining}

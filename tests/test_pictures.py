@@ -25,8 +25,9 @@ from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.kinds import BadCell
-from mapsto.kinds.image import PLACES, Picture
+from mapsto.kinds.image import Picture
 from mapsto.options import Options
+from mapsto.patches import PLACES
 from mapsto.pictures import Frame
 from mapsto.prepare import prepare
 

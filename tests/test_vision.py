@@ -33,8 +33,9 @@ import mapsto
 from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.errors import CheckpointError
-from mapsto.kinds.image import PLACES, ImageSource
+from mapsto.kinds.image import ImageSource
 from mapsto.mapping import Mapping
+from mapsto.patches import PLACES
 from mapsto.pictures import Frame, patches
 from mapsto.predict import questions
 from mapsto.sequence import Answer, Example, collate

@@ -7,8 +7,7 @@ becomes {"fault": why}, so that it is one bad cell and not the end of a folder.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,32 +25,23 @@ NAMES = ("classes.txt", "obj.names", "labels.txt", "data.yaml", "dataset.yaml", 
 SHORTEST_POLYGON = 6
 
 
-def read(path: Path) -> Cells:
+def read(path: Path, within: Callable[[Path], Sequence[Path]]) -> Cells:
     """The boxes of every picture that is told of, or lies, in a folder or in COCO's file; nothing for what holds none.
 
-    A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes. Raises DataError, OSError.
+    within: the files of a folder. A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes.
+    Raises DataError, OSError.
     """
     if not path.is_dir():
         said = _coco_in(path)
         root = path.parent.parent if path.parent.name.lower() in APART else path.parent
-        return {} if said is None else _coco(path, said, _pictures(list(_files(root))))
-    files = list(_files(path))
+        return {} if said is None else _coco(path, said, _pictures(within(root)))
+    files = within(path)
     images = _pictures(files)
     by_key: Images = {}
     for image in images:
         by_key.setdefault(_key(path, image), []).append(image)
     found = _all_voc(path, files, by_key) or _all_coco(files, images) or _all_yolo(path, files, by_key)
     return {**dict.fromkeys(map(str, images)), **found} if found else {}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for here, inner, names in os.walk(folder, onerror=_refuse):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _refuse(error: OSError) -> None:
-    raise error  # a folder that cannot be listed would otherwise be left out without a word
 
 
 def _pictures(files: Sequence[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def _files(path: Path) -> list[Path]:
     """The files that tables are read from: the one, or those in a folder."""
     if not _is(path.is_dir, path):
         return [path]
-    found = _within(path, lambda file: readers.format_of(file) is not None)
+    found = [file for file in _within(path) if readers.format_of(file) is not None]
     if not found:
         raise DataError(
             f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *chain(*kinds.media().values())))}"
@@ -193,14 +194,14 @@ def _is(what: Callable[[], bool], path: Path) -> bool:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _within(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+def _within(path: Path) -> list[Path]:
     """The files below a folder, in order; hidden ones are left out."""
     found: list[Path] = []
     try:
         for folder, inner, names in os.walk(path, onerror=_refuse):
             inner[:] = [name for name in inner if not name.startswith(".")]
             here = [Path(folder, name) for name in names if not name.startswith(".")]
-            found += [file for file in here if wanted(file) and file.is_file()]
+            found += [file for file in here if file.is_file()]
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     return sorted(found)
@@ -212,15 +213,20 @@ def _listed_files(path: Path) -> Table | None:
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and _is(path.is_file, path):
         return Table({of: [str(path)]}, [(str(path), 0)], [])
-    if told := _told(path):
+    within = cache(_within)
+    if told := _told(path, within):
         (of,) = {kinds.target(kind).lies_in for kind in told}
         return _named(of, path, sorted({name for found in told.values() for name in found}), told)
-    if not _is(path.is_dir, path) or _within(path, lambda file: readers.format_of(file) not in (None, "txt")):
+    if not _is(path.is_dir, path):
         return None
-    texts = len(_within(path, lambda file: readers.format_of(file) == "txt"))
+    formats = list(filter(None, map(readers.format_of, within(path))))
+    if set(formats) - {"txt"}:
+        return None
     for kind, suffixes in kinds.media().items():
-        files = _within(path, lambda file, of=suffixes: file.suffix.lower() in of)  # type: ignore[misc]
-        if len(files) > texts:  # a few pictures among many texts belong to them, and a few texts to many pictures
+        files = [file for file in within(path) if file.suffix.lower() in suffixes]
+        if len(files) > len(
+            formats
+        ):  # a few pictures among many texts belong to them, and a few texts to many pictures
             return _named(kind, path, list(map(str, files)), {})
     return None
 
@@ -235,10 +241,11 @@ def _named(kind: str, root: Path, files: list[str], told: dict[str, dict[str, An
     return Table(data, [(file, 0) for file in files], [])
 
 
-def _told(path: Path) -> dict[str, dict[str, Any]]:
+def _told(path: Path, within: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
     """By kind what is kept of files that are a value each, in a folder of them or in a file."""
     try:
-        return {kind: found for kind in kinds.names("target") if (found := kinds.target(kind).annotations(path))}
+        told = ((kind, kinds.target(kind).annotations(path, within)) for kind in kinds.names("target"))
+        return {kind: found for kind, found in told if found}
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 

@@ -46,15 +46,15 @@ class Drawing:
         """What the engine answers, drawn as it comes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for part, answers in self.engine.answer_parts(parts):
+            bound = bind_to(self.arrow, part, answers=False) if len(part) else self.arrow
             for place, answer in zip(part.in_order(), answers, strict=True):
                 self.number += 1
                 if isinstance(place, int) and "error" not in answer:
-                    self._draw(part, place, answer)
+                    self._draw(bound, part, place, answer)
             yield part, answers
 
-    def _draw(self, part: Table, row: int, answer: dict[str, Any]) -> None:
+    def _draw(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
         kind = kinds.source(kinds.target(self.ports[0].kind).lies_in)
-        bound = bind_to(self.arrow, part, answers=False)
         column = next(port.column for port in bound.sources if port.kind == kind.kind)
         assert column is not None
         file = part.origin(row)
@@ -71,5 +71,5 @@ def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[kinds.Mark]:
     for port in ports:
         own = answer.get(port.column or port.kind, answer)
         said = own.get(port.kind) if isinstance(own, dict) else own
-        found += kinds.target(port.kind)().marks(said or [])
+        found += kinds.target(port.kind).marks(said or [])
     return found

@@ -299,9 +299,9 @@ class Target(ABC):
         """The answer in a cell. Raises BadCell."""
 
     @staticmethod
-    def annotations(path: Path) -> dict[str, Any]:
+    def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """The cells that are kept beside files which are a value each, in a folder or in a file of their own, by the names of
-        those files; nothing where there are none. Raises DataError."""
+        those files; nothing where there are none. within: the files of a folder. Raises DataError, OSError."""
         return {}
 
     def meet(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
@@ -427,7 +427,8 @@ class Target(ABC):
         """An answer, or a true one, in a few words."""
         return str(answer)
 
-    def marks(self, answer: Any, true: bool = False) -> list[Mark]:
+    @staticmethod
+    def marks(answer: Any, true: bool = False) -> list[Mark]:
         """The regions that an answer names, for kinds that lie in a source."""
         return []
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,9 @@ class Boxes(Target):
         return tuple(map(_box, _listed(cell)))
 
     @staticmethod
-    def annotations(path: Path) -> dict[str, Any]:
+    def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """What COCO's, Pascal VOC's or YOLO's files say."""
-        return dict(annotated.read(path))
+        return dict(annotated.read(path, within))
 
     def learn(self, answers: Sequence[tuple[Box, ...]], balance: bool = False) -> None:
         """The classes in order of their names, and how many boxes there are. Raises DataError where there is none."""
@@ -288,7 +288,8 @@ class Boxes(Target):
         counts = Counter(mark.text for mark in self.marks(answer))
         return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing"
 
-    def marks(self, answer: Any, true: bool = False) -> list[Mark]:
+    @staticmethod
+    def marks(answer: Any, true: bool = False) -> list[Mark]:
         """Where each box stands."""
         told = [
             (box.label, (box.left, box.top, box.right, box.bottom))

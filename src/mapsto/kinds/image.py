@@ -1,7 +1,6 @@
 """image: a picture, read as square patches; and, behind `~`, the hidden patches put back.
 
-A token is a row of bytes: what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front), its row and column in
-the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel.
+What a token is, patches.py says.
 Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
 """
 
@@ -20,38 +19,38 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, pictures
+from mapsto import checkpoint, pictures, processor
 from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
+from mapsto.patches import (
+    FIRST_OF_FRAME,
+    HIDDEN,
+    MOST_SIDE,
+    PLACES,
+    PatchConfig,
+    PatchEmbedder,
+    PatchPlaces,
+    PictureEmbedder,
+)
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Piece
 from mapsto.transformer import new_head
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
-FIT, NORMED = "mapsto_fit", "norm_pix_loss"
-# What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
-PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
-OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
-# The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
-CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
-FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
-PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
+NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
 AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
-PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 LARGEST_READ = 256  # the largest patch of models made elsewhere
 SEEN = 500
 THUMBNAIL = 160
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
-WAVES = 0.2  # about as strong as the pixels are at first
 
 
 @dataclass(frozen=True)
@@ -216,31 +215,16 @@ class ImageSource(Source):
                 f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported"
             )
         try:
-            frame = _frame(said, patch)
+            frame = processor.frame_of(said, patch)
             if front is not None and frame.size % patch:
                 raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {frame.size}")
-            normal = said.get("do_normalize", True)
-            mean, std = (said["image_mean"], said["image_std"]) if normal else ([0.0] * 3, [1.0] * 3)
-            return cls(frame, mean, std, **told)
+            return cls(frame, *processor.normal_of(said), **told)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """preprocessor_config.json; the sizes that a config repeats."""
-        frame = self.frame
-        read = {"height": frame.size, "width": frame.size}
-        sizes: dict[str, Any] = {"size": read}
-        if frame.cuts:
-            both = {"height": frame.shorter, "width": frame.shorter}
-            size = {"shortest_edge": frame.shorter} if frame.fit == "middle" else both
-            sizes = {"size": size, "do_center_crop": True, "crop_size": read}
-        said = {
-            "image_processor_type": PROCESSORS.get(frame.fit, "ViTImageProcessor"),
-            "do_resize": True, **sizes, "resample": FILTERS.index(frame.filter), "do_rescale": True,
-            "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": self.mean, "image_std": self.std,
-            "do_convert_rgb": True,
-        }  # fmt: skip
-        said |= {FIT: frame.fit} if frame.fit == "inside" else {}
+        frame, said = self.frame, processor.written(self.frame, self.mean, self.std)
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
         side = frame.size if frame.side == self.table else self.table * frame.patch
         sizes = {"image_size": side, "num_channels": 3}
@@ -339,7 +323,10 @@ class ImageSource(Source):
 
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
-        return PatchEmbedder(self, width) if self.front is None else PictureEmbedder(self, self.front)
+        config = PatchConfig(
+            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias
+        )
+        return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
     def placer(self, width: int) -> PatchPlaces:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
@@ -505,42 +492,6 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
     }
 
 
-def _frame(said: Mapping[str, Any], patch: int) -> Frame:
-    """How a preprocessor_config.json brings pictures to their size. Raises ValueError, KeyError, TypeError."""
-    if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
-        raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
-    how: Any = FILTERS[int(said.get("resample", 2))]
-    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
-    size, shorter = _size(said, name)
-    if CUTS_A_SHARE in name:
-        side = _square(size, patch)
-        share = said.get("crop_pct") or SHARE
-        return Frame(patch, side, *(("middle", int(side / share)) if side < SQUASHED else ("squash", 0)), how)
-    if said.get("do_center_crop"):
-        side = _square(said["crop_size"], patch)
-        return Frame(patch, side, "middle" if shorter else "squash_middle", size if shorter else _square(size, 1), how)
-    if shorter:
-        raise ValueError("only square pictures are supported, and the shorter side alone is said")
-    return Frame(patch, _square(size, patch), said.get(FIT, "squash"), 0, how)
-
-
-def _size(said: Mapping[str, Any], name: str) -> tuple[Any, bool]:
-    """The size that the processor `name` brings pictures to, and whether it is that of their shorter side alone."""
-    size = said["size"]
-    if not isinstance(size, int):
-        return (int(size["shortest_edge"]), True) if "shortest_edge" in size else (size, False)
-    if said.get("do_center_crop") and not name:
-        raise ValueError(f"nothing says whether a size of {size} is that of both sides")
-    return size, any(part in name for part in OF_SHORTER_SIDE)
-
-
-def _square(size: Any, patch: int) -> int:
-    height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
-    if height != width or not 0 < height // patch <= MOST_SIDE:
-        raise ValueError(f"pictures must be square, of a patch at least and at most {MOST_SIDE} to a side, not {size}")
-    return height
-
-
 def _hidden(piece: Piece, hidden: Ints) -> Piece:
     tokens = piece.tokens.copy()
     tokens[hidden, 0], tokens[hidden, PLACES:] = HIDDEN, 0
@@ -562,132 +513,6 @@ def _select(piece: Piece, keep: Ints) -> Piece:
         alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
         units=None if piece.units is None else piece.units[keep],
     )
-
-
-class PixelEmbedder(nn.Module):
-    """What reads the pixels of tokens (t, 5 + f) of bytes, in fp32."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, source: ImageSource) -> None:
-        super().__init__()
-        self.patch = source.frame.patch
-        mean, std = (torch.tensor(values).repeat_interleave(self.patch**2) for values in (source.mean, source.std))
-        self.register_buffer("shift", 255 * mean, persistent=False)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-
-    def normalised(self, tokens: Tensor) -> Tensor:
-        """(t, f)"""
-        return (tokens[:, PLACES:].float() - self.shift) * self.scale
-
-
-class PatchEmbedder(PixelEmbedder):
-    """From tokens (t, 5 + f) of bytes to (t, d)."""
-
-    def __init__(self, source: ImageSource, width: int) -> None:
-        super().__init__(source)
-        p = self.patch
-        self.smoothed = source.registers > 0  # as the families with and without registers draw their tables
-        # A linear map, in the shape that others write it in.
-        self.projection = nn.Conv2d(3, width, p, stride=p, bias=source.bias)
-        self.placed = source.placed
-        self.cls_token = nn.Parameter(torch.zeros(source.placed, 1, width)) if source.placed else None
-        self.register_tokens = nn.Parameter(torch.zeros(1, source.registers, width)) if source.registers else None
-        self.mask_token = nn.Parameter(torch.zeros(1, width)) if source.masked else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, source.placed + source.table**2, width))
-        for parameter in self.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
-        if self.projection.bias is not None:
-            nn.init.zeros_(self.projection.bias)
-        with torch.no_grad():
-            self.position_embeddings[0, self.placed :] = WAVES * _waves(source.table, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
-        shown = (what == PATCH)[:, None]
-        x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
-        if self.mask_token is not None:
-            x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
-        x = x + _drawn(self.position_embeddings[0, self.placed :], at, grid, self.smoothed)
-        front = self._front()
-        if not front:
-            return x
-        return torch.where((what < FIRST_OF_FRAME)[:, None], x, torch.cat(front)[(what - FIRST_OF_FRAME).clamp(min=0)])
-
-    def _front(self) -> list[Tensor]:
-        """The tokens before the patches, [(·, d)]."""
-        placed = [] if self.cls_token is None else [self.cls_token[:, 0] + self.position_embeddings[0, : self.placed]]
-        return placed if self.register_tokens is None else [*placed, self.register_tokens[0]]
-
-
-class PatchPlaces(nn.Module):
-    """From tokens (t, 5 + f) of bytes to fixed vectors (t, d) of where they stand; the first of its table is the frame's."""
-
-    def __init__(self, side: int, width: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(1, 1 + side**2, width), requires_grad=False)
-        with torch.no_grad():
-            self.table[0, 1:] = WAVES * _waves(side, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        at, grid = tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
-        patch = (tokens[:, 0] < FIRST_OF_FRAME)[:, None]
-        return torch.where(patch, _drawn(self.table[0, 1:], at, grid), self.table[0, :1])
-
-
-def _drawn(learnt: Tensor, at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
-    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (side², d) on a square grid, drawn over a `grid`
-    (t, 2) of another size as the published families do it."""
-    side = round(len(learnt) ** 0.5)
-    found = None
-    for rows, columns in torch.unique(grid, dim=0).tolist():
-        table = learnt
-        if (rows, columns) != (side, side):
-            square = table.view(1, side, side, -1).permute(0, 3, 1, 2).float()
-            drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=smoothed)
-            table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
-        here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
-        part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
-        found = part if found is None else found + part
-    assert found is not None
-    return found
-
-
-class PictureEmbedder(PixelEmbedder):
-    """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
-    (t, d)."""
-
-    def __init__(self, source: ImageSource, front: ConvolutionConfig) -> None:
-        super().__init__(source)
-        self.network = front.network()
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        grids = tokens[:, 3:PLACES].long()
-        places, parts = [], []
-        for rows, columns in torch.unique(grids, dim=0).tolist():
-            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
-            cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
-            places.append(here)
-            parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
-        return torch.cat(parts)[torch.cat(places).argsort()]
-
-    def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
-        """Pictures (n, 3, h, w) of patches (t, f)."""
-        p = self.patch
-        return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
-
-
-def _waves(side: int, width: int) -> Tensor:
-    """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
-    2022); zero in what is left over."""
-    quarter = width // 4
-    angles = torch.arange(side)[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))
-    waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-    found = torch.zeros(side, side, width)
-    found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[:, None], waves[None]
-    return found.flatten(0, 1)
 
 
 class ImageTarget(Target):
