@@ -1,7 +1,8 @@
 """A corpus of any size: how fast it becomes shards, beside the bare tokenizers library; memory at the peak; training speed.
 
 `python benchmarks/corpus.py [megabytes …]`, by default 1 10 100. Each corpus is sentences of ../shared/data in ever new
-order, some of them joined; the work runs in child processes, so that peaks do not mix.
+order, some of them joined; the work runs in child processes, so that peaks do not mix. Then all corpora are trained on in turns,
+each from its shards.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import DATA, record
+import torch
+from common import DATA, ratio, record, spread, take_turns
+
+from mapsto.arrow import parse
+from mapsto.begin import Beginning
+from mapsto.device import keep_memory
+from mapsto.loop import Plan, Training
+from mapsto.options import Options
+from mapsto.prepare import prepare
 
 SEEDS = ("multi30k/train.csv", "sst2/train.csv", "reviews_zh/unlabeled.txt", "tnews/unlabeled.txt")
-# Training is measured once the disk has taken the shards in.
-STEPS, WARM, ROUNDS = 160, 40, 3
-SHAPE = {"layers": 4, "width": 128, "heads": 2}
+ROUNDS, TURNS, STEPS, BATCH = 3, 7, 8, 128
+OPTIONS = {"layers": 4, "width": 128, "heads": 2, "vocabulary": 16384}
 
 # Both read the file line by line, so that what is compared is the work with tokens, not reading.
 BARE = """
@@ -60,7 +68,7 @@ class Heard(Progress):
         said.append((time.perf_counter(), text))
 began = time.perf_counter()
 options = json.loads(sys.argv[3])
-mapsto.pretrain("text", sys.argv[1], sys.argv[2], progress=Heard(), vocabulary=16384, **options)
+mapsto.pretrain("text", sys.argv[1], sys.argv[2], progress=Heard(), **options)
 vocabulary = next(at for at, text in said if text.startswith("made")) - began
 ready = next(at for at, text in said if "parameters" in text) - began
 print(vocabulary, ready, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -88,50 +96,63 @@ def child(code: str, *arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def speed(run: Path) -> float:
-    """Tokens a second over the steps behind the first ones."""
+def training(corpus: Path, run: Path) -> Training:
+    """Pretraining on the shards in `run`, ready to step."""
+    options = Options(**OPTIONS, device="cpu")  # type: ignore[arg-type]
+    work = prepare(parse("~text -> text"), corpus, None, Beginning(), options, lambda text: None, run)
+    plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
+    return Training(work.mapping.train(), work.examples, plan, torch.device("cpu"), workers=1)
 
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    first, last = lines[WARM - 1], lines[-1]
-    return float((last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]))
+
+def tokens_a_second(training: Training) -> float:
+    training.step(training.state.step)
+    began, before = time.perf_counter(), training.state.tokens
+    for _ in range(STEPS):
+        training.step(training.state.step)
+    return (training.state.tokens - before) / (time.perf_counter() - began)
 
 
-def measure(folder: Path, megabytes: int) -> str:
-
-    corpus, run = folder / f"{megabytes}.txt", folder / f"run{megabytes}"
+def measure(corpus: Path, run: Path, megabytes: int) -> str:
+    """A row of the table of making; `corpus` and `run` stay."""
     with corpus.open("w", encoding="utf-8") as stream:
         stream.writelines(f"{line}\n" for line in texts(megabytes * 10**6))
-    vocabulary, ready, peak = child(WHOLE, str(corpus), str(run), json.dumps({"steps": STEPS, "batch": 128, **SHAPE}))
+    vocabulary, ready, peak = child(WHOLE, str(corpus), str(run), json.dumps({"steps": 10, "batch": BATCH, **OPTIONS}))
     ratios, ours = [], (0.0, 0.0, 0.0)
     for number in range(ROUNDS if megabytes <= 100 else 1):
         bare = child(BARE, str(corpus), str(run))
-        taken = child(OURS, str(corpus), str(run), str(folder / f"shards{megabytes}-{number}"))
+        taken = child(OURS, str(corpus), str(run), str(run.with_name(f"shards{megabytes}-{number}")))
         assert bare[1] == taken[1], "both must make the same tokens"
         ratios.append(bare[0] / taken[0])
         ours = (taken[0], taken[1], taken[2])
     shards = sum(path.stat().st_size for path in (run / "corpus").glob("shard-*")) / 1e6
-    corpus.unlink()
     ratios.sort()
     middle = ratios[len(ratios) // 2]
     return (
         f"| {megabytes:,} MB | {vocabulary:.1f} | {ready - vocabulary:.1f} | {ours[1] / ours[0] / 1e6:.2f} "
         f"| {100 * middle:.0f} ({100 * ratios[0]:.0f}–{100 * ratios[-1]:.0f}) | {ours[2]:,.0f} | {peak:,.0f} "
-        f"| {shards:,.0f} | {speed(run):,.0f} |"
+        f"| {shards:,.0f} |"
     )
 
 
 def main() -> None:
     sizes = [int(word) for word in sys.argv[1:]] or [1, 10, 100]
+    keep_memory()
     lines = [
         "| text | vocabulary, s | shards and model, s | shards, million tokens/s | of the bare library's speed, % "
-        "| peak of sharding, MB | peak of the whole run, MB | shards on disk, MB | training, tokens/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| peak of sharding, MB | peak of the whole run, MB | shards on disk, MB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        for megabytes in sizes:
+    with tempfile.TemporaryDirectory() as made:
+        places = {size: (Path(made) / f"{size}.txt", Path(made) / f"run{size}") for size in sizes}
+        for size, place in places.items():
             began = time.perf_counter()
-            lines.append(measure(Path(folder), megabytes))
+            lines.append(measure(*place, size))
             print(f"{lines[-1]}   ({time.perf_counter() - began:.0f} s)", flush=True)
+        runs = {size: training(*place) for size, place in places.items()}
+        found = take_turns({f"{n:,} MB": lambda run=run: tokens_a_second(run) for n, run in runs.items()}, TURNS)
+    first = next(iter(found.values()))
+    lines += ["", "| text | tokens a second while pretraining, median (range) | of the first |", "|---|---|---|"]
+    lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, first)} |" for name, speeds in found.items()]
     record("A corpus of any size (benchmarks/corpus.py)", lines)
 
 
