@@ -44,6 +44,8 @@ ARROWS = [
     "image -> labels",
     "image -> boxes",
     "image -> label, boxes",
+    "~video -> video",
+    "video -> label",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -54,6 +56,7 @@ OBJECTIVES = [
     ("~image -> image", "mae"),
     ("~image -> image, label", "mae"),
     ("~image -> image, boxes", "mae"),
+    ("~video -> video", "mae"),
 ]
 CPU = torch.device("cpu")
 LONGEST = 65  # the larger pictures have 8 × 8 patches and a class token
@@ -69,6 +72,7 @@ def table(count: int = 40) -> Any:
             "label": "ab"["winter" in t],
             "other": "xyz"[i % 3],
             "image": picture(i, "winter" in t),
+            "video": np.stack([np.roll(picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
@@ -91,7 +95,7 @@ def picture(number: int, striped: bool) -> Any:
 def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping, Examples]:
     """A small mapping with random weights, and the examples of the table."""
     rows_of = table()
-    if arrow in ("~text -> text", "~image -> image"):
+    if arrow in ("~text -> text", "~image -> image", "~video -> video"):
         (column,) = {port.kind for port in parse(arrow).sources}
         rows_of = read([{column: value} for value in rows_of.column(column)])
     bound = bind_to(parse(arrow), rows_of)
@@ -113,7 +117,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
     mapping = make_mapping(bound, config, sources, targets, Beginning())
     encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
-    return mapping, replace(examples, augment="mirror" if "image" in arrow else None)
+    return mapping, replace(examples, augment="mirror" if "image" in arrow or "video" in arrow else None)
 
 
 # Kinds

@@ -117,7 +117,7 @@ def load(name: str | Path) -> Mapping:
         targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
     elif opened.start.labels:
         arrow, targets = Arrow((Port(kind),), (Port("label"),)), [_target("label", {"classes": opened.start.labels})]
-    elif any(key.startswith(f"{published.HEADS[kind]}.") for key in opened.start.tensors):
+    elif any(key.startswith(f"{kinds.target(kind).stem}.") for key in opened.start.tensors):
         arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
         objective = "masked" if opened.start.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))

@@ -11,7 +11,7 @@ from mapsto.pictures import Frame
 FIT = "mapsto_fit"
 # What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
 PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
-OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
+OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext", "VideoMAE")
 # The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
 CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them

@@ -32,8 +32,6 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 OWN = "mapsto."
 POOLING = "mapsto_pooling"
 DECODER, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
-HEADS = {"text": "vocabulary_head", "image": "patch_head", "label": "classifier"}
-TASKS = ("text", "image", "label")
 MEAN_SCALE = 1e6
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
@@ -155,8 +153,8 @@ def start_name(mapping: Mapping, name: str) -> str:
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = HEADS.get(kind) if first else None
-    return name if stem is None else f"{stem}.{rest}"
+    stem = kinds.target(kind).stem if first else ""
+    return f"{stem}.{rest}" if stem else name
 
 
 def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
@@ -253,10 +251,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
     has_label = any(
         name in left for names in _expanded(chosen.names.get("label", ())[-1:], 1).values() for name in names
     )
-    tasks: list[Task] = [
-        "body",
-        *(task for task in TASKS if task in chosen.names and not (has_label and task == "text")),
-    ]
+    tasks = [task for task in chosen.names if not (has_label and task == "text")]
     found: dict[str, Tensor] = {key.removeprefix(OWN): left.pop(key) for key in list(left) if key.startswith(OWN)}
     for task in tasks:
         for ours, theirs in _expanded(chosen.names[task], layers).items():
@@ -287,7 +282,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
-    names = [name for task in TASKS for name in chosen.names.get(task, ())]
+    names = [name for task, named in chosen.names.items() if task != "body" for name in named]
     flat = [part for _, theirs in names for part in _parts(theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 

@@ -266,7 +266,8 @@ class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
-    loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
+    loss is the −log of a probability. stem: what weights of a start call its head, where families publish one. corruption: what
+    hides the answer, where it stands behind `~`. gain: the field's name for
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
     saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
     learning: how fits are run, where the answers take longer to learn than the kind that is read says.
@@ -278,6 +279,7 @@ class Target(ABC):
     learning: ClassVar[Learning | None] = None
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
+    stem: ClassVar[str] = ""
     gain: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption

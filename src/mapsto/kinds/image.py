@@ -1,56 +1,50 @@
-"""image: a picture, read as square patches; and, behind `~`, the hidden patches put back.
+"""image: a picture, read as square patches; and, behind `~`, the hidden patches put back. See patched.py.
 
-What a token is, patches.py says.
-Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
+Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import checkpoint, pictures, processor
 from mapsto.convolution import ConvolutionConfig
-from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
-from mapsto.patches import (
-    FIRST_OF_FRAME,
-    HIDDEN,
-    MOST_SIDE,
-    PLACES,
-    PatchConfig,
-    PatchEmbedder,
-    PatchPlaces,
-    PictureEmbedder,
+from mapsto.kinds import BadCell, Mark
+from mapsto.kinds.patched import (
+    CONFIG,
+    LARGEST_READ,
+    PROCESSOR,
+    PatchedSource,
+    PatchedTarget,
+    encoded,
+    fit,
+    normal,
+    shaded,
+    small,
+    spread,
+    usual_frame,
 )
+from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder
 from mapsto.pictures import Frame, Pixels
-from mapsto.scores import Score, with_interval
-from mapsto.sequence import Alignment, Answer, Ints, Piece
-from mapsto.transformer import new_head
+from mapsto.sequence import Ints, Piece
 
-PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
 AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
-GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
-LARGEST_READ = 256  # the largest patch of models made elsewhere
-SEEN = 500
-THUMBNAIL = 160
-LEAST_VARIANCE = 1e-6  # of a patch (MAE)
+LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
 
 
 @dataclass(frozen=True)
@@ -92,39 +86,19 @@ def _samples() -> list[Any]:
 
 
 def _fits(values: Sequence[object]) -> bool:
-    known = [value for value in values if value is not None]
-    return bool(known) and all(map(_may_be, known))
-
-
-def _may_be(value: object) -> bool:
-    if isinstance(value, str):
-        return value.lower().endswith(pictures.SUFFIXES)
-    return isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value) or hasattr(value, "__array__")
+    return fit(values, pictures.SUFFIXES, axes=3)
 
 
 def _read(cell: object) -> Picture:
     """A file's name, encoded bytes, a dict of either as Hugging Face has it, or pixels (h, w, 3) of bytes."""
     if isinstance(cell, Picture):
         return cell
-    path, content = None, None
-    if isinstance(cell, dict):
-        content, path = cell.get("bytes"), cell.get("path")
-        path = None if content else path
-    elif isinstance(cell, bytes):
-        content = cell
-    elif isinstance(cell, str):
-        path = cell.strip()
-    elif hasattr(cell, "__array__"):
+    if hasattr(cell, "__array__"):
         pixels = np.asarray(cell)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadCell(f"pixels are (h, w, 3) of bytes, not {pixels.shape} of {pixels.dtype}")
-        content = pictures.encode(pixels)
-    elif cell is not None:
-        raise BadCell(f"a picture is a file's name, bytes or pixels, not {type(cell).__name__}")
-    if not content and not path:
-        raise BadCell("the picture is blank")
-    if path and "://" in path:
-        raise BadCell("a picture is a file here, and no address: nothing is fetched from the network")
+        cell = pictures.encode(pixels)
+    path, content = encoded(cell, "picture", "pixels")
     try:
         return Picture.of(content or Path(str(path)).read_bytes(), path)
     except OSError as error:
@@ -133,13 +107,12 @@ def _read(cell: object) -> Picture:
         raise BadCell(str(error)) from error
 
 
-class ImageSource(Source):
-    """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
-    positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
-    that have none. masked: whether hidden patches have a vector of their own; else they look grey. normed: whether hidden patches
-    are told less their own mean, by their own deviation. bias: whether something is added to what is made of the pixels of a
-    patch. front: the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be
-    hidden, and no token stands in front."""
+class ImageSource(PatchedSource):
+    """Pictures cut into patches. table: patches along a side of the grid that positions were learnt on. placed: tokens in front
+    that have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have
+    a vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
+    the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be hidden, and
+    no token stands in front."""
 
     kind = "image"
     family = "dinov2"
@@ -147,11 +120,7 @@ class ImageSource(Source):
     measured = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
-    alone = True
     rows_at_once = 256
-    augmented = ("move", "mirror", "crop")
-    learning = Learning(20, 100, 600, 5e-4)
-    contrasts = False
 
     def __init__(
         self,
@@ -166,10 +135,9 @@ class ImageSource(Source):
         normed: bool = False,
         front: ConvolutionConfig | None = None,
     ) -> None:
-        self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
+        super().__init__(frame, mean, std, table)
+        self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
         self.normed, self.front = normed, front
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.table = table or frame.side
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -194,13 +162,8 @@ class ImageSource(Source):
             raise UsageError("--vocabulary is for text; pictures have none")
         if not values:
             raise DataError("there is no picture to learn the size of pictures from")
-        usual = float(np.median([max(value.height, value.width) for value in values]))
-        patch = int(np.clip(2 ** round(np.log2(usual / GRID_WANTED)), SMALLEST_PATCH, LARGEST_PATCH))
-        side = max(1, round(min(usual, LARGEST_SIDE) / patch)) * patch
-        seen = values[:: max(1, len(values) // SEEN)][:SEEN]
-        pixels = np.concatenate([value.pixels.reshape(-1, 3)[::7] for value in seen]) / 255
-        mean, std = pixels.mean(0).round(4), np.maximum(pixels.std(0), 0.01).round(4)
-        return cls(Frame(patch, side), mean.tolist(), std.tolist())
+        frame = usual_frame([max(value.height, value.width) for value in values], LARGEST_SIDE)
+        return cls(frame, *normal(value.pixels for value in spread(values, SEEN)))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
@@ -236,85 +199,18 @@ class ImageSource(Source):
     read = staticmethod(_read)
 
     @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """A name without a folder of its own stands beside the table, where such a file is there."""
-        if (
-            isinstance(cell, str)
-            and cell.strip()
-            and not Path(cell).is_absolute()
-            and (folder / cell.strip()).is_file()
-        ):
-            return str(folder / cell.strip())
-        return cell
-
-    @staticmethod
-    def key(value: Picture) -> str:
-        """Equal for the same bytes."""
-        return value.digest
-
-    @staticmethod
     def extent(value: Picture) -> float:
         """How many pixels there are."""
         return value.height * value.width
 
-    def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
-        """The tokens in front, and patches row by row."""
-        return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
+    def _framed(self, value: Picture) -> tuple[Pixels, NDArray[np.float64]]:
+        return self.frame.framed(value.pixels)
 
-    def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
-        p = self.frame.patch
-        grid = pixels.shape[0] // p, pixels.shape[1] // p
-        first = self.leading
-        places = np.indices(grid).reshape(2, -1).T
-        tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
-        tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
-        tokens[first:, 1:3], tokens[:, 3:PLACES] = places, grid
-        tokens[first:, PLACES:] = pictures.patches(pixels, p)
-        special = np.arange(len(tokens)) < first
-        alignment = units = None
-        if aligned:
-            corners = np.stack([places, places + 1], axis=-1) * p
-            regions = np.zeros((len(tokens), 2, 2))
-            regions[first:] = corners * origin[:, 0, None] + origin[:, 1, None]
-            alignment, units = Alignment(regions), np.where(special, -1, np.arange(len(tokens)) - first)
-        return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
-
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The picture moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
-        p, inner = self.frame.patch, ~piece.special
-        grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
-        if inner.sum() != grid[0] * grid[1]:
-            return piece  # a part of a picture
-        pixels = _joined(piece, p)
-        tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
+    @staticmethod
+    def _varied(pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
         if how == "crop":
-            changed, origin = pictures.cropped(pixels, rng, tells)
-        else:
-            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
-        tokens = piece.tokens.copy()
-        tokens[inner, PLACES:] = pictures.patches(changed, p)
-        alignment = None
-        if piece.alignment is not None:
-            raw = piece.alignment.regions[inner]
-            low, high = raw[:, :, 0].min(0), raw[:, :, 1].max(0)
-            corners = np.stack([piece.positions[inner], piece.positions[inner] + 1], axis=-1) * p
-            before = np.sort(corners * origin[:, 0, None] + origin[:, 1, None], axis=-1)
-            regions = piece.alignment.regions.copy()
-            regions[inner] = low[:, None] + before * ((high - low) / pixels.shape[:2])[:, None]
-            alignment = Alignment(regions)
-        return replace(piece, tokens=tokens, alignment=alignment)
-
-    def cut(self, piece: Piece, length: int) -> Piece:
-        """The first patches."""
-        self.require_parts()
-        return _select(piece, np.arange(length))
-
-    def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Patches in the order of the grid, each window behind the frame."""
-        self.require_parts()
-        frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
-        room = length - len(frame)
-        return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
+            return pictures.cropped(pixels, rng, mirror)
+        return pictures.moved(pixels, rng, mirror and how == "mirror")
 
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
@@ -328,25 +224,12 @@ class ImageSource(Source):
         )
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
-    def placer(self, width: int) -> PatchPlaces:
+    def placer(self, width: int) -> nn.Module:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
         return PatchPlaces(self.table, width)
 
-    def corrupt(
-        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
-    ) -> tuple[Piece, Ints]:
-        """Some patches hidden. Raises UsageError where pictures are read whole."""
-        self.require_parts()
-        hidden = choose(corruption, piece, rng, progress)
-        return _hidden(piece, hidden), hidden
-
-    def words(self, piece: Piece) -> list[str]:
-        """Row and column of each patch."""
-        frame = [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
-        return [
-            frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else f"{row},{column}"
-            for what, row, column in piece.tokens[:, :3].tolist()
-        ]
+    def _leaders(self) -> list[str]:
+        return [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
 
     def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
         """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
@@ -355,25 +238,14 @@ class ImageSource(Source):
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
         tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
+        tokens[:, PLACES:] = pictures.patches(pictures.resized(self.joined(piece), (counts[0] * p, counts[1] * p)), p)
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
         if self.front is not None:
             return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
-        return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
-
-    def blank(self, piece: Piece) -> Piece:
-        """The colour of the mean everywhere."""
-        return self._painted(piece, ~piece.special)
-
-    def _painted(self, piece: Piece, which: NDArray[np.bool_]) -> Piece:
-        """The patches `which` (t,) in the colour of the mean."""
-        mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
-        tokens = piece.tokens.copy()
-        tokens[which, PLACES:] = mean
-        return replace(piece, tokens=tokens)
+        return super().without(piece, tokens)
 
     @staticmethod
     def excerpt(value: Picture, region: Any) -> str:
@@ -384,15 +256,7 @@ class ImageSource(Source):
     @classmethod
     def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The picture with its parts in the colour of what they speak for, the stronger the more."""
-        found = []
-        for ((top, bottom), (left, right)), shade in zip(regions, shades, strict=True):
-            if abs(shade) >= FAINTEST_SHADE:
-                side = "against" if shade < 0 else "for"
-                found.append(
-                    f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
-                    f'fill="rgba(var(--{side}), {0.7 * abs(shade):.2f})"/>'
-                )
-        return _small(value, THUMBNAIL, "a picture", found)
+        return small(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades))
 
     @classmethod
     def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:
@@ -407,7 +271,7 @@ class ImageSource(Source):
                 f"<title>{html.escape(mark.text)}</title></rect>"
             )
         told = ", ".join(f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.true).items())
-        return _small(value, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
+        return small(value.pixels, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
 
     @classmethod
     def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
@@ -456,23 +320,6 @@ class ImageSource(Source):
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def show(self, value: Picture) -> str:
-        """A thumbnail."""
-        return self.marked(value, [], [])
-
-
-def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
-    """An SVG of the picture, `side` wide or high where it is shown, with shapes over it in its own pixels."""
-    h, w = value.height, value.width
-    scale = min(1.0, 2 * side / max(h, w))
-    small = Frame(1, max(1, round(max(h, w) * scale))).framed(value.pixels)[0]
-    content = base64.b64encode(pictures.thumbnail(small)).decode()
-    return (
-        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
-        f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
-        f"{''.join(over)}</svg>"
-    )
-
 
 def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
     """The side of patches, and what a source says of the tokens, by the weights of an embedder and config.json. Raises
@@ -492,145 +339,20 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
     }
 
 
-def _hidden(piece: Piece, hidden: Ints) -> Piece:
-    tokens = piece.tokens.copy()
-    tokens[hidden, 0], tokens[hidden, PLACES:] = HIDDEN, 0
-    return replace(piece, tokens=tokens)
-
-
-def _joined(piece: Piece, p: int) -> Pixels:
-    """The pixels (h, w, 3) of all patches of a picture."""
-    tokens = piece.tokens[~piece.special]
-    return pictures.joined(tokens[:, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), p)
-
-
-def _select(piece: Piece, keep: Ints) -> Piece:
-    return replace(
-        piece,
-        tokens=piece.tokens[keep],
-        positions=piece.positions[keep],
-        special=piece.special[keep],
-        alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
-        units=None if piece.units is None else piece.units[keep],
-    )
-
-
-class ImageTarget(Target):
-    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all; of a
-    `normed` source further less their own mean, by their own deviation. In the order of MAE's heads: row, column, colour."""
+class ImageTarget(PatchedTarget):
+    """The hidden patches of `~image`, read where they were hidden."""
 
     kind = "image"
-    way = "aligned"
-    likely = False
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch: int
-    normed: bool
-
-    def __init__(self, corruption: dict[str, Any] | None = None) -> None:
-        self.corruption = Corruption(**(corruption or {}))
-
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
-        if not isinstance(source, ImageSource):
-            raise UsageError(
-                "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
-            )
-        source.require_parts()
-        self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
+    stem = "patch_head"
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
     read = staticmethod(_read)
 
-    def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Nothing: the pixels are the source's."""
-
-    def restore(self, corruption: Corruption) -> None:
-        """Keep how patches are hidden, so that they are asked for in the same way."""
-        self.corruption = corruption
-
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
         """A PNG."""
         return ".png", pictures.encode(value)
-
-    def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the picture in the size in which it is read. Of a `normed` source each patch has its own mean
-        and deviation, which the model does not tell."""
-        tokens = piece.tokens.copy()
-        if self.normed:
-            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
-            output = output.float().cpu() * deviation + mean
-        tokens[hidden, PLACES:] = self._pixels(output).permute(0, 3, 1, 2).flatten(1).numpy()
-        return _joined(replace(piece, tokens=tokens), self.patch)
-
-    def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """A picture for another one is not here yet."""
-        raise UsageError("`image` as an answer needs `~image` as its source; pictures made of others are not here yet")
-
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """The patches that are hidden."""
-        return np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN)
-
-    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
-        return new_head(width, 3 * self.patch**2)
-
-    def _wanted(self, values: Tensor) -> Tensor:
-        """(m, f) in fp32, of token rows (m, 5 + f)."""
-        seen = self._seen(values)
-        if not self.normed:
-            return seen
-        mean, deviation = self._own(seen)
-        return (seen - mean) / deviation
-
-    def _seen(self, values: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=values.device) for v in (self.mean, self.std))
-        pixels = values[:, PLACES:].view(len(values), 3, -1).transpose(1, 2)
-        return ((pixels.float() / 255 - mean) / std).flatten(1)
-
-    @staticmethod
-    def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (m, 1) of each patch."""
-        return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
-
-    def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The mean squared error over the pixels of each patch, summed over patches."""
-        return ((output.float() - self._wanted(values)) ** 2).mean(-1).sum()
-
-    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 2): the error of each patch, and that of the mean colour."""
-        wanted = self._wanted(values)
-        return torch.stack([((output.float() - wanted) ** 2).mean(-1), (wanted**2).mean(-1)], dim=1)
-
-    def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The pixels (p, p, 3) of each patch, from 0 to 255."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output)]
-
-    def _pixels(self, output: Tensor) -> Tensor:
-        """(m, p, p, 3) of bytes."""
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        pixels = output.float().cpu().view(-1, self.patch, self.patch, 3) * std + mean
-        return (255 * pixels).round().clamp(0, 255).byte()
-
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
-        """The error of the hidden patches, and the share of their variance that is explained."""
-        errors, blind = output.double().numpy().T
-        return {"patch_loss": (np.mean, errors), "explained": (_explained, errors, blind)}
-
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """The mean colour everywhere."""
-        return {"explained": with_interval(np.mean, np.zeros(max(1, len(answers))))}
-
-    def state(self) -> State:
-        """How patches were hidden; the rest is the source's."""
-        return {"corruption": asdict(self.corruption)}
-
-
-def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:
-    return float(1 - errors.mean() / max(blind.mean(), 1e-12))
 
 
 source = ImageSource
