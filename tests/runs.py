@@ -155,16 +155,16 @@ def write_photos(folder: Path, count: int = 40) -> None:
 
 
 def clip(number: int, frames: int = 8, side: int = 16) -> tuple[Any, str]:
-    """A small video (k, h, w, 3) of a square that moves to one side over a dark ground, and to which; one frame does not tell."""
+    """A small video (k, h, w, 3) of a square that moves over a dark ground, and to which side; one frame does not tell."""
     rng = np.random.default_rng(number)
     label = ("left", "右")[number % 2]
-    top, length = int(rng.integers(0, side - 4)), int(rng.integers(3, 5))
+    top = int(rng.integers(0, side - 3))
     pixels = rng.integers(0, 40, (frames, side, side, 3)).astype(np.uint8)
     start = int(rng.integers(0, side))
     for at in range(frames):
-        left = (start + (-1, 1)[number % 2] * 2 * at) % side
-        columns = np.arange(left, left + 4) % side
-        pixels[at, top : top + length, columns] = 255
+        left = start + (-1, 1)[number % 2] * at
+        columns = np.arange(left, left + 3) % side
+        pixels[at, top : top + 3, columns] = 255
     return pixels, label
 
 

@@ -1,7 +1,8 @@
 """What runs in the process that decodes videos: PyAV, and nothing of ours that could be harmed. See videos.py.
 
-A request is a line of JSON, {"path" or "size": of the bytes that follow, "times": seconds at which frames are wanted, or null},
-an answer too: {"frames", "height", "width", "seconds"}, or {"shape"} and then the bytes of the frames wanted; or {"fault"}.
+A request is a line of JSON: {"path", or "size" of the bytes that follow; "times": seconds at which frames are wanted, or null;
+"limit": seconds that this may take}. An answer too: {"frames", "height", "width", "seconds"}, or {"shape"} and then the bytes of
+the frames wanted; or {"fault"}.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,asf,flv"
 KNOWN = "MP4, MOV, Matroska, WebM, AVI, MPEG, Ogg, ASF, FLV"
 MOST_PIXELS, MOST_FRAMES = 10_000_000, 100_000  # of a frame; of a file
+WHOLE = 0.75  # the share of the length that a file tells which must be there; its sound may be somewhat longer
 QUARTER = 90
 
 
@@ -36,6 +39,8 @@ def serve() -> None:
     for line in requests:
         asked = json.loads(line)
         content = requests.read(asked["size"])
+        if hasattr(signal, "alarm"):
+            signal.alarm(asked["limit"])  # ends us also where nobody is left to do it
         try:
             with open(asked["path"], "rb") if asked["path"] else io.BytesIO(content) as stream:
                 said, content = _answer(stream, asked["times"])
@@ -45,6 +50,8 @@ def serve() -> None:
             said, content = {"fault": f"the video is damaged: {getattr(error, 'strerror', None) or error}"}, b""
         answers.write(json.dumps(said).encode() + b"\n" + content)
         answers.flush()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
 
 def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
@@ -67,19 +74,22 @@ def _frames(container: Any, track: Any) -> Iterator[tuple[float, float, Any]]:
     track.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
     track.thread_type = "AUTO"
     rate = float(track.average_rate or track.guessed_rate or 1)
-    begin, end = None, 0.0
+    begin: float | None = None
+    end = 0.0
     for count, frame in enumerate(container.decode(track)):
         if count == MOST_FRAMES:
             raise Fault(f"more than the {MOST_FRAMES:,} frames that are read")
         _require_small(frame)
         if frame.is_corrupt:
             raise Fault(f"the video is damaged at frame {count}")
-        at = end if frame.time is None else frame.time - (begin or 0.0)
-        if begin is None:
-            begin, at = frame.time or 0.0, 0.0
+        begin = (frame.time or 0.0) if begin is None else begin
+        at = end if frame.time is None else frame.time - begin
         lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / rate
         end = max(end, at + lasting)
         yield at, end, frame
+    told = float(track.duration * track.time_base) if track.duration else (container.duration or 0) / av.time_base
+    if end < WHOLE * told:
+        raise Fault(f"the video is damaged: it ends after {end:.1f} of {told:.1f} s")
 
 
 def _require_small(shown: Any) -> None:
@@ -88,13 +98,13 @@ def _require_small(shown: Any) -> None:
 
 
 def _facts(frames: Iterator[tuple[float, float, Any]]) -> tuple[dict[str, Any], bytes]:
-    count, seconds, last = 0, 0.0, None
+    count, seconds, first = 0, 0.0, None
     for _, end, frame in frames:
-        count, seconds, last = count + 1, end, last or frame
-    if last is None:
+        count, seconds, first = count + 1, end, first or frame
+    if first is None:
         raise Fault("the file holds no frame of video")
-    turned = last.rotation % (2 * QUARTER) != 0
-    height, width = (last.width, last.height) if turned else (last.height, last.width)
+    turned = first.rotation % (2 * QUARTER) != 0
+    height, width = (first.width, first.height) if turned else (first.height, first.width)
     return {"frames": count, "height": height, "width": width, "seconds": round(seconds, 6)}, b""
 
 

@@ -154,7 +154,7 @@ class StackEmbedder(PixelEmbedder):
     def forward(self, tokens: Tensor) -> Tensor:
         shown = (tokens[:, 0] == PATCH)[:, None]
         x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
-        return x + self.places(tokens)
+        return torch.add(x, self.places(tokens))
 
 
 class StackPlaces(nn.Module):
@@ -173,8 +173,7 @@ class StackPlaces(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         depth, row, column = tokens[:, 1:4].long().unbind(1)
-        found: Tensor = self.waves[(depth * self.side + row) * self.side + column]
-        return found
+        return self.waves[(depth * self.side + row) * self.side + column]
 
 
 class PictureEmbedder(PixelEmbedder):

@@ -11,6 +11,7 @@ import atexit
 import copy
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -32,9 +33,9 @@ from mapsto.pictures import Pixels, Unreadable
 INSTALL = "videos need the package PyAV: pip install 'mapsto[video]'"
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
 LIMIT, GRACE = 60.0, 2.0  # seconds that decoding a file may take, and a process to end that has said its last
-CHILD = "from mapsto.decoder_process import serve; serve()"
+SERVE = "from mapsto.decoder_process import serve; serve()"
 LONGEST_ANSWER = 4096  # bytes of its first line
-MOST_BYTES = 4 * 2**30  # of the frames that are given at once
+MOST_BYTES = 2**30  # of the frames that are given at once
 MILLISECONDS = 125  # that a frame is shown for
 
 
@@ -55,36 +56,35 @@ class Child:
         self.turn = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> tuple[Any, bytes]:
-        """The first line of its answer and what follows it. Raises Unreadable for what it cannot decode, or did not survive."""
-        asked = {"path": path, "size": len(content or b""), "times": None if times is None else list(times)}
+    def ask(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> Facts | Pixels:
+        """What a file holds, or its frames at these times. Raises Unreadable for what it cannot decode, or does not survive."""
+        content, seconds = content or b"", None if times is None else list(times)
+        asked = {"path": path, "size": len(content), "times": seconds, "limit": math.ceil(LIMIT + GRACE)}
         with self.turn:
             process = self._alive()
             watch = Watch(process)
             try:
-                said, given = _exchanged(
-                    process, json.dumps(asked).encode() + b"\n" + (content or b""), len(times or ())
-                )
-            except (OSError, EOFError, ValueError) as error:
+                return _exchanged(process, json.dumps(asked).encode() + b"\n" + content, len(seconds or ()))
+            except Unreadable:
+                raise
+            except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
                 self.close(GRACE)
                 raise Unreadable(watch.told(process)) from error
             finally:
                 if watch.ended():
                     self.close()
-        if "fault" in said:
-            raise Unreadable(str(said["fault"]))
-        return said, given
 
     def _alive(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             self.close()
-            if importlib.util.find_spec("av") is None:
+            if missing():
                 raise UsageError(INSTALL)
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", CHILD],  # what stands where we are called is not imported
+                [sys.executable, "-P", "-c", SERVE],  # what stands where we are called is not imported
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt at the terminal is for us: we finish a step and save
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             )
         return self.process
@@ -130,14 +130,17 @@ class Watch:
         return f"the decoder broke off over this video ({how})"
 
 
-def _exchanged(process: subprocess.Popen[bytes], request: bytes, count: int) -> tuple[Any, bytes]:
-    """Ask, and read an answer of at most `count` frames. Raises OSError, EOFError, ValueError where there is no whole one."""
+def _exchanged(process: subprocess.Popen[bytes], request: bytes, count: int) -> Facts | Pixels:
+    """Ask, and read the facts, or `count` frames. Raises Unreadable, which it says itself; OSError, EOFError, KeyError, TypeError
+    and ValueError where this is no answer."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(request)
     process.stdin.flush()
     said = json.loads(process.stdout.readline(LONGEST_ANSWER) or "-")
-    if "shape" not in said:
-        return said, b""
+    if "fault" in said:
+        raise Unreadable(str(said["fault"]))
+    if not count:
+        return Facts(int(said["frames"]), int(said["height"]), int(said["width"]), float(said["seconds"]))
     k, h, w, channels = said["shape"]
     size = k * h * w * channels
     if k != count or channels != 3 or not 0 < size <= MOST_BYTES:
@@ -145,25 +148,32 @@ def _exchanged(process: subprocess.Popen[bytes], request: bytes, count: int) -> 
     given = process.stdout.read(size)
     if len(given) < size:
         raise EOFError
-    return said, given
+    return np.frombuffer(given, np.uint8).reshape(k, h, w, channels)
 
 
-CHILD_PROCESS = Child()
-atexit.register(CHILD_PROCESS.close)
+CHILD = Child()
+atexit.register(CHILD.close)
+
+
+def missing() -> bool:
+    """Whether there is no PyAV."""
+    return importlib.util.find_spec("av") is None
 
 
 def facts(path: str | None, content: bytes | None = None) -> Facts:
     """What a file, or its `content`, holds; it is decoded whole. Raises OSError, Unreadable, and UsageError without PyAV."""
     _require_file(path)
-    said, _ = CHILD_PROCESS.ask(path, content, None)
-    return Facts(int(said["frames"]), int(said["height"]), int(said["width"]), float(said["seconds"]))
+    found = CHILD.ask(path, content, None)
+    assert isinstance(found, Facts)
+    return found
 
 
 def shown(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
     """The frames (k, h, w, 3) that are seen at `times` in seconds, which rise. Raises OSError, Unreadable, UsageError."""
     _require_file(path)
-    said, given = CHILD_PROCESS.ask(path, content, times)
-    return np.frombuffer(given, np.uint8).reshape(said["shape"])
+    found = CHILD.ask(path, content, times)
+    assert isinstance(found, np.ndarray)
+    return found
 
 
 def _require_file(path: str | None) -> None:
