@@ -183,9 +183,9 @@ def write_clip(path: Path, pixels: Any, rate: int = 10, codec: str = "mpeg4") ->
 
 
 def write_clips(folder: Path, count: int = 40) -> Path:
-    """Videos of squares that move to the left and to the right, in a folder for each."""
+    """Videos of squares that move to the left and to the right, of three lengths, in a folder for each."""
     for i in range(count):
-        pixels, label = clip(i)
+        pixels, label = clip(i, frames=6 + 2 * (i % 3))
         write_clip(folder / label / f"{i:03}.mp4", pixels)
     return folder
 

@@ -9,7 +9,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ import pytest
 pytest.importorskip("PIL", reason="the extra [video] is not here")
 
 from PIL import Image
-from runs import clip, run, write_clip, write_clips
+from runs import clip, write_clip, write_clips
+from test_laws import made
+from test_vision import change
 
 import mapsto
-from mapsto import data, kinds, pictures, videos
+from mapsto import cli, data, kinds, pictures, videos
+from mapsto import folder as folders
 from mapsto.corrupt import Corruption, choose, generator
+from mapsto.errors import CheckpointError
 from mapsto.kinds import BadCell
 from mapsto.kinds.video import Video, VideoSource
 from mapsto.patches import STACKED
@@ -33,6 +37,21 @@ DECODES = pytest.mark.skipif(videos.missing(), reason="the extra [video] is not 
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
 HOW: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A command line, which must end well; what it prints."""
+
+    def call(*words: object) -> str:
+        monkeypatch.setattr("sys.argv", ["mapsto", *map(str, words)])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            assert not stopped.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
 
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
@@ -255,12 +274,32 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
     assert np.allclose(np.linalg.norm(of([clip(0)[0]]).toarray()), 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_frames": 5}, "do not fit"),
+        ({"image_size": [8, 16]}, "do not fit"),
+        ({"image_size": 16}, "do not fit"),
+        ({"num_frames": 1000}, "not supported"),
+        ({"num_frames": "many"}, "no way to prepare videos"),
+        ({"qv_bias": False}, "qv_bias false"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folders.save(made("~video -> video")[0], tmp_path, {})
+    (tmp_path / "mapsto.json").unlink()
+    assert str(folders.load(tmp_path).arrow) == "~video -> video"
+    change(tmp_path / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=said):
+        folders.load(tmp_path)
+
+
 # As a user has them
 
 
 def test_which_way_a_square_moves_is_learnt() -> None:
     """No single frame tells; and what is explained is where it moves."""
-    model = mapsto.fit("video -> label", rows(0, 160), hold_out=0, epochs=40, rate=2e-3, **HOW)
+    model = mapsto.fit("video -> label", rows(0, 160), hold_out=0, epochs=30, rate=2e-3, **HOW)
     assert model.evaluate(rows(1000, 60)).scores["accuracy"].value > 0.9
     still = [{**row, "video": np.repeat(row["video"][:1], 4, axis=0)} for row in rows(1000, 60)]
     assert model.evaluate(still).scores["accuracy"].value < 0.7
@@ -269,33 +308,24 @@ def test_which_way_a_square_moves_is_learnt() -> None:
 
 
 @DECODES
-def test_from_clips_to_answers(tmp_path: Path) -> None:
-    folder = write_clips(tmp_path / "clips", 24)
-    base = run(
-        "pretrain", "video", str(folder), "--out", str(tmp_path / "base"), *SMALL, "--steps", "6", "--shape", "word"
-    )
-    assert base.returncode == 0, base.stderr
-    given = ["--start", str(tmp_path / "base"), "--out", str(tmp_path / "clf"), "--steps", "2"]
-    fitted = run("fit", "video -> label", str(folder), *given)
-    assert fitted.returncode == 0, fitted.stderr
+def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
+    folder, base, clf = write_clips(tmp_path / "clips", 24), tmp_path / "base", tmp_path / "clf"
+    command("pretrain", "video", folder, "--out", base, *SMALL, "--steps", "6", "--shape", "word")
+    command("fit", "video -> label", folder, "--start", base, "--out", clf, "--steps", "2")
     names = [{"video": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in sorted(folder.rglob("*.mp4"))]
     data.write_rows(folder / "all.csv", ["video", "label"], names)
-    scored = run(
-        "evaluate", str(tmp_path / "clf"), str(folder / "all.csv"), "--out", str(tmp_path / "page.html"), "--json"
-    )
-    assert scored.returncode == 0 and json.loads(scored.stdout)["scores"]["accuracy"]["n"] == 24, scored.stderr
+    said = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
+    assert json.loads(said)["scores"]["accuracy"]["n"] == 24
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "seconds of video" in page and "data:image/jpeg;base64," in page and 'aria-label="a video at 0.10 s"' in page
-    model = mapsto.load(tmp_path / "base")
+    assert "seconds of video" in page and "data:image/jpeg;base64," in page and "a video at 0.10 s" in page
+    model = mapsto.load(base)
     assert model.embed([str(folder / names[0]["video"])]).shape == (1, 64)
     assert 0 < model.evaluate(str(folder)).scores["patch_loss"].value < 10
-    done = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled"))
-    assert done.returncode == 0, done.stderr
+    command("predict", base, folder, "--hide", "0.5", "--out", tmp_path / "filled")
     first = sorted((tmp_path / "filled").iterdir())[0]
     with Image.open(first) as moving:
         assert moving.n_frames == 8 and moving.size == (16, 16)
-    traced = run("trace", "~video -> video", str(folder))
-    assert traced.returncode == 0 and "0.0–0.2, 0.0–2.0, 2.0–4.0" in traced.stdout, traced.stderr
+    assert "0.0–2.0, 2.0–4.0" in command("trace", "~video -> video", folder)
 
 
 @DECODES
@@ -305,7 +335,7 @@ def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
     base = mapsto.pretrain("video", shown, tmp_path / "base", **given)
     assert base.mapping.decoder is not None
     again = mapsto.pretrain("video", shown, start=tmp_path / "base", objective="mae", steps=2)
-    assert again.mapping.config.decoder == base.mapping.config.decoder
+    assert again.mapping.config.decoder == folders.load(tmp_path / "base").config.decoder
     clf = mapsto.fit("video -> label", rows(0, 12), start=tmp_path / "base", steps=2)
     assert clf.mapping.decoder is None
     assert base.complete([row["video"] for row in shown], 0.75)[0].shape == (4, 8, 8, 3)
@@ -314,15 +344,13 @@ def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
 @DECODES
 def test_bad_videos_are_named_and_cost_one_answer(tmp_path: Path) -> None:
     folder = write_clips(tmp_path / "clips", 12)
+    model = mapsto.fit("video -> label", str(folder), steps=1, **HOW)
     (folder / "left" / "000-bad.mp4").write_bytes(b"no video")
-    stopped = run("fit", "video -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL, "--steps", "1")
-    assert stopped.returncode == 1 and "000-bad.mp4" in stopped.stderr and "known format" in stopped.stderr
-    (folder / "left" / "000-bad.mp4").rename(tmp_path / "bad.mp4")
-    mapsto.fit("video -> label", str(folder), tmp_path / "clf", steps=1, **HOW)
-    (tmp_path / "bad.mp4").rename(folder / "left" / "000-bad.mp4")
-    done = run("predict", str(tmp_path / "clf"), str(folder), "--out", str(tmp_path / "out.csv"))
-    assert done.returncode == 0 and "1 of 13 rows could not be answered" in done.stderr
-    assert sum(error is not None for error in data.read(tmp_path / "out.csv").column("error")) == 1
+    with pytest.raises(mapsto.MapstoError, match="000-bad.mp4.*known format"):
+        mapsto.fit("video -> label", str(folder), steps=1, **HOW)
+    answers = model.predict(str(folder))
+    assert ["error" in answer for answer in answers] == [True] + [False] * 12
+    assert "known format" in answers[0]["error"]
 
 
 def test_videos_are_compared(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -166,10 +165,11 @@ class StackPlaces(nn.Module):
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__()
         self.side = config.table
-        at = np.arange((config.length or 1) * self.side**2)[:, None]
-        angles = at / SLOWEST ** (np.arange(width) // 2 * 2 / width)
-        waves = np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles))
-        self.register_buffer("waves", torch.from_numpy(waves).float(), persistent=False)
+        at = torch.arange((config.length or 1) * self.side**2, dtype=torch.float64)[:, None]
+        wave = torch.arange(width)
+        angles = at / SLOWEST ** ((wave // 2 * 2).double() / width)
+        waves = torch.where(wave % 2 == 0, angles.sin(), angles.cos()).float()
+        self.register_buffer("waves", waves, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         depth, row, column = tokens[:, 1:4].long().unbind(1)

@@ -233,7 +233,8 @@ class Attention(nn.Module):
     def _projected(self, x: Tensor) -> Tensor:
         """Queries, keys and values, (r, l, 3d)."""
         qkv: Tensor = self.qkv(x)
-        return qkv if self.qv_bias is None or self.bias is None else qkv + self.bias.to(qkv.dtype)
+        bias = None if self.qv_bias is None else self.bias
+        return qkv if bias is None else qkv + bias.to(qkv.dtype)
 
     @property
     def bias(self) -> Tensor | None:

@@ -40,6 +40,7 @@ from mapsto.patches import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, Stack
 from mapsto.pictures import Frame, Pixels, Unreadable
 
 DEPTH, MOST_FRAMES, LARGEST_SIDE = 2, 16, 112
+MOST_TOKENS = 2**16  # of models made elsewhere
 SEEN, GLANCE = 100, 8  # videos that the range of pixels is taken from; frames that a video is counted by
 THUMBNAIL, SHOWN = 120, 4
 PREPARES = "VideoMAEImageProcessor"
@@ -179,8 +180,10 @@ class VideoSource(PatchedSource):
             height, width = (side, side) if isinstance(side, int) else map(int, side)
             frame = processor.frame_of(said, patch)
             table = height // patch
-            if frames % depth or not 0 < frames // depth <= MOST_SIDE or height != width or frame.side != table:
+            if frames % depth or height != width or frame.side != table:
                 raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {frame.size} and {kernel}")
+            if not 0 < frames // depth <= MOST_SIDE or frames // depth * table**2 > MOST_TOKENS:
+                raise ValueError(f"{frames} frames of {table} × {table} patches are not supported")
             return cls(frame, *processor.normal_of(said), frames, depth, table)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare videos: {error!r}") from error
@@ -216,7 +219,16 @@ class VideoSource(PatchedSource):
 
     def _config(self) -> PatchConfig:
         return PatchConfig(
-            self.frame.patch, self.mean, self.std, self.table, 0, 0, False, True, self.depth, self.frames // self.depth
+            self.frame.patch,
+            self.mean,
+            self.std,
+            self.table,
+            placed=0,
+            registers=0,
+            masked=False,
+            bias=True,
+            depth=self.depth,
+            length=self.frames // self.depth,
         )
 
     def embedder(self, width: int) -> nn.Module:
