@@ -72,7 +72,7 @@ def table(count: int = 40) -> Any:
             "label": "ab"["winter" in t],
             "other": "xyz"[i % 3],
             "image": picture(i, "winter" in t),
-            "video": np.stack([picture(i, "winter" in t)[at : at + 8, :8] for at in range(4)]),
+            "video": np.stack([np.roll(picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
@@ -363,7 +363,8 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
 def test_every_objective_learns(arrow: str, objective: str) -> None:
     mapping, examples = made(arrow, objective)
     losses: list[float] = []
-    steps = 200 if objective == "mae" else 60  # a quarter of a picture tells little at first
+    # A quarter of a picture tells little at first, and the fixed places of a video are as strong as what is seen there.
+    steps = 200 if objective == "mae" or arrow == "~video -> video" else 60
     plan = Plan(steps, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=steps)
     Training(mapping, examples, plan, CPU, listener=lambda record: losses.append(record["loss"])).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
