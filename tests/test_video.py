@@ -317,7 +317,7 @@ def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
     said = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
     assert json.loads(said)["scores"]["accuracy"]["n"] == 24
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "seconds of video" in page and "data:image/jpeg;base64," in page and "a video at 0.10 s" in page
+    assert "data:image/jpeg;base64," in page and "a video at 0.10 s" in page
     model = mapsto.load(base)
     assert model.embed([str(folder / names[0]["video"])]).shape == (1, 64)
     assert 0 < model.evaluate(str(folder)).scores["patch_loss"].value < 10
