@@ -57,7 +57,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     targets = [kinds.target(port.kind)() for port in bound.targets]
     rows = read_rows(bound, table, read_by(bound), targets)
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
-    config = make_config(beginning, options, bound.corrupted, sources)
+    config = make_config(beginning, options, bound.corrupted, sources, targets)
     for target in targets:
         target.meet(sources, config.vocabulary_head)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
@@ -134,6 +134,9 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
     if mapping.config.front is not None:
         yield f"front    {mapping.config.front}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
+    if mapping.decoder is not None:
+        small = mapping.decoder.transformer.config
+        yield f"decoder  {small.layers} layers of {small.width} behind it, for what is put back or asked"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]
         if readout is None:

@@ -205,7 +205,7 @@ class Source(ABC):
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def require_parts(self) -> None:
-        """Raise UsageError where values are read whole, so that no part of one can be hidden or asked about."""
+        """Raise UsageError where values are read whole, so that no part of one can be hidden."""
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""

@@ -1,9 +1,9 @@
 """boxes: where things are in a picture, and what they are.
 
-The queries are the picture once more, in a grid of its own, laid behind it: each begins with what is seen at its place, sees the
-whole picture, and tells one box or that there is none. While learning, queries and true boxes are matched one to one (DETR,
-Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022). Queries that see nothing of their own at first
-learn very much more slowly.
+The queries are the picture once more, in a grid of its own, laid behind it: each begins with what is seen at its place (by a
+network, where one reads the picture), sees the whole picture, and tells one box or that there is none. While learning, queries
+and true boxes are matched one to one (DETR, Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022).
+Queries that see nothing of their own at first learn very much more slowly.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
@@ -139,10 +139,9 @@ class Boxes(Target):
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, told))) ** 0.5), *GRIDS))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Meet the pictures. Raises UsageError without them, and where no part of them can be asked about."""
+        """Meet the pictures. Raises UsageError without them."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
-        source.require_parts()
         self.source = source
 
     def question(self, pieces: Sequence[Piece]) -> Answer:

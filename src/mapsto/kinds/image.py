@@ -28,6 +28,7 @@ from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
 from mapsto.patches import (
+    ASKED,
     FIRST_OF_FRAME,
     HIDDEN,
     MOST_SIDE,
@@ -48,6 +49,7 @@ PLACED = ("[CLS]", "[distillation]")
 AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 LARGEST_READ = 256  # the largest patch of models made elsewhere
+DRAWN_OVER = 16  # rows and columns that places in the grid of a network are drawn from
 SEEN = 500
 THUMBNAIL = 160
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
@@ -319,7 +321,7 @@ class ImageSource(Source):
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
         if self.front is not None:
-            raise UsageError(f"no part of a picture can be hidden, asked about or read alone: this start reads {self}")
+            raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
@@ -329,8 +331,9 @@ class ImageSource(Source):
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
     def placer(self, width: int) -> PatchPlaces:
-        """Sines and cosines of row and column, zero for the frame, as MAE has them."""
-        return PatchPlaces(self.table, width)
+        """Sines and cosines of row and column, zero for the frame, as MAE has them; for a network, which has no table, drawn from
+        one of a fixed size."""
+        return PatchPlaces(self.table if self.front is None else DRAWN_OVER, width)
 
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
@@ -349,13 +352,17 @@ class ImageSource(Source):
         ]
 
     def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
-        self.require_parts()
+        """The whole picture in a grid of so many patches; behind a network, so many places in its last grid."""
         p = self.frame.patch
         places = np.indices(tuple(counts)).reshape(2, -1).T
         tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
         tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
+        if self.front is None:
+            tokens[:, PLACES:] = pictures.patches(
+                pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p
+            )
+        else:
+            tokens[:, 0] = ASKED
         return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
