@@ -221,7 +221,7 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["move", "mirror", "crop"])
-@pytest.mark.parametrize("fit", ["inside", "squash", "middle"])
+@pytest.mark.parametrize("fit", ["inside", "squash", "middle", "shorter"])
 def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)

@@ -146,7 +146,12 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
         places = {
             "pooled": f"pooled ({mapping.config.pooling})",
             "aligned": f"{len(own)} hidden places",
-            "appended": f"{len(own)} queries, laid behind it: they see all of it and each other, and it sees none of them",
+            "appended": f"{len(own)} queries, "
+            + (
+                "learnt, which stand in it"
+                if mapping.config.queries
+                else "laid behind it: they see all of it and each other, and it sees none of them"
+            ),
         }
         where = places[target.way]
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"

@@ -79,7 +79,9 @@ class Source(ABC):
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
     `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
     that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
-    would tell several apart. rows_at_once: how many values are held as pieces when answering.
+    would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt tokens at the end
+    of every piece, which answers about places are read from; where there are none, these are read from the value laid `again`.
+    between: layers behind which its embedder's `between` adds something.
     """
 
     kind: ClassVar[str]
@@ -94,6 +96,8 @@ class Source(ABC):
     learning: ClassVar[Learning] = Learning()
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
+    queries: int = 0
+    between: int = 0
 
     @property
     def longest(self) -> int | None:
@@ -268,8 +272,9 @@ class Target(ABC):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
     loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
-    saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
-    learning: how fits are run, where the answers take longer to learn than the kind that is read says.
+    saved. naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones
+    alone; by default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is
+    augmented. learning: how fits are run, where the answers take longer to learn than the kind that is read says.
     """
 
     kind: ClassVar[str]
@@ -279,6 +284,7 @@ class Target(ABC):
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
+    naming: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0

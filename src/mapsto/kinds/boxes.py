@@ -3,7 +3,9 @@
 The queries are the picture once more, in a grid of its own, laid behind it: each begins with what is seen at its place (by a
 network, where one reads the picture), sees the whole picture, and tells one box or that there is none. While learning, queries
 and true boxes are matched one to one (DETR, Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022).
-Queries that see nothing of their own at first learn very much more slowly.
+Queries that see nothing of their own at first learn very much more slowly. A start may bring queries that have learnt: tokens of
+its own in every piece (YOLOS, Fang et al. 2021). Then there being nothing is a class beside the others, as published; else each
+class is there or not.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
@@ -29,7 +31,7 @@ from mapsto.errors import DataError, UsageError
 from mapsto.kinds import BadCell, Figure, Learning, Mark, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Piece, Role
-from mapsto.transformer import Transform, TransformConfig, new_head
+from mapsto.transformer import Linear, Transform, TransformConfig, new_head
 
 GRIDS, QUERIES_A_BOX = (6, 17), 4
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
@@ -38,6 +40,7 @@ NAMED, NEAR, SHARED = (
     5.0,
     2.0,
 )  # weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020)
+NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
 RARE = 0.01  # how likely a query finds something at first
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
@@ -82,23 +85,25 @@ def _box(said: object) -> Box:
 
 
 class Boxes(Target):
-    """The boxes of an example, each of one of the classes seen in training. grid: queries along each side. usual: boxes in an
-    example."""
+    """The boxes of an example, each of one of the classes seen in training. grid: queries along each side, where the start brings
+    none. usual: boxes in an example."""
 
     kind = "boxes"
     way = "appended"
     likely = False
     gain = "found"
+    naming = "named."
     lies_in = "image"
     learning = Learning(30, 100, 1500, 1e-4)
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
+        self.learnt = 0  # queries of the start
 
     @property
     def queries(self) -> int:
         """How many boxes can be told at most."""
-        return self.grid**2
+        return self.learnt or self.grid**2
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -142,11 +147,15 @@ class Boxes(Target):
         """Meet the pictures. Raises UsageError without them."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
-        self.source = source
+        self.source, self.learnt = source, source.queries
 
     def question(self, pieces: Sequence[Piece]) -> Answer:
         """The queries, and nothing known."""
-        (seen,) = (piece for piece in pieces if piece.kind == self.lies_in)
+        (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
+        seen = pieces[port]
+        if self.learnt:
+            end = sum(map(len, pieces[: port + 1]))
+            return Answer(np.full((self.queries, 5), -1.0, np.float32), np.arange(end - self.learnt, end))
         asked = replace(self.source.again(seen, (self.grid, self.grid)), role=Role.PARALLEL)
         return Answer(np.full((self.queries, 5), -1.0, np.float32), np.arange(self.queries), asked)
 
@@ -174,7 +183,7 @@ class Boxes(Target):
         return seen.alignment.ends(seen.positions)
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """(n, q, c + 4): logits, and left, top, right, bottom in raw pixels."""
+        """(n, q, c + 4), or c + 5 where nothing is a class: logits, and left, top, right, bottom in raw pixels."""
         found = output.view(len(pieces), self.queries, -1)
         ends = np.array([self._seen(one) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
         first, last = torch.from_numpy(ends).to(found).unbind(1)
@@ -184,12 +193,12 @@ class Boxes(Target):
         return torch.cat([found[..., :-4], raw.amin(0), raw.amax(0)], dim=-1)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Two dense layers to classes and sides."""
-        return BoxHead(width, len(self.classes), self.grid)
+        """Dense layers to classes and sides."""
+        return LearntHead(width, len(self.classes)) if self.learnt else BoxHead(width, len(self.classes), self.grid)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Focal loss of the classes, distance and overlap of the matched boxes; weighed so that the usual number of boxes makes
-        the sum of one example."""
+        """The loss of the classes (focal; their cross-entropy where nothing is one), distance and overlap of the matched boxes;
+        weighed so that the usual number of boxes makes the sum of one example."""
         found, truth = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
         for one, true in zip(found, truth, strict=True):
@@ -199,20 +208,36 @@ class Boxes(Target):
     def _loss(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         with torch.no_grad():
-            cost = NAMED * _named_cost(logits_qc)[:, kinds]
-            cost += NEAR * torch.cdist(boxes_q4, sides, p=1) - SHARED * _likeness(boxes_q4[:, None], sides[None])
+            cost = -self._likely(logits_qc) if self.learnt else NAMED * _named_cost(logits_qc)
+            cost = cost[:, kinds] + NEAR * torch.cdist(boxes_q4, sides, p=1)
+            cost -= SHARED * _likeness(boxes_q4[:, None], sides[None])
         query, true = _assigned(cost)
-        wanted = torch.zeros_like(logits_qc)
-        wanted[query, kinds[true]] = 1.0
         near = (boxes_q4[query] - sides[true]).abs().sum()
         apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
-        return NAMED * _focal(logits_qc, wanted) + NEAR * near + SHARED * apart
+        return self._naming(logits_qc, query, kinds[true]) + NEAR * near + SHARED * apart
 
-    @staticmethod
-    def ranked(picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of one (q, c + 4), the surest first."""
-        scores, at = torch.sigmoid(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
-        at, classes = at[:MOST_TOLD], picture.shape[1] - 4
+    def _naming(self, logits: Tensor, query: Tensor, kinds: Tensor) -> Tensor:
+        """The loss of the classes, where these queries are to name these kinds and others none."""
+        if not self.learnt:
+            wanted = torch.zeros_like(logits)
+            wanted[query, kinds] = 1.0
+            return NAMED * _focal(logits, wanted)
+        nothing = len(self.classes)
+        weight = logits.new_ones(nothing + 1)
+        weight[nothing] = NOTHING
+        said = kinds.new_full((len(logits),), nothing)
+        said[query] = kinds
+        usual = self.usual + NOTHING * (self.queries - self.usual)
+        return F.cross_entropy(logits, said, weight, reduction="sum") * self.usual / usual
+
+    def _likely(self, logits: Tensor) -> Tensor:
+        """How likely each class is, (…, c)."""
+        return logits.softmax(-1)[..., :-1] if self.learnt else torch.sigmoid(logits)
+
+    def ranked(self, picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
+        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of one (q, …), the surest first."""
+        scores, at = self._likely(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
+        at, classes = at[:MOST_TOLD], len(self.classes)
         return scores[:MOST_TOLD].numpy(), (at % classes).numpy(), picture[at // classes, -4:].double().numpy()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
@@ -256,7 +281,7 @@ class Boxes(Target):
 
     def confidence(self, output: Tensor) -> Floats:
         """How likely the boxes that are told are right, in the mean; where none is told, how unlikely the likeliest one is."""
-        scores = torch.sigmoid(output[:, :, :-4].double()).flatten(1)
+        scores = self._likely(output[:, :, :-4].double()).flatten(1)
         told, best = scores >= SURE, scores.amax(1)
         mean = (scores * told).sum(1) / told.sum(1).clamp(min=1)
         return torch.where(told.any(1), mean, 1 - best).numpy()
@@ -399,6 +424,23 @@ class BoxHead(nn.Module):
         read = self.read(x).float()
         begin = self.begin[torch.arange(len(x), device=x.device) % len(self.begin)]
         return torch.cat([self.named(read), torch.sigmoid(self.sides(read) + begin)], dim=-1)
+
+
+class LearntHead(nn.Module):
+    """From learnt queries (m, d) to (m, c + 5): logits, the last of them for nothing, and middle and extent as shares of the
+    picture; three dense layers to each (DETR)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.towards = nn.ModuleList(Linear(width, width) for _ in range(2))
+        self.named = new_head(width, classes + 1)
+        self.sides = nn.ModuleList([*(Linear(width, width) for _ in range(2)), new_head(width, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        naming, placing = x, x
+        for towards, side in zip(self.towards, self.sides, strict=False):
+            naming, placing = towards(naming, "relu"), side(placing, "relu")
+        return torch.cat([self.named(naming.float()), torch.sigmoid(self.sides[-1](placing.float()))], dim=-1)
 
 
 target = Boxes
