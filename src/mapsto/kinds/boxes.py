@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import annotated
+from mapsto.box_heads import BoxHead, LearntHead
 from mapsto.detection import Precision, matched
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds import BadCell, Figure, Learning, Mark, Source, State, Target, no_text
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Piece, Role
-from mapsto.transformer import Linear, Transform, TransformConfig, new_head
 
 GRIDS, QUERIES_A_BOX = (6, 17), 4
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
@@ -41,7 +41,6 @@ NAMED, NEAR, SHARED = (
     2.0,
 )  # weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020)
 NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
-RARE = 0.01  # how likely a query finds something at first
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
 Floats = NDArray[np.float64]
@@ -400,47 +399,6 @@ def _assigned(cost: Tensor) -> tuple[Tensor, Tensor]:
 
     query, true = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
     return torch.from_numpy(query).to(cost.device), torch.from_numpy(true).to(cost.device)
-
-
-class BoxHead(nn.Module):
-    """From queries (m, d), example by example, to (m, c + 4): logits, and middle and extent as shares of the picture, told from
-    where each query stands."""
-
-    begin: Tensor
-
-    def __init__(self, width: int, classes: int, grid: int) -> None:
-        super().__init__()
-        self.read = Transform(width, TransformConfig(bias=True, norm_bias=True))
-        self.named, self.sides = new_head(width, classes), new_head(width, 4)
-        nn.init.constant_(self.named.bias, -math.log(1 / RARE - 1))
-        middle = (torch.arange(grid) + 0.5) / grid
-        y, x = torch.meshgrid(middle, middle, indexing="ij")
-        extent = torch.full_like(x, min(0.5, 1.5 / grid))
-        self.register_buffer(
-            "begin", torch.logit(torch.stack([x, y, extent, extent], -1)).view(-1, 4), persistent=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        read = self.read(x).float()
-        begin = self.begin[torch.arange(len(x), device=x.device) % len(self.begin)]
-        return torch.cat([self.named(read), torch.sigmoid(self.sides(read) + begin)], dim=-1)
-
-
-class LearntHead(nn.Module):
-    """From learnt queries (m, d) to (m, c + 5): logits, the last of them for nothing, and middle and extent as shares of the
-    picture; three dense layers to each (DETR)."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.towards = nn.ModuleList(Linear(width, width) for _ in range(2))
-        self.named = new_head(width, classes + 1)
-        self.sides = nn.ModuleList([*(Linear(width, width) for _ in range(2)), new_head(width, 4)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        naming, placing = x, x
-        for towards, side in zip(self.towards, self.sides, strict=False):
-            naming, placing = towards(naming, "relu"), side(placing, "relu")
-        return torch.cat([self.named(naming.float()), torch.sigmoid(self.sides[-1](placing.float()))], dim=-1)
 
 
 target = Boxes
