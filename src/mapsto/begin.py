@@ -25,7 +25,7 @@ from mapsto.options import Options, splits
 from mapsto.shards import Shards
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
-DECODER_LAYERS, ASKED_LAYERS = 2, 3
+DECODER_LAYERS = 2
 SIZES = ("layers", "width", "heads", "vocabulary")
 
 
@@ -180,14 +180,9 @@ def sampled_source(
 
 
 def make_config(
-    beginning: Beginning,
-    options: Options,
-    pretraining: bool,
-    sources: Dict[str, Source] | None = None,
-    targets: Sequence[Target] = (),
+    beginning: Beginning, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> ModelConfig:
-    """The start's shape, or a new one for these sources in the size that the options say, with what these targets need. Raises
-    UsageError."""
+    """The start's shape, or a new one for these sources in the size that the options say. Raises UsageError."""
     length, restoring = None if pretraining else options.length, pretraining and options.hides
     if beginning.config is None:
         width = options.width or WIDTH
@@ -213,18 +208,7 @@ def make_config(
             config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     if pretraining:
         config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
-    if not config.transformer.layers and any(target.way == "appended" for target in targets):
-        return _asked(config)
     return _undecoded(_decoded(config, options) if restoring else replace(config, decoder=None))
-
-
-def _asked(config: ModelConfig) -> ModelConfig:
-    """With the decoder that it has, or a new one, for answers laid behind a bare network."""
-    if config.decoder is not None:
-        return config
-    width = max(2, min(WIDTH, config.transformer.width) // 2 * 2)
-    sizes = {"width": width, "layers": ASKED_LAYERS, "heads": _heads(width), "hidden": 8 * width // 3}
-    return replace(config, decoder=published.decoder_of(config.transformer, sizes))
 
 
 def _decoded(config: ModelConfig, options: Options) -> ModelConfig:

@@ -1,6 +1,6 @@
 """From what queries have seen to boxes: classes, and where in the picture.
 
-Legend of shapes: m queries of all examples, d width, c classes.
+Legend of shapes: n examples, m queries of all of them, g queries along each side, q = g·g, d width, c classes.
 """
 
 from __future__ import annotations
@@ -8,35 +8,61 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mapsto.transformer import Linear, Transform, TransformConfig, new_head
+from mapsto.transformer import LayerNorm, Linear, new_head
 
+WIDTH, LAYERS = 192, 2
+MIDDLE = 1.5  # cells about the middle of a box whose places are given to it, and to where a side is at first (Tian et al. 2019)
 RARE = 0.01  # how likely a query finds something at first
 
 
-class BoxHead(nn.Module):
-    """From queries (m, d), example by example, to (m, c + 4): logits, and middle and extent as shares of the picture, told from
-    where each query stands."""
+def middles(grid: int) -> Tensor:
+    """(q, 2): where the places of a grid have their middle, (x, y) as shares of the picture, row by row."""
+    at = (torch.arange(grid) + 0.5) / grid
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return torch.stack([x, y], -1).view(-1, 2)
 
-    begin: Tensor
+
+class BoxHead(nn.Module):
+    """From queries (m, d), grid by grid, to (m, c + 4): logits, and middle and extent as shares of the picture. Layers that see
+    the places about each, then how far the sides are from where it stands (FCOS)."""
+
+    middle: Tensor
 
     def __init__(self, width: int, classes: int, grid: int) -> None:
         super().__init__()
-        self.read = Transform(width, TransformConfig(bias=True, norm_bias=True))
-        self.named, self.sides = new_head(width, classes), new_head(width, 4)
+        narrow = min(width, WIDTH)
+        self.first = Linear(width, narrow)
+        self.layers = nn.ModuleList(Around(narrow) for _ in range(LAYERS))
+        self.named, self.sides = new_head(narrow, classes), new_head(narrow, 4)
         nn.init.constant_(self.named.bias, -math.log(1 / RARE - 1))
-        middle = (torch.arange(grid) + 0.5) / grid
-        y, x = torch.meshgrid(middle, middle, indexing="ij")
-        extent = torch.full_like(x, min(0.5, 1.5 / grid))
-        self.register_buffer(
-            "begin", torch.logit(torch.stack([x, y, extent, extent], -1)).view(-1, 4), persistent=False
-        )
+        nn.init.constant_(self.sides.bias, math.log(math.e - 1))  # where softplus is 1
+        self.grid = grid
+        self.register_buffer("middle", middles(grid), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        read = self.read(x).float()
-        begin = self.begin[torch.arange(len(x), device=x.device) % len(self.begin)]
-        return torch.cat([self.named(read), torch.sigmoid(self.sides(read) + begin)], dim=-1)
+        n = len(x) // self.grid**2  # behind them rows may stand that fill a size
+        x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, -1)
+        for layer in self.layers:
+            x = layer(x)
+        x = x.flatten(0, 2).float()
+        apart = F.softplus(self.sides(x)).view(n, -1, 2, 2) * MIDDLE / self.grid
+        low, high = self.middle - apart[:, :, 0], self.middle + apart[:, :, 1]
+        return torch.cat([self.named(x), torch.cat([(low + high) / 2, high - low], -1).flatten(0, 1)], dim=-1)
+
+
+class Around(nn.Module):
+    """Cells (n, g, g, d) told of those about them: a convolution, a norm and an activation, in the precision of the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mixed, self.norm = nn.Conv2d(width, width, 3, bias=False), LayerNorm(width, 1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.conv2d(x.permute(0, 3, 1, 2), self.mixed.weight.to(x.dtype), padding=1).permute(0, 2, 3, 1)
+        return F.gelu(self.norm(mixed))
 
 
 class LearntHead(nn.Module):

@@ -19,7 +19,7 @@ from mapsto.arrow import Arrow, restores
 from mapsto.convolution import ConvolutionConfig
 from mapsto.decoder import Decoder
 from mapsto.kinds import Source, Target
-from mapsto.sequence import Batch, few_sizes, shown
+from mapsto.sequence import Batch, Readout, few_sizes, shown
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
 Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
@@ -48,8 +48,8 @@ class ModelConfig:
     pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
     sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
     that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
-    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the small
-    stack behind (decoder.py). With it the Transformer reads what is not hidden alone; without it, all, the hidden ones as a mask.
+    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the stack
+    that puts hidden tokens back; then the Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
     queries: learnt tokens at the end of what is read, which answers about its parts are read from. between: whether the embedder
     tells behind every layer but the last where tokens stand.
     """
@@ -108,15 +108,12 @@ class Mapping(nn.Module):
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
-        small, bare = config.decoder, not config.transformer.layers
-        restored = [port for port, source in enumerate(restores(arrow)) if source is not None]
-        asked = [port for port, target in enumerate(self.targets) if bare and target.way == "appended"]
-        self.decoded = [] if small is None else restored + asked
-        self.restored = [] if small is None else restored
+        small, restored = config.decoder, [source is not None for source in restores(arrow)]
         self.decoder: Decoder | None = None
-        if small is not None and self.decoded:
+        if small is not None and any(restored):
             places = {kind: source.placer(small.width) for kind, source in self.sources.items()}
-            self.decoder = Decoder(width, small, places, bare)
+            self.decoder = Decoder(width, small, places)
+        self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
         pooled = any(target.way == "pooled" for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
@@ -151,7 +148,7 @@ class Mapping(nn.Module):
 
     def taken(self, batch: Batch) -> Tensor | None:
         """The flat places (m,) of hidden tokens that a decoder puts back; None without a decoder, or such tokens."""
-        asked = [readout.at for port in self.restored if batch.answers and (readout := batch.answers[port]) is not None]
+        asked = [readout.at for port in self.decoded if batch.answers and (readout := batch.answers[port]) is not None]
         found = [at for at in asked if at is not None]
         return torch.cat(found) if found else None
 
@@ -203,9 +200,10 @@ class Mapping(nn.Module):
         else:
             assert readout is not None and readout.at is not None
             if self.decoder is not None and port in self.decoded:
-                hidden = self.decoder(hidden, batch, self.taken(batch))
-            extra = few_sizes(len(readout.at)) - len(readout.at)
-            read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
+                at = self.taken(batch)
+                assert at is not None
+                hidden = self.decoder(hidden, batch, at)
+            read = _read_at(hidden.flatten(0, 1), readout)
         out: Tensor = self.heads[port](read)
         return out if readout is None else out[: len(readout.values)]
 
@@ -265,3 +263,14 @@ class Mapping(nn.Module):
         """Compute in `precision`; the weights stay as they are (see transformer.Linear)."""
         self.precision = precision
         return self
+
+
+def _read_at(flat: Tensor, readout: Readout) -> Tensor:
+    """The vectors (m', d) that answers are read from, of few different numbers: those at their flat places, or the mean about
+    them, weighed by the shares."""
+    assert readout.at is not None
+    extra = few_sizes(len(readout.at)) - len(readout.at)
+    if readout.shares is None:
+        return flat[F.pad(readout.at, (0, extra))]
+    at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (readout.at, readout.shares.to(flat.dtype)))
+    return (flat[at] * shares[..., None]).sum(1)

@@ -1,15 +1,14 @@
 """What a picture is to a model: rows of bytes, a patch each, and the modules that make vectors of them.
 
-A token says what stands there (0 a patch, 1 a hidden one, 2 what a place is asked about, 3 … the tokens in front, then the learnt
-queries at the end), its row and column in the grid, the rows and columns of the grid, and the pixels of the patch, channel by
-channel.
+A token says what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front, then the learnt queries at the end), its row
+and column in the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel.
 Legend of shapes: t tokens, n pictures, d width, p side of a patch, f = 3·p·p values of a patch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mapsto.convolution import ConvolutionConfig
 
-PATCH, HIDDEN, ASKED, FIRST_OF_FRAME = 0, 1, 2, 3
+PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
 PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
 WAVES = 0.2  # about as strong as the pixels are at first
 
@@ -156,44 +155,27 @@ def _drawn(learnt: Tensor, table: tuple[int, int], at: Tensor, grid: Tensor, smo
 
 
 class PictureEmbedder(PixelEmbedder):
-    """From tokens (t, 5 + f) of bytes, all of each picture one after the other and behind it what is asked about it, to what a
-    network gives for their cells, (t, d); for what is asked, in a grid of its own drawn over that of the network."""
+    """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
+    (t, d)."""
 
     def __init__(self, config: PatchConfig, front: ConvolutionConfig) -> None:
         super().__init__(config)
         self.network = front.network()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        asked, picture = tokens[:, 0] == ASKED, (tokens[:, :3] == 0).all(-1).cumsum(0)
+        grids = tokens[:, 3:PLACES].long()
         places, parts = [], []
-        for here, (rows, columns) in _of_a_grid(tokens, ~asked):
+        for rows, columns in torch.unique(grids, dim=0).tolist():
+            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
             cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
-            found = [(here, cells)]
-            held = picture[here[:: rows * columns]]
-            for there, (high, wide) in _of_a_grid(tokens, asked & torch.isin(picture, held)):
-                of = torch.searchsorted(held, picture[there[:: high * wide]])
-                found.append((there, _smooth(cells, (high, wide))[of]))
-            places += [at for at, _ in found]
-            parts += [grid.permute(0, 2, 3, 1).flatten(0, 2) for _, grid in found]
+            places.append(here)
+            parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _joined(self, patches: Tensor, rows: int, columns: int) -> Tensor:
         """Pictures (n, 3, h, w) of patches (t, f)."""
         p = self.patch
         return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
-
-
-def _of_a_grid(tokens: Tensor, among: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """The indices of the tokens `among` (t,) that stand in grids of one size, and that size, for each there is."""
-    grids = tokens[:, 3:PLACES].long()
-    for rows, columns in torch.unique(grids[among], dim=0).tolist():
-        here = among & (grids == torch.tensor([rows, columns], device=tokens.device)).all(-1)
-        yield here.nonzero()[:, 0], (rows, columns)
-
-
-def _smooth(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Grids (n, d, h, w) drawn over in another size, each place from those about it."""
-    return F.interpolate(cells, size=size, mode="bilinear", antialias=True)
 
 
 def _waves(grid: tuple[int, int], width: int) -> Tensor:

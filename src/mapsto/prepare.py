@@ -278,8 +278,8 @@ def _begun(
     """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
     _require_ways(arrow, sources, options)
-    config = make_config(beginning, options, arrow.corrupted, sources, targets)
-    if arrow.corrupted and config.decoder is not None and options.objective != "mae":
+    config = make_config(beginning, options, arrow.corrupted, sources)
+    if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
     for target, restored in zip(targets, restores(arrow), strict=True):
         target.meet(sources, config.vocabulary_head)

@@ -171,9 +171,8 @@ def start_name(mapping: Mapping, name: str) -> str:
 
 
 def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
-    """A decoder of these DECODER_SIZES for a stack, and otherwise like it; behind a bare network it ends in a norm."""
-    ends = shape.final_norm or not shape.layers
-    return replace(shape, embedding_width=None, vector_norm=False, final_norm=ends, **sizes)  # type: ignore[arg-type]
+    """A decoder of these DECODER_SIZES for a stack, and otherwise like it."""
+    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
 
 
 def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
@@ -305,7 +304,9 @@ def _head_names(chosen: Family) -> list[str]:
 
 
 def _modern(key: str, chosen: Family) -> str:
-    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own."""
+    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own, but for what is ours."""
+    if key.startswith(OWN):
+        return key
     for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.renamed):
         key = re.sub(pattern, name, key)
     return key
@@ -417,7 +418,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
         parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
         if config.decoder is not None:
             places = {source.kind: source.placer(config.decoder.width)}
-            parts["decoder"] = Decoder(shape.width, config.decoder, places, not shape.layers)
+            parts["decoder"] = Decoder(shape.width, config.decoder, places)
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     for name, size in wanted.items():
         if name not in tensors:

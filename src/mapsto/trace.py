@@ -57,7 +57,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     targets = [kinds.target(port.kind)() for port in bound.targets]
     rows = read_rows(bound, table, read_by(bound), targets)
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
-    config = make_config(beginning, options, bound.corrupted, sources, targets)
+    config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
         target.meet(sources, config.vocabulary_head)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
@@ -134,9 +134,6 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
     if mapping.config.front is not None:
         yield f"front    {mapping.config.front}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
-    if mapping.decoder is not None:
-        small = mapping.decoder.transformer.config
-        yield f"decoder  {small.layers} layers of {small.width} behind it, for what is put back or asked"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]
         if readout is None:
@@ -145,13 +142,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
         own = (readout.examples == 0).nonzero()[:, 0]
         places = {
             "pooled": f"pooled ({mapping.config.pooling})",
-            "aligned": f"{len(own)} hidden places",
-            "appended": f"{len(own)} queries, "
-            + (
-                "learnt, which stand in it"
-                if mapping.config.queries
-                else "laid behind it: they see all of it and each other, and it sees none of them"
-            ),
+            "aligned": f"{len(own)} places",
+            "appended": f"{len(own)} tokens laid behind it",
         }
         where = places[target.way]
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"

@@ -21,6 +21,7 @@ import numpy as np
 
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
+from mapsto.sequence import Answer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
-    from mapsto.sequence import Answer, Flat, Ints, Piece
+    from mapsto.sequence import Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
 
 Way = Literal["pooled", "aligned", "appended"]
@@ -53,12 +54,13 @@ def no_text(text: str) -> str | None:
 @dataclass(frozen=True)
 class Learning:
     """How long and how fast answers are learnt from random weights or a start made here: as many epochs as come near `steps`,
-    but from `fewest` to `most`. rate: of a start made here."""
+    but from `fewest` to `most`. rate: of a start made here. head: how many times faster the heads learn than a start."""
 
     fewest: float = 3.0
     most: float = 10.0
     steps: int = 120
     rate: float = 1e-4
+    head: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Source(ABC):
     `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
     that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
     would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt tokens at the end
-    of every piece, which answers about places are read from; where there are none, these are read from the value laid `again`.
+    of every piece, which answers about places are read from; where there are none, these are read between its tokens.
     between: layers behind which its embedder's `between` adds something.
     """
 
@@ -203,13 +205,13 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
-        that have no such axes."""
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """Of `counts` places along the axes of a value, q in all, the tokens (q, k) about each, and the shares (q, k) by which
+        these are near. Raises UsageError for kinds that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def require_parts(self) -> None:
-        """Raise UsageError where values are read whole, so that no part of one can be hidden."""
+        """Raise UsageError where values are read whole, so that no part of one can be hidden or asked about."""
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The piece as if these tokens had not stood in the value; its frame stays. Raises UsageError for kinds without parts."""
@@ -280,7 +282,6 @@ class Target(ABC):
     kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
-    learning: ClassVar[Learning | None] = None
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
@@ -288,6 +289,7 @@ class Target(ABC):
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0
+    learning: Learning | None = None
 
     @staticmethod
     @abstractmethod
@@ -347,9 +349,10 @@ class Target(ABC):
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
 
-    def question(self, pieces: Sequence[Piece]) -> Answer:
-        """What an appended answer lays behind the pieces to be read there, without saying what is true."""
-        raise NotImplementedError
+    def question(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Where an answer that is not pooled is read, without saying what is true; None where nothing is asked."""
+        at = self.asked(pieces)
+        return Answer(np.zeros(len(at), np.int64), at) if len(at) else None
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """One output an example, (n, …), out of what was read (m, …) for examples of these pieces; in raw coordinates for kinds

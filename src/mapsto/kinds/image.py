@@ -29,7 +29,6 @@ from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
 from mapsto.patches import (
-    ASKED,
     FIRST_OF_FRAME,
     HIDDEN,
     MOST_SIDE,
@@ -58,7 +57,6 @@ AXES = {  # of weights
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 LARGEST_READ = 256  # the largest patch of models made elsewhere
-DRAWN_OVER = 16, 16  # rows and columns that places in the grid of a network are drawn from
 SEEN = 500
 THUMBNAIL = 160
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
@@ -338,7 +336,7 @@ class ImageSource(Source):
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
         if self.front is not None:
-            raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
+            raise UsageError(f"no part of a picture can be hidden, asked about or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
@@ -349,9 +347,8 @@ class ImageSource(Source):
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
     def placer(self, width: int) -> PatchPlaces:
-        """Sines and cosines of row and column, zero for the frame, as MAE has them; for a network, which has no table, drawn from
-        one of a fixed size."""
-        return PatchPlaces(self.table if self.front is None else DRAWN_OVER, width)
+        """Sines and cosines of row and column, zero for the frame, as MAE has them."""
+        return PatchPlaces(self.table, width)
 
     def corrupt(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
@@ -370,19 +367,21 @@ class ImageSource(Source):
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The whole picture in a grid of so many patches; behind a network, so many places in its last grid."""
-        p = self.frame.patch
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """The four patches, or cells of a network, about each place of a grid."""
+        inner = np.flatnonzero(~piece.special)
+        size = np.array(piece.tokens[inner[0], 3:PLACES], np.int64)
         places = np.indices(tuple(counts)).reshape(2, -1).T
-        tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
-        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        if self.front is None:
-            tokens[:, PLACES:] = pictures.patches(
-                pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p
-            )
-        else:
-            tokens[:, 0] = ASKED
-        return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
+        at = np.clip((places + 0.5) / counts * size - 0.5, 0, size - 1)
+        low = np.floor(at).astype(np.int64)
+        far = (at - low).astype(np.float32)
+        ends = [(low, 1 - far), (np.minimum(low + 1, size - 1), far)]
+        corners = [
+            (row[:, 0] * size[1] + column[:, 1], down[:, 0] * across[:, 1])
+            for row, down in ends
+            for column, across in ends
+        ]
+        return inner[np.stack([corner for corner, _ in corners], 1)], np.stack([share for _, share in corners], 1)
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
