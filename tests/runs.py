@@ -211,4 +211,4 @@ def read_beside(target: Any) -> tuple[Piece, ...]:
 def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
     """The values of all answers, as a batch has them."""
     values = [target.encode(answer, pieces).values for answer in answers]
-    return torch.from_numpy(np.concatenate(values) if target.way == "appended" else np.stack(values))
+    return torch.from_numpy(np.concatenate(values) if target.lies_in else np.stack(values))

@@ -187,15 +187,15 @@ def test_boxes_come_through_every_format(tmp_path: Path) -> None:
 
 def test_more_boxes_than_can_be_told_are_counted() -> None:
     target = Boxes()
-    answers = [tuple(Box("a", i, 0, i + 1 + i % 3, 2) for i in range(400)), (Box("a", 0, 0, 1, 1),)]
+    answers = [tuple(Box("a", i, 0, i + 1 + i % 3, 2) for i in range(1500)), (Box("a", 0, 0, 1, 1),)]
     target.learn(answers)
-    assert target.queries == 289
-    assert target.notes(answers) == ["1 rows have more boxes than the 289 that can be told; there the largest count"]
+    assert target.queries == 1024
+    assert target.notes(answers) == ["1 rows have more boxes than the 100 that can be told; there the surest count"]
     source = image.ImageSource(pictures.Frame(4, 32), [0.5] * 3, [0.2] * 3)
     target.meet({"image": source}, None)
-    (piece,) = source.encode([source.read(np.zeros((8, 403, 3), np.uint8))], 0, aligned=True)
+    (piece,) = source.encode([source.read(np.zeros((8, 1503, 3), np.uint8))], 0, aligned=True)
     values = target.encode(answers[0], (piece,)).values
-    assert (values[:, 3] < 1.5 / 403).sum() == 289 - 2 * 133, "of the smallest only as many as there was room for"
+    assert (values[:, 3] < 1.5 / 1503).sum() == 1024 - 2 * 500, "of the smallest only as many as there was room for"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["move", "mirror", "crop"])
-@pytest.mark.parametrize("fit", ["inside", "squash", "middle"])
+@pytest.mark.parametrize("fit", ["inside", "squash", "middle", "shorter"])
 def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)
@@ -361,7 +361,7 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     after = pictures.decode((drawn / "00002-1.png").read_bytes())
     assert before.shape == after.shape and (before != after).any()
     traced = run("trace", "image -> boxes", str(folder), "--start", str(tmp_path / "det"))
-    assert "queries, laid behind it" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
+    assert "1024 places" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
     page = tmp_path / "page.html"
     shown = run("evaluate", str(tmp_path / "det"), str(folder), "--out", str(page), "--device", "cpu")
     assert "map50" in shown.stdout, shown.stderr

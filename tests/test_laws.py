@@ -17,10 +17,12 @@ from runs import laid, read_beside, sentences
 from mapsto import kinds
 from mapsto.arrow import parse, restores
 from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
+from mapsto.box_heads import middles
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
 from mapsto.kinds import BadCell
+from mapsto.kinds.boxes import given_to
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.options import Options
@@ -217,7 +219,7 @@ class TestTarget:
         decoded = target.decode(target.whole(outputs, [pieces] * len(answers)))
         for found, answer in zip(decoded, answers, strict=True):
             said = target.read(found[kind])
-            exact = target.likely or target.way == "appended"
+            exact = target.likely or target.lies_in
             assert set(said) == set(answer) if exact else said == pytest.approx(answer, abs=1e-3)
         assert all(0.99 < found.get("probability", 1.0) <= 1 for found in decoded)
         assert float(target.loss(outputs, values)) < 1e-3
@@ -250,9 +252,13 @@ class TestTarget:
 
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     """Outputs that say these values and nothing else."""
-    if target.way == "appended":
-        said = torch.arange(width - 4) == values[:, :1]
-        return torch.cat([40.0 * said - 20, values[:, 1:].clamp(min=0.01)], dim=1)
+    if target.lies_in:
+        said = torch.full((len(values), width), -20.0)
+        for grid, truth in zip(said.split(target.queries), values.split(target.queries), strict=True):
+            true = truth[truth[:, 0] >= 0]
+            at, which = given_to(middles(target.grid), true[:, 1:], 1 / target.grid)
+            grid[at, true[which, 0].long()], grid[at, -4:] = 20.0, true[which, 1:]
+        return said
     if not target.likely:
         return values.view(len(values), -1).float()
     if values.ndim == 2:

@@ -142,12 +142,14 @@ class Frame:
 
     fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
     `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
-    sides. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow resamples.
+    sides; "shorter" brings its shorter side to `shorter`, less where the longer one would pass `size`, and both down to whole
+    patches, as YOLOS has it. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow
+    resamples.
     """
 
     patch: int
     size: int
-    fit: Literal["inside", "squash", "middle", "squash_middle"] = "inside"
+    fit: Literal["inside", "squash", "middle", "squash_middle", "shorter"] = "inside"
     shorter: int = 0
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
@@ -155,6 +157,11 @@ class Frame:
     def side(self) -> int:
         """Patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
+
+    @property
+    def largest(self) -> int:
+        """Patches of the largest grid."""
+        return self.side * (self.shorter // self.patch if self.fit == "shorter" else self.side)
 
     @property
     def cuts(self) -> bool:
@@ -179,12 +186,23 @@ class Frame:
             return self.size, self.size
         if self.fit == "squash_middle":
             return self.shorter, self.shorter
+        if self.fit == "shorter":
+            return self._shorter(h, w)
         if self.fit == "middle":
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
         scale = min(1.0, self.size / max(h, w))
         grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
         return grid[0] * self.patch, grid[1] * self.patch
+
+    def _shorter(self, h: int, w: int) -> tuple[int, int]:
+        short, long = min(h, w), max(h, w)
+        exact = self.size * short / long if long / short * self.shorter > self.size else float(self.shorter)
+        size = round(exact), int(exact * long / short)
+        if h <= w and h == size[0]:
+            size = h, w  # as the published processor leaves it
+        high, wide = (max(self.patch, side // self.patch * self.patch) for side in size)
+        return (high, wide) if h <= w else (wide, high)
 
 
 def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:

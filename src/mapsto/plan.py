@@ -157,6 +157,7 @@ def make_plan(
         patience=options.patience,
         average=pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
+        head=learning(mapping, beginning).head if started and not pretraining else 1.0,
     )
     layout.require(batch, optimizer)
     per_epoch = len(examples) / batch

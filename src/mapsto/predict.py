@@ -64,7 +64,7 @@ def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device
                     target = mapping.targets[port]
                     shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
                     rows = batch.rows[readout.examples.cpu().numpy()]
-                    if target.way == "appended":
+                    if target.lies_in:
                         rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
                         shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
                     kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
@@ -84,11 +84,8 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     for target in mapping.targets:
         if target.way == "pooled":
             found.append(Answer(np.zeros((), np.int64)))
-        elif target.way == "appended":
-            found.append(target.question(pieces))
         else:
-            at = target.asked(pieces)
-            found.append(Answer(np.zeros(len(at), np.int64), at) if len(at) else None)
+            found.append(target.question(pieces))
     return tuple(found)
 
 
@@ -185,7 +182,7 @@ class Predictor:
         found: list[dict[str, Any]] = [{} for _ in range(count)]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            if target.way == "aligned":
+            if target.way == "aligned" and not target.lies_in:
                 answers = self._aligned(examples, count, port)
             else:
                 answers = target.decode(row_outputs(self.mapping, examples, count, port, self.device))

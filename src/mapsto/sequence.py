@@ -113,13 +113,15 @@ class Answer:
     """What one target port should say of one example.
 
     `values` is () or (k,) for a pooled answer. For an answer read at tokens, `at` (m,) counts tokens from the first
-    one of the example and `values` is (m, …). An appended answer also brings the `piece` laid behind the sources, from
-    whose first token its `at` counts.
+    one of the example and `values` is (m, …). Read between tokens, `at` and `shares` are (m, k): the k tokens about each place
+    and how much of each is read. An appended answer also brings the `piece` laid behind the sources, from whose first token its
+    `at` counts.
     """
 
     values: NDArray[Any]
     at: Ints | None = None
     piece: Piece | None = None
+    shares: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +155,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens,
-    and `examples` (m,), the example each belongs to."""
+    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens, or (m, k) with
+    the `shares` of each if between them; and `examples` (m,), the example each belongs to."""
 
     values: Tensor
     at: Tensor | None
     examples: Tensor
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,8 +362,10 @@ def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
         values = np.stack([answer.values for _, answer in known])
         return Readout(torch.from_numpy(values), None, torch.tensor([i for i, _ in known]))
     sizes = [len(answer.values) for _, answer in known]
+    shares = [answer.shares for _, answer in known if answer.shares is not None]
     return Readout(
         torch.from_numpy(np.concatenate([answer.values for _, answer in known])),
         torch.from_numpy(np.concatenate([starts[i] + answer.at for i, answer in known])),
         torch.from_numpy(np.repeat([i for i, _ in known], sizes)),
+        torch.from_numpy(np.concatenate(shares)) if shares else None,
     )

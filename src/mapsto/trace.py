@@ -142,8 +142,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
         own = (readout.examples == 0).nonzero()[:, 0]
         places = {
             "pooled": f"pooled ({mapping.config.pooling})",
-            "aligned": f"{len(own)} hidden places",
-            "appended": f"{len(own)} queries, laid behind it: they see all of it and each other, and it sees none of them",
+            "aligned": f"{len(own)} places",
+            "appended": f"{len(own)} tokens laid behind it",
         }
         where = places[target.way]
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"

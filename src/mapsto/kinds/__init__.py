@@ -21,6 +21,7 @@ import numpy as np
 
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
+from mapsto.sequence import Answer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
-    from mapsto.sequence import Answer, Flat, Ints, Piece
+    from mapsto.sequence import Flat, Ints, Piece
     from mapsto.transformer import TransformConfig
 
 Way = Literal["pooled", "aligned", "appended"]
@@ -53,12 +54,13 @@ def no_text(text: str) -> str | None:
 @dataclass(frozen=True)
 class Learning:
     """How long and how fast answers are learnt from random weights or a start made here: as many epochs as come near `steps`,
-    but from `fewest` to `most`. rate: of a start made here."""
+    but from `fewest` to `most`. rate: of a start made here. head: how many times faster the heads learn than a start."""
 
     fewest: float = 3.0
     most: float = 10.0
     steps: int = 120
     rate: float = 1e-4
+    head: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Source(ABC):
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
     `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
     that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
-    would tell several apart. rows_at_once: how many values are held as pieces when answering.
+    would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt tokens at the end
+    of every piece, which answers about places are read from; where there are none, these are read between its tokens.
+    between: layers behind which its embedder's `between` adds something.
     """
 
     kind: ClassVar[str]
@@ -94,6 +98,8 @@ class Source(ABC):
     learning: ClassVar[Learning] = Learning()
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
+    queries: int = 0
+    between: int = 0
 
     @property
     def longest(self) -> int | None:
@@ -199,9 +205,9 @@ class Source(ABC):
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
-        that have no such axes."""
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """Of `counts` places along the axes of a value, q in all, the tokens (q, k) about each, and the shares (q, k) by which
+        these are near. Raises UsageError for kinds that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def require_parts(self) -> None:
@@ -268,20 +274,22 @@ class Target(ABC):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
     loss is the −log of a probability. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
-    saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
-    learning: how fits are run, where the answers take longer to learn than the kind that is read says.
+    saved. naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones
+    alone; by default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is
+    augmented. learning: how fits are run, where the answers take longer to learn than the kind that is read says.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
-    learning: ClassVar[Learning | None] = None
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
+    naming: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0
+    learning: Learning | None = None
 
     @staticmethod
     @abstractmethod
@@ -341,9 +349,10 @@ class Target(ABC):
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
 
-    def question(self, pieces: Sequence[Piece]) -> Answer:
-        """What an appended answer lays behind the pieces to be read there, without saying what is true."""
-        raise NotImplementedError
+    def question(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Where an answer that is not pooled is read, without saying what is true; None where nothing is asked."""
+        at = self.asked(pieces)
+        return Answer(np.zeros(len(at), np.int64), at) if len(at) else None
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """One output an example, (n, …), out of what was read (m, …) for examples of these pieces; in raw coordinates for kinds

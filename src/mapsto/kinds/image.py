@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -45,7 +46,15 @@ from mapsto.transformer import new_head
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
-AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
+AXES = {  # of weights
+    "position_embeddings": 3,
+    "projection.weight": 4,
+    "cls_token": 3,
+    "register_tokens": 3,
+    "query_tokens": 3,
+    "later_positions": 4,
+}
+MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
 LARGEST_READ = 256  # the largest patch of models made elsewhere
 SEEN = 500
@@ -134,12 +143,13 @@ def _read(cell: object) -> Picture:
 
 
 class ImageSource(Source):
-    """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
+    """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: rows and columns of the grid that
     positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
     that have none. masked: whether hidden patches have a vector of their own; else they look grey. normed: whether hidden patches
     are told less their own mean, by their own deviation. bias: whether something is added to what is made of the pixels of a
     patch. front: the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be
-    hidden, and no token stands in front."""
+    hidden, and no token stands in front. queries: learnt tokens behind the patches. between: layers behind which it is told again
+    where tokens stand."""
 
     kind = "image"
     family = "dinov2"
@@ -158,18 +168,20 @@ class ImageSource(Source):
         frame: Frame,
         mean: Sequence[float],
         std: Sequence[float],
-        table: int | None = None,
+        table: tuple[int, int] | None = None,
         registers: int = 0,
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
         normed: bool = False,
         front: ConvolutionConfig | None = None,
+        queries: int = 0,
+        between: int = 0,
     ) -> None:
         self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
-        self.normed, self.front = normed, front
+        self.normed, self.front, self.queries, self.between = normed, front, queries, between
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.table = table or frame.side
+        self.table = table or (frame.side, frame.side)
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -185,7 +197,7 @@ class ImageSource(Source):
     @property
     def longest(self) -> int:
         """Tokens of the largest picture."""
-        return self.leading + max(self.frame.side, self.table) ** 2
+        return self.leading + max(self.frame.largest, math.prod(self.table)) + self.queries
 
     @classmethod
     def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
@@ -210,9 +222,10 @@ class ImageSource(Source):
             patch, told = _patches(folder, weights)
         else:
             patch, told = front.stride, {"placed": 0, "masked": False, "front": front}
-        if patch > LARGEST_READ or told["placed"] > len(PLACED):
+        if patch > LARGEST_READ or told["placed"] > len(PLACED) or told.get("queries", 0) > MOST_QUERIES:
             raise CheckpointError(
-                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported"
+                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported, nor more than "
+                f"{MOST_QUERIES} queries"
             )
         try:
             frame = processor.frame_of(said, patch)
@@ -226,8 +239,11 @@ class ImageSource(Source):
         """preprocessor_config.json; the sizes that a config repeats."""
         frame, said = self.frame, processor.written(self.frame, self.mean, self.std)
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        side = frame.size if frame.side == self.table else self.table * frame.patch
-        sizes = {"image_size": side, "num_channels": 3}
+        rows, columns = self.table
+        side = frame.size if (frame.side, frame.side) == self.table else rows * frame.patch
+        both = [rows * frame.patch, columns * frame.patch]
+        square = rows == columns and not self.queries  # families with queries want both sides
+        sizes: dict[str, Any] = {"image_size": side if square else both, "num_channels": 3}
         sizes |= {NORMED: True} if self.normed else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
@@ -258,25 +274,26 @@ class ImageSource(Source):
         return value.height * value.width
 
     def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
-        """The tokens in front, and patches row by row."""
+        """The tokens in front, patches row by row, and the queries."""
         return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
 
     def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
         p = self.frame.patch
         grid = pixels.shape[0] // p, pixels.shape[1] // p
-        first = self.leading
         places = np.indices(grid).reshape(2, -1).T
-        tokens = np.zeros((first + len(places), PLACES + 3 * p * p), np.uint8)
-        tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
-        tokens[first:, 1:3], tokens[:, 3:PLACES] = places, grid
-        tokens[first:, PLACES:] = pictures.patches(pixels, p)
-        special = np.arange(len(tokens)) < first
+        tokens = np.zeros((self.leading + len(places) + self.queries, PLACES + 3 * p * p), np.uint8)
+        inner = slice(self.leading, self.leading + len(places))
+        special = np.ones(len(tokens), np.bool_)
+        special[inner] = False
+        tokens[special, 0] = FIRST_OF_FRAME + np.arange(self.leading + self.queries)
+        tokens[inner, 1:3], tokens[:, 3:PLACES] = places, grid
+        tokens[inner, PLACES:] = pictures.patches(pixels, p)
         alignment = units = None
         if aligned:
             corners = np.stack([places, places + 1], axis=-1) * p
             regions = np.zeros((len(tokens), 2, 2))
-            regions[first:] = corners * origin[:, 0, None] + origin[:, 1, None]
-            alignment, units = Alignment(regions), np.where(special, -1, np.arange(len(tokens)) - first)
+            regions[inner] = corners * origin[:, 0, None] + origin[:, 1, None]
+            alignment, units = Alignment(regions), np.where(special, -1, np.arange(len(tokens)) - self.leading)
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
@@ -324,8 +341,9 @@ class ImageSource(Source):
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
         config = PatchConfig(
-            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias
-        )
+            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias, self.queries,
+            self.between,
+        )  # fmt: skip
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
     def placer(self, width: int) -> PatchPlaces:
@@ -343,20 +361,27 @@ class ImageSource(Source):
     def words(self, piece: Piece) -> list[str]:
         """Row and column of each patch."""
         frame = [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
+        frame += [f"[query {i + 1}]" for i in range(self.queries)]
         return [
             frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else f"{row},{column}"
             for what, row, column in piece.tokens[:, :3].tolist()
         ]
 
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
-        self.require_parts()
-        p = self.frame.patch
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """The four patches, or cells of a network, about each place of a grid."""
+        inner = np.flatnonzero(~piece.special)
+        size = np.array(piece.tokens[inner[0], 3:PLACES], np.int64)
         places = np.indices(tuple(counts)).reshape(2, -1).T
-        tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
-        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(_joined(piece, p), (counts[0] * p, counts[1] * p)), p)
-        return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
+        at = np.clip((places + 0.5) / counts * size - 0.5, 0, size - 1)
+        low = np.floor(at).astype(np.int64)
+        far = (at - low).astype(np.float32)
+        ends = [(low, 1 - far), (np.minimum(low + 1, size - 1), far)]
+        corners = [
+            (row[:, 0] * size[1] + column[:, 1], down[:, 0] * across[:, 1])
+            for row, down in ends
+            for column, across in ends
+        ]
+        return inner[np.stack([corner for corner, _ in corners], 1)], np.stack([share for _, share in corners], 1)
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
@@ -453,6 +478,8 @@ class ImageSource(Source):
             self.bias,
             self.normed,
             repr(self.front),
+            self.queries,
+            self.between,
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -481,15 +508,27 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
     needed = sizes["position_embeddings"] + sizes["projection.weight"]
     if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
         raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
-    placed = sizes["cls_token"][0]
-    return sizes["projection.weight"][3], {
-        "table": round(max(0, sizes["position_embeddings"][1] - placed) ** 0.5),
+    placed, queries, patch = sizes["cls_token"][0], sizes["query_tokens"][1], sizes["projection.weight"][3]
+    said = checkpoint.read_json(folder / CONFIG)
+    return patch, {
+        "table": _table(max(0, sizes["position_embeddings"][1] - placed - queries), said.get("image_size"), patch),
         "registers": sizes["register_tokens"][1],
         "placed": placed,
         "masked": "mask_token" in weights,
         "bias": "projection.bias" in weights,
-        "normed": checkpoint.read_json(folder / CONFIG).get(NORMED) is True,
+        "normed": said.get(NORMED) is True,
+        "queries": queries,
+        "between": sizes["later_positions"][0],
     }
+
+
+def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
+    """Rows and columns of a grid of so many places, which is square unless config.json says another size (h, w) of pictures."""
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        rows, columns = (side // patch for side in size)
+        if rows * columns == places:
+            return rows, columns
+    return round(places**0.5), round(places**0.5)
 
 
 def _hidden(piece: Piece, hidden: Ints) -> Piece:
