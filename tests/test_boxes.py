@@ -220,12 +220,12 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
         Boxes.read(cell)
 
 
-@pytest.mark.parametrize("how", ["move", "mirror", "crop"])
+@pytest.mark.parametrize("how", image.ImageSource.augmented)
 @pytest.mark.parametrize("fit", ["inside", "squash", "middle"])
 def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)
-    pixels[12:28, 20:40] = 250
+    pixels[12:28, 20:40] = 120
     frame = pictures.Frame(4, 32, fit, 32)
     source = image.ImageSource(frame, [0.5] * 3, [0.2] * 3)
     target = Boxes()
@@ -239,6 +239,8 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
         seen = pictures.joined(varied.tokens[~varied.special, PLACES:], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
+        if seen.max() - seen.min() < 30:
+            continue  # nothing is told apart any more
         y, x = np.nonzero(seen > (seen.min() + seen.max()) / 2)
         h, w = seen.shape
         found = np.array([x.min() / w, y.min() / h, (x.max() + 1) / w, (y.max() + 1) / h])

@@ -20,7 +20,7 @@ from PIL import Image
 from runs import run, sentences, write_photos
 
 import mapsto
-from mapsto import data, examples, kinds, pictures
+from mapsto import data, examples, kinds, pictures, randaugment
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
@@ -162,6 +162,22 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
         assert (top + bottom) / 2 == pytest.approx(28, abs=6) and (left + right) / 2 == pytest.approx(20, abs=6)
         seen.add(tuple(moved.tokens[red.argmax(), 1:3].tolist()))
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
+def test_an_operation_changes_how_a_picture_looks_and_not_what_stands_where(name: str) -> None:
+    """A white spot on a black one on grey ground: the spots differ from what is about them, and nothing else does."""
+    pixels = np.full((24, 32, 3), (91, 121, 151), np.uint8)
+    pixels[4:10, 5:12], pixels[12:20, 18:26] = (201, 161, 171), (31, 21, 11)
+    strong = [np.array(randaugment.OPERATIONS[name](Image.fromarray(pixels), by)) for by in (-0.3, 0.3)]
+    assert all(found.shape == pixels.shape and found.dtype == np.uint8 for found in strong)
+    assert (name == "identity") == all(np.array_equal(found, pixels) for found in strong)
+    for found in strong:
+        ground = found[0, 0].astype(int)
+        other = np.abs(found - ground).max(-1) > 12
+        assert other[6:8, 7:10].all() and other[14:18, 20:24].all(), "the spots are there"
+        other[3:11, 4:13] = other[11:21, 17:27] = False
+        assert not other.any(), "and nothing else is"
 
 
 def test_features_tell_colours_and_edges_apart() -> None:

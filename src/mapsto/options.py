@@ -15,7 +15,7 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
 Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
-Augment = Literal["auto", "none", "move", "mirror", "crop"]
+Augment = Literal["auto", "none", "move", "mirror", "rand", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
-    "augment": ("auto", "none", "move", "mirror", "crop"),
+    "augment": ("auto", "none", "move", "mirror", "rand", "crop"),
 }
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
@@ -100,8 +100,8 @@ class Options:
     )
     augment: Augment = _option(
         "auto",
-        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), parts of them in other colours "
-        "(crop; simclr's auto), or not (none).",
+        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), after two of many operations "
+        "(rand), parts of them in other colours (crop; simclr's auto), or not (none).",
     )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")

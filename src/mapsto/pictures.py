@@ -36,7 +36,8 @@ class Unreadable(ValueError):
     """What keeps a file from being a picture."""
 
 
-def _pillow() -> Any:
+def load_pillow() -> Any:
+    """The package that decodes pictures. Raises UsageError where it is not here."""
     try:
         import PIL.Image
         import PIL.ImageOps
@@ -48,7 +49,7 @@ def _pillow() -> Any:
 def decode(content: bytes) -> Pixels:
     """The pixels of an encoded picture, turned as its EXIF data say; of several frames the first, on white where it can be seen
     through, of 16 bits a channel the upper 8. Raises Unreadable, and UsageError without Pillow."""
-    pillow = _pillow()
+    pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -67,7 +68,7 @@ def decode(content: bytes) -> Pixels:
 
 def size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
-    pillow = _pillow()
+    pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
@@ -92,20 +93,20 @@ def _coloured(pillow: Any, image: Any) -> Any:
 def encode(pixels: Pixels) -> bytes:
     """A PNG of the pixels."""
     stream = io.BytesIO()
-    _pillow().Image.fromarray(pixels).save(stream, "PNG")
+    load_pillow().Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
 def thumbnail(pixels: Pixels) -> bytes:
     """A JPEG of the pixels, for a page."""
     stream = io.BytesIO()
-    _pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
+    load_pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
 def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
     """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
-    pillow = _pillow()
+    pillow = load_pillow()
     from PIL import ImageDraw
 
     image = pillow.Image.fromarray(pixels)
@@ -191,7 +192,7 @@ def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> 
     """The picture in another size (h, w)."""
     if pixels.shape[:2] == size:
         return pixels
-    pillow = _pillow()
+    pillow = load_pillow()
     how = getattr(pillow.Image.Resampling, filter.upper())
     return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
 
@@ -229,13 +230,13 @@ def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixel
     shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
     turned = mirror and bool(rng.random() < 0.5)
     light = 1 + BRIGHTER * (2 * rng.random() - 1)
-    found = _shifted(_shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
+    found = shifted(shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
     across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
     lit = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)
     return lit.take(found), np.array([[1.0, -shift[0]], across])
 
 
-def _shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
+def shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
     """Moved by so many pixels along an axis, the edge drawn out."""
     n, edge = pixels.shape[axis], 0 if by > 0 else -1
     kept = pixels.take(range(max(0, -by), n - max(0, by)), axis)
@@ -247,7 +248,7 @@ def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pix
     """A part of the picture at random, brought to the size of the whole, in other colours, with `mirror` as often as not seen in
     a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and where it comes from, as
     `Frame.framed` says it."""
-    pillow = _pillow()
+    pillow = load_pillow()
     size = np.array(pixels.shape[:2])
     share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
@@ -269,7 +270,7 @@ def _recoloured(crop: Any, rng: np.random.Generator) -> Pixels:
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
     colours = depth * turned + (1 - depth) * GREY
-    mean = GREY @ colours @ np.asarray(crop.resize((1, 1), _pillow().Image.Resampling.BOX))[0, 0]
+    mean = GREY @ colours @ np.asarray(crop.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
     added = np.full((3, 1), light * (1 - contrast) * mean)
     matrix = np.concatenate([light * contrast * colours, added], axis=1)
     return np.array(crop.convert("RGB", matrix.ravel().tolist()))

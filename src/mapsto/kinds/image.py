@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, pictures, processor
+from mapsto import checkpoint, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -149,7 +149,7 @@ class ImageSource(Source):
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
-    augmented = ("move", "mirror", "crop")
+    augmented = ("move", "mirror", "rand", "crop")
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
 
@@ -280,7 +280,8 @@ class ImageSource(Source):
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The picture moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
+        """The picture moved a little, with "mirror" as often as not mirrored; with "rand" after two operations out of many, with
+        "crop" a part of it in other colours."""
         p, inner = self.frame.patch, ~piece.special
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
@@ -289,6 +290,8 @@ class ImageSource(Source):
         tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
         if how == "crop":
             changed, origin = pictures.cropped(pixels, rng, tells)
+        elif how == "rand":
+            changed, origin = randaugment.varied(pixels, rng, tells)
         else:
             changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
         tokens = piece.tokens.copy()
