@@ -251,6 +251,37 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     assert told > 12, "crops may leave it out now and then"
 
 
+@pytest.mark.parametrize("how", ["move", "mirror"])
+def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
+    """A rectangle in a colour of its own in each of four pictures: where enough of one is seen, its box is about it."""
+    colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
+    source, target = image.ImageSource(pictures.Frame(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
+    answers = [target.read([{"label": name, "box": [12, 8, 28, 20]}]) for name in colours]
+    target.learn(answers)
+    target.meet({"image": source}, None)
+    shown = [np.zeros((*size, 3), np.uint8) for size in ((40, 64), (64, 32), (48, 48), (24, 64))]
+    for pixels, colour in zip(shown, colours.values(), strict=True):
+        pixels[8:20, 12:28] = 200 * np.array(colour)
+    pieces = source.encode([source.read(pixels) for pixels in shown], 0, aligned=True)
+    told = 0
+    for step in range(30):
+        rng = generator(0, 0, step)
+        mixed, parts = source.mix([source.augment(piece, rng, how) for piece in pieces], rng, "mosaic")
+        seen = pictures.joined(mixed.tokens[~mixed.special, PLACES:], (10, 16), 4)
+        values = target.mixed(answers, (mixed,), parts).values
+        for name, colour in colours.items():
+            found = values[values[:, 0] == target.classes.index(name), 1:]
+            y, x = np.nonzero(((seen > 80) == np.array(colour)).all(-1))
+            if not len(found):
+                assert len(x) < 80, "a quarter of 16 × 12 pixels, in a picture that may have grown"
+                continue
+            told += 1
+            ((middle, extent),) = found.reshape(1, 2, 2)
+            there = np.array([x.min() / 64, y.min() / 40, (x.max() + 1) / 64, (y.max() + 1) / 40])
+            assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - there).max() < 0.05
+    assert told > 60
+
+
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
     target, source = Boxes(), image.ImageSource(pictures.Frame(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
     answer = target.read([{"label": "a", "box": [0, 0, 6, 32]}, {"label": "a", "box": [30, 0, 50, 32]}])

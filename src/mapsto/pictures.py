@@ -248,32 +248,37 @@ def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pix
     """A part of the picture at random, brought to the size of the whole, in other colours, with `mirror` as often as not seen in
     a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and where it comes from, as
     `Frame.framed` says it."""
-    pillow = load_pillow()
     size = np.array(pixels.shape[:2])
     share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
-    top, left = corner = rng.random(2) * (size - part)
-    bottom, right = corner + part
-    whole = pillow.Image.fromarray(pixels)
-    crop = whole.resize(whole.size, pillow.Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    corner = rng.random(2) * (size - part)
+    crop = seen_in(pixels, corner, part, (len(pixels), pixels.shape[1]))
     origin = np.stack([part / size, corner], axis=1)
     if mirror and rng.random() < 0.5:
-        crop, origin[1] = crop.transpose(pillow.Image.Transpose.FLIP_LEFT_RIGHT), (-origin[1, 0], right)
+        crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
     return _recoloured(crop, rng), origin
 
 
-def _recoloured(crop: Any, rng: np.random.Generator) -> Pixels:
+def seen_in(pixels: Pixels, corner: NDArray[np.float64], extent: NDArray[np.float64], size: tuple[int, int]) -> Pixels:
+    """The part of the picture from `corner` (y, x) on, of `extent` (y, x), in a size (h, w)."""
+    (top, left), (bottom, right) = corner, corner + extent
+    image, bilinear = load_pillow().Image.fromarray(pixels), load_pillow().Image.Resampling.BILINEAR
+    return np.array(image.resize((size[1], size[0]), bilinear, box=(left, top, right, bottom)))
+
+
+def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """In another light, contrast, saturation and hue, now and then grey."""
+    image = load_pillow().Image.fromarray(pixels)
     light, contrast, depth = 1 + COLOURED * rng.uniform(-1, 1, 3)
     angle = 2 * np.pi * TURNED_HUE * rng.uniform(-1, 1)
     depth = 0.0 if rng.random() < GREYED else depth
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
     colours = depth * turned + (1 - depth) * GREY
-    mean = GREY @ colours @ np.asarray(crop.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
+    mean = GREY @ colours @ np.asarray(image.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
     added = np.full((3, 1), light * (1 - contrast) * mean)
     matrix = np.concatenate([light * contrast * colours, added], axis=1)
-    return np.array(crop.convert("RGB", matrix.ravel().tolist()))
+    return np.array(image.convert("RGB", matrix.ravel().tolist()))
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
