@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's
 MOST_PIXELS = 64_000_000
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
+SMALL, LONG_WAVES, WAVES = (
+    16,
+    8,
+    32,
+)  # to a side of a small picture: pixels, waves that are looked at; and how many tell it
+FAINTEST = 8.0  # a wave of one grey value
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
 SMALLEST_PART, MOST_DRAWN = 0.2, 4 / 3  # of a random crop: share of the picture, and one side against the other
@@ -289,6 +296,35 @@ def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
     blurred = sum(wide[y : y + h, x : x + w] for y in range(3) for x in range(3)) / 9
     changed = {"noise": pixels + noise, "blurred": blurred, "darker": pixels * 0.5}
     return {name: np.clip(np.asarray(found), 0, 255).astype(np.uint8) for name, found in changed.items()}
+
+
+def small(pixels: Pixels) -> bytes:
+    """The picture in 16 × 16 grey values, row by row: enough to find others that are nearly the same."""
+    pillow = load_pillow()
+    grey = pillow.Image.fromarray(pixels).convert("L")
+    found: bytes = grey.resize((SMALL, SMALL), pillow.Image.Resampling.BILINEAR).tobytes()
+    return found
+
+
+def strongest(values: bytes) -> NDArray[np.int64]:
+    """Which long waves (of the cosine transform) of a `small` picture are the strongest, as many as WAVES, and their signs: size,
+    light and what an encoder loses change few of them (as of wavelets, Jacobs et al. 1995). Shorter ones weigh more."""
+    grey = np.frombuffer(values, np.uint8).reshape(SMALL, SMALL)
+    found = (_cosines() @ grey @ _cosines().T).ravel()
+    found[0] = 0  # how light it is
+    numbers = np.arange(LONG_WAVES)
+    ranked = np.argsort(-np.abs(found) * (1 + numbers[:, None] + numbers).ravel(), kind="stable")[:WAVES]
+    chosen = ranked[np.abs(found[ranked]) > FAINTEST]
+    return 2 * chosen + (found[chosen] > 0)
+
+
+@cache
+def _cosines() -> NDArray[np.float64]:
+    """(8, 16): a wave a row, of length 1."""
+    numbers = np.arange(LONG_WAVES)[:, None]
+    found: NDArray[np.float64] = np.cos(np.pi * (np.arange(SMALL) + 0.5) * numbers / SMALL) * (2 / SMALL) ** 0.5
+    found[0] /= 2**0.5
+    return found
 
 
 def counted(pictures: Sequence[Pixels]) -> NDArray[np.float32]:

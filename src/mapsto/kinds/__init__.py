@@ -22,6 +22,7 @@ import numpy as np
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer
+from mapsto.twins import Hashes, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,9 +91,9 @@ class Source(ABC):
     whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told; 0 where
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
     `augment` can vary values, the usual way first and the strongest last. mixings: how `mix` can make one value of several.
-    measured: what `extent` counts. suffixes: of files that are a value each, for kinds whose cells may name files. alone: whether
-    an arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when
-    answering.
+    alike: what share of two sketches is in both where values are nearly the same (Jaccard). measured: what
+    `extent` counts. suffixes: of files that are a value each, for kinds whose cells may name files. alone: whether an arrow reads
+    one value of it, since nothing would tell several apart. rows_at_once: how many values are held as pieces when answering.
     """
 
     kind: ClassVar[str]
@@ -108,6 +109,7 @@ class Source(ABC):
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
     mixings: ClassVar[Mapping[str, Mixing]] = {}
+    alike: ClassVar[float] = 0.7
 
     @property
     def longest(self) -> int | None:
@@ -164,8 +166,14 @@ class Source(ABC):
 
     @staticmethod
     def key(value: Any) -> str:
-        """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
+        """Equal for values that a reader takes for the same."""
         return str(value)
+
+    @classmethod
+    def sketch(cls, value: Any) -> Hashes:
+        """Different hashes of parts of a value, sorted; values that are nearly the same have most in common, others few. Those of
+        the characters of its key, unless a kind knows better."""
+        return shingles(cls.key(value))
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:

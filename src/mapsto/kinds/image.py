@@ -41,6 +41,7 @@ from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
 from mapsto.transformer import new_head
+from mapsto.twins import Hashes, hashes
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 NORMED = "norm_pix_loss"
@@ -56,13 +57,14 @@ LEAST_VARIANCE = 1e-6  # of a patch (MAE)
 @dataclass(frozen=True)
 class Picture:
     """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes, by which
-    pictures are equal."""
+    pictures are equal. small: its grey values, by which nearly equal ones are found."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
     digest: str
     height: int
     width: int
+    small: bytes = field(compare=False, repr=False)
 
     @property
     def pixels(self) -> Pixels:
@@ -75,8 +77,9 @@ class Picture:
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
         """The picture that these bytes are. Raises pictures.Unreadable."""
-        height, width = pictures.decode(content).shape[:2]
-        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width)
+        pixels = pictures.decode(content)
+        (height, width), small = pixels.shape[:2], pictures.small(pixels)
+        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width, small)
 
     def __str__(self) -> str:
         return self.path or f"a picture of {self.width} × {self.height} pixels"
@@ -158,6 +161,7 @@ class ImageSource(Source):
     }
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
+    alike = 0.8
 
     def __init__(
         self,
@@ -257,6 +261,11 @@ class ImageSource(Source):
     def key(value: Picture) -> str:
         """Equal for the same bytes."""
         return value.digest
+
+    @classmethod
+    def sketch(cls, value: Picture) -> Hashes:
+        """Of its strongest waves."""
+        return hashes(pictures.strongest(value.small).astype(np.uint64))
 
     @staticmethod
     def extent(value: Picture) -> float:
