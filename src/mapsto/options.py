@@ -15,7 +15,6 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
 Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
-Augment = Literal["auto", "none", "move", "mirror", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
@@ -23,8 +22,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
-    "augment": ("auto", "none", "move", "mirror", "crop"),
 }
+VARIED = ("auto", "none", "move", "mirror", "rand", "crop")
+MIXED = ("mixup", "cutmix", "mosaic")
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
@@ -98,10 +98,12 @@ class Options:
         "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training. With mae 0.75, "
         "to the end.",
     )
-    augment: Augment = _option(
+    augment: str = _option(
         "auto",
-        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), parts of them in other colours "
-        "(crop; simclr's auto), or not (none).",
+        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), after two of many operations "
+        "(rand), parts of them in other colours (crop; simclr's auto), or not (none). How they are mixed with other rows, and "
+        "their answers too: seen through each other (mixup), one in the other (cutmix), four side by side (mosaic). Joined by +: "
+        "crop+mixup.",
     )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
@@ -159,8 +161,23 @@ class Options:
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
         for name in CHOICES:
             require_choice(name, getattr(self, name))
+        names = self.augment.split("+")
+        for name in names:
+            require_choice("augment", name, (*VARIED, *MIXED))
+        if any(sum(name in known for name in names) > 1 for known in (VARIED, MIXED)):
+            raise UsageError(f"--augment joins one way to vary rows and one to mix them, not {self.augment!r}")
         if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    @property
+    def varied(self) -> str:
+        """How training rows are varied."""
+        return next((name for name in self.augment.split("+") if name in VARIED), "auto")
+
+    @property
+    def mixed(self) -> str | None:
+        """How they are mixed with others; None where they are not."""
+        return next((name for name in self.augment.split("+") if name in MIXED), None)
 
     @property
     def hides(self) -> bool:

@@ -50,6 +50,10 @@ def choose_method(
         method, why = _measured(options, mapping, beginning, count, pretraining)
     elif method != "full" and (beginning.tensors is None or pretraining or mapping.targets[0].way != "pooled"):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
+    elif method == "contrast" and options.mixed is not None:
+        raise UsageError(
+            f"--method contrast compares rows of one class, and with --augment {options.mixed} they have several"
+        )
     elif without := idle(method, options):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in without)
         raise UsageError(f"{flags} would change nothing with --method {method}")
@@ -89,8 +93,10 @@ def idle(method: str, options: Options) -> list[str]:
         "layer_decay": options.layer_decay < 1,
         "smooth": options.smooth > 0,
         "average": options.average is not None,
+        "augment": options.augment != "auto",
     }
-    without = {"probe": tuple(given), "contrast": ("freeze", "smooth")}
+    mixed = ("augment",) if options.mixed is not None else ()
+    without = {"probe": tuple(given), "contrast": ("freeze", "smooth", *mixed)}
     return [name for name in without.get(method, ()) if given[name]]
 
 
@@ -113,7 +119,7 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
-        return Simclr(mapping, options.augment)
+        return Simclr(mapping, options.varied)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
 

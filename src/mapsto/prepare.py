@@ -296,14 +296,26 @@ def _require_ways(arrow: Arrow, sources: Dict[str, Source], options: Options) ->
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
-    if options.augment not in ("auto", "none") and not any(options.augment in kind.augmented for kind in read):
-        raise UsageError(f"--augment {options.augment} would change nothing: {arrow} reads nothing that it is about")
+    if options.varied not in ("auto", "none") and not any(options.varied in kind.augmented for kind in read):
+        raise UsageError(f"--augment {options.varied} would change nothing: {arrow} reads nothing that it is about")
+    if options.mixed is not None and options.mixed not in (possible := mixings(arrow)):
+        instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
+        raise UsageError(f"--augment {options.mixed} is not for {arrow}{instead}")
     if options.length is not None and any(source.longest is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
         raise UsageError(
             f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"
         )
+
+
+def mixings(arrow: Arrow) -> list[str]:
+    """The ways to mix rows that the one value read knows and all answers can follow."""
+    if len(arrow.sources) > 1:
+        return []  # nothing would say how much of a row is there
+    answered = [kinds.target(port.kind).mixes for port in arrow.targets]
+    known = kinds.source(arrow.sources[0].kind).mixings
+    return [name for name, mixing in known.items() if all(mixing.result in mixes for mixes in answered)]
 
 
 def examined(
@@ -409,7 +421,7 @@ def _examples(
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
     corruption = _corruption(arrow, options)
     made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
-    return made if say is None else replace(made, augment=_augment(arrow, options))
+    return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixed)
 
 
 def _corruption(arrow: Arrow, options: Options) -> Corruption:
@@ -420,9 +432,9 @@ def _corruption(arrow: Arrow, options: Options) -> Corruption:
 def _augment(arrow: Arrow, options: Options) -> str | None:
     """How rows that are learnt from are varied."""
     ways = {way: None for port in arrow.sources for way in kinds.source(port.kind).augmented}
-    if options.augment == "auto":
+    if options.varied == "auto":
         return next(iter(ways), None)
-    return None if options.augment == "none" else options.augment
+    return None if options.varied == "none" else options.varied
 
 
 def _limits(

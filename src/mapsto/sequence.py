@@ -100,6 +100,18 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a mixed value has of one of those that it is made of.
+
+    share: how much of it is that one; those of all parts add up to 1. piece: the tokens that show it, aligned to its own raw
+    coordinates, where it has a place of its own.
+    """
+
+    share: float
+    piece: Piece | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Flat:
     """Values end to end, without frames: tokens (t,), how many each value has (n,), and where units begin (t,), if asked."""
 

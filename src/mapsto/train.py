@@ -228,7 +228,7 @@ def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    plain = replace(examples, augment=None)
+    plain = examples.plain()
     vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
     listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
     for batch, hidden in over(mapping, listed, device):

@@ -22,6 +22,7 @@ import numpy as np
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer
+from mapsto.twins import Hashes, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
-    from mapsto.sequence import Flat, Ints, Piece
+    from mapsto.sequence import Flat, Ints, Part, Piece
     from mapsto.transformer import TransformConfig
 
 Way = Literal["pooled", "aligned", "appended"]
+Mixture = Literal["blended", "placed"]
 State = dict[str, Any]
 FAINTEST_SHADE = 0.05  # of a part that `marked` colours
 Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
@@ -64,6 +66,16 @@ class Learning:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """A way to make one value of several. of: how many. result: whether they are seen through or in each other (blended), or each
+    has a place of its own (placed). often: the share of the rows to which it is done."""
+
+    of: int
+    result: Mixture
+    often: float = 1.0
+
+
+@dataclass(frozen=True)
 class Mark:
     """What is said of a region (a, 2) of a value. true: by its label, and not by a model."""
 
@@ -79,11 +91,12 @@ class Source(ABC):
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
     whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told; 0 where
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
-    `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
-    that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
-    would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt tokens at the end
-    of every piece, which answers about places are read from; where there are none, these are read between its tokens.
-    between: layers behind which its embedder's `between` adds something.
+    `augment` can vary values, the usual way first and the strongest last. mixings: how `mix` can make one value of several.
+    alike: what share of two sketches is in both where values are nearly the same (Jaccard). measured: what `extent` counts.
+    suffixes: of files that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it,
+    since nothing would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt
+    tokens at the end of every piece, which answers about places are read from; where there are none, these are read between its
+    tokens. between: layers behind which its embedder's `between` adds something.
     """
 
     kind: ClassVar[str]
@@ -98,6 +111,8 @@ class Source(ABC):
     learning: ClassVar[Learning] = Learning()
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
+    mixings: ClassVar[Mapping[str, Mixing]] = {}
+    alike: ClassVar[float] = 0.7
     queries: int = 0
     between: int = 0
 
@@ -156,8 +171,14 @@ class Source(ABC):
 
     @staticmethod
     def key(value: Any) -> str:
-        """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
+        """Equal for values that a reader takes for the same."""
         return str(value)
+
+    @classmethod
+    def sketch(cls, value: Any) -> Hashes:
+        """Different hashes of parts of a value, sorted; values that are nearly the same have most in common, others few. Those of
+        the characters of its key, unless a kind knows better."""
+        return shingles(cls.key(value))
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
@@ -178,6 +199,11 @@ class Source(ABC):
         """The piece of a value that means the same, as many tokens, its alignment moved with it; the piece itself for kinds that
         have none."""
         return piece
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """One piece made of so many as the mixing `how` takes, as long as the first of them, and what it has of each; for kinds
+        that name mixings."""
+        raise NotImplementedError
 
     @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:
@@ -276,12 +302,14 @@ class Target(ABC):
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
     saved. naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones
     alone; by default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is
-    augmented. learning: how fits are run, where the answers take longer to learn than the kind that is read says.
+    augmented. learning: how fits are run, where the answers take longer to learn than the kind that is read says. mixes: of which
+    mixtures of values `mixed` can tell the answer.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
+    mixes: ClassVar[tuple[Mixture, ...]] = ()
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
@@ -344,6 +372,12 @@ class Target(ABC):
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """The answer as numbers, laid against the pieces of its example."""
+
+    def mixed(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """The answer to `pieces` that were mixed, from the answers to the values they have `parts` of: the mean, weighed by their
+        shares (Zhang et al. 2018), unless a kind knows better; for kinds that name mixtures in `mixes`."""
+        told = [self.encode(answer, pieces).values for answer in answers]
+        return Answer(np.asarray(np.average(told, axis=0, weights=[part.share for part in parts]), np.float32))
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""

@@ -31,7 +31,7 @@ from mapsto.detection import Precision, matched, surest
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds import BadCell, Figure, Learning, Mark, Source, State, Target, no_text
 from mapsto.scores import Score
-from mapsto.sequence import Answer, Piece
+from mapsto.sequence import Answer, Part, Piece
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
 SURELY = 0.05  # the least that a query that is given to a box learns to be sure of it
@@ -46,6 +46,7 @@ LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
 LEARNING = Learning(30, 100, 1500, 1e-4, head=10)
 Floats = NDArray[np.float64]
+Left = tuple[int, Floats, Floats]  # the class of a box, and its corners (y, x) as shares of what is seen
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Boxes(Target):
     gain = "found"
     naming = "named."
     lies_in = "image"
+    mixes = ("placed",)
     learning = LEARNING
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
@@ -165,30 +167,49 @@ class Boxes(Target):
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:
         """(q, 5): class, middle x and y, width and height as shares of what is seen of the picture; class −1 where there is no
         further box."""
-        asked = self.question(pieces)
-        first, last = self._seen(pieces)
-        row = 0
-        for box in sorted(answer, key=lambda box: (box.left - box.right) * (box.bottom - box.top)):  # the largest first
+        return self._told(self._left(answer, self._seen(pieces)), pieces)
+
+    def mixed(self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """The boxes of all pictures, each where its picture stands."""
+        grid = self._seen(pieces).positions.max(0) + 1
+        found: list[Left] = []
+        for answer, part in zip(answers, parts, strict=True):
+            if part.piece is not None:
+                begin, end = part.piece.positions.min(0) / grid, (part.piece.positions.max(0) + 1) / grid
+                left = self._left(answer, part.piece)
+                found += [(kind, *(begin + side * (end - begin) for side in sides)) for kind, *sides in left]
+        return self._told(found, pieces)
+
+    def _left(self, answer: tuple[Box, ...], seen: Piece) -> list[Left]:
+        """The boxes of which enough is seen."""
+        first, last = _ends(seen)
+        found: list[Left] = []
+        for box in answer:
             sides = np.array([[box.top, box.bottom], [box.left, box.right]])
             whole = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
             low, high = np.clip(whole, 0, 1).T
             kept = (high - low).prod() >= LEFT * (whole[:, 1] - whole[:, 0]).prod()
-            if kept and not box.crowd and box.label in self.classes and row < self.queries:
-                middle, extent = (low + high) / 2, high - low
-                asked.values[row] = self.classes.index(box.label), *middle[::-1], *extent[::-1]
-                row += 1
+            if kept and not box.crowd and box.label in self.classes:
+                found.append((self.classes.index(box.label), low, high))
+        return found
+
+    def _told(self, boxes: Sequence[Left], pieces: Sequence[Piece]) -> Answer:
+        """The largest boxes, as many as there are queries."""
+        asked = self.question(pieces)
+        largest = sorted(boxes, key=lambda box: -(box[2] - box[1]).prod())[: self.queries]
+        for row, (kind, low, high) in enumerate(largest):
+            asked.values[row] = kind, *((low + high) / 2)[::-1], *(high - low)[::-1]
         return asked
 
-    def _seen(self, pieces: Sequence[Piece]) -> tuple[Floats, Floats]:
-        """The raw places, (y, x) each, where the picture begins and ends as it is seen."""
+    def _seen(self, pieces: Sequence[Piece]) -> Piece:
+        """The picture of an example."""
         (seen,) = (piece for piece in pieces if piece.kind == self.lies_in)
-        assert seen.alignment is not None
-        return seen.alignment.ends(seen.positions)
+        return seen
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """(n, q, c + 4), or c + 5 where nothing is a class: logits, and left, top, right, bottom in raw pixels."""
         found = output.view(len(pieces), self.queries, -1)
-        ends = np.array([self._seen(one) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
+        ends = np.array([_ends(self._seen(one)) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
         first, last = torch.from_numpy(ends).to(found).unbind(1)
         middle, extent = found[..., -4:-2], found[..., -2:]
         corners = [(middle + side * extent / 2).clamp(0, 1) for side in (-1, 1)]
@@ -353,6 +374,12 @@ class Boxes(Target):
     def state(self) -> State:
         """The classes, and how many boxes can be asked for."""
         return {"classes": self.classes, "grid": self.grid, "usual": self.usual}
+
+
+def _ends(seen: Piece) -> tuple[Floats, Floats]:
+    """The raw places, (y, x) each, where a picture begins and ends as it is seen."""
+    assert seen.alignment is not None
+    return seen.alignment.ends(seen.positions)
 
 
 def _listed(cell: object) -> list[Any]:

@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, pictures, processor
+from mapsto import checkpoint, mixing, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Source, State, Target
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Mixing, Source, State, Target
 from mapsto.patches import (
     FIRST_OF_FRAME,
     HIDDEN,
@@ -40,8 +40,9 @@ from mapsto.patches import (
 )
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
-from mapsto.sequence import Alignment, Answer, Ints, Piece
+from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
 from mapsto.transformer import new_head
+from mapsto.twins import Hashes, hashes
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 NORMED = "norm_pix_loss"
@@ -65,13 +66,14 @@ LEAST_VARIANCE = 1e-6  # of a patch (MAE)
 @dataclass(frozen=True)
 class Picture:
     """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes, by which
-    pictures are equal."""
+    pictures are equal. small: its grey values, by which nearly equal ones are found."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
     digest: str
     height: int
     width: int
+    small: bytes = field(compare=False, repr=False)
 
     @property
     def pixels(self) -> Pixels:
@@ -84,8 +86,9 @@ class Picture:
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
         """The picture that these bytes are. Raises pictures.Unreadable."""
-        height, width = pictures.decode(content).shape[:2]
-        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width)
+        pixels = pictures.decode(content)
+        (height, width), small = pixels.shape[:2], pictures.small(pixels)
+        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width, small)
 
     def __str__(self) -> str:
         return self.path or f"a picture of {self.width} × {self.height} pixels"
@@ -159,9 +162,16 @@ class ImageSource(Source):
     suffixes = pictures.SUFFIXES
     alone = True
     rows_at_once = 256
-    augmented = ("move", "mirror", "crop")
+    augmented = ("move", "mirror", "rand", "crop")
+    # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
+    mixings: ClassVar[Mapping[str, Mixing]] = {
+        "mixup": Mixing(2, "blended"),
+        "cutmix": Mixing(2, "blended"),
+        "mosaic": Mixing(4, "placed", 0.5),
+    }
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
+    alike = 0.8
 
     def __init__(
         self,
@@ -268,6 +278,11 @@ class ImageSource(Source):
         """Equal for the same bytes."""
         return value.digest
 
+    @classmethod
+    def sketch(cls, value: Picture) -> Hashes:
+        """Of its strongest waves."""
+        return hashes(pictures.strongest(value.small).astype(np.uint64))
+
     @staticmethod
     def extent(value: Picture) -> float:
         """How many pixels there are."""
@@ -297,7 +312,8 @@ class ImageSource(Source):
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The picture moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
+        """The picture moved a little, with "mirror" as often as not mirrored; with "rand" after two operations out of many, with
+        "crop" a part of it in other colours."""
         p, inner = self.frame.patch, ~piece.special
         grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
         if inner.sum() != grid[0] * grid[1]:
@@ -306,20 +322,53 @@ class ImageSource(Source):
         tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
         if how == "crop":
             changed, origin = pictures.cropped(pixels, rng, tells)
+        elif how == "rand":
+            changed, origin = randaugment.varied(pixels, rng, tells)
         else:
             changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
-        tokens = piece.tokens.copy()
-        tokens[inner, PLACES:] = pictures.patches(changed, p)
         alignment = None
         if piece.alignment is not None:
-            raw = piece.alignment.regions[inner]
-            low, high = raw[:, :, 0].min(0), raw[:, :, 1].max(0)
-            corners = np.stack([piece.positions[inner], piece.positions[inner] + 1], axis=-1) * p
-            before = np.sort(corners * origin[:, 0, None] + origin[:, 1, None], axis=-1)
             regions = piece.alignment.regions.copy()
-            regions[inner] = low[:, None] + before * ((high - low) / pixels.shape[:2])[:, None]
+            regions[inner] = self._regions(piece, piece.positions[inner], origin)
             alignment = Alignment(regions)
+        return self._shown(piece, changed, alignment)
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """Two pictures seen through each other ("mixup") or one in the other ("cutmix"), or four side by side ("mosaic"), in the
+        size of the first."""
+        found = [_joined(piece, self.frame.patch) for piece in pieces]
+        if how == "mosaic":
+            mixed, places = mixing.mosaic(found, self.frame.patch, rng)
+            whole = self._shown(pieces[0], mixed)
+            return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
+        mixed, shares = (mixing.blended if how == "mixup" else mixing.pasted)(found, rng)
+        return self._shown(pieces[0], mixed), [Part(share) for share in shares]
+
+    def _placed(self, whole: Piece, piece: Piece, place: mixing.Place | None) -> Part:
+        """What a mosaic has of the picture of `piece`."""
+        if place is None:
+            return Part(0.0)
+        inside = ((whole.positions >= place.begin) & (whole.positions < place.end)).all(1) & ~whole.special
+        part = _select(whole, np.flatnonzero(inside))
+        if piece.alignment is not None:
+            part = replace(part, alignment=Alignment(self._regions(piece, part.positions, place.origin)))
+        return Part(len(part) / int((~whole.special).sum()), part)
+
+    def _shown(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
+        """The piece of a whole picture with these pixels in its stead."""
+        tokens = piece.tokens.copy()
+        tokens[~piece.special, PLACES:] = pictures.patches(pixels, self.frame.patch)
         return replace(piece, tokens=tokens, alignment=alignment)
+
+    def _regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The raw regions (t, 2, 2) of patches at `places` (t, 2) that come from the picture of `piece` as `origin` says, in the
+        way of `Frame.framed`."""
+        assert piece.alignment is not None
+        p, (first, last) = self.frame.patch, piece.alignment.ends(piece.positions)
+        size = (piece.positions.max(0) + 1) * p
+        corners = np.stack([places, places + 1], axis=-1) * p
+        before = corners * origin[:, 0, None] + origin[:, 1, None]
+        return np.sort(first[:, None] + before * ((last - first) / size)[:, None], axis=-1)
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
