@@ -44,6 +44,8 @@ ARROWS = [
     "image -> labels",
     "image -> boxes",
     "image -> label, boxes",
+    "image:image -> clean:image",
+    "image:image -> clean:image, label",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -69,6 +71,7 @@ def table(count: int = 40) -> Any:
             "label": "ab"["winter" in t],
             "other": "xyz"[i % 3],
             "image": picture(i, "winter" in t),
+            "clean": 255 - picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
@@ -97,7 +100,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
     bound = bind_to(parse(arrow), rows_of)
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
     options = Options(objective=objective, **size)  # type: ignore[arg-type]
-    targets = [kinds.target(port.kind)() for port in bound.targets]
+    targets = [target() for target in kinds.answering(bound)]
     rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)

@@ -142,7 +142,7 @@ def make_sources(
 
 def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
     """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
-    held = {kinds.target(port.kind).lies_in for port in arrow.targets}
+    held = {target.lies_in for target in kinds.answering(arrow)}
     return {
         kind: source.read_whole(options.size) if options.size is not None or kind in held else source
         for kind, source in sources.items()

@@ -178,7 +178,10 @@ def predict(
         list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; else csv on the screen.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="csv, jsonl or parquet; else csv on the screen. A folder where answers are pictures."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",

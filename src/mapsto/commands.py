@@ -17,7 +17,7 @@ from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.drawing import Drawing, write_file
+from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -51,12 +51,16 @@ def predict(
     min_confidence: float = 0.0,
     draw: Path | None = None,
 ) -> None:
-    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read."""
+    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read. Answers that are
+    files go to a folder, with their names in the place of them."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
-    if out is not None:
-        require_writable(out)
     answering = _engine(engine, model, device, precision, long, min_confidence)
+    filed = are_files(answering.arrow)
+    if any(filed):
+        answering, out = Filing(answering, _folder(out)), None
+    elif out is not None:
+        require_writable(out)
     if draw is not None:
         answering = Drawing(answering, draw)
     source = answering.arrow.sources[0]
@@ -68,6 +72,9 @@ def predict(
                 print(json.dumps(answer, ensure_ascii=False))
             rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
         _tell(rows, failed, answering)
+        return
+    if filed and all(filed):
+        _file_all(answering, given, encoding)
         return
     nested = out is not None and format_of(out) == "jsonl"
     answered = Answered(answering, given, encoding, _note, None if out is None else out.parent, nested)
@@ -115,6 +122,23 @@ def complete(
     for at, (suffix, content) in enumerate(filter(None, files)):
         write_file(out, table.origin(int(rows.rows[at])), at + 1, suffix, content)
     print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None or format_of(out) is not None:
+        raise UsageError("these answers are files: name a folder for them with --out")
+    return out
+
+
+def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
+    """Have every row answered by an engine that writes files, and say which rows have none."""
+    rows = failed = 0
+    for part, found in answer_all(engine, given, encoding, _note):
+        for at, answer in zip(part.in_order(), found, strict=True):
+            if isinstance(at, int) and "error" in answer:
+                print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
+        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
+    print(f"wrote {rows - failed:,} files; {failed:,} rows could not be answered", file=sys.stderr)
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:

@@ -84,10 +84,9 @@ def read_cells(
     """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
-    def read_column(
-        port: Port, read: Callable[[object], Any], located: Callable[[object, Path], object] | None = None
-    ) -> list[Any]:
+    def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
         assert port.column is not None
+        read, located = kind.read, kind.located if kind.suffixes else None
         values = []
         for row, cell in enumerate(table.column(port.column)):
             try:
@@ -99,14 +98,10 @@ def read_cells(
                 values.append(None)
         return values
 
-    read_sources = [
-        read_column(port, kind.read, kind.located if kind.suffixes else None)
-        for port, kind in ((port, sources[port.kind]) for port in arrow.sources)
-    ]
+    read_sources = [read_column(port, sources[port.kind]) for port in arrow.sources]
     wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
     read_targets = [
-        [None] * len(table) if restored is not None else read_column(port, target.read)
-        for port, target, restored in wanted
+        [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
     ]
     listed = list(chain(*(faults[row] for row in sorted(faults))))
     return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
@@ -255,8 +250,8 @@ class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides, and how a value is augmented, is a function of (seed, row, step, view) and of nothing else. augment: how;
-    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces, where answers
-    lie in them.
+    None for values as they are. recolour: whether they may look another way too. laid: by index into Rows the answers of an
+    example, encoded against its pieces, where answers lie in them.
     """
 
     arrow: Arrow
@@ -267,6 +262,7 @@ class Examples:
     seed: int
     corruption: Corruption
     augment: str | None = None
+    recolour: bool = True
     laid: Callable[[int, tuple[Piece, ...]], tuple[Answer | None, ...]] | None = None
 
     def __len__(self) -> int:
@@ -276,7 +272,8 @@ class Examples:
         """Example `row` as step `step` sees it; objectives that see a row several times number their views."""
         pieces, rng = self.pieces[row], generator(self.seed, row + view * len(self), step)
         if self.augment is not None:
-            pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
+            how = self.augment, self.recolour
+            pieces = tuple(self.sources[piece.kind].augment(piece, rng, *how) for piece in pieces)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
         if self.laid is not None and self.of is not None:
             answers = self.laid(int(self.of[row]), pieces)
@@ -305,8 +302,9 @@ def make_examples(
     corruption: Corruption,
 ) -> Examples:
     """Examples with their answers encoded once; those that `~` gives, or that lie in a piece, are made when an example is asked
-    for."""
-    told = [bool(rows.targets) and source is None for source in restores(arrow)]
+    for. Ports of which `rows` has no values have no answers."""
+    given = rows.targets or [[]] * len(targets)
+    told = [bool(values) and source is None for values, source in zip(given, restores(arrow), strict=True)]
 
     def laid(index: int, pieces: tuple[Piece, ...]) -> tuple[Answer | None, ...]:
         return tuple(
@@ -316,7 +314,10 @@ def make_examples(
 
     answers = [laid(index, ()) for index in encoded.of.tolist()]
     moving = laid if lie_in_raw(targets) else None
-    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
+    recolour = not any(target.resembles for target in targets)
+    return Examples(
+        arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, recolour=recolour, laid=moving
+    )
 
 
 def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:

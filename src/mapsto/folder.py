@@ -114,11 +114,14 @@ def load(name: str | Path) -> Mapping:
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
-        targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
+        states = [entry["state"] for entry in opened.manifest["targets"]]
+        targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
     elif opened.start.labels:
-        arrow, targets = Arrow((Port(kind),), (Port("label"),)), [_target("label", {"classes": opened.start.labels})]
+        arrow = Arrow((Port(kind),), (Port("label"),))
+        targets = [_target(kinds.target("label"), {"classes": opened.start.labels})]
     elif any(key.startswith(f"{published.HEADS[kind]}.") for key in opened.start.tensors):
-        arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
+        arrow = arrows.parse(f"~{kind} -> {kind}")
+        targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.start.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
@@ -133,12 +136,12 @@ def load(name: str | Path) -> Mapping:
     return mapping.eval()
 
 
-def _target(kind: str, state: Dict[str, Any]) -> Target:
+def _target(kind: type[Target], state: Dict[str, Any]) -> Target:
     """A target as it was saved. Raises CheckpointError."""
     try:
-        return kinds.target(kind)(**state)
+        return kind(**state)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind!r}: {error}") from error
+        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind.kind!r}: {error}") from error
 
 
 def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> list[str]:

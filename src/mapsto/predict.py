@@ -19,7 +19,7 @@ from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
 from mapsto.examples import Encoded, batches, bind_to, encode, lie_in_raw, read_rows
-from mapsto.kinds import BadCell, Source
+from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
@@ -64,9 +64,9 @@ def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device
                     target = mapping.targets[port]
                     shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
                     rows = batch.rows[readout.examples.cpu().numpy()]
-                    if target.way == "appended":
+                    if target.lies_in:
                         rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
-                        shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
+                        shown = target.by_example(shown, [pieces[row] for row in rows.tolist()])
                     kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
     return {
         port: Evidence(
@@ -196,14 +196,16 @@ class Predictor:
         return found
 
     def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-        for batch, hidden in over(self.mapping, examples, self.device):
-            readout = batch.answers[port]
-            if readout is not None:
-                decoded = self.mapping.targets[port].decode(self.mapping.read(hidden, batch, port))
-                for example, answer in zip(readout.examples.tolist(), decoded, strict=True):
-                    found[int(batch.rows[example])].append(answer)
-        return [{self.mapping.targets[port].kind: answers} for answers in found]
+        """What each token says, end to end; for kinds that lie in a source, what becomes of it."""
+        target = self.mapping.targets[port]
+        found: list[Any] = [[] for _ in range(count)]
+        pieces = {example.row: example.pieces for example in examples}
+        for row, output in told_by(self.mapping, examples, port, self.device):
+            if target.lies_in:
+                found[row] = made(target, pieces[row], output)
+            else:
+                found[row] += target.decode(output)
+        return [{target.kind: answers} for answers in found]
 
     def complete(self, values: Sequence[Any], hide: float, seed: int = 0) -> list[Any]:
         """Each value with a share of it hidden and put back: text, or pixels (h, w, 3). Raises UsageError."""
@@ -255,15 +257,27 @@ def completed(
         chosen.append(hidden)
         asked = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
         examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
-    said: list[Tensor] = [torch.zeros(0)] * len(pieces)
-    for batch, states in over(mapping, examples, device):
-        readout = batch.answers[0]
-        assert readout is not None
-        output = mapping.read(states, batch, 0).float().cpu()
-        for at, row in enumerate(batch.rows.tolist()):
-            said[row] = output[readout.examples.cpu() == at]
-    for value, piece, hidden, output in zip(values, pieces, chosen, said, strict=True):
-        yield target.completed(value, piece, hidden, output)
+    said = dict(told_by(mapping, examples, 0, device))
+    for row, (value, piece, hidden) in enumerate(zip(values, pieces, chosen, strict=True)):
+        yield target.completed(value, piece, hidden, said.get(row, torch.zeros(0)))
+
+
+def told_by(
+    mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """The row of each example that asks target `port` about tokens, and what is said of these, (m, …) on the CPU."""
+    for batch, hidden in over(mapping, examples, device):
+        readout = batch.answers[port]
+        if readout is not None:
+            output = mapping.read(hidden, batch, port).float().cpu()
+            asked, counts = torch.unique_consecutive(readout.examples.cpu(), return_counts=True)
+            yield from zip(batch.rows[asked.numpy()].tolist(), torch.split(output, counts.tolist()), strict=True)
+
+
+def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
+    """What an aligned target that lies in a source makes of it, from what it said (m, …) of the tokens of one example."""
+    (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
+    return target.completed(None, piece, np.flatnonzero(~piece.special), output)
 
 
 def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port: int, device: torch.device) -> Tensor:

@@ -251,19 +251,17 @@ def read_by(arrow: Arrow) -> dict[str, type[Source]]:
 
 def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
     """SHA-256 of the table, and of what the files hold that its cells name."""
-    files = [
-        kinds.source(port.kind).key(value)
-        for port, values in zip(arrow.sources, rows.sources, strict=True)
-        if kinds.source(port.kind).suffixes
-        for value in values
-    ]
+    read = [kinds.source(port.kind) for port in arrow.sources]
+    known: list[type[Source] | type[Target]] = [*read, *kinds.answering(arrow)]
+    columns = zip(known, [*rows.sources, *rows.targets], strict=True)
+    files = [kind.key(value) for kind, values in columns if kind.suffixes for value in values]
     found = rows.table.fingerprint
     return hashlib.sha256("".join([found, *files]).encode()).hexdigest() if files else found
 
 
 def made_targets(arrow: Arrow, options: Options) -> list[Target]:
     """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
-    targets = [kinds.target(port.kind)() for port in arrow.targets]
+    targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
         if getattr(options, name) and not any(target.named for target in targets):
             raise UsageError(f"--{name} is for classes, and {arrow} answers none")
