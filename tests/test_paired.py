@@ -19,8 +19,10 @@ from sklearn.datasets import load_digits
 
 import mapsto
 from mapsto import data, folder, kinds, likeness, pictures
-from mapsto.commands import predict
+from mapsto.commands import complete, predict
 from mapsto.corrupt import generator
+from mapsto.kinds.image import ImageSource
+from mapsto.patches import PLACES
 from mapsto.pictures import Frame
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "precision": "fp32"}
@@ -175,3 +177,61 @@ def test_what_cannot_be_made(arrow: str, said: str) -> None:
         kept = [{"text": row["text"], "image": row["image"]} for row in kept]
     with pytest.raises(mapsto.MapstoError, match=said):
         mapsto.fit(arrow, kept, steps=1, device="cpu")
+
+
+# Filled in where a mask says
+
+
+def test_what_a_mask_marks_is_filled_in(tmp_path: Path) -> None:
+    """Patches that it touches, in a picture read smaller than it is; the others stay."""
+    rows = [{"image": smooth(32, 64, i)} for i in range(6)]
+    model = mapsto.pretrain("image", rows, tmp_path / "base", steps=2, size=32, **SMALL)
+    source = model.mapping.sources["image"]
+    assert isinstance(source, ImageSource) and source.frame.patch == 8
+    mask = np.zeros((32, 64), np.uint8)
+    mask[15:17, 40] = 1  # of the rows of patches, 16 raw pixels each, both; of the columns one
+    (filled,) = model.complete([rows[0]["image"]], mask=mask)
+    (piece,) = source.encode([source.read(rows[0]["image"])], 0)
+    before = pictures.joined(piece.tokens[~piece.special, PLACES:], (2, 4), 8)
+    changed = (filled != before).any(axis=2).reshape(2, 8, 4, 8).any(axis=(1, 3))
+    assert changed.tolist() == [[False, False, True, False]] * 2
+    coloured = np.repeat(mask[:, :, None], 3, axis=2)
+    for same in (coloured, [coloured], pictures.encode(coloured)):
+        assert np.array_equal(model.complete([rows[0]["image"]], mask=same)[0], filled)
+
+
+def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
+    model = mapsto.pretrain("image", [{"image": smooth(16, 16, i)} for i in range(6)], steps=2, **SMALL)
+    model.save(tmp_path / "base")
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(2):
+        Image.fromarray(smooth(16, 16, i)).save(tmp_path / "photos" / f"{i}.bmp")
+        mask = np.zeros((16, 16), np.uint8)
+        mask[: 8 * (i + 1)] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+    base, photos, filled = str(tmp_path / "base"), tmp_path / "photos", tmp_path / "filled"
+    done = run("predict", base, str(photos), "--mask", str(tmp_path / "masks"), "--out", str(filled))
+    assert done.returncode == 0, done.stderr
+    for i, path in enumerate(sorted(filled.iterdir())):
+        before, after = smooth(16, 16, i), pictures.decode(path.read_bytes())
+        assert np.array_equal(after[8 * (i + 1) :], before[8 * (i + 1) :]) and not np.array_equal(after[:8], before[:8])
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "nothing.png")
+    Image.fromarray(np.full((8, 16), 255, np.uint8)).save(tmp_path / "small.png")
+    (tmp_path / "masks" / "1.png").unlink()
+    for mask, hide, said in (
+        ("masks", None, "no mask for"),
+        ("nowhere.png", None, "no such file"),
+        ("nothing.png", None, "marks nothing"),
+        ("small.png", None, "16 × 8 pixels"),
+        ("base/README.md", None, "no picture of a known format"),
+        ("small.png", 0.5, "not both"),
+    ):
+        with pytest.raises(mapsto.MapstoError, match=said):
+            complete(base, photos, None, filled, "cpu", "fp32", None, hide, tmp_path / mask)
+
+
+def test_texts_have_no_masks() -> None:
+    model = mapsto.pretrain("text", [{"text": f"row {i}"} for i in range(20)], steps=1, vocabulary=300, **SMALL)
+    with pytest.raises(mapsto.MapstoError, match="no masks for 'text'"):
+        model.complete(["row 3"], mask="mask.png")

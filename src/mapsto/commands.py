@@ -6,7 +6,7 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mapsto.examples import bind_to, encode, read_cells, read_rows, require_whol
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
-from mapsto.predict import Predictor, completed
+from mapsto.predict import Predictor
 from mapsto.prepare import read_by
 from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated
@@ -95,11 +95,15 @@ def complete(
     device: str,
     precision: str,
     encoding: str | None,
-    hide: float,
+    hide: float | None,
+    mask: Path | None,
 ) -> None:
-    """Values with a share of them hidden and filled in again: to files in a folder, a table or the screen, as their kind is."""
+    """Values with a share of them, or what masks mark, hidden and filled in again: to files in a folder, a table or the
+    screen, as their kind is."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
+    if hide is not None and mask is not None:
+        raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
     if out is None and kinds.source(port.kind).suffixes:
@@ -109,7 +113,8 @@ def complete(
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
     require_whole(rows, table.rejected, len(table), "stop")
-    found = list(completed(held.predictor.mapping, rows.sources[0], hide, held.predictor.device))
+    masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
+    found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks)
     files = [held.mapping.targets[0].file(value) for value in found]
     if None in files:
         if out is None:
@@ -122,6 +127,20 @@ def complete(
     for at, (suffix, content) in enumerate(filter(None, files)):
         write_file(out, table.origin(int(rows.rows[at])), at + 1, suffix, content)
     print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
+
+
+def _masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
+    """The file of a mask for each value: the one, or those in a folder that are called as the values are, but for the ending."""
+    if path.is_file():
+        return [str(path)] * len(values)
+    if not path.is_dir():
+        raise UsageError(f"--mask {path}: there is no such file or folder")
+    suffixes = kinds.source(kind).suffixes
+    named = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
+    if missing := [str(value) for value in values if Path(str(value)).stem not in named]:
+        more = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UsageError(f"--mask {path}: there is no mask for {missing[0]}{more}")
+    return [named[Path(str(value)).stem] for value in values]
 
 
 def _folder(out: Path | None) -> Path:

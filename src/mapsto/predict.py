@@ -207,11 +207,15 @@ class Predictor:
                 found[row] += target.decode(output)
         return [{target.kind: answers} for answers in found]
 
-    def complete(self, values: Sequence[Any], hide: float, seed: int = 0) -> list[Any]:
-        """Each value with a share of it hidden and put back: text, or pixels (h, w, 3). Raises UsageError."""
+    def complete(self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None) -> list[Any]:
+        """Each value with a share of it, or what a mask marks, hidden and put back: text, or pixels (h, w, 3). mask: one for all
+        values, or a list of one for each. Raises UsageError."""
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
         read = [_read(source, value, row) for row, value in enumerate(values)]
-        return list(completed(self.mapping, read, hide, self.device, seed))
+        masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read)
+        if masks is not None and len(masks) != len(read):
+            raise UsageError(f"{len(masks)} masks for {len(read)} values; give one for all, or one for each")
+        return list(completed(self.mapping, read, hide, self.device, seed, masks))
 
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
@@ -230,20 +234,25 @@ class Predictor:
 
 
 def completed(
-    mapping: Mapping, values: Sequence[Any], share: float, device: torch.device, seed: int = 0
+    mapping: Mapping,
+    values: Sequence[Any],
+    share: float,
+    device: torch.device,
+    seed: int = 0,
+    masks: Sequence[object] | None = None,
 ) -> Iterator[Any]:
-    """Each value, already read, with a `share` of it hidden, a function of (seed, row), and put back.
+    """Each value, already read, with a `share` of it hidden, a function of (seed, row), or what its mask marks; and put back.
 
     Raises UsageError for a mapping that does not put back what `~` hides of its one source.
     """
     source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
     if len(mapping.arrow.sources) != 1 or target is None or not mapping.arrow.corrupted:
         raise UsageError(
-            f"--hide is for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
+            f"--hide and --mask are for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
         )
     if target.corruption.causal == 1:
         raise UsageError("this model puts a token back from those before it alone, so it fills nothing in")
-    if not 0 < share < 1:
+    if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
     corruption = Corruption(share, share, ahead=target.corruption.ahead)
     longest = mapping.config.longest
@@ -253,13 +262,23 @@ def completed(
     ]
     examples, chosen = [], []
     for row, piece in enumerate(pieces):
-        shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+        if masks is None:
+            shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+        else:
+            shown, hidden = _covered(source, piece, values[row], masks[row])
         chosen.append(hidden)
         asked = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
         examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
     said = dict(told_by(mapping, examples, 0, device))
     for row, (value, piece, hidden) in enumerate(zip(values, pieces, chosen, strict=True)):
         yield target.completed(value, piece, hidden, said.get(row, torch.zeros(0)))
+
+
+def _covered(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+    try:
+        return source.covered(piece, value, mask)
+    except BadCell as bad:
+        raise UsageError(f"the mask for {value} cannot be used: {bad}") from bad
 
 
 def told_by(

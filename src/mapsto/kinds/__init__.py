@@ -197,6 +197,11 @@ class Source(ABC):
     ) -> tuple[Piece, Ints]:
         """The piece with some tokens hidden, and their indices."""
 
+    def covered(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+        """The piece of `value`, which has its alignment, with the tokens hidden that a mask touches, and their indices. mask: a
+        cell, such as the name of a file. Raises BadCell for a mask that does not fit, UsageError for kinds that have none."""
+        raise UsageError(f"there are no masks for {self.kind!r}")
+
     def words(self, piece: Piece) -> list[str]:
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]

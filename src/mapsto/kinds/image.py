@@ -134,6 +134,13 @@ def _read(cell: object) -> Picture:
         raise BadCell(str(error)) from error
 
 
+def _marked(mask: object) -> NDArray[np.bool_]:
+    """Where (h, w) a mask is not black. Raises BadCell."""
+    plain = hasattr(mask, "__array__") and np.ndim(np.asarray(mask)) == 2
+    values = np.asarray(mask) if plain else _read(mask).pixels.max(axis=2)
+    return values.astype(np.bool_)
+
+
 class ImageSource(Source):
     """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a side of the grid that
     positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
@@ -341,6 +348,26 @@ class ImageSource(Source):
         """Some patches hidden. Raises UsageError where pictures are read whole."""
         self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
+        return _hidden(piece, hidden), hidden
+
+    def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
+        """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
+        self.require_parts()
+        marked, size = _marked(mask), (value.height, value.width)
+        if marked.shape != size:
+            wide, high = marked.shape[1], marked.shape[0]
+            raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
+        assert piece.alignment is not None
+        before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
+        regions = piece.alignment.regions.round(ROUNDED)
+        top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
+        bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
+        inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+        hidden = np.flatnonzero((inside > 0) & ~piece.special)
+        if not len(hidden):
+            raise BadCell(
+                "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
+            )
         return _hidden(piece, hidden), hidden
 
     def words(self, piece: Piece) -> list[str]:
