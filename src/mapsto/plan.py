@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from mapsto.begin import Beginning
+from mapsto.begin import Beginning, bare
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
 from mapsto.kinds import Learning
@@ -18,8 +18,10 @@ from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.objectives.contrast import Contrast
+from mapsto.objectives.pictured import Pictured, picture_port
 from mapsto.objectives.replaced import Replaced
 from mapsto.objectives.simclr import Simclr
+from mapsto.objectives.style import Style, read_style
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -110,12 +112,23 @@ def contrasted(mapping: Mapping) -> int | None:
 
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
     """What the steps of `method` make small. It may add to the mapping what only training needs."""
+    if options.style is not None:
+        return _styled(options.style, options, mapping)
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
         return Simclr(mapping, options.augment)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
+
+
+def _styled(style: str, options: Options, mapping: Mapping) -> Objective:
+    """What judges pictures by their style. Raises UsageError for arrows that make none, CheckpointError."""
+    picture_port(mapping)
+    device = next(mapping.parameters()).device
+    picture = read_style(style, mapping).to(device)
+    judge = Style(bare(str(options.features)).to(device), picture[None], options.style_weight)
+    return Pictured(mapping, [judge], plain=False)
 
 
 def make_plan(

@@ -723,6 +723,24 @@ class PictureTarget(ImageTarget):
         """What outputs (m, f) make of the patches of a source (m, f)."""
         return output.float() + self._seen(source)
 
+    def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
+        with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
+        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.mean, self.std))
+        source, truth = (self._seen(values[:, which]) for which in (1, 0))
+        found = []
+        for rows, columns in torch.unique(tokens[:, 3:PLACES], dim=0).tolist():
+            here = (tokens[:, 3:PLACES] == tokens.new_tensor([rows, columns])).all(-1)
+            grid = -1, rows, columns, self.patch, self.patch, 3
+            laid = (
+                part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
+            )
+            said, true, read = (
+                part.reshape(len(part), 3, rows * self.patch, columns * self.patch) * std + mean for part in laid
+            )
+            found.append((said, true, read))
+        return found
+
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The mean squared error over the pixels of each patch, summed over patches."""
         return ((self._told(output, values[:, 1]) - self._seen(values[:, 0])) ** 2).mean(-1).sum()
