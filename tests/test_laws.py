@@ -327,6 +327,11 @@ def test_objectives_that_add_to_the_mapping_go_on(arrow: str, objective: str, op
     goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_opponent_goes_on(optimizer: Any, tmp_path: Path) -> None:
+    goes_on("image:image -> clean:image", "masked", optimizer, {"adversarial": 0.3}, tmp_path)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
     goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
@@ -341,13 +346,14 @@ def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_pa
         mapping, examples = made(arrow, hidden)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
         method = "contrast" if way.get("contrast") else "full"
-        objective = make_objective(method, Options(objective=hidden), mapping, examples)  # type: ignore[arg-type]
+        options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
+        objective = make_objective(method, options, mapping, examples)
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]
         Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
         moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
-        assert any(moved) and (not way or not all(moved))
+        assert any(moved) and (not way or "adversarial" in way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
 
     weights, losses = train(tmp_path / "whole")

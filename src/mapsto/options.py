@@ -110,6 +110,10 @@ class Options:
         None, "The folder of the pretrained network that --style compares pictures by, such as a VGG, ResNet or DINOv2."
     )
     style_weight: float = _option(1.0, "Weight of looking as --style does; showing what the source shows weighs 1.")
+    adversarial: float = _option(
+        0.0,
+        "Weight of deceiving a network that learns along to tell pictures that are made from real ones; 0 for none.",
+    )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
     patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
@@ -168,6 +172,8 @@ class Options:
             raise UsageError("--features and --style-weight would change nothing without --style")
         if not 0 < self.style_weight < math.inf:
             raise UsageError(f"--style-weight must be a number above 0, not {self.style_weight}")
+        if not 0 <= self.adversarial < math.inf:
+            raise UsageError(f"--adversarial is a weight of at least 0, not {self.adversarial}")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:

@@ -17,8 +17,9 @@ from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
+from mapsto.objectives.adversarial import Adversarial
 from mapsto.objectives.contrast import Contrast
-from mapsto.objectives.pictured import Pictured, picture_port
+from mapsto.objectives.pictured import Judge, Pictured, picture_port
 from mapsto.objectives.replaced import Replaced
 from mapsto.objectives.simclr import Simclr
 from mapsto.objectives.style import Style, read_style
@@ -112,8 +113,8 @@ def contrasted(mapping: Mapping) -> int | None:
 
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
     """What the steps of `method` make small. It may add to the mapping what only training needs."""
-    if options.style is not None:
-        return _styled(options.style, options, mapping)
+    if options.style is not None or options.adversarial:
+        return _pictured(options, mapping)
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
@@ -122,13 +123,18 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     return Objective() if port is None else Contrast(examples, port)
 
 
-def _styled(style: str, options: Options, mapping: Mapping) -> Objective:
-    """What judges pictures by their style. Raises UsageError for arrows that make none, CheckpointError."""
+def _pictured(options: Options, mapping: Mapping) -> Objective:
+    """What judges pictures as a whole. Raises UsageError for arrows that make none, CheckpointError."""
     picture_port(mapping)
-    device = next(mapping.parameters()).device
-    picture = read_style(style, mapping).to(device)
-    judge = Style(bare(str(options.features)).to(device), picture[None], options.style_weight)
-    return Pictured(mapping, [judge], plain=False)
+    judges: list[Judge] = []
+    picture = None
+    if options.style is not None:
+        device = next(mapping.parameters()).device
+        picture = read_style(options.style, mapping).to(device)
+        judges.append(Style(bare(str(options.features)).to(device), picture[None], options.style_weight))
+    if options.adversarial:
+        judges.append(Adversarial(mapping, options.adversarial, picture))
+    return Pictured(mapping, judges, plain=options.style is None)
 
 
 def make_plan(

@@ -73,7 +73,7 @@ def picture_port(mapping: Mapping) -> int:
     """The one target port that makes pictures. Raises UsageError."""
     ports = [port for port, target in enumerate(mapping.targets) if isinstance(target, PictureTarget)]
     if len(ports) != 1:
-        raise UsageError(f"--style is for arrows that make one picture, not {mapping.arrow}")
+        raise UsageError(f"--style and --adversarial are for arrows that make one picture, not {mapping.arrow}")
     return ports[0]
 
 
