@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, sentences, write_corpus, write_labelled, write_photos, write_voc
+from runs import ended, sentences, write_corpus, write_labelled, write_pairs, write_photos, write_voc
 
 from mapsto import cli
 
@@ -35,6 +35,8 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "pool.csv").write_text("\n".join(["text", *sentences(40, 8)]) + "\n", encoding="utf-8")
     if page.stem == "images":
         write_photos(tmp_path / "photos")
+    if page.stem == "picture-to-picture":
+        write_pairs(tmp_path)
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
     if page.stem not in ("README", "quick-start", "pretraining"):

@@ -51,6 +51,8 @@ ARROWS = [
     "image -> labels",
     "image -> boxes",
     "image -> label, boxes",
+    "image:image -> clean:image",
+    "image:image -> clean:image, label",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -78,6 +80,7 @@ def table(count: int = 40) -> Any:
             "label": "ab"["winter" in t],
             "other": "xyz"[i % 3],
             "image": picture(i, "winter" in t),
+            "clean": 255 - picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
@@ -111,7 +114,7 @@ def made(arrow: str, objective: str = "masked", seed: int = 0, mixing: str | Non
     bound = bind_to(parse(arrow), rows_of)
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
     options = Options(objective=objective, **size)  # type: ignore[arg-type]
-    targets = [kinds.target(port.kind)() for port in bound.targets]
+    targets = [target() for target in kinds.answering(bound)]
     rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
@@ -442,6 +445,11 @@ def test_objectives_that_add_to_the_mapping_go_on(arrow: str, objective: str, op
     goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_opponent_goes_on(optimizer: Any, tmp_path: Path) -> None:
+    goes_on("image:image -> clean:image", "masked", optimizer, {"adversarial": 0.3}, tmp_path)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
     goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
@@ -458,13 +466,14 @@ def goes_on(
         mapping, examples = made(arrow, hidden, mixing=mixing)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
         method = "contrast" if way.get("contrast") else "full"
-        objective = make_objective(method, Options(objective=hidden), mapping, examples)  # type: ignore[arg-type]
+        options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
+        objective = make_objective(method, options, mapping, examples)
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]
         Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
         moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
-        assert any(moved) and (not way or not all(moved))
+        assert any(moved) and (not way or "adversarial" in way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
 
     weights, losses = train(tmp_path / "whole")

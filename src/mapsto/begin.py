@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mapsto import folder, kinds, lora, published, zoo
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, Port
 from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -142,7 +142,7 @@ def make_sources(
 
 def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
     """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
-    held = {kinds.target(port.kind).lies_in for port in arrow.targets}
+    held = {target.lies_in for target in kinds.answering(arrow)}
     return {
         kind: source.read_whole(options.size) if options.size is not None or kind in held else source
         for kind, source in sources.items()
@@ -256,6 +256,18 @@ def make_mapping(
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
         mapping.pooler.pass_through()
     return mapping
+
+
+def bare(name: str) -> Mapping:
+    """What the model in a folder reads pictures by, without answers. Raises UsageError, CheckpointError."""
+    if not Path(name).is_dir():
+        raise UsageError(f"--features {name}: there is no such folder")
+    found = begin(name, None)
+    assert found.sources is not None and found.config is not None
+    (kind,) = found.sources
+    if kind != "image":
+        raise UsageError(f"--features {name} reads {kind}, and no pictures")
+    return make_mapping(Arrow((Port(kind),), ()), found.config, found.sources, [], found)
 
 
 def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:

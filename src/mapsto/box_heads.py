@@ -44,11 +44,11 @@ class BoxHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n = len(x) // self.grid**2  # behind them rows may stand that fill a size
-        x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, -1)
+        x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, self.first.out_features)
         for layer in self.layers:
             x = layer(x)
         x = x.flatten(0, 2).float()
-        apart = F.softplus(self.sides(x)).view(n, -1, 2, 2) * MIDDLE / self.grid
+        apart = F.softplus(self.sides(x)).view(n, self.grid**2, 2, 2) * MIDDLE / self.grid
         low, high = self.middle - apart[:, :, 0], self.middle + apart[:, :, 1]
         return torch.cat([self.named(x), torch.cat([(low + high) / 2, high - low], -1).flatten(0, 1)], dim=-1)
 

@@ -97,10 +97,9 @@ def read_cells(
     """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
-    def read_column(
-        port: Port, read: Callable[[object], Any], located: Callable[[object, Path], object] | None = None
-    ) -> list[Any]:
+    def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
         assert port.column is not None
+        read, located = kind.read, kind.located if kind.suffixes else None
         values = []
         for row, cell in enumerate(table.column(port.column)):
             try:
@@ -112,14 +111,10 @@ def read_cells(
                 values.append(None)
         return values
 
-    read_sources = [
-        read_column(port, kind.read, kind.located if kind.suffixes else None)
-        for port, kind in ((port, sources[port.kind]) for port in arrow.sources)
-    ]
+    read_sources = [read_column(port, sources[port.kind]) for port in arrow.sources]
     wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
     read_targets = [
-        [None] * len(table) if restored is not None else read_column(port, target.read)
-        for port, target, restored in wanted
+        [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
     ]
     listed = list(chain(*(faults[row] for row in sorted(faults))))
     return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
@@ -268,9 +263,9 @@ class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
     What `~` hides, how a value is augmented, and which others it is mixed with, is a function of (seed, row, step, view) and of
-    nothing else. augment, mixing: how; None for values as they are. laid: by index into Rows the answers of an example, encoded
-    against its pieces, where answers lie in them. mixed: the answers to pieces that were mixed, by the indices of those that they
-    have parts of.
+    nothing else. augment, mixing: how; None for values as they are. recolour: whether they may look another way too. laid: by
+    index into Rows the answers of an example, encoded against its pieces, where answers lie in them. mixed: the answers to pieces
+    that were mixed, by the indices of those that they have parts of.
     """
 
     arrow: Arrow
@@ -281,6 +276,7 @@ class Examples:
     seed: int
     corruption: Corruption
     augment: str | None = None
+    recolour: bool = True
     mixing: str | None = None
     laid: Callable[[int, tuple[Piece, ...]], Answered] | None = None
     mixed: Callable[[Sequence[int], tuple[Piece, ...], Sequence[Part]], Answered] | None = None
@@ -319,7 +315,8 @@ class Examples:
         pieces = self.pieces[row]
         if self.augment is None:
             return pieces
-        return tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
+        how = self.augment, self.recolour
+        return tuple(self.sources[piece.kind].augment(piece, rng, *how) for piece in pieces)
 
     def _mixed(
         self, how: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
@@ -347,8 +344,9 @@ def make_examples(
     corruption: Corruption,
 ) -> Examples:
     """Examples with their answers encoded once; those that `~` gives, or that lie in a piece, are made when an example is asked
-    for."""
-    told = [bool(rows.targets) and source is None for source in restores(arrow)]
+    for. Ports of which `rows` has no values have no answers."""
+    given = rows.targets or [[]] * len(targets)
+    told = [bool(values) and source is None for values, source in zip(given, restores(arrow), strict=True)]
 
     def laid(index: int, pieces: tuple[Piece, ...]) -> Answered:
         return tuple(
@@ -364,7 +362,19 @@ def make_examples(
 
     answers = [laid(index, ()) for index in encoded.of.tolist()]
     moving = laid if lie_in_raw(targets) else None
-    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving, mixed=mixed)
+    recolour = not any(target.resembles for target in targets)
+    return Examples(
+        arrow,
+        sources,
+        encoded.pieces,
+        answers,
+        encoded.of,
+        seed,
+        corruption,
+        recolour=recolour,
+        laid=moving,
+        mixed=mixed,
+    )
 
 
 def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:

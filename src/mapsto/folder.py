@@ -122,12 +122,14 @@ def load(name: str | Path) -> Mapping:
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
-        targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
+        states = [entry["state"] for entry in opened.manifest["targets"]]
+        targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
     elif opened.start.labels:
-        answered = opened.start.answered
-        arrow, targets = Arrow((Port(kind),), (Port(answered),)), [_target(answered, {"classes": opened.start.labels})]
+        arrow = Arrow((Port(kind),), (Port(opened.start.answered),))
+        targets = [_target(kinds.target(opened.start.answered), {"classes": opened.start.labels})]
     elif any(key.startswith(f"{published.HEADS[kind]}.") for key in opened.start.tensors):
-        arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
+        arrow = arrows.parse(f"~{kind} -> {kind}")
+        targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.start.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
@@ -142,12 +144,12 @@ def load(name: str | Path) -> Mapping:
     return mapping.eval()
 
 
-def _target(kind: str, state: Dict[str, Any]) -> Target:
+def _target(kind: type[Target], state: Dict[str, Any]) -> Target:
     """A target as it was saved. Raises CheckpointError."""
     try:
-        return kinds.target(kind)(**state)
+        return kind(**state)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind!r}: {error}") from error
+        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind.kind!r}: {error}") from error
 
 
 def take(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = ()) -> list[str]:

@@ -105,6 +105,17 @@ class Options:
         "their answers too: seen through each other (mixup), one in the other (cutmix), four side by side (mosaic). Joined by +: "
         "crop+mixup.",
     )
+    style: str | None = _option(
+        None, "A picture as which `image -> image` shall make others look; no pairs are needed, but --features."
+    )
+    features: str | None = _option(
+        None, "The folder of the pretrained network that --style compares pictures by, such as a VGG, ResNet or DINOv2."
+    )
+    style_weight: float = _option(1.0, "Weight of looking as --style does; showing what the source shows weighs 1.")
+    adversarial: float = _option(
+        0.0,
+        "Weight of deceiving a network that learns along to tell pictures that are made from real ones; 0 for none.",
+    )
     shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
     patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
@@ -155,6 +166,16 @@ class Options:
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
         if self.hide is not None and not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
+        if self.style is not None and self.features is None:
+            raise UsageError(
+                "--style compares pictures by what a pretrained network sees in them: name its folder with --features"
+            )
+        if self.style is None and (self.features is not None or self.style_weight != 1):
+            raise UsageError("--features and --style-weight would change nothing without --style")
+        if not 0 < self.style_weight < math.inf:
+            raise UsageError(f"--style-weight must be a number above 0, not {self.style_weight}")
+        if not 0 <= self.adversarial < math.inf:
+            raise UsageError(f"--adversarial is a weight of at least 0, not {self.adversarial}")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:

@@ -178,6 +178,19 @@ class PictureEmbedder(PixelEmbedder):
         return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
 
 
+def laid(pixels: Tensor, p: int, leading: int) -> Tensor:
+    """Tokens (n, t, 5 + f) of pictures (n, 3, h, w) of whole patches, from 0 to 255 and not rounded, behind `leading` ones in
+    front; through them gradients reach the pixels."""
+    n, grid = len(pixels), [side // p for side in pixels.shape[2:]]
+    places = torch.cartesian_prod(*(torch.arange(side, device=pixels.device) for side in grid))
+    front = FIRST_OF_FRAME + torch.arange(leading, device=pixels.device)
+    prefix = torch.zeros(leading + len(places), PLACES, device=pixels.device)
+    prefix[:leading, 0], prefix[leading:, 1:3] = front.to(prefix), places.to(prefix)
+    prefix[:, 3:PLACES] = torch.tensor(grid).to(prefix)
+    patches = F.pad(F.unfold(pixels, p, stride=p).transpose(1, 2), (0, 0, leading, 0))
+    return torch.cat([prefix.expand(n, -1, -1), patches], dim=-1)
+
+
 def _waves(grid: tuple[int, int], width: int) -> Tensor:
     """(·, width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al. 2022);
     zero in what is left over."""

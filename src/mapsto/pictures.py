@@ -247,9 +247,24 @@ def joined(found: Pixels, grid: tuple[int, int], p: int) -> Pixels:
     return np.ascontiguousarray(found.reshape(g, k, 3, p, p).transpose(0, 3, 1, 4, 2)).reshape(g * p, k * p, 3)
 
 
-def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """The picture shifted by up to an eighth of its sides, its edge drawn out, a little brighter or darker, and with `mirror`
-    as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
+def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str) -> Pixels:
+    """What stands in a `box` (2, 2), where it begins and ends along y and x, in a size (h, w): mirrored where it ends before it
+    begins, and the edge of the picture drawn out where the box reaches beyond."""
+    pillow = load_pillow()
+    low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])
+    beyond = np.ceil(np.maximum(0, [-low, high - sides])).astype(int)
+    wide = np.pad(pixels, (*beyond.T.tolist(), (0, 0)), mode="edge") if beyond.any() else pixels
+    (top, left), (bottom, right) = (np.clip(end + beyond[0], 0, wide.shape[:2]).tolist() for end in (low, high))
+    how = getattr(pillow.Image.Resampling, filter.upper())
+    found = np.array(pillow.Image.fromarray(wide).resize(size[::-1], how, box=(left, top, right, bottom)))
+    return found[tuple(slice(None, None, -1 if begin > end else 1) for begin, end in box)]
+
+
+def moved(
+    pixels: Pixels, rng: np.random.Generator, mirror: bool, relit: bool = True
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """The picture shifted by up to an eighth of its sides, its edge drawn out, where it may be `relit` a little brighter or
+    darker, and with `mirror` as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
     h, w = pixels.shape[:2]
     most = (max(1, round(h * MOVED)), max(1, round(w * MOVED)))
     shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
@@ -258,7 +273,7 @@ def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixel
     found = shifted(shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
     across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
     lit = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)
-    return lit.take(found), np.array([[1.0, -shift[0]], across])
+    return lit.take(found) if relit else found, np.array([[1.0, -shift[0]], across])
 
 
 def shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
@@ -269,10 +284,12 @@ def shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
     return np.concatenate([drawn, kept] if by > 0 else [kept, drawn], axis)
 
 
-def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """A part of the picture at random, brought to the size of the whole, in other colours, with `mirror` as often as not seen in
-    a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and where it comes from, as
-    `Frame.framed` says it."""
+def cropped(
+    pixels: Pixels, rng: np.random.Generator, mirror: bool, recoloured: bool = True
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """A part of the picture at random, brought to the size of the whole, where it may be `recoloured` in other colours, with
+    `mirror` as often as not seen in a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and
+    where it comes from, as `Frame.framed` says it."""
     size = np.array(pixels.shape[:2])
     share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
@@ -281,7 +298,7 @@ def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pix
     origin = np.stack([part / size, corner], axis=1)
     if mirror and rng.random() < 0.5:
         crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
-    return _recoloured(crop, rng), origin
+    return _recoloured(crop, rng) if recoloured else crop, origin
 
 
 def seen_in(pixels: Pixels, corner: NDArray[np.float64], extent: NDArray[np.float64], size: tuple[int, int]) -> Pixels:

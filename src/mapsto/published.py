@@ -141,7 +141,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
 
 def task_of(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    answered = {target.kind for target in mapping.targets}
+    answered = {target.kind for target in mapping.targets if target.published}
     return next(
         (task for task in reversed(list(zoo.family(mapping.config.family).architectures)) if task in answered), "body"
     )
@@ -166,7 +166,7 @@ def start_name(mapping: Mapping, name: str) -> str:
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = HEADS.get(kind) if first else None
+    stem = HEADS.get(kind) if first and mapping.targets[int(port)].published else None
     return name if stem is None else f"{stem}.{rest}"
 
 

@@ -42,13 +42,16 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def varied(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
+def varied(
+    pixels: Pixels, rng: np.random.Generator, mirror: bool, recoloured: bool = True
+) -> tuple[Pixels, NDArray[np.float64]]:
     """The picture (h, w, 3), with `mirror` as often as not seen in a mirror, after two operations: shifted along an axis, its
-    edge drawn out, or one that leaves everything in its place; and where it comes from, as `Frame.framed` says it."""
+    edge drawn out, or, where it may be `recoloured`, one that leaves everything in its place; and where it comes from, as
+    `Frame.framed` says it."""
     width, shift = pixels.shape[1], np.zeros(AXES)
     turned = mirror and bool(rng.random() < 0.5)
     found = pixels[:, ::-1] if turned else pixels
-    for chosen in rng.integers(0, AXES + len(OPERATIONS), AT_ONCE).tolist():
+    for chosen in rng.integers(0, AXES + recoloured * len(OPERATIONS), AT_ONCE).tolist():
         strength = STRENGTH if rng.random() < 0.5 else -STRENGTH
         if chosen < AXES:
             by = round(SHIFTED * strength * found.shape[chosen])

@@ -36,10 +36,12 @@ class Alignment:
     """Raw coordinates (characters, pixels, seconds) ↔ token coordinates.
 
     `regions` is (t, a, 2): start and end of each token on each raw axis; start == end marks a token that stands for
-    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`.
+    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`. whole: (a, 2), where the
+    raw value begins and ends, for kinds that answers of another size are laid against.
     """
 
     regions: NDArray[Any]
+    whole: NDArray[Any] | None = None
 
     def to_tokens(self, region: Sequence[Sequence[float]]) -> Ints:
         """Indices of the tokens that overlap `region`, given as (start, end) for each axis."""
@@ -67,8 +69,8 @@ class Alignment:
 
     def moved(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0) -> Alignment:
         """The alignment after the raw value was scaled, then shifted, along each axis."""
-        scales, shifts = np.asarray(scale), np.asarray(shift)
-        return Alignment(self.regions * scales[..., None] + shifts[..., None])
+        scales, shifts = np.asarray(scale)[..., None], np.asarray(shift)[..., None]
+        return Alignment(self.regions * scales + shifts, None if self.whole is None else self.whole * scales + shifts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,7 @@ def _command(work: Work, data: Any, test: Any, start: Any) -> str:
 def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: Callable[[str], None]) -> list[str]:
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
     looks = looks_at(found, work.mapping, work.device)
-    if looks:
+    if looks or found.made:
         metrics = run / METRICS
         steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:

@@ -1,6 +1,7 @@
 """The two contracts of a kind, and the registry: the file name is the entry.
 
-A kind is one file here. It defines `source`, a Source class, `target`, a Target class, or both. Nothing else is edited.
+A kind is one file here. It defines `source`, a Source class, `target`, a Target class, or both; and `restored`, where what puts
+back the hidden part of a source is another Target than what answers a value of its own. Nothing else is edited.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from mapsto.arrow import Arrow, restores
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer
@@ -195,9 +197,9 @@ class Source(ABC):
         """Tokens from `flatten`, of a whole value or of a window of one, as the piece that `encode` makes of it."""
         raise NotImplementedError
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
         """The piece of a value that means the same, as many tokens, its alignment moved with it; the piece itself for kinds that
-        have none."""
+        have none. recolour: whether it may look another way too, and not only lie elsewhere."""
         return piece
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
@@ -226,6 +228,11 @@ class Source(ABC):
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
         """The piece with some tokens hidden, and their indices."""
+
+    def covered(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+        """The piece of `value`, which has its alignment, with the tokens hidden that a mask touches, and their indices. mask: a
+        cell, such as the name of a file. Raises BadCell for a mask that does not fit, UsageError for kinds that have none."""
+        raise UsageError(f"there are no masks for {self.kind!r}")
 
     def words(self, piece: Piece) -> list[str]:
         """What each token is, for people."""
@@ -302,14 +309,19 @@ class Target(ABC):
     the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
     saved. naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones
     alone; by default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is
-    augmented. learning: how fits are run, where the answers take longer to learn than the kind that is read says. mixes: of which
-    mixtures of values `mixed` can tell the answer.
+    augmented. resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an
+    answer is made of the value. learning: how fits are run, where the answers take longer to learn than the kind that is read
+    says. mixes: of which mixtures of values `mixed` can tell the answer. suffixes: of files that are an answer each. published:
+    whether models of others have such a head under the name of its kind.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
+    resembles: ClassVar[bool] = False
     mixes: ClassVar[tuple[Mixture, ...]] = ()
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[bool] = True
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     gain: ClassVar[str] = ""
@@ -333,6 +345,16 @@ class Target(ABC):
     @abstractmethod
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
+
+    @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+        return cell
+
+    @staticmethod
+    def key(value: Any) -> str:
+        """Equal for answers that are the same."""
+        return str(value)
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
@@ -361,12 +383,12 @@ class Target(ABC):
 
     @staticmethod
     def file(value: Any) -> tuple[str, bytes] | None:
-        """A completed value as the ending and the content of a file; None for kinds that are cells of a table."""
+        """What `completed` gives as the ending and the content of a file; None for kinds that are cells of a table."""
         return None
 
     def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
         """The value that `piece`, which has its alignment, was made of, with what outputs (m, …) say in the place of its `hidden`
-        tokens (m,). Raises UsageError for kinds that cannot be put back."""
+        tokens (m,): for aligned kinds that lie in a source, the answer. Raises UsageError for kinds that cannot be put back."""
         raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
     @abstractmethod
@@ -436,6 +458,10 @@ class Target(ABC):
         """What `score` needs of outputs (m, …); kinds with large outputs keep less than all of it."""
         return output
 
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """One row an example, (n, …), of the evidence (m, …) for examples of these pieces, for kinds that lie in a source."""
+        return self.whole(evidence, pieces)
+
     @abstractmethod
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The answers, each with its confidence, from outputs (m, …)."""
@@ -500,11 +526,17 @@ def source(kind: str) -> type[Source]:
     return found
 
 
-def target(kind: str) -> type[Target]:
-    """The Target of `kind`. Raises UsageError naming the kinds there are."""
+def target(kind: str, restored: bool = False) -> type[Target]:
+    """The Target of `kind`, or the one that puts back what `~` hides of it. Raises UsageError naming the kinds there are."""
     _require(kind, "target")
-    found: type[Target] = _module(kind).target
+    module = _module(kind)
+    found: type[Target] = getattr(module, "restored", module.target) if restored else module.target
     return found
+
+
+def answering(arrow: Arrow) -> list[type[Target]]:
+    """The Target of each port behind an arrow. Raises UsageError."""
+    return [target(port.kind, of is not None) for port, of in zip(arrow.targets, restores(arrow), strict=True)]
 
 
 def _require(kind: str, role: Literal["source", "target"]) -> None:

@@ -1,4 +1,4 @@
-"""image: a picture, read as square patches; and, behind `~`, the hidden patches put back.
+"""image: a picture, read as square patches; behind `~`, the hidden patches put back; and a picture made of another one.
 
 What a token is, patches.py says.
 Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, mixing, pictures, processor, randaugment
+from mapsto import checkpoint, likeness, mixing, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -61,6 +61,7 @@ LARGEST_READ = 256  # the largest patch of models made elsewhere
 SEEN = 500
 THUMBNAIL = 160
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
+ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,13 @@ def _read(cell: object) -> Picture:
         raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
     except pictures.Unreadable as error:
         raise BadCell(str(error)) from error
+
+
+def _marked(mask: object) -> NDArray[np.bool_]:
+    """Where (h, w) a mask is not black. Raises BadCell."""
+    plain = hasattr(mask, "__array__") and np.ndim(np.asarray(mask)) == 2
+    values = np.asarray(mask) if plain else _read(mask).pixels.max(axis=2)
+    return values.astype(np.bool_)
 
 
 class ImageSource(Source):
@@ -274,9 +282,9 @@ class ImageSource(Source):
         return cell
 
     @staticmethod
-    def key(value: Picture) -> str:
+    def key(value: Any) -> str:
         """Equal for the same bytes."""
-        return value.digest
+        return str(value.digest)
 
     @classmethod
     def sketch(cls, value: Picture) -> Hashes:
@@ -290,9 +298,10 @@ class ImageSource(Source):
 
     def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
         """The tokens in front, patches row by row, and the queries."""
-        return [self._piece(*self.frame.framed(value.pixels), aligned) for value in values]
+        return [self._piece(value, aligned) for value in values]
 
-    def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
+    def _piece(self, value: Picture, aligned: bool) -> Piece:
+        pixels, origin = self.frame.framed(value.pixels)
         p = self.frame.patch
         grid = pixels.shape[0] // p, pixels.shape[1] // p
         places = np.indices(grid).reshape(2, -1).T
@@ -308,29 +317,31 @@ class ImageSource(Source):
             corners = np.stack([places, places + 1], axis=-1) * p
             regions = np.zeros((len(tokens), 2, 2))
             regions[inner] = corners * origin[:, 0, None] + origin[:, 1, None]
-            alignment, units = Alignment(regions), np.where(special, -1, np.arange(len(tokens)) - self.leading)
+            whole = np.array([[0, value.height], [0, value.width]])
+            alignment = Alignment(regions, whole)
+            units = np.where(special, -1, np.arange(len(tokens)) - self.leading)
         return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
         """The picture moved a little, with "mirror" as often as not mirrored; with "rand" after two operations out of many, with
         "crop" a part of it in other colours."""
         p, inner = self.frame.patch, ~piece.special
-        grid = int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
+        grid = _grid(piece)
         if inner.sum() != grid[0] * grid[1]:
             return piece  # a part of a picture
         pixels = _joined(piece, p)
         tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
         if how == "crop":
-            changed, origin = pictures.cropped(pixels, rng, tells)
+            changed, origin = pictures.cropped(pixels, rng, tells, recolour)
         elif how == "rand":
-            changed, origin = randaugment.varied(pixels, rng, tells)
+            changed, origin = randaugment.varied(pixels, rng, tells, recolour)
         else:
-            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells)
+            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells, recolour)
         alignment = None
         if piece.alignment is not None:
             regions = piece.alignment.regions.copy()
             regions[inner] = self._regions(piece, piece.positions[inner], origin)
-            alignment = Alignment(regions)
+            alignment = replace(piece.alignment, regions=regions)
         return self._shown(piece, changed, alignment)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
@@ -405,6 +416,26 @@ class ImageSource(Source):
         """Some patches hidden. Raises UsageError where pictures are read whole."""
         self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
+        return _hidden(piece, hidden), hidden
+
+    def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
+        """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
+        self.require_parts()
+        marked, size = _marked(mask), (value.height, value.width)
+        if marked.shape != size:
+            wide, high = marked.shape[1], marked.shape[0]
+            raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
+        assert piece.alignment is not None
+        before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
+        regions = piece.alignment.regions.round(ROUNDED)
+        top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
+        bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
+        inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+        hidden = np.flatnonzero((inside > 0) & ~piece.special)
+        if not len(hidden):
+            raise BadCell(
+                "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
+            )
         return _hidden(piece, hidden), hidden
 
     def words(self, piece: Piece) -> list[str]:
@@ -589,7 +620,12 @@ def _hidden(piece: Piece, hidden: Ints) -> Piece:
 def _joined(piece: Piece, p: int) -> Pixels:
     """The pixels (h, w, 3) of all patches of a picture."""
     tokens = piece.tokens[~piece.special]
-    return pictures.joined(tokens[:, PLACES:], (int(tokens[0, 3]), int(tokens[0, 4])), p)
+    return pictures.joined(tokens[:, PLACES:], _grid(piece), p)
+
+
+def _grid(piece: Piece) -> tuple[int, int]:
+    """Rows and columns of patches of the whole picture."""
+    return int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:
@@ -598,7 +634,7 @@ def _select(piece: Piece, keep: Ints) -> Piece:
         tokens=piece.tokens[keep],
         positions=piece.positions[keep],
         special=piece.special[keep],
-        alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
+        alignment=None if piece.alignment is None else replace(piece.alignment, regions=piece.alignment.regions[keep]),
         units=None if piece.units is None else piece.units[keep],
     )
 
@@ -623,7 +659,7 @@ class ImageTarget(Target):
         """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
         if not isinstance(source, ImageSource):
             raise UsageError(
-                "an image answer needs `~image` among the sources; pictures from other kinds are not here yet"
+                "an image answer needs a picture among the sources; pictures from other kinds are not here yet"
             )
         source.require_parts()
         self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
@@ -644,19 +680,19 @@ class ImageTarget(Target):
         """A PNG."""
         return ".png", pictures.encode(value)
 
-    def completed(self, value: Picture, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
         """The pixels (h, w, 3) of the picture in the size in which it is read. Of a `normed` source each patch has its own mean
         and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
         if self.normed:
-            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
+            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden, PLACES:])))
             output = output.float().cpu() * deviation + mean
-        tokens[hidden, PLACES:] = self._pixels(output).permute(0, 3, 1, 2).flatten(1).numpy()
+        tokens[hidden, PLACES:] = self._bytes(output).numpy()
         return _joined(replace(piece, tokens=tokens), self.patch)
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """A picture for another one is not here yet."""
-        raise UsageError("`image` as an answer needs `~image` as its source; pictures made of others are not here yet")
+        """Nothing can be told but what was hidden."""
+        raise UsageError("hidden patches are put back, and no picture of its own is told")
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """The patches that are hidden."""
@@ -668,16 +704,17 @@ class ImageTarget(Target):
 
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows (m, 5 + f)."""
-        seen = self._seen(values)
+        seen = self._seen(values[:, PLACES:])
         if not self.normed:
             return seen
         mean, deviation = self._own(seen)
         return (seen - mean) / deviation
 
-    def _seen(self, values: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=values.device) for v in (self.mean, self.std))
-        pixels = values[:, PLACES:].view(len(values), 3, -1).transpose(1, 2)
-        return ((pixels.float() / 255 - mean) / std).flatten(1)
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Bytes of patches (m, f), channel by channel, as the model tells them, colour by colour."""
+        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
+        coloured = pixels.view(len(pixels), 3, -1).transpose(1, 2)
+        return ((coloured.float() / 255 - mean) / std).flatten(1)
 
     @staticmethod
     def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -703,6 +740,10 @@ class ImageTarget(Target):
         pixels = output.float().cpu().view(-1, self.patch, self.patch, 3) * std + mean
         return (255 * pixels).round().clamp(0, 255).byte()
 
+    def _bytes(self, output: Tensor) -> Tensor:
+        """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
+        return self._pixels(output).permute(0, 3, 1, 2).flatten(1)
+
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """The error of the hidden patches, and the share of their variance that is explained."""
         errors, blind = output.double().numpy().T
@@ -717,9 +758,136 @@ class ImageTarget(Target):
         return {"corruption": asdict(self.corruption)}
 
 
+class PictureTarget(ImageTarget):
+    """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
+    differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
+
+    lies_in = "image"
+    resembles = True
+    suffixes = pictures.SUFFIXES
+    published = False
+    filter: str
+
+    def __init__(self) -> None:
+        """Nothing is known but what the source says."""
+
+    def beside(self, source: Source | None, transform: Any) -> None:
+        """Take how pictures are read from the source. Raises UsageError where it has none."""
+        super().beside(source, transform)
+        assert isinstance(source, ImageSource)
+        self.normed, self.filter = False, source.frame.filter
+
+    located = staticmethod(ImageSource.located)
+    key = staticmethod(ImageSource.key)
+
+    def encode(self, answer: Picture, pieces: Sequence[Piece]) -> Answer:
+        """(m, 2, f): for each patch of the source what of the answer, whatever its size, lies there; and the patch itself."""
+        piece, at = self._among(pieces)
+        assert piece.alignment is not None and piece.alignment.whole is not None
+        first, last = piece.alignment.ends(piece.positions)
+        begin, end = piece.alignment.whole.T
+        scale = np.array([answer.height, answer.width]) / (end - begin)
+        box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1).round(ROUNDED)
+        height, width = (side * self.patch for side in _grid(piece))
+        truth = pictures.seen(answer.pixels, box, (height, width), self.filter)
+        source = piece.tokens[~piece.special, PLACES:]
+        return Answer(np.stack([pictures.patches(truth, self.patch), source], axis=1), at)
+
+    def asked(self, pieces: Sequence[Piece]) -> Ints:
+        """All patches."""
+        return self._among(pieces)[1]
+
+    def _among(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
+        """The picture among the pieces of an example, and where its patches are, counted from the first token."""
+        (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
+        return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """A linear map to the pixels of a patch that begins at those of the source."""
+        head = new_head(width, 3 * self.patch**2)
+        nn.init.zeros_(head.weight)
+        return head
+
+    def _told(self, output: Tensor, source: Tensor) -> Tensor:
+        """What outputs (m, f) make of the patches of a source (m, f)."""
+        return output.float() + self._seen(source)
+
+    def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
+        with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
+        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.mean, self.std))
+        source, truth = (self._seen(values[:, which]) for which in (1, 0))
+        found = []
+        for rows, columns in torch.unique(tokens[:, 3:PLACES], dim=0).tolist():
+            here = (tokens[:, 3:PLACES] == tokens.new_tensor([rows, columns])).all(-1)
+            grid = -1, rows, columns, self.patch, self.patch, 3
+            laid = (
+                part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
+            )
+            said, true, read = (
+                part.reshape(len(part), 3, rows * self.patch, columns * self.patch) * std + mean for part in laid
+            )
+            found.append((said, true, read))
+        return found
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """The mean squared error over the pixels of each patch, summed over patches."""
+        return ((self._told(output, values[:, 1]) - self._seen(values[:, 0])) ** 2).mean(-1).sum()
+
+    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
+        """(m, 3, f) of bytes: what is said, what is true, and the source."""
+        said = self._bytes(self._told(output, values[:, 1])).to(values.device)
+        return torch.stack([said, values[:, 0], values[:, 1]], dim=1)
+
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """(n, 4): how like what is true the answer is, and the source unchanged, each by PSNR and SSIM."""
+        read = [self._among(one) for one in pieces]
+        found = []
+        for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
+            patches = part.byte().numpy()
+            said, truth, source = (pictures.joined(patches[:, i], _grid(piece), self.patch) for i in range(3))
+            found.append([of(one, truth) for one in (said, source) for of in (likeness.psnr, likeness.ssim)])
+        return torch.tensor(found)
+
+    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+        """The pixels (h, w, 3) of the answer in the size in which the source is read."""
+        source = torch.from_numpy(piece.tokens[hidden, PLACES:])
+        return super().completed(value, piece, hidden, self._told(output.cpu(), source))
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
+        steps = output.float().cpu().view(-1, self.patch, self.patch, 3) * torch.tensor(self.std) * 255
+        return [{"change": patch.round().tolist()} for patch in steps]
+
+    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+        """PSNR in dB and SSIM of the answers, of the sources unchanged, and by how many dB the answers are better."""
+        psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
+        return {
+            "psnr": (np.mean, psnr),
+            "ssim": (np.mean, ssim),
+            "psnr_unchanged": (np.mean, source_psnr),
+            "ssim_unchanged": (np.mean, source_ssim),
+            "psnr_gained": (np.mean, psnr - source_psnr),
+        }
+
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+        """None: what reads nothing has no picture to change."""
+        return {}
+
+    def show(self, answer: Any) -> str:
+        """A thumbnail of an answer, or of a true one."""
+        value = answer if isinstance(answer, Picture) else Picture.of(pictures.encode(answer))
+        return ImageSource.marked(value, [], [])
+
+    def state(self) -> State:
+        """Nothing: all is the source's."""
+        return {}
+
+
 def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:
     return float(1 - errors.mean() / max(blind.mean(), 1e-12))
 
 
 source = ImageSource
-target = ImageTarget
+target = PictureTarget
+restored = ImageTarget
