@@ -148,6 +148,17 @@ DECODED: dict[str, dict[str, Any]] = {
         "decoder_intermediate_size": 80,
     },
 }
+# Families that tell boxes by tokens which learnt to.
+DETECTORS: dict[str, dict[str, Any]] = {
+    "yolos": {**TOWER, "patch_size": 16, "image_size": [32, 48], "num_detection_tokens": 6},
+    "yolos:told once": {
+        **TOWER,
+        "patch_size": 16,
+        "image_size": [48, 70],  # of which only whole patches have a place
+        "num_detection_tokens": 5,
+        "use_mid_position_embeddings": False,
+    },
+}
 # Convolutional networks; "vgg" stands below.
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},

@@ -247,4 +247,23 @@ def read_beside(target: Any) -> tuple[Piece, ...]:
 def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
     """The values of all answers, as a batch has them."""
     values = [target.encode(answer, pieces).values for answer in answers]
-    return torch.from_numpy(np.concatenate(values) if target.way == "appended" else np.stack(values))
+    return torch.from_numpy(np.concatenate(values) if target.lies_in else np.stack(values))
+
+
+def write_pairs(folder: Path, count: int = 12) -> Path:
+    """A table of pictures without and with noise, beside it the pictures, and one of those with noise alone."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(count):
+        clean = np.full((16, 16, 3), 12 * i, np.uint8) + np.arange(0, 64, 4, dtype=np.uint8)[:, None]
+        noisy = np.clip(clean + rng.normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
+        for name, pixels in (("clean", clean), ("noisy", noisy)):
+            Image.fromarray(pixels).save(folder / f"{i}-{name}.png")
+        lines.append(f"{i}-noisy.png,{i}-clean.png")
+    (folder / "pairs.csv").write_text("\n".join(["noisy,clean", *lines]) + "\n", encoding="utf-8")
+    (folder / "new.csv").write_text(
+        "\n".join(["noisy", *(line.split(",")[0] for line in lines)]) + "\n", encoding="utf-8"
+    )
+    return folder / "pairs.csv"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mapsto import check, data, kinds
 from mapsto.arrow import parse
@@ -51,32 +56,101 @@ SAME: dict[str, Callable[[str], str]] = {
 }
 
 
-def examined(texts: list[str], tested: list[str]) -> check.Report:
-    """What the doctor says of these texts beside those of a test."""
-    arrow = parse("text:text -> label:label")
+def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -> check.Report:
+    """What the doctor says of these values beside those of a test."""
+    arrow = parse(f"{kind}:{kind} -> label:label")
 
-    def rows(texts: list[str]) -> Rows:
-        table = data.read([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)])
-        return read_rows(arrow, table, {"text": kinds.source("text")}, [kinds.target("label")])
+    def rows(values: Sequence[Any]) -> Rows:
+        table = data.read([{kind: value, "label": "ab"[i % 2]} for i, value in enumerate(values)])
+        return read_rows(arrow, table, {kind: kinds.source(kind)}, [kinds.target("label")])
 
-    return check.doctor(arrow, rows(texts), rows(tested))
+    return check.doctor(arrow, rows(values), rows(tested))
 
 
-@pytest.mark.parametrize("language", ["english", "chinese"])
-def test_near_duplicates_are_found_and_strangers_are_not(language: str) -> None:
-    """RELIABILITY.md: at least 90 % of them, with at most 0.5 % false alarms."""
-    rng = random.Random(language)
-    known, strangers = ([text(rng, language) for _ in range(600)] for _ in range(2))
-    edits = list(NEAR.values())
-    twins = [edits[i % len(edits)](rng, one) for i, one in enumerate(known)]
-    report = examined(known, twins + strangers)
-    warned = {finding.row for finding in report.warnings if "almost the same" in finding.reason}
+def require_rates(known: Sequence[Any], twins: Sequence[Any], strangers: Sequence[Any], kind: str) -> None:
+    """RELIABILITY.md: at least 90 % of near duplicates are found, with at most 0.5 % false alarms."""
+    report = examined(known, [*twins, *strangers], kind)
+    warned = {finding.row for finding in report.warnings if f"almost the same {kind}" in finding.reason}
     leaked = {finding.row for finding in report.leaks}
     rows = range(1, len(twins) + 1)
     found = sum(row in warned | leaked for row in rows)
     alarms = len((warned | leaked) - set(rows))
     assert found >= 0.9 * len(twins), f"{found} of {len(twins)}"
-    assert alarms <= 0.005 * len(strangers), f"{alarms} false alarms"
+    assert alarms <= 0.005 * len(strangers), f"{alarms} false alarms among {len(strangers)}"
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_near_duplicates_are_found_and_strangers_are_not(language: str) -> None:
+    rng = random.Random(language)
+    known, strangers = ([text(rng, language) for _ in range(600)] for _ in range(2))
+    edits = list(NEAR.values())
+    require_rates(known, [edits[i % len(edits)](rng, one) for i, one in enumerate(known)], strangers, "text")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    return image.point([min(255, round(1.15 * value)) for value in range(256)] * 3)
+
+
+TWIN = "BloodImage_00037"
+ALIKE: dict[str, Callable[[Image.Image], bytes]] = {
+    "half as large": lambda image: encoded(image.resize((image.width // 2, image.height // 2))),
+    "larger": lambda image: encoded(image.resize((image.width * 3 // 2, image.height * 3 // 2))),
+    "as a JPEG": lambda image: encoded(image, "JPEG", quality=60),
+    "brighter": lambda image: encoded(brighter(image)),
+    "all of it": lambda image: encoded(brighter(image).resize((image.width * 3 // 4,) * 2), "JPEG", quality=60),
+}
+
+
+def cifar(folder: Path) -> tuple[list[bytes], list[bytes]]:
+    """8,000 pictures of 32 × 32 pixels and 2,000 others."""
+    parts = (data.read(folder / "cifar10" / f"{part}.parquet").column("image") for part in ("train", "test"))
+    known, strangers = ([cell["bytes"] for cell in cells] for cells in parts)
+    return known, strangers
+
+
+def blood(folder: Path) -> tuple[list[bytes], list[bytes]]:
+    """Pictures of blood cells of 224 × 224 pixels, half of them known; without one that shows the cells of the next one again."""
+    paths = sorted((folder / "bccd" / "JPEGImages").glob("*.jpg"))
+    found = [encoded(Image.open(path).resize((224, 224)), "JPEG", quality=95) for path in paths]
+    return found[::2], [one for path, one in zip(paths[1::2], found[1::2], strict=True) if path.stem != TWIN]
+
+
+@pytest.mark.parametrize("read", [cifar, blood])
+def test_near_duplicates_of_real_pictures_are_found(read: Any, shared_data: Path) -> None:
+    known, strangers = read(shared_data / "image")
+    changes = list(ALIKE.values())
+    twins = [changes[i % 5](Image.open(io.BytesIO(one)).convert("RGB")) for i, one in enumerate(known[:500])]
+    require_rates(known, twins, strangers, "image")
+
+
+@pytest.mark.parametrize("change", ALIKE)
+def test_near_duplicates_of_pictures_are_found(change: str) -> None:
+    """Of clouds of light, each of its own."""
+    clouds = [cloud(number) for number in range(400)]
+    known, strangers = ([encoded(image) for image in half] for half in (clouds[::2], clouds[1::2]))
+    require_rates(known, [ALIKE[change](image) for image in clouds[::2]], strangers, "image")
+
+
+def cloud(number: int) -> Image.Image:
+    """Noise, the stronger the coarser, as pictures have it."""
+    rng = np.random.default_rng(number)
+    found = np.zeros((48, 48, 3))
+    for side in (3, 6, 12, 24, 48):
+        layer = Image.fromarray(rng.integers(0, 256, (side, side, 3)).astype(np.uint8))
+        found += np.asarray(layer.resize((48, 48), Image.Resampling.BICUBIC)) / side
+    return Image.fromarray((255 * (found - found.min()) / np.ptp(found)).astype(np.uint8))
+
+
+def test_pictures_without_anything_in_them_are_not_alike() -> None:
+    flat = [np.full((32, 32, 3), 3 * i, np.uint8) for i in range(40)]
+    report = examined(flat[::2], flat[1::2], "image")
+    assert not report.leaks and not [finding for finding in report.warnings if "almost" in finding.reason]
 
 
 @pytest.mark.parametrize("change", SAME)

@@ -183,7 +183,7 @@ def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, An
 
 @pytest.mark.parametrize("arrow", ["~image -> image", "~image -> image, boxes"])
 def test_what_is_left_is_moved_together(arrow: str) -> None:
-    """With the queries of appended answers behind it."""
+    """Beside answers that are read between tokens."""
     mapping, examples = made(arrow, "mae")
     listed = [examples.example(i, 0, 0.0) for i in range(20)]
     batch = collate(listed)

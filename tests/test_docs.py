@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, sentences, write_clips, write_corpus, write_labelled, write_photos, write_voc
+from runs import ended, sentences, write_clips, write_corpus, write_labelled, write_pairs, write_photos, write_voc
 
 from mapsto import cli
 
@@ -38,6 +38,8 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "video":
         pytest.importorskip("av", reason="the extra [video] is not here")
         write_clips(tmp_path / "clips", 12)
+    if page.stem == "picture-to-picture":
+        write_pairs(tmp_path)
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
     if page.stem not in ("README", "quick-start", "pretraining"):

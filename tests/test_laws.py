@@ -17,15 +17,22 @@ from runs import laid, read_beside, sentences
 from mapsto import kinds
 from mapsto.arrow import parse, restores
 from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
+from mapsto.box_heads import middles
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
+from mapsto.errors import UsageError
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
 from mapsto.kinds import BadCell
-from mapsto.loop import Plan, Training
+from mapsto.kinds.boxes import given_to
+from mapsto.loop import Loader, Plan, Training
 from mapsto.mapping import Mapping
-from mapsto.options import Options
+from mapsto.objectives import Objective
+from mapsto.options import MIXED as MIXINGS
+from mapsto.options import VARIED, Options
 from mapsto.plan import make_objective
-from mapsto.sequence import Role, collate
+from mapsto.prepare import mixings, prepare
+from mapsto.ranks import Ranks
+from mapsto.sequence import Part, Role, collate
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
 ARROWS = [
@@ -46,6 +53,8 @@ ARROWS = [
     "image -> label, boxes",
     "~video -> video",
     "video -> label",
+    "image:image -> clean:image",
+    "image:image -> clean:image, label",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -58,6 +67,8 @@ OBJECTIVES = [
     ("~image -> image, boxes", "mae"),
     ("~video -> video", "mae"),
 ]
+# An arrow, and how its rows can be mixed.
+MIXED = [(arrow, mixing) for arrow in ARROWS for mixing in mixings(parse(arrow))]
 CPU = torch.device("cpu")
 LONGEST = 65  # the larger pictures have 8 × 8 patches and a class token
 
@@ -73,6 +84,7 @@ def table(count: int = 40) -> Any:
             "other": "xyz"[i % 3],
             "image": picture(i, "winter" in t),
             "video": np.stack([np.roll(picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
+            "clean": 255 - picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
@@ -80,6 +92,14 @@ def table(count: int = 40) -> Any:
         for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
     ]
     return read(rows)
+
+
+def read_for(arrow: str) -> Any:
+    """The table, of which an arrow that names no column finds its own."""
+    if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
+        return table()
+    (column,) = {port.kind for port in parse(arrow).sources}
+    return read([{column: value} for value in table().column(column)])
 
 
 def picture(number: int, striped: bool) -> Any:
@@ -92,16 +112,13 @@ def picture(number: int, striped: bool) -> Any:
     return pixels
 
 
-def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping, Examples]:
+def made(arrow: str, objective: str = "masked", seed: int = 0, mixing: str | None = None) -> tuple[Mapping, Examples]:
     """A small mapping with random weights, and the examples of the table."""
-    rows_of = table()
-    if arrow in ("~text -> text", "~image -> image", "~video -> video"):
-        (column,) = {port.kind for port in parse(arrow).sources}
-        rows_of = read([{column: value} for value in rows_of.column(column)])
+    rows_of = read_for(arrow)
     bound = bind_to(parse(arrow), rows_of)
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
     options = Options(objective=objective, **size)  # type: ignore[arg-type]
-    targets = [kinds.target(port.kind)() for port in bound.targets]
+    targets = [target() for target in kinds.answering(bound)]
     rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
@@ -117,7 +134,8 @@ def made(arrow: str, objective: str = "masked", seed: int = 0) -> tuple[Mapping,
     mapping = make_mapping(bound, config, sources, targets, Beginning())
     encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
-    return mapping, replace(examples, augment="mirror" if "image" in arrow or "video" in arrow else None)
+    augment = "mirror" if "image" in arrow or "video" in arrow else None
+    return mapping, replace(examples, augment=augment, mixing=mixing)
 
 
 # Kinds
@@ -193,6 +211,28 @@ class TestSource:
                 assert len(one) == len(piece) and np.array_equal(one.special, piece.special)
                 assert one.alignment is not None and one.alignment.to_raw(np.flatnonzero(~one.special)) is not None
 
+    def test_mixing_is_a_function_of_its_key(self, kind: str) -> None:
+        """As long as the first, in shares that make a whole; what has a place is seen there, and says where it comes from."""
+        made_source = kinds.source(kind)
+        values = [made_source.read(value) for value in made_source.samples()]
+        source = made_source.new(values * 5)
+        pieces = source.encode(values, 0, aligned=True)
+        for how, known in made_source.mixings.items():
+            given = [pieces[i % len(pieces)] for i in range(known.of)]
+            found = [source.mix(given, generator(3, 7, step), how) for step in (*range(8), 0)]
+            (first, (share, *_)), *_, (last, (same, *_)) = found
+            assert np.array_equal(first.tokens, last.tokens) and share.share == same.share
+            assert len({mixed.tokens.tobytes() for mixed, _ in found}) > 1
+            for mixed, parts in found:
+                assert np.array_equal(mixed.positions, given[0].positions) and len(parts) == known.of
+                assert sum(part.share for part in parts) == pytest.approx(1) and all(part.share >= 0 for part in parts)
+                shown = [part.piece for part in parts if part.piece is not None]
+                assert (sum(map(len, shown)) == (~mixed.special).sum()) == (known.result == "placed")
+                for piece in shown:
+                    there = (mixed.positions[~mixed.special][:, None] == piece.positions).all(-1).argmax(0)
+                    assert np.array_equal(mixed.tokens[~mixed.special][there], piece.tokens)
+                    assert piece.alignment is not None and piece.alignment.to_raw(np.arange(len(piece))) is not None
+
     def test_same_values_same_fingerprint(self, kind: str) -> None:
         made_source = kinds.source(kind)
         values = [made_source.read(value) for value in made_source.samples()]
@@ -221,12 +261,36 @@ class TestTarget:
         decoded = target.decode(target.whole(outputs, [pieces] * len(answers)))
         for found, answer in zip(decoded, answers, strict=True):
             said = target.read(found[kind])
-            exact = target.likely or target.way == "appended"
+            exact = target.likely or target.lies_in
             assert set(said) == set(answer) if exact else said == pytest.approx(answer, abs=1e-3)
         assert all(0.99 < found.get("probability", 1.0) <= 1 for found in decoded)
         assert float(target.loss(outputs, values)) < 1e-3
         scores = target.score(target.whole(outputs, [pieces] * len(answers)), answers).values()
         assert all(min(abs(score.value), abs(score.value - 1)) < 1e-3 for score in scores)
+
+    def test_mixed_answers_lie_between(self, kind: str) -> None:
+        """An answer mixed with itself costs what it costs alone, one with a share of 1 too; the shares of classes add up to 1."""
+        target = kinds.target(kind)()
+        answers = [target.read(answer) for answer in target.samples()]
+        target.learn(answers)
+        pieces = read_beside(target)
+        if "blended" not in target.mixes:
+            assert target.mixes == (("placed",) if target.lies_in else ())
+            return
+        single = laid(target, answers, pieces)
+        outputs = torch.randn(1, target.head(16, None)(torch.zeros(1, 16)).shape[1])
+
+        def cost(listed: list[Any], shares: list[float]) -> float:
+            values = torch.from_numpy(target.mixed(listed, pieces, [Part(share) for share in shares]).values)
+            assert values.dtype == torch.float32 and (not target.named or float(values.sum()) == pytest.approx(1))
+            return float(target.loss(outputs, values[None]))
+
+        for at, one in enumerate(answers):
+            alone = float(target.loss(outputs, single[at : at + 1]))
+            other = answers[at - 1]
+            assert cost([one, one], [0.3, 0.7]) == pytest.approx(alone, rel=1e-5)
+            assert cost([one, other], [1.0, 0.0]) == cost([other, one], [0.0, 1.0]) == pytest.approx(alone, rel=1e-5)
+            assert cost([one, other], [0.5, 0.5]) != pytest.approx(alone, rel=1e-5)
 
     def test_state_makes_an_equal_target(self, kind: str) -> None:
         target = kinds.target(kind)()
@@ -254,9 +318,13 @@ class TestTarget:
 
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     """Outputs that say these values and nothing else."""
-    if target.way == "appended":
-        said = torch.arange(width - 4) == values[:, :1]
-        return torch.cat([40.0 * said - 20, values[:, 1:].clamp(min=0.01)], dim=1)
+    if target.lies_in:
+        said = torch.full((len(values), width), -20.0)
+        for grid, truth in zip(said.split(target.queries), values.split(target.queries), strict=True):
+            true = truth[truth[:, 0] >= 0]
+            at, which = given_to(middles(target.grid), true[:, 1:], 1 / target.grid)
+            grid[at, true[which, 0].long()], grid[at, -4:] = 20.0, true[which, 1:]
+        return said
     if not target.likely:
         return values.view(len(values), -1).float()
     if values.ndim == 2:
@@ -264,6 +332,60 @@ def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     outputs = torch.full((len(values), width), -20.0)
     outputs[torch.arange(len(values)), values] = 20.0
     return outputs
+
+
+# Mixing
+
+
+def test_options_name_what_kinds_can() -> None:
+    sources = [kinds.source(kind) for kind in SOURCES]
+    assert {way for source in sources for way in source.augmented} == set(VARIED) - {"auto", "none"}
+    assert {way for source in sources for way in source.mixings} == set(MIXINGS)
+
+
+@pytest.mark.parametrize(("arrow", "mixing"), MIXED)
+def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str) -> None:
+    """Whoever makes them, before or after others; and other ones at every step."""
+    _, examples = made(arrow, mixing=mixing)
+    plan = Plan(10, 8, 1e-3, "adamw", seed=4, save_every=5)
+
+    def made_by(rank: int, size: int, step: int) -> list[bytes]:
+        batches = Loader(examples, plan, 0, Objective(), Ranks(rank, size)).make(step)
+        values = [readout.values for batch in batches for readout in batch.answers if readout is not None]
+        return [row.numpy().tobytes() for found in (*(b.tokens["image"] for b in batches), *values) for row in found]
+
+    alone = made_by(0, 1, 3)
+    assert alone != made_by(0, 1, 2) and alone == made_by(0, 1, 3)
+    assert sorted(alone) == sorted([*made_by(0, 2, 3), *made_by(1, 2, 3)])
+
+
+def test_rows_that_are_watched_are_as_they_are() -> None:
+    rows, options = table(), Options(augment="crop+mixup", hold_out=0.3, device="cpu", layers=1, width=32, heads=1)
+    work = prepare(parse("image -> label"), rows, None, Beginning(), options, lambda text: None)
+    assert (work.examples.augment, work.examples.mixing) == ("crop", "mixup")
+    assert work.watched is not None and (work.watched.augment, work.watched.mixing) == (None, None)
+    plain = work.examples.plain()
+    assert plain.answers is not None
+    for row in range(len(plain)):
+        one = plain.example(row, 3, 0.0)
+        assert one.pieces is plain.pieces[row] and one.answers is plain.answers[row]
+
+
+@pytest.mark.parametrize(("arrow", "mixing"), MIXED)
+def test_ten_mixed_steps_equal_five_and_five_more(arrow: str, mixing: str, tmp_path: Path) -> None:
+    goes_on(arrow, "masked", "adamw", {}, tmp_path, mixing)
+
+
+REFUSED = [(arrow, mixing) for arrow in ARROWS for mixing in MIXINGS if (arrow, mixing) not in MIXED]
+
+
+@pytest.mark.parametrize(("arrow", "mixing"), REFUSED)
+def test_what_cannot_be_mixed_is_refused(arrow: str, mixing: str) -> None:
+    options = Options(augment=f"none+{mixing}", vocabulary=300 if "text" in arrow else None, device="cpu")
+    with pytest.raises(
+        UsageError, match=rf"--augment {mixing} is not for .*(; there is: mosaic|, nor is another mixing)$"
+    ):
+        prepare(parse(arrow), read_for(arrow), None, Beginning(), options, lambda text: None)
 
 
 # Corruption
@@ -328,27 +450,35 @@ def test_objectives_that_add_to_the_mapping_go_on(arrow: str, objective: str, op
     goes_on(arrow, objective, optimizer, {}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_opponent_goes_on(optimizer: Any, tmp_path: Path) -> None:
+    goes_on("image:image -> clean:image", "masked", optimizer, {"adversarial": 0.3}, tmp_path)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_fitting_goes_on(way: str, tmp_path: Path) -> None:
     goes_on("text:text -> label", "masked", "adamw", WAYS[way], tmp_path)
 
 
-def goes_on(arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_path: Path) -> None:
+def goes_on(
+    arrow: str, hidden: str, optimizer: Any, way: dict[str, Any], tmp_path: Path, mixing: str | None = None
+) -> None:
     """Ten steps, and five of them again from the checkpoint in the middle, give the same weights and losses."""
     decay = way.get("layer_decay", 1.0)
     plan = Plan(10, 8, 1e-3, optimizer, seed=4, save_every=5, average=True, layer_decay=decay)
 
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-        mapping, examples = made(arrow, hidden)
+        mapping, examples = made(arrow, hidden, mixing=mixing)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
         method = "contrast" if way.get("contrast") else "full"
-        objective = make_objective(method, Options(objective=hidden), mapping, examples)  # type: ignore[arg-type]
+        options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
+        objective = make_objective(method, options, mapping, examples)
         losses: list[float] = []
         listener = lambda record: losses.append(record["loss"])  # noqa: E731
         before = [p.detach().clone() for p in mapping.parameters()]
         Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
         moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
-        assert any(moved) and (not way or not all(moved))
+        assert any(moved) and (not way or "adversarial" in way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
 
     weights, losses = train(tmp_path / "whole")

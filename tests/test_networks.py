@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
 from models import NETWORKS
-from runs import write_photos
+from runs import boxed, write_photos
 from test_vision import CLOSE, change, make, packed, pictures, processor, seen
 from transformers import AutoModelForImageClassification
 
@@ -94,6 +94,24 @@ def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
     assert np.abs(together[0] - together[2]).max() > 1e-3
 
 
+def test_places_lie_between_the_cells(tmp_path: Path) -> None:
+    """In the network's own grid they are the cells; in another each has the mean of those about it, which sums up to where it
+    stands."""
+    make("resnet", "body", tmp_path)
+    change(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
+    source = folders.load(tmp_path).sources["image"]
+    for piece in source.encode([source.read(value) for value in pictures(((32, 32), (16, 32), (24, 16)))], 0):
+        grid = tuple(map(int, piece.tokens[0, 3:5]))
+        at, shares = source.between_tokens(piece, grid)
+        assert (at[np.arange(len(piece)), shares.argmax(1)] == np.arange(len(piece))).all() and (
+            shares.max(1) == 1
+        ).all()
+        at, shares = source.between_tokens(piece, (3, 5))
+        where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
+        wanted = (np.indices((3, 5)).reshape(2, -1).T + 0.5) / (3, 5) * grid
+        assert np.allclose(shares.sum(1), 1) and np.allclose(where, wanted.clip(0.5, np.array(grid) - 0.5), atol=1e-6)
+
+
 def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_path: Path) -> None:
     make("resnet", "body", tmp_path / "start", "middle")
     given: dict[str, Any] = {"steps": 2, "size": 20, "device": "cpu", "precision": "fp32"}
@@ -153,6 +171,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def told(photos: Path) -> list[dict[str, Any]]:
+    """The photos with a label and a box."""
+    box = {"label": "sun", "box": [1, 2, 9, 8]}
+    paths = sorted(photos.rglob("*.png"))
+    return [{"image": str(path), "label": path.parent.name, "boxes": [box]} for path in paths]
+
+
 @pytest.mark.parametrize("shape", ["resnet", "convnext", "vgg:normed"])
 def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> None:
     make(shape, "body", tmp_path / "start")
@@ -189,15 +214,17 @@ def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
         assert total == pytest.approx(why.told - why.blank, abs=1e-2 * abs(why.told - why.blank))
 
 
-def test_a_run_that_was_stopped_ends_in_the_same_bits(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arrow", ["image -> label", "image -> boxes"])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, tmp_path: Path) -> None:
     make("resnet", "body", tmp_path / "start")
     given: dict[str, Any] = {"start": tmp_path / "start", "steps": 6, "save_every": 3, "device": "cpu"}
-    mapsto.fit("image -> label", str(photos), tmp_path / "whole", **given)
+    rows = told(photos)
+    mapsto.fit(arrow, rows, tmp_path / "whole", **given)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     (tmp_path / "stopped" / folders.MANIFEST).unlink()
     (tmp_path / "stopped" / "model.safetensors").unlink()
     shutil.rmtree(checkpoint.place(tmp_path / "stopped", 6))
-    mapsto.fit("image -> label", str(photos), tmp_path / "stopped", **given)
+    mapsto.fit(arrow, rows, tmp_path / "stopped", **given)
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
     assert one == other
 
@@ -224,12 +251,11 @@ def test_a_comparison_and_a_probe_run_from_such_starts(photos: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arrow", "given", "said"),
     [
-        ("~image -> image", {}, "no part of a picture can be hidden, asked about or read alone"),
-        ("~image -> image, label", {}, "no part of a picture can be hidden, asked about or read alone"),
-        ("~image -> image", {"objective": "mae"}, "no part of a picture can be hidden, asked about or read alone"),
-        ("~image -> image", {"objective": "simclr"}, "no part of a picture can be hidden, asked about or read alone"),
-        ("image -> boxes", {}, "no part of a picture can be hidden, asked about or read alone"),
-        ("image -> boxes", {"size": 50}, "reads pictures up to 48 × 48 pixels"),
+        ("~image -> image", {}, "no part of a picture can be hidden or read alone"),
+        ("~image -> image, label", {}, "no part of a picture can be hidden or read alone"),
+        ("~image -> image", {"objective": "mae"}, "no part of a picture can be hidden or read alone"),
+        ("~image -> image", {"objective": "simclr"}, "no part of a picture can be hidden or read alone"),
+        ("~image -> image", {"size": 50}, "reads pictures up to 48 × 48 pixels"),
         ("image -> label", {"lora": 2}, "the start has none"),
         ("image -> label", {"freeze": "1"}, "more than the 0 layers"),
         ("image -> label", {"length": 8}, "reads its values whole"),
@@ -239,21 +265,18 @@ def test_what_such_a_start_cannot_do_is_said(
     arrow: str, given: dict[str, Any], said: str, photos: Path, tmp_path: Path
 ) -> None:
     make("resnet", "body", tmp_path)
-    rows = [
-        {"image": str(path), "label": path.parent.name, "boxes": [{"label": "sun", "box": [1, 2, 9, 8]}]}
-        for path in photos.rglob("*.png")
-    ]
     with pytest.raises(UsageError, match=said) as raised:
-        mapsto.fit(arrow, rows, start=tmp_path, device="cpu", **given)
+        mapsto.fit(arrow, told(photos), start=tmp_path, device="cpu", **given)
     assert "\n" not in str(raised.value)
 
 
-def test_frozen_as_a_whole_only_the_head_learns(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arrow", ["image -> label", "image -> label, boxes"])
+def test_frozen_as_a_whole_only_what_is_new_learns(arrow: str, photos: Path, tmp_path: Path) -> None:
     make("convnext", "body", tmp_path)
     before = folders.load(tmp_path)
     clf = mapsto.fit(
-        "image -> label",
-        str(photos),
+        arrow,
+        told(photos),
         start=tmp_path,
         steps=2,
         freeze="all",
@@ -261,8 +284,42 @@ def test_frozen_as_a_whole_only_the_head_learns(photos: Path, tmp_path: Path) ->
         device="cpu",
         precision="fp32",
     )
-    for (name, one), (_, other) in zip(before.named_parameters(), clf.mapping.named_parameters(), strict=False):
-        assert torch.equal(one, other), name
+    after = dict(clf.mapping.named_parameters())
+    for name, weight in before.named_parameters():
+        assert torch.equal(weight, after[name]), name
+    new = {name for name in after if name not in dict(before.named_parameters())}
+    assert {name.split(".")[0] for name in new} == {"heads"}
+
+
+def both(start: int, end: int) -> list[dict[str, Any]]:
+    """Pictures with boxes, and how many."""
+    shown = map(boxed, range(start, end))
+    return [{"image": pixels, "boxes": boxes, "label": str(len(boxes))} for pixels, boxes in shown]
+
+
+@pytest.mark.parametrize("shape", ["resnet:bottleneck", "convnext", "vgg:normed"])
+def test_boxes_are_learnt_behind_a_network(shape: str, tmp_path: Path) -> None:
+    """From a network of random weights; what is found is far beyond what boxes laid at random would reach."""
+    make(shape, "body", tmp_path / "start")
+    how: dict[str, Any] = {"size": 48, "hold_out": 0, "device": "cpu", "precision": "fp32"}
+    model = mapsto.fit(
+        "image -> label, boxes", both(0, 24), tmp_path / "det", start=tmp_path / "start", steps=150, batch=24, rate=2e-3,
+        augment="none", **how,
+    )  # fmt: skip
+    assert model.evaluate(both(0, 24)).scores["boxes: map50"].value > 0.25
+    again, shown = mapsto.load(tmp_path / "det", "cpu", "fp32"), [{"image": row["image"]} for row in both(24, 28)]
+    assert again.predict(shown) == model.predict(shown)
+    if shape != "vgg:normed":  # which transformers does not have
+        theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "det").eval()
+        source = again.mapping.sources["image"]
+        assert isinstance(source, ImageSource)
+        pixels = torch.stack([torch.from_numpy(row["image"]) for row in shown]) / 255
+        logits = theirs(((pixels - torch.tensor(source.mean)) / torch.tensor(source.std)).permute(0, 3, 1, 2)).logits
+        ours = torch.tensor([list(answer["label"]["scores"].values()) for answer in again.predict(shown)])
+        torch.testing.assert_close(ours, torch.softmax(logits, -1), atol=1e-4, rtol=1e-4)
+    for start in (tmp_path / "det", model):  # goes on, in another size; and without the boxes
+        mapsto.fit("image -> boxes", both(0, 8), start=start, steps=1, **{**how, "size": 32})
+        mapsto.fit("image -> label", both(0, 8), start=start, steps=1, method="full", **how)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from PIL import Image
 from runs import run, sentences, write_photos
 
 import mapsto
-from mapsto import data, examples, kinds, pictures
+from mapsto import data, examples, kinds, pictures, randaugment
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
+from mapsto.demo_data import digits
 from mapsto.kinds import BadCell
 from mapsto.kinds.image import Picture
 from mapsto.options import Options
@@ -164,6 +165,39 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
     assert len(seen) > 3
 
 
+@pytest.mark.parametrize("how", kinds.source("image").mixings)
+def test_the_share_of_a_picture_is_what_is_seen_of_it(how: str) -> None:
+    """Of pictures of one colour each, in other sizes, the mean is that of their colours by their shares."""
+    source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
+    colours, sizes = (10, 250, 90, 170), ((32, 48), (64, 24), (4, 40), (16, 16))
+    values = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
+    pieces = source.encode([source.read(value) for value in values], 0, aligned=True)
+    for first in range(4):
+        given = [*pieces[first:], *pieces[:first]][: source.mixings[how].of]
+        known = np.array([*colours[first:], *colours[:first]][: len(given)])
+        for step in range(20):
+            mixed, parts = source.mix(given, generator(0, first, step), how)
+            shares = np.array([part.share for part in parts])
+            assert len(mixed) == len(given[0])
+            assert mixed.tokens[~mixed.special, PLACES:].mean() == pytest.approx(float(shares @ known), abs=0.51)
+
+
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
+def test_an_operation_changes_how_a_picture_looks_and_not_what_stands_where(name: str) -> None:
+    """A light spot and a dark one: they differ from what is about them, and nothing else does."""
+    pixels = np.full((24, 32, 3), (91, 121, 151), np.uint8)
+    pixels[4:10, 5:12], pixels[12:20, 18:26] = (201, 161, 171), (31, 21, 11)
+    strong = [np.array(randaugment.OPERATIONS[name](Image.fromarray(pixels), by)) for by in (-0.3, 0.3)]
+    assert all(found.shape == pixels.shape and found.dtype == np.uint8 for found in strong)
+    assert (name == "identity") == all(np.array_equal(found, pixels) for found in strong)
+    for found in strong:
+        ground = found[0, 0].astype(int)
+        other = np.abs(found - ground).max(-1) > 12
+        assert other[6:8, 7:10].all() and other[14:18, 20:24].all(), "the spots are there"
+        other[3:11, 4:13] = other[11:21, 17:27] = False
+        assert not other.any(), "and nothing else is"
+
+
 def test_features_tell_colours_and_edges_apart() -> None:
     flat = np.full((16, 16, 3), 100, np.uint8)
     red, striped = flat.copy(), flat.copy()
@@ -274,6 +308,8 @@ def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
         (["--vocabulary", "300"], "pictures have none"),
         (["--length", "8"], "reads its values whole"),
         (["--augment", "mirrored"], "mirror"),
+        (["--augment", "mixup+cutmix"], "joins one way to vary rows and one to mix them"),
+        (["--augment", "crop+"], "--augment is one of auto"),
     ],
 )
 def test_options_that_are_not_for_pictures_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
@@ -380,6 +416,26 @@ def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.
         found.append((sizes, weights, model.predict([{"image": str(path)} for path in sorted(folder.rglob("*.png"))])))
     assert held[0] == 12 and 0 < held[1] < 12 and held[2] == 0
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("how", ["rand", *(f"none+{name}" for name in kinds.source("image").mixings)])
+def test_digits_are_learnt_from_what_is_varied_and_mixed(how: str) -> None:
+    rows = digits()
+    given: Any = {"layers": 2, "width": 64, "heads": 2, "device": "cpu", "precision": "fp32"}
+    model = mapsto.fit("image -> label", rows[:600], augment=how, steps=250, **given)
+    score = model.evaluate(rows[600:1000]).scores["accuracy"]
+    assert score.value > 0.7, f"{how}: {score}"
+
+
+def test_methods_that_rows_are_not_mixed_for_say_so() -> None:
+    rows = [{"image": np.full((8, 8, 3), 20 * i, np.uint8), "label": "ab"[i % 2]} for i in range(10)]
+    given: Any = {
+        "start": mapsto.pretrain("image", [{"image": row["image"]} for row in rows], layers=1, width=32, steps=1)
+    }
+    with pytest.raises(mapsto.MapstoError, match="with --augment cutmix they have several"):
+        mapsto.fit("image -> label", rows, method="contrast", augment="crop+cutmix", **given)
+    with pytest.raises(mapsto.MapstoError, match="--augment would change nothing with --method probe"):
+        mapsto.fit("image -> label", rows, method="probe", augment="mixup", **given)
 
 
 def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:

@@ -206,9 +206,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: P
     theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith(POOLERS)}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
     batch = packed(mapping, shown(shape))
-    states = mapping.transformer(
-        mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
-    )
+    states = mapping.states(mapping.embed(batch), batch, every_layer=True)
     expected = states_of(reference, seen(tmp_path, shown(shape)))
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
@@ -421,7 +419,10 @@ def test_sources_of_other_settings_are_told_apart() -> None:
     """By the fingerprint, after which shards of a corpus are taken up again."""
     others: list[dict[str, Any]] = [
         {},
-        {"table": 3},
+        {"table": (3, 3)},
+        {"table": (3, 4)},
+        {"queries": 2},
+        {"between": 2},
         {"registers": 1},
         {"masked": False},
         {"placed": 2},

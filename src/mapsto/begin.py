@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mapsto import folder, kinds, lora, published, zoo
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, Port
 from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -33,14 +33,14 @@ SIZES = ("layers", "width", "heads", "vocabulary")
 class Beginning:
     """A start: where it is from, what it reads, its shape, and its weights under our names (none: random ones).
 
-    labels: the classes of its classifier. optimizer: what trained it, where mapsto did. fingerprint: SHA-256 of the weights.
+    classes: by kind, those that it answers. optimizer: what trained it, where mapsto did. fingerprint: SHA-256 of the weights.
     """
 
     name: str | None = None
     sources: Dict[str, Source] | None = None
     config: ModelConfig | None = None
     tensors: Dict[str, Tensor] | None = None
-    labels: list[str] | None = None
+    classes: Dict[str, list[str]] = field(default_factory=dict)
     optimizer: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -76,7 +76,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
         sources=found.sources,
         config=found.config,
         tensors=found.tensors if start is not None else None,
-        labels=found.labels,
+        classes=opened.classes,
         optimizer=opened.trained_with,
         notes=found.notes,
     )
@@ -84,8 +84,8 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 
 def _of_mapping(mapping: Mapping) -> Beginning:
     tensors = {published.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
-    labels = next((target.classes for target in mapping.targets if target.named), None)
-    return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, labels, mapping.trained_with)
+    classes = {target.kind: target.classes for target in reversed(mapping.targets) if hasattr(target, "classes")}
+    return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
 
 
 def with_words(beginning: Beginning, words: Sequence[str]) -> Beginning:
@@ -142,7 +142,7 @@ def make_sources(
 
 def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
     """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
-    held = {kinds.target(port.kind).lies_in for port in arrow.targets}
+    held = {target.lies_in for target in kinds.answering(arrow)}
     return {
         kind: source.read_whole(options.size) if options.size is not None or kind in held else source
         for kind, source in sources.items()
@@ -241,13 +241,14 @@ def make_mapping(
 ) -> Mapping:
     """A mapping with the start's weights where it has them, random ones elsewhere.
 
-    A classifier is kept when its classes are the same, in the same order. Raises CheckpointError.
+    What names classes is kept when they are the same, in the same order. Raises CheckpointError.
     """
     mapping = Mapping(arrow, config, sources, targets)
     if beginning.tensors is None:
         return mapping
-    classes = next((target.classes for target in targets if target.named), None)
-    missing = folder.take(mapping, beginning.tensors, heads=classes is None or classes == beginning.labels)
+    known = beginning.classes
+    other = {t.kind for t in targets if hasattr(t, "classes") and t.classes != known.get(t.kind)}
+    missing = folder.take(mapping, beginning.tensors, other)
     # A start may have no decoder, or as a body alone; one that it has was found whole when it was opened.
     body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
     if body:
@@ -255,6 +256,18 @@ def make_mapping(
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
         mapping.pooler.pass_through()
     return mapping
+
+
+def bare(name: str) -> Mapping:
+    """What the model in a folder reads pictures by, without answers. Raises UsageError, CheckpointError."""
+    if not Path(name).is_dir():
+        raise UsageError(f"--features {name}: there is no such folder")
+    found = begin(name, None)
+    assert found.sources is not None and found.config is not None
+    (kind,) = found.sources
+    if kind != "image":
+        raise UsageError(f"--features {name} reads {kind}, and no pictures")
+    return make_mapping(Arrow((Port(kind),), ()), found.config, found.sources, [], found)
 
 
 def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:

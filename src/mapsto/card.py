@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mapsto import __version__
@@ -14,9 +15,10 @@ from mapsto.scores import Score
 # What the hub calls a task, by what is read and what is answered.
 TASKS = {
     ("text", "label"): "text-classification",
-    ("text", "text"): "fill-mask",
+    ("~text", "text"): "fill-mask",
     ("image", "label"): "image-classification",
-    ("image", "image"): "image-feature-extraction",
+    ("image", "image"): "image-to-image",
+    ("~image", "image"): "image-feature-extraction",
     ("image", ""): "image-feature-extraction",
     ("video", "label"): "video-classification",
 }
@@ -59,7 +61,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score],
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
     kind = mapping.targets[0].kind if mapping.targets else ""
-    task = TASKS.get((mapping.arrow.sources[0].kind, kind))
+    task = TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     named = {METRICS[name]: score for name, score in scores.items() if name in METRICS}
     if task and named:
@@ -85,7 +87,7 @@ def _use(mapping: Mapping) -> list[str]:
     for target in mapping.targets:
         if target.named:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
-        elif target.way == "pooled":
+        elif target.way == "pooled" or target.lies_in:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")

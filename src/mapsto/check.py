@@ -1,8 +1,4 @@
-"""The data doctor: what is wrong with a labelled table, and what stands in both the training data and the test.
-
-Near duplicates: MinHash over character shingles (Broder 1997) with banding, then the exact Jaccard similarity.
-Legend of shapes: n texts, p permutations, b bands.
-"""
+"""The data doctor: what is wrong with a labelled table, and what stands in both the training data and the test."""
 
 from __future__ import annotations
 
@@ -12,20 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mapsto import kinds
 from mapsto.arrow import Arrow
 from mapsto.errors import Finding, place, shorten
 from mapsto.examples import Rows
-
-SHINGLE = 5
-SHORTEST_NEAR = 20
-SIMILAR = 0.7
-PERMUTATIONS, BANDS = 96, 24
-MOST_SHINGLES = 2000
-LARGEST_BUCKET = 50
-Hashes = NDArray[np.uint64]
+from mapsto.kinds import Source
+from mapsto.twins import Hashes, near_twins
 
 
 @dataclass
@@ -41,10 +30,11 @@ class Report:
 class _Values:
     """What the doctor compares: for each row a key of all that is read, and the name that is answered, where it is one.
 
-    None where a cell cannot be read.
+    None where a cell cannot be read. read: the kinds of the columns.
     """
 
     rows: Rows
+    read: Sequence[type[Source]]
     column: str | None
     keys: Sequence[str | None]
     labels: Sequence[str | None] | None
@@ -54,7 +44,25 @@ class _Values:
         file, line = self.rows.table.origin(int(self.rows.rows[index]))
         if of_label and self.labels is not None:
             return Finding(file, line, self.label_column, self.labels[index], reason)
-        return Finding(file, line, self.column, self.keys[index], reason)
+        return Finding(file, line, self.column, self.shown(index), reason)
+
+    def shown(self, index: int) -> str:
+        """What is read in a row, for people."""
+        return "\n".join(str(column[index]) for column in self.rows.sources)
+
+    @property
+    def what(self) -> str:
+        """What a row is taken for."""
+        return self.read[0].kind if len(self.read) == 1 else "row"
+
+    def sketches(self, chosen: Iterable[int]) -> list[Hashes | None]:
+        """By row, for those that are chosen: see Source.sketch."""
+        found: list[Hashes | None] = [None] * len(self.rows)
+        for index in chosen:
+            if self.keys[index] is not None:
+                columns = zip(self.read, self.rows.sources, strict=True)
+                found[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
+        return found
 
     def place(self, index: int) -> str:
         file, line = self.rows.table.origin(int(self.rows.rows[index]))
@@ -78,16 +86,17 @@ def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
 
 
 def _values(arrow: Arrow, rows: Rows) -> _Values:
-    key_of = [kinds.source(port.kind).key for port in arrow.sources]
+    read = [kinds.source(port.kind) for port in arrow.sources]
     keys = [
         None
         if any(value is None for value in values)
-        else "\n".join(key(value) for key, value in zip(key_of, values, strict=True))
+        else "\n".join(kind.key(value) for kind, value in zip(read, values, strict=True))
         for values in zip(*rows.sources, strict=True)
     ]
     named = next((i for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
     return _Values(
         rows,
+        read,
         arrow.sources[0].column,
         keys,
         None if named is None else rows.targets[named],
@@ -128,7 +137,7 @@ def _exact(text: str) -> str:
 
 
 def _repeated(values: _Values) -> list[Finding]:
-    """The same text under two labels, and how many rows only repeat another one."""
+    """The same value under two labels, and how many rows only repeat another one."""
     seen: dict[str, int] = {}
     again: list[tuple[int, int]] = []
     found = []
@@ -166,26 +175,29 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
 
 
 def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
-    """Test rows whose text also stands in the training data: exactly, and nearly."""
+    """Test rows of which what is read also stands in the training data: exactly, and nearly."""
     known = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
     leaks, others = [], []
     for index, key in enumerate(test.keys):
         if key is None:
             continue
         if (same := known.get(_exact(key))) is not None:
-            leaks.append(test.finding(index, f"the same text also stands in the training data: {train.place(same)}"))
+            reason = f"the same {test.what} also stands in the training data: {train.place(same)}"
+            leaks.append(test.finding(index, reason))
         else:
             others.append(index)
     near = []
-    for index, twin, similarity in near_duplicates(train.keys, test.keys, others):
-        shown = shorten(str(train.keys[twin]), 40)
-        reason = f"almost the same text ({100 * similarity:.0f} % alike) in the training data: {train.place(twin)}: {shown!r}"
+    sketches, alike = train.sketches(range(len(train.keys))), max(kind.alike for kind in train.read)
+    for index, twin, similarity in near_twins(sketches, test.sketches(others), others, alike):
+        where, shown = train.place(twin), train.shown(twin)
+        where += "" if shown == where else f": {shorten(shown, 40)!r}"
+        reason = f"almost the same {test.what} ({100 * similarity:.0f} % alike) in the training data: {where}"
         near.append(test.finding(index, reason))
     return leaks, near
 
 
 def seen(arrow: Arrow, parts: Iterable[Rows], test: Rows) -> list[Finding]:
-    """Test rows whose text also stands, exactly, in a corpus; its parts are gone through once and not held."""
+    """Test rows of which what is read also stands, exactly, in a corpus; its parts are gone through once and not held."""
     tested = _values(arrow, test)
     wanted: dict[str, list[int]] = {}
     for index, key in enumerate(tested.keys):
@@ -196,66 +208,6 @@ def seen(arrow: Arrow, parts: Iterable[Rows], test: Rows) -> list[Finding]:
         train = _values(arrow, part)
         for at, key in enumerate(train.keys):
             for index in () if key is None else wanted.pop(_exact(key), ()):
-                reason = f"the same text also stands in the training data: {train.place(at)}"
+                reason = f"the same {tested.what} also stands in the training data: {train.place(at)}"
                 leaks.append((index, tested.finding(index, reason)))
     return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]
-
-
-def near_duplicates(
-    texts: Sequence[str | None], wanted: Sequence[str | None], rows: Iterable[int]
-) -> list[tuple[int, int, float]]:
-    """(row of `wanted`, row of `texts`, Jaccard similarity) for those of `rows` with a near twin; the nearest one."""
-    shingles = [None if text is None else _shingles(text) for text in texts]
-    buckets: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
-    for row, found in enumerate(shingles):
-        if found is not None:
-            for bucket, key in zip(buckets, _bands(found), strict=True):
-                members = bucket.setdefault(key, [])
-                if len(members) < LARGEST_BUCKET:
-                    members.append(row)
-    twins = []
-    for row in rows:
-        text = wanted[row]
-        own = None if text is None else _shingles(text)
-        if own is None:
-            continue
-        candidates = {c for bucket, key in zip(buckets, _bands(own), strict=True) for c in bucket.get(key, ())}
-        best = max(((_jaccard(own, shingles[c]), c) for c in candidates), default=(0.0, -1))
-        if best[0] >= SIMILAR:
-            twins.append((row, best[1], best[0]))
-    return twins
-
-
-def _multipliers() -> Hashes:
-    rng = np.random.Generator(np.random.Philox(key=[0, 1]))
-    return rng.integers(0, 2**63, size=(PERMUTATIONS, 2), dtype=np.uint64) | np.uint64(1)
-
-
-MULTIPLIERS = _multipliers()
-
-
-def _shingles(text: str) -> Hashes | None:
-    """Sorted hashes of the different runs of SHINGLE characters; None for texts too short to be near anything."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    if len(folded) < SHORTEST_NEAR:
-        return None
-    codes = np.frombuffer(folded.encode("utf-32-le"), np.uint32).astype(np.uint64)
-    hashed = np.zeros(len(codes) - SHINGLE + 1, np.uint64)
-    for i in range(SHINGLE):
-        hashed = hashed * np.uint64(1_099_511_628_211) + codes[i : len(codes) - SHINGLE + 1 + i]
-    hashed ^= hashed >> np.uint64(29)
-    return np.unique(hashed * np.uint64(0xBF58476D1CE4E5B9))[:MOST_SHINGLES]
-
-
-def _bands(shingles: Hashes) -> list[bytes]:
-    """The smallest hash under each permutation, in bands: texts that are alike share one."""
-    mixed = (shingles[None, :] ^ (shingles[None, :] >> np.uint64(31))) * MULTIPLIERS[:, :1] + MULTIPLIERS[:, 1:]
-    smallest = (mixed >> np.uint64(16)).min(axis=1).reshape(BANDS, -1)
-    return [band.tobytes() for band in smallest]
-
-
-def _jaccard(one: Hashes, other: Hashes | None) -> float:
-    if other is None:
-        return 0.0
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / (len(one) + len(other) - both)

@@ -178,7 +178,10 @@ def predict(
         list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; else csv on the screen.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="csv, jsonl or parquet; else csv on the screen. A folder where answers are pictures."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -205,14 +208,21 @@ def predict(
             help="Of a pretrained model: hide this share of each value and fill it in; pictures go into the folder --out."
         ),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a model pretrained on pictures: fill in what is not black in this picture of the same size, or in those "
+            "of a folder that have the pictures' names."
+        ),
+    ] = None,
 ) -> None:
     """Answer every row of a table, in order."""
     from mapsto import commands
     from mapsto.device import keep_memory
 
     keep_memory()
-    if hide is not None:
-        commands.complete(model, data, text, out, device, precision, encoding, hide)
+    if hide is not None or mask is not None:
+        commands.complete(model, data, text, out, device, precision, encoding, hide, mask)
         return
     commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence, draw)
 

@@ -6,7 +6,7 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mapsto.answers import Answered, Engine, answer_all
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.drawing import Drawing, write_file
+from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
@@ -25,7 +25,7 @@ from mapsto.examples import bind_to, encode, read_cells, read_rows, require_whol
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
-from mapsto.predict import Predictor, completed
+from mapsto.predict import Predictor
 from mapsto.prepare import read_by
 from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated
@@ -51,12 +51,16 @@ def predict(
     min_confidence: float = 0.0,
     draw: Path | None = None,
 ) -> None:
-    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read."""
+    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read. Answers that are
+    files go to a folder, with their names in the place of them."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
-    if out is not None:
-        require_writable(out)
     answering = _engine(engine, model, device, precision, long, min_confidence)
+    filed = are_files(answering.arrow)
+    if any(filed):
+        answering, out = Filing(answering, _folder(out)), None
+    elif out is not None:
+        require_writable(out)
     if draw is not None:
         answering = Drawing(answering, draw)
     source = answering.arrow.sources[0]
@@ -68,6 +72,9 @@ def predict(
                 print(json.dumps(answer, ensure_ascii=False))
             rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
         _tell(rows, failed, answering)
+        return
+    if filed and all(filed):
+        _file_all(answering, given, encoding)
         return
     nested = out is not None and format_of(out) == "jsonl"
     answered = Answered(answering, given, encoding, _note, None if out is None else out.parent, nested)
@@ -88,11 +95,15 @@ def complete(
     device: str,
     precision: str,
     encoding: str | None,
-    hide: float,
+    hide: float | None,
+    mask: Path | None,
 ) -> None:
-    """Values with a share of them hidden and filled in again: to files in a folder, a table or the screen, as their kind is."""
+    """Values with a share of them, or what masks mark, hidden and filled in again: to files in a folder, a table or the
+    screen, as their kind is."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
+    if hide is not None and mask is not None:
+        raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
     if out is None and kinds.source(port.kind).suffixes:
@@ -102,7 +113,8 @@ def complete(
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
     require_whole(rows, table.rejected, len(table), "stop")
-    found = list(completed(held.predictor.mapping, rows.sources[0], hide, held.predictor.device))
+    masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
+    found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks)
     files = [held.mapping.targets[0].file(value) for value in found]
     if None in files:
         if out is None:
@@ -115,6 +127,37 @@ def complete(
     for at, (suffix, content) in enumerate(filter(None, files)):
         write_file(out, table.origin(int(rows.rows[at])), at + 1, suffix, content)
     print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
+
+
+def _masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
+    """The file of a mask for each value: the one, or those in a folder that are called as the values are, but for the ending."""
+    if path.is_file():
+        return [str(path)] * len(values)
+    if not path.is_dir():
+        raise UsageError(f"--mask {path}: there is no such file or folder")
+    suffixes = kinds.source(kind).suffixes
+    named = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
+    if missing := [str(value) for value in values if Path(str(value)).stem not in named]:
+        more = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UsageError(f"--mask {path}: there is no mask for {missing[0]}{more}")
+    return [named[Path(str(value)).stem] for value in values]
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None or format_of(out) is not None:
+        raise UsageError("these answers are files: name a folder for them with --out")
+    return out
+
+
+def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
+    """Have every row answered by an engine that writes files, and say which rows have none."""
+    rows = failed = 0
+    for part, found in answer_all(engine, given, encoding, _note):
+        for at, answer in zip(part.in_order(), found, strict=True):
+            if isinstance(at, int) and "error" in answer:
+                print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
+        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
+    print(f"wrote {rows - failed:,} files; {failed:,} rows could not be answered", file=sys.stderr)
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:

@@ -7,6 +7,7 @@ Legend of shapes: n pictures, c channels, h rows, w columns, d width of the last
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,14 @@ from mapsto.transformer import Activation, LayerNorm, Linear
 
 NORM_EPSILON = {"batch": 1e-5, "layer": 1e-6}
 BOTTLENECK, WIDENED = 4, 4
+
+
+class Network(nn.Module, ABC):
+    """What makes a grid of features of pictures."""
+
+    @abstractmethod
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """What each stage makes of pictures (n, 3, h, w), (n, c, h, w) each; of a VGG before it is halved."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class ConvolutionConfig(ABC):
         """Pixels along a side of what one cell of the last grid stands for."""
 
     @abstractmethod
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """(n, 3, h, w) → (n, d, h / stride, w / stride), for sides that are multiples of the stride."""
 
 
@@ -64,7 +73,7 @@ class PlainConfig(ConvolutionConfig):
     def stride(self) -> int:
         return 1 << len(self.depths)
 
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         return Plain(self)
 
 
@@ -82,7 +91,7 @@ class ResidualConfig(ConvolutionConfig):
     def stride(self) -> int:
         return 1 << (len(self.depths) + 1 + self.halved_at_once)
 
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         return Residual(self)
 
 
@@ -99,7 +108,7 @@ class ConvNextConfig(ConvolutionConfig):
     def stride(self) -> int:
         return self.patch << (len(self.depths) - 1)
 
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         return ConvNext(self)
 
 
@@ -126,7 +135,7 @@ def _convolution(into: int, out: int, side: int, stride: int = 1, bias: bool = F
     return made
 
 
-class Plain(nn.Module):
+class Plain(Network):
     """Stages of 3 × 3 convolutions, each stage halved at its end; numbered through, as they are published."""
 
     def __init__(self, config: PlainConfig) -> None:
@@ -145,6 +154,14 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x)
         return out
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for part in self.blocks:
+            if isinstance(part, nn.MaxPool2d):
+                found.append(x)
+            x = part(x)
+        return found
 
 
 class Normed(nn.Module):
@@ -184,7 +201,7 @@ class ResidualLayer(nn.Module):
         return F.relu(last(y) + self.shortcut(x))
 
 
-class Residual(nn.Module):
+class Residual(Network):
     """A wide convolution and a pool, which make the grid four times smaller, and the stages."""
 
     def __init__(self, config: ResidualConfig) -> None:
@@ -200,10 +217,11 @@ class Residual(nn.Module):
         self.blocks = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[-1]
+
+    def stages(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2, padding=1)
-        for stage in self.blocks:
-            x = stage(x)
-        return x
+        return _each(self.blocks, x)
 
 
 def _shrinking(into: int, out: int, side: int) -> nn.Conv2d:
@@ -212,6 +230,15 @@ def _shrinking(into: int, out: int, side: int) -> nn.Conv2d:
     nn.init.normal_(made.weight, std=0.02)
     nn.init.zeros_(made.bias)  # type: ignore[arg-type]
     return made
+
+
+def _each(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each stage makes of what the one before it made."""
+    found = []
+    for stage in stages:
+        x = stage(x)
+        found.append(x)
+    return found
 
 
 def _of_channels(norm: nn.Module, x: Tensor) -> Tensor:
@@ -256,7 +283,7 @@ class ConvNextStage(nn.Module):
         return out
 
 
-class ConvNext(nn.Module):
+class ConvNext(Network):
     """A linear map of small patches, normalised, and the stages."""
 
     def __init__(self, config: ConvNextConfig) -> None:
@@ -268,7 +295,7 @@ class ConvNext(nn.Module):
         self.blocks = nn.ModuleList(ConvNextStage(config, *shape) for shape in shapes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _of_channels(self.norm, self.stem(x))
-        for stage in self.blocks:
-            x = stage(x)
-        return x
+        return self.stages(x)[-1]
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        return _each(self.blocks, _of_channels(self.norm, self.stem(x)))

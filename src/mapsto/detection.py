@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 MOST_FOUND = 100  # detections of a class that count in a picture
+ALIKE = 0.6  # of which two detections share so much, they are of one object
 
 
 def overlaps(found: Floats, truth: Floats, crowd: NDArray[np.bool_]) -> Floats:
@@ -27,6 +28,18 @@ def overlaps(found: Floats, truth: Floats, crowd: NDArray[np.bool_]) -> Floats:
     whole = np.where(crowd[None], area_d[:, None], area_d[:, None] + area_g[None] - shared)
     ratio: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return ratio
+
+
+def surest(found: Floats, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of detections (d, 4), the surest first, the indices of those that share at most ALIKE with any surer one of their class
+    that is kept."""
+    alike = overlaps(found, found, np.zeros(len(found), np.bool_)) > ALIKE
+    alike &= kinds[:, None] == kinds[None]
+    kept: list[int] = []
+    for d in range(len(found)):
+        if not alike[d, kept].any():
+            kept.append(d)
+    return np.array(kept, np.int64)
 
 
 @dataclass(frozen=True)

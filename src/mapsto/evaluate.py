@@ -6,18 +6,32 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mapsto.arrow import Arrow, restores
+from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.errors import UsageError
-from mapsto.examples import Examples, Rows, bind_to, encode, lie_in_raw, make_examples, read_rows, require_whole
+from mapsto.examples import (
+    Encoded,
+    Examples,
+    Rows,
+    bind_to,
+    encode,
+    lie_in_raw,
+    make_examples,
+    read_rows,
+    require_whole,
+)
 from mapsto.kinds import Target
 from mapsto.mapping import Mapping
-from mapsto.predict import asking, evidence, row_outputs
+from mapsto.predict import asking, evidence, made, questions, row_outputs, told_by
 from mapsto.scores import Score
 from mapsto.sequence import Example
+
+SHOWN = 8  # rows of which what was made is kept
 
 
 @dataclass(frozen=True)
@@ -32,10 +46,23 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What a target that lies in a source made of the value `read` in one row, and what is true."""
+
+    target: Target
+    file: str
+    row: int
+    read: Any
+    answer: Any
+    truth: Any
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores by name, what a model that reads nothing reaches, how often each true class got each answer, and notes.
 
-    answers: of every pooled target, for a closer look.
+    answers: of every target that gives one output a row, for a closer look. made: of the others that lie in a source, a few rows
+    drawn at random.
     """
 
     rows: int
@@ -44,10 +71,11 @@ class Evaluation:
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     answers: list[Answers] = field(default_factory=list, repr=False)
+    made: list[Made] = field(default_factory=list, repr=False)
 
     def record(self) -> dict[str, Any]:
         """All but the answers, as JSON."""
-        return asdict(replace(self, answers=[]))
+        return asdict(replace(self, answers=[], made=[]))
 
 
 def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop", seed: int = 0) -> Evaluation:
@@ -64,15 +92,15 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     scores: dict[str, Score] = {}
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
-    restored = restores(arrow)
-    putting_back = [target for target, port in zip(mapping.targets, restored, strict=True) if port is not None]
-    if putting_back:
-        bare, corruption = replace(rows, targets=[]), putting_back[0].corruption
-        hidden = make_examples(arrow, bare, encoded, mapping.sources, mapping.targets, seed, corruption)
-        scores |= score_examples(mapping, hidden, rows, device)
+    aligned = [port for port, target in enumerate(mapping.targets) if target.way == "aligned"]
+    if aligned:
+        given = replace(rows, targets=[values if port in aligned else [] for port, values in enumerate(rows.targets)])
+        hides = next((mapping.targets[port].corruption for port in aligned if restores(arrow)[port] is not None), None)
+        told = make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
+        scores |= score_examples(mapping, told, rows, device)
     said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
-        if restored[port] is not None:
+        if port in aligned:
             continue
         outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
         answers = rows.targets[port]
@@ -82,7 +110,30 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
         confusion |= target.confusion(outputs, answers)
         notes += target.notes(answers)
-    return Evaluation(len(rows), scores, baseline, confusion, notes, said)
+    shown = [
+        row for port in aligned if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
+    ]
+    return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
+
+
+def _made(mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device) -> list[Made]:
+    """A few rows drawn at random, always the same, with what target `port` makes of them."""
+    target, count = mapping.targets[port], len(rows)
+    drawn = np.sort(generator(0, count, 0).permutation(count)[:SHOWN]).tolist()
+    pieces = {row: encoded.pieces[row] for row in drawn}
+    asked = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in drawn]
+    said = dict(told_by(mapping, asked, port, device))
+    (of,) = (at for at, source in enumerate(mapping.arrow.sources) if source.kind == target.lies_in)
+    return [
+        Made(
+            target,
+            *rows.table.origin(int(rows.rows[row])),
+            read=rows.sources[of][row],
+            answer=made(target, pieces[row], said[row]),
+            truth=rows.targets[port][row],
+        )
+        for row in drawn
+    ]
 
 
 def as_scored(examples: Examples) -> Iterator[Example]:
@@ -96,9 +147,10 @@ def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, devi
     found: dict[str, Score] = {}
     restored = restores(mapping.arrow)
     for port, said in evidence(mapping, as_scored(examples), device).items():
-        answers: list[Any] = said.values.tolist()
+        answers, name = said.values.tolist(), ""
         if restored[port] is None:
             assert rows is not None and examples.of is not None
             answers = [rows.targets[port][examples.of[row]] for row in said.rows]
-        found |= mapping.targets[port].score(said.shown, answers)
+            name = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        found |= {f"{name}{key}": value for key, value in mapping.targets[port].score(said.shown, answers).items()}
     return found

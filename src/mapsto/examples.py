@@ -17,7 +17,19 @@ from mapsto.data import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.kinds import BadCell, Source, Target
 from mapsto.options import require_choice
-from mapsto.sequence import SHORTEST_ROW, Answer, Batch, Example, Ints, Piece, collate, lone_length, pack, row_length
+from mapsto.sequence import (
+    SHORTEST_ROW,
+    Answer,
+    Batch,
+    Example,
+    Ints,
+    Part,
+    Piece,
+    collate,
+    lone_length,
+    pack,
+    row_length,
+)
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
@@ -26,6 +38,7 @@ SHORTEST_PIECE = 4
 MANY_ALIKE = 8
 ROOM = 2**30  # bytes of pieces that are kept of values which can be made again
 PLAIN = str | int | float  # cells that a message can show
+Answered = tuple[Answer | None, ...]
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
@@ -84,10 +97,9 @@ def read_cells(
     """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
-    def read_column(
-        port: Port, read: Callable[[object], Any], located: Callable[[object, Path], object] | None = None
-    ) -> list[Any]:
+    def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
         assert port.column is not None
+        read, located = kind.read, kind.located if kind.suffixes else None
         values = []
         for row, cell in enumerate(table.column(port.column)):
             try:
@@ -99,14 +111,10 @@ def read_cells(
                 values.append(None)
         return values
 
-    read_sources = [
-        read_column(port, kind.read, kind.located if kind.suffixes else None)
-        for port, kind in ((port, sources[port.kind]) for port in arrow.sources)
-    ]
+    read_sources = [read_column(port, sources[port.kind]) for port in arrow.sources]
     wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
     read_targets = [
-        [None] * len(table) if restored is not None else read_column(port, target.read)
-        for port, target, restored in wanted
+        [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
     ]
     listed = list(chain(*(faults[row] for row in sorted(faults))))
     return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
@@ -254,31 +262,36 @@ class Pieces(Protocol):
 class Examples:
     """Examples by number. answers: those that are not made by `~`, None where all are. of: the index into Rows of each.
 
-    What `~` hides, and how a value is augmented, is a function of (seed, row, step, view) and of nothing else. augment: how;
-    None for values as they are. laid: by index into Rows the answers of an example, encoded against its pieces, where answers
-    lie in them.
+    What `~` hides, how a value is augmented, and which others it is mixed with, is a function of (seed, row, step, view) and of
+    nothing else. augment, mixing: how; None for values as they are. recolour: whether they may look another way too. laid: by
+    index into Rows the answers of an example, encoded against its pieces, where answers lie in them. mixed: the answers to pieces
+    that were mixed, by the indices of those that they have parts of.
     """
 
     arrow: Arrow
     sources: Mapping[str, Source]
     pieces: Pieces
-    answers: Sequence[tuple[Answer | None, ...]] | None
+    answers: Sequence[Answered] | None
     of: Ints | None
     seed: int
     corruption: Corruption
     augment: str | None = None
-    laid: Callable[[int, tuple[Piece, ...]], tuple[Answer | None, ...]] | None = None
+    recolour: bool = True
+    mixing: str | None = None
+    laid: Callable[[int, tuple[Piece, ...]], Answered] | None = None
+    mixed: Callable[[Sequence[int], tuple[Piece, ...], Sequence[Part]], Answered] | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def example(self, row: int, step: int, progress: float, view: int = 0) -> Example:
         """Example `row` as step `step` sees it; objectives that see a row several times number their views."""
-        pieces, rng = self.pieces[row], generator(self.seed, row + view * len(self), step)
-        if self.augment is not None:
-            pieces = tuple(self.sources[piece.kind].augment(piece, rng, self.augment) for piece in pieces)
+        rng = generator(self.seed, row + view * len(self), step)
+        pieces = self._varied(row, rng)
         answers = self.answers[row] if self.answers is not None else (None,) * len(self.arrow.targets)
-        if self.laid is not None and self.of is not None:
+        if self.mixing is not None:
+            pieces, answers = self._mixed(self.mixing, row, pieces, rng)
+        elif self.laid is not None and self.of is not None:
             answers = self.laid(int(self.of[row]), pieces)
         if not any(port.corrupted for port in self.arrow.sources):
             return Example(pieces, answers, row)
@@ -294,6 +307,32 @@ class Examples:
                 found[port_index] = Answer(pieces[source].tokens[hidden[source]], told_at)
         return Example(tuple(shown), tuple(found), row)
 
+    def plain(self) -> Examples:
+        """The same ones, neither varied nor mixed."""
+        return replace(self, augment=None, mixing=None)
+
+    def _varied(self, row: int, rng: np.random.Generator) -> tuple[Piece, ...]:
+        pieces = self.pieces[row]
+        if self.augment is None:
+            return pieces
+        how = self.augment, self.recolour
+        return tuple(self.sources[piece.kind].augment(piece, rng, *how) for piece in pieces)
+
+    def _mixed(
+        self, how: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
+    ) -> tuple[tuple[Piece, ...], Answered]:
+        """The value of example `row` with those of others at random, each varied in its own way."""
+        assert self.mixed is not None and self.of is not None
+        (piece,), rows = pieces, [row]
+        source, parts = self.sources[piece.kind], [Part(1.0, piece)]
+        known = source.mixings[how]
+        if rng.random() < known.often:
+            others = 1 + rng.integers(max(1, len(self) - 1), size=known.of - 1)
+            rows += ((row + others) % len(self)).tolist()
+            beside = [self._varied(other, rng)[0] for other in rows[1:]]
+            piece, parts = source.mix([piece, *beside], rng, how)
+        return (piece,), self.mixed(self.of[rows].tolist(), (piece,), parts)
+
 
 def make_examples(
     arrow: Arrow,
@@ -305,18 +344,37 @@ def make_examples(
     corruption: Corruption,
 ) -> Examples:
     """Examples with their answers encoded once; those that `~` gives, or that lie in a piece, are made when an example is asked
-    for."""
-    told = [bool(rows.targets) and source is None for source in restores(arrow)]
+    for. Ports of which `rows` has no values have no answers."""
+    given = rows.targets or [[]] * len(targets)
+    told = [bool(values) and source is None for values, source in zip(given, restores(arrow), strict=True)]
 
-    def laid(index: int, pieces: tuple[Piece, ...]) -> tuple[Answer | None, ...]:
+    def laid(index: int, pieces: tuple[Piece, ...]) -> Answered:
         return tuple(
             target.encode(rows.targets[port][index], pieces) if told[port] and (pieces or not target.lies_in) else None
             for port, target in enumerate(targets)
         )
 
+    def mixed(indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[Part]) -> Answered:
+        return tuple(
+            target.mixed([rows.targets[port][index] for index in indices], pieces, parts) if told[port] else None
+            for port, target in enumerate(targets)
+        )
+
     answers = [laid(index, ()) for index in encoded.of.tolist()]
     moving = laid if lie_in_raw(targets) else None
-    return Examples(arrow, sources, encoded.pieces, answers, encoded.of, seed, corruption, laid=moving)
+    recolour = not any(target.resembles for target in targets)
+    return Examples(
+        arrow,
+        sources,
+        encoded.pieces,
+        answers,
+        encoded.of,
+        seed,
+        corruption,
+        recolour=recolour,
+        laid=moving,
+        mixed=mixed,
+    )
 
 
 def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -80,6 +80,14 @@ class Opened:
     manifest: dict[str, Any] | None
 
     @property
+    def classes(self) -> dict[str, list[str]]:
+        """The classes that it answers, by kind; of several answers of a kind those of the first."""
+        if self.manifest is None:
+            return {self.start.answered: self.start.labels} if self.start.labels else {}
+        told = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
+        return {kind: classes for kind, classes in reversed(told) if classes is not None}
+
+    @property
     def trained_with(self) -> str | None:
         """The optimizer of the run that made it, if mapsto did."""
         return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
@@ -114,11 +122,14 @@ def load(name: str | Path) -> Mapping:
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
-        targets = [_target(entry["kind"], entry["state"]) for entry in opened.manifest["targets"]]
+        states = [entry["state"] for entry in opened.manifest["targets"]]
+        targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
     elif opened.start.labels:
-        arrow, targets = Arrow((Port(kind),), (Port("label"),)), [_target("label", {"classes": opened.start.labels})]
-    elif any(key.startswith(f"{kinds.target(kind).stem}.") for key in opened.start.tensors):
-        arrow, targets = arrows.parse(f"~{kind} -> {kind}"), [_target(kind, {})]
+        arrow = Arrow((Port(kind),), (Port(opened.start.answered),))
+        targets = [_target(kinds.target(opened.start.answered), {"classes": opened.start.labels})]
+    elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.start.tensors):
+        arrow = arrows.parse(f"~{kind} -> {kind}")
+        targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.start.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
@@ -133,18 +144,19 @@ def load(name: str | Path) -> Mapping:
     return mapping.eval()
 
 
-def _target(kind: str, state: Dict[str, Any]) -> Target:
+def _target(kind: type[Target], state: Dict[str, Any]) -> Target:
     """A target as it was saved. Raises CheckpointError."""
     try:
-        return kinds.target(kind)(**state)
+        return kind(**state)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind!r}: {error}") from error
+        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind.kind!r}: {error}") from error
 
 
-def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> list[str]:
+def take(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = ()) -> list[str]:
     """Copy every weight of a start that the mapping has a place for; the names of those that stay new.
 
-    A classifier is taken when it has as many classes as the target; the caller has compared their names.
+    A head is taken when it has the shape of the target's; of the kinds `other`, which have other classes than in the start,
+    without what names these.
     """
     wanted = dict(mapping.named_parameters())
     missing = []
@@ -152,13 +164,22 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], heads: bool = True) -> li
         for name, parameter in wanted.items():
             found = tensors.get(published.start_name(mapping, name))
             head = name.startswith(("heads.", "pooler."))
-            if found is None or (head and (not heads or found.shape != parameter.shape)):
+            if found is None or (head and (_names_classes(mapping, name, other) or found.shape != parameter.shape)):
                 missing.append(name)
             elif found.shape != parameter.shape:
                 raise CheckpointError(f"{name} has shape {tuple(found.shape)}, expected {tuple(parameter.shape)}")
             else:
                 parameter.copy_(found)
     return missing
+
+
+def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
+    """Whether a weight of a head, or of the pooler before heads, is there to name the classes of one of these kinds."""
+    if name.startswith("pooler."):
+        return any(target.kind in kinds and target.way == "pooled" for target in mapping.targets)
+    _, port, rest = name.split(".", 2)
+    target = mapping.targets[int(port)]
+    return target.kind in kinds and rest.startswith(target.naming)
 
 
 def save(
@@ -173,7 +194,9 @@ def save(
     findings: what the card says of where it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    labels = next((target.classes for target in mapping.targets if target.named), None)
+    task = published.task_of(mapping)
+    telling = [t for t in mapping.targets if t.named or (t.kind == task and hasattr(t, "classes"))]
+    labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
     published.save(mapping, folder, labels)
     (folder / CARD).write_text(card(mapping, provenance, scores or {}, findings), encoding="utf-8")
     names = (*MODEL, *sentence.FILES)

@@ -67,6 +67,7 @@ class Plan:
     patience: int = 3
     average: bool = False
     layer_decay: float = 1.0
+    head: float = 1.0
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Training:
         self.objective = objective or Objective()
         self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
         self.progress, self.listener = progress or Progress(), listener
-        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, layer_decay=plan.layer_decay)
+        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head)
         self.loader = Loader(examples, plan, workers, self.objective, self.ranks)
         self.state = State()
         self.average: dict[str, Tensor] = {}

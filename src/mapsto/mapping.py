@@ -19,7 +19,7 @@ from mapsto.arrow import Arrow, restores
 from mapsto.convolution import ConvolutionConfig
 from mapsto.decoder import Decoder
 from mapsto.kinds import Source, Target
-from mapsto.sequence import Batch, few_sizes, shown
+from mapsto.sequence import Batch, Readout, few_sizes, shown
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
 Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
@@ -50,6 +50,8 @@ class ModelConfig:
     that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
     stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the stack
     that puts hidden tokens back; then the Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
+    queries: learnt tokens at the end of what is read, which answers about its parts are read from. between: whether the embedder
+    tells behind every layer but the last where tokens stand.
     """
 
     family: str = "modernbert"
@@ -63,6 +65,8 @@ class ModelConfig:
     pooled_norm: bool = False
     front: ConvolutionConfig | None = None
     decoder: TransformerConfig | None = None
+    queries: int = 0
+    between: bool = False
 
     @property
     def pooled_width(self) -> int:
@@ -135,10 +139,10 @@ class Mapping(nn.Module):
         at = self.taken(batch)
         if at is None:
             x = self.embed(batch) if embedded is None else embedded
-            return self._states(x, batch)
+            return self._last(x, batch)
         assert embedded is None
         left, stood = shown(batch, at)
-        states = self._states(self.embed(left), left)[left.segments > 0]
+        states = self._last(self.embed(left), left)[left.segments > 0]
         room = states.new_zeros(batch.segments.numel(), states.shape[1])
         return room.index_copy(0, stood, states).view(*batch.segments.shape, -1)
 
@@ -155,10 +159,28 @@ class Mapping(nn.Module):
         shape = self.config.decoder if port in self.decoded else None
         return (shape or self.config.transformer).width
 
-    def _states(self, x: Tensor, batch: Batch) -> Tensor:
-        out = self.transformer(x, batch.segments, batch.roles, batch.positions, batch.places)
+    def _last(self, x: Tensor, batch: Batch) -> Tensor:
+        out = self.states(x, batch)
         assert isinstance(out, Tensor)
         return out
+
+    def states(self, x: Tensor, batch: Batch, every_layer: bool = False) -> Tensor | list[Tensor]:
+        """What the Transformer makes of embedded tokens `x`; see there."""
+        between = self._between(batch) if self.config.between else None
+        told = batch.segments, batch.roles, batch.positions, batch.places
+        out: Tensor | list[Tensor] = self.transformer(x, *told, every_layer=every_layer, between=between)
+        return out
+
+    def _between(self, batch: Batch) -> Tensor:
+        """What is added behind every layer but the last, (layers - 1, r, l, d)."""
+        shape, config = batch.segments.shape, self.config.transformer
+        x = torch.zeros(
+            config.layers - 1, shape.numel(), config.width, dtype=self.precision, device=batch.segments.device
+        )
+        for kind, tokens in batch.tokens.items():
+            embedder: Any = self.embedders[kind]
+            x = x.index_copy(1, batch.slots[kind], embedder.between(tokens).to(x.dtype))
+        return x.view(config.layers - 1, *shape, -1)
 
     def embed(self, batch: Batch) -> Tensor:
         """Embedded tokens of all kinds, (r, l, input_width), zero in padding."""
@@ -181,8 +203,7 @@ class Mapping(nn.Module):
                 at = self.taken(batch)
                 assert at is not None
                 hidden = self.decoder(hidden, batch, at)
-            extra = few_sizes(len(readout.at)) - len(readout.at)
-            read = hidden.flatten(0, 1)[F.pad(readout.at, (0, extra))]
+            read = _read_at(hidden.flatten(0, 1), readout)
         out: Tensor = self.heads[port](read)
         return out if readout is None else out[: len(readout.values)]
 
@@ -242,3 +263,14 @@ class Mapping(nn.Module):
         """Compute in `precision`; the weights stay as they are (see transformer.Linear)."""
         self.precision = precision
         return self
+
+
+def _read_at(flat: Tensor, readout: Readout) -> Tensor:
+    """The vectors (m', d) that answers are read from, of few different numbers: those at their flat places, or the mean about
+    them, weighed by the shares."""
+    assert readout.at is not None
+    extra = few_sizes(len(readout.at)) - len(readout.at)
+    if readout.shares is None:
+        return flat[F.pad(readout.at, (0, extra))]
+    at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (readout.at, readout.shares.to(flat.dtype)))
+    return (flat[at] * shares[..., None]).sum(1)

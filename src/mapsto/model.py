@@ -67,10 +67,11 @@ class Model:
         """One answer a row, in order, of a table or a list of values; {"error": reason} where a row cannot be read."""
         return list(self.predictor.answer(tables.read(self._table(data))))
 
-    def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0) -> list[Any]:
-        """Each value with the share `hide` of it hidden and filled in again: text, or pixels (h, w, 3) in the size in which the
-        model reads them. Raises UsageError for a model that does not put back what `~` hides."""
-        return self.predictor.complete(values, hide, seed)
+    def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
+        """Each value with the share `hide` of it, or what a `mask` marks, hidden and filled in again: text, or pixels (h, w, 3)
+        in the size in which the model reads them. mask: a picture as large, not black where it is to be filled in, for all values
+        or a list of one for each. Raises UsageError for a model that puts nothing back, and for masks that do not fit."""
+        return self.predictor.complete(values, hide, seed, mask)
 
     def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
         """Scores on a table with answers, each with its number of items and 95 % interval. Raises DataError for bad rows,

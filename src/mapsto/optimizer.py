@@ -18,6 +18,7 @@ WARM_UP, DECAY = 0.06, 0.40
 # (benchmarks/decay.py).
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 BLOCK = re.compile(r"^transformer\.blocks\.(\d+)\.")
+HEADS = "heads."
 LOWEST = ("embedders.", "transformer.position_table.", "transformer.type_table.", "transformer.embedding_norm.")
 
 
@@ -27,13 +28,13 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
 
 
-def layer_shares(names: Iterable[str], decay: float) -> dict[str, float]:
-    """The share of the rate at which each weight learns: 1 for the heads, `decay` times less for each layer below them,
-    least for the embeddings (Howard & Ruder 2018, Clark et al. 2020)."""
+def layer_shares(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
+    """The share of the rate at which each weight learns: 1 for what stands on the layers, `head` for heads, `decay` times less
+    for each layer below, least for the embeddings (Howard & Ruder 2018, Clark et al. 2020)."""
     blocks = {name: int(found[1]) for name in names if (found := BLOCK.search(name))}
     top = max(blocks.values(), default=-1) + 2
     depths = {name: blocks[name] + 1 if name in blocks else 0 if name.startswith(LOWEST) else top for name in names}
-    return {name: decay ** (top - depth) for name, depth in depths.items()}
+    return {name: head if name.startswith(HEADS) else decay ** (top - depth) for name, depth in depths.items()}
 
 
 class Optimizers:
@@ -45,11 +46,12 @@ class Optimizers:
         kind: Literal["adamw", "muon"],
         rate: float,
         layer_decay: float = 1.0,
+        head: float = 1.0,
     ) -> None:
         decay = WEIGHT_DECAY[kind]
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        shares = layer_shares([name for name, _ in named], layer_decay)
+        shares = layer_shares([name for name, _ in named], layer_decay, head)
         # The embeddings and heads of a Muon run learn at a fifth of its rate: 1e-3 beside 5e-3.
         small = rate / 5 if kind == "muon" else rate
         groups: list[dict[str, Any]] = []

@@ -15,7 +15,6 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
 Optimizer = Literal["auto", "adamw", "muon"]
 Shape = Literal["token", "word", "span", "block"]
 Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
-Augment = Literal["auto", "none", "move", "mirror", "crop"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
@@ -23,8 +22,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
-    "augment": ("auto", "none", "move", "mirror", "crop"),
 }
+VARIED = ("auto", "none", "move", "mirror", "rand", "crop")
+MIXED = ("mixup", "cutmix", "mosaic")
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
@@ -98,10 +98,23 @@ class Options:
         "Share of the tokens that `~` hides (text 0.3, pictures 0.6, videos 0.75); it falls to half of this late in training. "
         "With mae 0.75, of videos 0.9, to the end.",
     )
-    augment: Augment = _option(
+    augment: str = _option(
         "auto",
-        "How training rows are varied: pictures and videos moved a little (auto), also mirrored (mirror), parts of them in other "
-        "colours (crop; simclr's auto), or not (none).",
+        "How training rows are varied: pictures and videos moved a little (auto), also mirrored (mirror), pictures after two of "
+        "many operations (rand), parts of them in other colours (crop; simclr's auto), or not (none). How they are mixed with "
+        "other rows, and their answers too: seen through each other (mixup), one in the other (cutmix), four pictures side by "
+        "side (mosaic). Joined by +: crop+mixup.",
+    )
+    style: str | None = _option(
+        None, "A picture as which `image -> image` shall make others look; no pairs are needed, but --features."
+    )
+    features: str | None = _option(
+        None, "The folder of the pretrained network that --style compares pictures by, such as a VGG, ResNet or DINOv2."
+    )
+    style_weight: float = _option(1.0, "Weight of looking as --style does; showing what the source shows weighs 1.")
+    adversarial: float = _option(
+        0.0,
+        "Weight of deceiving a network that learns along to tell pictures that are made from real ones; 0 for none.",
     )
     shape: Shape = _option(
         "token",
@@ -156,14 +169,39 @@ class Options:
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
         if self.hide is not None and not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
+        if self.style is not None and self.features is None:
+            raise UsageError(
+                "--style compares pictures by what a pretrained network sees in them: name its folder with --features"
+            )
+        if self.style is None and (self.features is not None or self.style_weight != 1):
+            raise UsageError("--features and --style-weight would change nothing without --style")
+        if not 0 < self.style_weight < math.inf:
+            raise UsageError(f"--style-weight must be a number above 0, not {self.style_weight}")
+        if not 0 <= self.adversarial < math.inf:
+            raise UsageError(f"--adversarial is a weight of at least 0, not {self.adversarial}")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
         for name in CHOICES:
             require_choice(name, getattr(self, name))
+        names = self.augment.split("+")
+        for name in names:
+            require_choice("augment", name, (*VARIED, *MIXED))
+        if any(sum(name in known for name in names) > 1 for known in (VARIED, MIXED)):
+            raise UsageError(f"--augment joins one way to vary rows and one to mix them, not {self.augment!r}")
         if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    @property
+    def varied(self) -> str:
+        """How training rows are varied."""
+        return next((name for name in self.augment.split("+") if name in VARIED), "auto")
+
+    @property
+    def mixed(self) -> str | None:
+        """How they are mixed with others; None where they are not."""
+        return next((name for name in self.augment.split("+") if name in MIXED), None)
 
     @property
     def hides(self) -> bool:

@@ -1,14 +1,15 @@
 """What a picture, or a stack of them, is to a model: rows of bytes, a patch each, and the modules that make vectors of them.
 
-A token says what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front), its row and column in the grid, the rows and
-columns of the grid, and the pixels of the patch, channel by channel. In a stack a patch is of several pictures, and its place
-along the stack stands before its row, the length of the grid before the number of rows.
+A token says what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front, then the learnt queries at the end), its row
+and column in the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel. In a stack a patch is
+of several pictures, and its place along the stack stands before its row, the length of the grid before the number of rows.
 Legend of shapes: t tokens, n pictures, d width, p side of a patch, f = 3·p·p values of a patch (of a stack as many times that as
 it is deep).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.convolution import ConvolutionConfig
-from mapsto.sequence import Alignment, Ints, Piece
+from mapsto.sequence import Ints, Piece
 
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
 PLACES, STACKED, MOST_SIDE = 5, 7, 255  # bytes in front of the pixels, also of a stack, and what one of them can count
@@ -27,19 +28,22 @@ SLOWEST = 10_000  # how many times as long the last wave is as the first one
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """How tokens are read. patch: pixels to a side. mean, std: of the pixels, from 0 to 1, by channel. table: patches along a
-    side of the grid that positions were learnt on. placed: tokens in front that have a place in the table. registers: those
-    behind them, that have none. masked: whether hidden patches have a vector of their own. bias: of the linear map. depth: the
-    pictures of a stack that a patch is of, and length: patches along it; None for a picture."""
+    """How tokens are read. patch: pixels to a side. mean, std: of the pixels, from 0 to 1, by channel. table: rows and columns of
+    the grid that positions were learnt on. placed: tokens in front that have a place in the table. registers: those behind them,
+    that have none. masked: whether hidden patches have a vector of their own. bias: of the linear map. queries: learnt tokens at
+    the end, each with a place in the table. between: layers behind which where tokens stand is told again. depth: the pictures of
+    a stack that a patch is of, and length: patches along it; None for a picture."""
 
     patch: int
     mean: Sequence[float]
     std: Sequence[float]
-    table: int
+    table: tuple[int, int]
     placed: int
     registers: int
     masked: bool
     bias: bool
+    queries: int = 0
+    between: int = 0
     depth: int | None = None
     length: int | None = None
 
@@ -72,65 +76,87 @@ class PatchEmbedder(PixelEmbedder):
         self.smoothed = config.registers > 0  # as the families with and without registers draw their tables
         # A linear map, in the shape that others write it in.
         self.projection = nn.Conv2d(3, width, p, stride=p, bias=config.bias)
-        self.placed = config.placed
+        self.placed, self.registers, self.queries, self.table = (
+            config.placed,
+            config.registers,
+            config.queries,
+            config.table,
+        )
+        places = config.placed + math.prod(config.table) + config.queries
         self.cls_token = nn.Parameter(torch.zeros(config.placed, 1, width)) if config.placed else None
         self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.queries, width)) if config.queries else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if config.masked else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, config.placed + config.table**2, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, places, width))
+        self.later_positions = nn.Parameter(torch.zeros(config.between, 1, places, width)) if config.between else None
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
         if self.projection.bias is not None:
             nn.init.zeros_(self.projection.bias)
         with torch.no_grad():
-            self.position_embeddings[0, self.placed :] = WAVES * _waves(config.table, width)
+            self.position_embeddings[0, self.placed : places - self.queries] = WAVES * _waves(config.table, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        what = tokens[:, 0].long()
         shown = (what == PATCH)[:, None]
         x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
         if self.mask_token is not None:
             x = torch.where((what == HIDDEN)[:, None], self.mask_token, x)
-        x = x + _drawn(self.position_embeddings[0, self.placed :], at, grid, self.smoothed)
-        front = self._front()
-        if not front:
-            return x
-        return torch.where((what < FIRST_OF_FRAME)[:, None], x, torch.cat(front)[(what - FIRST_OF_FRAME).clamp(min=0)])
+        cls = None if self.cls_token is None else self.cls_token.transpose(0, 1)
+        learnt = [part[0] for part in (cls, self.register_tokens, self.query_tokens) if part is not None]
+        return _learnt_where(what, x, learnt) + self._stands(self.position_embeddings[0], tokens)
 
-    def _front(self) -> list[Tensor]:
-        """The tokens before the patches, [(·, d)]."""
-        placed = [] if self.cls_token is None else [self.cls_token[:, 0] + self.position_embeddings[0, : self.placed]]
-        return placed if self.register_tokens is None else [*placed, self.register_tokens[0]]
+    def between(self, tokens: Tensor) -> Tensor:
+        """What is added behind layers, (·, t, d): where tokens stand, once more."""
+        assert self.later_positions is not None
+        return torch.stack([self._stands(learnt[0], tokens) for learnt in self.later_positions])
+
+    def _stands(self, learnt: Tensor, tokens: Tensor) -> Tensor:
+        """Where tokens stand, (t, d), by a table (s, d): of the tokens in front, the patches, and the queries."""
+        what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        front, patches, queries = torch.split(learnt, [self.placed, math.prod(self.table), self.queries])
+        drawn = _drawn(patches, self.table, at, grid, self.smoothed)
+        return _learnt_where(what, drawn, [front, learnt.new_zeros(self.registers, learnt.shape[1]), queries])
+
+
+def _learnt_where(what: Tensor, x: Tensor, learnt: Sequence[Tensor]) -> Tensor:
+    """`x` (t, d) of patches; of other tokens what stands for them in the tables `learnt` (·, d)."""
+    if not sum(map(len, learnt)):
+        return x
+    return torch.where(
+        (what < FIRST_OF_FRAME)[:, None], x, torch.cat(list(learnt))[(what - FIRST_OF_FRAME).clamp(min=0)]
+    )
 
 
 class PatchPlaces(nn.Module):
     """From tokens (t, 5 + f) of bytes to fixed vectors (t, d) of where they stand; the first of its table is the frame's."""
 
-    def __init__(self, side: int, width: int) -> None:
+    def __init__(self, grid: tuple[int, int], width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(1, 1 + side**2, width), requires_grad=False)
+        self.grid = grid
+        self.table = nn.Parameter(torch.zeros(1, 1 + math.prod(grid), width), requires_grad=False)
         with torch.no_grad():
-            self.table[0, 1:] = WAVES * _waves(side, width)
+            self.table[0, 1:] = WAVES * _waves(grid, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         at, grid = tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
         patch = (tokens[:, 0] < FIRST_OF_FRAME)[:, None]
-        return torch.where(patch, _drawn(self.table[0, 1:], at, grid), self.table[0, :1])
+        return torch.where(patch, _drawn(self.table[0, 1:], self.grid, at, grid), self.table[0, :1])
 
 
-def _drawn(learnt: Tensor, at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
-    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (side², d) on a square grid, drawn over a `grid`
+def _drawn(learnt: Tensor, table: tuple[int, int], at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
+    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (·, d) on a grid `table`, drawn over a `grid`
     (t, 2) of another size as the published families do it."""
-    side = round(len(learnt) ** 0.5)
     found = None
     for rows, columns in torch.unique(grid, dim=0).tolist():
-        table = learnt
-        if (rows, columns) != (side, side):
-            square = table.view(1, side, side, -1).permute(0, 3, 1, 2).float()
-            drawn = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=smoothed)
-            table = drawn.permute(0, 2, 3, 1).flatten(0, 2)
+        over = learnt
+        if (rows, columns) != table:
+            known = learnt.view(1, *table, -1).permute(0, 3, 1, 2).float()
+            drawn = F.interpolate(known, size=(rows, columns), mode="bicubic", antialias=smoothed)
+            over = drawn.permute(0, 2, 3, 1).flatten(0, 2)
         here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
-        part = table[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
+        part = over[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
         found = part if found is None else found + part
     assert found is not None
     return found
@@ -164,8 +190,8 @@ class StackPlaces(nn.Module):
 
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__()
-        self.side = config.table
-        at = torch.arange((config.length or 1) * self.side**2, dtype=torch.float64)[:, None]
+        self.rows, self.columns = config.table
+        at = torch.arange((config.length or 1) * self.rows * self.columns, dtype=torch.float64)[:, None]
         wave = torch.arange(width)
         angles = at / SLOWEST ** ((wave // 2 * 2).double() / width)
         waves = torch.where(wave % 2 == 0, angles.sin(), angles.cos()).float()
@@ -173,7 +199,7 @@ class StackPlaces(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         depth, row, column = tokens[:, 1:4].long().unbind(1)
-        return self.waves[(depth * self.side + row) * self.side + column]
+        return self.waves[(depth * self.rows + row) * self.columns + column]
 
 
 class PictureEmbedder(PixelEmbedder):
@@ -200,14 +226,27 @@ class PictureEmbedder(PixelEmbedder):
         return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
 
 
-def _waves(side: int, width: int) -> Tensor:
-    """(side², width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al.
-    2022); zero in what is left over."""
+def laid(pixels: Tensor, p: int, leading: int) -> Tensor:
+    """Tokens (n, t, 5 + f) of pictures (n, 3, h, w) of whole patches, from 0 to 255 and not rounded, behind `leading` ones in
+    front; through them gradients reach the pixels."""
+    n, grid = len(pixels), [side // p for side in pixels.shape[2:]]
+    places = torch.cartesian_prod(*(torch.arange(side, device=pixels.device) for side in grid))
+    front = FIRST_OF_FRAME + torch.arange(leading, device=pixels.device)
+    prefix = torch.zeros(leading + len(places), PLACES, device=pixels.device)
+    prefix[:leading, 0], prefix[leading:, 1:3] = front.to(prefix), places.to(prefix)
+    prefix[:, 3:PLACES] = torch.tensor(grid).to(prefix)
+    patches = F.pad(F.unfold(pixels, p, stride=p).transpose(1, 2), (0, 0, leading, 0))
+    return torch.cat([prefix.expand(n, -1, -1), patches], dim=-1)
+
+
+def _waves(grid: tuple[int, int], width: int) -> Tensor:
+    """(·, width): sines and cosines of row and column at falling frequencies, half of the width for each (MAE, He et al. 2022);
+    zero in what is left over."""
     quarter = width // 4
-    angles = torch.arange(side)[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))
+    angles = torch.arange(max(grid))[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))
     waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-    found = torch.zeros(side, side, width)
-    found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[:, None], waves[None]
+    found = torch.zeros(*grid, width)
+    found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[: grid[0], None], waves[None, : grid[1]]
     return found.flatten(0, 1)
 
 
@@ -218,6 +257,6 @@ def select(piece: Piece, keep: Ints) -> Piece:
         tokens=piece.tokens[keep],
         positions=piece.positions[keep],
         special=piece.special[keep],
-        alignment=None if piece.alignment is None else Alignment(piece.alignment.regions[keep]),
+        alignment=None if piece.alignment is None else replace(piece.alignment, regions=piece.alignment.regions[keep]),
         units=None if piece.units is None else piece.units[keep],
     )

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's
 MOST_PIXELS = 64_000_000
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
+SMALL, LONG_WAVES, WAVES = (
+    16,
+    8,
+    32,
+)  # to a side of a small picture: pixels, waves that are looked at; and how many tell it
+FAINTEST = 8.0  # a wave of one grey value
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
 SMALLEST_PART, MOST_DRAWN = 0.2, 4 / 3  # of a random crop: share of the picture, and one side against the other
@@ -37,7 +44,8 @@ class Unreadable(ValueError):
     """What keeps a file from being a picture."""
 
 
-def _pillow() -> Any:
+def load_pillow() -> Any:
+    """The package that decodes pictures. Raises UsageError where it is not here."""
     try:
         import PIL.Image
         import PIL.ImageOps
@@ -49,7 +57,7 @@ def _pillow() -> Any:
 def decode(content: bytes) -> Pixels:
     """The pixels of an encoded picture, turned as its EXIF data say; of several frames the first, on white where it can be seen
     through, of 16 bits a channel the upper 8. Raises Unreadable, and UsageError without Pillow."""
-    pillow = _pillow()
+    pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -68,7 +76,7 @@ def decode(content: bytes) -> Pixels:
 
 def size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
-    pillow = _pillow()
+    pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
@@ -93,13 +101,13 @@ def _coloured(pillow: Any, image: Any) -> Any:
 def encode(pixels: Pixels) -> bytes:
     """A PNG of the pixels."""
     stream = io.BytesIO()
-    _pillow().Image.fromarray(pixels).save(stream, "PNG")
+    load_pillow().Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
 def encode_moving(frames: Sequence[Pixels], milliseconds: int) -> bytes:
     """A PNG that shows one after the other, each for so long."""
-    first, *others = map(_pillow().Image.fromarray, frames)
+    first, *others = map(load_pillow().Image.fromarray, frames)
     stream = io.BytesIO()
     first.save(stream, "PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return stream.getvalue()
@@ -108,13 +116,13 @@ def encode_moving(frames: Sequence[Pixels], milliseconds: int) -> bytes:
 def thumbnail(pixels: Pixels) -> bytes:
     """A JPEG of the pixels, for a page."""
     stream = io.BytesIO()
-    _pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
+    load_pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
 def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
     """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
-    pillow = _pillow()
+    pillow = load_pillow()
     from PIL import ImageDraw
 
     image = pillow.Image.fromarray(pixels)
@@ -151,12 +159,14 @@ class Frame:
 
     fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
     `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
-    sides. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow resamples.
+    sides; "shorter" brings its shorter side to `shorter`, less where the longer one would pass `size`, and both down to whole
+    patches, as YOLOS has it. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow
+    resamples.
     """
 
     patch: int
     size: int
-    fit: Literal["inside", "squash", "middle", "squash_middle"] = "inside"
+    fit: Literal["inside", "squash", "middle", "squash_middle", "shorter"] = "inside"
     shorter: int = 0
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
@@ -164,6 +174,11 @@ class Frame:
     def side(self) -> int:
         """Patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
+
+    @property
+    def largest(self) -> int:
+        """Patches of the largest grid."""
+        return self.side * (self.shorter // self.patch if self.fit == "shorter" else self.side)
 
     @property
     def cuts(self) -> bool:
@@ -188,6 +203,8 @@ class Frame:
             return self.size, self.size
         if self.fit == "squash_middle":
             return self.shorter, self.shorter
+        if self.fit == "shorter":
+            return self._shorter(h, w)
         if self.fit == "middle":
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
@@ -195,12 +212,21 @@ class Frame:
         grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
         return grid[0] * self.patch, grid[1] * self.patch
 
+    def _shorter(self, h: int, w: int) -> tuple[int, int]:
+        short, long = min(h, w), max(h, w)
+        exact = self.size * short / long if long / short * self.shorter > self.size else float(self.shorter)
+        size = round(exact), int(exact * long / short)
+        if h <= w and h == size[0]:
+            size = h, w  # as the published processor leaves it
+        high, wide = (max(self.patch, side // self.patch * self.patch) for side in size)
+        return (high, wide) if h <= w else (wide, high)
+
 
 def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
     """The picture in another size (h, w)."""
     if pixels.shape[:2] == size:
         return pixels
-    pillow = _pillow()
+    pillow = load_pillow()
     how = getattr(pillow.Image.Resampling, filter.upper())
     return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
 
@@ -237,21 +263,36 @@ def joined(found: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixe
     return np.ascontiguousarray(found.reshape(*grid, 3, *block).transpose(*order, axes)).reshape(*sizes, 3)
 
 
-def moved(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """The picture shifted by up to an eighth of its sides, its edge drawn out, a little brighter or darker, and with `mirror`
-    as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
+def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str) -> Pixels:
+    """What stands in a `box` (2, 2), where it begins and ends along y and x, in a size (h, w): mirrored where it ends before it
+    begins, and the edge of the picture drawn out where the box reaches beyond."""
+    pillow = load_pillow()
+    low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])
+    beyond = np.ceil(np.maximum(0, [-low, high - sides])).astype(int)
+    wide = np.pad(pixels, (*beyond.T.tolist(), (0, 0)), mode="edge") if beyond.any() else pixels
+    (top, left), (bottom, right) = (np.clip(end + beyond[0], 0, wide.shape[:2]).tolist() for end in (low, high))
+    how = getattr(pillow.Image.Resampling, filter.upper())
+    found = np.array(pillow.Image.fromarray(wide).resize(size[::-1], how, box=(left, top, right, bottom)))
+    return found[tuple(slice(None, None, -1 if begin > end else 1) for begin, end in box)]
+
+
+def moved(
+    pixels: Pixels, rng: np.random.Generator, mirror: bool, relit: bool = True
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """The picture shifted by up to an eighth of its sides, its edge drawn out, where it may be `relit` a little brighter or
+    darker, and with `mirror` as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
     h, w = pixels.shape[:2]
     most = (max(1, round(h * MOVED)), max(1, round(w * MOVED)))
     shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
     turned = mirror and bool(rng.random() < 0.5)
     light = 1 + BRIGHTER * (2 * rng.random() - 1)
-    found = _shifted(_shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
+    found = shifted(shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
     across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
     lit = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)
-    return lit.take(found), np.array([[1.0, -shift[0]], across])
+    return lit.take(found) if relit else found, np.array([[1.0, -shift[0]], across])
 
 
-def _shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
+def shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
     """Moved by so many pixels along an axis, the edge drawn out."""
     n, edge = pixels.shape[axis], 0 if by > 0 else -1
     kept = pixels.take(range(max(0, -by), n - max(0, by)), axis)
@@ -259,36 +300,43 @@ def _shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
     return np.concatenate([drawn, kept] if by > 0 else [kept, drawn], axis)
 
 
-def cropped(pixels: Pixels, rng: np.random.Generator, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """A part of the picture at random, brought to the size of the whole, in other colours, with `mirror` as often as not seen in
-    a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and where it comes from, as
-    `Frame.framed` says it."""
-    pillow = _pillow()
+def cropped(
+    pixels: Pixels, rng: np.random.Generator, mirror: bool, recoloured: bool = True
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """A part of the picture at random, brought to the size of the whole, where it may be `recoloured` in other colours, with
+    `mirror` as often as not seen in a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and
+    where it comes from, as `Frame.framed` says it."""
     size = np.array(pixels.shape[:2])
     share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
-    top, left = corner = rng.random(2) * (size - part)
-    bottom, right = corner + part
-    whole = pillow.Image.fromarray(pixels)
-    crop = whole.resize(whole.size, pillow.Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    corner = rng.random(2) * (size - part)
+    crop = seen_in(pixels, corner, part, (len(pixels), pixels.shape[1]))
     origin = np.stack([part / size, corner], axis=1)
     if mirror and rng.random() < 0.5:
-        crop, origin[1] = crop.transpose(pillow.Image.Transpose.FLIP_LEFT_RIGHT), (-origin[1, 0], right)
-    return _recoloured(crop, rng), origin
+        crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
+    return _recoloured(crop, rng) if recoloured else crop, origin
 
 
-def _recoloured(crop: Any, rng: np.random.Generator) -> Pixels:
+def seen_in(pixels: Pixels, corner: NDArray[np.float64], extent: NDArray[np.float64], size: tuple[int, int]) -> Pixels:
+    """The part of the picture from `corner` (y, x) on, of `extent` (y, x), in a size (h, w)."""
+    (top, left), (bottom, right) = corner, corner + extent
+    image, bilinear = load_pillow().Image.fromarray(pixels), load_pillow().Image.Resampling.BILINEAR
+    return np.array(image.resize((size[1], size[0]), bilinear, box=(left, top, right, bottom)))
+
+
+def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """In another light, contrast, saturation and hue, now and then grey."""
+    image = load_pillow().Image.fromarray(pixels)
     light, contrast, depth = 1 + COLOURED * rng.uniform(-1, 1, 3)
     angle = 2 * np.pi * TURNED_HUE * rng.uniform(-1, 1)
     depth = 0.0 if rng.random() < GREYED else depth
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
     colours = depth * turned + (1 - depth) * GREY
-    mean = GREY @ colours @ np.asarray(crop.resize((1, 1), _pillow().Image.Resampling.BOX))[0, 0]
+    mean = GREY @ colours @ np.asarray(image.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
     added = np.full((3, 1), light * (1 - contrast) * mean)
     matrix = np.concatenate([light * contrast * colours, added], axis=1)
-    return np.array(crop.convert("RGB", matrix.ravel().tolist()))
+    return np.array(image.convert("RGB", matrix.ravel().tolist()))
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
@@ -299,6 +347,35 @@ def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
     blurred = sum(wide[y : y + h, x : x + w] for y in range(3) for x in range(3)) / 9
     changed = {"noise": pixels + noise, "blurred": blurred, "darker": pixels * 0.5}
     return {name: np.clip(np.asarray(found), 0, 255).astype(np.uint8) for name, found in changed.items()}
+
+
+def small(pixels: Pixels) -> bytes:
+    """The picture in 16 × 16 grey values, row by row: enough to find others that are nearly the same."""
+    pillow = load_pillow()
+    grey = pillow.Image.fromarray(pixels).convert("L")
+    found: bytes = grey.resize((SMALL, SMALL), pillow.Image.Resampling.BILINEAR).tobytes()
+    return found
+
+
+def strongest(values: bytes) -> NDArray[np.int64]:
+    """Which long waves (of the cosine transform) of a `small` picture are the strongest, as many as WAVES, and their signs: size,
+    light and what an encoder loses change few of them (as of wavelets, Jacobs et al. 1995). Shorter ones weigh more."""
+    grey = np.frombuffer(values, np.uint8).reshape(SMALL, SMALL)
+    found = (_cosines() @ grey @ _cosines().T).ravel()
+    found[0] = 0  # how light it is
+    numbers = np.arange(LONG_WAVES)
+    ranked = np.argsort(-np.abs(found) * (1 + numbers[:, None] + numbers).ravel(), kind="stable")[:WAVES]
+    chosen = ranked[np.abs(found[ranked]) > FAINTEST]
+    return 2 * chosen + (found[chosen] > 0)
+
+
+@cache
+def _cosines() -> NDArray[np.float64]:
+    """(8, 16): a wave a row, of length 1."""
+    numbers = np.arange(LONG_WAVES)[:, None]
+    found: NDArray[np.float64] = np.cos(np.pi * (np.arange(SMALL) + 0.5) * numbers / SMALL) * (2 / SMALL) ** 0.5
+    found[0] /= 2**0.5
+    return found
 
 
 def counted(pictures: Sequence[Pixels]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from mapsto.begin import Beginning
+from mapsto.begin import Beginning, bare
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
 from mapsto.kinds import Learning
@@ -17,9 +17,12 @@ from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
+from mapsto.objectives.adversarial import Adversarial
 from mapsto.objectives.contrast import Contrast
+from mapsto.objectives.pictured import Judge, Pictured, picture_port
 from mapsto.objectives.replaced import Replaced
 from mapsto.objectives.simclr import Simclr
+from mapsto.objectives.style import Style, read_style
 from mapsto.options import Options
 
 PRETRAIN_MINUTES = 10.0
@@ -50,6 +53,10 @@ def choose_method(
         method, why = _measured(options, mapping, beginning, count, pretraining)
     elif method != "full" and (beginning.tensors is None or pretraining or mapping.targets[0].way != "pooled"):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
+    elif method == "contrast" and options.mixed is not None:
+        raise UsageError(
+            f"--method contrast compares rows of one class, and with --augment {options.mixed} they have several"
+        )
     elif without := idle(method, options):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in without)
         raise UsageError(f"{flags} would change nothing with --method {method}")
@@ -89,8 +96,10 @@ def idle(method: str, options: Options) -> list[str]:
         "layer_decay": options.layer_decay < 1,
         "smooth": options.smooth > 0,
         "average": options.average is not None,
+        "augment": options.augment != "auto",
     }
-    without = {"probe": tuple(given), "contrast": ("freeze", "smooth")}
+    mixed = ("augment",) if options.mixed is not None else ()
+    without = {"probe": tuple(given), "contrast": ("freeze", "smooth", *mixed)}
     return [name for name in without.get(method, ()) if given[name]]
 
 
@@ -110,12 +119,28 @@ def contrasted(mapping: Mapping) -> int | None:
 
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
     """What the steps of `method` make small. It may add to the mapping what only training needs."""
+    if options.style is not None or options.adversarial:
+        return _pictured(options, mapping)
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
-        return Simclr(mapping, options.augment)
+        return Simclr(mapping, options.varied)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
+
+
+def _pictured(options: Options, mapping: Mapping) -> Objective:
+    """What judges pictures as a whole. Raises UsageError for arrows that make none, CheckpointError."""
+    picture_port(mapping)
+    judges: list[Judge] = []
+    picture = None
+    if options.style is not None:
+        device = next(mapping.parameters()).device
+        picture = read_style(options.style, mapping).to(device)
+        judges.append(Style(bare(str(options.features)).to(device), picture[None], options.style_weight))
+    if options.adversarial:
+        judges.append(Adversarial(mapping, options.adversarial, picture))
+    return Pictured(mapping, judges, plain=options.style is None)
 
 
 def make_plan(
@@ -157,6 +182,7 @@ def make_plan(
         patience=options.patience,
         average=pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
+        head=learning(mapping, beginning).head if started and not pretraining else 1.0,
     )
     layout.require(batch, optimizer)
     per_epoch = len(examples) / batch

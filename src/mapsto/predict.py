@@ -19,7 +19,7 @@ from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import UsageError, near
 from mapsto.examples import Encoded, batches, bind_to, encode, lie_in_raw, read_rows
-from mapsto.kinds import BadCell, Source
+from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
@@ -64,9 +64,9 @@ def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device
                     target = mapping.targets[port]
                     shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
                     rows = batch.rows[readout.examples.cpu().numpy()]
-                    if target.way == "appended":
+                    if target.lies_in:
                         rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
-                        shown = target.whole(shown, [pieces[row] for row in rows.tolist()])
+                        shown = target.by_example(shown, [pieces[row] for row in rows.tolist()])
                     kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
     return {
         port: Evidence(
@@ -84,11 +84,8 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     for target in mapping.targets:
         if target.way == "pooled":
             found.append(Answer(np.zeros((), np.int64)))
-        elif target.way == "appended":
-            found.append(target.question(pieces))
         else:
-            at = target.asked(pieces)
-            found.append(Answer(np.zeros(len(at), np.int64), at) if len(at) else None)
+            found.append(target.question(pieces))
     return tuple(found)
 
 
@@ -185,7 +182,7 @@ class Predictor:
         found: list[dict[str, Any]] = [{} for _ in range(count)]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            if target.way == "aligned":
+            if target.way == "aligned" and (target.resembles or not target.lies_in):
                 answers = self._aligned(examples, count, port)
             else:
                 answers = target.decode(row_outputs(self.mapping, examples, count, port, self.device))
@@ -196,20 +193,26 @@ class Predictor:
         return found
 
     def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-        for batch, hidden in over(self.mapping, examples, self.device):
-            readout = batch.answers[port]
-            if readout is not None:
-                decoded = self.mapping.targets[port].decode(self.mapping.read(hidden, batch, port))
-                for example, answer in zip(readout.examples.tolist(), decoded, strict=True):
-                    found[int(batch.rows[example])].append(answer)
-        return [{self.mapping.targets[port].kind: answers} for answers in found]
+        """What each token says, end to end; for kinds that resemble a source, what becomes of it."""
+        target = self.mapping.targets[port]
+        found: list[Any] = [[] for _ in range(count)]
+        pieces = {example.row: example.pieces for example in examples}
+        for row, output in told_by(self.mapping, examples, port, self.device):
+            if target.resembles:
+                found[row] = made(target, pieces[row], output)
+            else:
+                found[row] += target.decode(output)
+        return [{target.kind: answers} for answers in found]
 
-    def complete(self, values: Sequence[Any], hide: float, seed: int = 0) -> list[Any]:
-        """Each value with a share of it hidden and put back: text, or pixels (h, w, 3). Raises UsageError."""
+    def complete(self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None) -> list[Any]:
+        """Each value with a share of it, or what a mask marks, hidden and put back: text, or pixels (h, w, 3). mask: one for all
+        values, or a list of one for each. Raises UsageError."""
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
         read = [_read(source, value, row) for row, value in enumerate(values)]
-        return list(completed(self.mapping, read, hide, self.device, seed))
+        masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read)
+        if masks is not None and len(masks) != len(read):
+            raise UsageError(f"{len(masks)} masks for {len(read)} values; give one for all, or one for each")
+        return list(completed(self.mapping, read, hide, self.device, seed, masks))
 
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
@@ -228,20 +231,25 @@ class Predictor:
 
 
 def completed(
-    mapping: Mapping, values: Sequence[Any], share: float, device: torch.device, seed: int = 0
+    mapping: Mapping,
+    values: Sequence[Any],
+    share: float,
+    device: torch.device,
+    seed: int = 0,
+    masks: Sequence[object] | None = None,
 ) -> Iterator[Any]:
-    """Each value, already read, with a `share` of it hidden, a function of (seed, row), and put back.
+    """Each value, already read, with a `share` of it hidden, a function of (seed, row), or what its mask marks; and put back.
 
     Raises UsageError for a mapping that does not put back what `~` hides of its one source.
     """
     source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
     if len(mapping.arrow.sources) != 1 or target is None or not mapping.arrow.corrupted:
         raise UsageError(
-            f"--hide is for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
+            f"--hide and --mask are for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
         )
     if target.corruption.causal == 1:
         raise UsageError("this model puts a token back from those before it alone, so it fills nothing in")
-    if not 0 < share < 1:
+    if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
     corruption = Corruption(share, share, ahead=target.corruption.ahead)
     longest = mapping.config.longest
@@ -251,19 +259,41 @@ def completed(
     ]
     examples, chosen = [], []
     for row, piece in enumerate(pieces):
-        shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+        if masks is None:
+            shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+        else:
+            shown, hidden = _covered(source, piece, values[row], masks[row])
         chosen.append(hidden)
         asked = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
         examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
-    said: list[Tensor] = [torch.zeros(0)] * len(pieces)
-    for batch, states in over(mapping, examples, device):
-        readout = batch.answers[0]
-        assert readout is not None
-        output = mapping.read(states, batch, 0).float().cpu()
-        for at, row in enumerate(batch.rows.tolist()):
-            said[row] = output[readout.examples.cpu() == at]
-    for value, piece, hidden, output in zip(values, pieces, chosen, said, strict=True):
-        yield target.completed(value, piece, hidden, output)
+    said = dict(told_by(mapping, examples, 0, device))
+    for row, (value, piece, hidden) in enumerate(zip(values, pieces, chosen, strict=True)):
+        yield target.completed(value, piece, hidden, said.get(row, torch.zeros(0)))
+
+
+def _covered(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+    try:
+        return source.covered(piece, value, mask)
+    except BadCell as bad:
+        raise UsageError(f"the mask for {value} cannot be used: {bad}") from bad
+
+
+def told_by(
+    mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """The row of each example that asks target `port` about tokens, and what is said of these, (m, …) on the CPU."""
+    for batch, hidden in over(mapping, examples, device):
+        readout = batch.answers[port]
+        if readout is not None:
+            output = mapping.read(hidden, batch, port).float().cpu()
+            asked, counts = torch.unique_consecutive(readout.examples.cpu(), return_counts=True)
+            yield from zip(batch.rows[asked.numpy()].tolist(), torch.split(output, counts.tolist()), strict=True)
+
+
+def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
+    """What an aligned target that lies in a source makes of it, from what it said (m, …) of the tokens of one example."""
+    (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
+    return target.completed(None, piece, np.flatnonzero(~piece.special), output)
 
 
 def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port: int, device: torch.device) -> Tensor:

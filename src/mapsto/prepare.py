@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import corpus, folder, kinds
+from mapsto import checkpoint, corpus, folder, kinds
 from mapsto import data as tables
 from mapsto.arrow import Arrow, restores
 from mapsto.begin import (
@@ -166,7 +166,7 @@ def _from_table(
 ) -> Material:
     """Rows with answers, all in memory."""
     table = tables.read(data, encoding=options.encoding)
-    arrow = bind_to(wanted, table)
+    arrow = _bound(wanted, table, options)
     targets = made_targets(arrow, options)
     rows = read_rows(arrow, table, read_by(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
@@ -185,9 +185,22 @@ def _from_table(
         return _examples(mapping, kept, options, options.seed, say), watched
 
     return Material(
-        arrow, config, sources, targets, fingerprint_of(arrow, rows), len(kept), len(held), held, tested, rejected, examples,
-        findings,
+        arrow, config, sources, targets, _fingerprint(arrow, rows, options), len(kept), len(held), held, tested, rejected,
+        examples, findings,
     )  # fmt: skip
+
+
+def _bound(wanted: Arrow, table: Table, options: Options) -> Arrow:
+    """The arrow with its columns. With --style a picture is told by the one that is read, so that is its answer."""
+    if options.style is None:
+        return bind_to(wanted, table)
+    kinds_of = {port.kind for port in (*wanted.sources, *wanted.targets)}
+    if len(kinds_of) != 1 or len(wanted.targets) != 1 or wanted.targets[0].column is not None:
+        raise UsageError(f"--style needs no pairs: it is for arrows such as 'image -> image', not {wanted}")
+    if not Path(options.style).is_file():
+        raise UsageError(f"--style {options.style}: there is no such file")
+    arrow = bind_to(wanted, table, answers=False)
+    return replace(arrow, targets=(replace(arrow.targets[0], column=arrow.sources[0].column),))
 
 
 def _from_corpus(
@@ -251,19 +264,25 @@ def read_by(arrow: Arrow) -> dict[str, type[Source]]:
 
 def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
     """SHA-256 of the table, and of what the files hold that its cells name."""
-    files = [
-        kinds.source(port.kind).key(value)
-        for port, values in zip(arrow.sources, rows.sources, strict=True)
-        if kinds.source(port.kind).suffixes
-        for value in values
-    ]
+    read = [kinds.source(port.kind) for port in arrow.sources]
+    known: list[type[Source] | type[Target]] = [*read, *kinds.answering(arrow)]
+    columns = zip(known, [*rows.sources, *rows.targets], strict=True)
+    files = [kind.key(value) for kind, values in columns if kind.suffixes for value in values]
     found = rows.table.fingerprint
     return hashlib.sha256("".join([found, *files]).encode()).hexdigest() if files else found
 
 
+def _fingerprint(arrow: Arrow, rows: Rows, options: Options) -> str:
+    """SHA-256 of the rows, and of the picture as which others shall look."""
+    found = fingerprint_of(arrow, rows)
+    if options.style is None:
+        return found
+    return hashlib.sha256((found + checkpoint.hash_file(Path(options.style))).encode()).hexdigest()
+
+
 def made_targets(arrow: Arrow, options: Options) -> list[Target]:
     """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
-    targets = [kinds.target(port.kind)() for port in arrow.targets]
+    targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
         if getattr(options, name) and not any(target.named for target in targets):
             raise UsageError(f"--{name} is for classes, and {arrow} answers none")
@@ -296,14 +315,26 @@ def _require_ways(arrow: Arrow, sources: Dict[str, Source], options: Options) ->
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
-    if options.augment not in ("auto", "none") and not any(options.augment in kind.augmented for kind in read):
-        raise UsageError(f"--augment {options.augment} would change nothing: {arrow} reads nothing that it is about")
+    if options.varied not in ("auto", "none") and not any(options.varied in kind.augmented for kind in read):
+        raise UsageError(f"--augment {options.varied} would change nothing: {arrow} reads nothing that it is about")
+    if options.mixed is not None and options.mixed not in (possible := mixings(arrow)):
+        instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
+        raise UsageError(f"--augment {options.mixed} is not for {arrow}{instead}")
     if options.length is not None and any(source.longest is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
         raise UsageError(
             f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"
         )
+
+
+def mixings(arrow: Arrow) -> list[str]:
+    """The ways to mix rows that the one value read knows and all answers can follow."""
+    if len(arrow.sources) > 1:
+        return []  # nothing would say how much of a row is there
+    answered = [kinds.target(port.kind).mixes for port in arrow.targets]
+    known = kinds.source(arrow.sources[0].kind).mixings
+    return [name for name, mixing in known.items() if all(mixing.result in mixes for mixes in answered)]
 
 
 def examined(
@@ -409,7 +440,7 @@ def _examples(
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
     corruption = _corruption(arrow, options)
     made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
-    return made if say is None else replace(made, augment=_augment(arrow, options))
+    return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixed)
 
 
 def _corruption(arrow: Arrow, options: Options) -> Corruption:
@@ -420,9 +451,9 @@ def _corruption(arrow: Arrow, options: Options) -> Corruption:
 def _augment(arrow: Arrow, options: Options) -> str | None:
     """How rows that are learnt from are varied."""
     ways = {way: None for port in arrow.sources for way in kinds.source(port.kind).augmented}
-    if options.augment == "auto":
+    if options.varied == "auto":
         return next(iter(ways), None)
-    return None if options.augment == "none" else options.augment
+    return None if options.varied == "none" else options.varied
 
 
 def _limits(

@@ -10,8 +10,14 @@ from mapsto.pictures import Frame
 
 FIT = "mapsto_fit"
 # What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
-PROCESSORS = {"middle": "BitImageProcessor", "squash_middle": "DeiTImageProcessor"}
+PROCESSORS = {
+    "middle": "BitImageProcessor",
+    "squash_middle": "DeiTImageProcessor",
+    "shorter": "YolosImageProcessor",
+}
 OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext", "VideoMAE")
+# The one that keeps the shape of pictures, and the multiples of which their sides are.
+KEEPS_SHAPE, WHOLE = "Yolos", 16
 # The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
 CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
@@ -28,6 +34,8 @@ def frame_of(said: Mapping[str, Any], patch: int) -> Frame:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
     how: Any = FILTERS[int(said.get("resample", 2))]
     name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
+    if KEEPS_SHAPE in name and (said.get("max_size") or "longest_edge" in said["size"]):
+        return _in_shape(said["size"], said.get("max_size"), patch, how)
     size, shorter = _size(said, name)
     if CUTS_A_SHARE in name:
         side = _square(size, patch)
@@ -51,6 +59,16 @@ def _size(said: Mapping[str, Any], name: str) -> tuple[Any, bool]:
     return size, any(part in name for part in OF_SHORTER_SIDE)
 
 
+def _in_shape(size: Any, longest: Any, patch: int, how: Any) -> Frame:
+    """Of a size that says the shorter side and the most of the longer one, in either of the two ways. Raises ValueError."""
+    shorter, longest = (size, longest) if isinstance(size, int) else (size["shortest_edge"], size["longest_edge"])
+    if patch != WHOLE:
+        raise ValueError(f"pictures in their own shape are of whole {WHOLE} pixels, not of patches of {patch}")
+    if not patch <= int(shorter) <= int(longest) <= MOST_SIDE * patch:
+        raise ValueError(f"pictures from {shorter} to {longest} pixels are not supported")
+    return Frame(patch, int(longest), "shorter", int(shorter), how)
+
+
 def _square(size: Any, patch: int) -> int:
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
     if height != width or not 0 < height // patch <= MOST_SIDE:
@@ -66,6 +84,8 @@ def written(frame: Frame, mean: Sequence[float], std: Sequence[float]) -> dict[s
         both = {"height": frame.shorter, "width": frame.shorter}
         size = {"shortest_edge": frame.shorter} if frame.fit == "middle" else both
         sizes = {"size": size, "do_center_crop": True, "crop_size": read}
+    if frame.fit == "shorter":
+        sizes = {"size": {"shortest_edge": frame.shorter, "longest_edge": frame.size}}
     said = {
         "image_processor_type": PROCESSORS.get(frame.fit, "ViTImageProcessor"),
         "do_resize": True, **sizes, "resample": FILTERS.index(frame.filter), "do_rescale": True,

@@ -40,7 +40,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class Start:
-    """An opened checkpoint. `labels` are the classes of its classifier, in order."""
+    """An opened checkpoint. `labels` are the classes of its classifier, in order, and `answered` the kind that this answers."""
 
     config: ModelConfig
     tensors: dict[str, Tensor]
@@ -48,6 +48,7 @@ class Start:
     labels: list[str] | None
     folder: Path
     notes: tuple[str, ...] = ()
+    answered: str = "label"
 
 
 def open(name: str) -> Start:
@@ -81,7 +82,11 @@ def open(name: str) -> Start:
         config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
-    labels = _labels(raw, chosen, tensors, notes)
+    named = tensors.get(f"{kinds.target('boxes').stem}.named.bias") if "boxes" in chosen.names else None
+    if named is None:
+        answered, labels = "label", _labels(raw, chosen, tensors, notes)
+    else:  # the last one says that there is nothing
+        answered, labels = "boxes", _names(raw, len(named) - 1, notes)
     config = _pooled(config, raw, tensors, labels)
     config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
@@ -89,8 +94,14 @@ def open(name: str) -> Start:
     source = kinds.source(chosen.reads).open(folder, weights, config.front)
     if source.longest is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
+    layers = (config.transformer.layers - 1) * config.between
+    if (source.queries, source.between) != (config.queries, layers):
+        raise CheckpointError(
+            f"{folder}: config.json says {config.queries} learnt queries, and positions again behind {layers} layers; "
+            f"the weights have {source.queries}, and those for {source.between}"
+        )
     _require_body(config, source, tensors, folder)
-    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes))
+    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
 
 
 def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
@@ -128,7 +139,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
 
 def task_of(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    answered = {target.kind for target in mapping.targets}
+    answered = {target.kind for target in mapping.targets if target.stem}
     return next(
         (task for task in reversed(list(zoo.family(mapping.config.family).architectures)) if task in answered), "body"
     )
@@ -153,7 +164,7 @@ def start_name(mapping: Mapping, name: str) -> str:
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = kinds.target(kind).stem if first else ""
+    stem = mapping.targets[int(port)].stem if first else ""
     return f"{stem}.{rest}" if stem else name
 
 
@@ -288,7 +299,9 @@ def _head_names(chosen: Family) -> list[str]:
 
 
 def _modern(key: str, chosen: Family) -> str:
-    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own."""
+    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own, but for what is ours."""
+    if key.startswith(OWN):
+        return key
     for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.renamed):
         key = re.sub(pattern, name, key)
     return key
@@ -325,6 +338,11 @@ def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], not
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")
         return None
+    return _names(raw, classes, notes)
+
+
+def _names(raw: Dict[str, Any], classes: int, notes: list[str]) -> list[str]:
+    """What config.json calls so many classes."""
     names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(classes)}
     try:
         labels = [str(names[str(i)]) for i in range(classes)]

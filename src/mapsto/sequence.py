@@ -36,10 +36,12 @@ class Alignment:
     """Raw coordinates (characters, pixels, seconds) ↔ token coordinates.
 
     `regions` is (t, a, 2): start and end of each token on each raw axis; start == end marks a token that stands for
-    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`.
+    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`. whole: (a, 2), where the
+    raw value begins and ends, for kinds that answers of another size are laid against.
     """
 
     regions: NDArray[Any]
+    whole: NDArray[Any] | None = None
 
     def to_tokens(self, region: Sequence[Sequence[float]]) -> Ints:
         """Indices of the tokens that overlap `region`, given as (start, end) for each axis."""
@@ -67,8 +69,8 @@ class Alignment:
 
     def moved(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0) -> Alignment:
         """The alignment after the raw value was scaled, then shifted, along each axis."""
-        scales, shifts = np.asarray(scale), np.asarray(shift)
-        return Alignment(self.regions * scales[..., None] + shifts[..., None])
+        scales, shifts = np.asarray(scale)[..., None], np.asarray(shift)[..., None]
+        return Alignment(self.regions * scales + shifts, None if self.whole is None else self.whole * scales + shifts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,18 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a mixed value has of one of those that it is made of.
+
+    share: how much of it is that one; those of all parts add up to 1. piece: the tokens that show it, aligned to its own raw
+    coordinates, where it has a place of its own.
+    """
+
+    share: float
+    piece: Piece | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Flat:
     """Values end to end, without frames: tokens (t,), how many each value has (n,), and where units begin (t,), if asked."""
 
@@ -113,13 +127,15 @@ class Answer:
     """What one target port should say of one example.
 
     `values` is () or (k,) for a pooled answer. For an answer read at tokens, `at` (m,) counts tokens from the first
-    one of the example and `values` is (m, …). An appended answer also brings the `piece` laid behind the sources, from
-    whose first token its `at` counts.
+    one of the example and `values` is (m, …). Read between tokens, `at` and `shares` are (m, k): the k tokens about each place
+    and how much of each is read. An appended answer also brings the `piece` laid behind the sources, from whose first token its
+    `at` counts.
     """
 
     values: NDArray[Any]
     at: Ints | None = None
     piece: Piece | None = None
+    shares: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +169,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens,
-    and `examples` (m,), the example each belongs to."""
+    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens, or (m, k) with
+    the `shares` of each if between them; and `examples` (m,), the example each belongs to."""
 
     values: Tensor
     at: Tensor | None
     examples: Tensor
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,8 +376,10 @@ def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
         values = np.stack([answer.values for _, answer in known])
         return Readout(torch.from_numpy(values), None, torch.tensor([i for i, _ in known]))
     sizes = [len(answer.values) for _, answer in known]
+    shares = [answer.shares for _, answer in known if answer.shares is not None]
     return Readout(
         torch.from_numpy(np.concatenate([answer.values for _, answer in known])),
         torch.from_numpy(np.concatenate([starts[i] + answer.at for i, answer in known])),
         torch.from_numpy(np.repeat([i for i, _ in known], sizes)),
+        torch.from_numpy(np.concatenate(shares)) if shares else None,
     )

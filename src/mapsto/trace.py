@@ -54,7 +54,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     bound = bind_to(parse(arrow), table)
     options = Options(layers=2, width=128) if start is None else Options()
     beginning = begin(start, None)
-    targets = [kinds.target(port.kind)() for port in bound.targets]
+    targets = [target() for target in kinds.answering(bound)]
     rows = read_rows(bound, table, read_by(bound), targets)
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
@@ -142,8 +142,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
         own = (readout.examples == 0).nonzero()[:, 0]
         places = {
             "pooled": f"pooled ({mapping.config.pooling})",
-            "aligned": f"{len(own)} hidden places",
-            "appended": f"{len(own)} queries, laid behind it: they see all of it and each other, and it sees none of them",
+            "aligned": f"{len(own)} {'places' if target.lies_in else 'hidden places'}",
+            "appended": f"{len(own)} tokens laid behind it",
         }
         where = places[target.way]
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"

@@ -228,7 +228,7 @@ def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
 def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
     """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
     mapping.eval()
-    plain = replace(examples, augment=None)
+    plain = examples.plain()
     vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
     listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
     for batch, hidden in over(mapping, listed, device):
@@ -313,7 +313,7 @@ def _command(work: Work, data: Any, test: Any, start: Any) -> str:
 def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: Callable[[str], None]) -> list[str]:
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
     looks = looks_at(found, work.mapping, work.device)
-    if looks:
+    if looks or found.made:
         metrics = run / METRICS
         steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:

@@ -389,12 +389,14 @@ class Transformer(nn.Module):
         memory: Tensor | None = None,
         memory_segments: Tensor | None = None,
         every_layer: bool = False,
+        between: Tensor | None = None,
     ) -> Tensor | list[Tensor]:
         """Hidden states (r, l, d) of embedded tokens `x` (r, l, input_width); with `every_layer` the list of all from the first
         layer's input on.
 
         segments, roles, places: (r, l); positions: (r, l, a). memory: (r, k, d) with memory_segments (r, k), for a stack
-        with cross-attention: a token sees the memory of its own segment.
+        with cross-attention: a token sees the memory of its own segment. between: (layers - 1, r, l, d), added behind every layer
+        but the last.
         """
         config = self.config
         if self.position_table is not None:
@@ -420,5 +422,7 @@ class Transformer(nn.Module):
             x = self.blocks[i % config.blocks](x, masks[local], rotary[local], memory, memory_mask)
             if every_layer:
                 states.append(x)
+            if between is not None and i + 1 < config.layers:
+                x = torch.add(x, between[i])
         x = self.final_norm(x)
         return [*states[: config.layers], x] if every_layer else x

@@ -195,16 +195,18 @@ def moving(pixels: Pixels) -> bytes:
     return pictures.encode_moving(list(pixels), MILLISECONDS)
 
 
-def varied(pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """All frames moved, or cropped and recoloured, in the same way; and where they come from along time, rows and columns, as
-    `Frame.framed` says it."""
+def varied(
+    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """All frames moved, or cropped, in the same way, and with `recolour` in other colours; and where they come from
+    along time, rows and columns, as `Frame.framed` says it."""
     if how == "crop":
-        found = [pictures.cropped(frame, copy.deepcopy(rng), mirror) for frame in pixels]
+        found = [pictures.cropped(frame, copy.deepcopy(rng), mirror, recolour) for frame in pixels]
         changed, origin = np.stack([frame for frame, _ in found]), found[0][1]
     else:
         k, h, w, _ = pixels.shape
         wide = pixels.transpose(1, 2, 0, 3).reshape(h, w, 3 * k)  # a picture of many colours
-        moved, origin = pictures.moved(wide, rng, mirror and how == "mirror")
+        moved, origin = pictures.moved(wide, rng, mirror and how == "mirror", recolour)
         changed = moved.reshape(h, w, k, 3).transpose(2, 0, 1, 3)
     return changed, np.concatenate([[[1.0, 0.0]], origin])
 

@@ -1,6 +1,7 @@
 """The two contracts of a kind, and the registry: the file name is the entry.
 
-A kind is one file here. It defines `source`, a Source class, `target`, a Target class, or both. Nothing else is edited.
+A kind is one file here. It defines `source`, a Source class, `target`, a Target class, or both; and `restored`, where what puts
+back the hidden part of a source is another Target than what answers a value of its own. Nothing else is edited.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from mapsto.arrow import Arrow, restores
 from mapsto.errors import UsageError, near
 from mapsto.scores import Score, with_interval
+from mapsto.sequence import Answer
+from mapsto.twins import Hashes, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,10 +32,11 @@ if TYPE_CHECKING:
 
     from mapsto.convolution import ConvolutionConfig
     from mapsto.corrupt import Corruption
-    from mapsto.sequence import Answer, Flat, Ints, Piece
+    from mapsto.sequence import Flat, Ints, Part, Piece
     from mapsto.transformer import TransformConfig
 
 Way = Literal["pooled", "aligned", "appended"]
+Mixture = Literal["blended", "placed"]
 State = dict[str, Any]
 FAINTEST_SHADE = 0.05  # of a part that `marked` colours
 Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
@@ -53,12 +58,23 @@ def no_text(text: str) -> str | None:
 @dataclass(frozen=True)
 class Learning:
     """How long and how fast answers are learnt from random weights or a start made here: as many epochs as come near `steps`,
-    but from `fewest` to `most`. rate: of a start made here."""
+    but from `fewest` to `most`. rate: of a start made here. head: how many times faster the heads learn than a start."""
 
     fewest: float = 3.0
     most: float = 10.0
     steps: int = 120
     rate: float = 1e-4
+    head: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A way to make one value of several. of: how many. result: whether they are seen through or in each other (blended), or each
+    has a place of its own (placed). often: the share of the rows to which it is done."""
+
+    of: int
+    result: Mixture
+    often: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,12 @@ class Source(ABC):
     features: the field's name for what `classical` makes of its values; empty where a kind has none. family: the published one
     whose shape a new model takes. objectives: what pretraining can ask, and the share that `~` hides then unless told; 0 where
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
-    `augment` can vary values, the usual way first and the strongest last. measured: what `extent` counts. suffixes: of files
-    that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it, since nothing
-    would tell several apart. rows_at_once: how many values are held as pieces when answering.
+    `augment` can vary values, the usual way first and the strongest last. mixings: how `mix` can make one value of several.
+    alike: what share of two sketches is in both where values are nearly the same (Jaccard). measured: what `extent` counts.
+    suffixes: of files that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it,
+    since nothing would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt
+    tokens at the end of every piece, which answers about places are read from; where there are none, these are read between its
+    tokens. between: layers behind which its embedder's `between` adds something.
     """
 
     kind: ClassVar[str]
@@ -94,6 +113,10 @@ class Source(ABC):
     learning: ClassVar[Learning] = Learning()
     contrasts: ClassVar[bool] = True
     augmented: ClassVar[tuple[str, ...]] = ()
+    mixings: ClassVar[Mapping[str, Mixing]] = {}
+    alike: ClassVar[float] = 0.7
+    queries: int = 0
+    between: int = 0
 
     @property
     def longest(self) -> int | None:
@@ -150,8 +173,14 @@ class Source(ABC):
 
     @staticmethod
     def key(value: Any) -> str:
-        """Equal for values that a reader takes for the same; mostly equal characters where they are nearly the same."""
+        """Equal for values that a reader takes for the same."""
         return str(value)
+
+    @classmethod
+    def sketch(cls, value: Any) -> Hashes:
+        """Different hashes of parts of a value, sorted; values that are nearly the same have most in common, others few. Those of
+        the characters of its key, unless a kind knows better."""
+        return shingles(cls.key(value))
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
@@ -168,10 +197,15 @@ class Source(ABC):
         """Tokens from `flatten`, of a whole value or of a window of one, as the piece that `encode` makes of it."""
         raise NotImplementedError
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
         """The piece of a value that means the same, as many tokens, its alignment moved with it; the piece itself for kinds that
-        have none."""
+        have none. recolour: whether it may look another way too, and not only lie elsewhere."""
         return piece
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """One piece made of so many as the mixing `how` takes, as long as the first of them, and what it has of each; for kinds
+        that name mixings."""
+        raise NotImplementedError
 
     @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:
@@ -195,13 +229,18 @@ class Source(ABC):
     ) -> tuple[Piece, Ints]:
         """The piece with some tokens hidden, and their indices."""
 
+    def covered(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+        """The piece of `value`, which has its alignment, with the tokens hidden that a mask touches, and their indices. mask: a
+        cell, such as the name of a file. Raises BadCell for a mask that does not fit, UsageError for kinds that have none."""
+        raise UsageError(f"there are no masks for {self.kind!r}")
+
     def words(self, piece: Piece) -> list[str]:
         """What each token is, for people."""
         return [str(i) for i in range(len(piece))]
 
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The value of a piece once more, as `counts` tokens along its axes, to ask about its parts. Raises UsageError for kinds
-        that have no such axes."""
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """Of `counts` places along the axes of a value, q in all, the tokens (q, k) about each, and the shares (q, k) by which
+        these are near. Raises UsageError for kinds that have no such axes."""
         raise UsageError(f"nothing can be asked about places in {self.kind!r}")
 
     def require_parts(self) -> None:
@@ -266,24 +305,31 @@ class Target(ABC):
     """A kind of value that is answered. One object for each target port.
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
-    loss is the −log of a probability. stem: what weights of a start call its head, where families publish one. corruption: what
-    hides the answer, where it stands behind `~`. gain: the field's name for
-    the mean of `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never
-    saved. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
-    learning: how fits are run, where the answers take longer to learn than the kind that is read says.
+    loss is the −log of a probability. stem: what weights of a start call its head, where models of others have such a one under
+    the name of its kind. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for the mean of
+    `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
+    naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones alone; by
+    default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
+    resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is
+    made of the value. learning: how fits are run, where the answers take longer to learn than the kind that is read says. mixes:
+    of which mixtures of values `mixed` can tell the answer. suffixes: of files that are an answer each.
     """
 
     kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
-    learning: ClassVar[Learning | None] = None
+    resembles: ClassVar[bool] = False
+    mixes: ClassVar[tuple[Mixture, ...]] = ()
+    suffixes: ClassVar[tuple[str, ...]] = ()
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     stem: ClassVar[str] = ""
     gain: ClassVar[str] = ""
+    naming: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0
+    learning: Learning | None = None
 
     @staticmethod
     @abstractmethod
@@ -299,6 +345,16 @@ class Target(ABC):
     @abstractmethod
     def read(cell: object) -> Any:
         """The answer in a cell. Raises BadCell."""
+
+    @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+        return cell
+
+    @staticmethod
+    def key(value: Any) -> str:
+        """Equal for answers that are the same."""
+        return str(value)
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
@@ -327,25 +383,32 @@ class Target(ABC):
 
     @staticmethod
     def file(value: Any) -> tuple[str, bytes] | None:
-        """A completed value as the ending and the content of a file; None for kinds that are cells of a table."""
+        """What `completed` gives as the ending and the content of a file; None for kinds that are cells of a table."""
         return None
 
     def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
         """The value that `piece`, which has its alignment, was made of, with what outputs (m, …) say in the place of its `hidden`
-        tokens (m,). Raises UsageError for kinds that cannot be put back."""
+        tokens (m,): for aligned kinds that lie in a source, the answer. Raises UsageError for kinds that cannot be put back."""
         raise UsageError(f"{self.kind!r} cannot be put back from a hidden source")
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
         """The answer as numbers, laid against the pieces of its example."""
 
+    def mixed(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """The answer to `pieces` that were mixed, from the answers to the values they have `parts` of: the mean, weighed by their
+        shares (Zhang et al. 2018), unless a kind knows better; for kinds that name mixtures in `mixes`."""
+        told = [self.encode(answer, pieces).values for answer in answers]
+        return Answer(np.asarray(np.average(told, axis=0, weights=[part.share for part in parts]), np.float32))
+
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
 
-    def question(self, pieces: Sequence[Piece]) -> Answer:
-        """What an appended answer lays behind the pieces to be read there, without saying what is true."""
-        raise NotImplementedError
+    def question(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Where an answer that is not pooled is read, without saying what is true; None where nothing is asked."""
+        at = self.asked(pieces)
+        return Answer(np.zeros(len(at), np.int64), at) if len(at) else None
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """One output an example, (n, …), out of what was read (m, …) for examples of these pieces; in raw coordinates for kinds
@@ -394,6 +457,10 @@ class Target(ABC):
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """What `score` needs of outputs (m, …); kinds with large outputs keep less than all of it."""
         return output
+
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """One row an example, (n, …), of the evidence (m, …) for examples of these pieces, for kinds that lie in a source."""
+        return self.whole(evidence, pieces)
 
     @abstractmethod
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
@@ -459,11 +526,17 @@ def source(kind: str) -> type[Source]:
     return found
 
 
-def target(kind: str) -> type[Target]:
-    """The Target of `kind`. Raises UsageError naming the kinds there are."""
+def target(kind: str, restored: bool = False) -> type[Target]:
+    """The Target of `kind`, or the one that puts back what `~` hides of it. Raises UsageError naming the kinds there are."""
     _require(kind, "target")
-    found: type[Target] = _module(kind).target
+    module = _module(kind)
+    found: type[Target] = getattr(module, "restored", module.target) if restored else module.target
     return found
+
+
+def answering(arrow: Arrow) -> list[type[Target]]:
+    """The Target of each port behind an arrow. Raises UsageError."""
+    return [target(port.kind, of is not None) for port, of in zip(arrow.targets, restores(arrow), strict=True)]
 
 
 def _require(kind: str, role: Literal["source", "target"]) -> None:

@@ -1,9 +1,11 @@
 """boxes: where things are in a picture, and what they are.
 
-The queries are the picture once more, in a grid of its own, laid behind it: each begins with what is seen at its place, sees the
-whole picture, and tells one box or that there is none. While learning, queries and true boxes are matched one to one (DETR,
-Carion et al. 2020; queries that begin at places: Anchor DETR, Wang et al. 2022). Queries that see nothing of their own at first
-learn very much more slowly.
+The queries are places of a grid over the picture, read between its tokens (or the cells of a network); a few layers that see the
+places about each tell one box or that there is none. While learning, the places in the middle of a true box are given to it
+(FCOS, Tian et al. 2019), and each learns how well its box will fit (Li et al. 2020); of answers that overlap the surest is told.
+To match one of many queries to each box (DETR, Carion et al. 2020) learns very much more slowly from a few hundred pictures. It
+is done where a start brings queries that learnt so: tokens of its own in every piece (YOLOS, Fang et al. 2021). Then there being
+nothing is a class beside the others, as published; else each class is there or not.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
@@ -24,24 +26,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import annotated
-from mapsto.detection import Precision, matched
+from mapsto.box_heads import MIDDLE, BoxHead, LearntHead, middles
+from mapsto.detection import Precision, matched, surest
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds import BadCell, Figure, Learning, Mark, Source, State, Target, no_text
 from mapsto.scores import Score
-from mapsto.sequence import Answer, Piece, Role
-from mapsto.transformer import Transform, TransformConfig, new_head
+from mapsto.sequence import Answer, Part, Piece
 
-GRIDS, QUERIES_A_BOX = (6, 17), 4
-ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
+GRIDS, QUERIES_A_BOX = (16, 32), 32
+SURELY = 0.05  # the least that a query that is given to a box learns to be sure of it
+LIKELIEST = 300  # answers of a picture among which those that overlap are looked for
 NAMED, NEAR, SHARED = (
     2.0,
     5.0,
     2.0,
 )  # weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020)
-RARE = 0.01  # how likely a query finds something at first
+NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
+LEARNING = Learning(30, 100, 1500, 1e-4, head=10)
 Floats = NDArray[np.float64]
+Left = tuple[int, Floats, Floats]  # the class of a box, and its corners (y, x) as shares of what is seen
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,27 @@ def _box(said: object) -> Box:
 
 
 class Boxes(Target):
-    """The boxes of an example, each of one of the classes seen in training. grid: queries along each side. usual: boxes in an
-    example."""
+    """The boxes of an example, each of one of the classes seen in training. grid: queries along each side, where the start brings
+    none. usual: boxes in an example."""
 
     kind = "boxes"
-    way = "appended"
+    way = "aligned"
     likely = False
     gain = "found"
+    stem = "box_head"
+    naming = "named."
     lies_in = "image"
-    learning = Learning(30, 100, 1500, 1e-4)
+    mixes = ("placed",)
+    learning = LEARNING
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
+        self.learnt = 0  # queries of the start
 
     @property
     def queries(self) -> int:
         """How many boxes can be told at most."""
-        return self.grid**2
+        return self.learnt or self.grid**2
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -142,42 +151,66 @@ class Boxes(Target):
         """Meet the pictures. Raises UsageError without them, and where no part of them can be asked about."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
-        source.require_parts()
-        self.source = source
+        self.source, self.learnt = source, source.queries
+        if self.learnt:
+            self.learning = replace(LEARNING, head=1.0)
 
     def question(self, pieces: Sequence[Piece]) -> Answer:
         """The queries, and nothing known."""
-        (seen,) = (piece for piece in pieces if piece.kind == self.lies_in)
-        asked = replace(self.source.again(seen, (self.grid, self.grid)), role=Role.PARALLEL)
-        return Answer(np.full((self.queries, 5), -1.0, np.float32), np.arange(self.queries), asked)
+        (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
+        first, nothing = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
+        if self.learnt:
+            end = first + len(pieces[port])
+            return Answer(nothing, np.arange(end - self.learnt, end))
+        at, shares = self.source.between_tokens(pieces[port], (self.grid, self.grid))
+        return Answer(nothing, first + at, shares=shares)
 
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:
         """(q, 5): class, middle x and y, width and height as shares of what is seen of the picture; class −1 where there is no
         further box."""
-        asked = self.question(pieces)
-        first, last = self._seen(pieces)
-        row = 0
-        for box in sorted(answer, key=lambda box: (box.left - box.right) * (box.bottom - box.top)):  # the largest first
+        return self._told(self._left(answer, self._seen(pieces)), pieces)
+
+    def mixed(self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """The boxes of all pictures, each where its picture stands."""
+        grid = self._seen(pieces).positions.max(0) + 1
+        found: list[Left] = []
+        for answer, part in zip(answers, parts, strict=True):
+            if part.piece is not None:
+                begin, end = part.piece.positions.min(0) / grid, (part.piece.positions.max(0) + 1) / grid
+                left = self._left(answer, part.piece)
+                found += [(kind, *(begin + side * (end - begin) for side in sides)) for kind, *sides in left]
+        return self._told(found, pieces)
+
+    def _left(self, answer: tuple[Box, ...], seen: Piece) -> list[Left]:
+        """The boxes of which enough is seen."""
+        first, last = _ends(seen)
+        found: list[Left] = []
+        for box in answer:
             sides = np.array([[box.top, box.bottom], [box.left, box.right]])
             whole = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
             low, high = np.clip(whole, 0, 1).T
             kept = (high - low).prod() >= LEFT * (whole[:, 1] - whole[:, 0]).prod()
-            if kept and not box.crowd and box.label in self.classes and row < self.queries:
-                middle, extent = (low + high) / 2, high - low
-                asked.values[row] = self.classes.index(box.label), *middle[::-1], *extent[::-1]
-                row += 1
+            if kept and not box.crowd and box.label in self.classes:
+                found.append((self.classes.index(box.label), low, high))
+        return found
+
+    def _told(self, boxes: Sequence[Left], pieces: Sequence[Piece]) -> Answer:
+        """The largest boxes, as many as there are queries."""
+        asked = self.question(pieces)
+        largest = sorted(boxes, key=lambda box: -(box[2] - box[1]).prod())[: self.queries]
+        for row, (kind, low, high) in enumerate(largest):
+            asked.values[row] = kind, *((low + high) / 2)[::-1], *(high - low)[::-1]
         return asked
 
-    def _seen(self, pieces: Sequence[Piece]) -> tuple[Floats, Floats]:
-        """The raw places, (y, x) each, where the picture begins and ends as it is seen."""
+    def _seen(self, pieces: Sequence[Piece]) -> Piece:
+        """The picture of an example."""
         (seen,) = (piece for piece in pieces if piece.kind == self.lies_in)
-        assert seen.alignment is not None
-        return seen.alignment.ends(seen.positions)
+        return seen
 
     def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """(n, q, c + 4): logits, and left, top, right, bottom in raw pixels."""
+        """(n, q, c + 4), or c + 5 where nothing is a class: logits, and left, top, right, bottom in raw pixels."""
         found = output.view(len(pieces), self.queries, -1)
-        ends = np.array([self._seen(one) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
+        ends = np.array([_ends(self._seen(one)) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
         first, last = torch.from_numpy(ends).to(found).unbind(1)
         middle, extent = found[..., -4:-2], found[..., -2:]
         corners = [(middle + side * extent / 2).clamp(0, 1) for side in (-1, 1)]
@@ -185,36 +218,66 @@ class Boxes(Target):
         return torch.cat([found[..., :-4], raw.amin(0), raw.amax(0)], dim=-1)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Two dense layers to classes and sides."""
-        return BoxHead(width, len(self.classes), self.grid)
+        """Dense layers to classes and sides."""
+        return LearntHead(width, len(self.classes)) if self.learnt else BoxHead(width, len(self.classes), self.grid)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Focal loss of the classes, distance and overlap of the matched boxes; weighed so that the usual number of boxes makes
-        the sum of one example."""
+        """The loss of the classes and that of the sides; weighed so that the usual number of boxes makes the sum of one
+        example."""
         found, truth = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
+        of = self._matched if self.learnt else self._placed
         for one, true in zip(found, truth, strict=True):
-            total = total + self._loss(one[:, :-4], one[:, -4:], true[true[:, 0] >= 0])
+            total = total + of(one[:, :-4], one[:, -4:], true[true[:, 0] >= 0])
         return total * self.queries / self.usual
 
-    def _loss(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
+    def _placed(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
+        """Of queries at places: how well the boxes fit that are told in the middle of a true one, and how well each knew."""
+        kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
+        query, true = given_to(middles(self.grid).to(sides), sides, 1 / self.grid)
+        fit = _likeness(boxes_q4[query], sides[true])
+        wanted = torch.zeros_like(logits_qc)
+        wanted[query, kinds[true]] = fit.detach().clamp(min=SURELY)
+        a_box = max(1.0, len(query) / max(1, len(sides)))
+        return (NAMED * _quality(logits_qc, wanted) + SHARED * (1 - fit).sum()) / a_box
+
+    def _matched(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
+        """Of learnt queries: cross-entropy of the classes, and distance and overlap of the matched boxes (DETR)."""
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         with torch.no_grad():
-            cost = NAMED * _named_cost(logits_qc)[:, kinds]
-            cost += NEAR * torch.cdist(boxes_q4, sides, p=1) - SHARED * _likeness(boxes_q4[:, None], sides[None])
+            cost = NEAR * torch.cdist(boxes_q4, sides, p=1) - self._likely(logits_qc)[:, kinds]
+            cost -= SHARED * _likeness(boxes_q4[:, None], sides[None])
         query, true = _assigned(cost)
-        wanted = torch.zeros_like(logits_qc)
-        wanted[query, kinds[true]] = 1.0
         near = (boxes_q4[query] - sides[true]).abs().sum()
         apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
-        return NAMED * _focal(logits_qc, wanted) + NEAR * near + SHARED * apart
+        return self._naming(logits_qc, query, kinds[true]) + NEAR * near + SHARED * apart
 
-    @staticmethod
-    def ranked(picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of one (q, c + 4), the surest first."""
-        scores, at = torch.sigmoid(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
-        at, classes = at[:MOST_TOLD], picture.shape[1] - 4
-        return scores[:MOST_TOLD].numpy(), (at % classes).numpy(), picture[at // classes, -4:].double().numpy()
+    def _naming(self, logits: Tensor, query: Tensor, kinds: Tensor) -> Tensor:
+        """The loss of the classes, where these learnt queries are to name these kinds and others none."""
+        nothing = len(self.classes)
+        weight = logits.new_ones(nothing + 1)
+        weight[nothing] = NOTHING
+        said = kinds.new_full((len(logits),), nothing)
+        said[query] = kinds
+        usual = self.usual + NOTHING * (self.queries - self.usual)
+        return F.cross_entropy(logits, said, weight, reduction="sum") * self.usual / usual
+
+    def _likely(self, logits: Tensor) -> Tensor:
+        """How likely each class is, (…, c)."""
+        return logits.softmax(-1)[..., :-1] if self.learnt else torch.sigmoid(logits)
+
+    def ranked(self, picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
+        """Scores, classes and sides (·, 4) of the likeliest pairs of query and class of one (q, …), the surest first; of queries
+        at places those alone that overlap no surer one of their class."""
+        likely, at = self._likely(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
+        at, classes = at[:LIKELIEST], len(self.classes)
+        scores, kinds, sides = (
+            likely[:LIKELIEST].numpy(),
+            (at % classes).numpy(),
+            picture[at // classes, -4:].double().numpy(),
+        )
+        told = slice(MOST_TOLD) if self.learnt else surest(sides, kinds)[:MOST_TOLD]
+        return scores[told], kinds[told], sides[told]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The boxes that are sure enough, the surest first, each with its probability, in raw pixels; an answer without one
@@ -257,7 +320,7 @@ class Boxes(Target):
 
     def confidence(self, output: Tensor) -> Floats:
         """How likely the boxes that are told are right, in the mean; where none is told, how unlikely the likeliest one is."""
-        scores = torch.sigmoid(output[:, :, :-4].double()).flatten(1)
+        scores = self._likely(output[:, :, :-4].double()).flatten(1)
         told, best = scores >= SURE, scores.amax(1)
         mean = (scores * told).sum(1) / told.sum(1).clamp(min=1)
         return torch.where(told.any(1), mean, 1 - best).numpy()
@@ -302,17 +365,22 @@ class Boxes(Target):
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
         """Classes that training never saw, and pictures with more boxes than queries."""
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)
-        full = sum(sum(not box.crowd for box in answer) > self.queries for answer in answers)
+        most = min(self.queries, MOST_TOLD)
+        full = sum(sum(not box.crowd for box in answer) > most for answer in answers)
         found = [f"{n:,} boxes are of {name!r}, which training never saw" for name, n in unseen.most_common(5)]
         return found + (
-            [f"{full:,} rows have more boxes than the {self.queries} that can be told; there the largest count"]
-            if full
-            else []
+            [f"{full:,} rows have more boxes than the {most} that can be told; there the surest count"] if full else []
         )
 
     def state(self) -> State:
         """The classes, and how many boxes can be asked for."""
         return {"classes": self.classes, "grid": self.grid, "usual": self.usual}
+
+
+def _ends(seen: Piece) -> tuple[Floats, Floats]:
+    """The raw places, (y, x) each, where a picture begins and ends as it is seen."""
+    assert seen.alignment is not None
+    return seen.alignment.ends(seen.positions)
 
 
 def _listed(cell: object) -> list[Any]:
@@ -345,18 +413,25 @@ def _of(answer: Sequence[Box], name: str) -> tuple[Floats, NDArray[np.bool_]]:
     return np.array(sides, np.float64).reshape(-1, 4), np.array([box.crowd for box in chosen], np.bool_)
 
 
-def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The focal loss, summed."""
-    p = torch.sigmoid(logits)
-    miss = torch.where(wanted > 0, 1 - p, p)
-    weight = torch.where(wanted > 0, ALPHA, 1 - ALPHA)
-    return (weight * miss**GAMMA * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+def given_to(middle_q2: Tensor, sides_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
+    """Queries, and the true box that each is given to: of those about whose middle it stands the smallest. To every box at least
+    the nearest one, where no smaller box has it."""
+    if not len(sides_k4):
+        none = torch.zeros(0, dtype=torch.long, device=sides_k4.device)
+        return none, none
+    apart = (middle_q2[:, None] - sides_k4[None, :, :2]).abs()
+    inside = ((apart < MIDDLE * cell) & (apart < sides_k4[None, :, 2:] / 2)).all(-1)
+    nearest = apart.square().sum(-1).argmin(0)
+    inside[nearest, torch.arange(len(nearest), device=nearest.device)] = True
+    area, which = torch.where(inside, sides_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
+    query = area.isfinite().nonzero()[:, 0]
+    return query, which[query]
 
 
-def _named_cost(logits: Tensor) -> Tensor:
-    """What it costs to call a query each class, less what it costs to call it nothing (Zhu et al. 2021)."""
-    p = torch.sigmoid(logits)
-    return ALPHA * (1 - p) ** GAMMA * -F.logsigmoid(logits) - (1 - ALPHA) * p**GAMMA * -F.logsigmoid(-logits)
+def _quality(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The quality focal loss (Li et al. 2020), summed."""
+    miss = (torch.sigmoid(logits) - wanted).abs()
+    return (miss.square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
 
 
 def _likeness(one: Tensor, other: Tensor) -> Tensor:
@@ -376,30 +451,6 @@ def _assigned(cost: Tensor) -> tuple[Tensor, Tensor]:
 
     query, true = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
     return torch.from_numpy(query).to(cost.device), torch.from_numpy(true).to(cost.device)
-
-
-class BoxHead(nn.Module):
-    """From queries (m, d), example by example, to (m, c + 4): logits, and middle and extent as shares of the picture, told from
-    where each query stands."""
-
-    begin: Tensor
-
-    def __init__(self, width: int, classes: int, grid: int) -> None:
-        super().__init__()
-        self.read = Transform(width, TransformConfig(bias=True, norm_bias=True))
-        self.named, self.sides = new_head(width, classes), new_head(width, 4)
-        nn.init.constant_(self.named.bias, -math.log(1 / RARE - 1))
-        middle = (torch.arange(grid) + 0.5) / grid
-        y, x = torch.meshgrid(middle, middle, indexing="ij")
-        extent = torch.full_like(x, min(0.5, 1.5 / grid))
-        self.register_buffer(
-            "begin", torch.logit(torch.stack([x, y, extent, extent], -1)).view(-1, 4), persistent=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        read = self.read(x).float()
-        begin = self.begin[torch.arange(len(x), device=x.device) % len(self.begin)]
-        return torch.cat([self.named(read), torch.sigmoid(self.sides(read) + begin)], dim=-1)
 
 
 target = Boxes

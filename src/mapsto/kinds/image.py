@@ -1,5 +1,6 @@
-"""image: a picture, read as square patches; and, behind `~`, the hidden patches put back. See patched.py.
+"""image: a picture, read as square patches; behind `~`, the hidden patches put back; and a picture made of another one.
 
+What is the same of videos, patched.py has.
 Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -8,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, pictures, processor
+from mapsto import checkpoint, likeness, mixing, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Mark
+from mapsto.kinds import BadCell, Figure, Mark, Mixing, Source, State
 from mapsto.kinds.patched import (
     CONFIG,
     LARGEST_READ,
@@ -37,26 +40,38 @@ from mapsto.kinds.patched import (
     spread,
     usual_frame,
 )
-from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder
+from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
 from mapsto.pictures import Frame, Pixels
-from mapsto.sequence import Ints, Piece
+from mapsto.scores import Score
+from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
+from mapsto.twins import Hashes, hashes
 
 NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
-AXES = {"position_embeddings": 3, "projection.weight": 4, "cls_token": 3, "register_tokens": 3}  # of weights
+AXES = {  # of weights
+    "position_embeddings": 3,
+    "projection.weight": 4,
+    "cls_token": 3,
+    "register_tokens": 3,
+    "query_tokens": 3,
+    "later_positions": 4,
+}
+MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
+ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
 
 
 @dataclass(frozen=True)
 class Picture:
     """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes, by which
-    pictures are equal."""
+    pictures are equal. small: its grey values, by which nearly equal ones are found."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
     digest: str
     height: int
     width: int
+    small: bytes = field(compare=False, repr=False)
 
     @property
     def pixels(self) -> Pixels:
@@ -69,8 +84,9 @@ class Picture:
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
         """The picture that these bytes are. Raises pictures.Unreadable."""
-        height, width = pictures.decode(content).shape[:2]
-        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width)
+        pixels = pictures.decode(content)
+        (height, width), small = pixels.shape[:2], pictures.small(pixels)
+        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width, small)
 
     def __str__(self) -> str:
         return self.path or f"a picture of {self.width} × {self.height} pixels"
@@ -107,12 +123,20 @@ def _read(cell: object) -> Picture:
         raise BadCell(str(error)) from error
 
 
+def _marked(mask: object) -> NDArray[np.bool_]:
+    """Where (h, w) a mask is not black. Raises BadCell."""
+    plain = hasattr(mask, "__array__") and np.ndim(np.asarray(mask)) == 2
+    values = np.asarray(mask) if plain else _read(mask).pixels.max(axis=2)
+    return values.astype(np.bool_)
+
+
 class ImageSource(PatchedSource):
-    """Pictures cut into patches. table: patches along a side of the grid that positions were learnt on. placed: tokens in front
-    that have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have
-    a vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
+    """Pictures cut into patches. table: rows and columns of the grid that positions were learnt on. placed: tokens in front that
+    have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have a
+    vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
     the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be hidden, and
-    no token stands in front."""
+    no token stands in front. queries: learnt tokens behind the patches. between: layers behind which it is told again where
+    tokens stand."""
 
     kind = "image"
     family = "dinov2"
@@ -121,23 +145,29 @@ class ImageSource(PatchedSource):
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
     rows_at_once = 256
+    augmented = ("move", "mirror", "rand", "crop")
+    # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
+    mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
+    alike = 0.8
 
     def __init__(
         self,
         frame: Frame,
         mean: Sequence[float],
         std: Sequence[float],
-        table: int | None = None,
+        table: tuple[int, int] | None = None,
         registers: int = 0,
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
         normed: bool = False,
         front: ConvolutionConfig | None = None,
+        queries: int = 0,
+        between: int = 0,
     ) -> None:
         super().__init__(frame, mean, std, table)
         self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
-        self.normed, self.front = normed, front
+        self.normed, self.front, self.queries, self.between = normed, front, queries, between
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -153,7 +183,7 @@ class ImageSource(PatchedSource):
     @property
     def longest(self) -> int:
         """Tokens of the largest picture."""
-        return self.leading + max(self.frame.side, self.table) ** 2
+        return self.leading + max(self.frame.largest, math.prod(self.table)) + self.queries
 
     @classmethod
     def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
@@ -173,9 +203,10 @@ class ImageSource(PatchedSource):
             patch, told = _patches(folder, weights)
         else:
             patch, told = front.stride, {"placed": 0, "masked": False, "front": front}
-        if patch > LARGEST_READ or told["placed"] > len(PLACED):
+        if patch > LARGEST_READ or told["placed"] > len(PLACED) or told.get("queries", 0) > MOST_QUERIES:
             raise CheckpointError(
-                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported"
+                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported, nor more than "
+                f"{MOST_QUERIES} queries"
             )
         try:
             frame = processor.frame_of(said, patch)
@@ -189,14 +220,22 @@ class ImageSource(PatchedSource):
         """preprocessor_config.json; the sizes that a config repeats."""
         frame, said = self.frame, processor.written(self.frame, self.mean, self.std)
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        side = frame.size if frame.side == self.table else self.table * frame.patch
-        sizes = {"image_size": side, "num_channels": 3}
+        rows, columns = self.table
+        side = frame.size if (frame.side, frame.side) == self.table else rows * frame.patch
+        both = [rows * frame.patch, columns * frame.patch]
+        square = rows == columns and not self.queries  # families with queries want both sides
+        sizes: dict[str, Any] = {"image_size": side if square else both, "num_channels": 3}
         sizes |= {NORMED: True} if self.normed else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
     read = staticmethod(_read)
+
+    @classmethod
+    def sketch(cls, value: Picture) -> Hashes:
+        """Of its strongest waves."""
+        return hashes(pictures.strongest(value.small).astype(np.uint64))
 
     @staticmethod
     def extent(value: Picture) -> float:
@@ -207,10 +246,36 @@ class ImageSource(PatchedSource):
         return self.frame.framed(value.pixels)
 
     @staticmethod
-    def _varied(pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
+    def _whole(value: Picture) -> tuple[float, ...]:
+        return value.height, value.width
+
+    @staticmethod
+    def _varied(
+        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+    ) -> tuple[Pixels, NDArray[np.float64]]:
         if how == "crop":
-            return pictures.cropped(pixels, rng, mirror)
-        return pictures.moved(pixels, rng, mirror and how == "mirror")
+            return pictures.cropped(pixels, rng, mirror, recolour)
+        if how == "rand":
+            return randaugment.varied(pixels, rng, mirror, recolour)
+        return pictures.moved(pixels, rng, mirror and how == "mirror", recolour)
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """As of all patches, or four side by side ("mosaic")."""
+        if how != "mosaic":
+            return super().mix(pieces, rng, how)
+        mixed, places = mixing.mosaic(list(map(self.joined, pieces)), self.frame.patch, rng)
+        whole = self._shown(pieces[0], mixed)
+        return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
+
+    def _placed(self, whole: Piece, piece: Piece, place: mixing.Place | None) -> Part:
+        """What a mosaic has of the picture of `piece`."""
+        if place is None:
+            return Part(0.0)
+        inside = ((whole.positions >= place.begin) & (whole.positions < place.end)).all(1) & ~whole.special
+        part = select(whole, np.flatnonzero(inside))
+        if piece.alignment is not None:
+            part = replace(part, alignment=Alignment(self._regions(piece, part.positions, place.origin)))
+        return Part(len(part) / int((~whole.special).sum()), part)
 
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
@@ -220,26 +285,41 @@ class ImageSource(PatchedSource):
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
         config = PatchConfig(
-            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias
-        )
+            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias, self.queries,
+            self.between,
+        )  # fmt: skip
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
     def placer(self, width: int) -> nn.Module:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
         return PatchPlaces(self.table, width)
 
-    def _leaders(self) -> list[str]:
-        return [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
-
-    def again(self, piece: Piece, counts: Sequence[int]) -> Piece:
-        """The whole picture in a grid of so many patches. Raises UsageError where pictures are read whole."""
+    def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
+        """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
         self.require_parts()
-        p = self.frame.patch
-        places = np.indices(tuple(counts)).reshape(2, -1).T
-        tokens = np.zeros((len(places), piece.tokens.shape[1]), np.uint8)
-        tokens[:, 1:3], tokens[:, 3:PLACES] = places, counts
-        tokens[:, PLACES:] = pictures.patches(pictures.resized(self.joined(piece), (counts[0] * p, counts[1] * p)), p)
-        return Piece(self.kind, tokens, places, np.zeros(len(places), np.bool_))
+        marked, size = _marked(mask), (value.height, value.width)
+        if marked.shape != size:
+            wide, high = marked.shape[1], marked.shape[0]
+            raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
+        assert piece.alignment is not None
+        before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
+        regions = piece.alignment.regions.round(ROUNDED)
+        top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
+        bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
+        inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+        hidden = np.flatnonzero((inside > 0) & ~piece.special)
+        if not len(hidden):
+            raise BadCell(
+                "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
+            )
+        return self._hidden(piece, hidden), hidden
+
+    def _framing(self) -> list[str]:
+        registers, queries = (
+            [f"[{what} {i + 1}]" for i in range(n)]
+            for what, n in (("register", self.registers), ("query", self.queries))
+        )
+        return [*PLACED[: self.placed], *registers, *queries]
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
@@ -317,6 +397,8 @@ class ImageSource(PatchedSource):
             self.bias,
             self.normed,
             repr(self.front),
+            self.queries,
+            self.between,
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -328,22 +410,33 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
     needed = sizes["position_embeddings"] + sizes["projection.weight"]
     if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
         raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
-    placed = sizes["cls_token"][0]
-    return sizes["projection.weight"][3], {
-        "table": round(max(0, sizes["position_embeddings"][1] - placed) ** 0.5),
+    placed, queries, patch = sizes["cls_token"][0], sizes["query_tokens"][1], sizes["projection.weight"][3]
+    said = checkpoint.read_json(folder / CONFIG)
+    return patch, {
+        "table": _table(max(0, sizes["position_embeddings"][1] - placed - queries), said.get("image_size"), patch),
         "registers": sizes["register_tokens"][1],
         "placed": placed,
         "masked": "mask_token" in weights,
         "bias": "projection.bias" in weights,
-        "normed": checkpoint.read_json(folder / CONFIG).get(NORMED) is True,
+        "normed": said.get(NORMED) is True,
+        "queries": queries,
+        "between": sizes["later_positions"][0],
     }
+
+
+def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
+    """Rows and columns of a grid of so many places, which is square unless config.json says another size (h, w) of pictures."""
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        rows, columns = (side // patch for side in size)
+        if rows * columns == places:
+            return rows, columns
+    return round(places**0.5), round(places**0.5)
 
 
 class ImageTarget(PatchedTarget):
     """The hidden patches of `~image`, read where they were hidden."""
 
     kind = "image"
-    stem = "patch_head"
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -355,5 +448,129 @@ class ImageTarget(PatchedTarget):
         return ".png", pictures.encode(value)
 
 
+class PictureTarget(ImageTarget):
+    """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
+    differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
+
+    lies_in = "image"
+    resembles = True
+    suffixes = pictures.SUFFIXES
+    stem = ""
+
+    def __init__(self) -> None:
+        """Nothing is known but what the source says."""
+
+    def beside(self, source: Source | None, transform: Any) -> None:
+        """Take how pictures are read from the source. Raises UsageError where it has none."""
+        super().beside(source, transform)
+        self.normed = False  # the mean and deviation of patches are part of what is told
+
+    located = staticmethod(ImageSource.located)
+    key = staticmethod(ImageSource.key)
+
+    def encode(self, answer: Picture, pieces: Sequence[Piece]) -> Answer:
+        """(m, 2, f): for each patch of the source what of the answer, whatever its size, lies there; and the patch itself."""
+        piece, at = self._among(pieces)
+        assert piece.alignment is not None and piece.alignment.whole is not None
+        first, last = piece.alignment.ends(piece.positions)
+        begin, end = piece.alignment.whole.T
+        scale = np.array([answer.height, answer.width]) / (end - begin)
+        box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1).round(ROUNDED)
+        p, grid = self.source.frame.patch, self.source.grid(piece)
+        truth = pictures.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
+        source = piece.tokens[~piece.special, PLACES:]
+        return Answer(np.stack([pictures.patches(truth, p), source], axis=1), at)
+
+    def asked(self, pieces: Sequence[Piece]) -> Ints:
+        """All patches."""
+        return self._among(pieces)[1]
+
+    def _among(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
+        """The picture among the pieces of an example, and where its patches are, counted from the first token."""
+        (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
+        return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
+
+    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
+        """A linear map to the pixels of a patch that begins at those of the source."""
+        head = super().head(width, embedder)
+        assert isinstance(head, nn.Linear)
+        nn.init.zeros_(head.weight)
+        return head
+
+    def _told(self, output: Tensor, source: Tensor) -> Tensor:
+        """What outputs (m, f) make of the patches of a source (m, f)."""
+        return output.float() + self._seen(source)
+
+    def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
+        with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
+        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
+        source, truth = (self._seen(values[:, which]) for which in (1, 0))
+        p, found = self.source.frame.patch, []
+        for rows, columns in torch.unique(tokens[:, 3:PLACES], dim=0).tolist():
+            here = (tokens[:, 3:PLACES] == tokens.new_tensor([rows, columns])).all(-1)
+            grid = -1, rows, columns, p, p, 3
+            laid = (
+                part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
+            )
+            said, true, read = (part.reshape(len(part), 3, rows * p, columns * p) * std + mean for part in laid)
+            found.append((said, true, read))
+        return found
+
+    def loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """The mean squared error over the pixels of each patch, summed over patches."""
+        return ((self._told(output, values[:, 1]) - self._seen(values[:, 0])) ** 2).mean(-1).sum()
+
+    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
+        """(m, 3, f) of bytes: what is said, what is true, and the source."""
+        said = self._bytes(self._told(output, values[:, 1])).to(values.device)
+        return torch.stack([said, values[:, 0], values[:, 1]], dim=1)
+
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """(n, 4): how like what is true the answer is, and the source unchanged, each by PSNR and SSIM."""
+        read, p = [self._among(one) for one in pieces], self.source.frame.patch
+        found = []
+        for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
+            patches = part.byte().numpy()
+            said, truth, source = (pictures.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
+            found.append([of(one, truth) for one in (said, source) for of in (likeness.psnr, likeness.ssim)])
+        return torch.tensor(found)
+
+    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+        """The pixels (h, w, 3) of the answer in the size in which the source is read."""
+        source = torch.from_numpy(piece.tokens[hidden, PLACES:])
+        return super().completed(value, piece, hidden, self._told(output.cpu(), source))
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
+        steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
+        return [{"change": patch.round().tolist()} for patch in steps]
+
+    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+        """PSNR in dB and SSIM of the answers, of the sources unchanged, and by how many dB the answers are better."""
+        psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
+        return {
+            "psnr": (np.mean, psnr),
+            "ssim": (np.mean, ssim),
+            "psnr_unchanged": (np.mean, source_psnr),
+            "ssim_unchanged": (np.mean, source_ssim),
+            "psnr_gained": (np.mean, psnr - source_psnr),
+        }
+
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+        """None: what reads nothing has no picture to change."""
+        return {}
+
+    def show(self, answer: Any) -> str:
+        """A thumbnail of an answer, or of a true one."""
+        value = answer if isinstance(answer, Picture) else Picture.of(pictures.encode(answer))
+        return ImageSource.marked(value, [], [])
+
+    def state(self) -> State:
+        """Nothing: all is the source's."""
+        return {}
+
+
 source = ImageSource
-target = ImageTarget
+target = PictureTarget
+restored = ImageTarget

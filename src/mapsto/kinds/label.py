@@ -22,7 +22,7 @@ from mapsto import scores
 from mapsto.errors import DataError
 from mapsto.kinds import BadCell, Figure, State, Target, no_text
 from mapsto.scores import Score
-from mapsto.sequence import Answer, Ints, Piece
+from mapsto.sequence import Answer, Ints, Part, Piece
 from mapsto.transformer import new_head
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
@@ -41,6 +41,7 @@ class Label(Target):
     kind = "label"
     way = "pooled"
     stem = "classifier"
+    mixes = ("blended", "placed")
     named = True
     gain = "accuracy"
 
@@ -95,6 +96,12 @@ class Label(Target):
         """The index of the class."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
+    def mixed(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """The share of each class, (c,)."""
+        shares = np.zeros(len(self.classes), np.float32)
+        np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
+        return Answer(shares)
+
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
         from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
@@ -123,8 +130,8 @@ class Label(Target):
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of logits (m, c) against class indices (m,), summed; weighted by class when balanced, the classes
-        smoothed when asked (Szegedy et al. 2016)."""
+        """Cross-entropy of logits (m, c) against class indices (m,) or their shares (m, c), summed; weighted by class when
+        balanced, the classes smoothed when asked (Szegedy et al. 2016)."""
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(output.float(), values, weight=weight, reduction="sum", label_smoothing=self.smooth)
 

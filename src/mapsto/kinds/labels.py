@@ -31,6 +31,7 @@ class Labels(Target):
 
     kind = "labels"
     way = "pooled"
+    mixes = ("blended", "placed")
     gain = "agreement"
 
     def __init__(self, classes: Sequence[str] = ()) -> None:

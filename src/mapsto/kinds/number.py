@@ -29,6 +29,7 @@ class Number(Target):
 
     kind = "number"
     way = "pooled"
+    mixes = ("blended", "placed")
     likely = False
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import pictures
+from mapsto import mixing, pictures
 from mapsto.corrupt import Corruption, choose
 from mapsto.errors import UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Source, State, Target
+from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mixing, Source, State, Target
 from mapsto.patches import FIRST_OF_FRAME, HIDDEN, PLACES, select
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
-from mapsto.sequence import Alignment, Answer, Ints, Piece
+from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
 from mapsto.transformer import new_head
 
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH = 8, 2, 16
@@ -70,18 +71,21 @@ def encoded(cell: object, what: str, shown: str) -> tuple[str | None, bytes | No
 
 class PatchedSource(Source):
     """Values cut into patches. places: bytes in front of the pixels of a token. mean, std: of the pixels, from 0 to 1, by
-    channel. table: patches along a side of the largest grid that has positions. normed: whether hidden patches are told less
-    their own mean, by their own deviation."""
+    channel. table: rows and columns of the largest grid that has positions. normed: whether hidden patches are told less their
+    own mean, by their own deviation."""
 
     normed = False
     places: ClassVar[int] = PLACES
     alone = True
-    augmented = ("move", "mirror", "crop")
+    augmented: ClassVar[tuple[str, ...]] = ("move", "mirror", "crop")
+    mixings: ClassVar[Mapping[str, Mixing]] = {"mixup": Mixing(2, "blended"), "cutmix": Mixing(2, "blended")}
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
 
-    def __init__(self, frame: Frame, mean: Sequence[float], std: Sequence[float], table: int | None) -> None:
-        self.frame, self.table = frame, table or frame.side
+    def __init__(
+        self, frame: Frame, mean: Sequence[float], std: Sequence[float], table: tuple[int, int] | None
+    ) -> None:
+        self.frame, self.table = frame, table or (frame.side, frame.side)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
     @property
@@ -106,8 +110,8 @@ class PatchedSource(Source):
         return str(value.digest)
 
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        """The tokens in front, and patches row by row."""
-        return [self._piece(*self._framed(value), aligned) for value in values]
+        """The tokens in front, patches row by row, and the queries."""
+        return [self._piece(value, aligned) for value in values]
 
     @abstractmethod
     def _framed(self, value: Any) -> tuple[Pixels, NDArray[np.float64]]:
@@ -115,56 +119,81 @@ class PatchedSource(Source):
 
     @staticmethod
     @abstractmethod
-    def _varied(pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool) -> tuple[Pixels, NDArray[np.float64]]:
+    def _whole(value: Any) -> tuple[float, ...]:
+        """How long the raw value is along each axis."""
+
+    @staticmethod
+    @abstractmethod
+    def _varied(
+        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+    ) -> tuple[Pixels, NDArray[np.float64]]:
         """The pixels as `augment` shows them, and where they come from, as `_framed` says it."""
 
-    def _piece(self, pixels: Pixels, origin: NDArray[np.float64], aligned: bool) -> Piece:
+    def _piece(self, value: Any, aligned: bool) -> Piece:
+        pixels, origin = self._framed(value)
         axes, first = len(self.block), self.leading
         grid = tuple(whole // part for whole, part in zip(pixels.shape, self.block, strict=False))
         places = np.indices(grid).reshape(axes, -1).T
-        tokens = np.zeros((first + len(places), self.places + 3 * math.prod(self.block)), np.uint8)
-        tokens[:first, 0] = FIRST_OF_FRAME + np.arange(first)
-        tokens[first:, 1 : 1 + axes], tokens[:, 1 + axes : self.places] = places, grid
-        tokens[first:, self.places :] = pictures.patches(pixels, self.frame.patch, self.block[0])
-        special = np.arange(len(tokens)) < first
+        tokens = np.zeros((first + len(places) + self.queries, self.places + 3 * math.prod(self.block)), np.uint8)
+        inner, special = slice(first, first + len(places)), np.ones(len(tokens), np.bool_)
+        special[inner] = False
+        tokens[special, 0] = FIRST_OF_FRAME + np.arange(first + self.queries)
+        tokens[inner, 1 : 1 + axes], tokens[:, 1 + axes : self.places] = places, grid
+        tokens[inner, self.places :] = pictures.patches(pixels, self.frame.patch, self.block[0])
         alignment = units = None
         if aligned:
             corners = np.stack([places, places + 1], axis=-1) * np.array(self.block)[:, None]
             regions = np.zeros((len(tokens), axes, 2))
-            regions[first:] = corners * origin[:, 0, None] + origin[:, 1, None]
-            in_picture = np.arange(-first, len(places)) % (grid[-2] * grid[-1])
-            alignment, units = Alignment(regions), np.where(special, -1, in_picture)
+            regions[inner] = corners * origin[:, 0, None] + origin[:, 1, None]
+            alignment = Alignment(regions, np.array([[0, end] for end in self._whole(value)]))
+            in_picture = np.arange(-first, len(tokens) - first) % (grid[-2] * grid[-1])
+            units = np.where(special, -1, in_picture)
         return Piece(self.kind, tokens, tokens[:, 1 : 1 + axes].astype(np.int64), special, alignment, units)
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str) -> Piece:
-        """The value moved a little, with "mirror" as often as not mirrored; with "crop" a part of it in other colours."""
-        inner, grid = ~piece.special, self._grid(piece)
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
+        """The value moved a little, with "mirror" as often as not mirrored; with "rand" after two operations out of many, with
+        "crop" a part of it in other colours."""
+        inner, grid = ~piece.special, self.grid(piece)
         if inner.sum() != math.prod(grid):
             return piece  # a part of a value
-        pixels = self.joined(piece)
         tells = grid[-1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
-        changed, origin = self._varied(pixels, rng, how, tells)
-        tokens = piece.tokens.copy()
-        tokens[inner, self.places :] = pictures.patches(changed, self.frame.patch, self.block[0])
+        changed, origin = self._varied(self.joined(piece), rng, how, tells, recolour)
         alignment = None
         if piece.alignment is not None:
-            raw = piece.alignment.regions[inner]
-            low, high = raw[:, :, 0].min(0), raw[:, :, 1].max(0)
-            corners = np.stack([piece.positions[inner], piece.positions[inner] + 1], axis=-1)
-            before = np.sort(corners * np.array(self.block)[:, None] * origin[:, 0, None] + origin[:, 1, None], axis=-1)
             regions = piece.alignment.regions.copy()
-            regions[inner] = low[:, None] + before * ((high - low) / pixels.shape[:-1])[:, None]
-            alignment = Alignment(regions)
+            regions[inner] = self._regions(piece, piece.positions[inner], origin)
+            alignment = replace(piece.alignment, regions=regions)
+        return self._shown(piece, changed, alignment)
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """Two values seen through each other ("mixup") or one in the other ("cutmix"), in the size of the first."""
+        mixed, shares = (mixing.blended if how == "mixup" else mixing.pasted)(list(map(self.joined, pieces)), rng)
+        return self._shown(pieces[0], mixed), [Part(share) for share in shares]
+
+    def _shown(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
+        """The piece of a whole value with these pixels in its stead."""
+        tokens = piece.tokens.copy()
+        tokens[~piece.special, self.places :] = pictures.patches(pixels, self.frame.patch, self.block[0])
         return replace(piece, tokens=tokens, alignment=alignment)
 
-    def _grid(self, piece: Piece) -> tuple[int, ...]:
+    def _regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The raw regions (t, a, 2) of patches at `places` (t, a) that come from the value of `piece` as `origin` says, in the
+        way of `_framed`."""
+        assert piece.alignment is not None
+        block, (first, last) = np.array(self.block), piece.alignment.ends(piece.positions)
+        size = (piece.positions.max(0) + 1) * block
+        corners = np.stack([places, places + 1], axis=-1) * block[:, None]
+        before = corners * origin[:, 0, None] + origin[:, 1, None]
+        return np.sort(first[:, None] + before * ((last - first) / size)[:, None], axis=-1)
+
+    def grid(self, piece: Piece) -> tuple[int, ...]:
         """Patches along each axis of the value that a piece is of."""
         return tuple(piece.tokens[0, 1 + len(self.block) : self.places].tolist())
 
     def joined(self, piece: Piece) -> Pixels:
         """The pixels (…, h, w, 3) of all patches of a value."""
         found = piece.tokens[~piece.special, self.places :]
-        return pictures.joined(found, self._grid(piece), self.frame.patch, self.block[0])
+        return pictures.joined(found, self.grid(piece), self.frame.patch, self.block[0])
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
@@ -184,21 +213,39 @@ class PatchedSource(Source):
         """Some patches hidden. Raises UsageError where values are read whole."""
         self.require_parts()
         hidden = choose(corruption, piece, rng, progress)
+        return self._hidden(piece, hidden), hidden
+
+    def _hidden(self, piece: Piece, hidden: Ints) -> Piece:
         tokens = piece.tokens.copy()
         tokens[hidden, 0], tokens[hidden, self.places :] = HIDDEN, 0
-        return replace(piece, tokens=tokens), hidden
+        return replace(piece, tokens=tokens)
 
-    def _leaders(self) -> list[str]:
-        """What the tokens before the patches are called."""
+    def _framing(self) -> list[str]:
+        """What the tokens are called that are no patches."""
         return []
 
     def words(self, piece: Piece) -> list[str]:
         """Row and column of each patch; of a stack, before that, its place along it."""
-        frame = self._leaders()
+        frame = self._framing()
         return [
             frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else ",".join(map(str, at))
             for what, *at in piece.tokens[:, : 1 + len(self.block)].tolist()
         ]
+
+    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """The patches, or cells of a network, about each place of a grid, two along each axis."""
+        size = np.array(self.grid(piece))
+        places = np.indices(tuple(counts)).reshape(len(size), -1).T
+        at = np.clip((places + 0.5) / counts * size - 0.5, 0, size - 1)
+        low = np.floor(at).astype(np.int64)
+        far = (at - low).astype(np.float32)
+        ends = [
+            [(low[:, a], 1 - far[:, a]), (np.minimum(low[:, a] + 1, most), far[:, a])]
+            for a, most in enumerate(size - 1)
+        ]
+        corners = [tuple(zip(*corner, strict=True)) for corner in itertools.product(*ends)]
+        numbers = np.stack([np.ravel_multi_index(about, size) for about, _ in corners], 1)
+        return np.flatnonzero(~piece.special)[numbers], np.stack([math.prod(shares) for _, shares in corners], 1)
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood."""
@@ -272,6 +319,7 @@ class PatchedTarget(Target):
     likely = False
 
     source: PatchedSource
+    normed: bool
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
@@ -280,10 +328,10 @@ class PatchedTarget(Target):
         """Take patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
         if not isinstance(source, PatchedSource):
             raise UsageError(
-                f"`{self.kind}` as an answer needs `~{self.kind}` among the sources; others are not here yet"
+                f"`{self.kind}` as an answer needs `{self.kind}` among the sources; one made of other kinds is not here yet"
             )
         source.require_parts()
-        self.source = source
+        self.source, self.normed = source, source.normed
 
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
         """Nothing: the pixels are the source's."""
@@ -296,15 +344,15 @@ class PatchedTarget(Target):
         """The pixels (…, h, w, 3) of the value in the size in which it is read. Of a `normed` source each patch has its own mean
         and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
-        if self.source.normed:
-            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden])))
+        if self.normed:
+            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden, self.source.places :])))
             output = output.float().cpu() * deviation + mean
-        tokens[hidden, self.source.places :] = self._pixels(output).movedim(-1, 1).flatten(1).numpy()
+        tokens[hidden, self.source.places :] = self._bytes(output).numpy()
         return self.source.joined(replace(piece, tokens=tokens))
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """A value for another one is not here yet."""
-        raise UsageError(f"`{self.kind}` as an answer needs `~{self.kind}` as its source; others are not here yet")
+        """Nothing can be told but what was hidden."""
+        raise UsageError(f"`{self.kind}` as an answer puts back what `~{self.kind}` hides, and tells none of its own")
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """The patches that are hidden."""
@@ -316,16 +364,17 @@ class PatchedTarget(Target):
 
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows."""
-        seen = self._seen(values)
-        if not self.source.normed:
+        seen = self._seen(values[:, self.source.places :])
+        if not self.normed:
             return seen
         mean, deviation = self._own(seen)
         return (seen - mean) / deviation
 
-    def _seen(self, values: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=values.device) for v in (self.source.mean, self.source.std))
-        pixels = values[:, self.source.places :].view(len(values), 3, -1).transpose(1, 2)
-        return ((pixels.float() / 255 - mean) / std).flatten(1)
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Bytes of patches (m, f), channel by channel, as the model tells them, colour by colour."""
+        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.source.mean, self.source.std))
+        coloured = pixels.view(len(pixels), 3, -1).transpose(1, 2)
+        return ((coloured.float() / 255 - mean) / std).flatten(1)
 
     @staticmethod
     def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -350,6 +399,10 @@ class PatchedTarget(Target):
         mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
         pixels = output.float().cpu().view(-1, *self.source.block, 3) * std + mean
         return (255 * pixels).round().clamp(0, 255).byte()
+
+    def _bytes(self, output: Tensor) -> Tensor:
+        """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
+        return self._pixels(output).movedim(-1, 1).flatten(1)
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """The error of the hidden patches, and the share of their variance that is explained."""

@@ -29,6 +29,7 @@ class Vector(Target):
 
     kind = "vector"
     way = "pooled"
+    mixes = ("blended", "placed")
     likely = False
 
     def __init__(self, mean: Sequence[float] = (), deviation: Sequence[float] = ()) -> None:

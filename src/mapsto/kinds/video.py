@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def _read(cell: object) -> Video:
 
 
 class VideoSource(PatchedSource):
-    """Videos cut into patches. frames: how many are read of each. depth: of how many a patch is. table: patches along a side of
+    """Videos cut into patches. frames: how many are read of each. depth: of how many a patch is. table: rows and columns of
     the largest grid; positions are fixed, none is learnt."""
 
     kind = "video"
@@ -136,7 +137,7 @@ class VideoSource(PatchedSource):
         std: Sequence[float],
         frames: int,
         depth: int = DEPTH,
-        table: int | None = None,
+        table: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(frame, mean, std, table)
         self.frames, self.depth = frames, depth
@@ -153,7 +154,7 @@ class VideoSource(PatchedSource):
     @property
     def longest(self) -> int:
         """Tokens of the largest video."""
-        return self.frames // self.depth * self.table**2
+        return self.frames // self.depth * math.prod(self.table)
 
     @classmethod
     def new(cls, values: Sequence[Video], size: int | None = None, share: float = 1.0) -> Self:
@@ -184,7 +185,7 @@ class VideoSource(PatchedSource):
                 raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {frame.size} and {kernel}")
             if not 0 < frames // depth <= MOST_SIDE or frames // depth * table**2 > MOST_TOKENS:
                 raise ValueError(f"{frames} frames of {table} × {table} patches are not supported")
-            return cls(frame, *processor.normal_of(said), frames, depth, table)
+            return cls(frame, *processor.normal_of(said), frames, depth)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare videos: {error!r}") from error
 
@@ -214,6 +215,10 @@ class VideoSource(PatchedSource):
         framed = [self.frame.framed(frame) for frame in value.sampled(self.frames)]
         time = [[value.facts.seconds / self.frames, 0.0]]
         return np.stack([pixels for pixels, _ in framed]), np.concatenate([time, framed[0][1]])
+
+    @staticmethod
+    def _whole(value: Video) -> tuple[float, ...]:
+        return value.facts.seconds, value.facts.height, value.facts.width
 
     _varied = staticmethod(videos.varied)
 
@@ -282,7 +287,6 @@ class VideoTarget(PatchedTarget):
     """The hidden patches of `~video`, read where they were hidden."""
 
     kind = "video"
-    stem = "patch_head"
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)

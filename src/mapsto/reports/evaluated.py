@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.errors import Finding
+from mapsto import kinds
+from mapsto.errors import Finding, place
 from mapsto.evaluate import Answers, Evaluation
-from mapsto.page import SERIES, Page, Section, Table, drawing
+from mapsto.page import SERIES, Page, Section, Table, drawing, safe
 from mapsto.progress import duration
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import Scrutiny
@@ -39,7 +40,7 @@ def evaluated(
             *failures(answers, look),
             *reasons(answers, look),
         ]
-    sections += [*data_findings(findings), *_learnt(steps), _how(found, steps, command)]
+    sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
     files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
     about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
     return Page(title, about, headline(found, looks), sections)
@@ -71,6 +72,22 @@ def _scores(found: Evaluation) -> Section:
     ]  # fmt: skip
     columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
     return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
+
+
+def _made(found: Evaluation) -> list[Section]:
+    """What was read, made and true, side by side."""
+    rows = [
+        [
+            place(Path(one.file).name, one.row),
+            safe(kinds.source(one.target.lies_in).marked(one.read, [], [])),
+            safe(one.target.show(one.answer)),
+            safe(one.target.show(one.truth)),
+        ]
+        for one in found.made
+    ]
+    columns = ["where", "what was read", "answer", "truth"]
+    table = Table("Rows drawn at random", columns, rows)
+    return [Section("What it makes", tables=[table])] if rows else []
 
 
 def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
