@@ -165,11 +165,15 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
     assert len(seen) > 3
 
 
-@pytest.mark.parametrize("how", kinds.source("image").mixings)
-def test_the_share_of_a_picture_is_what_is_seen_of_it(how: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "how"), [(kind, how) for kind in ("image", "video") for how in kinds.source(kind).mixings]
+)
+def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> None:
     """Of pictures of one colour each, in other sizes, the mean is that of their colours by their shares."""
-    source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
-    colours, sizes = (10, 250, 90, 170), ((32, 48), (64, 24), (4, 40), (16, 16))
+    frames: tuple[int, ...] = (4,) if kind == "video" else ()
+    source: Any = kinds.source(kind)(Frame(4, 64), [0.5] * 3, [0.25] * 3, *frames)  # type: ignore[call-arg]
+    colours = (10, 250, 90, 170)
+    sizes = [(*frames, *size) for size in ((32, 48), (64, 24), (4, 40), (16, 16))]
     values = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
     pieces = source.encode([source.read(value) for value in values], 0, aligned=True)
     for first in range(4):
@@ -179,7 +183,9 @@ def test_the_share_of_a_picture_is_what_is_seen_of_it(how: str) -> None:
             mixed, parts = source.mix(given, generator(0, first, step), how)
             shares = np.array([part.share for part in parts])
             assert len(mixed) == len(given[0])
-            assert mixed.tokens[~mixed.special, PLACES:].mean() == pytest.approx(float(shares @ known), abs=0.51)
+            assert mixed.tokens[~mixed.special, source.places :].mean() == pytest.approx(
+                float(shares @ known), abs=0.51
+            )
 
 
 @pytest.mark.parametrize("name", randaugment.OPERATIONS)

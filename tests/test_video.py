@@ -260,6 +260,36 @@ def test_all_frames_are_moved_alike(how: str) -> None:
     assert seen
 
 
+@pytest.mark.parametrize("how", VideoSource.mixings)
+def test_all_frames_are_mixed_alike(how: str) -> None:
+    of = source()
+    stills = [np.random.default_rng(n).integers(0, 256, (1, 16, 8 * n, 3)).astype(np.uint8) for n in (1, 2)]
+    pieces = of.encode([read(np.repeat(still, 6, axis=0)) for still in stills], 0)
+    for seed in range(5):
+        shown = of.joined(of.mix(pieces, generator(seed, 0, 0), how)[0])
+        assert (shown == shown[0]).all() and shown.shape[1:3] == (16, 8)
+
+
+def test_places_lie_between_the_patches_about_them() -> None:
+    """In time as in rows and columns: in the grid of the patches they are these, in another the mean of eight."""
+    (piece,) = source().encode([read(np.zeros((6, 16, 8, 3), np.uint8))], 0)
+    at, shares = source().between_tokens(piece, (3, 4, 2))
+    assert (at[np.arange(24), shares.argmax(1)] == np.arange(24)).all() and (shares.max(1) == 1).all()
+    at, shares = source().between_tokens(piece, (2, 3, 5))
+    where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
+    wanted = (np.indices((2, 3, 5)).reshape(3, -1).T + 0.5) / (2, 3, 5) * (3, 4, 2)
+    assert np.allclose(where, wanted.clip(0.5, np.array((3, 4, 2)) - 0.5), atol=1e-6)
+
+
+def test_videos_are_not_made_of_others_nor_masked(tmp_path: Path) -> None:
+    pairs = [{**row, "clean": row["video"]} for row in rows(0, 8)]
+    with pytest.raises(mapsto.MapstoError, match="puts back what `~video` hides, and tells none of its own"):
+        mapsto.fit("video:video -> clean:video", pairs, steps=1, **HOW)
+    model = mapsto.fit("~video -> video", [{"video": row["video"]} for row in pairs], steps=1, **HOW)
+    with pytest.raises(mapsto.MapstoError, match="there are no masks for 'video'"):
+        model.complete([pairs[0]["video"]], 0.5, mask=np.ones((8, 8)))
+
+
 def test_sources_of_other_settings_are_told_apart() -> None:
     made = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"table": 5})]
     assert len({of.fingerprint for of in made}) == len(made)
@@ -382,9 +412,14 @@ def test_a_video_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [(["--vocabulary", "300"], "videos have none"), (["--size", "64"], "no size")]
+    ("options", "said"),
+    [
+        ({"vocabulary": 300}, "videos have none"),
+        ({"size": 64}, "no size"),
+        ({"augment": "mosaic"}, "there is: mixup, cutmix"),
+        ({"augment": "rand"}, "would change nothing"),
+    ],
 )
-def test_options_that_are_not_for_videos_are_refused(flags: list[str], said: str) -> None:
-    options = {flags[0].removeprefix("--"): int(flags[1])}
+def test_options_that_are_not_for_videos_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(mapsto.MapstoError, match=said):
         mapsto.fit("video -> label", rows(0, 8), steps=1, **HOW, **options)
