@@ -166,7 +166,7 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arrow", "said"),
     [
-        ("text -> image", "needs a picture among the sources"),
+        ("text -> image", "needs `image` among the sources"),
         ("image -> image", "say which"),
     ],
 )
