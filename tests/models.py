@@ -133,6 +133,11 @@ VISION: dict[str, dict[str, Any]] = {
     "clip:part of a patch is left": {**TOWER, "image_size": 37, "hidden_act": "gelu"},
     "siglip": {**TOWER, "image_size": 32},
 }
+# Families that read videos.
+VIDEOS: dict[str, dict[str, Any]] = {
+    "videomae": {**TOWER, "image_size": 32, "num_frames": 4},
+    "videomae:first token": {**TOWER, "image_size": 27, "num_frames": 6, "tubelet_size": 3, "use_mean_pooling": False},
+}
 # Families whose hidden patches a decoder puts back.
 DECODED: dict[str, dict[str, Any]] = {
     "vit_mae": {

@@ -154,6 +154,42 @@ def write_photos(folder: Path, count: int = 40) -> None:
         Image.fromarray(noise.astype(np.uint8)).save(folder / label / f"{i:03}.png")
 
 
+def clip(number: int, frames: int = 8, side: int = 16) -> tuple[Any, str]:
+    """A small video (k, h, w, 3) of a square that moves over a dark ground, and to which side; one frame does not tell."""
+    rng = np.random.default_rng(number)
+    label = ("left", "右")[number % 2]
+    top = int(rng.integers(0, side - 3))
+    pixels = rng.integers(0, 40, (frames, side, side, 3)).astype(np.uint8)
+    start = int(rng.integers(0, side))
+    for at in range(frames):
+        left = start + (-1, 1)[number % 2] * at
+        columns = np.arange(left, left + 3) % side
+        pixels[at, top : top + 3, columns] = 255
+    return pixels, label
+
+
+def write_clip(path: Path, pixels: Any, rate: int = 10, codec: str = "mpeg4") -> Path:
+    """A video file of these frames."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"qscale": "1"})
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], "yuv420p"
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_clips(folder: Path, count: int = 40) -> Path:
+    """Videos of squares that move to the left and to the right, of three lengths, in a folder for each."""
+    for i in range(count):
+        pixels, label = clip(i, frames=6 + 2 * (i % 3))
+        write_clip(folder / label / f"{i:03}.mp4", pixels)
+    return folder
+
+
 def boxed(number: int) -> tuple[Any, list[dict[str, Any]]]:
     """A dark picture with a red and sometimes a green rectangle, and where they are."""
     rng = np.random.default_rng(number)

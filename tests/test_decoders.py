@@ -96,7 +96,7 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_picture(normed: bool, tmp
     make("vit_mae", "image", tmp_path, norm_pix_loss=normed)
     mapping = folders.load(tmp_path)
     source, target = mapping.sources["image"], mapping.targets[0]
-    assert isinstance(source, ImageSource) and isinstance(target, ImageTarget) and target.normed == normed
+    assert isinstance(source, ImageSource) and isinstance(target, ImageTarget) and source.normed == normed
     for picture in pictures():
         value = source.read(picture)
         (piece,) = source.encode([value], 0)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, sentences, write_corpus, write_labelled, write_pairs, write_photos, write_voc
+from runs import ended, sentences, write_clips, write_corpus, write_labelled, write_pairs, write_photos, write_voc
 
 from mapsto import cli
 
@@ -18,7 +18,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The same commands with less work; nothing else is changed.
 SHORTER = (
-    (r"(?<=pictures )--minutes \d+", "--steps 3 --layers 2 --width 64"),
+    (r"(?<=pictures )--minutes \d+|(?<=clips )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"--minutes \d+", "--steps 3 --layers 2 --width 64 --vocabulary 300"),
     (r"minutes=\d+", "steps=3, layers=2, width=64, vocabulary=300"),
 )
@@ -35,6 +35,9 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "pool.csv").write_text("\n".join(["text", *sentences(40, 8)]) + "\n", encoding="utf-8")
     if page.stem == "images":
         write_photos(tmp_path / "photos")
+    if page.stem == "video":
+        pytest.importorskip("av", reason="the extra [video] is not here")
+        write_clips(tmp_path / "clips", 12)
     if page.stem == "picture-to-picture":
         write_pairs(tmp_path)
     if page.stem == "boxes":

@@ -1,4 +1,4 @@
-"""Laws over the published families that read pictures: they prepare, compute and save what `transformers` does."""
+"""Laws over the published families that read pictures and videos: they prepare, compute and save what `transformers` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from models import LABELS, NETWORKS, VISION, Vgg
+from models import LABELS, NETWORKS, VIDEOS, VISION, Vgg
 from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
@@ -20,12 +20,14 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForVideoClassification,
     BitImageProcessorPil,
     CLIPImageProcessorPil,
     ConvNextImageProcessorPil,
     DeiTForImageClassificationWithTeacher,
     DeiTImageProcessorPil,
     SiglipImageProcessorPil,
+    VideoMAEImageProcessorPil,
     ViTImageProcessorPil,
 )
 
@@ -42,8 +44,11 @@ from mapsto.sequence import Answer, Example, collate
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 POOLERS = ("pooler.", "head.")  # which are left out
-CLASSES = {"body": AutoModel, "label": AutoModelForImageClassification}
-ALL = {**VISION, **NETWORKS}
+CLASSES = {
+    "image": {"body": AutoModel, "label": AutoModelForImageClassification},
+    "video": {"body": AutoModel, "label": AutoModelForVideoClassification},
+}
+ALL = {**VISION, **NETWORKS, **VIDEOS}
 SIDE = 32
 
 
@@ -56,6 +61,19 @@ def pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))
         waves = [np.sin(y * rng.uniform(0.1, 0.9) + x * rng.uniform(0.1, 0.9) + rng.uniform(0, 6)) for _ in range(3)]
         found.append(np.clip(127 + 90 * np.stack(waves, -1) + rng.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8))
     return found
+
+
+def reads(shape: str) -> str:
+    """The kind that a family reads."""
+    return zoo.family(shape.split(":")[0]).reads
+
+
+def shown(shape: str) -> list[Any]:
+    """Such pictures; or videos of them, moving, of several lengths."""
+    if reads(shape) == "image":
+        return pictures()
+    moving = zip(pictures(), (4, 9, 3), strict=True)
+    return [np.stack([np.roll(picture, 3 * at, axis=1) for at in range(count)]) for picture, count in moving]
 
 
 def change(path: Path, **fields: Any) -> None:
@@ -77,6 +95,10 @@ def processor(how: str, side: int) -> Any:
         return DeiTImageProcessorPil(size=larger, crop_size=square, **normal)
     if how == "siglip":
         return SiglipImageProcessorPil(size=square, **normal)
+    if how == "video, middle":
+        return VideoMAEImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, **normal)
+    if how == "video, squash":
+        return VideoMAEImageProcessorPil(size=square, do_center_crop=False, **normal)
     return ViTImageProcessorPil(size=square, resample=2, **normal)
 
 
@@ -96,12 +118,14 @@ def make(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.M
     if kind == "vgg":
         model = Vgg(**given, **told)
     else:
-        model = CLASSES[task].from_config(AutoConfig.for_model(kind, **given, **told), attn_implementation="eager")
+        model = CLASSES[reads(shape)][task].from_config(
+            AutoConfig.for_model(kind, **given, **told), attn_implementation="eager"
+        )
     with torch.no_grad():
         for weight in weights_of(model).values():  # variances stay above 0
             weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
     model.eval().save_pretrained(folder)
-    processor(how, side).save_pretrained(folder)
+    processor(f"video, {how}" if reads(shape) == "video" else how, side).save_pretrained(folder)
     return model
 
 
@@ -121,6 +145,9 @@ def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
 def seen(folder: Path, values: list[Any]) -> Tensor:
     kind = json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"]
     of = getattr(transformers, f"{kind}Pil")
+    if values[0].ndim == 4:  # which frames are read is not theirs to say
+        count = json.loads((folder / "config.json").read_text())["num_frames"]
+        values = [[video[int((i + 0.5) * len(video) / count)] for i in range(count)] for video in values]
     found: Tensor = of.from_pretrained(folder)(values, return_tensors="pt")["pixel_values"]
     return found
 
@@ -138,7 +165,7 @@ def written(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def packed(mapping: Mapping, values: list[Any], answers: list[Any] | None = None) -> Any:
-    source = mapping.sources["image"]
+    (source,) = mapping.sources.values()
     pieces = source.encode([source.read(value) for value in values], 0)
     given = answers or [questions(mapping, (piece,)) for piece in pieces]
     return collate([Example((piece,), given[i], i) for i, piece in enumerate(pieces)])
@@ -178,9 +205,9 @@ def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: P
     mapping = folders.load(tmp_path)
     theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith(POOLERS)}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
-    batch = packed(mapping, pictures())
+    batch = packed(mapping, shown(shape))
     states = mapping.states(mapping.embed(batch), batch, every_layer=True)
-    expected = states_of(reference, seen(tmp_path, pictures()))
+    expected = states_of(reference, seen(tmp_path, shown(shape)))
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
         for i, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
@@ -191,10 +218,10 @@ def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: P
 def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "label", tmp_path)
     mapping = folders.load(tmp_path)
-    assert str(mapping.arrow) == "image -> label"
+    assert str(mapping.arrow) == f"{reads(shape)} -> label"
     truth = np.array([2, 0, 1])
-    batch = packed(mapping.train(), pictures(), [(Answer(np.asarray(t)),) for t in truth])
-    logits = reference(seen(tmp_path, pictures()))["logits"]
+    batch = packed(mapping.train(), shown(shape), [(Answer(np.asarray(t)),) for t in truth])
+    logits = reference(seen(tmp_path, shown(shape)))["logits"]
     torch.testing.assert_close(mapping(batch)[0], logits, **CLOSE)
     expected_loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth), reduction="sum")
     (_, loss), *_ = mapping.losses(batch)
@@ -227,24 +254,26 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     folders.save(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
-    made = Vgg if shape.startswith("vgg") else CLASSES[task]
+    made = Vgg if shape.startswith("vgg") else CLASSES[reads(shape)][task]
     opened, report = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not {name for name in report["missing_keys"] if not name.startswith(POOLERS)}
     assert not report["unexpected_keys"]
-    values = seen(tmp_path / "ours", pictures())
-    torch.testing.assert_close(values, seen(tmp_path / "theirs", pictures()))
+    values = seen(tmp_path / "ours", shown(shape))
+    torch.testing.assert_close(values, seen(tmp_path / "theirs", shown(shape)))
     said = "last_hidden_state" if task == "body" else "logits"
     torch.testing.assert_close(opened.eval()(values)[said], reference(values)[said], **CLOSE)
 
 
-@pytest.mark.parametrize("shape", VISION)
+@pytest.mark.parametrize("shape", [*VISION, *VIDEOS])
 @pytest.mark.parametrize("objective", ["masked", "mae"])
 def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objective: str, tmp_path: Path) -> None:
     make(shape, "body", tmp_path / "start")
     how: dict[str, Any] = {"steps": 2, "device": "cpu", "precision": "fp32"}
-    rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(pictures() * 3)]
-    shown = [{"image": row["image"]} for row in rows]
-    further = mapsto.pretrain("image", shown, start=tmp_path / "start", objective=objective, **how)
+    kind, values = reads(shape), shown(shape)
+    rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
+    further = mapsto.pretrain(
+        kind, [{kind: row[kind]} for row in rows], start=tmp_path / "start", objective=objective, **how
+    )
     before, after = folders.load(tmp_path / "start"), dict(further.mapping.named_parameters())
     kept = {name for name, parameter in before.named_parameters() if torch.equal(parameter, after[name])}
     assert kept == before.fixed
@@ -253,12 +282,12 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objectiv
     assert again.keys() == after.keys() and all(
         torch.equal(parameter, after[name]) for name, parameter in again.items()
     )
-    fitted = mapsto.fit("image -> label", rows, start=further, method="full", **how)
+    fitted = mapsto.fit(f"{kind} -> label", rows, start=further, method="full", **how)
     fitted.save(tmp_path / "fitted")
-    theirs, report = AutoModelForImageClassification.from_pretrained(tmp_path / "fitted", output_loading_info=True)
+    theirs, report = CLASSES[kind]["label"].from_pretrained(tmp_path / "fitted", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    expected = torch.softmax(theirs.eval()(seen(tmp_path / "fitted", pictures())).logits, -1)
-    answers = fitted.predict([{"image": value} for value in pictures()])
+    expected = torch.softmax(theirs.eval()(seen(tmp_path / "fitted", values)).logits, -1)
+    answers = fitted.predict([{kind: value} for value in values])
     ours = torch.tensor([[answer["scores"][theirs.config.id2label[i]] for i in range(3)] for answer in answers])
     torch.testing.assert_close(ours, expected, **CLOSE)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from models import CLASSES, DECODED, DETECTORS, LABELS, NETWORKS, SHAPES, TEXTS, VISION, make_model
+from models import CLASSES, DECODED, DETECTORS, LABELS, NETWORKS, SHAPES, TEXTS, VIDEOS, VISION, make_model
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -42,7 +42,7 @@ def padded(folder: Path, texts: list[str]) -> Any:
 def test_all_promised_families_are_here() -> None:
     promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert"}
     assert set(FAMILIES) >= promised
-    held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS)}
+    held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
     held |= {
         tower.own for name in held if (tower := zoo.family(name).tower) is not None
     }  # as which their bodies are held

@@ -20,6 +20,7 @@ TASKS = {
     ("image", "image"): "image-to-image",
     ("~image", "image"): "image-feature-extraction",
     ("image", ""): "image-feature-extraction",
+    ("video", "label"): "video-classification",
 }
 # What the metadata calls our figures; those without a name there are in the table alone.
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}

@@ -24,7 +24,8 @@ class Corruption:
 
     The rate falls from `rate` to `final_rate` over the last 40 % of training: 30 % hidden teaches faster, 15 % is closer
     to clean text (RECIPES: Wettig et al. 2023; GPT-BERT 2024). `shape`: single tokens, whole words, spans of words of
-    geometric length with mean `span` (SpanBERT, Joshi et al. 2020), or axis-aligned blocks (BEiT, Bao et al. 2022).
+    geometric length with mean `span` (SpanBERT, Joshi et al. 2020), or axis-aligned blocks (BEiT, Bao et al. 2022). Of a
+    stack of pictures a word is one place in all of them (the tubes of VideoMAE, Tong et al. 2022).
     Of the hidden tokens the share `random` shows a random token and `kept` shows itself; the rest shows the mask.
     causal: the share of examples of which nothing is hidden but what comes later: each token is put back from those before
     it. 1 is a causal language model; between 0 and 1 one stack learns both ways (GPT-BERT, Charpentier & Samuel 2024).
@@ -90,15 +91,16 @@ def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progr
 
 def _words(units: Ints, free: Ints, wanted: int, span: float, rng: np.random.Generator) -> Ints:
     """Whole units, in runs of geometric length of mean `span`, until `wanted` tokens are hidden."""
-    names, first = np.unique(units, return_index=True)
-    bounds = np.append(np.sort(first), len(units))
+    names, first, which = np.unique(units, return_index=True, return_inverse=True)
+    of = np.argsort(np.argsort(first))[which]
+    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
     hidden = np.zeros(len(units), bool)
     for start in rng.permutation(len(names)):
         run = 1 if span <= 1 else int(rng.geometric(1 / span))
         for unit in range(start, min(start + run, len(names))):
             if hidden.sum() >= wanted:
                 return free[hidden]
-            hidden[bounds[unit] : bounds[unit + 1]] = True
+            hidden[members[unit]] = True
     return free[hidden]
 
 

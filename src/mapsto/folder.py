@@ -127,7 +127,7 @@ def load(name: str | Path) -> Mapping:
     elif opened.start.labels:
         arrow = Arrow((Port(kind),), (Port(opened.start.answered),))
         targets = [_target(kinds.target(opened.start.answered), {"classes": opened.start.labels})]
-    elif any(key.startswith(f"{published.HEADS[kind]}.") for key in opened.start.tensors):
+    elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.start.tensors):
         arrow = arrows.parse(f"~{kind} -> {kind}")
         targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.start.config.decoder is None else "mae"

@@ -1,4 +1,4 @@
-"""Pictures made of several, which are brought to the size of the first.
+"""Pictures, or stacks of as many of them, made of several, which are brought to the size of the first.
 
 Legend of shapes: h rows, w columns of pixels; p side of a patch.
 """
@@ -29,24 +29,30 @@ class Place:
 
 def blended(pictures: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
     """Two pictures seen through each other, and the shares of both (mixup, Zhang et al. 2018)."""
-    one, other = pictures[0], resized(pictures[1], pictures[0].shape[:2])
+    one, other = pictures[0], _as_large(pictures[1], pictures[0])
     share = float(rng.beta(SHARPNESS, SHARPNESS))
     mean = np.float32(share) * one + np.float32(1 - share) * other
     return np.rint(mean).astype(np.uint8), [share, 1 - share]
 
 
 def pasted(pictures: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """A picture with a rectangle of another, which stood in the same place; and what share of the area is of each (CutMix, Yun et
-    al. 2019)."""
-    mixed, other = pictures[0].copy(), resized(pictures[1], pictures[0].shape[:2])
-    size = np.array(mixed.shape[:2])
+    """A picture with a rectangle of another, which stood in the same place, of stacks in all; and what share of the area is of
+    each (CutMix, Yun et al. 2019)."""
+    mixed, other = pictures[0].copy(), _as_large(pictures[1], pictures[0])
+    size = np.array(mixed.shape[-3:-1])
     extent, middle = size * rng.random() ** 0.5, size * rng.random(2)
     (top, left), (bottom, right) = (
         np.clip(np.rint(middle + side * extent / 2), 0, size).astype(int) for side in (-1, 1)
     )
-    mixed[top:bottom, left:right] = other[top:bottom, left:right]
+    mixed[..., top:bottom, left:right, :] = other[..., top:bottom, left:right, :]
     share = float((bottom - top) * (right - left) / size.prod())
     return mixed, [1 - share, share]
+
+
+def _as_large(pixels: Pixels, one: Pixels) -> Pixels:
+    """A picture, or each of a stack, in the size of `one`."""
+    h, w = one.shape[-3:-1]
+    return resized(pixels, (h, w)) if pixels.ndim == 3 else np.stack([resized(frame, (h, w)) for frame in pixels])
 
 
 def mosaic(pictures: Sequence[Pixels], p: int, rng: np.random.Generator) -> tuple[Pixels, list[Place | None]]:

@@ -95,15 +95,15 @@ class Options:
     )
     hide: float | None = _option(
         None,
-        "Share of the tokens that `~` hides (text 0.3, pictures 0.6); it falls to half of this late in training. With mae 0.75, "
-        "to the end.",
+        "Share of the tokens that `~` hides (text 0.3, pictures 0.6, videos 0.75); it falls to half of this late in training. "
+        "With mae 0.75, of videos 0.9, to the end.",
     )
     augment: str = _option(
         "auto",
-        "How training rows are varied: pictures moved a little (auto), also mirrored (mirror), after two of many operations "
-        "(rand), parts of them in other colours (crop; simclr's auto), or not (none). How they are mixed with other rows, and "
-        "their answers too: seen through each other (mixup), one in the other (cutmix), four side by side (mosaic). Joined by +: "
-        "crop+mixup.",
+        "How training rows are varied: pictures and videos moved a little (auto), also mirrored (mirror), pictures after two of "
+        "many operations (rand), parts of them in other colours (crop; simclr's auto), or not (none). How they are mixed with "
+        "other rows, and their answers too: seen through each other (mixup), one in the other (cutmix), four pictures side by "
+        "side (mosaic). Joined by +: crop+mixup.",
     )
     style: str | None = _option(
         None, "A picture as which `image -> image` shall make others look; no pairs are needed, but --features."
@@ -116,7 +116,10 @@ class Options:
         0.0,
         "Weight of deceiving a network that learns along to tell pictures that are made from real ones; 0 for none.",
     )
-    shape: Shape = _option("token", "What is hidden together: tokens, whole words, spans of words, blocks.")
+    shape: Shape = _option(
+        "token",
+        "What is hidden together: tokens, whole words (of a video one place in all frames), spans of words, blocks.",
+    )
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
     patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
     save_every: int | None = _option(None, "Steps between checkpoints.")

@@ -1,25 +1,29 @@
-"""What a picture is to a model: rows of bytes, a patch each, and the modules that make vectors of them.
+"""What a picture, or a stack of them, is to a model: rows of bytes, a patch each, and the modules that make vectors of them.
 
 A token says what stands there (0 a patch, 1 a hidden one, 2 … the tokens in front, then the learnt queries at the end), its row
-and column in the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel.
-Legend of shapes: t tokens, n pictures, d width, p side of a patch, f = 3·p·p values of a patch.
+and column in the grid, the rows and columns of the grid, and the pixels of the patch, channel by channel. In a stack a patch is
+of several pictures, and its place along the stack stands before its row, the length of the grid before the number of rows.
+Legend of shapes: t tokens, n pictures, d width, p side of a patch, f = 3·p·p values of a patch (of a stack as many times that as
+it is deep).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.convolution import ConvolutionConfig
+from mapsto.sequence import Ints, Piece
 
 PATCH, HIDDEN, FIRST_OF_FRAME = 0, 1, 2
-PLACES, MOST_SIDE = 5, 255  # bytes in front of the pixels, and what one of them can count
+PLACES, STACKED, MOST_SIDE = 5, 7, 255  # bytes in front of the pixels, also of a stack, and what one of them can count
 WAVES = 0.2  # about as strong as the pixels are at first
+SLOWEST = 10_000  # how many times as long the last wave is as the first one
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class PatchConfig:
     """How tokens are read. patch: pixels to a side. mean, std: of the pixels, from 0 to 1, by channel. table: rows and columns of
     the grid that positions were learnt on. placed: tokens in front that have a place in the table. registers: those behind them,
     that have none. masked: whether hidden patches have a vector of their own. bias: of the linear map. queries: learnt tokens at
-    the end, each with a place in the table. between: layers behind which where tokens stand is told again."""
+    the end, each with a place in the table. between: layers behind which where tokens stand is told again. depth: the pictures of
+    a stack that a patch is of, and length: patches along it; None for a picture."""
 
     patch: int
     mean: Sequence[float]
@@ -39,24 +44,27 @@ class PatchConfig:
     bias: bool
     queries: int = 0
     between: int = 0
+    depth: int | None = None
+    length: int | None = None
 
 
 class PixelEmbedder(nn.Module):
-    """What reads the pixels of tokens (t, 5 + f) of bytes, in fp32."""
+    """What reads the pixels of tokens of bytes, in fp32."""
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__()
-        self.patch = config.patch
-        mean, std = (torch.tensor(values).repeat_interleave(self.patch**2) for values in (config.mean, config.std))
+        self.patch, values = config.patch, (config.depth or 1) * config.patch**2
+        self.first = PLACES if config.depth is None else STACKED
+        mean, std = (torch.tensor(channels).repeat_interleave(values) for channels in (config.mean, config.std))
         self.register_buffer("shift", 255 * mean, persistent=False)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
 
     def normalised(self, tokens: Tensor) -> Tensor:
         """(t, f)"""
-        return (tokens[:, PLACES:].float() - self.shift) * self.scale
+        return (tokens[:, self.first :].float() - self.shift) * self.scale
 
 
 class PatchEmbedder(PixelEmbedder):
@@ -154,6 +162,46 @@ def _drawn(learnt: Tensor, table: tuple[int, int], at: Tensor, grid: Tensor, smo
     return found
 
 
+class StackEmbedder(PixelEmbedder):
+    """From tokens (t, 7 + f) of bytes of a stack to (t, d), with fixed waves of where they stand."""
+
+    def __init__(self, config: PatchConfig, width: int) -> None:
+        super().__init__(config)
+        assert config.depth is not None
+        kernel = (config.depth, self.patch, self.patch)
+        # A linear map, in the shape that others write it in.
+        self.projection = nn.Conv3d(3, width, kernel, stride=kernel, bias=config.bias)
+        self.places = StackPlaces(config, width)
+        nn.init.normal_(self.projection.weight, std=len(self.shift) ** -0.5)  # about as strong as the waves
+        if self.projection.bias is not None:
+            nn.init.zeros_(self.projection.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        shown = (tokens[:, 0] == PATCH)[:, None]
+        x = F.linear(self.normalised(tokens) * shown, self.projection.weight.flatten(1), self.projection.bias)
+        return torch.add(x, self.places(tokens))
+
+
+class StackPlaces(nn.Module):
+    """From tokens (t, 7 + f) of bytes to fixed vectors (t, d): sines and cosines by turns of the number of the patch in the
+    largest grid, counted along the rows, the columns and the stack (VideoMAE, Tong et al. 2022)."""
+
+    waves: Tensor
+
+    def __init__(self, config: PatchConfig, width: int) -> None:
+        super().__init__()
+        self.rows, self.columns = config.table
+        at = torch.arange((config.length or 1) * self.rows * self.columns, dtype=torch.float64)[:, None]
+        wave = torch.arange(width)
+        angles = at / SLOWEST ** ((wave // 2 * 2).double() / width)
+        waves = torch.where(wave % 2 == 0, angles.sin(), angles.cos()).float()
+        self.register_buffer("waves", waves, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        depth, row, column = tokens[:, 1:4].long().unbind(1)
+        return self.waves[(depth * self.rows + row) * self.columns + column]
+
+
 class PictureEmbedder(PixelEmbedder):
     """From tokens (t, 5 + f) of bytes, all of each picture one after the other, to what a network gives for their cells,
     (t, d)."""
@@ -200,3 +248,15 @@ def _waves(grid: tuple[int, int], width: int) -> Tensor:
     found = torch.zeros(*grid, width)
     found[..., : 2 * quarter], found[..., 2 * quarter : 4 * quarter] = waves[: grid[0], None], waves[None, : grid[1]]
     return found.flatten(0, 1)
+
+
+def select(piece: Piece, keep: Ints) -> Piece:
+    """The tokens `keep` of a piece."""
+    return replace(
+        piece,
+        tokens=piece.tokens[keep],
+        positions=piece.positions[keep],
+        special=piece.special[keep],
+        alignment=None if piece.alignment is None else replace(piece.alignment, regions=piece.alignment.regions[keep]),
+        units=None if piece.units is None else piece.units[keep],
+    )

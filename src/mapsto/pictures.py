@@ -7,6 +7,7 @@ g × k patches.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -101,6 +102,14 @@ def encode(pixels: Pixels) -> bytes:
     """A PNG of the pixels."""
     stream = io.BytesIO()
     load_pillow().Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def encode_moving(frames: Sequence[Pixels], milliseconds: int) -> bytes:
+    """A PNG that shows one after the other, each for so long."""
+    first, *others = map(load_pillow().Image.fromarray, frames)
+    stream = io.BytesIO()
+    first.save(stream, "PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return stream.getvalue()
 
 
@@ -235,16 +244,23 @@ def _middle(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
     return pixels[top : top + size, left : left + size], np.array([top, left], np.float64)
 
 
-def patches(pixels: Pixels, p: int) -> Pixels:
-    """(g·k, 3·p·p): the patches row by row, each channel by channel."""
-    g, k = pixels.shape[0] // p, pixels.shape[1] // p
-    return np.ascontiguousarray(pixels.reshape(g, p, k, p, 3).transpose(0, 2, 4, 1, 3)).reshape(g * k, 3 * p * p)
+def patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
+    """(g·k, 3·p·p): the patches of a picture row by row, each channel by channel; of a stack of pictures (t, h, w, 3) those of
+    `depth` pictures, (t/depth · g·k, 3·depth·p·p)."""
+    block = (depth, p, p)[4 - pixels.ndim :]
+    axes = len(block)
+    sizes = [size for whole, part in zip(pixels.shape, block, strict=False) for size in (whole // part, part)]
+    order = (*range(0, 2 * axes, 2), 2 * axes, *range(1, 2 * axes, 2))
+    return np.ascontiguousarray(pixels.reshape(*sizes, 3).transpose(order)).reshape(-1, 3 * math.prod(block))
 
 
-def joined(found: Pixels, grid: tuple[int, int], p: int) -> Pixels:
-    """The inverse of `patches`."""
-    g, k = grid
-    return np.ascontiguousarray(found.reshape(g, k, 3, p, p).transpose(0, 3, 1, 4, 2)).reshape(g * p, k * p, 3)
+def joined(found: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixels:
+    """The inverse of `patches`, of `grid` patches along each axis."""
+    axes = len(grid)
+    block = (depth, p, p)[3 - axes :]
+    order = [axis for at in range(axes) for axis in (at, axes + 1 + at)]
+    sizes = [count * part for count, part in zip(grid, block, strict=True)]
+    return np.ascontiguousarray(found.reshape(*grid, 3, *block).transpose(*order, axes)).reshape(*sizes, 3)
 
 
 def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str) -> Pixels:
@@ -391,8 +407,12 @@ def _unit(found: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     return (values / (np.linalg.norm(values) or 1.0)).astype(np.float32)
 
 
-def counting() -> Callable[[Sequence[Pixels]], Any]:
-    """From pictures to sparse vectors (n, f) of length 1."""
+def counting() -> Callable[..., Any]:
+    """From pictures, or from values of so many pictures each, to sparse vectors (n, f) of length 1."""
     from scipy.sparse import csr_matrix  # a second to import
 
-    return lambda asked: csr_matrix(counted(asked) / 2**0.5)
+    def of(asked: Sequence[Pixels], each: int = 1) -> Any:
+        found = counted(asked)
+        return csr_matrix(found.reshape(len(found) // each, -1) / (2 * each) ** 0.5)
+
+    return of

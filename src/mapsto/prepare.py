@@ -460,11 +460,11 @@ def _limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> tuple[int, str, bool]:
     """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
-    most = config.transformer.longest
+    most, units = config.transformer.longest, pretraining and options.shape in ("word", "span")
     if any(source.longest is not None for source in (sources or {}).values()):
-        return most, "cut", False
+        return most, "cut", units
     if options.length is not None and options.length > most:
         raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")
     longest = options.length or min(most, PRETRAIN_LENGTH if pretraining else most)
     long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
-    return longest, long, pretraining and options.shape in ("word", "span")
+    return longest, long, units

@@ -15,7 +15,7 @@ PROCESSORS = {
     "squash_middle": "DeiTImageProcessor",
     "shorter": "YolosImageProcessor",
 }
-OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext")
+OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext", "VideoMAE")
 # The one that keeps the shape of pictures, and the multiples of which their sides are.
 KEEPS_SHAPE, WHOLE = "Yolos", 16
 # The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.

@@ -32,8 +32,6 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 OWN = "mapsto."
 POOLING = "mapsto_pooling"
 DECODER, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
-HEADS = {"text": "vocabulary_head", "image": "patch_head", "label": "classifier", "boxes": "box_head"}
-TASKS = ("text", "image", "label", "boxes")
 MEAN_SCALE = 1e6
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
@@ -84,7 +82,7 @@ def open(name: str) -> Start:
         config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
-    named = tensors.get(f"{HEADS['boxes']}.named.bias") if "boxes" in chosen.names else None
+    named = tensors.get(f"{kinds.target('boxes').stem}.named.bias") if "boxes" in chosen.names else None
     if named is None:
         answered, labels = "label", _labels(raw, chosen, tensors, notes)
     else:  # the last one says that there is nothing
@@ -141,7 +139,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
 
 def task_of(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    answered = {target.kind for target in mapping.targets if target.published}
+    answered = {target.kind for target in mapping.targets if target.stem}
     return next(
         (task for task in reversed(list(zoo.family(mapping.config.family).architectures)) if task in answered), "body"
     )
@@ -166,8 +164,8 @@ def start_name(mapping: Mapping, name: str) -> str:
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = HEADS.get(kind) if first and mapping.targets[int(port)].published else None
-    return name if stem is None else f"{stem}.{rest}"
+    stem = mapping.targets[int(port)].stem if first else ""
+    return f"{stem}.{rest}" if stem else name
 
 
 def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
@@ -264,10 +262,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
     has_label = any(
         name in left for names in _expanded(chosen.names.get("label", ())[-1:], 1).values() for name in names
     )
-    tasks: list[Task] = [
-        "body",
-        *(task for task in TASKS if task in chosen.names and not (has_label and task == "text")),
-    ]
+    tasks = [task for task in chosen.names if not (has_label and task == "text")]
     found: dict[str, Tensor] = {key.removeprefix(OWN): left.pop(key) for key in list(left) if key.startswith(OWN)}
     for task in tasks:
         for ours, theirs in _expanded(chosen.names[task], layers).items():
@@ -298,7 +293,7 @@ def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, n
 
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
-    names = [name for task in TASKS for name in chosen.names.get(task, ())]
+    names = [name for task, named in chosen.names.items() if task != "body" for name in named]
     flat = [part for _, theirs in names for part in _parts(theirs)]
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 

@@ -33,7 +33,8 @@ class TransformerConfig:
     shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
     reference does where no language is named. layer_scale: what each part of a layer is multiplied by at first, channel by
     channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is. vector_norm: of the first token
-    alone, where the vector of a bare model is asked for; no head reads it, so it is kept and not trained.
+    alone, where the vector of a bare model is asked for; no head reads it, so it is kept and not trained. key_bias: whether keys
+    have a bias where the rest of a layer has, which attention cannot tell.
     """
 
     width: int = 256
@@ -67,6 +68,7 @@ class TransformerConfig:
     attention_dropout: float = 0.0
     layer_scale: float | None = None
     vector_norm: bool = False
+    key_bias: bool = True
 
     @property
     def longest(self) -> int:
@@ -160,13 +162,14 @@ def make_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """The dense layer between a vector read out and the head: its activation, biases and optional norm."""
+    """The dense layer between a vector read out and the head: its activation, biases and optional norm; or that norm alone."""
 
     activation: Activation = "gelu"
     bias: bool = False
     norm: bool = True
     norm_bias: bool = False
     norm_epsilon: float = 1e-5
+    dense: bool = True
 
 
 class Transform(nn.Module):
@@ -176,14 +179,15 @@ class Transform(nn.Module):
         super().__init__()
         out = out or width
         self.activation = config.activation
-        self.dense = Linear(width, out, bias=config.bias)
+        self.dense = Linear(width, out, bias=config.bias) if config.dense else None
         self.norm = LayerNorm(out, config.norm_epsilon, bias=config.norm_bias) if config.norm else nn.Identity()
-        nn.init.normal_(self.dense.weight, std=0.02)
-        if config.bias:
-            nn.init.zeros_(self.dense.bias)
+        if self.dense is not None:
+            nn.init.normal_(self.dense.weight, std=0.02)
+            if config.bias:
+                nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.dense(x, self.activation))
+        out: Tensor = self.norm(x if self.dense is None else self.dense(x, self.activation))
         return out
 
     @torch.no_grad()
@@ -192,7 +196,8 @@ class Transform(nn.Module):
 
         Every activation here is close to linear for small inputs.
         """
-        self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
+        if self.dense is not None:
+            self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
 
 
 class Attention(nn.Module):
@@ -201,7 +206,9 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
-        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
+        keyless = config.bias and not config.key_bias
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias and not keyless)
+        self.qv_bias = nn.Parameter(torch.zeros(2 * config.width)) if keyless else None
         self.out = Linear(config.width, config.width, bias=config.bias)
 
     def forward(
@@ -211,10 +218,10 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if memory is None:
             assert mask is not None
-            mixed = self_attention(self.qkv(x), mask, self.heads, rotary, dropout)
+            mixed = self_attention(self._projected(x), mask, self.heads, rotary, dropout)
         else:
             d = x.shape[-1]
-            weight, bias = self.qkv.weight.to(x.dtype), None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
+            weight, bias = self.qkv.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
             q = F.linear(x, weight[:d], None if bias is None else bias[:d])
             kv = F.linear(memory, weight[d:], None if bias is None else bias[d:])
             parts = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, *kv.chunk(2, dim=-1)))
@@ -222,6 +229,20 @@ class Attention(nn.Module):
             mixed = attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
         out: Tensor = self.out(mixed)
         return out
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values, (r, l, 3d)."""
+        qkv: Tensor = self.qkv(x)
+        bias = None if self.qv_bias is None else self.bias
+        return qkv if bias is None else qkv + bias.to(qkv.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of queries, keys and values, (3d,)."""
+        if self.qv_bias is None:
+            return self.qkv.bias
+        q, v = self.qv_bias.chunk(2)
+        return torch.cat([q, torch.zeros_like(q), v])
 
 
 class GatedGelu(torch.autograd.Function):

@@ -94,6 +94,7 @@ class Boxes(Target):
     way = "aligned"
     likely = False
     gain = "found"
+    stem = "box_head"
     naming = "named."
     lies_in = "image"
     mixes = ("placed",)

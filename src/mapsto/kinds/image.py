@@ -1,12 +1,11 @@
 """image: a picture, read as square patches; behind `~`, the hidden patches put back; and a picture made of another one.
 
-What a token is, patches.py says.
-Legend of shapes: t tokens, m hidden patches, d width, p side of a patch, f = 3·p·p values of a patch.
+What is the same of videos, patched.py has.
+Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import json
@@ -25,26 +24,28 @@ from torch import Tensor, nn
 
 from mapsto import checkpoint, likeness, mixing, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
-from mapsto.corrupt import Corruption, choose
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mark, Mixing, Source, State, Target
-from mapsto.patches import (
-    FIRST_OF_FRAME,
-    HIDDEN,
-    MOST_SIDE,
-    PLACES,
-    PatchConfig,
-    PatchEmbedder,
-    PatchPlaces,
-    PictureEmbedder,
+from mapsto.kinds import BadCell, Figure, Mark, Mixing, Source, State
+from mapsto.kinds.patched import (
+    CONFIG,
+    LARGEST_READ,
+    PROCESSOR,
+    PatchedSource,
+    PatchedTarget,
+    encoded,
+    fit,
+    normal,
+    shaded,
+    small,
+    spread,
+    usual_frame,
 )
+from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
 from mapsto.pictures import Frame, Pixels
-from mapsto.scores import Score, with_interval
+from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
-from mapsto.transformer import new_head
 from mapsto.twins import Hashes, hashes
 
-PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
 AXES = {  # of weights
@@ -56,11 +57,7 @@ AXES = {  # of weights
     "later_positions": 4,
 }
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
-GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH, LARGEST_SIDE = 8, 2, 16, 224
-LARGEST_READ = 256  # the largest patch of models made elsewhere
-SEEN = 500
-THUMBNAIL = 160
-LEAST_VARIANCE = 1e-6  # of a patch (MAE)
+LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
 ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
 
 
@@ -105,39 +102,19 @@ def _samples() -> list[Any]:
 
 
 def _fits(values: Sequence[object]) -> bool:
-    known = [value for value in values if value is not None]
-    return bool(known) and all(map(_may_be, known))
-
-
-def _may_be(value: object) -> bool:
-    if isinstance(value, str):
-        return value.lower().endswith(pictures.SUFFIXES)
-    return isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value) or hasattr(value, "__array__")
+    return fit(values, pictures.SUFFIXES, axes=3)
 
 
 def _read(cell: object) -> Picture:
     """A file's name, encoded bytes, a dict of either as Hugging Face has it, or pixels (h, w, 3) of bytes."""
     if isinstance(cell, Picture):
         return cell
-    path, content = None, None
-    if isinstance(cell, dict):
-        content, path = cell.get("bytes"), cell.get("path")
-        path = None if content else path
-    elif isinstance(cell, bytes):
-        content = cell
-    elif isinstance(cell, str):
-        path = cell.strip()
-    elif hasattr(cell, "__array__"):
+    if hasattr(cell, "__array__"):
         pixels = np.asarray(cell)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadCell(f"pixels are (h, w, 3) of bytes, not {pixels.shape} of {pixels.dtype}")
-        content = pictures.encode(pixels)
-    elif cell is not None:
-        raise BadCell(f"a picture is a file's name, bytes or pixels, not {type(cell).__name__}")
-    if not content and not path:
-        raise BadCell("the picture is blank")
-    if path and "://" in path:
-        raise BadCell("a picture is a file here, and no address: nothing is fetched from the network")
+        cell = pictures.encode(pixels)
+    path, content = encoded(cell, "picture", "pixels")
     try:
         return Picture.of(content or Path(str(path)).read_bytes(), path)
     except OSError as error:
@@ -153,14 +130,13 @@ def _marked(mask: object) -> NDArray[np.bool_]:
     return values.astype(np.bool_)
 
 
-class ImageSource(Source):
-    """Pictures cut into patches. mean, std: of the pixels, from 0 to 1, by channel. table: rows and columns of the grid that
-    positions were learnt on. placed: tokens in front that have a place in the table of positions. registers: those behind them,
-    that have none. masked: whether hidden patches have a vector of their own; else they look grey. normed: whether hidden patches
-    are told less their own mean, by their own deviation. bias: whether something is added to what is made of the pixels of a
-    patch. front: the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be
-    hidden, and no token stands in front. queries: learnt tokens behind the patches. between: layers behind which it is told again
-    where tokens stand."""
+class ImageSource(PatchedSource):
+    """Pictures cut into patches. table: rows and columns of the grid that positions were learnt on. placed: tokens in front that
+    have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have a
+    vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
+    the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be hidden, and
+    no token stands in front. queries: learnt tokens behind the patches. between: layers behind which it is told again where
+    tokens stand."""
 
     kind = "image"
     family = "dinov2"
@@ -168,17 +144,10 @@ class ImageSource(Source):
     measured = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
-    alone = True
     rows_at_once = 256
     augmented = ("move", "mirror", "rand", "crop")
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
-    mixings: ClassVar[Mapping[str, Mixing]] = {
-        "mixup": Mixing(2, "blended"),
-        "cutmix": Mixing(2, "blended"),
-        "mosaic": Mixing(4, "placed", 0.5),
-    }
-    learning = Learning(20, 100, 600, 5e-4)
-    contrasts = False
+    mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
     alike = 0.8
 
     def __init__(
@@ -196,10 +165,9 @@ class ImageSource(Source):
         queries: int = 0,
         between: int = 0,
     ) -> None:
-        self.frame, self.registers, self.masked, self.placed, self.bias = frame, registers, masked, placed, bias
+        super().__init__(frame, mean, std, table)
+        self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
         self.normed, self.front, self.queries, self.between = normed, front, queries, between
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.table = table or (frame.side, frame.side)
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -224,13 +192,8 @@ class ImageSource(Source):
             raise UsageError("--vocabulary is for text; pictures have none")
         if not values:
             raise DataError("there is no picture to learn the size of pictures from")
-        usual = float(np.median([max(value.height, value.width) for value in values]))
-        patch = int(np.clip(2 ** round(np.log2(usual / GRID_WANTED)), SMALLEST_PATCH, LARGEST_PATCH))
-        side = max(1, round(min(usual, LARGEST_SIDE) / patch)) * patch
-        seen = values[:: max(1, len(values) // SEEN)][:SEEN]
-        pixels = np.concatenate([value.pixels.reshape(-1, 3)[::7] for value in seen]) / 255
-        mean, std = pixels.mean(0).round(4), np.maximum(pixels.std(0), 0.01).round(4)
-        return cls(Frame(patch, side), mean.tolist(), std.tolist())
+        frame = usual_frame([max(value.height, value.width) for value in values], LARGEST_SIDE)
+        return cls(frame, *normal(value.pixels for value in spread(values, SEEN)))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
@@ -269,23 +232,6 @@ class ImageSource(Source):
     fits = staticmethod(_fits)
     read = staticmethod(_read)
 
-    @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """A name without a folder of its own stands beside the table, where such a file is there."""
-        if (
-            isinstance(cell, str)
-            and cell.strip()
-            and not Path(cell).is_absolute()
-            and (folder / cell.strip()).is_file()
-        ):
-            return str(folder / cell.strip())
-        return cell
-
-    @staticmethod
-    def key(value: Any) -> str:
-        """Equal for the same bytes."""
-        return str(value.digest)
-
     @classmethod
     def sketch(cls, value: Picture) -> Hashes:
         """Of its strongest waves."""
@@ -296,102 +242,40 @@ class ImageSource(Source):
         """How many pixels there are."""
         return value.height * value.width
 
-    def encode(self, values: Sequence[Picture], place: int, aligned: bool = False) -> list[Piece]:
-        """The tokens in front, patches row by row, and the queries."""
-        return [self._piece(value, aligned) for value in values]
+    def _framed(self, value: Picture) -> tuple[Pixels, NDArray[np.float64]]:
+        return self.frame.framed(value.pixels)
 
-    def _piece(self, value: Picture, aligned: bool) -> Piece:
-        pixels, origin = self.frame.framed(value.pixels)
-        p = self.frame.patch
-        grid = pixels.shape[0] // p, pixels.shape[1] // p
-        places = np.indices(grid).reshape(2, -1).T
-        tokens = np.zeros((self.leading + len(places) + self.queries, PLACES + 3 * p * p), np.uint8)
-        inner = slice(self.leading, self.leading + len(places))
-        special = np.ones(len(tokens), np.bool_)
-        special[inner] = False
-        tokens[special, 0] = FIRST_OF_FRAME + np.arange(self.leading + self.queries)
-        tokens[inner, 1:3], tokens[:, 3:PLACES] = places, grid
-        tokens[inner, PLACES:] = pictures.patches(pixels, p)
-        alignment = units = None
-        if aligned:
-            corners = np.stack([places, places + 1], axis=-1) * p
-            regions = np.zeros((len(tokens), 2, 2))
-            regions[inner] = corners * origin[:, 0, None] + origin[:, 1, None]
-            whole = np.array([[0, value.height], [0, value.width]])
-            alignment = Alignment(regions, whole)
-            units = np.where(special, -1, np.arange(len(tokens)) - self.leading)
-        return Piece(self.kind, tokens, tokens[:, 1:3].astype(np.int64), special, alignment, units)
+    @staticmethod
+    def _whole(value: Picture) -> tuple[float, ...]:
+        return value.height, value.width
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
-        """The picture moved a little, with "mirror" as often as not mirrored; with "rand" after two operations out of many, with
-        "crop" a part of it in other colours."""
-        p, inner = self.frame.patch, ~piece.special
-        grid = _grid(piece)
-        if inner.sum() != grid[0] * grid[1]:
-            return piece  # a part of a picture
-        pixels = _joined(piece, p)
-        tells = grid[1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
+    @staticmethod
+    def _varied(
+        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+    ) -> tuple[Pixels, NDArray[np.float64]]:
         if how == "crop":
-            changed, origin = pictures.cropped(pixels, rng, tells, recolour)
-        elif how == "rand":
-            changed, origin = randaugment.varied(pixels, rng, tells, recolour)
-        else:
-            changed, origin = pictures.moved(pixels, rng, how == "mirror" and tells, recolour)
-        alignment = None
-        if piece.alignment is not None:
-            regions = piece.alignment.regions.copy()
-            regions[inner] = self._regions(piece, piece.positions[inner], origin)
-            alignment = replace(piece.alignment, regions=regions)
-        return self._shown(piece, changed, alignment)
+            return pictures.cropped(pixels, rng, mirror, recolour)
+        if how == "rand":
+            return randaugment.varied(pixels, rng, mirror, recolour)
+        return pictures.moved(pixels, rng, mirror and how == "mirror", recolour)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
-        """Two pictures seen through each other ("mixup") or one in the other ("cutmix"), or four side by side ("mosaic"), in the
-        size of the first."""
-        found = [_joined(piece, self.frame.patch) for piece in pieces]
-        if how == "mosaic":
-            mixed, places = mixing.mosaic(found, self.frame.patch, rng)
-            whole = self._shown(pieces[0], mixed)
-            return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
-        mixed, shares = (mixing.blended if how == "mixup" else mixing.pasted)(found, rng)
-        return self._shown(pieces[0], mixed), [Part(share) for share in shares]
+        """As of all patches, or four side by side ("mosaic")."""
+        if how != "mosaic":
+            return super().mix(pieces, rng, how)
+        mixed, places = mixing.mosaic(list(map(self.joined, pieces)), self.frame.patch, rng)
+        whole = self._shown(pieces[0], mixed)
+        return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
 
     def _placed(self, whole: Piece, piece: Piece, place: mixing.Place | None) -> Part:
         """What a mosaic has of the picture of `piece`."""
         if place is None:
             return Part(0.0)
         inside = ((whole.positions >= place.begin) & (whole.positions < place.end)).all(1) & ~whole.special
-        part = _select(whole, np.flatnonzero(inside))
+        part = select(whole, np.flatnonzero(inside))
         if piece.alignment is not None:
             part = replace(part, alignment=Alignment(self._regions(piece, part.positions, place.origin)))
         return Part(len(part) / int((~whole.special).sum()), part)
-
-    def _shown(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
-        """The piece of a whole picture with these pixels in its stead."""
-        tokens = piece.tokens.copy()
-        tokens[~piece.special, PLACES:] = pictures.patches(pixels, self.frame.patch)
-        return replace(piece, tokens=tokens, alignment=alignment)
-
-    def _regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The raw regions (t, 2, 2) of patches at `places` (t, 2) that come from the picture of `piece` as `origin` says, in the
-        way of `Frame.framed`."""
-        assert piece.alignment is not None
-        p, (first, last) = self.frame.patch, piece.alignment.ends(piece.positions)
-        size = (piece.positions.max(0) + 1) * p
-        corners = np.stack([places, places + 1], axis=-1) * p
-        before = corners * origin[:, 0, None] + origin[:, 1, None]
-        return np.sort(first[:, None] + before * ((last - first) / size)[:, None], axis=-1)
-
-    def cut(self, piece: Piece, length: int) -> Piece:
-        """The first patches."""
-        self.require_parts()
-        return _select(piece, np.arange(length))
-
-    def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Patches in the order of the grid, each window behind the frame."""
-        self.require_parts()
-        frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
-        room = length - len(frame)
-        return [_select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
 
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
@@ -406,17 +290,9 @@ class ImageSource(Source):
         )  # fmt: skip
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
-    def placer(self, width: int) -> PatchPlaces:
+    def placer(self, width: int) -> nn.Module:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
         return PatchPlaces(self.table, width)
-
-    def corrupt(
-        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
-    ) -> tuple[Piece, Ints]:
-        """Some patches hidden. Raises UsageError where pictures are read whole."""
-        self.require_parts()
-        hidden = choose(corruption, piece, rng, progress)
-        return _hidden(piece, hidden), hidden
 
     def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
         """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
@@ -436,49 +312,20 @@ class ImageSource(Source):
             raise BadCell(
                 "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
             )
-        return _hidden(piece, hidden), hidden
+        return self._hidden(piece, hidden), hidden
 
-    def words(self, piece: Piece) -> list[str]:
-        """Row and column of each patch."""
-        frame = [*PLACED[: self.placed], *(f"[register {i + 1}]" for i in range(self.registers))]
-        frame += [f"[query {i + 1}]" for i in range(self.queries)]
-        return [
-            frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else f"{row},{column}"
-            for what, row, column in piece.tokens[:, :3].tolist()
-        ]
-
-    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """The four patches, or cells of a network, about each place of a grid."""
-        inner = np.flatnonzero(~piece.special)
-        size = np.array(piece.tokens[inner[0], 3:PLACES], np.int64)
-        places = np.indices(tuple(counts)).reshape(2, -1).T
-        at = np.clip((places + 0.5) / counts * size - 0.5, 0, size - 1)
-        low = np.floor(at).astype(np.int64)
-        far = (at - low).astype(np.float32)
-        ends = [(low, 1 - far), (np.minimum(low + 1, size - 1), far)]
-        corners = [
-            (row[:, 0] * size[1] + column[:, 1], down[:, 0] * across[:, 1])
-            for row, down in ends
-            for column, across in ends
-        ]
-        return inner[np.stack([corner for corner, _ in corners], 1)], np.stack([share for _, share in corners], 1)
+    def _framing(self) -> list[str]:
+        registers, queries = (
+            [f"[{what} {i + 1}]" for i in range(n)]
+            for what, n in (("register", self.registers), ("query", self.queries))
+        )
+        return [*PLACED[: self.placed], *registers, *queries]
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
         if self.front is not None:
             return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
-        return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
-
-    def blank(self, piece: Piece) -> Piece:
-        """The colour of the mean everywhere."""
-        return self._painted(piece, ~piece.special)
-
-    def _painted(self, piece: Piece, which: NDArray[np.bool_]) -> Piece:
-        """The patches `which` (t,) in the colour of the mean."""
-        mean = np.repeat(np.array(self.mean) * 255, self.frame.patch**2).round().astype(np.uint8)
-        tokens = piece.tokens.copy()
-        tokens[which, PLACES:] = mean
-        return replace(piece, tokens=tokens)
+        return super().without(piece, tokens)
 
     @staticmethod
     def excerpt(value: Picture, region: Any) -> str:
@@ -489,15 +336,7 @@ class ImageSource(Source):
     @classmethod
     def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The picture with its parts in the colour of what they speak for, the stronger the more."""
-        found = []
-        for ((top, bottom), (left, right)), shade in zip(regions, shades, strict=True):
-            if abs(shade) >= FAINTEST_SHADE:
-                side = "against" if shade < 0 else "for"
-                found.append(
-                    f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
-                    f'fill="rgba(var(--{side}), {0.7 * abs(shade):.2f})"/>'
-                )
-        return _small(value, THUMBNAIL, "a picture", found)
+        return small(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades))
 
     @classmethod
     def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:
@@ -512,7 +351,7 @@ class ImageSource(Source):
                 f"<title>{html.escape(mark.text)}</title></rect>"
             )
         told = ", ".join(f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.true).items())
-        return _small(value, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
+        return small(value.pixels, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
 
     @classmethod
     def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
@@ -563,23 +402,6 @@ class ImageSource(Source):
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def show(self, value: Picture) -> str:
-        """A thumbnail."""
-        return self.marked(value, [], [])
-
-
-def _small(value: Picture, side: int, told: str, over: Sequence[str]) -> str:
-    """An SVG of the picture, `side` wide or high where it is shown, with shapes over it in its own pixels."""
-    h, w = value.height, value.width
-    scale = min(1.0, 2 * side / max(h, w))
-    small = Frame(1, max(1, round(max(h, w) * scale))).framed(value.pixels)[0]
-    content = base64.b64encode(pictures.thumbnail(small)).decode()
-    return (
-        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
-        f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
-        f"{''.join(over)}</svg>"
-    )
-
 
 def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
     """The side of patches, and what a source says of the tokens, by the weights of an embedder and config.json. Raises
@@ -611,151 +433,19 @@ def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
     return round(places**0.5), round(places**0.5)
 
 
-def _hidden(piece: Piece, hidden: Ints) -> Piece:
-    tokens = piece.tokens.copy()
-    tokens[hidden, 0], tokens[hidden, PLACES:] = HIDDEN, 0
-    return replace(piece, tokens=tokens)
-
-
-def _joined(piece: Piece, p: int) -> Pixels:
-    """The pixels (h, w, 3) of all patches of a picture."""
-    tokens = piece.tokens[~piece.special]
-    return pictures.joined(tokens[:, PLACES:], _grid(piece), p)
-
-
-def _grid(piece: Piece) -> tuple[int, int]:
-    """Rows and columns of patches of the whole picture."""
-    return int(piece.tokens[0, 3]), int(piece.tokens[0, 4])
-
-
-def _select(piece: Piece, keep: Ints) -> Piece:
-    return replace(
-        piece,
-        tokens=piece.tokens[keep],
-        positions=piece.positions[keep],
-        special=piece.special[keep],
-        alignment=None if piece.alignment is None else replace(piece.alignment, regions=piece.alignment.regions[keep]),
-        units=None if piece.units is None else piece.units[keep],
-    )
-
-
-class ImageTarget(Target):
-    """The hidden patches of `~image`, read where they were hidden: their pixels, less the mean and by the deviation of all; of a
-    `normed` source further less their own mean, by their own deviation. In the order of MAE's heads: row, column, colour."""
+class ImageTarget(PatchedTarget):
+    """The hidden patches of `~image`, read where they were hidden."""
 
     kind = "image"
-    way = "aligned"
-    likely = False
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch: int
-    normed: bool
-
-    def __init__(self, corruption: dict[str, Any] | None = None) -> None:
-        self.corruption = Corruption(**(corruption or {}))
-
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Take the size of patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
-        if not isinstance(source, ImageSource):
-            raise UsageError(
-                "an image answer needs a picture among the sources; pictures from other kinds are not here yet"
-            )
-        source.require_parts()
-        self.mean, self.std, self.patch, self.normed = source.mean, source.std, source.frame.patch, source.normed
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
     read = staticmethod(_read)
 
-    def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Nothing: the pixels are the source's."""
-
-    def restore(self, corruption: Corruption) -> None:
-        """Keep how patches are hidden, so that they are asked for in the same way."""
-        self.corruption = corruption
-
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
         """A PNG."""
         return ".png", pictures.encode(value)
-
-    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the picture in the size in which it is read. Of a `normed` source each patch has its own mean
-        and deviation, which the model does not tell."""
-        tokens = piece.tokens.copy()
-        if self.normed:
-            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden, PLACES:])))
-            output = output.float().cpu() * deviation + mean
-        tokens[hidden, PLACES:] = self._bytes(output).numpy()
-        return _joined(replace(piece, tokens=tokens), self.patch)
-
-    def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Nothing can be told but what was hidden."""
-        raise UsageError("hidden patches are put back, and no picture of its own is told")
-
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """The patches that are hidden."""
-        return np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN)
-
-    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
-        return new_head(width, 3 * self.patch**2)
-
-    def _wanted(self, values: Tensor) -> Tensor:
-        """(m, f) in fp32, of token rows (m, 5 + f)."""
-        seen = self._seen(values[:, PLACES:])
-        if not self.normed:
-            return seen
-        mean, deviation = self._own(seen)
-        return (seen - mean) / deviation
-
-    def _seen(self, pixels: Tensor) -> Tensor:
-        """Bytes of patches (m, f), channel by channel, as the model tells them, colour by colour."""
-        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
-        coloured = pixels.view(len(pixels), 3, -1).transpose(1, 2)
-        return ((coloured.float() / 255 - mean) / std).flatten(1)
-
-    @staticmethod
-    def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (m, 1) of each patch."""
-        return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
-
-    def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The mean squared error over the pixels of each patch, summed over patches."""
-        return ((output.float() - self._wanted(values)) ** 2).mean(-1).sum()
-
-    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 2): the error of each patch, and that of the mean colour."""
-        wanted = self._wanted(values)
-        return torch.stack([((output.float() - wanted) ** 2).mean(-1), (wanted**2).mean(-1)], dim=1)
-
-    def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The pixels (p, p, 3) of each patch, from 0 to 255."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output)]
-
-    def _pixels(self, output: Tensor) -> Tensor:
-        """(m, p, p, 3) of bytes."""
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        pixels = output.float().cpu().view(-1, self.patch, self.patch, 3) * std + mean
-        return (255 * pixels).round().clamp(0, 255).byte()
-
-    def _bytes(self, output: Tensor) -> Tensor:
-        """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
-        return self._pixels(output).permute(0, 3, 1, 2).flatten(1)
-
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
-        """The error of the hidden patches, and the share of their variance that is explained."""
-        errors, blind = output.double().numpy().T
-        return {"patch_loss": (np.mean, errors), "explained": (_explained, errors, blind)}
-
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """The mean colour everywhere."""
-        return {"explained": with_interval(np.mean, np.zeros(max(1, len(answers))))}
-
-    def state(self) -> State:
-        """How patches were hidden; the rest is the source's."""
-        return {"corruption": asdict(self.corruption)}
 
 
 class PictureTarget(ImageTarget):
@@ -765,8 +455,7 @@ class PictureTarget(ImageTarget):
     lies_in = "image"
     resembles = True
     suffixes = pictures.SUFFIXES
-    published = False
-    filter: str
+    stem = ""
 
     def __init__(self) -> None:
         """Nothing is known but what the source says."""
@@ -774,8 +463,7 @@ class PictureTarget(ImageTarget):
     def beside(self, source: Source | None, transform: Any) -> None:
         """Take how pictures are read from the source. Raises UsageError where it has none."""
         super().beside(source, transform)
-        assert isinstance(source, ImageSource)
-        self.normed, self.filter = False, source.frame.filter
+        self.normed = False  # the mean and deviation of patches are part of what is told
 
     located = staticmethod(ImageSource.located)
     key = staticmethod(ImageSource.key)
@@ -788,10 +476,10 @@ class PictureTarget(ImageTarget):
         begin, end = piece.alignment.whole.T
         scale = np.array([answer.height, answer.width]) / (end - begin)
         box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1).round(ROUNDED)
-        height, width = (side * self.patch for side in _grid(piece))
-        truth = pictures.seen(answer.pixels, box, (height, width), self.filter)
+        p, grid = self.source.frame.patch, self.source.grid(piece)
+        truth = pictures.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
         source = piece.tokens[~piece.special, PLACES:]
-        return Answer(np.stack([pictures.patches(truth, self.patch), source], axis=1), at)
+        return Answer(np.stack([pictures.patches(truth, p), source], axis=1), at)
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """All patches."""
@@ -804,7 +492,8 @@ class PictureTarget(ImageTarget):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to the pixels of a patch that begins at those of the source."""
-        head = new_head(width, 3 * self.patch**2)
+        head = super().head(width, embedder)
+        assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
         return head
 
@@ -815,18 +504,16 @@ class PictureTarget(ImageTarget):
     def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
         with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
-        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
         source, truth = (self._seen(values[:, which]) for which in (1, 0))
-        found = []
+        p, found = self.source.frame.patch, []
         for rows, columns in torch.unique(tokens[:, 3:PLACES], dim=0).tolist():
             here = (tokens[:, 3:PLACES] == tokens.new_tensor([rows, columns])).all(-1)
-            grid = -1, rows, columns, self.patch, self.patch, 3
+            grid = -1, rows, columns, p, p, 3
             laid = (
                 part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
             )
-            said, true, read = (
-                part.reshape(len(part), 3, rows * self.patch, columns * self.patch) * std + mean for part in laid
-            )
+            said, true, read = (part.reshape(len(part), 3, rows * p, columns * p) * std + mean for part in laid)
             found.append((said, true, read))
         return found
 
@@ -841,11 +528,11 @@ class PictureTarget(ImageTarget):
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """(n, 4): how like what is true the answer is, and the source unchanged, each by PSNR and SSIM."""
-        read = [self._among(one) for one in pieces]
+        read, p = [self._among(one) for one in pieces], self.source.frame.patch
         found = []
         for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
             patches = part.byte().numpy()
-            said, truth, source = (pictures.joined(patches[:, i], _grid(piece), self.patch) for i in range(3))
+            said, truth, source = (pictures.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
             found.append([of(one, truth) for one in (said, source) for of in (likeness.psnr, likeness.ssim)])
         return torch.tensor(found)
 
@@ -856,7 +543,7 @@ class PictureTarget(ImageTarget):
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
-        steps = output.float().cpu().view(-1, self.patch, self.patch, 3) * torch.tensor(self.std) * 255
+        steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
         return [{"change": patch.round().tolist()} for patch in steps]
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
@@ -882,10 +569,6 @@ class PictureTarget(ImageTarget):
     def state(self) -> State:
         """Nothing: all is the source's."""
         return {}
-
-
-def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:
-    return float(1 - errors.mean() / max(blind.mean(), 1e-12))
 
 
 source = ImageSource

@@ -40,6 +40,7 @@ class Label(Target):
 
     kind = "label"
     way = "pooled"
+    stem = "classifier"
     mixes = ("blended", "placed")
     named = True
     gain = "accuracy"

@@ -222,6 +222,7 @@ class TextTarget(Target):
 
     kind = "text"
     way = "aligned"
+    stem = "vocabulary_head"
     reader: TextSource
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
