@@ -394,7 +394,7 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     after = pictures.decode((drawn / "00002-1.png").read_bytes())
     assert before.shape == after.shape and (before != after).any()
     traced = run("trace", "image -> boxes", str(folder), "--start", str(tmp_path / "det"))
-    assert "1024 places" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
+    assert " places →" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
     page = tmp_path / "page.html"
     shown = run("evaluate", str(tmp_path / "det"), str(folder), "--out", str(page), "--device", "cpu")
     assert "map50" in shown.stdout, shown.stderr

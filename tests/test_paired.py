@@ -68,7 +68,7 @@ def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
         off = np.abs(truth - own)
         assert off.max() == 0 if how in ("", "move", "mirror") and scale == 1 else off.mean() < 3, (how, off.max())
         moved.add(own.tobytes())
-    assert len(moved) > 8 if how else len(moved) == 1
+    assert len(moved) > 5 if how else len(moved) == 1
 
 
 def test_what_is_learnt_from_is_moved_and_not_recoloured() -> None:

@@ -92,7 +92,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     scores: dict[str, Score] = {}
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
-    aligned = [port for port, target in enumerate(mapping.targets) if target.way == "aligned"]
+    aligned = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
     if aligned:
         given = replace(rows, targets=[values if port in aligned else [] for port, values in enumerate(rows.targets)])
         hides = next((mapping.targets[port].corruption for port in aligned if restores(arrow)[port] is not None), None)

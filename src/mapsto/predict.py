@@ -182,10 +182,10 @@ class Predictor:
         found: list[dict[str, Any]] = [{} for _ in range(count)]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            if target.way == "aligned" and (target.resembles or not target.lies_in):
-                answers = self._aligned(examples, count, port)
-            else:
+            if target.whole_rows:
                 answers = target.decode(row_outputs(self.mapping, examples, count, port, self.device))
+            else:
+                answers = self._aligned(examples, count, port)
             for row, answer in zip(found, answers, strict=True):
                 if answer.get("probability", 1.0) < self.min_confidence:
                     answer[target.kind] = None

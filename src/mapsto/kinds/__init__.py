@@ -331,6 +331,11 @@ class Target(ABC):
     smooth: float = 0.0
     learning: Learning | None = None
 
+    @property
+    def whole_rows(self) -> bool:
+        """Whether `decode` and `score` take one output a row: a pooled one, or what `whole` puts together."""
+        return self.way == "pooled" or bool(self.lies_in and not self.resembles)
+
     @staticmethod
     @abstractmethod
     def fits(values: Sequence[object]) -> bool:

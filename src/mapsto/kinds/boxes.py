@@ -2,7 +2,7 @@
 
 The queries are places of a grid over the picture, read between its tokens (or the cells of a network); a few layers that see the
 places about each tell one box or that there is none. While learning, the places in the middle of a true box are given to it
-(FCOS, Tian et al. 2019), and each learns how well its box will fit (Li et al. 2020); of answers that overlap the surest is told.
+(FCOS, Tian et al. 2019); of answers that overlap the surest is told.
 To match one of many queries to each box (DETR, Carion et al. 2020) learns very much more slowly from a few hundred pictures. It
 is done where a start brings queries that learnt so: tokens of its own in every piece (YOLOS, Fang et al. 2021). Then there being
 nothing is a class beside the others, as published; else each class is there or not.
@@ -34,7 +34,7 @@ from mapsto.scores import Score
 from mapsto.sequence import Answer, Part, Piece
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
-SURELY = 0.05  # the least that a query that is given to a box learns to be sure of it
+GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it
 LIKELIEST = 300  # answers of a picture among which those that overlap are looked for
 NAMED, NEAR, SHARED = (
     2.0,
@@ -232,14 +232,14 @@ class Boxes(Target):
         return total * self.queries / self.usual
 
     def _placed(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
-        """Of queries at places: how well the boxes fit that are told in the middle of a true one, and how well each knew."""
+        """Of queries at places: focal loss of the classes, and overlap of what is told in the middle of a true box with it."""
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         query, true = given_to(middles(self.grid).to(sides), sides, 1 / self.grid)
-        fit = _likeness(boxes_q4[query], sides[true])
         wanted = torch.zeros_like(logits_qc)
-        wanted[query, kinds[true]] = fit.detach().clamp(min=SURELY)
+        wanted[query, kinds[true]] = 1.0
+        apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
         a_box = max(1.0, len(query) / max(1, len(sides)))
-        return (NAMED * _quality(logits_qc, wanted) + SHARED * (1 - fit).sum()) / a_box
+        return (NAMED * _focal(logits_qc, wanted) + SHARED * apart) / a_box
 
     def _matched(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         """Of learnt queries: cross-entropy of the classes, and distance and overlap of the matched boxes (DETR)."""
@@ -428,10 +428,11 @@ def given_to(middle_q2: Tensor, sides_k4: Tensor, cell: float) -> tuple[Tensor, 
     return query, which[query]
 
 
-def _quality(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The quality focal loss (Li et al. 2020), summed."""
+def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The focal loss, summed."""
     miss = (torch.sigmoid(logits) - wanted).abs()
-    return (miss.square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+    weight = torch.where(wanted > 0, 1.0, ELSEWHERE) * miss**GAMMA
+    return (weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
 
 
 def _likeness(one: Tensor, other: Tensor) -> Tensor:

@@ -280,7 +280,7 @@ class ImageSource(PatchedSource):
     def require_parts(self) -> None:
         """Raise UsageError where pictures are read whole."""
         if self.front is not None:
-            raise UsageError(f"no part of a picture can be hidden, asked about or read alone: this start reads {self}")
+            raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
