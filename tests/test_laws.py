@@ -352,7 +352,11 @@ def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str)
     def made_by(rank: int, size: int, step: int) -> list[bytes]:
         batches = Loader(examples, plan, 0, Objective(), Ranks(rank, size)).make(step)
         values = [readout.values for batch in batches for readout in batch.answers if readout is not None]
-        return [row.numpy().tobytes() for found in (*(b.tokens["image"] for b in batches), *values) for row in found]
+        return [
+            row.numpy().tobytes()
+            for found in (*(t for b in batches for t in b.tokens.values()), *values)
+            for row in found
+        ]
 
     alone = made_by(0, 1, 3)
     assert alone != made_by(0, 1, 2) and alone == made_by(0, 1, 3)
@@ -382,9 +386,9 @@ REFUSED = [(arrow, mixing) for arrow in ARROWS for mixing in MIXINGS if (arrow, 
 @pytest.mark.parametrize(("arrow", "mixing"), REFUSED)
 def test_what_cannot_be_mixed_is_refused(arrow: str, mixing: str) -> None:
     options = Options(augment=f"none+{mixing}", vocabulary=300 if "text" in arrow else None, device="cpu")
-    with pytest.raises(
-        UsageError, match=rf"--augment {mixing} is not for .*(; there is: mosaic|, nor is another mixing)$"
-    ):
+    possible = ", ".join(mixings(parse(arrow)))
+    instead = f"; there is: {possible}" if possible else ", nor is another mixing"
+    with pytest.raises(UsageError, match=f"--augment {mixing} is not for .*{instead}$"):
         prepare(parse(arrow), read_for(arrow), None, Beginning(), options, lambda text: None)
 
 
