@@ -38,8 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--freeze", default="10", help="the lowest layers of the start that stay as they are")
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--augment", default="mirror")
     parser.add_argument("--ways", default="DINOv2-small,random weights")
@@ -48,13 +49,14 @@ def main() -> None:
     keep_memory()
     train, test = parts()
     lines = [
-        f"{len(train)} pictures to learn from, {len(test)} to test on, at most {given.size} pixels to a side.",
+        f"{len(train)} pictures to learn from, {len(test)} to test on, at most {given.size} pixels to a side, in batches of "
+        f"{given.batch}; of a start the {given.freeze} lowest layers stay as they are.",
         "",
         "| start | minutes | steps | mAP | mAP50 | mAP75 |",
         "|---|---|---|---|---|---|",
     ]
     for way in given.ways.split(","):
-        start = {"start": given.start} if way.startswith("DINO") else {"like": given.start}
+        start = {"start": given.start, "freeze": given.freeze} if way.startswith("DINO") else {"like": given.start}
         run = given.out / way.replace(" ", "-")
         options = {"minutes": given.minutes, "size": given.size, "batch": given.batch, "augment": given.augment}
         took = seconds(

@@ -44,7 +44,7 @@ NAMED, NEAR, SHARED = (
 NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
-LEARNING = Learning(30, 100, 1500, 1e-4, head=10)
+LEARNING = Learning(20, 100, 250, 1e-4, head=10)
 Floats = NDArray[np.float64]
 Left = tuple[int, Floats, Floats]  # the class of a box, and its corners (y, x) as shares of what is seen
 
