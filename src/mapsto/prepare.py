@@ -195,7 +195,7 @@ def _bound(wanted: Arrow, table: Table, options: Options) -> Arrow:
     if options.style is None:
         return bind_to(wanted, table)
     kinds_of = {port.kind for port in (*wanted.sources, *wanted.targets)}
-    if len(kinds_of) != 1 or len(wanted.targets) != 1 or wanted.targets[0].column is not None:
+    if wanted.corrupted or len(kinds_of) != 1 or len(wanted.targets) != 1 or wanted.targets[0].column is not None:
         raise UsageError(f"--style needs no pairs: it is for arrows such as 'image -> image', not {wanted}")
     if not Path(options.style).is_file():
         raise UsageError(f"--style {options.style}: there is no such file")

@@ -77,7 +77,8 @@ def open(name: str) -> Start:
     if DECODER in raw:
         config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
     notes: list[str] = []
-    tensors = _ours(chosen, _weights(folder), config.counted + 1, folder, notes)
+    given = _weights(folder)
+    tensors = _ours(chosen, given, min(config.counted, len(given)) + 1, folder, notes)
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
