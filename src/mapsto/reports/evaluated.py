@@ -61,6 +61,11 @@ def headline(found: Evaluation, looks: Looks) -> list[str]:
         if len(look.kept) > 1:
             at = min(look.kept, key=lambda kept: abs(kept.coverage - 0.8))
             lines.append(f"It could answer {100 * at.coverage:.0f} % of the rows at {at.score.percent}.")
+    if not looks:  # scores of tokens or of pictures that are made, of which none is the one
+        named = (
+            f"{name.replace('_', ' ')} {s.value:.4g} ({s.low:.4g}–{s.high:.4g})" for name, s in found.scores.items()
+        )
+        lines.append(f"{'; '.join(named)}.")
     return [*lines, *found.notes]
 
 
