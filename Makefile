@@ -37,7 +37,7 @@ bench-proof: $(VENV)/.bench
 	$(BIN)/python benchmarks/suggesting.py --seeds 5
 	$(BIN)/python benchmarks/comparing.py --tasks SST-2 --labels 16,64,256 --seeds 3 --tested 1000
 
-# Pictures; benchmarks/boxes.py and dinov2.py want a start besides, which their docstrings name.
+# Pictures; benchmarks/boxes.py, dinov2.py and vision.py want a start besides, which their docstrings name.
 bench-pictures: $(VENV)/.bench
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/mae.py

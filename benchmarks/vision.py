@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from boxes import parts
 from common import ratio, record, seconds, spread, take_turns
+from engines import compiled_bf16
 from PIL import Image
-from transformers import BitImageProcessorPil, Dinov2ForImageClassification, Trainer, TrainingArguments, pipeline
+from transformers import (
+    BitImageProcessorPil,
+    Dinov2ForImageClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 import mapsto
 from mapsto.device import keep_memory
@@ -73,15 +80,9 @@ def ours(start: Path, rows: list[dict[str, str]]) -> float:
     return len(rows) / seconds(lambda: mapsto.fit("image -> label", rows, start=start, **options))
 
 
-def openvino_bf16(model: torch.nn.Module, processor: BitImageProcessorPil, size: int) -> Way:
-    """OpenVINO converted from torch, as benchmarks/engines.py has it for texts."""
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    example = {"pixel_values": torch.zeros(2, 3, 224, 224)}
-    compiled = openvino.compile_model(openvino.convert_model(model, example_input=example), "CPU", settings)
+def openvino_bf16(model: PreTrainedModel, processor: BitImageProcessorPil, size: int) -> Way:
+    """OpenVINO converted from torch, as for texts."""
+    compiled = compiled_bf16(model, {"pixel_values": torch.zeros(2, 3, 224, 224)})
 
     def answer(paths: Sequence[str]) -> list[int]:
         found = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import boxed, run, write_boxed
 from runs import write_voc as as_voc
 
@@ -280,6 +281,18 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
             there = np.array([x.min() / 64, y.min() / 40, (x.max() + 1) / 64, (y.max() + 1) / 40])
             assert np.abs(np.concatenate([middle - extent / 2, middle + extent / 2]) - there).max() < 0.05
     assert told > 60
+
+
+def test_of_answers_that_overlap_the_surest_is_told_and_counts() -> None:
+    """Beside one of another class, and one elsewhere; how sure the answer is says nothing of what is not told."""
+    target = Boxes(["a", "b"], grid=2)
+    sides = [[0, 0, 10, 10], [0, 1, 10, 11], [0, 0, 10, 10], [20, 20, 30, 30]]
+    likely = torch.tensor([[0.9, 0.01], [0.6, 0.01], [0.01, 0.8], [0.5, 0.01]])
+    output = torch.cat([torch.logit(likely), torch.tensor(sides)], dim=1)[None]
+    (said,) = target.decode(output)
+    assert [(box["label"], box["box"][0]) for box in said["boxes"]] == [("a", 0.0), ("b", 0.0), ("a", 20.0)]
+    assert said["probability"] == pytest.approx((0.9 + 0.8 + 0.5) / 3, abs=1e-6)
+    assert target.confidence(output).tolist() == [said["probability"]]
 
 
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:

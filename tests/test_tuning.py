@@ -79,6 +79,8 @@ def test_each_layer_learns_at_its_share(arrow: str, objective: str) -> None:
         )
         assert share == (0.125 if "embedding_norm" in name else expected), name
     assert set(layer_shares(shares, 1.0).values()) == {1.0}
+    faster = {name for name, share in layer_shares(shares, 1.0, head=10.0).items() if share == 10.0}
+    assert faster == {name for name in shares if name.startswith("heads.")} != set()
     for kind in ("adamw", "muon"):
         optimizers = Optimizers(mapping, kind, 1e-2, layer_decay=0.5)  # type: ignore[arg-type]
         found = {}

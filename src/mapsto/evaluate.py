@@ -92,15 +92,15 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     scores: dict[str, Score] = {}
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
-    aligned = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
-    if aligned:
-        given = replace(rows, targets=[values if port in aligned else [] for port, values in enumerate(rows.targets)])
-        hides = next((mapping.targets[port].corruption for port in aligned if restores(arrow)[port] is not None), None)
+    by_token = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
+    if by_token:
+        given = replace(rows, targets=[values if port in by_token else [] for port, values in enumerate(rows.targets)])
+        hides = next((mapping.targets[port].corruption for port in by_token if restores(arrow)[port] is not None), None)
         told = make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
         scores |= score_examples(mapping, told, rows, device)
     said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
-        if port in aligned:
+        if port in by_token:
             continue
         outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
         answers = rows.targets[port]
@@ -111,7 +111,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         confusion |= target.confusion(outputs, answers)
         notes += target.notes(answers)
     shown = [
-        row for port in aligned if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
+        row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
     ]
     return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
 

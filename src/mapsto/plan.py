@@ -182,7 +182,7 @@ def make_plan(
         patience=options.patience,
         average=pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
-        head=learning(mapping, beginning).head if started and not pretraining else 1.0,
+        head=learning(mapping, beginning).head if started and not pretraining and options.lora is None else 1.0,
     )
     layout.require(batch, optimizer)
     per_epoch = len(examples) / batch

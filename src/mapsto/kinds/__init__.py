@@ -311,8 +311,7 @@ class Target(ABC):
     naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones alone; by
     default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
     resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is
-    made of the value. learning: how fits are run, where the answers take longer to learn than the kind that is read says. mixes:
-    of which mixtures of values `mixed` can tell the answer. suffixes: of files that are an answer each.
+    made of the value. mixes: of which mixtures of values `mixed` can tell the answer. suffixes: of files that are an answer each.
     """
 
     kind: ClassVar[str]
@@ -329,7 +328,11 @@ class Target(ABC):
     classes: list[str]
     corruption: Corruption
     smooth: float = 0.0
-    learning: Learning | None = None
+
+    @property
+    def learning(self) -> Learning | None:
+        """How fits are run, where the answers take longer to learn than the kind that is read says."""
+        return None
 
     @property
     def whole_rows(self) -> bool:

@@ -15,7 +15,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,12 @@ from mapsto.sequence import Answer, Part, Piece
 GRIDS, QUERIES_A_BOX = (16, 32), 32
 GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it
 LIKELIEST = 300  # answers of a picture among which those that overlap are looked for
-NAMED, NEAR, SHARED = (
-    2.0,
-    5.0,
-    2.0,
-)  # weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020)
+# Weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020).
+NAMED, NEAR, SHARED = 2.0, 5.0, 2.0
 NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
-LEARNING = Learning(20, 100, 250, 1e-4, head=10)
+LEARNING, LEARNT = Learning(20, 100, 250, 1e-4, head=10), Learning(20, 100, 250, 1e-4)
 Floats = NDArray[np.float64]
 Left = tuple[int, Floats, Floats]  # the class of a box, and its corners (y, x) as shares of what is seen
 
@@ -98,11 +96,15 @@ class Boxes(Target):
     naming = "named."
     lies_in = "image"
     mixes = ("placed",)
-    learning = LEARNING
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
         self.learnt = 0  # queries of the start
+
+    @property
+    def learning(self) -> Learning:
+        """Much faster than the start where the head looks at places, of which that knows nothing."""
+        return LEARNT if self.learnt else LEARNING
 
     @property
     def queries(self) -> int:
@@ -148,12 +150,10 @@ class Boxes(Target):
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, told))) ** 0.5), *GRIDS))
 
     def beside(self, source: Source | None, transform: Any) -> None:
-        """Meet the pictures. Raises UsageError without them, and where no part of them can be asked about."""
+        """Meet the pictures, and the queries that they bring. Raises UsageError without pictures."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
         self.source, self.learnt = source, source.queries
-        if self.learnt:
-            self.learning = replace(LEARNING, head=1.0)
 
     def question(self, pieces: Sequence[Piece]) -> Answer:
         """The queries, and nothing known."""
@@ -226,15 +226,15 @@ class Boxes(Target):
         example."""
         found, truth = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
-        of = self._matched if self.learnt else self._placed
+        of = self._matched if self.learnt else partial(self._placed, middles(self.grid).to(values))
         for one, true in zip(found, truth, strict=True):
             total = total + of(one[:, :-4], one[:, -4:], true[true[:, 0] >= 0])
         return total * self.queries / self.usual
 
-    def _placed(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
+    def _placed(self, middle_q2: Tensor, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         """Of queries at places: focal loss of the classes, and overlap of what is told in the middle of a true box with it."""
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
-        query, true = given_to(middles(self.grid).to(sides), sides, 1 / self.grid)
+        query, true = given_to(middle_q2, sides, 1 / self.grid)
         wanted = torch.zeros_like(logits_qc)
         wanted[query, kinds[true]] = 1.0
         apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
@@ -283,14 +283,13 @@ class Boxes(Target):
         """The boxes that are sure enough, the surest first, each with its probability, in raw pixels; an answer without one
         holds an empty list. The probability of an answer is its `confidence`."""
         told = []
-        for picture, sure in zip(output, self.confidence(output).tolist(), strict=True):
-            scores, kinds, sides = self.ranked(picture)
+        for scores, kinds, sides in map(self.ranked, output):
             shown = [
                 {"label": self.classes[kind], "box": [round(side, 1) for side in box], "probability": score}
                 for score, kind, box in zip(scores.tolist(), kinds.tolist(), sides.tolist(), strict=True)
                 if score >= SURE
             ]
-            told.append({"boxes": shown, "probability": sure})
+            told.append({"boxes": shown, "probability": _sure(scores)})
         return told
 
     def figures(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Figure]:
@@ -320,10 +319,7 @@ class Boxes(Target):
 
     def confidence(self, output: Tensor) -> Floats:
         """How likely the boxes that are told are right, in the mean; where none is told, how unlikely the likeliest one is."""
-        scores = self._likely(output[:, :, :-4].double()).flatten(1)
-        told, best = scores >= SURE, scores.amax(1)
-        mean = (scores * told).sum(1) / told.sum(1).clamp(min=1)
-        return torch.where(told.any(1), mean, 1 - best).numpy()
+        return np.array([_sure(self.ranked(picture)[0]) for picture in output])
 
     def gains(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
         """For each picture what share of the boxes said or true is both, at an overlap of 0.5; 1 where there is neither."""
@@ -399,6 +395,12 @@ def _listed(cell: object) -> list[Any]:
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadCell(f"boxes are a list, not {type(cell).__name__}")
     return list(cell)
+
+
+def _sure(scores: Floats) -> float:
+    """How likely an answer is right, by the scores of its boxes, the surest first: see Boxes.confidence."""
+    told = scores[scores >= SURE]
+    return float(told.mean() if len(told) else 1 - scores[0])
 
 
 def _fault(cell: object) -> bool:
