@@ -224,9 +224,8 @@ def _listed_files(path: Path) -> Table | None:
         return None
     for kind, suffixes in kinds.media().items():
         files = [file for file in within(path) if file.suffix.lower() in suffixes]
-        if len(files) > len(
-            formats
-        ):  # a few pictures among many texts belong to them, and a few texts to many pictures
+        # A few pictures among many texts belong to them, and a few texts to many pictures.
+        if len(files) > len(formats):
             return _named(kind, path, list(map(str, files)), {})
     return None
 

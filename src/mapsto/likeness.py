@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mapsto.pictures import Pixels
 
 RANGE = 255.0
-ROUNDED = 1 / 12  # mean squared error of rounding to bytes: pictures that are equal are no likelier than that
+LEAST_ERROR = 1 / 12  # the mean squared one of rounding to bytes: pictures that are equal are no likelier than that
 WINDOW = 7
 STEADY = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2  # keep the quotients of flat windows finite (Wang et al. 2004)
 
@@ -17,7 +17,7 @@ def psnr(said: Pixels, truth: Pixels) -> float:
     """The peak signal-to-noise ratio of two pictures (h, w, 3) in dB, 10 log₁₀(255² / mean squared error) over all pixels and
     channels; 58.9 for equal ones."""
     error = float(((said.astype(np.float64) - truth) ** 2).mean())
-    return float(10 * np.log10(RANGE**2 / max(error, ROUNDED)))
+    return float(10 * np.log10(RANGE**2 / max(error, LEAST_ERROR)))
 
 
 def ssim(said: Pixels, truth: Pixels) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.pictures import Pixels, resized, seen_in
+from mapsto.pictures import Pixels, resized, seen
 
 SHARPNESS = 0.2  # of the distribution of shares in mixup, as for ImageNet: mostly little is seen of one of the two
 MARGIN = 1 / 4  # of a mosaic: where its seams do not lie, on either side
@@ -75,7 +75,8 @@ def mosaic(pictures: Sequence[Pixels], p: int, rng: np.random.Generator) -> tupl
         part = room / rng.uniform(fewest, max(fewest, 1.0))
         corner = rng.random(2) * (size - part)
         (top, left), (bottom, right) = begin * p, end * p
-        mixed[top:bottom, left:right] = seen_in(picture, corner, part, (bottom - top, right - left))
+        box = np.stack([corner, corner + part], axis=1)
+        mixed[top:bottom, left:right] = seen(picture, box, (bottom - top, right - left))
         scale = part / room
         places.append(Place(begin, end, np.stack([scale, corner - begin * p * scale], axis=1)))
     return mixed, places

@@ -25,11 +25,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's
 MOST_PIXELS = 64_000_000
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
-SMALL, LONG_WAVES, WAVES = (
-    16,
-    8,
-    32,
-)  # to a side of a small picture: pixels, waves that are looked at; and how many tell it
+ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
+SMALL, LONG_WAVES = 16, 8  # to a side of a small picture: pixels, and waves that are looked at
+WAVES = 32  # that tell it
 FAINTEST = 8.0  # a wave of one grey value
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MOVED, BRIGHTER = 1 / 8, 0.2
@@ -263,10 +261,10 @@ def joined(found: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixe
     return np.ascontiguousarray(found.reshape(*grid, 3, *block).transpose(*order, axes)).reshape(*sizes, 3)
 
 
-def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str) -> Pixels:
+def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
     """What stands in a `box` (2, 2), where it begins and ends along y and x, in a size (h, w): mirrored where it ends before it
     begins, and the edge of the picture drawn out where the box reaches beyond."""
-    pillow = load_pillow()
+    pillow, box = load_pillow(), box.round(ROUNDED)
     low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])
     beyond = np.ceil(np.maximum(0, [-low, high - sides])).astype(int)
     wide = np.pad(pixels, (*beyond.T.tolist(), (0, 0)), mode="edge") if beyond.any() else pixels
@@ -310,18 +308,11 @@ def cropped(
     share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
     corner = rng.random(2) * (size - part)
-    crop = seen_in(pixels, corner, part, (len(pixels), pixels.shape[1]))
+    crop = seen(pixels, np.stack([corner, corner + part], axis=1), (len(pixels), pixels.shape[1]))
     origin = np.stack([part / size, corner], axis=1)
     if mirror and rng.random() < 0.5:
         crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
     return _recoloured(crop, rng) if recoloured else crop, origin
-
-
-def seen_in(pixels: Pixels, corner: NDArray[np.float64], extent: NDArray[np.float64], size: tuple[int, int]) -> Pixels:
-    """The part of the picture from `corner` (y, x) on, of `extent` (y, x), in a size (h, w)."""
-    (top, left), (bottom, right) = corner, corner + extent
-    image, bilinear = load_pillow().Image.fromarray(pixels), load_pillow().Image.Resampling.BILINEAR
-    return np.array(image.resize((size[1], size[0]), bilinear, box=(left, top, right, bottom)))
 
 
 def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:

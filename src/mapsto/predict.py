@@ -291,7 +291,7 @@ def told_by(
 
 
 def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
-    """What an aligned target that lies in a source makes of it, from what it said (m, …) of the tokens of one example."""
+    """What a target that resembles a source makes of it, from what it said (m, …) of the tokens of one example."""
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
     return target.completed(None, piece, np.flatnonzero(~piece.special), output)
 

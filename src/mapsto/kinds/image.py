@@ -58,7 +58,6 @@ AXES = {  # of weights
 }
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
-ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
 
 
 @dataclass(frozen=True)
@@ -303,7 +302,7 @@ class ImageSource(PatchedSource):
             raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
         assert piece.alignment is not None
         before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
-        regions = piece.alignment.regions.round(ROUNDED)
+        regions = piece.alignment.regions.round(pictures.ROUNDED)
         top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
         bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
         inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
@@ -475,7 +474,7 @@ class PictureTarget(ImageTarget):
         first, last = piece.alignment.ends(piece.positions)
         begin, end = piece.alignment.whole.T
         scale = np.array([answer.height, answer.width]) / (end - begin)
-        box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1).round(ROUNDED)
+        box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1)
         p, grid = self.source.frame.patch, self.source.grid(piece)
         truth = pictures.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
         source = piece.tokens[~piece.special, PLACES:]
