@@ -93,11 +93,12 @@ Examples.example = example
 cli.main()
 """
 NOT_FINITE = """
-import hashlib, os, sys
+import gc, hashlib, os, sys
 from pathlib import Path
 from mapsto import progress, train
 from mapsto.kinds.text import TextTarget
 from mapsto.options import Options
+from mapsto.ranks import part
 real, calls = TextTarget.loss, []
 def loss(self, output, values):
     calls.append(1)
@@ -107,6 +108,11 @@ options = Options(steps=6, batch=8, layers=2, width=64, vocabulary=300, hold_out
 mapping = train.pretrain("text", sys.argv[1], options=options, progress=progress.Lines())
 digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in mapping.parameters())).hexdigest()
 Path(sys.argv[1]).with_name(os.environ["RANK"]).write_text(digest)
+part()
+gc.collect()
+if os.path.isdir("/proc/self/task"):
+    threads = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    assert "pt_gloo_runloop" not in threads, "a thread that meets an interpreter on its way out aborts it"
 """
 ABORTS_AT_THE_END = """
 import os

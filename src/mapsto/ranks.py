@@ -169,25 +169,34 @@ def join() -> Ranks:
         import torch
         import torch.distributed as dist
 
+        # Before the group is there: functions of this module take it for a default, and would keep it and its threads.
+        import torch.distributed.nn
+
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the other processes of this run cannot be reached: {error}") from error
-        atexit.register(dist.destroy_process_group)
+        atexit.register(part)
     return ranks
+
+
+def part() -> None:
+    """Leave the other processes, if they were met, and end the threads that served the group."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def leave(status: int) -> None:
     """End this process, if it is one of several, without taking the interpreter apart.
 
-    Caches of torch hold the group, so gloo's threads outlive `destroy_process_group`; one of them that meets an
-    interpreter on its way out aborts a process which has done its work, and torchrun takes that for a fault.
+    Caches of sharded tensors hold the group, so gloo's threads outlive `part`; one of them that meets an interpreter
+    on its way out aborts a process which has done its work, and torchrun takes that for a fault.
     """
     if place().size > 1:
         if join.cache_info().currsize:
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
+            part()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
