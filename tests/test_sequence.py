@@ -151,11 +151,11 @@ def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype
 
 def test_one_place_decides_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernel(2, 128, torch.bfloat16, "cpu", training=True) == "plain"
-    assert {kernel(2, 512, torch.bfloat16, "cpu", way) for way in (True, False)} == {"fused"}
     assert {kernel(2, 128, torch.float32, "cpu", True), kernel(2, 128, torch.bfloat16, "cuda", True)} == {"fused"}
     for amx, chosen in ((True, "fused"), (False, "plain")):
         monkeypatch.setattr("mapsto.attention.has_amx", lambda amx=amx: amx)
         assert kernel(2, 128, torch.bfloat16, "cpu", training=False) == chosen
+        assert {kernel(2, 512, torch.bfloat16, "cpu", way) for way in (True, False)} == {chosen}
         assert kernel(1, 64, torch.bfloat16, "cpu", training=False) == "fused"
 
 
@@ -175,8 +175,14 @@ def test_rotary_turns_and_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("turned", [True, False])
-def test_attention_written_out_equals_its_parts(turned: bool) -> None:
-    """What trains on short rows in bf16, held in fp64 against turn, products and softmax one after the other."""
+@pytest.mark.parametrize("kept", [0, 6], ids=["made again", "kept"])
+@pytest.mark.parametrize("scores", [1, 36, 100, 1000], ids="slices of {} scores".format)
+def test_attention_written_out_equals_its_parts(
+    turned: bool, kept: int, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves in bf16, held in fp64 against turn, products and softmax one after the other, however it is sliced."""
+    monkeypatch.setattr("mapsto.attention.SCORES_AT_ONCE", scores)
+    monkeypatch.setattr("mapsto.attention.LONGEST_KEPT_ROW", kept)
     torch.manual_seed(0)
     qkv = torch.randn(2, 6, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
     segments = torch.tensor([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]])

@@ -5,6 +5,7 @@ Legend of shapes: r rows, l row length, k length of the memory, h heads, e width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,10 +16,13 @@ from mapsto.device import has_amx
 from mapsto.dropout import keeping
 from mapsto.sequence import Role
 
-# On a CPU in bf16 the plain products beat the fused kernel, forward and backward, up to rows of 256 tokens and lose from
-# 512 on; forward alone they win up to 128, but nowhere with AMX and not over a single short row. In fp32 the fused kernel
-# wins, but forward alone over rows of 64 (benchmarks/attention.py measures it).
-LONGEST_PLAIN_ROW, LONGEST_PLAIN_FORWARD, LONGEST_LONE_FUSED = 256, 128, 64
+# On a CPU in bf16 the plain products beat the fused kernel, forward and backward, at every length, when as many scores as a
+# core's cache holds are made, used and overwritten at a time; but not over a single short row. With AMX that was measured
+# for training on short rows alone. In fp32 the fused kernel wins (benchmarks/attention.py measures it).
+SCORES_AT_ONCE = 2**20
+LONGEST_PLAIN_ROW_WITH_AMX, LONGEST_LONE_FUSED = 256, 64
+# Weights of longer rows are made again in the backward pass, which costs less than to keep them.
+LONGEST_KEPT_ROW = 256
 
 
 def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
@@ -46,10 +50,9 @@ def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bo
     """Which attention kernel serves a call; the one place that decides, from measurement."""
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
-    if not training and (has_amx() or (rows == 1 and length <= LONGEST_LONE_FUSED)):
-        return "fused"
-    longest = LONGEST_PLAIN_ROW if training else LONGEST_PLAIN_FORWARD
-    return "plain" if length <= longest else "fused"
+    if has_amx():
+        return "plain" if training and length <= LONGEST_PLAIN_ROW_WITH_AMX else "fused"
+    return "fused" if not training and rows == 1 and length <= LONGEST_LONE_FUSED else "plain"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
@@ -81,7 +84,7 @@ def self_attention(
 
 
 class PlainAttention(torch.autograd.Function):
-    """Rotary turn, scaled products and softmax over a fused projection (r, l, 3d), written out.
+    """Rotary turn, scaled products and softmax over a fused projection (r, l, 3d), written out, slice by slice.
 
     The turn brings queries and keys to where the products want them and scales them on the way; gradients go straight back
     into one (r, l, 3d). Autograd would copy each of the three apart, transposed, and together again.
@@ -95,32 +98,67 @@ class PlainAttention(torch.autograd.Function):
         laid = qkv.new_empty(3, len(qkv), heads, qkv.shape[1], parts.shape[-1])
         ctx.scale = parts.shape[-1] ** -0.5
         _each(parts, laid.transpose(2, 3), cos, sin, ctx.scale, 1.0)
-        q, k, v = laid.flatten(1, 2)
-        scores = torch.bmm(q, k.mT)
-        scores.view(len(qkv), heads, *scores.shape[1:]).add_(mask)
-        weights = torch.softmax(scores, dim=-1)
-        kept = keeping(weights, dropout) if dropout else None
-        ctx.save_for_backward(laid, weights, cos, sin, kept)
-        mixed = torch.bmm(weights if kept is None else weights * kept, v)
-        return mixed.view(len(qkv), heads, *mixed.shape[1:]).transpose(1, 2).flatten(2)
+        weights, kept, scores = None, None, _Scores(laid)
+        if ctx.needs_input_grad[0] and (dropout or laid.shape[3] <= LONGEST_KEPT_ROW):
+            weights = laid.new_empty(*laid.shape[1:4], laid.shape[3])
+            kept = keeping(weights, dropout) if dropout else None
+        mixed = torch.empty_like(laid[0])
+        for part in scores.slices():
+            q, k, v, out = (tensor[part].flatten(0, 1) for tensor in (*laid, mixed))
+            w = scores.weights(q, k, mask[part[0]], None if weights is None else weights[part].flatten(0, 1))
+            torch.bmm(w if kept is None else w * kept[part].flatten(0, 1), v, out=out)
+        ctx.save_for_backward(laid, mask, weights, cos, sin, kept)
+        return mixed.transpose(1, 2).flatten(2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        laid, weights, cos, sin, kept = ctx.saved_tensors
-        q, k, v = laid.flatten(1, 2)
-        of_mixed = gradients[0].view(laid.shape[1], laid.shape[3], laid.shape[2], -1).transpose(1, 2).flatten(0, 1)
-        of_weights = torch.bmm(of_mixed, v.mT)
-        if kept is not None:
-            of_weights.mul_(kept)
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        of_laid = torch.empty_like(laid)
-        of_q, of_k, of_v = of_laid.flatten(1, 2)
-        torch.bmm(of_scores, k, out=of_q)
-        torch.bmm(of_scores.mT, q, out=of_k)
-        torch.bmm((weights if kept is None else weights * kept).mT, of_mixed, out=of_v)
+        laid, mask, weights, cos, sin, kept = ctx.saved_tensors
+        of_mixed = gradients[0].view(laid.shape[1], laid.shape[3], laid.shape[2], -1).transpose(1, 2).contiguous()
+        of_laid, scores, spare = torch.empty_like(laid), _Scores(laid), _Scores(laid)
+        for part in scores.slices():
+            q, k, v, of_out, of_q, of_k, of_v = (tensor[part].flatten(0, 1) for tensor in (*laid, of_mixed, *of_laid))
+            w = scores.weights(q, k, mask[part[0]]) if weights is None else weights[part].flatten(0, 1)
+            of_w = torch.bmm(of_out, v.mT, out=spare.room(q))
+            if kept is None:
+                torch.bmm(w.mT, of_out, out=of_v)
+            else:
+                drop = kept[part].flatten(0, 1)
+                torch.bmm((w * drop).mT, of_out, out=of_v)
+                of_w.mul_(drop)
+            torch.ops.aten._softmax_backward_data.out(of_w, w, -1, w.dtype, grad_input=of_w)
+            torch.bmm(of_w, k, out=of_q)
+            torch.bmm(of_w.mT, q, out=of_k)
         found = laid.new_empty(laid.shape[1], laid.shape[3], 3, laid.shape[2], laid.shape[4])
         _each(of_laid.transpose(2, 3).permute(1, 2, 0, 3, 4), found.permute(2, 0, 1, 3, 4), cos, sin, ctx.scale, -1.0)
         return found.flatten(2), None, None, None, None, None
+
+
+class _Scores:
+    """Room for the scores of as many rows, or heads of one row, as are made at once."""
+
+    def __init__(self, laid: Tensor) -> None:
+        """laid: (3, r, h, l, e)."""
+        _, self.rows, heads, self.length, _ = laid.shape
+        at_once = max(1, SCORES_AT_ONCE // self.length**2)
+        self.heads, self.some_rows, self.some_heads = heads, max(1, at_once // heads), min(heads, at_once)
+        self.memory = laid.new_empty(min(self.some_rows, self.rows) * self.some_heads, self.length, self.length)
+
+    def slices(self) -> Iterator[tuple[slice, slice]]:
+        """Which rows, and which heads of them, one after the other."""
+        for row in range(0, self.rows, self.some_rows):
+            for head in range(0, self.heads, self.some_heads):
+                yield slice(row, row + self.some_rows), slice(head, head + self.some_heads)
+
+    def room(self, q: Tensor) -> Tensor:
+        """Where the scores of a slice of queries (m, l, e) go, (m, l, l)."""
+        return self.memory[: len(q)]
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+        """softmax(q kᵀ + mask), (m, l, l), in `out` or here; mask (r, 1, l, l)."""
+        out = self.room(q) if out is None else out
+        torch.bmm(q, k.mT, out=out)
+        out.view(len(mask), -1, *out.shape[1:]).add_(mask)
+        return torch.softmax(out, -1, out=out)
 
 
 def _each(parts: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None, scale: float, way: float) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,11 +26,13 @@ from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 
 TOKENS_AT_ONCE = 4096
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def over(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
     """Each packed batch of `examples` with its hidden states; `batch.rows` are the examples' own row numbers. No more of them are
-    held at once than their kind allows."""
+    held at once than their kind allows, twice over: the next ones are made meanwhile."""
     for part in held(mapping, examples):
         with torch.inference_mode():
             for batch in batches(part, TOKENS_AT_ONCE):
@@ -39,9 +42,28 @@ def over(mapping: Mapping, examples: Iterable[Example], device: torch.device) ->
 
 def held(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
     """The examples in parts, as many at a time as may be held as pieces."""
-    at_once, rest = min(source.rows_at_once for source in mapping.sources.values()), iter(examples)
-    while part := list(islice(rest, at_once)):
-        yield part
+    return ahead(examples, rows_at_once(mapping), list)
+
+
+def rows_at_once(mapping: Mapping) -> int:
+    """How many rows may be held as pieces."""
+    return min(source.rows_at_once for source in mapping.sources.values())
+
+
+def ahead(items: Iterable[T], at_once: int, make: Callable[[list[T]], R]) -> Iterator[R]:
+    """What `make` makes of so many items at a time, in order; while one part is used, a thread takes and makes the next."""
+    rest = iter(items)
+
+    def following() -> tuple[int, R | None]:
+        part = list(islice(rest, at_once))
+        return len(part), make(part) if part else None
+
+    count, made = following()
+    with ThreadPoolExecutor(1) as pool:
+        while made is not None:
+            waiting = pool.submit(following) if count == at_once else None
+            yield made
+            count, made = waiting.result() if waiting else (0, None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,17 @@ def _bind(arrow: Arrow, table: Table) -> Arrow:
     return bind_to(arrow, table, answers=False)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Rows ready to be answered: `answers` (n,), so far those of rows that cannot be read; of the others the places `rows` (m,)
+    and `examples`, of which `cut` rows lost something."""
+
+    answers: list[dict[str, Any]]
+    rows: Ints
+    examples: list[Example]
+    cut: int
+
+
 class Predictor:
     """A mapping made ready to answer: on its device, in its precision, never trained again.
 
@@ -157,24 +190,30 @@ class Predictor:
 
     def _answers(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
         """One answer for each row that the table holds."""
-        mapping = self.mapping
-        at_once = min(source.rows_at_once for source in mapping.sources.values())
-        for start in range(0, len(table), at_once):
-            part = table.select(range(start, min(start + at_once, len(table))))
-            rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
-            answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
-            where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}
-            for fault in rows.faults:
-                if fault.row is not None:
-                    answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
-            if len(rows):
-                encoded = encode(
-                    bound, rows, mapping.sources, mapping.config.longest, self.long, lie_in_raw(mapping.targets)
-                )
-                self.cut_rows += len(encoded.long) if encoded.lost else 0
-                for of, answer in zip(rows.rows, self._decode(list(asking(mapping, encoded)), len(rows)), strict=True):
+        for asked in ahead(
+            range(len(table)), rows_at_once(self.mapping), lambda rows: self._asked(table.select(rows), bound)
+        ):
+            answers = asked.answers
+            self.cut_rows += asked.cut
+            if len(asked.rows):
+                found = self._decode(asked.examples, len(asked.rows))
+                for of, answer in zip(asked.rows, found, strict=True):
                     answers[int(of)] = answer
             yield from answers
+
+    def _asked(self, part: Table, bound: Arrow) -> Asked:
+        mapping = self.mapping
+        rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
+        answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
+        where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}
+        for fault in rows.faults:
+            if fault.row is not None:
+                answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+        if not len(rows):
+            return Asked(answers, rows.rows, [], 0)
+        encoded = encode(bound, rows, mapping.sources, mapping.config.longest, self.long, lie_in_raw(mapping.targets))
+        cut = len(encoded.long) if encoded.lost else 0
+        return Asked(answers, rows.rows, list(asking(mapping, encoded)), cut)
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
         """Answers of `count` rows; the windows of one long row share their mean output."""
@@ -324,14 +363,18 @@ def vectors(
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
     longest = longest or mapping.config.longest
-    known = [_read(source, value, row) for row, value in enumerate(values)]
     found: NDArray[np.float32] | None = None
-    for start in range(0, len(known), source.rows_at_once):
-        pieces = source.encode(known[start : start + source.rows_at_once], 0)
-        examples = [
+    known = [_read(source, value, row) for row, value in enumerate(values)]
+
+    def made(part: list[tuple[int, Any]]) -> list[Example]:
+        rows, read = zip(*part, strict=True)
+        pieces = source.encode(read, 0)
+        return [
             Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
-            for row, piece in enumerate(pieces, start)
+            for row, piece in zip(rows, pieces, strict=True)
         ]
+
+    for examples in ahead(enumerate(known), source.rows_at_once, made):
         for batch, hidden in over(mapping, examples, device):
             part = read(hidden, batch).float().cpu().numpy()
             found = np.zeros((len(known), part.shape[1]), np.float32) if found is None else found

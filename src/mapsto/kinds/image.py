@@ -143,7 +143,7 @@ class ImageSource(PatchedSource):
     measured = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
-    rows_at_once = 256
+    rows_at_once = 64
     augmented = ("move", "mirror", "rand", "crop")
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
     mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
