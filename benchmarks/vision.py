@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--fitted", type=int, default=128, help="pictures of a fit")
-    parser.add_argument("--asked", type=int, default=96)
+    parser.add_argument("--asked", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     keep_memory()  # as the command line does; the reference gains by it as well

@@ -10,7 +10,7 @@ it is deep).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,9 +114,9 @@ class PatchEmbedder(PixelEmbedder):
 
     def _stands(self, learnt: Tensor, tokens: Tensor) -> Tensor:
         """Where tokens stand, (t, d), by a table (s, d): of the tokens in front, the patches, and the queries."""
-        what, at, grid = tokens[:, 0].long(), tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
+        what = tokens[:, 0].long()
         front, patches, queries = torch.split(learnt, [self.placed, math.prod(self.table), self.queries])
-        drawn = _drawn(patches, self.table, at, grid, self.smoothed)
+        drawn = _drawn(patches, self.table, tokens, self.smoothed)
         return _learnt_where(what, drawn, [front, learnt.new_zeros(self.registers, learnt.shape[1]), queries])
 
 
@@ -140,26 +140,34 @@ class PatchPlaces(nn.Module):
             self.table[0, 1:] = WAVES * _waves(grid, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        at, grid = tokens[:, 1:3].long(), tokens[:, 3:PLACES].long()
         patch = (tokens[:, 0] < FIRST_OF_FRAME)[:, None]
-        return torch.where(patch, _drawn(self.table[0, 1:], self.grid, at, grid), self.table[0, :1])
+        return torch.where(patch, _drawn(self.table[0, 1:], self.grid, tokens), self.table[0, :1])
 
 
-def _drawn(learnt: Tensor, table: tuple[int, int], at: Tensor, grid: Tensor, smoothed: bool = False) -> Tensor:
-    """(t, d): the vectors of rows and columns `at` (t, 2), out of those `learnt` (·, d) on a grid `table`, drawn over a `grid`
-    (t, 2) of another size as the published families do it."""
+def _drawn(learnt: Tensor, table: tuple[int, int], tokens: Tensor, smoothed: bool = False) -> Tensor:
+    """(t, d): the vectors of where tokens (t, 5 + f) stand, out of those `learnt` (·, d) on a grid `table`, drawn over grids of
+    another size as the published families do it."""
+    at = tokens[:, 1:3].long()
     found = None
-    for rows, columns in torch.unique(grid, dim=0).tolist():
+    for rows, columns, here in by_grid(tokens):
         over = learnt
         if (rows, columns) != table:
             known = learnt.view(1, *table, -1).permute(0, 3, 1, 2).float()
             drawn = F.interpolate(known, size=(rows, columns), mode="bicubic", antialias=smoothed)
             over = drawn.permute(0, 2, 3, 1).flatten(0, 2)
-        here = (grid == torch.tensor([rows, columns], device=grid.device)).all(-1)
         part = over[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
         found = part if found is None else found + part
     assert found is not None
     return found
+
+
+def by_grid(tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """For each size of grid among tokens (t, 5 + f): its rows, its columns, and which tokens are of such a grid, (t,)."""
+    sizes = (
+        tokens[:, 3].long() * (MOST_SIDE + 1) + tokens[:, 4].long()
+    )  # `unique` of numbers is far faster than of pairs
+    for size in torch.unique(sizes).tolist():
+        yield *divmod(size, MOST_SIDE + 1), sizes == size
 
 
 class StackEmbedder(PixelEmbedder):
@@ -211,12 +219,10 @@ class PictureEmbedder(PixelEmbedder):
         self.network = front.network()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        grids = tokens[:, 3:PLACES].long()
         places, parts = [], []
-        for rows, columns in torch.unique(grids, dim=0).tolist():
-            here = (grids == torch.tensor([rows, columns], device=grids.device)).all(-1).nonzero()[:, 0]
+        for rows, columns, here in by_grid(tokens):
             cells = self.network(self._joined(self.normalised(tokens[here]), rows, columns))
-            places.append(here)
+            places.append(here.nonzero()[:, 0])
             parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
         return torch.cat(parts)[torch.cat(places).argsort()]
 

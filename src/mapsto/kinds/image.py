@@ -40,7 +40,7 @@ from mapsto.kinds.patched import (
     spread,
     usual_frame,
 )
-from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
+from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, by_grid, select
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
@@ -506,8 +506,7 @@ class PictureTarget(ImageTarget):
         mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
         source, truth = (self._seen(values[:, which]) for which in (1, 0))
         p, found = self.source.frame.patch, []
-        for rows, columns in torch.unique(tokens[:, 3:PLACES], dim=0).tolist():
-            here = (tokens[:, 3:PLACES] == tokens.new_tensor([rows, columns])).all(-1)
+        for rows, columns, here in by_grid(tokens):
             grid = -1, rows, columns, p, p, 3
             laid = (
                 part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
