@@ -16,7 +16,7 @@ from sklearn import metrics
 
 import mapsto
 from mapsto import data, kinds
-from mapsto.kinds import BadCell
+from mapsto.errors import BadCell
 
 CLOSE = {"abs": 1e-8, "rel": 1e-8}
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "device": "cpu"}

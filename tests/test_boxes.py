@@ -21,8 +21,8 @@ import mapsto
 from mapsto import annotated, data, pictures
 from mapsto.corrupt import generator
 from mapsto.detection import Precision, matched
-from mapsto.errors import DataError, UsageError
-from mapsto.kinds import BadCell, image
+from mapsto.errors import BadCell, DataError, UsageError
+from mapsto.kinds import image
 from mapsto.kinds.boxes import Box, Boxes
 from mapsto.patches import PLACES
 

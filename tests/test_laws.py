@@ -20,9 +20,8 @@ from mapsto.begin import Beginning, make_config, make_mapping, make_sources, res
 from mapsto.box_heads import middles
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
-from mapsto.errors import UsageError
+from mapsto.errors import BadCell, UsageError
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
-from mapsto.kinds import BadCell
 from mapsto.kinds.boxes import given_to
 from mapsto.loop import Loader, Plan, Training
 from mapsto.mapping import Mapping

@@ -25,7 +25,7 @@ from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
-from mapsto.kinds import BadCell
+from mapsto.errors import BadCell
 from mapsto.kinds.image import Picture
 from mapsto.options import Options
 from mapsto.patches import PLACES

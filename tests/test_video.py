@@ -27,8 +27,7 @@ import mapsto
 from mapsto import cli, data, kinds, pictures, videos
 from mapsto import folder as folders
 from mapsto.corrupt import Corruption, choose, generator
-from mapsto.errors import CheckpointError
-from mapsto.kinds import BadCell
+from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
 from mapsto.patches import STACKED
 from mapsto.pictures import Frame, Unreadable

@@ -19,10 +19,11 @@ from mapsto.corpus import sample
 from mapsto.data import Table
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.examples import Rows
-from mapsto.kinds import Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, splits
 from mapsto.shards import Shards
+from mapsto.source import Source
+from mapsto.target import Target
 
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
 DECODER_LAYERS = 2

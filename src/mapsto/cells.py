@@ -26,7 +26,6 @@ from mapsto.arrow import Arrow
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.examples import Rows, encode, lie_in_raw
 from mapsto.explain import Part
-from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import idle
@@ -34,6 +33,7 @@ from mapsto.predict import Predictor, asking, row_outputs
 from mapsto.progress import Progress, duration
 from mapsto.scrutiny import explained
 from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
+from mapsto.target import Target
 
 PLAN, CELLS = "compare.json", "cells"
 RESULTS, FITS, REPORT, CURVES, CALIBRATION = MADE = (

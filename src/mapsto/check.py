@@ -13,7 +13,7 @@ from mapsto import kinds
 from mapsto.arrow import Arrow
 from mapsto.errors import Finding, place, shorten
 from mapsto.examples import Rows
-from mapsto.kinds import Source
+from mapsto.source import Source
 from mapsto.twins import Hashes, near_twins
 
 

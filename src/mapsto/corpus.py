@@ -21,11 +21,11 @@ from mapsto import data as tables
 from mapsto import kinds
 from mapsto.arrow import Arrow, restores
 from mapsto.data import Ints, Table
-from mapsto.errors import DataError, Finding, UsageError
+from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.examples import read_rows, require_few
-from mapsto.kinds import BadCell, Source
 from mapsto.sequence import Piece
 from mapsto.shards import Arrays, Shards, joined
+from mapsto.source import Source
 
 SHARD_PARTS = 16
 SAMPLE = 2**25  # characters to make a vocabulary from

@@ -12,9 +12,9 @@ from mapsto import checkpoint, kinds
 from mapsto.answers import Engine
 from mapsto.arrow import Arrow
 from mapsto.data import Table
-from mapsto.errors import UsageError
+from mapsto.errors import BadCell, UsageError
 from mapsto.examples import bind_to
-from mapsto.kinds import BadCell
+from mapsto.source import Mark
 
 FEW = 256  # rows whose files are held at once
 
@@ -118,7 +118,7 @@ def are_files(arrow: Arrow) -> list[bool]:
     return [bool(target.suffixes) for target in kinds.answering(arrow)]
 
 
-def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[kinds.Mark]:
+def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[Mark]:
     found = []
     for port in ports:
         own = answer.get(port.column or port.kind, answer)

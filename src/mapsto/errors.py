@@ -22,6 +22,10 @@ class UsageError(MapstoError, ValueError):
     exit_status = 2
 
 
+class BadCell(ValueError):
+    """A cell that cannot be read as its kind; the message is the reason, the caller knows file, row and column."""
+
+
 class CheckpointError(MapstoError):
     """A checkpoint or model folder that is damaged, unsafe or of an unsupported family."""
 

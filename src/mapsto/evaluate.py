@@ -25,11 +25,11 @@ from mapsto.examples import (
     read_rows,
     require_whole,
 )
-from mapsto.kinds import Target
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, evidence, made, questions, row_outputs, told_by
 from mapsto.scores import Score
 from mapsto.sequence import Example
+from mapsto.target import Target
 
 SHOWN = 8  # rows of which what was made is kept
 

@@ -14,8 +14,7 @@ from mapsto import kinds
 from mapsto.arrow import Arrow, Port, bind, require_kinds, restores
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
-from mapsto.errors import DataError, Finding, UsageError
-from mapsto.kinds import BadCell, Source, Target
+from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.options import require_choice
 from mapsto.sequence import (
     SHORTEST_ROW,
@@ -30,6 +29,8 @@ from mapsto.sequence import (
     pack,
     row_length,
 )
+from mapsto.source import Source
+from mapsto.target import Target
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01

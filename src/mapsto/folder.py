@@ -27,10 +27,10 @@ from mapsto.arrow import Arrow, Port
 from mapsto.card import card
 from mapsto.corrupt import Corruption
 from mapsto.errors import CheckpointError, RunError, UsageError
-from mapsto.kinds import Target
 from mapsto.mapping import Mapping, Unset
 from mapsto.options import Options
 from mapsto.scores import Score
+from mapsto.target import Target
 
 FORMAT = 1
 MANIFEST = "mapsto.json"

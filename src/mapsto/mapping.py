@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from mapsto.arrow import Arrow, restores
 from mapsto.convolution import ConvolutionConfig
 from mapsto.decoder import Decoder
-from mapsto.kinds import Source, Target
 from mapsto.sequence import Batch, Readout, few_sizes, shown
+from mapsto.source import Source
+from mapsto.target import Target
 from mapsto.transformer import Transform, TransformConfig, Transformer, TransformerConfig, make_norm
 
 Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]

@@ -12,7 +12,6 @@ import torch
 from mapsto.begin import Beginning, bare
 from mapsto.errors import UsageError
 from mapsto.examples import Examples
-from mapsto.kinds import Learning
 from mapsto.layout import Replicas
 from mapsto.loop import Plan, Training
 from mapsto.mapping import Mapping
@@ -24,6 +23,7 @@ from mapsto.objectives.replaced import Replaced
 from mapsto.objectives.simclr import Simclr
 from mapsto.objectives.style import Style, read_style
 from mapsto.options import Options
+from mapsto.source import Learning
 
 PRETRAIN_MINUTES = 10.0
 PRETRAIN_TOKENS = 4096

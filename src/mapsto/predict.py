@@ -18,12 +18,13 @@ from mapsto.arrow import Arrow
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
-from mapsto.errors import UsageError, near
+from mapsto.errors import BadCell, UsageError, near
 from mapsto.examples import Encoded, batches, bind_to, encode, lie_in_raw, read_rows
-from mapsto.kinds import BadCell, Source, Target
 from mapsto.mapping import Mapping, Pooling
 from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
+from mapsto.source import Source
+from mapsto.target import Target
 
 TOKENS_AT_ONCE = 4096
 T = TypeVar("T")

@@ -44,11 +44,12 @@ from mapsto.examples import (
     require_room,
     require_whole,
 )
-from mapsto.kinds import Source, Target
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, require_choice
 from mapsto.ranks import ALONE, Ranks
 from mapsto.shards import ELSEWHERE, UNFINISHED, Shards, kept_in
+from mapsto.source import Source
+from mapsto.target import Target
 
 PRETRAIN_LENGTH = 128
 WATCHED_ROWS = 1000

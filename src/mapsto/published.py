@@ -23,8 +23,8 @@ from mapsto import checkpoint, kinds, sentence, zoo
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.decoder import Decoder
 from mapsto.errors import CheckpointError, MapstoError
-from mapsto.kinds import Source
 from mapsto.mapping import Mapping, ModelConfig, Unset
+from mapsto.source import Source
 from mapsto.transformer import Transformer, TransformerConfig, make_norm
 from mapsto.zoo import Family, Task
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mapsto.errors import DataError, Finding, UsageError, near
-from mapsto.kinds import no_text
+from mapsto.textual import no_text
 
 ROW = re.compile(r"\r\n|\r|\n")
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF

@@ -25,11 +25,11 @@ from mapsto.data import Table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluate import Answers
 from mapsto.examples import Rows, bind_to, read_rows, require_whole
-from mapsto.kinds import Target
 from mapsto.options import Method, Options
 from mapsto.plan import FEW_LABELS
 from mapsto.prepare import apart, examined, fingerprint_of, made_targets, read_by
 from mapsto.progress import Progress
+from mapsto.target import Target
 
 SCRATCH = "scratch"
 METHODS: tuple[Method, ...] = ("full", "probe", "contrast")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,13 @@ import numpy as np
 WORDS, CHARACTERS = (1, 2), (1, 4)
 MOST_FEATURES = 100_000
 MISTYPED = 0.05  # of the letters
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def no_text(text: str) -> str | None:
+    """What keeps `text` from being text: a NUL, or half a character, which has no UTF-8 form; None for text."""
+    found = NO_TEXT.search(text)
+    return None if found is None else "a NUL character" if found[0] == "\0" else f"{found[0]!r}, half a character"
 
 
 def tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], Any]:

@@ -29,10 +29,12 @@ from torch import Tensor, nn
 from mapsto import annotated
 from mapsto.box_heads import MIDDLE, BoxHead, LearntHead, middles
 from mapsto.detection import Precision, matched, surest
-from mapsto.errors import DataError, UsageError
-from mapsto.kinds import BadCell, Figure, Learning, Mark, Source, State, Target, no_text
+from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Part, Piece
+from mapsto.source import Learning, Mark, Source
+from mapsto.target import Figure, State, Target
+from mapsto.textual import no_text
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
 GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from mapsto import checkpoint, likeness, mixing, pictures, processor, randaugment
 from mapsto.convolution import ConvolutionConfig
-from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell, Figure, Mark, Mixing, Source, State
+from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
     CONFIG,
     LARGEST_READ,
@@ -44,6 +43,8 @@ from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchP
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
+from mapsto.source import Mark, Mixing, Source
+from mapsto.target import Figure, State
 from mapsto.twins import Hashes, hashes
 
 NORMED = "norm_pix_loss"

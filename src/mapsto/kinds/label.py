@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import scores
-from mapsto.errors import DataError
-from mapsto.kinds import BadCell, Figure, State, Target, no_text
+from mapsto.errors import BadCell, DataError
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Part, Piece
+from mapsto.target import Figure, State, Target
+from mapsto.textual import no_text
 from mapsto.transformer import new_head
 
 PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import DataError
-from mapsto.kinds import BadCell, Figure, State, Target, no_text
+from mapsto.errors import BadCell, DataError
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
+from mapsto.target import Figure, State, Target
+from mapsto.textual import no_text
 from mapsto.transformer import new_head
 
 BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands in a text parts its labels

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from mapsto import mixing, pictures
 from mapsto.corrupt import Corruption, choose
-from mapsto.errors import UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Learning, Mixing, Source, State, Target
+from mapsto.errors import BadCell, UsageError
 from mapsto.patches import FIRST_OF_FRAME, HIDDEN, PLACES, select
 from mapsto.pictures import Frame, Pixels
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
+from mapsto.source import FAINTEST_SHADE, Learning, Mixing, Source
+from mapsto.target import Figure, State, Target
 from mapsto.transformer import new_head
 
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH = 8, 2, 16

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from mapsto import scores, textual
 from mapsto.convolution import ConvolutionConfig
 from mapsto.corrupt import Corruption, choose, hide, read_on
-from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import FAINTEST_SHADE, BadCell, Figure, Source, State, Target, no_text
+from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
+from mapsto.source import FAINTEST_SHADE, Source
+from mapsto.target import Figure, State, Target
+from mapsto.textual import no_text
 from mapsto.tokenizer import Tokenizer
 from mapsto.transformer import Transform, TransformConfig
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import DataError
-from mapsto.kinds import BadCell, Figure, State, Target
+from mapsto.errors import BadCell, DataError
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
+from mapsto.target import Figure, State, Target
 from mapsto.transformer import new_head
 
 Values = NDArray[np.float64]

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from mapsto import checkpoint, processor, videos
 from mapsto.convolution import ConvolutionConfig
-from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.kinds import BadCell
+from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
     CONFIG,
     LARGEST_READ,

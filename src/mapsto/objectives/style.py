@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mapsto.errors import UsageError
-from mapsto.kinds import BadCell
+from mapsto.errors import BadCell, UsageError
 from mapsto.kinds.image import ImageSource
 from mapsto.mapping import Mapping
 from mapsto.patches import PictureEmbedder, laid
