@@ -1,4 +1,5 @@
-"""What a start is worth, as `mapsto compare` finds it: ChnSentiCorp from a start made here, SST-2 and Banking77 from MiniLM.
+"""What a start is worth, as `mapsto compare` finds it: ChnSentiCorp and CIFAR-10 from starts made here, SST-2 and Banking77
+from MiniLM.
 
 `python benchmarks/comparing.py --help`. The reports stay in the folder that `--out` names; a run that was stopped goes on.
 """
@@ -19,19 +20,24 @@ from mapsto.device import keep_memory
 from mapsto.progress import Lines
 
 LENGTH = 128
+IMAGES = DATA.parent / "image"
 TASKS = {
-    "ChnSentiCorp": ("chnsenticorp", "text -> label"),
-    "SST-2": ("sst2", "text -> label"),
-    "Banking77": ("banking77", "text -> category:label"),
+    "ChnSentiCorp": (DATA / "chnsenticorp", "csv", "text -> label", "16,64,256,all"),
+    "SST-2": (DATA / "sst2", "csv", "text -> label", "16,64,256,all"),
+    "Banking77": (DATA / "banking77", "csv", "text -> category:label", "16,64,256,all"),
+    "CIFAR-10": (IMAGES / "cifar10", "parquet", "image -> label", "100,1000,all"),
 }
 
 
 def start_of(task: str, out: Path, minutes: float) -> str:
-    """MiniLM, or a start pretrained on reviews and on the task's own training texts without their labels."""
-    if task != "ChnSentiCorp":
+    """MiniLM, or a start pretrained on the task's own training rows without their labels, for ChnSentiCorp on reviews too."""
+    if task in ("SST-2", "Banking77"):
         return str(minilm())
     base = out / "base"
-    if not (base / "mapsto.json").exists():
+    if not (base / "mapsto.json").exists() and task == "CIFAR-10":
+        rows = [{"image": cell} for cell in data.read(IMAGES / "cifar10" / "train.parquet").column("image")]
+        mapsto.pretrain("image", rows, base, minutes=minutes, objective="simclr", layers=4, width=192, progress=Lines())
+    elif not (base / "mapsto.json").exists():
         reviews = (DATA / "reviews_zh" / "unlabeled.txt").read_text(encoding="utf-8").splitlines()
         texts = [*filter(str.strip, reviews), *data.read(DATA / "chnsenticorp" / "train.csv").column("text")]
         rows = [{"text": text} for text in texts]
@@ -42,25 +48,26 @@ def start_of(task: str, out: Path, minutes: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--labels", default="16,64,256,all")
+    parser.add_argument("--labels", default=None, help="by default 16,64,256,all; of pictures 100,1000,all")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=10.0, help="pretraining of the start for ChnSentiCorp")
+    parser.add_argument("--minutes", type=float, default=10.0, help="pretraining of a start made here")
     parser.add_argument("--tested", type=int, default=None, help="rows of the test split, by default all")
     parser.add_argument("--out", type=Path, default=Path("runs/comparing"))
     given = parser.parse_args()
     keep_memory()
     for task in given.tasks.split(","):
-        folder, arrow = TASKS[task]
-        out = given.out / folder
-        test = data.read(DATA / folder / "test.csv")
+        folder, ending, arrow, labels = TASKS[task]
+        out = given.out / folder.name
+        test = data.read(folder / f"test.{ending}")
         asked: dict[str, Any] = {
-            "labels": given.labels.split(","),
+            "labels": (given.labels or labels).split(","),
             "seeds": given.seeds,
-            "length": LENGTH,
             "bad_rows": "skip",
         }
+        if arrow.startswith("text"):
+            asked["length"] = LENGTH
         found = mapsto.compare(
-            arrow, DATA / folder / "train.csv", out / "report",
+            arrow, folder / f"train.{ending}", out / "report",
             test=test.select(range(min(given.tested or len(test), len(test)))),
             starts=["scratch", start_of(task, out, given.minutes)], progress=Lines(), **asked,
         )  # fmt: skip

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mapsto.demo_data import minilm
 from mapsto.device import keep_memory
 
 TEXTS, ROUNDS, SHORT, SAMPLE = 400, 3, 60, 128
+PAUSE = 0.3  # seconds
 DEFAULTS, REFERENCE = "pipeline, its defaults", "pipeline, batches of 32"
 ENGINES = INT8, BF16 = "ONNX Runtime, int8, sorted by length", "OpenVINO, bf16, sorted by length"
 BETTER = "the better engine of each round"
@@ -42,8 +44,9 @@ def shell(way: str, folder: Path) -> None:
 
 
 def milliseconds(way: Way, text: str) -> float:
-    """One text, warm: the median of several calls, since threads of the way before may still spin during the first."""
-    return 1000 * statistics.median(seconds(lambda: way([text])) for _ in range(7))
+    """One text, warm: the median of several calls, once the threads of the way before have ceased to spin."""
+    time.sleep(PAUSE)
+    return 1000 * statistics.median(seconds(lambda: way([text])) for _ in range(15))
 
 
 def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
