@@ -16,6 +16,7 @@ from mapsto import commands, data, readers
 from mapsto.answers import Answered
 from mapsto.errors import DataError, MapstoError
 from mapsto.model import Model
+from mapsto.predict import ahead
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,30 @@ def test_memory_does_not_grow_with_the_rows(form: str, fitted: Path, tmp_path: P
         assert len(data.read(out)) == count
     assert (tmp_path / "60000.csv").stat().st_size > 30e6
     assert found[1] < found[0] + 50, found
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 6, 7])
+def test_parts_are_made_one_ahead_and_in_order(count: int) -> None:
+    made: list[list[int]] = []
+
+    def make(part: list[int]) -> list[int]:
+        made.append(part)
+        return part
+
+    used = 0
+    for part in ahead(range(count), 3, make):
+        used += len(part)
+        assert sum(map(len, made)) <= used + 3, "more than the next part was made"
+    assert [item for part in made for item in part] == list(range(count)) and used == count
+
+
+def test_a_fault_in_the_next_part_comes_when_that_is_asked_for() -> None:
+    def make(part: list[int]) -> int:
+        if 3 in part:
+            raise DataError("three has gone")
+        return sum(part)
+
+    parts = ahead(range(6), 3, make)
+    assert next(parts) == 3
+    with pytest.raises(DataError, match="three has gone"):
+        next(parts)

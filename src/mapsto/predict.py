@@ -364,10 +364,10 @@ def vectors(
     port = mapping.arrow.sources[0]
     source = mapping.sources[port.kind]
     longest = longest or mapping.config.longest
-    found: NDArray[np.float32] | None = None
     known = [_read(source, value, row) for row, value in enumerate(values)]
+    found: NDArray[np.float32] | None = None
 
-    def made(part: list[tuple[int, Any]]) -> list[Example]:
+    def encoded(part: list[tuple[int, Any]]) -> list[Example]:
         rows, read = zip(*part, strict=True)
         pieces = source.encode(read, 0)
         return [
@@ -375,7 +375,7 @@ def vectors(
             for row, piece in zip(rows, pieces, strict=True)
         ]
 
-    for examples in ahead(enumerate(known), source.rows_at_once, made):
+    for examples in ahead(enumerate(known), source.rows_at_once, encoded):
         for batch, hidden in over(mapping, examples, device):
             part = read(hidden, batch).float().cpu().numpy()
             found = np.zeros((len(known), part.shape[1]), np.float32) if found is None else found
