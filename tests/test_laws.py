@@ -17,12 +17,11 @@ from runs import laid, read_beside, sentences
 from mapsto import kinds
 from mapsto.arrow import parse, restores
 from mapsto.begin import Beginning, make_config, make_mapping, make_sources, restrict
-from mapsto.box_heads import middles
+from mapsto.box_heads import given_to, middles
 from mapsto.corrupt import Corruption, choose, generator
 from mapsto.data import read
 from mapsto.errors import BadCell, UsageError
 from mapsto.examples import Examples, bind_to, encode, make_examples, read_rows
-from mapsto.kinds.boxes import given_to
 from mapsto.loop import Loader, Plan, Training
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective

@@ -1,6 +1,6 @@
-"""From what queries have seen to boxes: classes, and where in the picture.
+"""From what queries have seen to boxes: classes, and where in the picture; and which true boxes they are to tell.
 
-Legend of shapes: n examples, m queries of all of them, g queries along each side, q = g·g, d width, c classes.
+Legend of shapes: n examples, k true boxes, m queries of all of them, g queries along each side, q = g·g, d width, c classes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mapsto.transformer import LayerNorm, Linear, new_head
 
 WIDTH, LAYERS = 192, 2
 MIDDLE = 1.5  # cells about the middle of a box whose places are given to it, and to where a side is at first (Tian et al. 2019)
+GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it
 RARE = 0.01  # how likely a query finds something at first
 
 
@@ -80,3 +81,44 @@ class LearntHead(nn.Module):
         for towards, side in zip(self.towards, self.sides, strict=False):
             naming, placing = towards(naming, "relu"), side(placing, "relu")
         return torch.cat([self.named(naming.float()), torch.sigmoid(self.sides[-1](placing.float()))], dim=-1)
+
+
+def given_to(middle_q2: Tensor, sides_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
+    """Queries, and the true box that each is given to: of those about whose middle it stands the smallest. To every box at least
+    the nearest one, where no smaller box has it."""
+    if not len(sides_k4):
+        none = torch.zeros(0, dtype=torch.long, device=sides_k4.device)
+        return none, none
+    apart = (middle_q2[:, None] - sides_k4[None, :, :2]).abs()
+    inside = ((apart < MIDDLE * cell) & (apart < sides_k4[None, :, 2:] / 2)).all(-1)
+    nearest = apart.square().sum(-1).argmin(0)
+    inside[nearest, torch.arange(len(nearest), device=nearest.device)] = True
+    area, which = torch.where(inside, sides_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
+    query = area.isfinite().nonzero()[:, 0]
+    return query, which[query]
+
+
+def focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The focal loss, summed."""
+    miss = (torch.sigmoid(logits) - wanted).abs()
+    weight = torch.where(wanted > 0, 1.0, ELSEWHERE) * miss**GAMMA
+    return (weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+
+
+def generalised_iou(one: Tensor, other: Tensor) -> Tensor:
+    """Generalised intersection over union (Rezatofighi et al. 2019) of boxes (…, 4) given by middle and extent."""
+    (low_a, high_a), (low_b, high_b) = (
+        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (one, other)
+    )
+    shared = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
+    both = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - shared
+    around = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
+    return shared / both.clamp(min=1e-9) - (around - both) / around.clamp(min=1e-9)
+
+
+def assigned(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """The cheapest one-to-one matching of queries and true boxes (q, k)."""
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
+    query, true = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
+    return torch.from_numpy(query).to(cost.device), torch.from_numpy(true).to(cost.device)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import annotated
-from mapsto.box_heads import MIDDLE, BoxHead, LearntHead, middles
+from mapsto.box_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
 from mapsto.detection import Precision, matched, surest
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.scores import Score
@@ -37,7 +37,6 @@ from mapsto.target import Figure, State, Target
 from mapsto.textual import no_text
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
-GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it
 LIKELIEST = 300  # answers of a picture among which those that overlap are looked for
 # Weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020).
 NAMED, NEAR, SHARED = 2.0, 5.0, 2.0
@@ -239,19 +238,19 @@ class Boxes(Target):
         query, true = given_to(middle_q2, sides, 1 / self.grid)
         wanted = torch.zeros_like(logits_qc)
         wanted[query, kinds[true]] = 1.0
-        apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
+        apart = (1 - generalised_iou(boxes_q4[query], sides[true])).sum()
         a_box = max(1.0, len(query) / max(1, len(sides)))
-        return (NAMED * _focal(logits_qc, wanted) + SHARED * apart) / a_box
+        return (NAMED * focal(logits_qc, wanted) + SHARED * apart) / a_box
 
     def _matched(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         """Of learnt queries: cross-entropy of the classes, and distance and overlap of the matched boxes (DETR)."""
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         with torch.no_grad():
             cost = NEAR * torch.cdist(boxes_q4, sides, p=1) - self._likely(logits_qc)[:, kinds]
-            cost -= SHARED * _likeness(boxes_q4[:, None], sides[None])
-        query, true = _assigned(cost)
+            cost -= SHARED * generalised_iou(boxes_q4[:, None], sides[None])
+        query, true = assigned(cost)
         near = (boxes_q4[query] - sides[true]).abs().sum()
-        apart = (1 - _likeness(boxes_q4[query], sides[true])).sum()
+        apart = (1 - generalised_iou(boxes_q4[query], sides[true])).sum()
         return self._naming(logits_qc, query, kinds[true]) + NEAR * near + SHARED * apart
 
     def _naming(self, logits: Tensor, query: Tensor, kinds: Tensor) -> Tensor:
@@ -415,47 +414,6 @@ def _of(answer: Sequence[Box], name: str) -> tuple[Floats, NDArray[np.bool_]]:
     chosen = [box for box in answer if box.label == name]
     sides = [[box.left, box.top, box.right, box.bottom] for box in chosen]
     return np.array(sides, np.float64).reshape(-1, 4), np.array([box.crowd for box in chosen], np.bool_)
-
-
-def given_to(middle_q2: Tensor, sides_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """Queries, and the true box that each is given to: of those about whose middle it stands the smallest. To every box at least
-    the nearest one, where no smaller box has it."""
-    if not len(sides_k4):
-        none = torch.zeros(0, dtype=torch.long, device=sides_k4.device)
-        return none, none
-    apart = (middle_q2[:, None] - sides_k4[None, :, :2]).abs()
-    inside = ((apart < MIDDLE * cell) & (apart < sides_k4[None, :, 2:] / 2)).all(-1)
-    nearest = apart.square().sum(-1).argmin(0)
-    inside[nearest, torch.arange(len(nearest), device=nearest.device)] = True
-    area, which = torch.where(inside, sides_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
-    query = area.isfinite().nonzero()[:, 0]
-    return query, which[query]
-
-
-def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The focal loss, summed."""
-    miss = (torch.sigmoid(logits) - wanted).abs()
-    weight = torch.where(wanted > 0, 1.0, ELSEWHERE) * miss**GAMMA
-    return (weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
-
-
-def _likeness(one: Tensor, other: Tensor) -> Tensor:
-    """Generalised intersection over union (Rezatofighi et al. 2019) of boxes (…, 4) given by middle and extent."""
-    (low_a, high_a), (low_b, high_b) = (
-        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (one, other)
-    )
-    shared = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
-    both = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - shared
-    around = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
-    return shared / both.clamp(min=1e-9) - (around - both) / around.clamp(min=1e-9)
-
-
-def _assigned(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one matching of queries and true boxes (q, k)."""
-    from scipy.optimize import linear_sum_assignment  # half a second to import
-
-    query, true = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
-    return torch.from_numpy(query).to(cost.device), torch.from_numpy(true).to(cost.device)
 
 
 target = Boxes
