@@ -1,4 +1,4 @@
-"""The contract of a kind of value that is read."""
+"""What every kind says of its values, and the contract of one that is read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,37 @@ class Mark:
     true: bool = False
 
 
-class Source(ABC):
+class Kind(ABC):
+    """What a kind says of the cells that its values stand in, be they read or answered.
+
+    suffixes: of files that are a value each, for kinds whose cells may name files.
+    """
+
+    kind: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    @abstractmethod
+    def samples() -> list[Any]:
+        """A few different values of this kind, on which its laws are tested."""
+
+    @staticmethod
+    @abstractmethod
+    def fits(values: Sequence[object]) -> bool:
+        """Whether a column with these values can be of this kind."""
+
+    @staticmethod
+    @abstractmethod
+    def read(cell: object) -> Any:
+        """The value in a cell. Raises BadCell."""
+
+    @staticmethod
+    def located(cell: object, folder: Path) -> object:
+        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+        return cell
+
+
+class Source(Kind):
     """A kind of value that is read. One object serves all ports of its kind in an arrow.
 
     flat: whether its pieces can be made again from their tokens, so that a corpus of it may be larger than memory.
@@ -66,18 +96,15 @@ class Source(ABC):
     nothing is hidden. learning: how fits of it are run. contrasts: whether few labels are best contrasted. augmented: how
     `augment` can vary values, the usual way first and the strongest last. mixings: how `mix` can make one value of several.
     alike: what share of two sketches is in both where values are nearly the same (Jaccard). measured: what `extent` counts.
-    suffixes: of files that are a value each, for kinds whose cells may name files. alone: whether an arrow reads one value of it,
-    since nothing would tell several apart. rows_at_once: how many values are held as pieces when answering. queries: learnt
-    tokens at the end of every piece, which answers about places are read from; where there are none, these are read between its
-    tokens. between: layers behind which its embedder's `between` adds something.
+    alone: whether an arrow reads one value of it, since nothing would tell several apart. rows_at_once: how many values are held
+    as pieces when answering. queries: learnt tokens at the end of every piece, which answers about places are read from; where
+    there are none, these are read between its tokens. between: layers behind which its embedder's `between` adds something.
     """
 
-    kind: ClassVar[str]
     flat: ClassVar[bool] = False
     features: ClassVar[str] = ""
     family: ClassVar[str] = "modernbert"
     measured: ClassVar[str] = "length"
-    suffixes: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = False
     rows_at_once: ClassVar[int] = 4096
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30}
@@ -116,26 +143,6 @@ class Source(ABC):
     @abstractmethod
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """Write the files that `open` reads, for examples of at most `longest` tokens; what config.json repeats of them."""
-
-    @staticmethod
-    @abstractmethod
-    def samples() -> list[Any]:
-        """A few different values of this kind, on which its laws are tested."""
-
-    @staticmethod
-    @abstractmethod
-    def fits(values: Sequence[object]) -> bool:
-        """Whether a column with these values can be of this kind."""
-
-    @staticmethod
-    @abstractmethod
-    def read(cell: object) -> Any:
-        """The value in a cell. Raises BadCell."""
-
-    @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
-        return cell
 
     @staticmethod
     def extent(value: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,7 +13,7 @@ import numpy as np
 from mapsto.errors import UsageError
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer
-from mapsto.source import Learning, Mark, Mixture, Source
+from mapsto.source import Kind, Learning, Mark, Mixture, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ State = dict[str, Any]
 Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
 
 
-class Target(ABC):
+class Target(Kind):
     """A kind of value that is answered. One object for each target port.
 
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
@@ -38,15 +38,13 @@ class Target(ABC):
     naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones alone; by
     default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
     resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is
-    made of the value. mixes: of which mixtures of values `mixed` can tell the answer. suffixes: of files that are an answer each.
+    made of the value. mixes: of which mixtures of values `mixed` can tell the answer.
     """
 
-    kind: ClassVar[str]
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
     resembles: ClassVar[bool] = False
     mixes: ClassVar[tuple[Mixture, ...]] = ()
-    suffixes: ClassVar[tuple[str, ...]] = ()
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     stem: ClassVar[str] = ""
@@ -65,26 +63,6 @@ class Target(ABC):
     def whole_rows(self) -> bool:
         """Whether `decode` and `score` take one output a row: a pooled one, or what `whole` puts together."""
         return self.way == "pooled" or bool(self.lies_in and not self.resembles)
-
-    @staticmethod
-    @abstractmethod
-    def fits(values: Sequence[object]) -> bool:
-        """Whether a column with these values can be of this kind."""
-
-    @staticmethod
-    @abstractmethod
-    def samples() -> list[Any]:
-        """A few different answers of this kind, on which its laws are tested."""
-
-    @staticmethod
-    @abstractmethod
-    def read(cell: object) -> Any:
-        """The answer in a cell. Raises BadCell."""
-
-    @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
-        return cell
 
     @staticmethod
     def key(value: Any) -> str:
