@@ -12,7 +12,6 @@ from mapsto.attention import (
     PlainAttention,
     Rotate,
     additive,
-    attention,
     kernel,
     rotary_angles,
     self_attention,
@@ -130,23 +129,24 @@ def test_who_sees_whom() -> None:
 def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype) -> None:
     """Forward and backward of whichever kernel serves a call, against softmax(q k / √e) v written out in fp64."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 2, length, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+    qkv = torch.randn(2, length, 3 * 2 * 16, dtype=dtype, requires_grad=True)
     segments = torch.randint(1, 4, (2, length)).sort(dim=1).values
     allowed = visible(segments, torch.zeros_like(segments, dtype=torch.int8))
-    wanted = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    scores = (wanted[0] @ wanted[1].transpose(-1, -2) / 4).masked_fill(~allowed[:, None], -torch.inf)
-    expected = torch.softmax(scores, -1) @ wanted[2]
+    mask = additive(allowed, dtype)
+    wanted = qkv.detach().double().requires_grad_()
+    q, k, v = wanted.view(2, length, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    scores = (q @ k.transpose(-1, -2) / 4).masked_fill(~allowed[:, None], -torch.inf)
+    expected = (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)
     close = {"atol": 2e-6, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}
-    found = attention(q, k, v, additive(allowed, dtype))
+    found = self_attention(qkv, mask, 2)
     torch.testing.assert_close(found.double(), expected, **close)
     with torch.no_grad():
-        torch.testing.assert_close(attention(q, k, v, additive(allowed, dtype)).double(), expected, **close)
+        torch.testing.assert_close(self_attention(qkv, mask, 2).double(), expected, **close)
     weight = torch.randn_like(expected)
     (found.double() * weight).sum().backward()
     (expected * weight).sum().backward()
-    for ours, theirs in zip((q, k, v), wanted, strict=True):
-        assert ours.grad is not None and theirs.grad is not None
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, **({**close, "atol": close["atol"] * 10}))
+    assert qkv.grad is not None and wanted.grad is not None
+    torch.testing.assert_close(qkv.grad.double(), wanted.grad, **({**close, "atol": close["atol"] * 10}))
 
 
 def test_one_place_decides_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

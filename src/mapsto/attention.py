@@ -55,16 +55,6 @@ def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bo
     return "fused" if not training and rows == 1 and length <= LONGEST_LONE_FUSED else "plain"
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention of (r, h, l, e) queries over (r, h, k, e) keys and values, mask (r, 1, l, k)."""
-    training = torch.is_grad_enabled() and q.requires_grad
-    if kernel(len(q), q.shape[2], q.dtype, q.device.type, training) == "fused":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-    return (weights * keeping(weights, dropout) if dropout else weights) @ v
-
-
 def self_attention(
     qkv: Tensor, mask: Tensor, heads: int, rotary: tuple[Tensor, Tensor] | None = None, dropout: float = 0.0
 ) -> Tensor:
@@ -79,7 +69,8 @@ def self_attention(
     if rotary is not None:
         qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
     q, k = qk.chunk(2, dim=2)
-    mixed = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, dropout)
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 

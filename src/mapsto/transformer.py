@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from mapsto import device
-from mapsto.attention import additive, attention, rotary_angles, self_attention, visible
+from mapsto.attention import additive, rotary_angles, self_attention, visible
 from mapsto.dropout import Dropout
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
@@ -226,7 +226,9 @@ class Attention(nn.Module):
             kv = F.linear(memory, weight[d:], None if bias is None else bias[d:])
             parts = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, *kv.chunk(2, dim=-1)))
             q, k, v = (part.transpose(1, 2) for part in parts)
-            mixed = attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+            mixed = (
+                F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+            )
         out: Tensor = self.out(mixed)
         return out
 
