@@ -58,6 +58,8 @@ def main() -> None:
     for task in given.tasks.split(","):
         folder, ending, arrow, labels = TASKS[task]
         out = given.out / folder.name
+        start = start_of(task, out, given.minutes)
+        made = f"pretrained here in {given.minutes:g} minutes" if Path(start).parent == out else "MiniLM"
         test = data.read(folder / f"test.{ending}")
         asked: dict[str, Any] = {
             "labels": (given.labels or labels).split(","),
@@ -69,11 +71,12 @@ def main() -> None:
         found = mapsto.compare(
             arrow, folder / f"train.{ending}", out / "report",
             test=test.select(range(min(given.tested or len(test), len(test)))),
-            starts=["scratch", start_of(task, out, given.minutes)], progress=Lines(), **asked,
+            starts=["scratch", start], progress=Lines(), **asked,
         )  # fmt: skip
         labels = sorted({point.labels for points in found.curves.values() for point in points})
         lines = [
             f"{found.gain} in % on {found.tested:,} test rows, {found.seeds} draws of labels; mean (95 % interval over both).",
+            f"`{Path(start).name}` is {made}; `scratch` has its shape and random weights.",
             "",
             f"| way | {' | '.join(f'{count:,} labels' for count in labels)} |",
             "|---|" + "---|" * len(labels),

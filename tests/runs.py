@@ -257,7 +257,7 @@ def write_pairs(folder: Path, count: int = 12) -> Path:
     rng = np.random.default_rng(0)
     lines = []
     for i in range(count):
-        clean = np.full((16, 16, 3), 12 * i, np.uint8) + np.arange(0, 64, 4, dtype=np.uint8)[:, None]
+        clean = np.full((16, 16, 3), 12 * i % 180, np.uint8) + np.arange(0, 64, 4, dtype=np.uint8)[:, None]
         noisy = np.clip(clean + rng.normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
         for name, pixels in (("clean", clean), ("noisy", noisy)):
             Image.fromarray(pixels).save(folder / f"{i}-{name}.png")

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from mapsto import checkpoint, folder, kinds, train
-from mapsto.arrow import Arrow
-from mapsto.errors import CheckpointError, RunError, UsageError
-from mapsto.examples import Rows, encode, lie_in_raw
+from mapsto.errors import CheckpointError, DataError, RunError, UsageError
+from mapsto.evaluate import said_of
+from mapsto.examples import Rows
 from mapsto.explain import Part
 from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import idle
-from mapsto.predict import Predictor, asking, row_outputs
+from mapsto.predict import Predictor
 from mapsto.progress import Progress, duration
 from mapsto.scrutiny import explained
 from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
@@ -176,13 +176,14 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         target = mapping.targets[study.port]
 
         def answer(view: Rows) -> Tensor:
-            return _outputs(predictor.mapping, study.arrow, view, study.port, predictor.device)
+            return said_of(predictor.mapping, study.arrow, view, study.port, predictor.device)
 
     outputs = {name: answer(view) for name, view in study.views.items()}
     gains = {}
     for name, view in study.views.items():
         found = target.gains(outputs[name], view.targets[study.port])
-        assert found is not None
+        if found is None:
+            raise DataError(f"{study.gain} has nothing to measure by: the answers of the {name} rows are all the same")
         gains[name] = torch.from_numpy(found)
     parts: dict[int, list[Part]] = {}
     if mapping is not None and (cell.labels, cell.seed) == (study.labels[-1], study.seeds[0]):
@@ -197,11 +198,6 @@ def _options(options: Options, method: Method, seed: int) -> Options:
     usual = Options()
     unused: dict[str, Any] = {name: getattr(usual, name) for name in idle(method, options)}
     return replace(options, method=method, seed=seed, **unused)
-
-
-def _outputs(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
-    return row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
 
 
 def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, Any]:

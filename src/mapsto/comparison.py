@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +112,14 @@ def shown(score: Score, digits: int = 1) -> str:
     middle = f"{100 * score.value:.{digits}f}"
     if math.isnan(score.low):
         return middle
-    return f"{middle} ({100 * max(0.0, score.low):.{digits}f}–{100 * min(1.0, score.high):.{digits}f})"
+    return f"{middle} ({100 * score.low:.{digits}f}–{100 * score.high:.{digits}f})"
 
 
 def signed(score: Score) -> str:
     """For people, in points: "+9.1 (+6.8 to +11.4)"."""
     if math.isnan(score.low):
         return f"{100 * score.value:+.1f}"
-    low, high = max(-1.0, score.low), min(1.0, score.high)
-    return f"{100 * score.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * score.value:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
 
 
 def understand(study: Study, outcomes: dict[Cell, Outcome]) -> Comparison:
@@ -131,8 +130,9 @@ def understand(study: Study, outcomes: dict[Cell, Outcome]) -> Comparison:
         for count in study.labels
         if Cell(way, count, study.seeds[0]) in outcomes
     }
-    means = Means.of(np.stack(list(gains.values())))
-    drawn: Drawn = dict(zip(gains, means.samples().T, strict=True))
+    together = np.stack(list(gains.values()))
+    means = Means.of(together)
+    drawn: Drawn = dict(zip(gains, _possible(means.samples(), together).T, strict=True))
     curves = {
         way.name: [
             _point(study, outcomes, way, count, interval(drawn[way.name, count], means.items))
@@ -168,10 +168,21 @@ def _table(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, vi
     return np.stack([outcomes[Cell(way, count, seed)].gains[view].numpy() for seed in study.seeds])
 
 
+def _possible(samples: Floats, gains: Any) -> Floats:
+    """Means as they could have been, none beyond what items can be worth: 1, and 0 where none is worth less."""
+    return np.clip(samples, 0.0 if gains.min() >= 0 else -np.inf, 1.0)
+
+
 def _single(gains: Any) -> Score:
     """A score of its own, from (s, n)."""
     means = Means.of(gains[None])
-    return interval(means.samples()[:, 0], means.items)
+    return interval(_possible(means.samples(), gains)[:, 0], means.items)
+
+
+def _over_draws(figures: list[float]) -> Score:
+    """A figure over draws; one that is never below 0 cannot be."""
+    found = mean_interval(figures)
+    return replace(found, low=float(np.maximum(found.low, 0.0))) if min(figures) >= 0 else found
 
 
 def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, score: Score) -> Point:
@@ -183,13 +194,15 @@ def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, sc
             gains = _table(study, outcomes, way, count, view)
             views[view] = _single(gains)
             if view != SHIFT:
-                changes[view] = _single(gains - clean)
+                both = Means.of(np.stack([gains, clean]))
+                disturbed, usual = _possible(both.samples(), np.stack([gains, clean])).T
+                changes[view] = interval(disturbed - usual, both.items)
     peaks = [outcome.peak for outcome in found if outcome.peak is not None]
     return Point(
         labels=count,
         score=score,
         figures={
-            name: mean_interval([outcome.figures[name] for outcome in found])
+            name: _over_draws([outcome.figures[name] for outcome in found])
             for name in found[0].figures
             if all(name in outcome.figures for outcome in found)
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -94,10 +94,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     confusion: dict[str, dict[str, int]] = {}
     by_token = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
     if by_token:
-        given = replace(rows, targets=[values if port in by_token else [] for port, values in enumerate(rows.targets)])
-        hides = next((mapping.targets[port].corruption for port in by_token if restores(arrow)[port] is not None), None)
-        told = make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
-        scores |= score_examples(mapping, told, rows, device)
+        scores |= score_examples(mapping, _told(mapping, arrow, rows, encoded, by_token, seed), rows, device)
     said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
         if port in by_token:
@@ -114,6 +111,23 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
     ]
     return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
+
+
+def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
+    """What target `port` says of every row, (n, …): its outputs; the evidence of a kind that makes its answers of a source."""
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
+    if mapping.targets[port].whole_rows:
+        return row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
+    examples = _told(mapping, arrow, rows, encoded, [port], 0)
+    said = evidence(mapping, as_scored(examples), device)[port]
+    return said.shown[np.argsort(said.rows)]
+
+
+def _told(mapping: Mapping, arrow: Arrow, rows: Rows, encoded: Encoded, ports: Sequence[int], seed: int) -> Examples:
+    """Examples that carry the answers of these ports alone."""
+    given = replace(rows, targets=[values if port in ports else [] for port, values in enumerate(rows.targets)])
+    hides = next((mapping.targets[port].corruption for port in ports if restores(arrow)[port] is not None), None)
+    return make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
 
 
 def _made(mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device) -> list[Made]:

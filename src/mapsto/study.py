@@ -163,7 +163,7 @@ def planned(
     table = tables.read(data, encoding=options.encoding)
     bound = bind_to(wanted, table)
     if bound.corrupted or not any(kinds.target(port.kind).gain for port in bound.targets):
-        raise UsageError(f"compare is about answers that are right or wrong, such as labels; {bound} gives none")
+        raise UsageError(f"compare is about answers whose worth can be measured, such as labels; {bound} gives none")
     targets = made_targets(bound, options)
     rows = read_rows(bound, table, read_by(bound), targets)
     require_whole(rows, table.rejected, len(table), options.bad_rows)
@@ -211,9 +211,10 @@ def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"no method {method!r} to compare{near(method, METHODS)}; there are: {', '.join(METHODS)}")
-    pooled = next(kind for port in arrow.targets if (kind := kinds.target(port.kind)).gain).way == "pooled"
+    compared = next(kind for port in arrow.targets if (kind := kinds.target(port.kind)).gain)
+    pooled = compared.way == "pooled"
     methods = methods if pooled else ("full",)
-    found = [Way("always the commonest answer", BLIND)] if pooled else []
+    found = [Way(compared.blindly, BLIND)] if pooled else []
     features = dict.fromkeys(filter(None, (kinds.source(port.kind).features for port in arrow.sources)))
     if features and pooled:
         found.append(Way(f"{' and '.join(features)}, linear", CLASSICAL))

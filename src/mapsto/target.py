@@ -31,14 +31,15 @@ Figure = tuple[Any, ...]  # a metric, and the arrays over items that it takes
 class Target(Kind):
     """A kind of value that is answered. One object for each target port.
 
-    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
-    loss is the −log of a probability. stem: what weights of a start call its head, where models of others have such a one under
-    the name of its kind. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for the mean of
-    `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
-    naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones alone; by
-    default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
-    resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is
-    made of the value. mixes: of which mixtures of values `mixed` can tell the answer.
+    named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether
+    the loss is the −log of a probability. blindly: what a model does that reads nothing. stem: what weights of a start call
+    its head, where models of others have such a one under the name of its kind. corruption: what hides the answer, where it
+    stands behind `~`. gain: the field's name for the mean of `gains`. smooth: the share of a named answer that its loss
+    spreads over all classes; a matter of training, never saved. naming: how those weights of its head are called that say
+    what the classes are, which a start lends to the same ones alone; by default all. lies_in: the kind of source whose raw
+    coordinates its answers are in; they are laid anew where that is augmented. resembles: whether they also look as that
+    does, so that augmentation may move it and must not recolour it, and an answer is made of the value. mixes: of which
+    mixtures of values `mixed` can tell the answer.
     """
 
     way: ClassVar[Way]
@@ -47,6 +48,7 @@ class Target(Kind):
     mixes: ClassVar[tuple[Mixture, ...]] = ()
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
+    blindly: ClassVar[str] = "always the commonest answer"
     stem: ClassVar[str] = ""
     gain: ClassVar[str] = ""
     naming: ClassVar[str] = ""
@@ -152,7 +154,8 @@ class Target(Kind):
         return None
 
     def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """What each answer is worth, (m,) from 0 to 1: their mean is what comparisons are about. None where a kind has none."""
+        """What each answer is worth, (m,), at most 1: their mean is what comparisons are about. Takes the evidence of kinds that
+        are not answered by whole rows. None where a kind has none, or `answers` give nothing to measure by."""
         return None
 
     @abstractmethod

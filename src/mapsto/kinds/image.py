@@ -456,6 +456,7 @@ class PictureTarget(ImageTarget):
     resembles = True
     suffixes = pictures.SUFFIXES
     stem = ""
+    gain = "ssim"
 
     def __init__(self) -> None:
         """Nothing is known but what the source says."""
@@ -555,6 +556,11 @@ class PictureTarget(ImageTarget):
             "ssim_unchanged": (np.mean, source_ssim),
             "psnr_gained": (np.mean, psnr - source_psnr),
         }
+
+    def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """The SSIM of each answer."""
+        found: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
+        return found
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """None: what reads nothing has no picture to change."""

@@ -31,6 +31,8 @@ class Number(Target):
     way = "pooled"
     mixes = ("blended", "placed")
     likely = False
+    blindly = "always the mean"
+    gain = "r2"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
         self.mean, self.deviation = mean, deviation
@@ -75,10 +77,22 @@ class Number(Target):
         """Ridge regression; its strength by leaving one out (Golub et al. 1979)."""
         from sklearn.linear_model import RidgeCV  # a second to import, and only a probe needs it
 
-        scale = float(np.sqrt((features**2).mean())) or 1.0
-        fitted = RidgeCV(STRENGTHS).fit(np.asarray(features / scale, np.float64), values)
+        scale = (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
+        fitted = RidgeCV(STRENGTHS).fit((features / scale).astype(np.float64), values)
         weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+    def blind(self, values: Ints) -> Tensor | None:
+        """The mean."""
+        return torch.tensor([float(np.mean(values))])
+
+    def gains(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
+        """1 less the squared error in variances of `answers`, so that the mean is R²; None where all of these are the same."""
+        truth = np.asarray(answers, np.float64)
+        variance = float(((truth - truth.mean()) ** 2).mean())
+        if not variance > 0:
+            return None
+        return (1 - (self._numbers(output) - truth) ** 2 / variance).astype(np.float32)
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
         """The number itself: parts with a weight above 0 raise it."""
@@ -105,7 +119,9 @@ class Number(Target):
         """Always the mean of the training rows."""
         truth = np.asarray(answers, np.float64)
         blind = np.full(len(truth), self.mean)
-        return {name: with_interval(metric, blind, truth) for name, metric in (("mae", _mae), ("rmse", _rmse))}
+        return {
+            name: with_interval(metric, blind, truth) for name, metric in (("mae", _mae), ("rmse", _rmse), ("r2", _r2))
+        }
 
     def state(self) -> State:
         """Mean and deviation."""

@@ -88,10 +88,8 @@ def _curves(comparison: Comparison) -> Section:
             x = [point.labels for point in points]
             axes.plot(x, [100 * p.score.value for p in points], color=colour, linestyle=dash, marker="o", label=name)
             if comparison.seeds > 1:
-                low = [100 * max(0.0, p.score.low) for p in points]
-                axes.fill_between(
-                    x, low, [100 * min(1.0, p.score.high) for p in points], color=colour, alpha=0.15, linewidth=0
-                )
+                low, high = ([100 * getattr(p.score, end) for p in points] for end in ("low", "high"))
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
         axes.set_xticks(labels, [f"{count:,}" for count in labels])
         axes.minorticks_off()
@@ -186,28 +184,29 @@ def _of(outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
 
 def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> Section:
     rows, ways = [], []
-    figures: list[str] = []
-    for name, points in comparison.curves.items():
-        last = points[-1]
+    lasts = [points[-1] for points in comparison.curves.values()]
+    figures = [key for key in dict.fromkeys(key for last in lasts for key in last.figures) if key != comparison.gain]
+    for name, last in zip(comparison.curves, lasts, strict=True):
         found = _of(outcomes, name, last.labels)
         sure = [_answers(study, outcome).target.confidence(outcome.output) for outcome in found]
         worth = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
         if sure[0] is not None:
             ways.append((name, np.concatenate([one for one in sure if one is not None]), worth))
-            figures = [key for key in last.figures if key != comparison.gain]
-            rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
+        rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
+    caption = "Other figures, with the most labels; mean (95 % interval over draws)"
+    tables = [Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)] if figures else []
     title = "Can its confidence be trusted?"
     if not ways:
-        return Section(title, ["These answers carry no probability."])
-    caption = "Other figures, with the most labels; mean (95 % interval over draws)"
-    table = Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)
+        return Section(title, ["These answers carry no probability."], tables=tables)
     figure = reliability(ways, comparison.gain)
-    return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=[table])
+    return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=tables)
 
 
 def _over_seeds(point: Point, key: str) -> str:
-    score = point.figures[key]
-    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({max(0.0, score.low):.3f}–{score.high:.3f})")
+    score = point.figures.get(key)
+    if score is None:
+        return ""
+    return f"{score.value:.4g}" + ("" if math.isnan(score.low) else f" ({score.low:.4g}–{score.high:.4g})")
 
 
 def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
@@ -221,7 +220,7 @@ def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcom
     for name in dict.fromkeys(filter(None, (best, told))):
         answers, where = _answers(study, first[name]), f"{name}, {most:,} labels, first draw"
         look = scrutinize(answers, first[name].parts)
-        assert look is not None  # what is compared is right or wrong
+        assert look is not None  # what is compared has a worth
         found += [*slices(look, where), *failures(answers, look, where)] if name == best else []
         found += reasons(answers, look, where) if name == told else []
     return found
