@@ -22,8 +22,10 @@ from runs import laid, read_beside, run, sentences, start, write_labelled
 
 import mapsto
 from mapsto import kinds
+from mapsto.comparison import Difference, labels_saved, worth
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
+from mapsto.scores import Score
 from mapsto.study import nested
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
@@ -94,6 +96,39 @@ def test_a_planted_saving_is_found() -> None:
         saved = interval(reach(labels, samples[:, 4:], samples[:, 1]) - 64, 400)
         inside += saved.low <= 2 * 64 <= saved.high
     assert inside >= 90
+
+
+def compared(way: str, labels: int, points: float, saved: tuple[float, float, float]) -> Difference:
+    return Difference(
+        way, "scratch, full", labels, Score(points, points - 0.02, points + 0.02, 200), Score(*saved, 200), 16 - labels
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ((183.4, 91.2, 424.0), "about 180 labels (91 to 420)"),
+        ((-48, -48, -48), "-48 or less"),
+        ((0.4, -48, np.inf), "about 0 labels (-48 or less to more than you have)"),
+        ((np.inf, 120, np.inf), "more than you have (120 to more than you have)"),
+        ((np.inf, np.inf, np.inf), "more than you have"),
+        ((20, np.nan, np.nan), "about 20 labels"),
+    ],
+)
+def test_labels_saved_are_said_as_far_as_they_are_known(saved: tuple[float, float, float], said: str) -> None:
+    assert labels_saved(compared("base, full", 64, 0.1, saved)) == said
+
+
+def test_what_is_for_few_labels_alone_is_not_the_headline() -> None:
+    saved = (180.0, 90.0, 420.0)
+    told = [
+        compared("base, contrast", 16, 0.3, saved),
+        compared("base, full", 16, 0.0, saved),
+        compared("base, full", 64, 0.1, saved),
+    ]
+    said = worth("base", "scratch, full", told)
+    assert said.startswith("base, full against scratch, full") and "With 16 labels the two are not told apart" in said
+    assert "At 64 labels it saves about 180 labels (90 to 420)" in said and "does not help" not in said
 
 
 def test_a_power_law_is_looked_ahead() -> None:
@@ -259,6 +294,16 @@ def test_what_cannot_be_compared_is_said_before_the_first_fit(given: dict[str, A
 def test_rows_on_both_sides_stop_it() -> None:
     with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test also stand in the training data(.|\n)*row 31"):
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
+
+
+@pytest.mark.parametrize(("arrow", "labels"), [("text -> label", [50, "all"]), ("text -> label:labels", [8, 20])])
+def test_a_way_that_no_number_of_labels_is_for_is_left_out(tmp_path: Path, arrow: str, labels: list[Any]) -> None:
+    """Contrast, where labels are many or classes are none."""
+    rows = [{"text": text} for text in sentences(40)]
+    mapsto.pretrain("text", rows, tmp_path / "base", layers=1, width=64, vocabulary=300, steps=2)
+    given = {"starts": [str(tmp_path / "base")], "labels": labels, "seeds": 1, "methods": ["probe", "contrast"]}
+    found = mapsto.compare(arrow, table(60), tmp_path / "cmp", test=table(30, 5), **given)
+    assert list(found.curves)[2:] == ["base, probe"] and all(found.curves.values())
 
 
 def test_a_single_class_is_said_before_the_first_fit() -> None:

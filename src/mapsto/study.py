@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Study:
         """What is compared, in the field's words."""
         return kinds.target(self.arrow.targets[self.port].kind).gain
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """All fits, the cheap ones first."""
         return [
@@ -187,6 +188,11 @@ def planned(
     ways = _ways(bound, list(dict.fromkeys(starts)), methods)
     drawn = list(range(options.seed, options.seed + seeds))
     study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like, findings)
+    fitted = {cell.way for cell in study.cells}
+    if idle := [way.name for way in ways if way not in fitted]:
+        why = f"contrast compares two rows of two classes, and is for up to {FEW_LABELS} labels a class"
+        progress.say(f"note: left out: {', '.join(idle)}; {why}")
+        study = replace(study, ways=[way for way in ways if way in fitted])
     facts = {
         "arrow": str(bound),
         "data": fingerprint_of(bound, rows),

@@ -113,22 +113,19 @@ def _differences(comparison: Comparison) -> Section:
             f"{d.way} against {d.against}",
             f"{d.labels:,}",
             signed(d.points),
-            _saved(d.saved.value, labels_saved(d.saved)),
+            labels_saved(d).replace("about ", "").replace(" labels", ""),
         ]
         for d in comparison.differences
     ]
     text = [
         "Points: how much better, on the same rows with the same labels. Labels saved: how many more labels the other way needs "
-        "for the same score, read off its curve; a number below 0 is what it costs.",
+        "for the same score, read off its curve; a number below 0 is what it costs. Or less: the other way is ahead with its "
+        "fewest labels already.",
     ]
     if not rows:
         text = ["There is no start to compare with another."]
     columns = ["what", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
     return Section("What a start is worth", text, tables=[Table("Paired differences", columns, rows)] if rows else [])
-
-
-def _saved(value: float, text: str) -> str:
-    return text.replace("about ", "").replace(" labels", "") if math.isfinite(value) else text
 
 
 def _foresight(comparison: Comparison) -> Section:
