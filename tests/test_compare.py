@@ -292,6 +292,8 @@ def test_what_cannot_be_compared_is_said_before_the_first_fit(given: dict[str, A
 
 
 def test_rows_on_both_sides_stop_it() -> None:
+    with pytest.raises(mapsto.MapstoError, match=r"2 rows of --shift also stand in the training data(.|\n)*row 9"):
+        mapsto.compare("text -> label", table(60), test=table(30, 5), shift=table(8, 9) + table(60)[:2], **SMALL)
     with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test also stand in the training data(.|\n)*row 31"):
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
 
