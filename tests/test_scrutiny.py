@@ -19,6 +19,7 @@ from mapsto.evaluate import Answers, Evaluation
 from mapsto.examples import bind_to, read_rows
 from mapsto.explain import Part
 from mapsto.reports.evaluated import evaluated
+from mapsto.reports.parts import failures
 from mapsto.scrutiny import scrutinize
 from mapsto.transformer import Linear
 
@@ -71,6 +72,17 @@ def test_labels_that_are_wrong_are_found() -> None:
     look = scrutinize(answers(mislabelled=8))
     assert look is not None and look.suspects is not None
     assert {case.row for case in look.suspects} >= set(range(1, 9))
+    titles = {section.title: section for section in failures(answers(mislabelled=8), look)}
+    (mistakes,) = titles["Surest mistakes"].tables
+    assert any(row[2].endswith("in doubt") for row in mistakes.rows)
+    assert any("mistakes of its own" in line for line in titles["Surest mistakes"].text)
+
+
+@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+def test_answers_are_shown_in_words(kind: str) -> None:
+    target = kinds.target(kind)()
+    for cell in target.samples():
+        assert not set("()[]{}'") & set(target.brief(target.read(cell)))
 
 
 def test_silence_is_worth_what_it_says() -> None:

@@ -218,7 +218,7 @@ def evaluate(
     for _, look in looks:
         print("\n".join(look.lines()))
     if any(look.suspects is None for _, look in looks):
-        print("\nlabels that are probably wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
+        print("\nlabels in doubt: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:

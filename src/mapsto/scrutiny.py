@@ -1,4 +1,4 @@
-"""Where a model fails: slices of the rows, surest mistakes, labels that are probably wrong, and what silence would gain."""
+"""Where a model fails: slices of the rows, surest mistakes, labels in doubt, and what silence would gain."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ EXAMPLES = 8
 SMALLEST_SLICE = 10
 MOST_VALUES = 20  # of a column whose values are slices; a number with more is cut into quarters
 CHANCE = 0.05
+DOUBT = "confident learning; the weaker the model, the more of its doubts are mistakes of its own"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Scrutiny:
             for kept in self.kept:
                 share = f"{100 * kept.coverage:5.1f} % of the rows"
                 found.append(f"  at least {kept.threshold:.3f} sure: {share}, {kept.score.percent}")
-        looked_at = (("surest mistakes", self.mistakes), ("labels that are probably wrong", self.suspects or []))
+        looked_at = (("surest mistakes", self.mistakes), (f"labels in doubt ({DOUBT})", self.suspects or []))
         for title, cases in looked_at:
             if cases:
                 found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
@@ -242,7 +243,7 @@ def _drawn(answers: Answers) -> Ints:
 
 
 def _suspects(answers: Answers) -> list[Case] | None:
-    """Rows whose label is probably wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
+    """Rows whose label is in doubt (confident learning, Northcutt et al. 2021), the likeliest to be wrong first."""
     try:
         find = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:

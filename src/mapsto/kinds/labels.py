@@ -167,6 +167,10 @@ class Labels(Target):
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
+    def brief(self, answer: Sequence[str]) -> str:
+        """Their names."""
+        return ", ".join(answer) or "none"
+
     def state(self) -> State:
         """The classes."""
         return {"classes": self.classes}

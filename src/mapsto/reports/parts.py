@@ -15,7 +15,7 @@ from mapsto.evaluate import Answers
 from mapsto.explain import Part
 from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
 from mapsto.scores import Floats
-from mapsto.scrutiny import Case, Scrutiny
+from mapsto.scrutiny import DOUBT, Case, Scrutiny
 
 BINS = 10
 FEWEST_IN_A_BIN = 5
@@ -102,33 +102,36 @@ def slices(look: Scrutiny, where: str = "") -> list[Section]:
             part.name,
             part.score.percent,
             f"{100 * part.others:.1f} %",
-            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
+            ("below 0.001" if part.chance < 0.001 else f"{part.chance:.3f}") + (" ←" if part.stands_out else ""),
         ]
         for part in look.slices[:SHOWN_SLICES]
     ]
     if not rows:
         return []
     text = [
-        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
-        "corrected for all slices looked at (Holm). ← stands out."
+        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test; Welch's "
+        "where a row can be partly right), corrected for all slices looked at (Holm). ← stands out."
     ]
     columns = ["rows where", look.gain, "all others", "by luck"]
     return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at{_of(where)}", columns, rows)])]
 
 
 def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """What is confused, surest mistakes, labels that are probably wrong; `where` says of what, if that is not plain."""
+    """What is confused, surest mistakes, labels in doubt; `where` says of what, if that is not plain."""
     by, suspects = _of(where), look.suspects or []
     doubted = {case.at for case in suspects}
     mistakes = [
-        replace(case, truth=f"{case.truth} – probably wrong") if case.at in doubted else case for case in look.mistakes
+        replace(case, truth=f"{case.truth} – in doubt") if case.at in doubted else case for case in look.mistakes
     ]
     others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
-    legend = _legend(answers, mistakes)
+    legend = [
+        *_legend(answers, mistakes),
+        *([f"In doubt: {DOUBT}."] if doubted & {case.at for case in mistakes} else []),
+    ]
     found = [
         ("Confused most often", [], confusions(answers, f"By how often{by}")),
         ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
-        ("Other labels that are probably wrong", [], cases(answers, others, f"By confident learning{by}")),
+        ("Other labels in doubt", [f"By {DOUBT}."], cases(answers, others, f"The likeliest to be wrong first{by}")),
     ]
     return [Section(title, text, tables=[table]) for title, text, table in found if table is not None]
 
