@@ -19,7 +19,17 @@ from mapsto.examples import Rows
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import scrutinize
-from mapsto.study import ALL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
+from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
+
+# What a way does, for people who do not know the names.
+WORDS = {
+    BLIND: "{}: a model that reads nothing",
+    CLASSICAL: "{}: a linear model that needs no pretraining",
+    SCRATCH: "{}: all weights are fitted from random ones",
+    "full": "full: all weights are fitted from those of the start",
+    "probe": "probe: the weights of the start stay, a linear model answers from its vectors",
+    "contrast": "contrast: the start learns to draw rows of one class together, then a linear model answers",
+}
 
 
 def write(
@@ -64,7 +74,7 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
         about=about,
         headline=comparison.headline,
         sections=[
-            _curves(comparison),
+            _curves(comparison, study),
             _differences(comparison),
             _foresight(comparison),
             _robustness(comparison),
@@ -77,7 +87,16 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
     )
 
 
-def _curves(comparison: Comparison) -> Section:
+def _ways(study: Study) -> str:
+    """In words what each way does, by its method."""
+    told = dict.fromkeys(
+        WORDS[SCRATCH if way.method == "full" and way.start is None else way.method].format(way.name)
+        for way in study.ways
+    )
+    return f"{'; '.join(told)}."
+
+
+def _curves(comparison: Comparison, study: Study) -> Section:
     labels = comparison.labels
     with drawing(
         f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
@@ -95,16 +114,15 @@ def _curves(comparison: Comparison) -> Section:
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
         axes.set_xticks(labels, [f"{count:,}" for count in labels])
         axes.minorticks_off()
-        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        drawn.legend()
     rows = []
     for name, points in comparison.curves.items():
         at_labels = {point.labels: shown(point.score) for point in points}
         rows.append([name, *(at_labels.get(count, "") for count in labels)])
     interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
     table = Table(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
-    return Section(
-        "Learning curves", figure=drawn.svg, caption="Bands are 95 % intervals.", file=CURVES, tables=[table]
-    )
+    caption = "Bands are 95 % intervals." if comparison.seeds > 1 else "One draw of labels, so no bands."
+    return Section("Learning curves", [_ways(study)], drawn.svg, caption, CURVES, [table])
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -248,6 +266,8 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
         f"Every way saw the same labels and was scored on the same {comparison.tested:,} rows, which no fit saw. For each seed "
         "the labels are drawn once; the smaller numbers are part of the larger ones, and classes stand in them as in all rows, "
         "each at least once where there is room.",
+        "The headline compares a start by one of the methods that all numbers of labels were fitted with: the one that gains "
+        "most in the mean of them, which flatters it a little where several are close.",
         "No way was tuned on the test rows. Fits take the settings of mapsto fit for so many labels; a probe and the linear "
         "model choose their strength out of four by cross-validation within their labels.",
         "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "

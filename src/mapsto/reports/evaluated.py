@@ -109,7 +109,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
             of = [[step[name] for step in watched] for name in ("step", "held_out_loss")]
             drawn.axes.plot(*of, color=SERIES[2], marker="o", label="held-out rows")
         drawn.axes.set(xlabel="step", ylabel="loss")
-        drawn.axes.legend(fontsize=9)
+        drawn.legend()
     named = [("batches", x, losses), *([("held-out rows", *of)] if watched else [])]
     rows = [
         [name, f"{values[-1]:.3f}", f"{min(values):.3f}", f"{at[values.index(min(values))]:,}"]

@@ -41,7 +41,7 @@ def reliability(ways: Sequence[tuple[str, Floats, Floats]], gain: str) -> str:
             colour, dash = SERIES[(at + 2 * (len(ways) == 1)) % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
             drawn.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)
         drawn.axes.set(xlabel="confidence", ylabel=f"{gain} of such answers")
-        drawn.axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        drawn.legend()
     return drawn.svg
 
 
