@@ -20,7 +20,7 @@ from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.explain import Explainer, Part
 from mapsto.mapping import Mapping
-from mapsto.scores import Floats, Score, with_interval
+from mapsto.scores import Floats, Score, share, with_interval
 from mapsto.sequence import Ints
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -160,7 +160,7 @@ def _kept(worth: Floats, sure: Floats) -> list[Kept]:
     for wanted in COVERAGES:
         threshold = float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1])
         chosen = sure >= threshold
-        kept = Kept(threshold, float(chosen.mean()), with_interval(np.mean, worth[chosen]))
+        kept = Kept(threshold, float(chosen.mean()), with_interval(share, worth[chosen]))
         if not found or kept.coverage < found[-1].coverage:
             found.append(kept)
     return found
@@ -179,7 +179,7 @@ def _slices(answers: Answers, worth: Floats) -> list[Slice]:
     steps = chances[order] * np.arange(len(chances), 0, -1)
     corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
     found = [
-        Slice(name, with_interval(np.mean, worth[chosen]), float(worth[~chosen].mean()), float(chance))
+        Slice(name, with_interval(share, worth[chosen]), float(worth[~chosen].mean()), float(chance))
         for (name, chosen), chance in zip(tried, corrected, strict=True)
     ]
     return sorted(found, key=lambda part: (part.chance, part.score.value))

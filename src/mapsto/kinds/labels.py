@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.scores import Score, with_interval
+from mapsto.scores import Score, share, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
 from mapsto.textual import no_text
@@ -151,8 +151,8 @@ class Labels(Target):
         said, truth = _said(output), self._truth(answers)
         exact = (said == truth).all(1) & np.array([set(answer) <= set(self.classes) for answer in answers])
         return {
-            "agreement": (np.mean, self._agreement(output, answers)),
-            "exact": (np.mean, exact.astype(np.float64)),
+            "agreement": (share, self._agreement(output, answers)),
+            "exact": (share, exact.astype(np.float64)),
             "macro_f1": (_macro_f1, said, truth),
             "micro_f1": (_micro_f1, said, truth),
         }
@@ -160,7 +160,7 @@ class Labels(Target):
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
         """Never a label."""
         none = np.array([not answer for answer in answers], np.float64)
-        return {"agreement": with_interval(np.mean, none), "exact": with_interval(np.mean, none)}
+        return {"agreement": with_interval(share, none), "exact": with_interval(share, none)}
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
         """Labels that training never saw."""

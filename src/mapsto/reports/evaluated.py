@@ -76,7 +76,16 @@ def _scores(found: Evaluation) -> Section:
         for name, s in found.scores.items()
     ]  # fmt: skip
     columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
-    return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
+    return Section(
+        "Scores",
+        tables=[
+            Table(
+                "Intervals over the rows: of shares of right rows Wilson's, of other figures by bootstrap",
+                columns,
+                rows,
+            )
+        ],
+    )
 
 
 def _made(found: Evaluation) -> list[Section]:
@@ -121,7 +130,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
     text = [
-        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals by bootstrap over them.",
+        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals over them.",
         *found.notes,
     ]
     if steps:
