@@ -86,14 +86,12 @@ def with_interval(
     """`metric(*arrays)` with the percentile bootstrap interval over items, the first axis of every array; a share of hits and
     misses with Wilson's (1927), since few misses are soon drawn away: of 20 hits in 20 the bootstrap makes 100 % for sure."""
     n = len(arrays[0])
+    if metric in (accuracy, share):
+        items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
+        if set(np.unique(items)) <= {0.0, 1.0}:
+            return Score(float(items.mean()), *_wilson(float(items.mean()), n, confidence), n)
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
-    if metric in (accuracy, share, np.mean):
-        items = (arrays[0] == arrays[1] if metric is accuracy else arrays[0]).astype(np.float64)
-        if metric is not np.mean and set(np.unique(items)) <= {0.0, 1.0}:
-            return Score(float(items.mean()), *_wilson(items, confidence), n)
-        drawn = np.array([items[index].mean() for index in _indices(n, rng, resamples)])
-    else:
-        drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
+    drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Score(float(metric(*arrays)), float(low), float(high), n)
@@ -111,9 +109,8 @@ def mean_interval(values: Sequence[float]) -> Score:
     return Score(mean, mean - half, mean + half, n)
 
 
-def _wilson(hits: Floats, confidence: float) -> tuple[float, float]:
-    """The shares of which the one found is a likely draw."""
-    n, found = len(hits), float(hits.mean())
+def _wilson(found: float, n: int, confidence: float) -> tuple[float, float]:
+    """The shares of which `found`, of n items, is a likely draw."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle, shrunk = found + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(found * (1 - found) / n + (z / (2 * n)) ** 2)
