@@ -19,6 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import laid, read_beside, run, sentences, start, write_labelled
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 
 import mapsto
 from mapsto import kinds
@@ -180,6 +182,23 @@ def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
     gains = target.gains(output, answers)
     assert gains is not None and gains.min() >= 0 and gains.max() <= 1
     assert float(gains.mean()) == pytest.approx(target.score(output, answers)[target.gain].value)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_label_and_sets_of_labels_are_probed_alike(sparse: bool) -> None:
+    """The same strength out of the same four, by the same folds."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 80)
+    features: Any = rng.normal(0, 1, (80, 6)) + 0.7 * truth[:, None]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    one, several = kinds.target("label")(["no", "yes"]), kinds.target("labels")(["yes"])
+    given = csr_matrix(features) if sparse else features
+    (weight, bias), (weights, biases) = (
+        target.probe(given, values, 3) for target, values in ((one, truth), (several, truth[:, None]))
+    )
+    assert torch.allclose(weight[1] - weight[0], weights[0], atol=1e-5) and abs(bias[1] - bias[0] - biases[0]) < 1e-5
+    plain = LogisticRegression().fit(features, truth)
+    assert not np.allclose(weights[0].numpy(), plain.coef_[0], rtol=0.05)  # which takes the strength it is given
 
 
 # The whole

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.logistic import regressed
 from mapsto.scores import Score, share, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
@@ -87,15 +88,12 @@ class Labels(Target):
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """A logistic regression for each class."""
-        from sklearn.linear_model import LogisticRegression  # a second to import, and only a probe needs it
-
-        scale = (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for at, column in enumerate(np.asarray(values).T):
             share = column.mean()
             if 0 < share < 1:
-                fitted = LogisticRegression(max_iter=1000).fit(features / scale, column > 0)
-                weight[at], bias[at] = fitted.coef_[0] / scale, fitted.intercept_[0]
+                fitted = regressed(features, column > 0, seed)
+                weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[at] = 10.0 if share else -10.0
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
