@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,21 @@ def test_a_page_stays_small(count: int) -> None:
     )
     size = len(page.html().encode())
     assert 20_000 < size < 3_000_000, size
+
+
+def test_of_several_answers_each_has_its_name(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "place": "yes" if "winter" in text else "no", "long": "yes" if len(text) > 40 else "no"}
+        for text in sentences(120)
+    ]
+    data.write_rows(tmp_path / "test.csv", ["text", "place", "long"], rows[80:])
+    given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 3}
+    mapsto.fit("text -> place:label, long:label", rows[:80], tmp_path / "clf", **given)
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in ("place", "long"):
+        assert re.search(rf"\n{name}: \n\ntruth . answer +no +yes\n", done.stdout)
+        assert f"<p>{name}: accuracy: " in page and f">{name}: Can its confidence be trusted?</h2>" in page
 
 
 def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:

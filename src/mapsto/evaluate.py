@@ -36,13 +36,15 @@ SHOWN = 8  # rows of which what was made is kept
 
 @dataclass(frozen=True)
 class Answers:
-    """What one target said of some rows: outputs (n, …) beside the truths."""
+    """What one target said of some rows: outputs (n, …) beside the truths. name: stands before its scores, where there are other
+    answers too."""
 
     arrow: Arrow
     target: Target
     rows: Rows
     truths: list[Any]
     outputs: Tensor
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,11 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
             continue
         outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
         answers = rows.targets[port]
-        said.append(Answers(arrow, target, rows, answers, outputs))
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        said.append(Answers(arrow, target, rows, answers, outputs, name))
         scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
         baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
-        confusion |= target.confusion(outputs, answers)
+        confusion |= {f"{name}{truth}": row for truth, row in target.confusion(outputs, answers).items()}
         notes += target.notes(answers)
     shown = [
         row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
