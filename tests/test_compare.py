@@ -240,6 +240,29 @@ def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> Non
     assert other.returncode == 2 and "other options" in other.stderr
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_fits_at_once_are_stopped_together(tmp_path: Path, stop: signal.Signals) -> None:
+    """Ctrl-C stops the fits that run and those that wait, and says how to go on; a kill of the first process leaves no others."""
+    write_labelled(tmp_path / "train.csv", 120)
+    write_labelled(tmp_path / "test.csv", 60, seed=5)
+    cells = tmp_path / "cmp" / "cells"
+    process = start(
+        "compare", "text -> label", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--labels", "32,all",
+        "--seeds", "2", "--jobs", "2", *FLAGS[:6], "--epochs", "2000", "--out", str(cells.parent), group=True,
+    )  # fmt: skip
+    while process.poll() is None and (not cells.exists() or len(list(cells.glob("[!.]*"))) < 4):
+        time.sleep(0.01)
+    time.sleep(1)  # into the fits that take long
+    (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
+    try:
+        said = process.communicate(timeout=60)[1]  # until no process is left to say something
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if stop == signal.SIGINT:
+        assert process.returncode == 130 and re.search(r"stopped after \d fits; the same command goes on", said)
+
+
 def test_fits_at_once_find_the_same(tmp_path: Path) -> None:
     given = {"test": table(40, 5), "labels": [8, 40], "seeds": 2, **SMALL}
     mapsto.compare("text -> label", table(80), tmp_path / "one", jobs=1, **given)
