@@ -55,6 +55,18 @@ def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0,
     return Answers(arrow, target, rows, rows.targets[0], outputs)
 
 
+def test_confidence_is_held_against_what_it_is_about() -> None:
+    """Sets of labels that are as often wholly right as they say lie on the diagonal, although half of a set may be right more
+    often."""
+    share = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    true = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1)) < share
+    target, output = kinds.target("labels")(["a", "b", "c"]), torch.logit(share, 1e-6)
+    truths = [tuple(name for name, has in zip("abc", row, strict=True) if has) for row in true.tolist()]
+    sure, right, worth = target.confidence(output), target.borne_out(output, truths), target.gains(output, truths)
+    assert sure is not None and right is not None and worth is not None
+    assert right.mean() == pytest.approx(sure.mean(), abs=0.01) and worth.mean() > sure.mean() + 0.1
+
+
 def test_a_slice_that_fails_is_found() -> None:
     look = scrutinize(answers(wrong_in="east"))
     assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out

@@ -27,7 +27,7 @@ from mapsto.examples import (
 )
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, evidence, made, questions, row_outputs, told_by
-from mapsto.scores import Score
+from mapsto.scores import Floats, Score
 from mapsto.sequence import Example
 from mapsto.target import Target
 
@@ -45,6 +45,12 @@ class Answers:
     truths: list[Any]
     outputs: Tensor
     name: str = ""
+
+    def calibration(self) -> tuple[Floats, Floats] | None:
+        """How sure each answer was (n,) and how far it turned out so (n,); None where they carry no probability."""
+        sure = self.target.confidence(self.outputs)
+        right = self.target.borne_out(self.outputs, self.truths)
+        return None if sure is None or right is None else (sure, right.astype(np.float64))
 
 
 @dataclass(frozen=True)

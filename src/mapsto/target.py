@@ -155,6 +155,11 @@ class Target(Kind):
         """What each answer is worth, (m,) from 0 to 1: their mean is what comparisons are about. None where a kind has none."""
         return None
 
+    def borne_out(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """How far each answer (m,) turned out as its `confidence` says: what it is worth, unless a kind is sure of something
+        else."""
+        return self.gains(output, answers)
+
     @abstractmethod
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """From the vectors read out, (m, width), to this kind's outputs (m, …)."""

@@ -113,6 +113,15 @@ class Labels(Target):
         """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
         return self._agreement(output, answers).astype(np.float32)
 
+    def borne_out(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+        """1 where all labels are right and none is missing, else 0."""
+        return self._exact(output, answers).astype(np.float32)
+
+    def _exact(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        known = np.array([set(answer) <= set(self.classes) for answer in answers])
+        found: Values = ((_said(output) == self._truth(answers)).all(1) & known).astype(np.float64)
+        return found
+
     def _agreement(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
         said, truth = _said(output), self._truth(answers)
         unknown = np.array([len(set(answer) - set(self.classes)) for answer in answers])
@@ -147,10 +156,9 @@ class Labels(Target):
     def figures(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Figure]:
         """Agreement (Jaccard by row), the share of rows with exactly the true labels, and F1 over classes and over labels."""
         said, truth = _said(output), self._truth(answers)
-        exact = (said == truth).all(1) & np.array([set(answer) <= set(self.classes) for answer in answers])
         return {
             "agreement": (share, self._agreement(output, answers)),
-            "exact": (share, exact.astype(np.float64)),
+            "exact": (share, self._exact(output, answers)),
             "macro_f1": (_macro_f1, said, truth),
             "micro_f1": (_micro_f1, said, truth),
         }

@@ -205,10 +205,10 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
     for name, points in comparison.curves.items():
         last = points[-1]
         found = _of(outcomes, name, last.labels)
-        sure = [_answers(study, outcome).target.confidence(outcome.output) for outcome in found]
-        worth = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
-        if sure[0] is not None:
-            ways.append((name, np.concatenate([one for one in sure if one is not None]), worth))
+        told = [pair for one in found if (pair := _answers(study, one).calibration()) is not None]
+        if told:
+            sure, right = (np.concatenate(part) for part in zip(*told, strict=True))
+            ways.append((name, sure, right))
             figures = [key for key in last.figures if key != comparison.gain]
             rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
     title = "Can its confidence be trusted?"
@@ -216,7 +216,7 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
         return Section(title, ["These answers carry no probability."])
     caption = "Other figures, with the most labels; mean (95 % interval over draws)"
     table = Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)
-    figure = reliability(ways, comparison.gain)
+    figure = reliability(ways)
     return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=[table])
 
 

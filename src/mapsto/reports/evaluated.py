@@ -161,8 +161,8 @@ def _kept(look: Scrutiny) -> list[Section]:
 
 
 def _calibration(answers: Answers) -> list[Section]:
-    sure, gains = answers.target.confidence(answers.outputs), answers.target.gains(answers.outputs, answers.truths)
-    if sure is None or gains is None:
+    told = answers.calibration()
+    if told is None:
         return []
-    figure = reliability([("this model", sure, np.asarray(gains))], answers.target.gain)
+    figure = reliability([("this model", *told)])
     return [Section("Can its confidence be trusted?", figure=figure, caption="On the diagonal it can.")]

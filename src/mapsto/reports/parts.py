@@ -27,20 +27,21 @@ LEGEND = (
 OUTLINES = "In frames: broken and green what is true, red what was answered; a pointer at rest on one names it."
 
 
-def reliability(ways: Sequence[tuple[str, Floats, Floats]], gain: str) -> str:
-    """An SVG: for each way, with its name, how sure it was (n,) and what its answers were worth (n,), by bins of the former."""
+def reliability(ways: Sequence[tuple[str, Floats, Floats]]) -> str:
+    """An SVG: for each way, with its name, how sure it was (n,) and how far its answers bore that out (n,), by bins of the
+    former."""
     with drawing(
         "How often an answer is right against how sure it is; on the diagonal confidence can be trusted"
     ) as drawn:
         drawn.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="to be trusted")
-        for at, (name, sure, worth) in enumerate(ways):
+        for at, (name, sure, right) in enumerate(ways):
             which = np.clip((sure * BINS).astype(int), 0, BINS - 1)
             counts = np.bincount(which, minlength=BINS)
             kept = counts >= max(FEWEST_IN_A_BIN, len(sure) // 200)
-            x, y = (np.bincount(which, of, BINS)[kept] / counts[kept] for of in (sure, worth))
+            x, y = (np.bincount(which, of, BINS)[kept] / counts[kept] for of in (sure, right))
             colour, dash = SERIES[(at + 2 * (len(ways) == 1)) % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
             drawn.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)
-        drawn.axes.set(xlabel="confidence", ylabel=f"{gain} of such answers")
+        drawn.axes.set(xlabel="confidence", ylabel="share of such answers that is right")
         drawn.legend()
     return drawn.svg
 
