@@ -86,9 +86,7 @@ def main() -> None:
             lines.append(f"| {name} | {' | '.join(at.get(count, '') for count in labels)} |")
         lines += ["", "| | labels | better by, points | labels saved |", "|---|---|---|---|"]
         for d in found.differences:
-            lines.append(
-                f"| {d.way} against {d.against} | {d.labels:,} | {signed(d.points)} | {labels_saved(d.saved)} |"
-            )
+            lines.append(f"| {d.way} against {d.against} | {d.labels:,} | {signed(d.points)} | {labels_saved(d)} |")
         record(f"What a start is worth: {task} (benchmarks/comparing.py)", [*lines, "", *found.headline])
 
 

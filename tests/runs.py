@@ -62,11 +62,12 @@ def write_labelled(path: Path, count: int = 120, seed: int = 0) -> Path:
     return path
 
 
-def start(*arguments: str, threads: int = 1) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
+def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.Popen[str]:
+    """The command line in a process of its own; as a terminal has it, in a group of its own with those that it starts."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "mapsto", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=group, **piped)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

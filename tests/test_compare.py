@@ -19,11 +19,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import laid, read_beside, run, sentences, start, write_labelled, write_pairs
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 
 import mapsto
 from mapsto import kinds
+from mapsto.comparison import Difference, labels_saved, worth
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
+from mapsto.scores import Score
 from mapsto.study import nested
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
@@ -96,6 +100,39 @@ def test_a_planted_saving_is_found() -> None:
     assert inside >= 90
 
 
+def compared(way: str, labels: int, points: float, saved: tuple[float, float, float]) -> Difference:
+    return Difference(
+        way, "scratch, full", labels, Score(points, points - 0.02, points + 0.02, 200), Score(*saved, 200), 16 - labels
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ((183.4, 91.2, 424.0), "about 180 labels (91 to 420)"),
+        ((-48, -48, -48), "-48 or less"),
+        ((0.4, -48, np.inf), "about 0 labels (-48 or less to more than you have)"),
+        ((np.inf, 120, np.inf), "more than you have (120 to more than you have)"),
+        ((np.inf, np.inf, np.inf), "more than you have"),
+        ((20, np.nan, np.nan), "about 20 labels"),
+    ],
+)
+def test_labels_saved_are_said_as_far_as_they_are_known(saved: tuple[float, float, float], said: str) -> None:
+    assert labels_saved(compared("base, full", 64, 0.1, saved)) == said
+
+
+def test_what_is_for_few_labels_alone_is_not_the_headline() -> None:
+    saved = (180.0, 90.0, 420.0)
+    told = [
+        compared("base, contrast", 16, 0.3, saved),
+        compared("base, full", 16, 0.0, saved),
+        compared("base, full", 64, 0.1, saved),
+    ]
+    said = worth("base", "scratch, full", told)
+    assert said.startswith("base, full against scratch, full") and "With 16 labels the two are not told apart" in said
+    assert "At 64 labels it saves about 180 labels (90 to 420)" in said and "does not help" not in said
+
+
 def test_a_power_law_is_looked_ahead() -> None:
     labels = [16, 64, 256]
     curve = 1 - 2 * np.array([labels], np.float64) ** -0.5
@@ -149,6 +186,23 @@ def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
     assert float(gains.mean()) == pytest.approx(target.score(output, answers)[target.gain].value)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_label_and_sets_of_labels_are_probed_alike(sparse: bool) -> None:
+    """The same strength out of the same four, by the same folds."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 80)
+    features: Any = rng.normal(0, 1, (80, 6)) + 0.7 * truth[:, None]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    one, several = kinds.target("label")(["no", "yes"]), kinds.target("labels")(["yes"])
+    given = csr_matrix(features) if sparse else features
+    (weight, bias), (weights, biases) = (
+        target.probe(given, values, 3) for target, values in ((one, truth), (several, truth[:, None]))
+    )
+    assert torch.allclose(weight[1] - weight[0], weights[0], atol=1e-5) and abs(bias[1] - bias[0] - biases[0]) < 1e-5
+    plain = LogisticRegression().fit(features, truth)
+    assert not np.allclose(weights[0].numpy(), plain.coef_[0], rtol=0.05)  # which takes the strength it is given
+
+
 # The whole
 
 
@@ -186,6 +240,29 @@ def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> Non
     }  # fmt: skip
     other = run(*command, "--out", str(tmp_path / "whole"), "--balance")
     assert other.returncode == 2 and "other options" in other.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_fits_at_once_are_stopped_together(tmp_path: Path, stop: signal.Signals) -> None:
+    """Ctrl-C stops the fits that run and those that wait, and says how to go on; a kill of the first process leaves no others."""
+    write_labelled(tmp_path / "train.csv", 120)
+    write_labelled(tmp_path / "test.csv", 60, seed=5)
+    cells = tmp_path / "cmp" / "cells"
+    process = start(
+        "compare", "text -> label", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--labels", "32,all",
+        "--seeds", "2", "--jobs", "2", *FLAGS[:6], "--epochs", "2000", "--out", str(cells.parent), group=True,
+    )  # fmt: skip
+    while process.poll() is None and (not cells.exists() or len(list(cells.glob("[!.]*"))) < 4):
+        time.sleep(0.01)
+    time.sleep(1)  # into the fits that take long
+    (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
+    try:
+        said = process.communicate(timeout=60)[1]  # until no process is left to say something
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if stop == signal.SIGINT:
+        assert process.returncode == 130 and re.search(r"stopped after \d fits; the same command goes on", said)
 
 
 def test_fits_at_once_find_the_same(tmp_path: Path) -> None:
@@ -259,8 +336,20 @@ def test_what_cannot_be_compared_is_said_before_the_first_fit(given: dict[str, A
 
 
 def test_rows_on_both_sides_stop_it() -> None:
+    with pytest.raises(mapsto.MapstoError, match=r"2 rows of --shift also stand in the training data(.|\n)*row 9"):
+        mapsto.compare("text -> label", table(60), test=table(30, 5), shift=table(8, 9) + table(60)[:2], **SMALL)
     with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test also stand in the training data(.|\n)*row 31"):
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
+
+
+@pytest.mark.parametrize(("arrow", "labels"), [("text -> label", [50, "all"]), ("text -> label:labels", [8, 20])])
+def test_a_way_that_no_number_of_labels_is_for_is_left_out(tmp_path: Path, arrow: str, labels: list[Any]) -> None:
+    """Contrast, where labels are many or classes are none."""
+    rows = [{"text": text} for text in sentences(40)]
+    mapsto.pretrain("text", rows, tmp_path / "base", layers=1, width=64, vocabulary=300, steps=2)
+    given = {"starts": [str(tmp_path / "base")], "labels": labels, "seeds": 1, "methods": ["probe", "contrast"]}
+    found = mapsto.compare(arrow, table(60), tmp_path / "cmp", test=table(30, 5), **given)
+    assert list(found.curves)[2:] == ["base, probe"] and all(found.curves.values())
 
 
 def test_a_single_class_is_said_before_the_first_fit() -> None:

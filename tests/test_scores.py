@@ -54,16 +54,32 @@ def test_calibration_error() -> None:
     assert scores.expected_calibration_error(sure.argmax(1), sure) == 0.0
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+@pytest.mark.parametrize("count", [10, 20, 50, 200, 1000])
+def test_intervals_hold_the_truth_as_often_as_they_say(count: int) -> None:
+    """However few the rows are, and however many of them are right."""
     rng = np.random.default_rng(1)
     inside = 0
-    for trial in range(300):
-        truth = np.zeros(200, int)
-        guess = (rng.random(200) > 0.8).astype(int)
-        score = scores.with_interval(scores.accuracy, truth, guess, seed=trial, resamples=400)
-        assert score.low <= score.value <= score.high and score.n == 200
-        inside += score.low <= 0.8 <= score.high
-    assert 0.90 <= inside / 300 <= 0.98
+    for right in rng.uniform(0.5, 1, 500):
+        guess = (rng.random(count) > right).astype(int)
+        score = scores.with_interval(scores.accuracy, np.zeros(count, int), guess)
+        assert 0 <= score.low <= score.value <= score.high <= 1 and score.n == count
+        inside += score.low <= right <= score.high
+    assert 0.93 <= inside / 500 <= 0.98
+
+
+def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    found = [scores.with_interval(scores.share, rng.beta(2, 1, 200), seed=trial, resamples=400) for trial in range(500)]
+    assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in found]) <= 0.97
+
+
+def test_an_interval_of_a_share_is_wilsons() -> None:
+    """As in Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, and with the hits and misses turned round."""
+    for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
+        items = np.arange(count) < hits
+        score, turned = (scores.with_interval(scores.share, part.astype(float)) for part in (items, ~items))
+        assert (score.low, score.high) == pytest.approx((low, high), abs=5e-5)
+        assert (turned.low, turned.high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 def test_intervals_are_a_function_of_their_seed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mapsto.evaluate import Answers, Evaluation
 from mapsto.examples import bind_to, read_rows
 from mapsto.explain import Part
 from mapsto.reports.evaluated import evaluated
+from mapsto.reports.parts import failures
 from mapsto.scrutiny import scrutinize
 from mapsto.transformer import Linear
 
@@ -53,6 +55,18 @@ def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0,
     return Answers(arrow, target, rows, rows.targets[0], outputs)
 
 
+def test_confidence_is_held_against_what_it_is_about() -> None:
+    """Sets of labels that are as often wholly right as they say lie on the diagonal, although half of a set may be right more
+    often."""
+    share = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    true = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1)) < share
+    target, output = kinds.target("labels")(["a", "b", "c"]), torch.logit(share, 1e-6)
+    truths = [tuple(name for name, has in zip("abc", row, strict=True) if has) for row in true.tolist()]
+    sure, right, worth = target.confidence(output), target.borne_out(output, truths), target.gains(output, truths)
+    assert sure is not None and right is not None and worth is not None
+    assert right.mean() == pytest.approx(sure.mean(), abs=0.01) and worth.mean() > sure.mean() + 0.1
+
+
 def test_a_slice_that_fails_is_found() -> None:
     look = scrutinize(answers(wrong_in="east"))
     assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out
@@ -71,6 +85,17 @@ def test_labels_that_are_wrong_are_found() -> None:
     look = scrutinize(answers(mislabelled=8))
     assert look is not None and look.suspects is not None
     assert {case.row for case in look.suspects} >= set(range(1, 9))
+    titles = {section.title: section for section in failures(answers(mislabelled=8), look)}
+    (mistakes,) = titles["Surest mistakes"].tables
+    assert any(row[2].endswith("in doubt") for row in mistakes.rows)
+    assert any("mistakes of its own" in line for line in titles["Surest mistakes"].text)
+
+
+@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+def test_answers_are_shown_in_words(kind: str) -> None:
+    target = kinds.target(kind)()
+    for cell in target.samples():
+        assert not set("()[]{}'") & set(target.brief(target.read(cell)))
 
 
 def test_silence_is_worth_what_it_says() -> None:
@@ -153,6 +178,21 @@ def test_a_page_stays_small(count: int) -> None:
     )
     size = len(page.html().encode())
     assert 20_000 < size < 3_000_000, size
+
+
+def test_of_several_answers_each_has_its_name(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "place": "yes" if "winter" in text else "no", "long": "yes" if len(text) > 40 else "no"}
+        for text in sentences(120)
+    ]
+    data.write_rows(tmp_path / "test.csv", ["text", "place", "long"], rows[80:])
+    given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 3}
+    mapsto.fit("text -> place:label, long:label", rows[:80], tmp_path / "clf", **given)
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in ("place", "long"):
+        assert re.search(rf"\n{name}: \n\ntruth . answer +no +yes\n", done.stdout)
+        assert f"<p>{name}: accuracy: " in page and f">{name}: Can its confidence be trusted?</h2>" in page
 
 
 def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.evaluate import said_of
 from mapsto.examples import Rows
 from mapsto.explain import Part
+from mapsto.loop import Interrupted
 from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import idle
@@ -102,6 +105,7 @@ def run(
         rows = f"{len(study.pool):,} rows with labels, {len(study.views[TEST]):,} to test on"
         progress.say(f"{study.arrow}: {rows}; {len(study.ways)} ways, {len(study.cells)} fits{kept}")
         began = time.monotonic()
+        stack.enter_context(_advice(done, out))
         for cell, outcome in stack.enter_context(_outcomes(study, left, jobs)):
             done[cell] = outcome
             if out is not None:
@@ -111,6 +115,18 @@ def run(
             what = f"{cell.way.name}, {cell.labels:,} labels, seed {cell.seed}: {study.gain} {100 * score:.1f} %"
             progress.say(f"{len(done)}/{len(study.cells)}  {what}, {duration(outcome.seconds)} ({spent} in all)")
     return study, {cell: done[cell] for cell in study.cells}, facts
+
+
+@contextmanager
+def _advice(done: dict[Cell, Outcome], out: Path | None) -> Iterator[None]:
+    """Say how to go on, where a signal stops it."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        how = f"; the same command goes on from them ({out})" if out is not None else ""
+        error = RunError(f"stopped after {len(done)} fits{how}")
+        error.exit_status = getattr(stopped, "exit_status", 128 + signal.SIGINT)
+        raise error from stopped
 
 
 @contextmanager
@@ -138,10 +154,23 @@ _STUDY: list[Study] = []
 def _enter(study: Study, threads: int) -> None:
     torch.set_num_threads(threads)
     _STUDY[:] = [study]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for fits for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _fitted(cell: Cell) -> Outcome:
-    return fitted(_STUDY[0], cell)
+    """As `fitted`; a process that is told to stop ends, where it would only begin the next fit that waits for it."""
+    try:
+        return fitted(_STUDY[0], cell)
+    except (Interrupted, KeyboardInterrupt):
+        os._exit(128 + signal.SIGINT)
 
 
 class _Meter(Progress):

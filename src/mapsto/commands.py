@@ -213,12 +213,15 @@ def evaluate(
     for name, value in found.scores.items():
         baseline = f"   (reading nothing: {found.baseline[name]})" if name in found.baseline else ""
         print(f"{name:<20} {value}{baseline}")
-    if found.confusion:
-        _print_confusion(found.confusion)
-    for _, look in looks:
-        print("\n".join(look.lines()))
+    for answers in found.answers:
+        if answers.name:
+            print(f"\n{answers.name}")
+        if confusion := answers.target.confusion(answers.outputs, answers.truths):
+            _print_confusion(confusion)
+        for look in (look for of, look in looks if of is answers):
+            print("\n".join(look.lines()))
     if any(look.suspects is None for _, look in looks):
-        print("\nlabels that are probably wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
+        print("\nlabels in doubt: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:

@@ -51,13 +51,15 @@ class Point:
 @dataclass(frozen=True)
 class Difference:
     """By how much one way is better than another with the same labels, and how many labels more the other needs for the same
-    score: infinite where it never gets there with the labels there are."""
+    score: infinite where it never gets there with the labels there are, and never below `least`, which its first number gives.
+    """
 
     way: str
     against: str
     labels: int
     points: Score
     saved: Score
+    least: int
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def _differences(study: Study, drawn: Drawn, items: int) -> list[Difference]:
                     scores = drawn[way.name, count]
                     points = interval(scores - curve[:, place], items)
                     saved = interval(reach(labels, curve, scores) - count, items)
-                    found.append(Difference(way.name, other.name, count, points, saved))
+                    found.append(Difference(way.name, other.name, count, points, saved, labels[0] - count))
     return found
 
 
@@ -259,7 +261,7 @@ def _headline(study: Study, curves: dict[str, list[Point]], differences: list[Di
             names = [way.name for way in study.ways if way.start == start]
             told = [d for d in differences if d.against == reference and d.way in names]
             if told:
-                lines.append(_worth(Path(start).name, reference, told))
+                lines.append(worth(Path(start).name, reference, told))
     for count in study.labels:
         at = {name: point for name, points in curves.items() for point in points if point.labels == count}
         best = max(at, key=lambda name: at[name].score.value)
@@ -267,11 +269,12 @@ def _headline(study: Study, curves: dict[str, list[Point]], differences: list[Di
     return lines
 
 
-def _worth(start: str, reference: str, told: list[Difference]) -> str:
-    """What a start is worth over a reference: by the method that gains most with the fewest labels and by it alone."""
-    fewest = min(d.labels for d in told)
-    chosen = max((d for d in told if d.labels == fewest), key=lambda d: d.points.value).way
-    own = [d for d in told if d.way == chosen]
+def worth(start: str, reference: str, told: list[Difference]) -> str:
+    """What a start is worth over a reference, by one method: of those fitted with the most numbers of labels the one that gains
+    most in their mean. What is for few labels alone says nothing of the others."""
+    by_way = [[d for d in told if d.way == way] for way in dict.fromkeys(d.way for d in told)]
+    own = max(by_way, key=lambda found: (len(found), sum(d.points.value for d in found)))
+    chosen = own[0].way
     better = [d for d in own if d.points.low > 0]
     worse = [d for d in own if d.points.high < 0]
     parts = [f"{signed(d.points)} points with {d.labels:,} labels" for d in own]
@@ -283,31 +286,36 @@ def _worth(start: str, reference: str, told: list[Difference]) -> str:
         return f"{said} Starting from {start} does not help over {reference}: {verdict}."
     best = better[0]
     if not math.isinf(best.saved.value):
-        said += f" At {best.labels:,} labels it saves {labels_saved(best.saved)}."
+        said += f" At {best.labels:,} labels it saves {labels_saved(best)}."
     else:
         said += f" What it reaches with {best.labels:,} labels, {reference} does not reach with the labels you have."
     if worse:
-        said += f" With {worse[0].labels:,} labels it is worse."
+        said += f" With {' and '.join(f'{d.labels:,}' for d in worse)} labels it is worse."
     elif len(better) < len(own):
-        level = [d for d in own if d not in better]
-        said += f" With {level[0].labels:,} labels the two are not told apart."
+        level = " and ".join(f"{d.labels:,}" for d in own if d not in better)
+        said += f" With {level} labels the two are not told apart."
     return said
 
 
-def labels_saved(saved: Score) -> str:
-    """For people: "about 180 labels (90 to 420)"."""
-    if math.isinf(saved.value):
-        return "more labels than you have"
-    middle = f"about {_rounded(saved.value)} labels"
+def labels_saved(difference: Difference) -> str:
+    """For people: "about 180 labels (90 to 420)"; where the other way is ahead with its fewest labels, "-48 or less"."""
+    saved = difference.saved
+
+    def said(count: float, known: str) -> str:
+        if math.isinf(count):
+            return "more than you have"
+        return f"{difference.least:,} or less" if count <= difference.least else known.format(_rounded(count))
+
+    middle = said(saved.value, "about {} labels")
     if math.isnan(saved.low):
         return middle
-    high = "more than you have" if math.isinf(saved.high) else _rounded(saved.high)
-    return f"{middle} ({_rounded(saved.low)} to {high})"
+    low, high = said(saved.low, "{}"), said(saved.high, "{}")
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _rounded(value: float) -> str:
     """Two digits that count; more are not known."""
     if abs(value) < 10:
-        return f"{value:.0f}"
+        return f"{round(value)}"
     digits = 1 - math.floor(math.log10(abs(value)))
     return f"{round(value, digits):,.0f}"

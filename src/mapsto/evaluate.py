@@ -27,7 +27,7 @@ from mapsto.examples import (
 )
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, evidence, made, questions, row_outputs, told_by
-from mapsto.scores import Score
+from mapsto.scores import Floats, Score
 from mapsto.sequence import Example
 from mapsto.target import Target
 
@@ -36,13 +36,21 @@ SHOWN = 8  # rows of which what was made is kept
 
 @dataclass(frozen=True)
 class Answers:
-    """What one target said of some rows: outputs (n, …) beside the truths."""
+    """What one target said of some rows: outputs (n, …) beside the truths. name: stands before its scores, where there are other
+    answers too."""
 
     arrow: Arrow
     target: Target
     rows: Rows
     truths: list[Any]
     outputs: Tensor
+    name: str = ""
+
+    def calibration(self) -> tuple[Floats, Floats] | None:
+        """How sure each answer was (n,) and how far it turned out so (n,); None where they carry no probability."""
+        sure = self.target.confidence(self.outputs)
+        right = self.target.borne_out(self.outputs, self.truths)
+        return None if sure is None or right is None else (sure, right.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,11 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
             continue
         outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
         answers = rows.targets[port]
-        said.append(Answers(arrow, target, rows, answers, outputs))
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        said.append(Answers(arrow, target, rows, answers, outputs, name))
         scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
         baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
-        confusion |= target.confusion(outputs, answers)
+        confusion |= {f"{name}{truth}": row for truth, row in target.confusion(outputs, answers).items()}
         notes += target.notes(answers)
     shown = [
         row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)

@@ -34,6 +34,8 @@ DARK = {
 }  # fmt: skip
 VARIABLES = {INK: "--ink", QUIET: "--quiet", LINE: "--line", **{colour: f"--c{i}" for i, colour in enumerate(SERIES)}}
 DASHES = ("solid", "dashed", "dotted", "dashdot")
+WIDTH, HEIGHT = 5.2, 3.5  # inches: what is 10 points there can be read on a phone
+LEGEND_LINE, LONGEST_IN_A_ROW = 0.2, 30  # inches; letters of names of which two stand side by side
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,17 @@ class Drawing:
     axes: Any
     svg: str = ""
 
+    def legend(self) -> None:
+        """Name what is drawn, below it."""
+        handles, names = self.axes.get_legend_handles_labels()
+        columns = 2 if max(map(len, names)) <= LONGEST_IN_A_ROW else 1
+        figure = self.axes.figure
+        figure.set_figheight(HEIGHT + LEGEND_LINE * -(-len(names) // columns))
+        figure.legend(handles, names, fontsize=9, loc="outside lower left", ncols=columns)
+
 
 @contextmanager
-def drawing(label: str, width: float = 8.0, height: float = 4.2) -> Iterator[Drawing]:
+def drawing(label: str) -> Iterator[Drawing]:
     """A figure in the colours of the page; `label` is what a screen reader says of it. Raises UsageError without matplotlib."""
     try:
         import matplotlib
@@ -117,7 +127,7 @@ def drawing(label: str, width: float = 8.0, height: float = 4.2) -> Iterator[Dra
         "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         drawn = Drawing(figure.subplots())
         yield drawn
         written = io.StringIO()

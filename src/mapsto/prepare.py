@@ -355,7 +355,7 @@ def examined(
         say(f"note: {finding}")
     if len(report.warnings) > SHOWN_WARNINGS:
         say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
-    return None if tested is None else _without(report.leaks, tested, options, say), report.warnings
+    return None if tested is None else without(report.leaks, tested, options, say), report.warnings
 
 
 def _unseen(
@@ -369,7 +369,7 @@ def _unseen(
     """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
     held = _read_test(arrow, tested, targets, options)
     read = (read_rows(replace(arrow, targets=()), part, read_by(arrow), []) for part in parts)
-    return _without(seen(arrow, read, held), tested, options, say)
+    return without(seen(arrow, read, held), tested, options, say)
 
 
 def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
@@ -378,21 +378,23 @@ def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: 
     return held
 
 
-def _without(leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None]) -> Table:
+def without(
+    leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
+) -> Table:
     """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
     if not leaks:
         return tested
     if options.bad_rows == "stop":
         raise DataError(
-            f"{len(leaks)} rows of the test also stand in the training data; take them out of one of the two, "
+            f"{len(leaks)} rows of {what} also stand in the training data; take them out of one of the two, "
             "or score without them with --bad-rows skip:",
             leaks,
         )
-    say(f"note: {len(leaks)} rows of the test also stand in the training data and are not scored")
+    say(f"note: {len(leaks)} rows of {what} also stand in the training data and are not scored")
     leaked = {(finding.file, finding.row) for finding in leaks}
     left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
     if not len(left):
-        raise DataError("every row of the test also stands in the training data, so there is nothing to score")
+        raise DataError(f"every row of {what} also stands in the training data, so there is nothing to score")
     return left
 
 

@@ -1,4 +1,4 @@
-"""Where a model fails: slices of the rows, surest mistakes, labels that are probably wrong, and what silence would gain."""
+"""Where a model fails: slices of the rows, surest mistakes, labels in doubt, and what silence would gain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.explain import Explainer, Part
 from mapsto.mapping import Mapping
-from mapsto.scores import Floats, Score, with_interval
+from mapsto.scores import Floats, Score, share, with_interval
 from mapsto.sequence import Ints
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -29,6 +29,7 @@ EXAMPLES = 8
 SMALLEST_SLICE = 10
 MOST_VALUES = 20  # of a column whose values are slices; a number with more is cut into quarters
 CHANCE = 0.05
+DOUBT = "confident learning; the weaker the model, the more of its doubts are mistakes of its own"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Scrutiny:
             for kept in self.kept:
                 share = f"{100 * kept.coverage:5.1f} % of the rows"
                 found.append(f"  at least {kept.threshold:.3f} sure: {share}, {kept.score.percent}")
-        looked_at = (("surest mistakes", self.mistakes), ("labels that are probably wrong", self.suspects or []))
+        looked_at = (("surest mistakes", self.mistakes), (f"labels in doubt ({DOUBT})", self.suspects or []))
         for title, cases in looked_at:
             if cases:
                 found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
@@ -159,7 +160,7 @@ def _kept(worth: Floats, sure: Floats) -> list[Kept]:
     for wanted in COVERAGES:
         threshold = float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1])
         chosen = sure >= threshold
-        kept = Kept(threshold, float(chosen.mean()), with_interval(np.mean, worth[chosen]))
+        kept = Kept(threshold, float(chosen.mean()), with_interval(share, worth[chosen]))
         if not found or kept.coverage < found[-1].coverage:
             found.append(kept)
     return found
@@ -178,7 +179,7 @@ def _slices(answers: Answers, worth: Floats) -> list[Slice]:
     steps = chances[order] * np.arange(len(chances), 0, -1)
     corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
     found = [
-        Slice(name, with_interval(np.mean, worth[chosen]), float(worth[~chosen].mean()), float(chance))
+        Slice(name, with_interval(share, worth[chosen]), float(worth[~chosen].mean()), float(chance))
         for (name, chosen), chance in zip(tried, corrected, strict=True)
     ]
     return sorted(found, key=lambda part: (part.chance, part.score.value))
@@ -242,7 +243,7 @@ def _drawn(answers: Answers) -> Ints:
 
 
 def _suspects(answers: Answers) -> list[Case] | None:
-    """Rows whose label is probably wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
+    """Rows whose label is in doubt (confident learning, Northcutt et al. 2021), the likeliest to be wrong first."""
     try:
         find = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:

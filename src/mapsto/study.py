@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mapsto import data as tables
 from mapsto import folder, kinds
 from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, started_sources
+from mapsto.check import seen
 from mapsto.corrupt import generator
 from mapsto.data import Table
 from mapsto.errors import Finding, UsageError, near
@@ -27,7 +29,7 @@ from mapsto.evaluate import Answers
 from mapsto.examples import Rows, bind_to, read_rows, require_whole
 from mapsto.options import Method, Options
 from mapsto.plan import FEW_LABELS
-from mapsto.prepare import apart, examined, fingerprint_of, made_targets, read_by
+from mapsto.prepare import apart, examined, fingerprint_of, made_targets, read_by, without
 from mapsto.progress import Progress
 from mapsto.target import Target
 
@@ -95,7 +97,7 @@ class Study:
         """What is compared, in the field's words."""
         return kinds.target(self.arrow.targets[self.port].kind).gain
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """All fits, the cheap ones first."""
         return [
@@ -176,9 +178,11 @@ def planned(
         progress.say(f"no --test: {len(held):,} of the {len(pool) + len(held):,} rows are kept aside to test on")
     else:
         tested = tables.read(test, encoding=options.encoding)
-    seen, findings = examined(bound, rows, tested, targets, options, progress.say)
-    assert seen is not None
-    views = _views(bound, seen, shift, targets, options)
+    left, findings = examined(bound, rows, tested, targets, options, progress.say)
+    assert left is not None
+    views = _views(bound, left, targets)
+    if shift is not None:
+        views[SHIFT] = _from_elsewhere(bound, rows, shift, targets, options, progress)
     opened = {start: begin(start, None) for start in dict.fromkeys(starts) if start != SCRATCH}
     for found in opened.values():
         started_sources(found, bound)  # both raise UsageError: for a start that reads other kinds, or has another shape
@@ -187,6 +191,11 @@ def planned(
     ways = _ways(bound, list(dict.fromkeys(starts)), methods)
     drawn = list(range(options.seed, options.seed + seeds))
     study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like, findings)
+    fitted = {cell.way for cell in study.cells}
+    if idle := [way.name for way in ways if way not in fitted]:
+        why = f"contrast compares two rows of two classes, and is for up to {FEW_LABELS} labels a class"
+        progress.say(f"note: left out: {', '.join(idle)}; {why}")
+        study = replace(study, ways=[way for way in ways if way in fitted])
     facts = {
         "arrow": str(bound),
         "data": fingerprint_of(bound, rows),
@@ -246,8 +255,8 @@ def _budgets(labels: Sequence[int | str], rows: int) -> list[int]:
     return sorted(set(found))
 
 
-def _views(arrow: Arrow, tested: Table, shift: Any, targets: Sequence[Target], options: Options) -> dict[str, Rows]:
-    """The test rows as they are, and as others would give them; rows from elsewhere."""
+def _views(arrow: Arrow, tested: Table, targets: Sequence[Target]) -> dict[str, Rows]:
+    """The test rows as they are, and as others would give them."""
     rows = read_rows(bind_to(arrow, tested), tested, read_by(arrow), targets)
     found = {TEST: rows}
     changed = [
@@ -260,9 +269,15 @@ def _views(arrow: Arrow, tested: Table, shift: Any, targets: Sequence[Target], o
             for news, values in zip(changed, rows.sources, strict=True)
         ]
         found[name] = replace(rows, sources=columns)
-    if shift is not None:
-        other = tables.read(shift, encoding=options.encoding)
-        read = read_rows(bind_to(arrow, other), other, read_by(arrow), targets)
-        require_whole(read, other.rejected, len(other), options.bad_rows)
-        found[SHIFT] = read
     return found
+
+
+def _from_elsewhere(
+    arrow: Arrow, pool: Rows, shift: Any, targets: Sequence[Target], options: Options, progress: Progress
+) -> Rows:
+    """Rows from elsewhere. Raises DataError for rows that cannot be read, or that also stand in the pool."""
+    other = tables.read(shift, encoding=options.encoding)
+    read = read_rows(bind_to(arrow, other), other, read_by(arrow), targets)
+    require_whole(read, other.rejected, len(other), options.bad_rows)
+    left = without(seen(arrow, [pool], read), other, options, progress.say, "--shift")
+    return read if left is other else read_rows(bind_to(arrow, left), left, read_by(arrow), targets)

@@ -158,6 +158,11 @@ class Target(Kind):
         are not answered by whole rows. None where a kind has none, or `answers` give nothing to measure by."""
         return None
 
+    def borne_out(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """How far each answer (m,) turned out as its `confidence` says: what it is worth, unless a kind is sure of something
+        else."""
+        return self.gains(output, answers)
+
     @abstractmethod
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """From the vectors read out, (m, width), to this kind's outputs (m, …)."""

@@ -30,7 +30,7 @@ from mapsto import annotated
 from mapsto.box_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
 from mapsto.detection import Precision, matched, surest
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.scores import Score
+from mapsto.scores import Score, share
 from mapsto.sequence import Answer, Part, Piece
 from mapsto.source import Learning, Mark, Source
 from mapsto.target import Figure, State, Target
@@ -302,7 +302,7 @@ class Boxes(Target):
             "map50": (lambda chosen: precision.mean(chosen, slice(0, 1)), pictures),
             "map75": (lambda chosen: precision.mean(chosen, slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
-            "found": (np.mean, self.gains(output, answers).astype(np.float64)),
+            "found": (share, self.gains(output, answers).astype(np.float64)),
         }
 
     def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> Precision:

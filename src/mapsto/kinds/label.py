@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,17 +19,13 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.errors import BadCell, DataError
+from mapsto.logistic import regressed
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Part, Piece
 from mapsto.target import Figure, State, Target
 from mapsto.textual import no_text
 from mapsto.transformer import new_head
 
-PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-SPARSE_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-PROBE_FOLDS = 5
-PROBE_ROWS = 1000
-PROBE_ITERATIONS = 1000
 UNSEEN_LOGIT = -10.0
 FEWEST_TO_CALIBRATE, LOG_TEMPERATURES = 100, (-3.0, 3.0)
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
@@ -104,19 +99,9 @@ class Label(Target):
         return Answer(shares)
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
-        """Logistic regression; its strength by cross-validated log loss where every class has enough rows."""
-        from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
-        from sklearn.linear_model import LogisticRegression
-
-        dense = isinstance(features, np.ndarray)
-        scale = (float(np.sqrt((features**2).mean())) or 1.0) if dense else 1.0
-        strengths = PROBE_STRENGTHS if dense else SPARSE_STRENGTHS
+        """Logistic regression; classes without a row are hardly ever answered."""
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        model = LogisticRegression(max_iter=PROBE_ITERATIONS, tol=1e-3, class_weight=weights)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
-            model.set_params(C=_best_strength(model, features / scale, values, seed, strengths))
-            fitted = model.fit(features / scale, values)
+        fitted = regressed(features, values, seed, weights)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:
@@ -124,7 +109,7 @@ class Label(Target):
             bias[fitted.classes_] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
         else:
             weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
-        return torch.from_numpy(weight / scale).float(), torch.from_numpy(bias).float()
+        return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to one logit a class."""
@@ -234,24 +219,6 @@ class Label(Target):
     def state(self) -> State:
         """Classes in the order of the logits, and their weights in the loss."""
         return {"classes": self.classes, "weights": self.weights}
-
-
-def _best_strength(model: Any, features: Any, values: Ints, seed: int, strengths: Sequence[float]) -> float:
-    """The inverse penalty with the best cross-validated log loss; the second one when a class has a single row."""
-    rows = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(values))[:PROBE_ROWS]
-    features, values = features[rows], values[rows]
-    folds = min(PROBE_FOLDS, int(np.unique(values, return_counts=True)[1].min()))
-    if folds < 2 or len(np.unique(values)) < 2:
-        return strengths[1]
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
-    order = StratifiedKFold(folds, shuffle=True, random_state=seed)
-
-    def quality(strength: float) -> float:
-        model.set_params(C=strength)
-        return float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
-
-    return max(strengths, key=quality)
 
 
 target = Label

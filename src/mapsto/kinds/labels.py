@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.scores import Score, with_interval
+from mapsto.logistic import regressed
+from mapsto.scores import Score, share, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
 from mapsto.textual import no_text
@@ -87,15 +88,12 @@ class Labels(Target):
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """A logistic regression for each class."""
-        from sklearn.linear_model import LogisticRegression  # a second to import, and only a probe needs it
-
-        scale = (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for at, column in enumerate(np.asarray(values).T):
             share = column.mean()
             if 0 < share < 1:
-                fitted = LogisticRegression(max_iter=1000).fit(features / scale, column > 0)
-                weight[at], bias[at] = fitted.coef_[0] / scale, fitted.intercept_[0]
+                fitted = regressed(features, column > 0, seed)
+                weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[at] = 10.0 if share else -10.0
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
@@ -114,6 +112,15 @@ class Labels(Target):
     def gains(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
         """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
         return self._agreement(output, answers).astype(np.float32)
+
+    def borne_out(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+        """1 where all labels are right and none is missing, else 0."""
+        return self._exact(output, answers).astype(np.float32)
+
+    def _exact(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        known = np.array([set(answer) <= set(self.classes) for answer in answers])
+        found: Values = ((_said(output) == self._truth(answers)).all(1) & known).astype(np.float64)
+        return found
 
     def _agreement(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
         said, truth = _said(output), self._truth(answers)
@@ -149,10 +156,9 @@ class Labels(Target):
     def figures(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Figure]:
         """Agreement (Jaccard by row), the share of rows with exactly the true labels, and F1 over classes and over labels."""
         said, truth = _said(output), self._truth(answers)
-        exact = (said == truth).all(1) & np.array([set(answer) <= set(self.classes) for answer in answers])
         return {
-            "agreement": (np.mean, self._agreement(output, answers)),
-            "exact": (np.mean, exact.astype(np.float64)),
+            "agreement": (share, self._agreement(output, answers)),
+            "exact": (share, self._exact(output, answers)),
             "macro_f1": (_macro_f1, said, truth),
             "micro_f1": (_micro_f1, said, truth),
         }
@@ -160,12 +166,16 @@ class Labels(Target):
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
         """Never a label."""
         none = np.array([not answer for answer in answers], np.float64)
-        return {"agreement": with_interval(np.mean, none), "exact": with_interval(np.mean, none)}
+        return {"agreement": with_interval(share, none), "exact": with_interval(share, none)}
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
         """Labels that training never saw."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
+
+    def brief(self, answer: Sequence[str]) -> str:
+        """Their names."""
+        return ", ".join(answer) or "none"
 
     def state(self) -> State:
         """The classes."""

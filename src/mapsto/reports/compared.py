@@ -19,7 +19,17 @@ from mapsto.examples import Rows
 from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import scrutinize
-from mapsto.study import ALL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
+from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
+
+# What a way does, for people who do not know the names.
+WORDS = {
+    BLIND: "{}: a model that reads nothing",
+    CLASSICAL: "{}: a linear model that needs no pretraining",
+    SCRATCH: "{}: all weights are fitted from random ones",
+    "full": "full: all weights are fitted from those of the start",
+    "probe": "probe: the weights of the start stay, a linear model answers from its vectors",
+    "contrast": "contrast: the start learns to draw rows of one class together, then a linear model answers",
+}
 
 
 def write(
@@ -64,7 +74,7 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
         about=about,
         headline=comparison.headline,
         sections=[
-            _curves(comparison),
+            _curves(comparison, study),
             _differences(comparison),
             _foresight(comparison),
             _robustness(comparison),
@@ -77,7 +87,16 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
     )
 
 
-def _curves(comparison: Comparison) -> Section:
+def _ways(study: Study) -> str:
+    """In words what each way does, by its method."""
+    told = dict.fromkeys(
+        WORDS[SCRATCH if way.method == "full" and way.start is None else way.method].format(way.name)
+        for way in study.ways
+    )
+    return f"{'; '.join(told)}."
+
+
+def _curves(comparison: Comparison, study: Study) -> Section:
     labels = comparison.labels
     with drawing(
         f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
@@ -93,16 +112,15 @@ def _curves(comparison: Comparison) -> Section:
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
         axes.set_xticks(labels, [f"{count:,}" for count in labels])
         axes.minorticks_off()
-        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        drawn.legend()
     rows = []
     for name, points in comparison.curves.items():
         at_labels = {point.labels: shown(point.score) for point in points}
         rows.append([name, *(at_labels.get(count, "") for count in labels)])
     interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
     table = Table(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
-    return Section(
-        "Learning curves", figure=drawn.svg, caption="Bands are 95 % intervals.", file=CURVES, tables=[table]
-    )
+    caption = "Bands are 95 % intervals." if comparison.seeds > 1 else "One draw of labels, so no bands."
+    return Section("Learning curves", [_ways(study)], drawn.svg, caption, CURVES, [table])
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -111,22 +129,19 @@ def _differences(comparison: Comparison) -> Section:
             f"{d.way} against {d.against}",
             f"{d.labels:,}",
             signed(d.points),
-            _saved(d.saved.value, labels_saved(d.saved)),
+            labels_saved(d).replace("about ", "").replace(" labels", ""),
         ]
         for d in comparison.differences
     ]
     text = [
         "Points: how much better, on the same rows with the same labels. Labels saved: how many more labels the other way needs "
-        "for the same score, read off its curve; a number below 0 is what it costs.",
+        "for the same score, read off its curve; a number below 0 is what it costs. Or less: the other way is ahead with its "
+        "fewest labels already.",
     ]
     if not rows:
         text = ["There is no start to compare with another."]
     columns = ["what", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
     return Section("What a start is worth", text, tables=[Table("Paired differences", columns, rows)] if rows else [])
-
-
-def _saved(value: float, text: str) -> str:
-    return text.replace("about ", "").replace(" labels", "") if math.isfinite(value) else text
 
 
 def _foresight(comparison: Comparison) -> Section:
@@ -188,17 +203,17 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
     figures = [key for key in dict.fromkeys(key for last in lasts for key in last.figures) if key != comparison.gain]
     for name, last in zip(comparison.curves, lasts, strict=True):
         found = _of(outcomes, name, last.labels)
-        sure = [_answers(study, outcome).target.confidence(outcome.output) for outcome in found]
-        worth = np.concatenate([outcome.gains[TEST].numpy() for outcome in found])
-        if sure[0] is not None:
-            ways.append((name, np.concatenate([one for one in sure if one is not None]), worth))
+        told = [pair for one in found if (pair := _answers(study, one).calibration()) is not None]
+        if told:
+            sure, right = (np.concatenate(part) for part in zip(*told, strict=True))
+            ways.append((name, sure, right))
         rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
     caption = "Other figures, with the most labels; mean (95 % interval over draws)"
     tables = [Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)] if figures else []
     title = "Can its confidence be trusted?"
     if not ways:
         return Section(title, ["These answers carry no probability."], tables=tables)
-    figure = reliability(ways, comparison.gain)
+    figure = reliability(ways)
     return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=tables)
 
 
@@ -250,6 +265,8 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
         f"Every way saw the same labels and was scored on the same {comparison.tested:,} rows, which no fit saw. For each seed "
         "the labels are drawn once; the smaller numbers are part of the larger ones, and classes stand in them as in all rows, "
         "each at least once where there is room.",
+        "The headline compares a start by one of the methods that all numbers of labels were fitted with: the one that gains "
+        "most in the mean of them, which flatters it a little where several are close.",
         "No way was tuned on the test rows. Fits take the settings of mapsto fit for so many labels; a probe and the linear "
         "model choose their strength out of four by cross-validation within their labels.",
         "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ def evaluated(
     data. steps: the lines of metrics.jsonl, where it is of a model just fitted."""
     sections = [_scores(found)]
     for answers, look in looks:
-        sections += [
+        own = [
             *_kept(look),
             *_calibration(answers),
             *slices(look),
             *failures(answers, look),
             *reasons(answers, look),
         ]
+        sections += [replace(section, title=f"{answers.name}{section.title}") for section in own]
     sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
     files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
     about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
@@ -49,18 +51,19 @@ def evaluated(
 def headline(found: Evaluation, looks: Looks) -> list[str]:
     """How good it is, where it is weakest, and what silence would gain, in words."""
     lines = []
-    for _, look in looks:
-        score = found.scores.get(look.gain)
-        if score is not None:
-            base = found.baseline.get(look.gain)
-            beside = "" if base is None else f"; a model that reads nothing reaches {base.percent}"
-            lines.append(f"{look.gain}: {score.percent}{beside}.")
+    for answers, look in looks:
+        name = f"{answers.name}{look.gain}"
+        base = found.baseline.get(name)
+        beside = "" if base is None else f"; a model that reads nothing reaches {base.percent}"
+        lines.append(f"{name}: {found.scores[name].percent}{beside}.")
         if worst := [part for part in look.slices if part.stands_out and part.score.value < part.others]:
             part = worst[0]
-            lines.append(f"It is weakest where {part.name}: {part.score.percent}, others {100 * part.others:.1f} %.")
+            lines.append(
+                f"{answers.name}It is weakest where {part.name}: {part.score.percent}, others {100 * part.others:.1f} %."
+            )
         if len(look.kept) > 1:
             at = min(look.kept, key=lambda kept: abs(kept.coverage - 0.8))
-            lines.append(f"It could answer {100 * at.coverage:.0f} % of the rows at {at.score.percent}.")
+            lines.append(f"{answers.name}It could answer {100 * at.coverage:.0f} % of the rows at {at.score.percent}.")
     if not looks:  # scores of tokens or of pictures that are made, of which none is the one
         named = (
             f"{name.replace('_', ' ')} {s.value:.4g} ({s.low:.4g}–{s.high:.4g})" for name, s in found.scores.items()
@@ -76,7 +79,16 @@ def _scores(found: Evaluation) -> Section:
         for name, s in found.scores.items()
     ]  # fmt: skip
     columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
-    return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
+    return Section(
+        "Scores",
+        tables=[
+            Table(
+                "Intervals over the rows: of shares of right rows Wilson's, of other figures by bootstrap",
+                columns,
+                rows,
+            )
+        ],
+    )
 
 
 def _made(found: Evaluation) -> list[Section]:
@@ -109,7 +121,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
             of = [[step[name] for step in watched] for name in ("step", "held_out_loss")]
             drawn.axes.plot(*of, color=SERIES[2], marker="o", label="held-out rows")
         drawn.axes.set(xlabel="step", ylabel="loss")
-        drawn.axes.legend(fontsize=9)
+        drawn.legend()
     named = [("batches", x, losses), *([("held-out rows", *of)] if watched else [])]
     rows = [
         [name, f"{values[-1]:.3f}", f"{min(values):.3f}", f"{at[values.index(min(values))]:,}"]
@@ -121,7 +133,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
     text = [
-        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals by bootstrap over them.",
+        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals over them.",
         *found.notes,
     ]
     if steps:
@@ -149,8 +161,8 @@ def _kept(look: Scrutiny) -> list[Section]:
 
 
 def _calibration(answers: Answers) -> list[Section]:
-    sure, gains = answers.target.confidence(answers.outputs), answers.target.gains(answers.outputs, answers.truths)
-    if sure is None or gains is None:
+    told = answers.calibration()
+    if told is None:
         return []
-    figure = reliability([("this model", sure, np.asarray(gains))], answers.target.gain)
+    figure = reliability([("this model", *told)])
     return [Section("Can its confidence be trusted?", figure=figure, caption="On the diagonal it can.")]

@@ -15,7 +15,7 @@ from mapsto.evaluate import Answers
 from mapsto.explain import Part
 from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
 from mapsto.scores import Floats
-from mapsto.scrutiny import Case, Scrutiny
+from mapsto.scrutiny import DOUBT, Case, Scrutiny
 
 BINS = 10
 FEWEST_IN_A_BIN = 5
@@ -27,21 +27,22 @@ LEGEND = (
 OUTLINES = "In frames: broken and green what is true, red what was answered; a pointer at rest on one names it."
 
 
-def reliability(ways: Sequence[tuple[str, Floats, Floats]], gain: str) -> str:
-    """An SVG: for each way, with its name, how sure it was (n,) and what its answers were worth (n,), by bins of the former."""
+def reliability(ways: Sequence[tuple[str, Floats, Floats]]) -> str:
+    """An SVG: for each way, with its name, how sure it was (n,) and how far its answers bore that out (n,), by bins of the
+    former."""
     with drawing(
         "How often an answer is right against how sure it is; on the diagonal confidence can be trusted"
     ) as drawn:
         drawn.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="to be trusted")
-        for at, (name, sure, worth) in enumerate(ways):
+        for at, (name, sure, right) in enumerate(ways):
             which = np.clip((sure * BINS).astype(int), 0, BINS - 1)
             counts = np.bincount(which, minlength=BINS)
             kept = counts >= max(FEWEST_IN_A_BIN, len(sure) // 200)
-            x, y = (np.bincount(which, of, BINS)[kept] / counts[kept] for of in (sure, worth))
+            x, y = (np.bincount(which, of, BINS)[kept] / counts[kept] for of in (sure, right))
             colour, dash = SERIES[(at + 2 * (len(ways) == 1)) % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
             drawn.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)
-        drawn.axes.set(xlabel="confidence", ylabel=f"{gain} of such answers")
-        drawn.axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        drawn.axes.set(xlabel="confidence", ylabel="share of such answers that is right")
+        drawn.legend()
     return drawn.svg
 
 
@@ -102,33 +103,36 @@ def slices(look: Scrutiny, where: str = "") -> list[Section]:
             part.name,
             part.score.percent,
             f"{100 * part.others:.1f} %",
-            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
+            ("below 0.001" if part.chance < 0.001 else f"{part.chance:.3f}") + (" ←" if part.stands_out else ""),
         ]
         for part in look.slices[:SHOWN_SLICES]
     ]
     if not rows:
         return []
     text = [
-        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
-        "corrected for all slices looked at (Holm). ← stands out."
+        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test; Welch's "
+        "where a row can be partly right), corrected for all slices looked at (Holm). ← stands out."
     ]
     columns = ["rows where", look.gain, "all others", "by luck"]
     return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at{_of(where)}", columns, rows)])]
 
 
 def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """What is confused, surest mistakes, labels that are probably wrong; `where` says of what, if that is not plain."""
+    """What is confused, surest mistakes, labels in doubt; `where` says of what, if that is not plain."""
     by, suspects = _of(where), look.suspects or []
     doubted = {case.at for case in suspects}
     mistakes = [
-        replace(case, truth=f"{case.truth} – probably wrong") if case.at in doubted else case for case in look.mistakes
+        replace(case, truth=f"{case.truth} – in doubt") if case.at in doubted else case for case in look.mistakes
     ]
     others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
-    legend = _legend(answers, mistakes)
+    legend = [
+        *_legend(answers, mistakes),
+        *([f"In doubt: {DOUBT}."] if doubted & {case.at for case in mistakes} else []),
+    ]
     found = [
         ("Confused most often", [], confusions(answers, f"By how often{by}")),
         ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
-        ("Other labels that are probably wrong", [], cases(answers, others, f"By confident learning{by}")),
+        ("Other labels in doubt", [f"By {DOUBT}."], cases(answers, others, f"The likeliest to be wrong first{by}")),
     ]
     return [Section(title, text, tables=[table]) for title, text, table in found if table is not None]
 
