@@ -32,6 +32,7 @@ from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
+from mapsto.suggest import require_new
 from mapsto.writers import legible, require_writable
 
 ENGINES = ("local", "ray")
@@ -293,10 +294,11 @@ def suggest(
     seed: int,
 ) -> None:
     """Rows worth a label: to a table to fill in, to tasks, or on the screen."""
+    if out is not None:
+        require_new(out)
     manifest = Path(model) / folder.MANIFEST
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
-    known = known if any(target.named for target in held.mapping.targets) else 0
     given = None if labelled is None else tables.read(labelled, encoding=encoding)
     found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
     print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)
