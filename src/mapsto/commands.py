@@ -113,7 +113,7 @@ def complete(
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
-    require_whole(rows, table.rejected, len(table), "stop")
+    require_whole(rows, table.rejected, len(table))
     masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
     found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks)
     files = [held.mapping.targets[0].file(value) for value in found]

@@ -34,11 +34,12 @@ class Target(Kind):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether the
     loss is the −log of a probability. stem: what weights of a start call its head, where models of others have such a one under
     the name of its kind. corruption: what hides the answer, where it stands behind `~`. gain: the field's name for the mean of
-    `gains`. smooth: the share of a named answer that its loss spreads over all classes; a matter of training, never saved.
-    naming: how those weights of its head are called that say what the classes are, which a start lends to the same ones alone; by
-    default all. lies_in: the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented.
-    resembles: whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is
-    made of the value. mixes: of which mixtures of values `mixed` can tell the answer.
+    `gains`. strength: for what `told` measures. smooth: the share of a named answer that its loss spreads over all classes; a
+    matter of training, never saved. naming: how those weights of its head are called that say what the classes are, which a
+    start lends to the same ones alone; by default all. lies_in: the kind of source whose raw coordinates its answers are in;
+    they are laid anew where that is augmented. resembles: whether they also look as that does, so that augmentation may move it
+    and must not recolour it, and an answer is made of the value. mixes: of which mixtures of values `mixed` can tell the
+    answer.
     """
 
     way: ClassVar[Way]
@@ -49,6 +50,7 @@ class Target(Kind):
     likely: ClassVar[bool] = True
     stem: ClassVar[str] = ""
     gain: ClassVar[str] = ""
+    strength: ClassVar[str] = "log-odds"
     naming: ClassVar[str] = ""
     classes: list[str]
     corruption: Corruption

@@ -106,10 +106,10 @@ class Labels(Target):
         return torch.from_numpy(np.log(share / (1 - share))).float()
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
-        """The log-odds of all that is answered, so of the surest where nothing is."""
-        sure = answered > 0
-        sure = sure | ((answered == answered.amax(-1, keepdim=True)) & ~sure.any(-1, keepdim=True))
-        return (output * sure).sum(-1)
+        """The log-odds of all that is answered; where nothing is, those that the likeliest does not apply either."""
+        applies = answered > 0
+        nothing = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
+        return torch.where(applies, output, torch.where(nothing, -output, torch.zeros_like(output))).sum(-1)
 
     def gains(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
         """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
@@ -170,6 +170,10 @@ class Labels(Target):
     def state(self) -> State:
         """The classes."""
         return {"classes": self.classes}
+
+    def brief(self, answer: Sequence[str]) -> str:
+        """The labels, parted by commas."""
+        return ", ".join(answer) or "none"
 
     def _truth(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
         """(m, c); labels that training never saw are in no column."""

@@ -31,6 +31,7 @@ class Number(Target):
     way = "pooled"
     mixes = ("blended", "placed")
     likely = False
+    strength = "value"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
         self.mean, self.deviation = mean, deviation
@@ -82,7 +83,7 @@ class Number(Target):
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
         """The number itself: parts with a weight above 0 raise it."""
-        return output[:, 0]
+        return output[:, 0] * self.deviation + self.mean
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""
@@ -110,6 +111,10 @@ class Number(Target):
     def state(self) -> State:
         """Mean and deviation."""
         return {"mean": self.mean, "deviation": self.deviation}
+
+    def brief(self, answer: float) -> str:
+        """The number, rounded to what people read."""
+        return f"{answer:,.6g}"
 
     def _numbers(self, output: Tensor) -> Values:
         found: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
