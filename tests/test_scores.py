@@ -54,16 +54,32 @@ def test_calibration_error() -> None:
     assert scores.expected_calibration_error(sure.argmax(1), sure) == 0.0
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+@pytest.mark.parametrize("count", [10, 20, 200])
+@pytest.mark.parametrize("right", [0.6, 0.8, 0.97])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(right: float, count: int) -> None:
+    """Also for the few rows of a slice of which nearly all are right."""
     rng = np.random.default_rng(1)
     inside = 0
-    for trial in range(300):
-        truth = np.zeros(200, int)
-        guess = (rng.random(200) > 0.8).astype(int)
-        score = scores.with_interval(scores.accuracy, truth, guess, seed=trial, resamples=400)
-        assert score.low <= score.value <= score.high and score.n == 200
-        inside += score.low <= 0.8 <= score.high
-    assert 0.90 <= inside / 300 <= 0.98
+    for trial in range(500):
+        truth = np.zeros(count, int)
+        guess = (rng.random(count) > right).astype(int)
+        score = scores.with_interval(scores.accuracy, truth, guess, seed=trial)
+        assert score.low <= score.value <= score.high and score.n == count
+        inside += score.low <= right <= score.high
+    assert 0.91 <= inside / 500 <= 0.995  # few items leave few intervals to choose from
+
+
+def test_intervals_of_means_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(2)
+    drawn = [scores.with_interval(np.mean, rng.random(100) ** 2, seed=trial, resamples=400) for trial in range(300)]
+    assert 0.90 <= np.mean([score.low <= 1 / 3 <= score.high for score in drawn]) <= 0.98
+
+
+def test_hits_alone_are_no_certainty() -> None:
+    hits = scores.with_interval(np.mean, np.ones(10))
+    assert (hits.value, hits.high) == (1.0, 1.0) and hits.low == pytest.approx(0.7225, abs=1e-4)
+    misses = scores.with_interval(np.mean, np.zeros(10))
+    assert misses.low == 0 and misses.high == pytest.approx(1 - hits.low)
 
 
 def test_intervals_are_a_function_of_their_seed() -> None:

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: metrics over items, and 95 % intervals by bootstrap or over seeds.
+"""Figures with their uncertainty: metrics over items, and 95 % intervals over the items or over seeds.
 
 Legend of shapes: n items, c classes, b resamples.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -77,17 +78,17 @@ def expected_calibration_error(truth: Values, probabilities: Floats, bins: int =
 def with_interval(
     metric: Callable[..., Any], *arrays: Values, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> Score:
-    """`metric(*arrays)` with the percentile bootstrap interval over items, the first axis of every array."""
-    n = len(arrays[0])
+    """`metric(*arrays)` with its interval over items, the first axis of every array: the percentile bootstrap's, and Wilson's
+    (1927) for a share of hits, which resamples of few items or of hits alone take for surer than it is."""
+    n, tail = len(arrays[0]), (1 - confidence) / 2
+    value = float(metric(*arrays))
+    items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
+    if metric is accuracy or (metric is np.mean and np.isin(items, (0, 1)).all()):
+        return Score(value, *_wilson(value, n, NormalDist().inv_cdf(1 - tail)), n)
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
-    if metric in (accuracy, np.mean):
-        items = (arrays[0] == arrays[1]).astype(np.float64) if metric is accuracy else arrays[0].astype(np.float64)
-        drawn = _means(items, rng, resamples)
-    else:
-        drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
-    tail = (1 - confidence) / 2
+    drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Score(float(metric(*arrays)), float(low), float(high), n)
+    return Score(value, float(low), float(high), n)
 
 
 def mean_interval(values: Sequence[float]) -> Score:
@@ -102,12 +103,11 @@ def mean_interval(values: Sequence[float]) -> Score:
     return Score(mean, mean - half, mean + half, n)
 
 
-def _means(items: Floats, rng: np.random.Generator, resamples: int) -> Floats:
-    """Means of resamples; few different values (hits and misses) are drawn as counts, which needs no indices."""
-    values, counts = np.unique(items, return_counts=True)
-    if len(values) <= 2:
-        return rng.multinomial(len(items), counts / len(items), size=resamples) @ values / len(items)
-    return np.array([items[index].mean() for index in _indices(len(items), rng, resamples)])
+def _wilson(share: float, n: int, deviations: float) -> tuple[float, float]:
+    squared = deviations**2
+    middle = (share + squared / (2 * n)) / (1 + squared / n)
+    half = deviations * math.sqrt(share * (1 - share) / n + squared / (4 * n * n)) / (1 + squared / n)
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
 def _indices(n: int, rng: np.random.Generator, resamples: int) -> Any:

@@ -18,6 +18,7 @@ from mapsto.reports.parts import data_findings, failures, reasons, reliability, 
 from mapsto.scrutiny import Scrutiny
 
 MOST_POINTS = 500
+INTERVALS = "95 % intervals over the rows: Wilson's for a share of right ones, by bootstrap for other figures"
 Looks = Sequence[tuple[Answers, Scrutiny]]
 
 
@@ -76,7 +77,7 @@ def _scores(found: Evaluation) -> Section:
         for name, s in found.scores.items()
     ]  # fmt: skip
     columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
-    return Section("Scores", tables=[Table("Intervals by bootstrap over the rows", columns, rows)])
+    return Section("Scores", tables=[Table(INTERVALS, columns, rows)])
 
 
 def _made(found: Evaluation) -> list[Section]:
@@ -121,7 +122,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
     text = [
-        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals by bootstrap over them.",
+        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; {INTERVALS}.",
         *found.notes,
     ]
     if steps:
