@@ -199,6 +199,10 @@ class Target(Kind):
         """How often each true answer got each answer, for kinds with few of them."""
         return {}
 
+    def names(self, answer: Any) -> Sequence[str]:
+        """The classes that a true answer names, whose rows are looked at by themselves."""
+        return ()
+
     def notes(self, answers: Sequence[Any]) -> list[str]:
         """What a reader of the scores must know about these true answers."""
         return []

@@ -162,6 +162,10 @@ class Labels(Target):
         none = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(np.mean, none), "exact": with_interval(np.mean, none)}
 
+    def names(self, answer: tuple[str, ...]) -> Sequence[str]:
+        """Those that apply."""
+        return answer
+
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
         """Labels that training never saw."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)

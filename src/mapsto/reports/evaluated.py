@@ -142,7 +142,7 @@ def _kept(look: Scrutiny) -> list[Section]:
         low, high = ([100 * getattr(kept.score, end) for kept in look.kept] for end in ("low", "high"))
         drawn.axes.fill_between(x, low, high, color=SERIES[2], alpha=0.15, linewidth=0)
         drawn.axes.set(xlabel="rows answered, %", ylabel=f"{look.gain} of those, %")
-    rows = [[f"{kept.threshold:.3f}", f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
+    rows = [[kept.shown, f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
     columns = ["at least this sure", "rows answered", look.gain]
     text = ["Rows whose answer is less sure can be left to a person: mapsto predict --min-confidence."]
     table = Table("Thresholds and scores are of the same rows", columns, rows)

@@ -102,15 +102,15 @@ def slices(look: Scrutiny, where: str = "") -> list[Section]:
             part.name,
             part.score.percent,
             f"{100 * part.others:.1f} %",
-            f"{part.chance:.3f}" + (" ←" if part.stands_out else ""),
+            ("< 0.001" if part.chance < 0.001 else f"{part.chance:.3f}") + (" ←" if part.stands_out else ""),
         ]
         for part in look.slices[:SHOWN_SLICES]
     ]
     if not rows:
         return []
     text = [
-        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test), "
-        "corrected for all slices looked at (Holm). ← stands out."
+        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test; "
+        "Welch's where rows are more or less right), corrected for all slices looked at (Holm). ← stands out."
     ]
     columns = ["rows where", look.gain, "all others", "by luck"]
     return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at{_of(where)}", columns, rows)])]
