@@ -102,6 +102,8 @@ def test_a_number_is_learnt_and_given_back(tmp_path: Path) -> None:
     assert np.corrcoef(said, [row["number"] for row in rows[240:]])[0, 1] > 0.9
     why = model.explain(rows[240]["text"])
     assert why[0].parts
+    sure = run("predict", str(tmp_path / "run"), "--text", "old river", "--min-confidence", "0.9")
+    assert sure.returncode == 2 and "answers with a probability" in sure.stderr
 
 
 def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:

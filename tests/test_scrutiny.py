@@ -158,11 +158,12 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
     data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
     page = tmp_path / "report.html"
-    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page))
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page), "--bad-rows", "skip")
     assert done.returncode == 0 and "answering only when sure" in done.stdout
     shown = page.read_text(encoding="utf-8")
     assert "day is 2" in shown and "What it looks at" in shown and 'class="for"' in shown
     assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
+    assert "--bad-rows=skip" in shown and "--precision" not in shown
     told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
     look = told["looks"][0]
     assert look["kept"] and look["slices"] and look["examples"][0]["parts"][0]["text"]

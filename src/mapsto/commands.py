@@ -200,7 +200,10 @@ def evaluate(
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:
-        command = shlex.join(["mapsto", "evaluate", model, str(data), "--out", str(out)])
+        flags = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
+        given = [f"--{name}={value}" for name, (value, usual) in flags.items() if value != usual]
+        given += [] if encoding is None else [f"--encoding={encoding}"]
+        command = shlex.join(["mapsto", "evaluate", model, str(data), *given, "--out", str(out)])
         findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []
         evaluated(found, looks, f"How good is {Path(model).name}?", command, findings).write(out)
         print(f"wrote {out}", file=sys.stderr)
@@ -219,7 +222,7 @@ def evaluate(
     for _, look in looks:
         print("\n".join(look.lines()))
     if any(look.suspects is None for _, look in looks):
-        print("\nlabels that are probably wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
+        print("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:

@@ -1,4 +1,4 @@
-"""Where a model fails: slices of the rows, surest mistakes, labels that are probably wrong, and what silence would gain."""
+"""Where a model fails: slices of the rows, surest mistakes, labels that may be wrong, and what silence would gain."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ EXAMPLES = 8
 SMALLEST_SLICE = 10
 MOST_VALUES = 20  # of a column that are slices, the commonest; a number with more is cut into quarters
 CHANCE = 0.05
+# With 5 % of the labels of SST-2 made wrong, 63 % of the first 20 were these with a model of 84 % accuracy, 33 % with 70 %.
+IF_NOT_THE_MODEL = "or the model is: the weaker it is, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ class Scrutiny:
             for kept in self.kept:
                 share = f"{100 * kept.coverage:5.1f} % of the rows"
                 found.append(f"  at least {kept.shown} sure: {share}, {kept.score.percent}")
-        looked_at = (("surest mistakes", self.mistakes), ("labels that are probably wrong", self.suspects or []))
+        looked_at = (
+            ("surest mistakes", self.mistakes),
+            (f"labels that may be wrong, {IF_NOT_THE_MODEL}", self.suspects or []),
+        )
         for title, cases in looked_at:
             if cases:
                 found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
@@ -272,7 +277,7 @@ def _drawn(answers: Answers) -> Ints:
 
 
 def _suspects(answers: Answers) -> list[Case] | None:
-    """Rows whose label is probably wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
+    """Rows whose label may be wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
     try:
         find = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:
