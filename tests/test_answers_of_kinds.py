@@ -17,6 +17,7 @@ from sklearn import metrics
 import mapsto
 from mapsto import data, kinds
 from mapsto.errors import BadCell
+from mapsto.scrutiny import scrutinize
 
 CLOSE = {"abs": 1e-8, "rel": 1e-8}
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "device": "cpu"}
@@ -101,6 +102,8 @@ def test_a_number_is_learnt_and_given_back(tmp_path: Path) -> None:
     assert np.corrcoef(said, [row["number"] for row in rows[240:]])[0, 1] > 0.9
     why = model.explain(rows[240]["text"])
     assert why[0].parts
+    sure = run("predict", str(tmp_path / "run"), "--text", "old river", "--min-confidence", "0.9")
+    assert sure.returncode == 2 and "answers with a probability" in sure.stderr
 
 
 def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:
@@ -110,6 +113,9 @@ def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:
     model = mapsto.fit("text -> labels", rows[:240], tmp_path / "run", **SMALL)
     found = model.evaluate(rows[240:])
     assert found.scores["agreement"].value > 0.9 and found.baseline["agreement"].value < 0.8
+    look = scrutinize(found.answers[0])
+    assert look is not None and "truth holds winter" in {part.name for part in look.slices}
+    assert {case.truth for case in look.examples} <= {"winter", "summer", "winter, summer", "none"}
     data.write_rows(tmp_path / "new.csv", ["text"], rows[240:])
     done = run("predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "out.csv"))
     assert done.returncode == 0, done.stderr

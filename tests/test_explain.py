@@ -118,6 +118,31 @@ def test_faithful_explanations_are_told_from_others(clf: Path) -> None:
     assert alone is not None and alone.better_than_random is None and "cannot be told" in alone.verdict
 
 
+@pytest.mark.parametrize(
+    ("kind", "answers", "of"),
+    [
+        ("label", ["cold", "warm"], "probability"),
+        ("labels", [["cold"], []], "log-odds"),
+        ("number", [30.0, 10.0], "value"),
+    ],
+)
+def test_what_is_explained_is_the_answer_that_was_given(kind: str, answers: list[Any], of: str, tmp_path: Path) -> None:
+    """Also that nothing applies, and a number in its own units; faithfulness calls by its name what it is measured in."""
+    rows = [{"text": text, kind: answers["winter" not in text]} for text in sentences(200)]
+    model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, epochs=8)
+    texts = ["old river winter times mill", "old river hope times mill"]
+    found = mapsto.load(tmp_path / "model", precision="fp32").explain(texts, sample=rows[:30])
+    assert found.faithfulness is not None and f"of the answer's {of}," in found.faithfulness.verdict
+    for text, explanation, expected in zip(texts, found, answers, strict=True):
+        (winter,) = [part.weight for part in explanation.parts if part.text in ("winter", "hope")]
+        if kind == "number":
+            assert explanation.told == pytest.approx(explanation.answer["number"], abs=1e-3)
+            assert (winter > 0) == (text == texts[0])
+        else:
+            assert explanation.answer[kind] == expected and explanation.told > 0
+        assert explanation.said.split(", 0.")[0] == model.mapping.targets[0].brief(explanation.answer[kind])
+
+
 def test_an_untrained_model_is_not_called_faithful_for_nothing(tmp_path: Path) -> None:
     """Weights in no relation to the model are no better than random, and it says so."""
     make_model("bert", "label", tmp_path / "model")
@@ -168,7 +193,7 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
         (["text", "--method", "relevence"], "did you mean 'relevance'"),
         (["text", "--out", "why.csv"], ".html or .jsonl"),
         (["missing.csv"], "missing.csv"),
-        ([" "], "the text is blank"),
+        ([" "], "mend them:\n  data, row 1, column 'text': ' ': the text is blank"),
         ([""], "the text is blank"),
         (["text", "--steps", "0"], "above 0"),
     ],

@@ -72,6 +72,44 @@ def test_a_slice_that_fails_is_found() -> None:
     assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out
     assert look.slices[0].score.high < look.slices[0].others
     assert {part.name.split(" ")[0] for part in look.slices} == {"place", "number", "length", "truth"}
+    assert not any("rare" in part.name or "blank" in part.name for part in look.slices)
+
+
+def test_every_column_of_a_table_is_looked_at(tmp_path: Path) -> None:
+    """As CSV has them: numbers as text, blank cells, more values than can be looked at; and classes too rare to stand alone."""
+    labels = ["good", "bad", *(f"rare {i}" for i in range(5))]
+    rows = [
+        {
+            "text": f"row {i}",
+            "label": labels[i % 100 % 2] if i % 20 else labels[2 + i // 20 % 5],
+            "size": None if i % 10 == 0 else i,
+            "town": f"town {i % 3}" if i % 2 else f"farm {i}",
+        }
+        for i in range(400)
+    ]
+    data.write_rows(tmp_path / "test.csv", ["text", "label", "size", "town"], rows)
+    table = data.read(tmp_path / "test.csv")
+    arrow, target = bind_to(parse("text -> label"), table), kinds.target("label")(labels)
+    read = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    outputs = torch.randn(400, len(labels), generator=torch.Generator().manual_seed(0))
+    look = scrutinize(Answers(arrow, target, read, read.targets[0], outputs))
+    assert look is not None
+    found = {part.name: part.score.n for part in look.slices}
+    assert found["size is blank"] == 40 and found["truth is one of 5 rare classes"] == 20
+    assert sum(n for name, n in found.items() if name.startswith("size ") and "blank" not in name) == 360
+    assert {name for name in found if name.startswith("town")} == {f"town is town {i}" for i in range(3)}
+
+
+@pytest.mark.parametrize("sure", [0.5, 0.7004, 0.99996, 1.0])
+def test_thresholds_hold_as_they_are_typed(sure: float) -> None:
+    given = answers()
+    logit = torch.tensor(sure, dtype=torch.float64).logit(eps=1e-9) + np.log(2)
+    given.outputs[:] = torch.tensor([float(logit), 0.0, 0.0])
+    look = scrutinize(given)
+    assert look is not None
+    (kept,) = look.kept
+    assert kept.coverage == 1 and float(kept.shown) == kept.threshold <= given.target.confidence(given.outputs).min()
+    assert kept.threshold == pytest.approx(sure, abs=1e-3)
 
 
 def test_looking_at_many_slices_finds_nothing_where_there_is_nothing() -> None:
@@ -145,11 +183,12 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
     data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
     page = tmp_path / "report.html"
-    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page))
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page), "--bad-rows", "skip")
     assert done.returncode == 0 and "answering only when sure" in done.stdout
     shown = page.read_text(encoding="utf-8")
     assert "day is 2" in shown and "What it looks at" in shown and 'class="for"' in shown
     assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
+    assert "--bad-rows=skip" in shown and "--precision" not in shown
     told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
     look = told["looks"][0]
     assert look["kept"] and look["slices"] and look["examples"][0]["parts"][0]["text"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,3 +108,43 @@ def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
         mapsto.load(clf).suggest(topics(20, 7))
     with pytest.raises(mapsto.MapstoError, match="above 0"):
         mapsto.load(clf).suggest([{"text": text} for text in sentences(5)], 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "result"),
+    [
+        ("labels", ["river", "winter"], {"type": "choices", "value": {"choices": ["river", "winter"]}}),
+        ("number", 0, {"type": "number", "value": {"number": 0}}),
+        ("number", 4, {"type": "rating", "value": {"rating": 4}}),
+    ],
+)
+def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any], tmp_path: Path) -> None:
+    """The column to fill in is the one that the arrow answers, whatever its kind and wherever the text stands."""
+    answers = {"labels": [["river"], ["winter"], []], "number": [1.5, 2.5, 3.5]}[kind]
+    rows = [{"text": text, kind: answers[i % 3]} for i, text in enumerate(sentences(90))]
+    model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, steps=3)
+    pool = [{"id": i, "text": text, kind: None if i % 2 else cell} for i, text in enumerate(sentences(40, 5))]
+    found = model.suggest(pool, 5, known=90)
+    assert found.column == kind and found.looked_at == 20 and all(s.row % 2 for s in found.found)
+    assert found.found[0].why == ("doubted" if kind == "labels" else "typical")
+    tasks = found.tasks()
+    assert all(kind not in task["data"] for task in tasks)
+    for task in tasks:
+        for prediction in task.get("predictions", []):
+            assert prediction["result"][0]["to_name"] == "text" and kind == "labels"
+        task["annotations"] = [{"result": [{"from_name": kind, "to_name": "text", **result}]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    assert data.read(tmp_path / "export.json").column(kind) == [cell] * 5
+
+
+def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
+    """What is there may be the pool, or hours of a person's work."""
+    data.write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
+    before = (tmp_path / "pool.csv").read_bytes()
+    done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "3", "--out", str(tmp_path / "pool.csv"))
+    assert done.returncode == 2 and "is there already" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "pool.csv").read_bytes() == before
+    with pytest.raises(mapsto.MapstoError, match="is there already"):
+        mapsto.load(clf).suggest(tmp_path / "pool.csv", 3).write(tmp_path / "pool.csv")
+    with pytest.raises(mapsto.MapstoError, match=r"no row of the pool can be read(?s:.*)blank"):
+        mapsto.load(clf).suggest([{"text": " "}, {"text": None}], 3)

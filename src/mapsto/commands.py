@@ -32,6 +32,7 @@ from mapsto.reports.evaluated import evaluated
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
+from mapsto.suggest import require_new
 from mapsto.writers import legible, require_writable
 
 ENGINES = ("local", "ray")
@@ -112,7 +113,7 @@ def complete(
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
-    require_whole(rows, table.rejected, len(table), "stop")
+    require_whole(rows, table.rejected, len(table))
     masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
     found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks)
     files = [held.mapping.targets[0].file(value) for value in found]
@@ -199,7 +200,10 @@ def evaluate(
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:
-        command = shlex.join(["mapsto", "evaluate", model, str(data), "--out", str(out)])
+        flags = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
+        given = [f"--{name}={value}" for name, (value, usual) in flags.items() if value != usual]
+        given += [] if encoding is None else [f"--encoding={encoding}"]
+        command = shlex.join(["mapsto", "evaluate", model, str(data), *given, "--out", str(out)])
         findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []
         evaluated(found, looks, f"How good is {Path(model).name}?", command, findings).write(out)
         print(f"wrote {out}", file=sys.stderr)
@@ -221,7 +225,7 @@ def evaluate(
         for look in (look for of, look in looks if of is answers):
             print("\n".join(look.lines()))
     if any(look.suspects is None for _, look in looks):
-        print("\nlabels in doubt: pip install 'mapsto[report]' to look for them", file=sys.stderr)
+        print("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
@@ -296,10 +300,11 @@ def suggest(
     seed: int,
 ) -> None:
     """Rows worth a label: to a table to fill in, to tasks, or on the screen."""
+    if out is not None:
+        require_new(out)
     manifest = Path(model) / folder.MANIFEST
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
-    known = known if any(target.named for target in held.mapping.targets) else 0
     given = None if labelled is None else tables.read(labelled, encoding=encoding)
     found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
     print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)

@@ -133,18 +133,21 @@ def read_rows(
     return rows if not rows.faults else rows.whole()
 
 
-def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str) -> list[Finding]:
-    """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough."""
-    require_choice("bad_rows", bad_rows)
+def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str | None = None) -> list[Finding]:
+    """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough; None where
+    they never are."""
+    if bad_rows is not None:
+        require_choice("bad_rows", bad_rows)
     faults = [*rejected, *rows.faults]
     require_few(faults, len(faults), total + len(rejected) - len(rows), total + len(rejected), bad_rows)
     return faults
 
 
-def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str) -> None:
+def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str | None) -> None:
     """Raise DataError unless bad rows are to be skipped, are few enough, and leave some; `shown` are the first faults."""
-    if faults and bad_rows == "stop":
-        raise DataError(f"{faults} bad cells or rows; mend them, or drop them with --bad-rows skip:", shown, faults)
+    if faults and bad_rows != "skip":
+        skip = "" if bad_rows is None else ", or drop them with --bad-rows skip"
+        raise DataError(f"{faults} bad cells or rows; mend them{skip}:", shown, faults)
     if bad > MOST_SKIPPED * total:
         raise DataError(f"{bad} of {total} rows are bad, more than the 1 % that may be skipped:", shown, faults)
     if bad == total:

@@ -48,22 +48,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a model gave an answer. told: how strongly it says it (log-odds for a class). blank: the same when it reads nothing.
+    """Why a model gave an answer. said: the answer in a few words. told: how strongly it says it, as `strength` measures it.
+    blank: the same when it reads nothing.
 
     gap: for integrated gradients, by how much the weights miss told − blank, which they should sum to; None for others.
     """
 
     answer: dict[str, Any]
+    said: str
     parts: list[Part]
     method: str
+    strength: str
     told: float
     blank: float
     gap: float | None
 
     def lines(self, most: int = 12) -> list[str]:
         """For a screen: the answer, and the parts that weigh most with a bar of how much."""
-        shown = {name: value for name, value in self.answer.items() if name != "scores"}
-        said = ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in shown.values())
         ranked = sorted(self.parts, key=lambda part: -abs(part.weight))[:most]
         longest = max((abs(part.weight) for part in ranked), default=0.0) or 1.0
         bars = []
@@ -71,10 +72,9 @@ class Explanation:
             bar = ("█" if part.weight > 0 else "░") * round(20 * abs(part.weight) / longest)
             bars.append(f"  {part.weight:+8.3f}  {bar:<20}  {part.text}")
         more = len(self.parts) - len(ranked)
-        told = (
-            f"  {self.told:+8.3f}  is how strongly it says so; {self.blank:+.3f} when it reads nothing ({self.method})"
-        )
+        told = f"  {self.told:+8.3f}  is how strongly it says so ({self.strength}); {self.blank:+.3f} when it reads nothing"
         gap = [] if self.gap is None else [f"  {self.gap:+8.3f}  is missing from the sum of the weights"]
+        said = f"{self.said}   by {self.method}"
         return [said, *bars, *([f"            … and {more} parts that weigh less"] if more else []), told, *gap]
 
 
@@ -127,8 +127,20 @@ class Explainer:
             if self.method == "integrated":
                 gap = float(weights[row].sum() - (told[row] - blank[row]))
             values = [column[row] for column in rows.sources]
-            parts = self._parts(example, weights[row], values)
-            yield Explanation(answers[row], parts, self.method, float(told[row]), float(blank[row]), gap)
+            yield Explanation(
+                answers[row],
+                self._said(answers[row]),
+                self._parts(example, weights[row], values),
+                self.method,
+                self.target.strength,
+                float(told[row]),
+                float(blank[row]),
+                gap,
+            )
+
+    def _said(self, answer: dict[str, Any]) -> str:
+        probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
+        return f"{self.target.brief(answer[self.target.kind])}{probability}"
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
         """What the model says of each example, (n, …), on the CPU."""

@@ -37,10 +37,14 @@ class Measure:
 @dataclass(frozen=True)
 class Faithfulness:
     """How much the answer loses without the parts that weigh most (comprehensiveness, more is better), how much with them
-    alone (sufficiency, less is better), and how much of it is left while they go one after the other (deletion, less)."""
+    alone (sufficiency, less is better), and how much of it is left while they go one after the other (deletion, less).
+
+    of: what of the answer these are shares or amounts of.
+    """
 
     method: str
     examples: int
+    of: str
     comprehensiveness: Measure
     sufficiency: Measure
     deletion: Measure
@@ -58,7 +62,9 @@ class Faithfulness:
         if self.better_than_random is None:
             return "how faithful this is cannot be told from one example; name rows like yours with --sample"
         said = f"on {self.examples:,} examples leaving out what weighs most costs {self.comprehensiveness.value.value:.3f} of the"
-        said += f" answer's probability, {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) beside parts taken at random"
+        said += (
+            f" answer's {self.of}, {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) beside parts taken at random"
+        )
         return said if self.better_than_random else f"{said}: NOT better than random, so do not rely on it"
 
 
@@ -87,6 +93,7 @@ def faithfulness(explainer: Explainer, rows: Rows, seed: int = 0) -> Faithfulnes
     return Faithfulness(
         explainer.method,
         len(examples),
+        "probability" if named else explainer.target.strength,
         _measure(loss, 1),
         _measure(whole[:, None] - kept.mean(axis=2), -1),
         _measure(deleted.mean(axis=2), -1),
@@ -131,7 +138,7 @@ def explanations(explainer: Explainer, table: Table, sample: Table | None) -> Ex
 
 def _whole(explainer: Explainer, table: Table) -> Rows:
     rows = explainer.read(table)
-    require_whole(rows, table.rejected, len(table), "stop")
+    require_whole(rows, table.rejected, len(table))
     return rows
 
 

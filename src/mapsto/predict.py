@@ -162,6 +162,8 @@ class Predictor:
         require_choice("long", long)
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
+        if min_confidence and all(type(target).confidence is Target.confidence for target in mapping.targets):
+            raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
         self.min_confidence = min_confidence
         self.long = "cut" if long == "auto" else long
         self.cut_rows = 0

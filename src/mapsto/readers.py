@@ -257,8 +257,8 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[Part]:
 
 
 def _task(record: Any) -> Any:
-    """A task as Label Studio exports it (JSON): its data, and under the name of each control the choice of the first annotation
-    that was not cancelled; any other record as it is."""
+    """A task as Label Studio exports it (JSON): its data, and under the name of each control the choice, the choices, the number
+    or the rating of the first annotation that was not cancelled; any other record as it is."""
     if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
         return record
     given = record.get("annotations") or record.get("completions") or []
@@ -266,9 +266,11 @@ def _task(record: Any) -> Any:
     for annotation in given if isinstance(given, list) else []:
         if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
             for result in annotation.get("result") or []:
-                choices = result.get("value", {}).get("choices") if isinstance(result, dict) else None
-                if choices and len(choices) == 1:
-                    chosen.setdefault(str(result.get("from_name")), choices[0])
+                value = result.get("value", {}) if isinstance(result, dict) else {}
+                told: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
+                if told != []:
+                    one = told[0] if isinstance(told, list) and len(told) == 1 else told
+                    chosen.setdefault(str(result.get("from_name")), one)
             break
     return {**record["data"], **chosen}
 

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: metrics over items, and 95 % intervals over items or over seeds.
+"""Figures with their uncertainty: metrics over items, and 95 % intervals over the items or over seeds.
 
 Legend of shapes: n items, c classes, b resamples.
 """
@@ -53,7 +53,7 @@ def accuracy(truth: Values, predicted: Values) -> float:
 
 
 def share(items: Values) -> float:
-    """The mean of what items (n,) are worth, each from 0 to 1."""
+    """The mean of what items (n,) are worth, each at most 1."""
     return float(np.mean(items))
 
 

@@ -1,12 +1,14 @@
-"""Where a model fails: slices of the rows, surest mistakes, labels in doubt, and what silence would gain."""
+"""Where a model fails: slices of the rows, surest mistakes, labels that may be wrong, and what silence would gain."""
 
 from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -27,9 +29,10 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 SHOWN, SHOWN_ON_A_SCREEN = 20, 5
 EXAMPLES = 8
 SMALLEST_SLICE = 10
-MOST_VALUES = 20  # of a column whose values are slices; a number with more is cut into quarters
+MOST_VALUES = 20  # of a column that are slices, the commonest; a number with more is cut into quarters
 CHANCE = 0.05
-DOUBT = "confident learning; the weaker the model, the more of its doubts are mistakes of its own"
+# With 5 % of the labels of SST-2 made wrong, 63 % of the first 20 were these with a model of 84 % accuracy, 33 % with 70 %.
+IF_NOT_THE_MODEL = "or the model is: the weaker it is, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Kept:
     threshold: float
     coverage: float
     score: Score
+
+    @property
+    def shown(self) -> str:
+        """The threshold, as it is typed."""
+        return np.format_float_positional(self.threshold, min_digits=3)
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,11 @@ class Scrutiny:
             found += ["", "answering only when sure (predict --min-confidence):"]
             for kept in self.kept:
                 share = f"{100 * kept.coverage:5.1f} % of the rows"
-                found.append(f"  at least {kept.threshold:.3f} sure: {share}, {kept.score.percent}")
-        looked_at = (("surest mistakes", self.mistakes), (f"labels in doubt ({DOUBT})", self.suspects or []))
+                found.append(f"  at least {kept.shown} sure: {share}, {kept.score.percent}")
+        looked_at = (
+            ("surest mistakes", self.mistakes),
+            (f"labels that may be wrong, {IF_NOT_THE_MODEL}", self.suspects or []),
+        )
         for title, cases in looked_at:
             if cases:
                 found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
@@ -158,12 +169,18 @@ def scrutinize(answers: Answers, parts: Dict[int, list[Part]] | None = None) -> 
 def _kept(worth: Floats, sure: Floats) -> list[Kept]:
     found: list[Kept] = []
     for wanted in COVERAGES:
-        threshold = float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1])
+        threshold = _short_of(float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1]))
         chosen = sure >= threshold
         kept = Kept(threshold, float(chosen.mean()), with_interval(share, worth[chosen]))
         if not found or kept.coverage < found[-1].coverage:
             found.append(kept)
     return found
+
+
+def _short_of(threshold: float) -> float:
+    """A probability that can be typed, no higher: of three digits, and up to six as it comes near 1."""
+    digits = 3 if threshold < 0.99 else 6
+    return float(Decimal(threshold).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def _slices(answers: Answers, worth: Floats) -> list[Slice]:
@@ -190,27 +207,44 @@ def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     for port, values in zip(answers.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
         yield from _quarters(f"{kind.measured} of {port.column}", np.array([kind.extent(value) for value in values]))
-    if answers.target.named:
-        truths = np.array(list(map(str, answers.truths)))
-        for name in sorted(set(truths)):
-            yield f"truth is {name}", truths == name
+    yield from _of_classes(answers)
     used = {port.column for port in (*answers.arrow.sources, *answers.arrow.targets)}
     for column in rows.table.columns:
         if column in used:
             continue
         cells = [rows.table.column(column)[int(row)] for row in rows.rows]
-        different = set(map(str, cells))
-        numbers = [cell for cell in cells if isinstance(cell, int | float) and not isinstance(cell, bool)]
-        if 2 <= len(different) <= MOST_VALUES:
-            shown = np.array(list(map(str, cells)))
-            for value in sorted(different):
+        yield f"{column} is blank", np.array([cell is None for cell in cells])
+        shown = np.array(["" if cell is None else str(cell) for cell in cells])
+        different = Counter(shown[shown != ""].tolist())
+        if len(different) > MOST_VALUES and (numbers := _numbers(cells)) is not None:
+            yield from _quarters(column, numbers)
+        else:
+            for value, _ in different.most_common(MOST_VALUES):
                 yield f"{column} is {shorten(value, 30)}", shown == value
-        elif len(numbers) == len(cells):
-            yield from _quarters(column, np.array(cells, np.float64))
+
+
+def _of_classes(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The rows of each true class, and together those of the classes that have too few to be looked at alone."""
+    names = [set(answers.target.names(truth)) for truth in answers.truths]
+    counts = Counter(name for found in names for name in found)
+    verb = "is" if answers.target.named else "holds"
+    for name in sorted(counts):
+        yield f"truth {verb} {name}", np.array([name in found for found in names])
+    rare = {name for name, count in counts.items() if count < SMALLEST_SLICE}
+    yield f"truth {verb} one of {len(rare)} rare classes", np.array([bool(rare & found) for found in names])
+
+
+def _numbers(cells: Sequence[object]) -> Floats | None:
+    """Cells as numbers, blank ones as NaN; None where some are no numbers. A CSV file has them as text."""
+    try:
+        found = np.array([np.nan if cell is None else float(cell) for cell in cells])  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return None if np.isinf(found).any() else found
 
 
 def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
     for at, (low, high) in enumerate(pairwise(edges.tolist())):
         chosen = (values >= low if at == 0 else values > low) & (values <= high)
         yield f"{name} {'from' if at == 0 else 'above'} {low:,g} to {high:,g}", chosen
@@ -243,7 +277,7 @@ def _drawn(answers: Answers) -> Ints:
 
 
 def _suspects(answers: Answers) -> list[Case] | None:
-    """Rows whose label is in doubt (confident learning, Northcutt et al. 2021), the likeliest to be wrong first."""
+    """Rows whose label may be wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
     try:
         find = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mapsto import checkpoint
 from mapsto import data as tables
+from mapsto.arrow import restores
 from mapsto.data import Table
 from mapsto.errors import DataError, UsageError
 from mapsto.examples import Rows, bind_to, encode, read_rows
@@ -28,6 +29,8 @@ from mapsto.mapping import Mapping
 from mapsto.predict import Predictor, asking, over
 from mapsto.scores import Floats
 from mapsto.sequence import Ints
+from mapsto.target import Target
+from mapsto.writers import require_writable
 
 Vectors = NDArray[np.float32]
 TYPICAL, DOUBTED = "typical", "doubted"
@@ -48,13 +51,15 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Rows to label next, the most wanted first, from a table; `column` is where their answers go.
+    """Rows to label next, the most wanted first, from a table; `column` is where their answers go, `read` the first one that is
+    read.
 
     looked_at: how many different rows without a label they were chosen from. unreadable: rows that cannot be read.
     """
 
     pool: Table
     column: str
+    read: str
     found: list[Suggestion]
     looked_at: int
     unreadable: int
@@ -69,25 +74,36 @@ class Suggestions:
         """The rows as tasks of Label Studio, with the model's answer as a prediction."""
         found = []
         for suggestion, cells in zip(self.found, self.rows(), strict=True):
-            cells.pop(self.column)
+            del cells[self.column]
             task: dict[str, Any] = {"data": cells}
             if suggestion.answer is not None:
-                choice = {"choices": [str(suggestion.answer)]}
-                first = next(iter(cells))
-                result = {"from_name": self.column, "to_name": first, "type": "choices", "value": choice}
+                names = suggestion.answer if isinstance(suggestion.answer, list) else [suggestion.answer]
+                chosen = {"choices": names}
+                result = {"from_name": self.column, "to_name": self.read, "type": "choices", "value": chosen}
                 task["predictions"] = [{"score": suggestion.confidence, "result": [result]}]
             found.append(task)
         return found
 
     def write(self, path: Path) -> int:
         """A table to fill in, or with the ending .json tasks of Label Studio; how many rows. Raises UsageError, RunError."""
+        require_new(path)
         if path.suffix == ".json":
-            if not path.parent.is_dir():
-                raise UsageError(f"there is no folder {path.parent}")
-            checkpoint.write_atomic(path, json.dumps(self.tasks(), ensure_ascii=False, indent=1).encode())
+            # Parquet holds dates, which JSON has as text.
+            told = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
+            checkpoint.write_atomic(path, told.encode())
             return len(self.found)
         columns = list(dict.fromkeys([*self.pool.columns, self.column]))
         return tables.write_rows(path, columns, list(self.rows()))
+
+
+def require_new(path: Path) -> None:
+    """Raises UsageError for a name or a folder that takes no rows, and for a file that is there: it may hold answers."""
+    if path.suffix != ".json":
+        require_writable(path)
+    elif not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}")
+    if path.exists():
+        raise UsageError(f"{path} is there already, and may hold answers; name another file")
 
 
 def suggest(
@@ -108,27 +124,34 @@ def suggest(
     if count < 1:
         raise UsageError(f"--n must be above 0, not {count}")
     predictor = Predictor(mapping, device, precision)
-    port = next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
+    port = next((at for at, source in enumerate(restores(mapping.arrow)) if source is None), None)
+    target = None if port is None else mapping.targets[port]
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, faults = _different(predictor.mapping, pool, column, labelled, seed)
-    if not len(rows):
-        raise DataError("every row of the pool that can be read has a label already")
     given = None if labelled is None else _read(predictor.mapping, labelled)
-    vectors, outputs = _seen(predictor, rows, port)
+    vectors, outputs = _seen(predictor, rows, port if target is not None and target.way == "pooled" else None)
     others = np.zeros((0, vectors.shape[1]), np.float32) if given is None else _seen(predictor, given, None)[0]
-    doubts = None
     said: list[dict[str, Any]] = [{}] * len(rows)
-    if port is not None and outputs is not None:
-        target = mapping.targets[port]
+    sure = doubts = None
+    if target is not None and outputs is not None and (sure := target.confidence(outputs)) is not None:
         said = target.decode(outputs)
         if max(known, len(others)) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(target.classes)):
-            doubts = doubt(torch.softmax(outputs.double(), dim=-1).numpy())
+            doubts = _doubts(target, outputs, sure)
     why = TYPICAL if doubts is None else DOUBTED
     found = [
-        Suggestion(int(rows.rows[at]), why, said[at].get("label"), said[at].get("probability"))
+        Suggestion(int(rows.rows[at]), why, None, None)
+        if target is None or sure is None
+        else Suggestion(int(rows.rows[at]), why, said[at][target.kind], float(sure[at]))
         for at in choose(vectors, others, doubts, min(count, len(rows)), seed).tolist()
     ]
-    return Suggestions(pool, column, found, len(rows), len(pool.rejected) + faults)
+    read = bind_to(mapping.arrow, pool, answers=False).sources[0].column
+    assert read is not None
+    return Suggestions(pool, column, read, found, len(rows), len(pool.rejected) + faults)
+
+
+def _doubts(target: Target, outputs: Tensor, sure: Floats) -> Floats:
+    """How much a target doubts its answers, (p,): by the margin where one name is answered, else by how sure it is of all."""
+    return doubt(torch.softmax(outputs.double(), dim=-1).numpy()) if target.named else 1 - sure
 
 
 def choose(vectors: Vectors, labelled: Vectors, doubts: Floats | None, count: int, seed: int) -> Ints:
@@ -206,10 +229,12 @@ def _read(mapping: Mapping, table: Table) -> Rows:
 def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | None, seed: int) -> tuple[Rows, int]:
     """The rows of the pool that can be read, have no label and are not among those with labels, each once; at most MOST_POOL.
 
-    Also how many cannot be read.
+    Also how many cannot be read. Raises DataError where no row is left.
     """
     rows = _read(mapping, pool)
     faults = len(pool) - len(rows)
+    if not len(rows):
+        raise DataError("no row of the pool can be read:", rows.faults)
     if column in pool.columns:
         answers = pool.column(column)
         rows = rows.select(
@@ -221,6 +246,8 @@ def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | Non
         if key not in seen:
             seen.add(key)
             kept.append(at)
+    if not kept:
+        raise DataError("every row of the pool that can be read has a label already")
     chosen = np.array(kept, np.int64)
     if len(chosen) > MOST_POOL:
         chosen = np.sort(chosen[tables.permutation(seed, 0, len(chosen))[:MOST_POOL]])

@@ -359,6 +359,10 @@ class Boxes(Target):
         ]
         return [Mark([[top, bottom], [left, right]], label, true) for label, (left, top, right, bottom) in told]
 
+    def names(self, answer: tuple[Box, ...]) -> Sequence[str]:
+        """What the boxes are of."""
+        return [box.label for box in answer]
+
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
         """Classes that training never saw, and pictures with more boxes than queries."""
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)

@@ -204,6 +204,10 @@ class Label(Target):
         truths = self.classes + sorted(set(answers) - set(self.classes))
         return {truth: {name: pairs[truth, name] for name in self.classes} for truth in truths}
 
+    def names(self, answer: str) -> Sequence[str]:
+        """The one."""
+        return (answer,)
+
     def notes(self, answers: Sequence[str]) -> list[str]:
         """Classes that training never saw."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)

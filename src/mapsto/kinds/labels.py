@@ -104,10 +104,10 @@ class Labels(Target):
         return torch.from_numpy(np.log(share / (1 - share))).float()
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
-        """The log-odds of all that is answered, so of the surest where nothing is."""
-        sure = answered > 0
-        sure = sure | ((answered == answered.amax(-1, keepdim=True)) & ~sure.any(-1, keepdim=True))
-        return (output * sure).sum(-1)
+        """The log-odds of all that is answered; where nothing is, those that the likeliest does not apply either."""
+        applies = answered > 0
+        nothing = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
+        return torch.where(applies, output, torch.where(nothing, -output, torch.zeros_like(output))).sum(-1)
 
     def gains(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
         """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
@@ -168,18 +168,22 @@ class Labels(Target):
         none = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(share, none), "exact": with_interval(share, none)}
 
+    def names(self, answer: tuple[str, ...]) -> Sequence[str]:
+        """Those that apply."""
+        return answer
+
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
         """Labels that training never saw."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
-    def brief(self, answer: Sequence[str]) -> str:
-        """Their names."""
-        return ", ".join(answer) or "none"
-
     def state(self) -> State:
         """The classes."""
         return {"classes": self.classes}
+
+    def brief(self, answer: Sequence[str]) -> str:
+        """The labels, parted by commas."""
+        return ", ".join(answer) or "none"
 
     def _truth(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
         """(m, c); labels that training never saw are in no column."""

@@ -33,6 +33,7 @@ class Number(Target):
     likely = False
     blindly = "always the mean"
     gain = "r2"
+    strength = "value"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
         self.mean, self.deviation = mean, deviation
@@ -96,7 +97,7 @@ class Number(Target):
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
         """The number itself: parts with a weight above 0 raise it."""
-        return output[:, 0]
+        return output[:, 0] * self.deviation + self.mean
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""
@@ -126,6 +127,10 @@ class Number(Target):
     def state(self) -> State:
         """Mean and deviation."""
         return {"mean": self.mean, "deviation": self.deviation}
+
+    def brief(self, answer: float) -> str:
+        """The number, rounded to what people read."""
+        return f"{answer:,.6g}"
 
     def _numbers(self, output: Tensor) -> Values:
         found: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean

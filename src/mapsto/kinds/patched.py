@@ -26,7 +26,7 @@ from mapsto.corrupt import Corruption, choose
 from mapsto.errors import BadCell, UsageError
 from mapsto.patches import FIRST_OF_FRAME, HIDDEN, PLACES, select
 from mapsto.pictures import Frame, Pixels
-from mapsto.scores import Score, with_interval
+from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
 from mapsto.source import FAINTEST_SHADE, Learning, Mixing, Source
 from mapsto.target import Figure, State, Target
@@ -412,7 +412,7 @@ class PatchedTarget(Target):
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """The mean colour everywhere."""
-        return {"explained": with_interval(np.mean, np.zeros(max(1, len(answers))))}
+        return {"explained": Score(0.0, 0.0, 0.0, len(answers))}
 
     def state(self) -> State:
         """How patches were hidden; the rest is the source's."""

@@ -19,6 +19,7 @@ from mapsto.reports.parts import data_findings, failures, reasons, reliability, 
 from mapsto.scrutiny import Scrutiny
 
 MOST_POINTS = 500
+INTERVALS = "95 % intervals over the rows: Wilson's for a share of right ones, by bootstrap for other figures"
 Looks = Sequence[tuple[Answers, Scrutiny]]
 
 
@@ -79,16 +80,7 @@ def _scores(found: Evaluation) -> Section:
         for name, s in found.scores.items()
     ]  # fmt: skip
     columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
-    return Section(
-        "Scores",
-        tables=[
-            Table(
-                "Intervals over the rows: of shares of right rows Wilson's, of other figures by bootstrap",
-                columns,
-                rows,
-            )
-        ],
-    )
+    return Section("Scores", tables=[Table(INTERVALS, columns, rows)])
 
 
 def _made(found: Evaluation) -> list[Section]:
@@ -133,7 +125,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
     text = [
-        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; 95 % intervals over them.",
+        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; {INTERVALS}.",
         *found.notes,
     ]
     if steps:
@@ -153,7 +145,7 @@ def _kept(look: Scrutiny) -> list[Section]:
         low, high = ([100 * getattr(kept.score, end) for kept in look.kept] for end in ("low", "high"))
         drawn.axes.fill_between(x, low, high, color=SERIES[2], alpha=0.15, linewidth=0)
         drawn.axes.set(xlabel="rows answered, %", ylabel=f"{look.gain} of those, %")
-    rows = [[f"{kept.threshold:.3f}", f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
+    rows = [[kept.shown, f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
     columns = ["at least this sure", "rows answered", look.gain]
     text = ["Rows whose answer is less sure can be left to a person: mapsto predict --min-confidence."]
     table = Table("Thresholds and scores are of the same rows", columns, rows)

@@ -19,21 +19,19 @@ def explained(found: Explanations, model: str) -> Page:
     rows = []
     for at, explanation in enumerate(found.found[:SHOWN_EXPLANATIONS]):
         file, line = found.rows.table.origin(int(found.rows.rows[at]))
-        shown_answer = [value for name, value in explanation.answer.items() if name != "scores"]
-        said = ", ".join(f"{value:.2f}" if isinstance(value, float) else str(value) for value in shown_answer)
         values = [column[at] for column in found.rows.sources]
         rows.append(
             [
                 place(Path(file).name, line),
                 marked(found.ports, values, explanation.parts),
-                said,
+                explanation.said,
                 f"{explanation.told:+.2f}",
             ]
         )
     left_out = len(found) - len(rows)
     text = [
-        "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. Strength of the "
-        "answer: its log-odds, where it is a class.",
+        "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. Strength is the "
+        f"answer's {found[0].strength}, which green raises and red lowers.",
         *([f"{left_out:,} more are not shown; --out with .jsonl has all of them."] if left_out else []),
     ]
     sections = [

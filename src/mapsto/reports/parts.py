@@ -15,7 +15,7 @@ from mapsto.evaluate import Answers
 from mapsto.explain import Part
 from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
 from mapsto.scores import Floats
-from mapsto.scrutiny import DOUBT, Case, Scrutiny
+from mapsto.scrutiny import IF_NOT_THE_MODEL, Case, Scrutiny
 
 BINS = 10
 FEWEST_IN_A_BIN = 5
@@ -118,21 +118,19 @@ def slices(look: Scrutiny, where: str = "") -> list[Section]:
 
 
 def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """What is confused, surest mistakes, labels in doubt; `where` says of what, if that is not plain."""
+    """What is confused, surest mistakes, labels that may be wrong; `where` says of what, if that is not plain."""
     by, suspects = _of(where), look.suspects or []
     doubted = {case.at for case in suspects}
     mistakes = [
-        replace(case, truth=f"{case.truth} – in doubt") if case.at in doubted else case for case in look.mistakes
+        replace(case, truth=f"{case.truth} – may be wrong") if case.at in doubted else case for case in look.mistakes
     ]
     others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
-    legend = [
-        *_legend(answers, mistakes),
-        *([f"In doubt: {DOUBT}."] if doubted & {case.at for case in mistakes} else []),
-    ]
+    doubts = [f"Labels may be wrong, {IF_NOT_THE_MODEL} (confident learning)."]
+    legend = _legend(answers, mistakes) + (doubts if any(case.at in doubted for case in mistakes) else [])
     found = [
         ("Confused most often", [], confusions(answers, f"By how often{by}")),
         ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
-        ("Other labels in doubt", [f"By {DOUBT}."], cases(answers, others, f"The likeliest to be wrong first{by}")),
+        ("Other labels that may be wrong", doubts, cases(answers, others, f"By confident learning{by}")),
     ]
     return [Section(title, text, tables=[table]) for title, text, table in found if table is not None]
 
