@@ -124,7 +124,8 @@ def suggest(
     if count < 1:
         raise UsageError(f"--n must be above 0, not {count}")
     predictor = Predictor(mapping, device, precision)
-    port = next((at for at, source in enumerate(restores(mapping.arrow)) if source is None), None)
+    asked = [at for at, source in enumerate(restores(mapping.arrow)) if source is None]
+    port = min(asked, key=lambda at: not mapping.targets[at].named, default=None)  # of several, one of a few names
     target = None if port is None else mapping.targets[port]
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, faults = _different(predictor.mapping, pool, column, labelled, seed)
