@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mapsto import kinds
@@ -268,3 +272,27 @@ def write_pairs(folder: Path, count: int = 12) -> Path:
         "\n".join(["noisy", *(line.split(",")[0] for line in lines)]) + "\n", encoding="utf-8"
     )
     return folder / "pairs.csv"
+
+
+def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[str], str]:
+    """How wide a page's window is, what of it is scrolled through, which elements stand out of it, and the text that is seen.
+
+    The page stands in a frame, since a window of Chromium is 500 pixels wide at least. Without Chromium the test is skipped.
+    """
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not here")
+    probe = (
+        "<script>const page = document.documentElement, wide = [...document.querySelectorAll('main *')].filter(e =>"
+        " !e.closest('.wide') && !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);"
+        "parent.document.body.dataset.found = JSON.stringify([innerWidth, page.scrollWidth, wide, page.innerText]);</script>"
+    )
+    framed = html.escape(page.replace("</body>", f"{probe}</body>"))
+    frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{framed}"></iframe>'
+    (folder / "framed.html").write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}', encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{folder / 'framed.html'}"], capture_output=True, text=True, timeout=120)
+    found = re.search(r'<body data-found="([^"]*)"', done.stdout)
+    assert found is not None, done.stderr
+    inner, scrolled, wide, seen = json.loads(html.unescape(found[1]))
+    return inner, scrolled, wide, seen

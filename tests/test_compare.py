@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import laid, read_beside, run, sentences, start, write_labelled, write_pairs
+from runs import in_a_browser, laid, read_beside, run, sentences, start, write_labelled, write_pairs
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
@@ -422,9 +421,6 @@ def test_ways_whose_names_look_alike_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_report_opens_in_a_browser(tmp_path: Path, width: int) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("Chromium is not here")
     rows = [
         {"text": f"{'今天天气真好' if i % 2 else '房间很脏'} <b>{i}</b> {'x' * 90}", "label": f"类 {i % 2}"}
         for i in range(60)
@@ -434,17 +430,7 @@ def test_the_report_opens_in_a_browser(tmp_path: Path, width: int) -> None:
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|url\(\s*['\"]?(?!#)|src=|https?://(?!www\.w3\.org)", page)
     assert "&lt;b&gt;" in page and "<b>" not in page
-    probe = (
-        "<script>const wide = [...document.querySelectorAll('main *')].filter(e => !e.closest('.wide') && !e.closest('svg') &&"
-        " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);"
-        "const page = document.documentElement;"
-        "page.dataset.found = JSON.stringify([innerWidth, page.scrollWidth, wide]);</script>"
-    )
-    (tmp_path / "probed.html").write_text(page.replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
-    done = subprocess.run([*command, f"file://{tmp_path / 'probed.html'}"], capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert found is not None, done.stderr
-    inner, scrolled, wide = json.loads(found[1].replace("&quot;", '"'))
+    inner, scrolled, wide, seen = in_a_browser(tmp_path, page, width)
+    assert inner == width
     assert scrolled <= inner and not wide
-    assert "类 1" in done.stdout
+    assert "类 1" in seen

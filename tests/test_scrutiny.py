@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import run, sentences
+from runs import in_a_browser, run, sentences
 from sklearn.metrics import log_loss
 
 import mapsto
@@ -190,6 +190,10 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
     assert "--bad-rows=skip" in shown and "--precision" not in shown
     told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
+    beside = tmp_path / "report_files"
+    assert {path.name for path in beside.iterdir()} == {"results.json", "kept.svg", "calibration.svg"}
+    kept = json.loads((beside / "results.json").read_text(encoding="utf-8"))
+    assert kept["scores"]["accuracy"]["n"] == 120 and kept["looks"][0]["slices"]
     look = told["looks"][0]
     assert look["kept"] and look["slices"] and look["examples"][0]["parts"][0]["text"]
     wrong = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "report.pdf"))
@@ -266,10 +270,25 @@ def test_a_fit_with_a_test_leaves_a_report_and_a_card(tmp_path: Path) -> None:
     given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 10}
     mapsto.fit("text -> label", rows[:100], tmp_path / "clf", test=rows[100:], **given)
     page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "clf" / "report_files" / "loss.svg").exists()
     assert "How good is clf?" in page and "While it learnt" in page and "10 steps" in page
     card = ModelCard((tmp_path / "clf" / "README.md").read_text(encoding="utf-8"))
     (accuracy, f1) = card.data.eval_results
     assert accuracy.metric_type == "accuracy" and f1.metric_type == "f1"
     assert "It could answer" in card.text and "a model that reads nothing" in card.text and "## Use" in card.text
     mapsto.fit("text -> label", rows[:100], tmp_path / "clf", overwrite=True, **given)
-    assert not (tmp_path / "clf" / "report.html").exists()
+    assert not (tmp_path / "clf" / "report.html").exists() and not (tmp_path / "clf" / "report_files").exists()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_of_a_fit_opens_in_a_browser(tmp_path: Path, width: int) -> None:
+    rows = [
+        {"text": f"{text} {'x' * 90} 天气", "label": f"类 {i % 2}", "day": i % 3}
+        for i, text in enumerate(sentences(160))
+    ]
+    mapsto.fit(
+        "text -> label", rows[:100], tmp_path / "clf", test=rows[100:], layers=1, width=64, vocabulary=300, steps=10
+    )
+    page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    inner, scrolled, wide, seen = in_a_browser(tmp_path, page, width)
+    assert inner == width and scrolled <= inner and not wide and "类 1" in seen

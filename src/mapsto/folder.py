@@ -52,6 +52,7 @@ MODEL = (
 OWN: tuple[str, ...] = (
     CARD,
     REPORT,
+    "report_files",
     "metrics.jsonl",
     "rejected.csv",
     *MODEL,

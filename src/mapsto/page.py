@@ -83,6 +83,12 @@ class Page:
         """The page as a file that is whole or not there. Raises RunError, and UsageError where figures need matplotlib."""
         checkpoint.write_atomic(path, self.html().encode("utf-8", "replace"))
 
+    def write_figures(self, folder: Path) -> None:
+        """Every figure as an SVG of its own, in a folder that is there. Raises RunError."""
+        for section in self.sections:
+            if section.figure is not None:
+                checkpoint.write_atomic(folder / section.file, plain_svg(section.figure).encode())
+
 
 def safe(html: str) -> Any:
     """HTML whose text is escaped already, as a cell."""

@@ -16,7 +16,7 @@ from mapsto.cells import CALIBRATION, CURVES, FITS, REPORT, RESULTS, Outcome
 from mapsto.comparison import Comparison, Point, labels_saved, shown, signed
 from mapsto.evaluate import Answers
 from mapsto.examples import Rows
-from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing, plain_svg
+from mapsto.page import DASHES, SERIES, Page, Section, Table, drawing
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
 from mapsto.scrutiny import scrutinize
 from mapsto.study import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
@@ -46,9 +46,7 @@ def write(
     fits = [fit for cell, outcome in outcomes.items() for fit in _rows(cell, outcome)]
     writers.write_file(out / FITS, list(fits[0]), fits)
     page = compared(comparison, study, outcomes, facts)
-    for section in page.sections:
-        if section.figure is not None:
-            checkpoint.write_atomic(out / section.file, plain_svg(section.figure).encode())
+    page.write_figures(out)
     page.write(out / REPORT)
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto import kinds
+from mapsto import checkpoint, kinds
 from mapsto.errors import Finding, place
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.page import SERIES, Page, Section, Table, drawing, safe
 from mapsto.progress import duration
 from mapsto.reports.parts import data_findings, failures, reasons, reliability, slices
+from mapsto.scores import plain
 from mapsto.scrutiny import Scrutiny
 
 MOST_POINTS = 500
 INTERVALS = "95 % intervals over the rows: Wilson's for a share of right ones, by bootstrap for other figures"
 Looks = Sequence[tuple[Answers, Scrutiny]]
+FILES, RESULTS = "_files", "results.json"  # beside page.html stands the folder page_files
 
 
 def evaluated(
@@ -34,7 +37,7 @@ def evaluated(
     """The page of an evaluation and of a close look at it. command: what makes it again. findings: what looks wrong in the
     data. steps: the lines of metrics.jsonl, where it is of a model just fitted."""
     sections = [_scores(found)]
-    for answers, look in looks:
+    for at, (answers, look) in enumerate(looks):
         own = [
             *_kept(look),
             *_calibration(answers),
@@ -42,11 +45,32 @@ def evaluated(
             *failures(answers, look),
             *reasons(answers, look),
         ]
-        sections += [replace(section, title=f"{answers.name}{section.title}") for section in own]
+        sections += [_named(section, answers.name, at) for section in own]
     sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
     files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
     about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
     return Page(title, about, headline(found, looks), sections)
+
+
+def _named(section: Section, name: str, at: int) -> Section:
+    """The section of the answer at `at`."""
+    return replace(section, title=f"{name}{section.title}", file=f"{at + 1}-{section.file}" if at else section.file)
+
+
+def write(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
+    """The page; in a folder beside it the figures as SVG and the numbers as JSON. Raises RunError."""
+    page.write(path)
+    beside = path.with_name(f"{path.stem}{FILES}")
+    beside.mkdir(exist_ok=True)
+    page.write_figures(beside)
+    told = json.dumps(record(found, looks), ensure_ascii=False, indent=1, allow_nan=False)
+    checkpoint.write_atomic(beside / RESULTS, f"{told}\n".encode("utf-8", "replace"))
+
+
+def record(found: Evaluation, looks: Looks) -> dict[str, Any]:
+    """An evaluation and a close look at it as JSON."""
+    told: dict[str, Any] = plain({**found.record(), "looks": [asdict(look) for _, look in looks]})
+    return told
 
 
 def headline(found: Evaluation, looks: Looks) -> list[str]:
@@ -120,7 +144,7 @@ def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
         for name, at, values in named
     ]
     table = Table("Loss", ["of", "at the end", "lowest", "at step"], rows)
-    return [Section("While it learnt", figure=drawn.svg, caption="The loss that training makes small.", tables=[table])]
+    return [Section("While it learnt", (), drawn.svg, "The loss that training makes small.", "loss.svg", [table])]
 
 
 def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
@@ -149,7 +173,7 @@ def _kept(look: Scrutiny) -> list[Section]:
     columns = ["at least this sure", "rows answered", look.gain]
     text = ["Rows whose answer is less sure can be left to a person: mapsto predict --min-confidence."]
     table = Table("Thresholds and scores are of the same rows", columns, rows)
-    return [Section("Answering only when sure", text, drawn.svg, "The band is the 95 % interval.", tables=[table])]
+    return [Section("Answering only when sure", text, drawn.svg, "The band is the 95 % interval.", "kept.svg", [table])]
 
 
 def _calibration(answers: Answers) -> list[Section]:
@@ -157,4 +181,4 @@ def _calibration(answers: Answers) -> list[Section]:
     if told is None:
         return []
     figure = reliability([("this model", *told)])
-    return [Section("Can its confidence be trusted?", figure=figure, caption="On the diagonal it can.")]
+    return [Section("Can its confidence be trusted?", (), figure, "On the diagonal it can.", "calibration.svg")]
