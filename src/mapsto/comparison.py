@@ -171,7 +171,7 @@ def _table(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, vi
 
 
 def _possible(samples: Floats, gains: Any) -> Floats:
-    """Means as they could have been, none beyond what items can be worth: 1, and 0 where none is worth less."""
+    """Means as they could have been, none beyond what can be: 1, and 0 where no item is worth less."""
     return np.clip(samples, 0.0 if gains.min() >= 0 else -np.inf, 1.0)
 
 

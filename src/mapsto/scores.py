@@ -53,7 +53,7 @@ def accuracy(truth: Values, predicted: Values) -> float:
 
 
 def share(items: Values) -> float:
-    """The mean of what items (n,) are worth, each at most 1."""
+    """The mean of what items (n,) are worth."""
     return float(np.mean(items))
 
 

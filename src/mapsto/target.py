@@ -155,7 +155,7 @@ class Target(Kind):
         return None
 
     def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """What each answer is worth, (m,), at most 1: their mean is what comparisons are about. Takes the evidence of kinds that
+        """What each answer is worth, (m,): their mean, 1 at best, is what comparisons are about. Takes the evidence of kinds that
         are not answered by whole rows. None where a kind has none, or `answers` give nothing to measure by."""
         return None
 

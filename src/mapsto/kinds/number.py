@@ -88,12 +88,15 @@ class Number(Target):
         return torch.tensor([float(np.mean(values))])
 
     def gains(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
-        """1 less the squared error in variances of `answers`, so that the mean is R²; None where all of these are the same."""
+        """R², and how much each answer moves it (its influence, by the delta method): their mean is R² and they vary as it does.
+        None where all of `answers` are the same."""
         truth = np.asarray(answers, np.float64)
-        variance = float(((truth - truth.mean()) ** 2).mean())
-        if not variance > 0:
+        away = (truth - truth.mean()) ** 2
+        if not away.mean() > 0:
             return None
-        return (1 - (self._numbers(output) - truth) ** 2 / variance).astype(np.float32)
+        errors, away = (self._numbers(output) - truth) ** 2 / away.mean(), away / away.mean()
+        found: NDArray[np.float32] = (1 - errors.mean() + errors.mean() * away - errors).astype(np.float32)
+        return found
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
         """The number itself: parts with a weight above 0 raise it."""

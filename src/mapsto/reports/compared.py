@@ -219,7 +219,10 @@ def _over_seeds(point: Point, key: str) -> str:
     score = point.figures.get(key)
     if score is None:
         return ""
-    return f"{score.value:.4g}" + ("" if math.isnan(score.low) else f" ({score.low:.4g}–{score.high:.4g})")
+    middle, low, high = (
+        f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" for value in (score.value, score.low, score.high)
+    )
+    return middle if math.isnan(score.low) else f"{middle} ({low}–{high})"
 
 
 def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
