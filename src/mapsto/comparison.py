@@ -109,12 +109,10 @@ class Comparison:
         return [head, *rows, note, "", *self.headline]
 
 
-def shown(score: Score, digits: int = 1) -> str:
+def shown(score: Score) -> str:
     """For people, in percent: "81.4 (79.0–83.6)"."""
-    middle = f"{100 * score.value:.{digits}f}"
-    if math.isnan(score.low):
-        return middle
-    return f"{middle} ({100 * score.low:.{digits}f}–{100 * score.high:.{digits}f})"
+    middle = f"{100 * score.value:.1f}"
+    return middle if math.isnan(score.low) else f"{middle} ({score.between})"
 
 
 def signed(score: Score) -> str:

@@ -35,7 +35,12 @@ class Score:
     @property
     def percent(self) -> str:
         """For people: "81.4 % (79.0–83.6, n = 1,179)"."""
-        return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f}, n = {self.n:,})"
+        return f"{100 * self.value:.1f} % ({self.between}, n = {self.n:,})"
+
+    @property
+    def between(self) -> str:
+        """The interval for people, in percent: "79.0–83.6"."""
+        return f"{100 * self.low:.1f}{' to ' if self.low < 0 else '–'}{100 * self.high:.1f}"
 
 
 def plain(value: Any) -> Any:
