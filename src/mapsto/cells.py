@@ -166,11 +166,12 @@ def _end_with_parent() -> None:
 
 
 def _fitted(cell: Cell) -> Outcome:
-    """As `fitted`; a process that is told to stop ends, where it would only begin the next fit that waits for it."""
-    try:
-        return fitted(_STUDY[0], cell)
-    except (Interrupted, KeyboardInterrupt):
-        os._exit(128 + signal.SIGINT)
+    """As `fitted`; once a process is told to stop it fits nothing more of what waits for it, and says so for all."""
+    if _STUDY:
+        with suppress(Interrupted, KeyboardInterrupt):
+            return fitted(_STUDY[0], cell)
+        _STUDY.clear()
+    raise KeyboardInterrupt
 
 
 class _Meter(Progress):
