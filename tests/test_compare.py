@@ -323,6 +323,7 @@ def test_one_draw_has_no_interval(tmp_path: Path) -> None:
         ({"labels": ["some"]}, "takes numbers and 'all'"),
         ({"labels": [1]}, "two classes need two rows"),
         ({"seeds": 0}, "must be above 0"),
+        ({"starts": []}, "names nothing to begin from"),
         ({"jobs": -1}, "--jobs must be above 0"),
         ({"methods": ["prob"]}, "did you mean 'probe'"),
         ({"minutes": 1}, "decides this itself"),

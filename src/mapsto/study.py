@@ -161,6 +161,8 @@ def planned(
         raise UsageError(f"{', '.join(decided)}: a comparison decides this itself")
     if seeds < 1:
         raise UsageError(f"--seeds must be above 0, not {seeds}")
+    if not starts:
+        raise UsageError(f"--starts names nothing to begin from; {SCRATCH} is random weights")
     wanted = parse(arrow)
     table = tables.read(data, encoding=options.encoding)
     bound = bind_to(wanted, table)
