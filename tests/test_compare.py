@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 import mapsto
-from mapsto import kinds
+from mapsto import kinds, linear
 from mapsto.comparison import Difference, labels_saved, worth
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
@@ -200,6 +200,18 @@ def test_one_label_and_sets_of_labels_are_probed_alike(sparse: bool) -> None:
     assert torch.allclose(weight[1] - weight[0], weights[0], atol=1e-5) and abs(bias[1] - bias[0] - biases[0]) < 1e-5
     plain = LogisticRegression().fit(features, truth)
     assert not np.allclose(weights[0].numpy(), plain.coef_[0], rtol=0.05)  # which takes the strength it is given
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_ridge_is_that_of_all_rows_with_a_strength_chosen_by_some(sparse: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(linear, "ROWS", 50)
+    rng = np.random.default_rng(0)
+    features = rng.normal(0, 1, (400, 6)).astype(np.float32)
+    values = features @ rng.normal(0, 1, (6, 2)) + rng.normal(0, 0.5, (400, 2)) + 3
+    weight, bias = linear.ridge(csr_matrix(features) if sparse else features, values, 0)
+    said = features @ weight.numpy().T + bias.numpy()
+    best = np.linalg.lstsq(np.c_[features, np.ones(400)], values, rcond=None)[0]
+    assert np.abs(said - np.c_[features, np.ones(400)] @ best).max() < 0.15  # as all 400 rows say, and not 50 of them
 
 
 # The whole

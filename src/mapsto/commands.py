@@ -28,7 +28,7 @@ from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
 from mapsto.prepare import read_by
 from mapsto.readers import format_of
-from mapsto.reports.evaluated import evaluated, record, write
+from mapsto.reports.evaluated import evaluated, record, write_page
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
@@ -205,7 +205,7 @@ def evaluate(
         given += [] if encoding is None else [f"--encoding={encoding}"]
         command = shlex.join(["mapsto", "evaluate", model, str(data), *given, "--out", str(out)])
         findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []
-        write(out, evaluated(found, looks, f"How good is {Path(model).name}?", command, findings), found, looks)
+        write_page(out, evaluated(found, looks, f"How good is {Path(model).name}?", command, findings), found, looks)
         print(f"wrote {out}", file=sys.stderr)
     if as_json:
         print(json.dumps(record(found, looks), ensure_ascii=False))

@@ -130,26 +130,25 @@ def understand(study: Study, outcomes: dict[Cell, Outcome]) -> Comparison:
         for count in study.labels
         if Cell(way, count, study.seeds[0]) in outcomes
     }
-    together = np.stack(list(gains.values()))
-    means = Means.of(together)
-    drawn: Drawn = dict(zip(gains, _possible(means.samples(), together).T, strict=True))
+    items = len(study.views[TEST])
+    drawn: Drawn = dict(zip(gains, _means(*gains.values()).T, strict=True))
     curves = {
         way.name: [
-            _point(study, outcomes, way, count, interval(drawn[way.name, count], means.items))
+            _point(study, outcomes, way, count, interval(drawn[way.name, count], items))
             for count in _labels(way, drawn)
         ]
         for way in study.ways
     }
-    differences = _differences(study, drawn, means.items)
+    differences = _differences(study, drawn, items)
     return Comparison(
         arrow=str(study.arrow),
         gain=study.gain,
-        tested=means.items,
+        tested=items,
         seeds=len(study.seeds),
         pool=len(study.pool),
         curves=curves,
         differences=differences,
-        foresights=_foresights(study, drawn, means.items),
+        foresights=_foresights(study, drawn, items),
         headline=_headline(study, curves, differences),
     )
 
@@ -168,15 +167,11 @@ def _table(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, vi
     return np.stack([outcomes[Cell(way, count, seed)].gains[view].numpy() for seed in study.seeds])
 
 
-def _possible(samples: Floats, gains: Any) -> Floats:
-    """Means as they could have been, none beyond what can be: 1, and 0 where no item is worth less."""
-    return np.clip(samples, 0.0 if gains.min() >= 0 else -np.inf, 1.0)
-
-
-def _single(gains: Any) -> Score:
-    """A score of its own, from (s, n)."""
-    means = Means.of(gains[None])
-    return interval(_possible(means.samples(), gains)[:, 0], means.items)
+def _means(*gains: Any) -> Floats:
+    """The means of gains, (s, n) each, and below them means as they could have been, (1 + b, k); none beyond what can be: 1, and
+    0 where no item is worth less."""
+    together = np.stack(gains)
+    return np.clip(Means.of(together).samples(), 0.0 if together.min() >= 0 else -np.inf, 1.0)
 
 
 def _over_draws(figures: list[float]) -> Score:
@@ -192,11 +187,10 @@ def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, sc
     for view in study.views:
         if view != TEST:
             gains = _table(study, outcomes, way, count, view)
-            views[view] = _single(gains)
+            views[view] = interval(_means(gains)[:, 0], gains.shape[1])
             if view != SHIFT:
-                both = Means.of(np.stack([gains, clean]))
-                disturbed, usual = _possible(both.samples(), np.stack([gains, clean])).T
-                changes[view] = interval(disturbed - usual, both.items)
+                disturbed, usual = _means(gains, clean).T
+                changes[view] = interval(disturbed - usual, gains.shape[1])
     peaks = [outcome.peak for outcome in found if outcome.peak is not None]
     return Point(
         labels=count,

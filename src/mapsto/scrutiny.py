@@ -112,8 +112,8 @@ class Scrutiny:
         if self.kept:
             found += ["", "answering only when sure (predict --min-confidence):"]
             for kept in self.kept:
-                share = f"{100 * kept.coverage:5.1f} % of the rows"
-                found.append(f"  at least {kept.shown} sure: {share}, {kept.score.percent}")
+                rows = f"{100 * kept.coverage:5.1f} % of the rows"
+                found.append(f"  at least {kept.shown} sure: {rows}, {kept.score.percent}")
         looked_at = (
             ("surest mistakes", self.mistakes),
             (f"labels that may be wrong, {IF_NOT_THE_MODEL}", self.suspects or []),

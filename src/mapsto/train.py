@@ -38,7 +38,7 @@ from mapsto.predict import evidence, over
 from mapsto.prepare import Work, prepare
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.ranks import Ranks, join
-from mapsto.reports.evaluated import evaluated, headline, write
+from mapsto.reports.evaluated import evaluated, headline, write_page
 from mapsto.scores import Score
 from mapsto.scrutiny import looks_at
 
@@ -318,7 +318,7 @@ def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: 
         steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:
             page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
-            write(run / folder.REPORT, page, found, looks)
+            write_page(run / folder.REPORT, page, found, looks)
         except UsageError as error:
             say(f"note: no {folder.REPORT}: {error}")
     return headline(found, looks)

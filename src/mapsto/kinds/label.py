@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mapsto import scores
 from mapsto.errors import BadCell, DataError
-from mapsto.logistic import regressed
+from mapsto.linear import logistic
 from mapsto.scores import Score
 from mapsto.sequence import Answer, Ints, Part, Piece
 from mapsto.target import Figure, State, Target
@@ -101,7 +101,7 @@ class Label(Target):
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; classes without a row are hardly ever answered."""
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = regressed(features, values, seed, weights)
+        fitted = logistic(features, values, seed, weights)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.logistic import regressed
+from mapsto.linear import logistic
 from mapsto.scores import Score, share, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
@@ -90,18 +90,18 @@ class Labels(Target):
         """A logistic regression for each class."""
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for at, column in enumerate(np.asarray(values).T):
-            share = column.mean()
-            if 0 < share < 1:
-                fitted = regressed(features, column > 0, seed)
+            often = column.mean()
+            if 0 < often < 1:
+                fitted = logistic(features, column > 0, seed)
                 weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
-                bias[at] = 10.0 if share else -10.0
+                bias[at] = 10.0 if often else -10.0
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def blind(self, values: Ints) -> Tensor | None:
         """How often each applies."""
-        share = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
-        return torch.from_numpy(np.log(share / (1 - share))).float()
+        often = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
+        return torch.from_numpy(np.log(often / (1 - often))).float()
 
     def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
         """The log-odds of all that is answered; where nothing is, those that the likeliest does not apply either."""

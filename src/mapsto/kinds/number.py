@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.linear import ridge
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
 from mapsto.transformer import new_head
 
-STRENGTHS = tuple(10.0**power for power in range(-2, 6))
 Values = NDArray[np.float64]
 
 
@@ -75,13 +75,8 @@ class Number(Target):
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
-        """Ridge regression; its strength by leaving one out (Golub et al. 1979)."""
-        from sklearn.linear_model import RidgeCV  # a second to import, and only a probe needs it
-
-        scale = (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
-        fitted = RidgeCV(STRENGTHS).fit((features / scale).astype(np.float64), values)
-        weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
-        return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+        """Ridge regression."""
+        return ridge(features, values, seed)
 
     def blind(self, values: Ints) -> Tensor | None:
         """The mean."""

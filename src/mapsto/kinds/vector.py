@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.linear import ridge
 from mapsto.scores import Score, with_interval
 from mapsto.sequence import Answer, Ints, Piece
 from mapsto.target import Figure, State, Target
@@ -84,12 +84,8 @@ class Vector(Target):
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
-        """Ridge regression; its strength by leaving one out (Golub et al. 1979)."""
-        from sklearn.linear_model import RidgeCV  # a second to import, and only a probe needs it
-
-        scale = float(np.sqrt((features**2).mean())) or 1.0
-        fitted = RidgeCV(10.0 ** np.arange(-2, 6)).fit(np.asarray(features / scale, np.float64), values)
-        return torch.from_numpy(fitted.coef_ / scale).float(), torch.from_numpy(fitted.intercept_).float()
+        """Ridge regression."""
+        return ridge(features, values, seed)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""

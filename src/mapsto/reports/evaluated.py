@@ -57,7 +57,7 @@ def _named(section: Section, name: str, at: int) -> Section:
     return replace(section, title=f"{name}{section.title}", file=f"{at + 1}-{section.file}" if at else section.file)
 
 
-def write(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
+def write_page(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
     """The page; in a folder beside it the figures as SVG and the numbers as JSON. Raises RunError."""
     page.write(path)
     beside = path.with_name(f"{path.stem}{FILES}")
