@@ -269,7 +269,7 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
         "The headline compares a start by one of the methods that all numbers of labels were fitted with: the one that gains "
         "most in the mean of them, which flatters it a little where several are close.",
         "No way was tuned on the test rows. Fits take the settings of mapsto fit for so many labels; a probe and the linear "
-        "model choose their strength out of four by cross-validation within their labels.",
+        "model choose their strength by cross-validation within their labels.",
         "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "
         "draws get Student's t. Labels saved and the look ahead are taken from 10,000 sets of curves drawn from it.",
     ]
