@@ -143,7 +143,9 @@ class Mapping(nn.Module):
             return self._last(x, batch)
         assert embedded is None
         left, stood = shown(batch, at)
-        states = self._last(self.embed(left), left)[left.segments > 0]
+        states = F.embedding(
+            (left.segments > 0).flatten().nonzero()[:, 0], self._last(self.embed(left), left).flatten(0, 1)
+        )
         room = states.new_zeros(batch.segments.numel(), states.shape[1])
         return room.index_copy(0, stood, states).view(*batch.segments.shape, -1)
 
@@ -272,6 +274,6 @@ def _read_at(flat: Tensor, readout: Readout) -> Tensor:
     assert readout.at is not None
     extra = few_sizes(len(readout.at)) - len(readout.at)
     if readout.shares is None:
-        return flat[F.pad(readout.at, (0, extra))]
+        return F.embedding(F.pad(readout.at, (0, extra)), flat)
     at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (readout.at, readout.shares.to(flat.dtype)))
     return (flat[at] * shares[..., None]).sum(1)

@@ -124,9 +124,8 @@ def _learnt_where(what: Tensor, x: Tensor, learnt: Sequence[Tensor]) -> Tensor:
     """`x` (t, d) of patches; of other tokens what stands for them in the tables `learnt` (·, d)."""
     if not sum(map(len, learnt)):
         return x
-    return torch.where(
-        (what < FIRST_OF_FRAME)[:, None], x, torch.cat(list(learnt))[(what - FIRST_OF_FRAME).clamp(min=0)]
-    )
+    other = F.embedding((what - FIRST_OF_FRAME).clamp(min=0), torch.cat(list(learnt)))
+    return torch.where((what < FIRST_OF_FRAME)[:, None], x, other)
 
 
 class PatchPlaces(nn.Module):
@@ -155,7 +154,7 @@ def _drawn(learnt: Tensor, table: tuple[int, int], tokens: Tensor, smoothed: boo
             known = learnt.view(1, *table, -1).permute(0, 3, 1, 2).float()
             drawn = F.interpolate(known, size=(rows, columns), mode="bicubic", antialias=smoothed)
             over = drawn.permute(0, 2, 3, 1).flatten(0, 2)
-        part = over[torch.where(here, at[:, 0] * columns + at[:, 1], 0)] * here[:, None]
+        part = F.embedding(torch.where(here, at[:, 0] * columns + at[:, 1], 0), over) * here[:, None]
         found = part if found is None else found + part
     assert found is not None
     return found
