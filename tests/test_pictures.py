@@ -20,7 +20,7 @@ from PIL import Image
 from runs import run, sentences, write_photos
 
 import mapsto
-from mapsto import data, examples, kinds, pictures, randaugment
+from mapsto import augmentation, data, examples, kinds, pictures
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
@@ -188,12 +188,12 @@ def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> No
             )
 
 
-@pytest.mark.parametrize("name", randaugment.OPERATIONS)
+@pytest.mark.parametrize("name", augmentation.OPERATIONS)
 def test_an_operation_changes_how_a_picture_looks_and_not_what_stands_where(name: str) -> None:
     """A light spot and a dark one: they differ from what is about them, and nothing else does."""
     pixels = np.full((24, 32, 3), (91, 121, 151), np.uint8)
     pixels[4:10, 5:12], pixels[12:20, 18:26] = (201, 161, 171), (31, 21, 11)
-    strong = [np.array(randaugment.OPERATIONS[name](Image.fromarray(pixels), by)) for by in (-0.3, 0.3)]
+    strong = [np.array(augmentation.OPERATIONS[name](Image.fromarray(pixels), by)) for by in (-0.3, 0.3)]
     assert all(found.shape == pixels.shape and found.dtype == np.uint8 for found in strong)
     assert (name == "identity") == all(np.array_equal(found, pixels) for found in strong)
     for found in strong:
@@ -202,6 +202,36 @@ def test_an_operation_changes_how_a_picture_looks_and_not_what_stands_where(name
         assert other[6:8, 7:10].all() and other[14:18, 20:24].all(), "the spots are there"
         other[3:11, 4:13] = other[11:21, 17:27] = False
         assert not other.any(), "and nothing else is"
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "to"),
+    [("shear along x", 0.6, (4.61, 10.5)), ("shear along y", 0.6, (6.5, 9.33)), ("turn", 0.3, (8.06, 9.35))],
+)
+def test_what_is_bent_stands_where_geometry_says(name: str, strength: float, to: tuple[float, float]) -> None:
+    """A spot 6.5 pixels right of the middle and 10.5 below it, sheared by 0.18 or turned by 9 degrees."""
+    pixels = np.full((48, 64, 3), 20, np.uint8)
+    pixels[33:36, 37:40] = 220
+    found = np.array(augmentation.BENDINGS[name](Image.fromarray(pixels), strength)).astype(float).mean(-1) - 20
+    assert found.shape == (48, 64) and found.min() >= 0, "the edge is drawn out"
+    rows, columns = np.indices(found.shape) + 0.5
+    middle = (found * columns).sum() / found.sum() - 32, (found * rows).sum() / found.sum() - 24
+    assert np.abs(np.subtract(middle, to)).max() < 0.1
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
+    """Stripes stay upright where an answer lies in the picture."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::4] = 255
+    source = kinds.source("image")(Frame(4, 16), [0.5] * 3, [0.2] * 3)  # type: ignore[call-arg]
+    (piece,) = source.encode([source.read(pixels)], 0, aligned=aligned)
+    varied = [source.augment(piece, generator(0, 0, step), "rand") for step in range(20)]
+    upright = [
+        np.ptp(pictures.joined(one.tokens[~one.special, PLACES:], (4, 4), 4).astype(int), axis=0).max() == 0
+        for one in varied
+    ]
+    assert all(upright) == aligned
 
 
 def test_features_tell_colours_and_edges_apart() -> None:

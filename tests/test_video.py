@@ -416,7 +416,6 @@ def test_a_video_says_what_it_is() -> None:
         ({"vocabulary": 300}, "videos have none"),
         ({"size": 64}, "no size"),
         ({"augment": "mosaic"}, "there is: mixup, cutmix"),
-        ({"augment": "rand"}, "would change nothing"),
     ],
 )
 def test_options_that_are_not_for_videos_are_refused(options: dict[str, Any], said: str) -> None:

@@ -30,9 +30,6 @@ SMALL, LONG_WAVES = 16, 8  # to a side of a small picture: pixels, and waves tha
 WAVES = 32  # that tell it
 FAINTEST = 8.0  # a wave of one grey value
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MOVED, BRIGHTER = 1 / 8, 0.2
-SMALLEST_PART, MOST_DRAWN = 0.2, 4 / 3  # of a random crop: share of the picture, and one side against the other
-COLOURED, TURNED_HUE, GREYED = 0.4, 0.1, 0.2  # most change of light and the like, of the circle of hues; how often grey
 FRAME_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
 FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
 ORIENTATION, FIRST_ON_ITS_SIDE = 0x0112, 5  # of EXIF: what is written as rows are columns
@@ -272,62 +269,6 @@ def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter
     how = getattr(pillow.Image.Resampling, filter.upper())
     found = np.array(pillow.Image.fromarray(wide).resize(size[::-1], how, box=(left, top, right, bottom)))
     return found[tuple(slice(None, None, -1 if begin > end else 1) for begin, end in box)]
-
-
-def moved(
-    pixels: Pixels, rng: np.random.Generator, mirror: bool, relit: bool = True
-) -> tuple[Pixels, NDArray[np.float64]]:
-    """The picture shifted by up to an eighth of its sides, its edge drawn out, where it may be `relit` a little brighter or
-    darker, and with `mirror` as often as not seen in a mirror; and where it comes from, as `Frame.framed` says it."""
-    h, w = pixels.shape[:2]
-    most = (max(1, round(h * MOVED)), max(1, round(w * MOVED)))
-    shift = int(rng.integers(-most[0], most[0] + 1)), int(rng.integers(-most[1], most[1] + 1))
-    turned = mirror and bool(rng.random() < 0.5)
-    light = 1 + BRIGHTER * (2 * rng.random() - 1)
-    found = shifted(shifted(pixels[:, ::-1] if turned else pixels, shift[0], 0), shift[1], 1)
-    across = [-1.0, w + shift[1]] if turned else [1.0, -shift[1]]
-    lit = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)
-    return lit.take(found) if relit else found, np.array([[1.0, -shift[0]], across])
-
-
-def shifted(pixels: Pixels, by: int, axis: int) -> Pixels:
-    """Moved by so many pixels along an axis, the edge drawn out."""
-    n, edge = pixels.shape[axis], 0 if by > 0 else -1
-    kept = pixels.take(range(max(0, -by), n - max(0, by)), axis)
-    drawn = np.repeat(pixels.take([edge], axis), abs(by), axis)
-    return np.concatenate([drawn, kept] if by > 0 else [kept, drawn], axis)
-
-
-def cropped(
-    pixels: Pixels, rng: np.random.Generator, mirror: bool, recoloured: bool = True
-) -> tuple[Pixels, NDArray[np.float64]]:
-    """A part of the picture at random, brought to the size of the whole, where it may be `recoloured` in other colours, with
-    `mirror` as often as not seen in a mirror (SimCLR, Chen et al. 2020, without its blur, as it does for small pictures); and
-    where it comes from, as `Frame.framed` says it."""
-    size = np.array(pixels.shape[:2])
-    share, drawn = rng.uniform(SMALLEST_PART, 1), MOST_DRAWN ** rng.uniform(-0.5, 0.5)
-    part = size * np.minimum(1, np.sqrt(share) * np.array([drawn, 1 / drawn]))
-    corner = rng.random(2) * (size - part)
-    crop = seen(pixels, np.stack([corner, corner + part], axis=1), (len(pixels), pixels.shape[1]))
-    origin = np.stack([part / size, corner], axis=1)
-    if mirror and rng.random() < 0.5:
-        crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
-    return _recoloured(crop, rng) if recoloured else crop, origin
-
-
-def _recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """In another light, contrast, saturation and hue, now and then grey."""
-    image = load_pillow().Image.fromarray(pixels)
-    light, contrast, depth = 1 + COLOURED * rng.uniform(-1, 1, 3)
-    angle = 2 * np.pi * TURNED_HUE * rng.uniform(-1, 1)
-    depth = 0.0 if rng.random() < GREYED else depth
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross  # about the axis of greys
-    colours = depth * turned + (1 - depth) * GREY
-    mean = GREY @ colours @ np.asarray(image.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
-    added = np.full((3, 1), light * (1 - contrast) * mean)
-    matrix = np.concatenate([light * contrast * colours, added], axis=1)
-    return np.array(image.convert("RGB", matrix.ravel().tolist()))
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:

@@ -8,7 +8,6 @@ A decoded video is (k, h, w, 3) of bytes: k frames, h rows, w columns of pixels,
 from __future__ import annotations
 
 import atexit
-import copy
 import importlib.util
 import json
 import math
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import pictures
+from mapsto import augmentation, pictures
 from mapsto.errors import UsageError
 from mapsto.pictures import Pixels, Unreadable
 
@@ -196,19 +195,12 @@ def moving(pixels: Pixels) -> bytes:
 
 
 def varied(
-    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, bends: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """All frames moved, or cropped, in the same way, and with `recolour` in other colours; and where they come from
-    along time, rows and columns, as `Frame.framed` says it."""
-    if how == "crop":
-        found = [pictures.cropped(frame, copy.deepcopy(rng), mirror, recolour) for frame in pixels]
-        changed, origin = np.stack([frame for frame, _ in found]), found[0][1]
-    else:
-        k, h, w, _ = pixels.shape
-        wide = pixels.transpose(1, 2, 0, 3).reshape(h, w, 3 * k)  # a picture of many colours
-        moved, origin = pictures.moved(wide, rng, mirror and how == "mirror", recolour)
-        changed = moved.reshape(h, w, k, 3).transpose(2, 0, 1, 3)
-    return changed, np.concatenate([[[1.0, 0.0]], origin])
+    """All frames varied in the same way, and where they come from along time, rows and columns; see augmentation.varied."""
+    seed = int(rng.integers(2**63))
+    found = [augmentation.varied(frame, np.random.default_rng(seed), how, mirror, recolour, bends) for frame in pixels]
+    return np.stack([frame for frame, _ in found]), np.concatenate([[[1.0, 0.0]], found[0][1]])
 
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, likeness, mixing, pictures, processor, randaugment
+from mapsto import augmentation, checkpoint, likeness, mixing, pictures, processor
 from mapsto.convolution import ConvolutionConfig
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
@@ -145,7 +145,6 @@ class ImageSource(PatchedSource):
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
     rows_at_once = 64
-    augmented = ("move", "mirror", "rand", "crop")
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
     mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
     alike = 0.8
@@ -249,15 +248,7 @@ class ImageSource(PatchedSource):
     def _whole(value: Picture) -> tuple[float, ...]:
         return value.height, value.width
 
-    @staticmethod
-    def _varied(
-        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
-    ) -> tuple[Pixels, NDArray[np.float64]]:
-        if how == "crop":
-            return pictures.cropped(pixels, rng, mirror, recolour)
-        if how == "rand":
-            return randaugment.varied(pixels, rng, mirror, recolour)
-        return pictures.moved(pixels, rng, mirror and how == "mirror", recolour)
+    _varied = staticmethod(augmentation.varied)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
         """As of all patches, or four side by side ("mosaic")."""

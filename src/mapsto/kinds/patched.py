@@ -78,7 +78,7 @@ class PatchedSource(Source):
     normed = False
     places: ClassVar[int] = PLACES
     alone = True
-    augmented: ClassVar[tuple[str, ...]] = ("move", "mirror", "crop")
+    augmented: ClassVar[tuple[str, ...]] = ("move", "mirror", "rand", "crop")
     mixings: ClassVar[Mapping[str, Mixing]] = {"mixup": Mixing(2, "blended"), "cutmix": Mixing(2, "blended")}
     learning = Learning(20, 100, 600, 5e-4)
     contrasts = False
@@ -126,9 +126,10 @@ class PatchedSource(Source):
     @staticmethod
     @abstractmethod
     def _varied(
-        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool
+        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, bends: bool
     ) -> tuple[Pixels, NDArray[np.float64]]:
-        """The pixels as `augment` shows them, and where they come from, as `_framed` says it."""
+        """The pixels as `augment` shows them, and where they come from, as `_framed` says it; with `bends` they may be brought to
+        where no scale and shift brings them."""
 
     def _piece(self, value: Any, aligned: bool) -> Piece:
         pixels, origin = self._framed(value)
@@ -158,7 +159,7 @@ class PatchedSource(Source):
         if inner.sum() != math.prod(grid):
             return piece  # a part of a value
         tells = grid[-1] > 1  # where there is one column of patches, nothing would tell that it was mirrored
-        changed, origin = self._varied(self.joined(piece), rng, how, tells, recolour)
+        changed, origin = self._varied(self.joined(piece), rng, how, tells, recolour, bends=piece.alignment is None)
         alignment = None
         if piece.alignment is not None:
             regions = piece.alignment.regions.copy()
