@@ -195,6 +195,14 @@ def test_an_answer_that_is_none_is_not_believed(
         videos.shown(path, None, [0.0])
 
 
+def test_a_path_is_read_from_where_we_are(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not from where we were when the first video was decoded."""
+    path = write_clip(tmp_path / "a.mp4", clip(0)[0])
+    assert fresh.ask(str(path), None, None) == fresh.ask(str(path), None, None)
+    monkeypatch.chdir(tmp_path)
+    assert fresh.ask("a.mp4", None, None) == fresh.ask(str(path), None, None)
+
+
 def test_without_the_package_it_is_named(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
     monkeypatch.setattr(videos, "missing", lambda: True)

@@ -58,7 +58,8 @@ class Child:
     def ask(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> Facts | Pixels:
         """What a file holds, or its frames at these times. Raises Unreadable for what it cannot decode, or does not survive."""
         content, seconds = content or b"", None if times is None else list(times)
-        asked = {"path": path, "size": len(content), "times": seconds, "limit": math.ceil(LIMIT + GRACE)}
+        whole = path and os.path.abspath(path)  # the process may have been started where we were before
+        asked = {"path": whole, "size": len(content), "times": seconds, "limit": math.ceil(LIMIT + GRACE)}
         with self.turn:
             process = self._alive()
             watch = Watch(process)
