@@ -193,7 +193,7 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
         (["text", "--method", "relevence"], "did you mean 'relevance'"),
         (["text", "--out", "why.csv"], ".html or .jsonl"),
         (["missing.csv"], "missing.csv"),
-        ([" "], "mend them:\n  data, row 1, column 'text': ' ': the text is blank"),
+        ([" "], "no row can be read:\n  data, row 1, column 'text': ' ': the text is blank"),
         ([""], "the text is blank"),
         (["text", "--steps", "0"], "above 0"),
     ],
@@ -201,6 +201,16 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_explained(clf: Path, arguments: list[str], said: str) -> None:
     done = run("explain", str(clf), *arguments)
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_row_that_cannot_be_read_costs_its_own_explanation(clf: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "asked.csv", tmp_path / "why.jsonl"
+    table.write_text('text\nwinter by the river\n" "\nsummer on the hill\n')
+    done = run("explain", str(clf), str(table), "--out", str(out))
+    assert done.returncode == 0 and "row 3, column 'text': ' ': the text is blank" in done.stderr
+    told = list(map(json.loads, out.read_text().splitlines()))
+    assert [row["row"] for row in told] == [2, 4, 3]
+    assert [row["error"] for row in told] == [None, None, "the text is blank"] and told[2]["parts"] is None
 
 
 def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(

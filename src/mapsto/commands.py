@@ -264,6 +264,9 @@ def explain(
     measured = None if sample is None else tables.read(sample, encoding=encoding)
     found = load(model, device).explain(given, method, measured, steps)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
+    if found.faults:
+        left = f"{len(found.faults):,} rows cannot be read and have no explanation"
+        print(f"note: {left}; the first: {found.faults[0]}", file=sys.stderr)
     if found.cut:
         print(
             f"note: of {found.cut:,} rows only the start was read: they are longer than the model takes",
@@ -273,9 +276,8 @@ def explain(
         if out.suffix == ".html":
             explained(found, model).write(out)
         else:
-            tables.write_rows(
-                out, ["file", "row", "answer", "parts", "method", "told", "blank", "gap"], found.records()
-            )
+            columns = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "error"]
+            tables.write_rows(out, columns, found.records())
         print(f"wrote {len(found)} explanations to {out}; {verdict}", file=sys.stderr)
         return
     if as_json:

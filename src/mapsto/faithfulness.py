@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from mapsto.data import Table
-from mapsto.examples import Rows, require_whole
+from mapsto.errors import DataError, Finding
+from mapsto.examples import Rows
 from mapsto.explain import Explainer, Explanation, parts_of
 from mapsto.scores import Floats, Score, with_interval
 from mapsto.sequence import Example, Ints
@@ -104,7 +105,8 @@ def faithfulness(explainer: Explainer, rows: Rows, seed: int = 0) -> Faithfulnes
 class Explanations:
     """Explanations of rows, in order, and the kinds of what was read.
 
-    faithfulness: measured on a sample; None where nothing has two parts. cut: rows of which only the start was read.
+    faithfulness: measured on a sample; None where nothing has two parts. cut: rows of which only the start was read. faults: of
+    the rows that could not be read, which have none.
     """
 
     rows: Rows
@@ -112,6 +114,7 @@ class Explanations:
     found: list[Explanation]
     faithfulness: Faithfulness | None
     cut: int
+    faults: list[Finding]
 
     def __len__(self) -> int:
         return len(self.found)
@@ -120,26 +123,30 @@ class Explanations:
         return self.found[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Each row as JSON, with the file and row it stands in."""
+        """Each row as JSON, with the file and row it stands in; behind them those that could not be read, which say why."""
         for at, explanation in enumerate(self.found):
             file, row = self.rows.table.origin(int(self.rows.rows[at]))
             yield {"file": file, "row": row, **asdict(explanation)}
+        for fault in self.faults:
+            yield {"file": fault.file, "row": fault.row, "error": fault.reason}
 
 
 def explanations(explainer: Explainer, table: Table, sample: Table | None) -> Explanations:
-    """Every row of a table explained, and measured on `sample`, by default on the table. Raises DataError for rows that cannot
-    be read."""
-    rows = _whole(explainer, table)
-    measured = faithfulness(explainer, rows if sample is None else _whole(explainer, sample))
+    """Every row of a table explained that can be read, and measured on `sample`, by default on the table. Raises DataError where
+    no row can."""
+    rows, faults = _read(explainer, table)
+    measured = faithfulness(explainer, rows if sample is None else _read(explainer, sample)[0])
     ports = [port.kind for port in explainer.mapping.arrow.sources]
     found = list(explainer.explain(rows))
-    return Explanations(rows, ports, found, measured, explainer.cut_rows)
+    return Explanations(rows, ports, found, measured, explainer.cut_rows, faults)
 
 
-def _whole(explainer: Explainer, table: Table) -> Rows:
+def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
     rows = explainer.read(table)
-    require_whole(rows, table.rejected, len(table))
-    return rows
+    faults = [*table.rejected, *rows.faults]
+    if not len(rows):
+        raise DataError("no row can be read:", faults)
+    return rows, faults
 
 
 def _orders(weights: Floats, seed: int, at: int) -> tuple[Ints, Ints, Ints]:
