@@ -70,6 +70,16 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return spread([one / other for one, other in zip(ours, theirs, strict=True)], 2)
 
 
+def profiled(work: Callable[[], object], most: int = 8) -> str:
+    """Where the time of `work` goes: the operations that take most of it, as a line of text."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        work()
+    ops = sorted(found.key_averages(), key=lambda op: -op.self_cpu_time_total)
+    total = sum(op.self_cpu_time_total for op in ops)
+    shares = [f"{op.key} {100 * op.self_cpu_time_total / total:.0f} %" for op in ops[:most]]
+    return f"Where its operations spend their time: {', '.join(shares)}."
+
+
 def machine() -> str:
     """CPU, threads, versions and day."""
     name = platform.processor() or "unknown CPU"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import ratio, record, spread, take_turns
+from common import profiled, ratio, record, spread, take_turns
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mapsto.arrow import parse
@@ -99,6 +99,7 @@ def main() -> None:
     default = next(iter(found.values()))
     lines = ["| way | pictures a second, median (range) | ours is × faster |", "|---|---|---|"]
     lines += [f"| {name} | {spread(values)} | {ratio(default, values)} |" for name, values in found.items()]
+    lines += ["", f"A step of ours. {profiled(steps[next(iter(steps))])}"]
     record("Masked autoencoders (benchmarks/mae.py)", lines)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ratio, record, seconds, spread, take_turns
+from common import profiled, ratio, record, seconds, spread, take_turns
 from transformers import BertConfig, BertForMaskedLM
 
 from mapsto.arrow import Arrow, Port
@@ -174,7 +174,7 @@ def main() -> None:
     shares = [share(training) for _ in range(ROUNDS)]
     lines += [
         "",
-        f"Of a step of ours, {spread(shares)} % is what its matrix products alone take in bf16 on this machine.",
+        f"Of a step of ours, {spread(shares)} % is what its matrix products alone take in bf16 on this machine. {profiled(step)}",
         f"Three steps of {HELD} sentences take {spread(taken['ours'])} MB, the reference at its defaults "
         f"{spread(taken['reference'])} MB: {ratio(taken['ours'], taken['reference'])} ×.",
     ]

@@ -1,4 +1,5 @@
-"""What packed weights save: a linear map of MiniLM's shapes in bf16, with a GELU behind it and without, by the number of tokens.
+"""Linear maps of the shapes of MiniLM and DINOv2-small in bf16: what packed weights save, with a GELU behind them and without,
+by the number of tokens; and what it saves to cut products over uneven numbers of tokens, forward and backward.
 
 Plain is what training does; packed is what `Linear.pack` makes of it for answering.
 """
@@ -10,12 +11,15 @@ import time
 from collections.abc import Callable
 
 import torch
-from common import ratio, record, spread, take_turns
+import torch.nn.functional as F
+from common import ratio, record, seconds, spread, take_turns
 
-from mapsto.device import packs
+from mapsto.device import keep_memory, packs, product
 from mapsto.transformer import Activation, Linear
 
 SHAPES, TOKENS, ROUNDS = ((384, 1152), (384, 384), (384, 1536), (1536, 384)), (16, 64, 1024, 8192), 7
+UNEVEN = (4 * 257, 10 * 257, 32 * 257, 64 * 257, 33 * 250, 32 * 256)  # tokens; of a ViT, of others, and even
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def microseconds(linears: list[Linear], inputs: list[torch.Tensor], activation: Activation | None) -> float:
@@ -28,7 +32,33 @@ def microseconds(linears: list[Linear], inputs: list[torch.Tensor], activation: 
     return 1e6 * (time.perf_counter() - began) / times
 
 
+def learning(product: Product, tokens: int) -> float:
+    """Microseconds of all shapes forward and backward."""
+    took = 0.0
+    for taken, given in SHAPES:
+        x, weight, bias = (
+            torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True)
+            for shape in ((tokens, taken), (given, taken), (given,))
+        )
+        of_out = torch.randn(tokens, given, dtype=torch.bfloat16)
+        took += seconds(lambda x=x, w=weight, b=bias, g=of_out: product(x, w, b).backward(g))
+    return 1e6 * took
+
+
+def uneven() -> list[str]:
+    """The lines on products over numbers of tokens of which most are no multiple of 64."""
+    lines = ["| tokens, forward and backward | whole, µs | cut, µs | cut / whole |", "|---|---|---|---|"]
+    for tokens in UNEVEN:
+        ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(product, tokens)}
+        take_turns(ways, 1)
+        found = take_turns(ways, ROUNDS)
+        shown = f"{spread(found['whole'])} | {spread(found['cut'])} | {ratio(found['cut'], found['whole'])}"
+        lines.append(f"| {tokens:,} | {shown} |")
+    return lines
+
+
 def main() -> None:
+    keep_memory()  # as the command line does
     if not packs():
         raise SystemExit("this CPU has no bf16 products to pack weights for")
     lines = ["| tokens | behind it | plain, µs | packed, µs | packed / plain |", "|---|---|---|---|---|"]
@@ -51,6 +81,7 @@ def main() -> None:
                     f"{spread(found['plain'])} | {spread(found['packed'])} | {ratio(found['packed'], found['plain'])}"
                 )
                 lines.append(f"| {tokens:,} | {activation or 'nothing'} | {shown} |")
+    lines += ["", *uneven()]
     record("Packed products (benchmarks/products.py)", lines)
 
 

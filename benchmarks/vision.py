@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from boxes import parts
-from common import ratio, record, seconds, spread, take_turns
+from common import profiled, ratio, record, seconds, spread, take_turns
 from engines import compiled_bf16
 from PIL import Image
 from transformers import (
@@ -157,6 +157,7 @@ def main() -> None:
     same = {name: f"{100 * np.mean(said == plain):.1f}" for name, said in answers.items()}
     turns = {name: lambda way=way: len(paths) / seconds(lambda: way(paths)) for name, way in ways.items()}
     lines += ["", *table(take_turns(turns, given.rounds), f"predicting {len(paths)} files", same)]
+    lines += ["", f"Predicting {BATCH} files. {profiled(partial(ways['ours'], paths[:BATCH]))}"]
     record("DINOv2-small at 224 pixels (benchmarks/vision.py)", lines)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from runs import sentences
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import mapsto
-from mapsto.device import packs
+from mapsto.device import SMALLEST_CUT, CutProduct, packs
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.mapping import Unset
 from mapsto.transformer import ACTIVATIONS, Activation, Linear
@@ -181,6 +182,18 @@ def test_packed_products_are_the_plain_ones(activation: Activation | None, bias:
     assert linear.packed is not None and linear.weight.numel() == 0
     with torch.inference_mode():
         torch.testing.assert_close(linear(x.bfloat16(), activation).float(), exact, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_cut_product_is_the_whole_one(bias: bool) -> None:
+    """Values and every gradient, of an even number of rows and some more; and a learning map of many tokens is one."""
+    torch.manual_seed(0)
+    x, weight, gift = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((70, 3), (4, 3), (4,)))
+    given = gift if bias else None
+    torch.testing.assert_close(CutProduct.apply(x, weight, given), F.linear(x, weight, given))
+    assert torch.autograd.gradcheck(CutProduct.apply, (x, weight, given))
+    out = Linear(8, 4, bias=bias)(torch.randn(5, SMALLEST_CUT // 5 + 1, 8, dtype=torch.bfloat16))
+    assert out.shape == (5, SMALLEST_CUT // 5 + 1, 4) and "CutProduct" in str(out.grad_fn.next_functions)
 
 
 def test_what_is_read_anyway_gets_no_first_values() -> None:

@@ -120,7 +120,7 @@ class Linear(nn.Linear):
         if self.packed is not None:
             return device.packed_linear(x, self.packed, self.bias, None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return device.product(x, self.weight.to(x.dtype), bias)
 
     def pack(self) -> None:
         """Give up learning: only answer from now on, with the weights laid out as the products want them."""
