@@ -78,8 +78,8 @@ def describe(device: torch.device, precision: torch.dtype, processes: int = 1) -
     return f"{device.type}{threads}, {name}" + (f", {processes} processes" if processes > 1 else "")
 
 
-# Products in bf16 over at least so many tokens are made over a multiple of EVEN of them, and then over the rest.
-SMALLEST_CUT, EVEN = 1024, 64
+# Products in bf16 over more tokens are made over a multiple of so many, and then over the rest.
+EVEN = 2048
 
 # How oneDNN names what a product may do with its result before it is written.
 POST_OPS = {
@@ -120,7 +120,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: st
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The linear map of x, (…, in) → (…, out), with a weight (out, in), for learning too."""
     tokens = x.shape[:-1].numel()
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and tokens >= SMALLEST_CUT and tokens % EVEN:
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and tokens > EVEN and tokens % EVEN:
         found: Tensor = CutProduct.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
         return found.view(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)
