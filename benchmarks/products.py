@@ -46,7 +46,7 @@ def learning(product: Product, tokens: int) -> float:
 
 
 def uneven() -> list[str]:
-    """The lines on products over numbers of tokens of which most are no multiple of 64."""
+    """The lines on products over numbers of tokens of which most are no multiple of 2,048."""
     lines = ["| tokens, forward and backward | whole, µs | cut, µs | cut / whole |", "|---|---|---|---|"]
     for tokens in UNEVEN:
         ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(product, tokens)}
