@@ -26,6 +26,7 @@ from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
 from mapsto.errors import BadCell
+from mapsto.kinds import image as image_kind
 from mapsto.kinds.image import Picture
 from mapsto.options import Options
 from mapsto.patches import PLACES
@@ -234,6 +235,18 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
     assert all(upright) == aligned
 
 
+def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, decoded = image_kind.Decoded(3 * 4 * 4 * 3), []
+    monkeypatch.setattr(image_kind, "DECODED", kept)
+    decode = pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda content: decoded.append(content) or decode(content))
+    cells = [np.full((4, 4, 3), 10 * at, np.uint8) for at in range(4)]
+    values = [kinds.source("image").read(cell) for cell in cells]
+    assert len(decoded) == 4 and kept.room == 0 and len(kept.kept) == 3, "the first made room for the fourth"
+    assert all((value.pixels == cell).all() for value, cell in zip(values, cells, strict=True))
+    assert len(decoded) == 5 and kept.room == 3 * 4 * 4 * 3 and not kept.kept
+
+
 def test_features_tell_colours_and_edges_apart() -> None:
     flat = np.full((16, 16, 3), 100, np.uint8)
     red, striped = flat.copy(), flat.copy()
@@ -369,6 +382,7 @@ def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(saved(two_colours()))
     picture = kinds.source("image").read(str(tmp_path / "a.png"))
     (tmp_path / "a.png").unlink()
+    assert picture.pixels.shape == (4, 8, 3), "as it was read a moment ago"
     with pytest.raises(mapsto.MapstoError, match="changed while it was read"):
         _ = picture.pixels
 

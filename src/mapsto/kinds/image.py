@@ -10,7 +10,8 @@ import hashlib
 import html
 import json
 import math
-from collections import Counter
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -59,6 +60,36 @@ AXES = {  # of weights
 }
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
+MOST_DECODED = 128 * 2**20
+
+
+class Decoded:
+    """Pixels of pictures that were read a moment ago, each for the one who asks next: what is answered is read to see whether it
+    can be, and encoded at once. room: bytes that are kept."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.kept, self.turn = room, OrderedDict[str, Pixels](), threading.Lock()
+
+    def put(self, digest: str, pixels: Pixels) -> None:
+        """Keep these, and forget those that wait longest where there is no room."""
+        with self.turn:
+            self._forget(digest)
+            self.kept[digest], self.room = pixels, self.room - pixels.nbytes
+            while self.room < 0:
+                self._forget(next(iter(self.kept)))
+
+    def take(self, digest: str) -> Pixels | None:
+        """The pixels of the picture, once."""
+        with self.turn:
+            return self._forget(digest)
+
+    def _forget(self, digest: str) -> Pixels | None:
+        pixels = self.kept.pop(digest, None)
+        self.room += 0 if pixels is None else pixels.nbytes
+        return pixels
+
+
+DECODED = Decoded(MOST_DECODED)
 
 
 @dataclass(frozen=True)
@@ -76,6 +107,8 @@ class Picture:
     @property
     def pixels(self) -> Pixels:
         """(h, w, 3). Raises DataError for a file that is no longer what it was."""
+        if (known := DECODED.take(self.digest)) is not None:
+            return known
         try:
             return pictures.decode(Path(str(self.path)).read_bytes() if self.content is None else self.content)
         except (OSError, pictures.Unreadable) as error:
@@ -84,9 +117,10 @@ class Picture:
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
         """The picture that these bytes are. Raises pictures.Unreadable."""
-        pixels = pictures.decode(content)
+        pixels, digest = pictures.decode(content), hashlib.sha256(content).hexdigest()
         (height, width), small = pixels.shape[:2], pictures.small(pixels)
-        return cls(path, None if path else content, hashlib.sha256(content).hexdigest(), height, width, small)
+        DECODED.put(digest, pixels)
+        return cls(path, None if path else content, digest, height, width, small)
 
     def __str__(self) -> str:
         return self.path or f"a picture of {self.width} × {self.height} pixels"
@@ -144,7 +178,7 @@ class ImageSource(PatchedSource):
     measured = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = pictures.SUFFIXES
-    rows_at_once = 64
+    rows_at_once = 32
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
     mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
     alike = 0.8
