@@ -139,14 +139,16 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "videomae:first token": {**TOWER, "image_size": 27, "num_frames": 6, "tubelet_size": 3, "use_mean_pooling": False},
 }
 # Families whose hidden patches a decoder puts back.
+DECODER = {
+    "decoder_hidden_size": 48,
+    "decoder_num_hidden_layers": 4,
+    "decoder_num_attention_heads": 3,
+    "decoder_intermediate_size": 80,
+}
 DECODED: dict[str, dict[str, Any]] = {
-    "vit_mae": {
-        **VISION["vit"],
-        "decoder_hidden_size": 48,
-        "decoder_num_hidden_layers": 4,
-        "decoder_num_attention_heads": 3,
-        "decoder_intermediate_size": 80,
-    },
+    "vit_mae": {**VISION["vit"], **DECODER},
+    "videomae": {**VIDEOS["videomae"], **DECODER},
+    "videomae:first token": {**VIDEOS["videomae:first token"], **DECODER, "image_size": 24},
 }
 # Families that tell boxes by tokens which learnt to.
 DETECTORS: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,78 +13,106 @@ import pytest
 import torch
 from models import DECODED, LABELS
 from runs import run, write_photos
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
 from test_laws import made
-from test_vision import CLOSE, pictures, processor, seen
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+from test_vision import CLOSE, processor, reads, seen
+from test_vision import shown as values_of
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+)
 
 import mapsto
 from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.corrupt import Corruption, generator
 from mapsto.errors import CheckpointError
-from mapsto.kinds.image import ImageSource, ImageTarget
+from mapsto.kinds.patched import PatchedSource, PatchedTarget
 from mapsto.mapping import Mapping
-from mapsto.patches import PLACES
+from mapsto.patches import HIDDEN, PLACES
 from mapsto.sequence import Answer, Batch, Example, collate, shown
 
-CLASSES = {"body": AutoModel, "image": AutoModelForPreTraining}
+CLASSES = {"body": AutoModel, "restored": AutoModelForPreTraining}
+FITTED = {"image": AutoModelForImageClassification, "video": AutoModelForVideoClassification}
 HIDES = Corruption.of("mae", 0.75, "token")
 
 
-def make(family: str, task: str, folder: Path, **changes: Any) -> Any:
+def make(shape: str, task: str, folder: Path, **changes: Any) -> Any:
     """A reference model with random weights, saved with its image processor."""
     torch.manual_seed(0)
-    given = {**DECODED[family], **changes}
-    model = CLASSES[task].from_config(AutoConfig.for_model(family, **given), attn_implementation="eager")
+    given = {**DECODED[shape], **changes}
+    config = AutoConfig.for_model(shape.split(":")[0], **given)
+    model = CLASSES[task].from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.eval().save_pretrained(folder)
-    processor("squash", given["image_size"]).save_pretrained(folder)
+    how = "video, squash" if reads(shape) == "video" else "squash"
+    processor(how, given["image_size"]).save_pretrained(folder)
     return model
 
 
 def hidden(mapping: Mapping, values: list[Any]) -> tuple[Batch, Tensor]:
-    """Three quarters of each picture hidden, packed; and the noise (n, patches) by which the reference hides the same."""
-    source = mapping.sources["image"]
-    examples, noises = [], []
+    """Three quarters of each value hidden, packed; and which patches that are, (n, patches)."""
+    (source,) = mapping.sources.values()
+    examples, masks = [], []
     for row, piece in enumerate(source.encode([source.read(value) for value in values], 0)):
         left, at = source.corrupt(piece, HIDES, generator(0, row, 0), 0.0)
         examples.append(Example((left,), (Answer(piece.tokens[at], at),), row))
-        noise = torch.arange(len(piece) - 1) / len(piece)
-        noise[at - 1] += 1
-        noises.append(noise)
-    return collate(examples), torch.stack(noises)
+        masks.append(torch.from_numpy(left.tokens[~left.special, 0] == HIDDEN))
+    return collate(examples), torch.stack(masks)
 
 
-@pytest.mark.parametrize("family", DECODED)
+def samples(shape: str) -> list[Any]:
+    """Values of which the last is so faint that it tells how patches without any deviation are kept from being divided by it."""
+    *others, last = values_of(shape)
+    return [*others, last // 32 + 100]
+
+
+def norms(model: torch.nn.Module) -> list[float]:
+    """What norms add to the variance, too little to be seen in what they give."""
+    return sorted(part.eps for part in model.modules() if isinstance(part, torch.nn.LayerNorm))
+
+
+def asked(reference: Any, mask: Tensor) -> dict[str, Tensor]:
+    """What tells a reference to hide these patches: those of a picture are hidden whose noise is the most."""
+    noise = mask + torch.arange(mask.shape[1]) / mask.shape[1]
+    return {"noise": noise} if reads(reference.config.model_type) == "image" else {"bool_masked_pos": mask}
+
+
+@pytest.mark.parametrize("shape", DECODED)
 @pytest.mark.parametrize("normed", [False, True])
-def test_pixels_loss_and_every_gradient(family: str, normed: bool, tmp_path: Path) -> None:
-    reference = make(family, "image", tmp_path, norm_pix_loss=normed)
+def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path) -> None:
+    reference, kind = make(shape, "restored", tmp_path, norm_pix_loss=normed), reads(shape)
     mapping = folders.load(tmp_path)
-    assert str(mapping.arrow) == "~image -> image" and mapping.targets[0].corruption == HIDES
+    hides = Corruption.of("mae", mapping.sources[kind].objectives["mae"], "token")
+    assert str(mapping.arrow) == f"~{kind} -> {kind}" and mapping.targets[0].corruption == hides
     for ours, theirs in ((mapping, reference), (folders.load(tmp_path).train(), reference.train())):
-        batch, noise = hidden(ours, pictures())
-        said = theirs(seen(tmp_path, pictures()), noise=noise)
+        batch, mask = hidden(ours, samples(shape))
+        said = theirs(seen(tmp_path, samples(shape)), **asked(theirs, mask))
         readout = batch.answers[0]
         assert readout is not None
-        expected = torch.cat([logits[mask > 0] for logits, mask in zip(said.logits, said.mask, strict=True)])
+        # Of pictures they say something for every patch.
+        expected = said.logits[mask] if said.logits.shape[1] == mask.shape[1] else said.logits.flatten(0, 1)
         torch.testing.assert_close(ours(batch)[0], expected, **CLOSE)
         (_, loss), *_ = ours.losses(batch)
         torch.testing.assert_close(loss / len(readout.values), said.loss, **CLOSE)
     for parameter in reference.parameters():
         parameter.requires_grad_(True)  # of fixed positions too
     mapping.requires_grad_(True)
-    batch, noise = hidden(mapping, pictures())
+    batch, mask = hidden(mapping, samples(shape))
     (_, loss), *_ = mapping.losses(batch)
     (loss / len(batch.answers[0].values)).backward()  # type: ignore[union-attr]
-    reference(seen(tmp_path, pictures()), noise=noise).loss.backward()
+    reference(seen(tmp_path, samples(shape)), **asked(reference, mask)).loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    renamed = published._ours(zoo.family(family), gradients, 99, tmp_path, [])
+    renamed = published._ours(zoo.of(mapping.config), gradients, 99, tmp_path, [])
     learned = {published.start_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
     assert set(learned) == set(renamed)
     for name, gradient in learned.items():
@@ -91,33 +120,42 @@ def test_pixels_loss_and_every_gradient(family: str, normed: bool, tmp_path: Pat
         torch.testing.assert_close(gradient, renamed[name], **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("shape", DECODED)
 @pytest.mark.parametrize("normed", [False, True])
-def test_what_is_wanted_of_hidden_patches_fills_in_the_picture(normed: bool, tmp_path: Path) -> None:
-    make("vit_mae", "image", tmp_path, norm_pix_loss=normed)
+def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed: bool, tmp_path: Path) -> None:
+    make(shape, "restored", tmp_path, norm_pix_loss=normed)
     mapping = folders.load(tmp_path)
-    source, target = mapping.sources["image"], mapping.targets[0]
-    assert isinstance(source, ImageSource) and isinstance(target, ImageTarget) and source.normed == normed
-    for picture in pictures():
-        value = source.read(picture)
+    (source,), (target,) = mapping.sources.values(), mapping.targets
+    assert isinstance(source, PatchedSource) and isinstance(target, PatchedTarget)
+    for given in samples(shape):
+        value = source.read(given)
         (piece,) = source.encode([value], 0)
         _, at = source.corrupt(piece, HIDES, generator(0, 0, 0), 0.0)
-        filled = target.completed(value, piece, at, target._wanted(torch.from_numpy(piece.tokens[at])))
-        assert np.array_equal(filled, source.frame.framed(picture)[0])
+        wanted = target._wanted(torch.from_numpy(piece.tokens[at]))
+        assert np.array_equal(target.completed(value, piece, at, wanted), source._framed(value)[0])
+        truth, mean = (torch.from_numpy(one.tokens[at]) for one in (piece, source.blank(piece)))
+        nothing, _ = target.evidence(wanted, truth).T
+        flat = torch.zeros_like(wanted) if source.scale.own else target._wanted(mean)
+        error, blind = target.evidence(flat, truth).T
+        assert not nothing.any()
+        torch.testing.assert_close(error, blind, rtol=0.1, atol=0.0)  # the mean is rounded to bytes
 
 
-@pytest.mark.parametrize("family", DECODED)
-def test_hidden_states_of_what_is_left_and_count_of_parameters(family: str, tmp_path: Path) -> None:
-    reference = make(family, "image", tmp_path)
+@pytest.mark.parametrize("shape", DECODED)
+def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
+    reference = make(shape, "restored", tmp_path)
     mapping = folders.load(tmp_path)
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in reference.parameters())
-    batch, noise = hidden(mapping, pictures())
+    assert norms(mapping) == norms(reference)
+    batch, mask = hidden(mapping, samples(shape))
     at = mapping.taken(batch)
     assert at is not None
     left, stood = shown(batch, at)
     states = mapping.transformer(
         mapping.embed(left), left.segments, left.roles, left.positions, left.places, every_layer=True
     )
-    found = reference.vit(seen(tmp_path, pictures()), noise=noise, output_hidden_states=True)
+    body = reference.base_model
+    found = body(seen(tmp_path, samples(shape)), **asked(reference, mask), output_hidden_states=True)
     expected = [*found.hidden_states[:-1], found.last_hidden_state]
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
@@ -127,36 +165,79 @@ def test_hidden_states_of_what_is_left_and_count_of_parameters(family: str, tmp_
     assert torch.equal(whole[stood], states[-1][left.segments > 0]) and not whole[at].any()
 
 
-@pytest.mark.parametrize("family", DECODED)
+@pytest.mark.parametrize("shape", DECODED)
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("task", CLASSES)
-def test_saved_again_is_the_same_and_opens_elsewhere(family: str, task: str, tmp_path: Path) -> None:
-    reference = make(family, task, tmp_path / "theirs", norm_pix_loss=True)
+def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, normed: bool, task: str, tmp_path: Path) -> None:
+    reference = make(shape, task, tmp_path / "theirs", norm_pix_loss=normed)
     mapping = folders.load(tmp_path / "theirs")
     folders.save(mapping, tmp_path / "ours", {})
     again = folders.load(tmp_path / "ours")
     assert again.config == mapping.config
-    for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
-        assert torch.equal(before, after), name
+    (before,), (after,) = mapping.sources.values(), again.sources.values()
+    assert before.fingerprint == after.fingerprint
+    folders.save(again, tmp_path / "twice", {})
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
+    theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    mended = {published._modern(name, zoo.of(mapping.config)): tensor for name, tensor in theirs.items()}
+    assert mended.keys() == ours.keys() and all(torch.equal(tensor, ours[name]) for name, tensor in mended.items())
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(opened) is type(reference) and opened.config.norm_pix_loss == normed
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    values, noise = seen(tmp_path / "ours", pictures()), torch.rand(3, 16, generator=torch.manual_seed(0))
-    said = "last_hidden_state" if task == "body" else "loss"
-    torch.testing.assert_close(opened.eval()(values, noise=noise)[said], reference(values, noise=noise)[said], **CLOSE)
+    _, mask = hidden(mapping, samples(shape))
+    values, said = seen(tmp_path / "ours", samples(shape)), "last_hidden_state" if task == "body" else "loss"
+    found, expected = (model(values, **asked(reference, mask))[said] for model in (opened.eval(), reference))
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("family", DECODED)
-def test_fitted_it_reads_the_whole_picture_as_the_family_without_a_decoder(family: str, tmp_path: Path) -> None:
-    make(family, "image", tmp_path / "start")
-    rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(pictures() * 3)]
+def test_biases_open_under_the_names_of_the_first_published_videomae(tmp_path: Path) -> None:
+    make("videomae", "restored", tmp_path)
+    before, file = folders.load(tmp_path), tmp_path / "model.safetensors"
+    old = {re.sub(r"(query|value)\.bias$", lambda m: f"{m[1][0]}_bias", n): t for n, t in load_file(file).items()}
+    assert sum(name.endswith((".q_bias", ".v_bias")) for name in old) == 2 * (3 + 4)
+    save_file(old, file)
+    after = dict(folders.load(tmp_path).named_parameters())
+    assert all(torch.equal(parameter, after[name]) for name, parameter in before.named_parameters())
+
+
+@pytest.mark.parametrize("shape", DECODED)
+def test_fitted_it_reads_the_whole_value_as_the_family_without_a_decoder(shape: str, tmp_path: Path) -> None:
+    make(shape, "restored", tmp_path / "start")
+    kind, values = reads(shape), samples(shape)
+    rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
     given = {"start": tmp_path / "start", "device": "cpu", "precision": "fp32", "method": "full"}
-    clf = mapsto.fit("image -> label", rows, tmp_path / "run", steps=5, **given)
-    assert clf.mapping.decoder is None and clf.mapping.config.family == zoo.family(family).undecoded
-    opened = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
-    shares = torch.softmax(opened(seen(tmp_path / "run", pictures())).logits, -1)
-    answers = mapsto.load(tmp_path / "run", "cpu", "fp32").predict([{"image": value} for value in pictures()])
+    clf = mapsto.fit(f"{kind} -> label", rows, tmp_path / "run", steps=5, **given)
+    assert clf.mapping.decoder is None
+    assert clf.mapping.config.family == zoo.family(shape.split(":")[0]).undecoded
+    opened = FITTED[kind].from_pretrained(tmp_path / "run").eval()
+    shares = torch.softmax(opened(seen(tmp_path / "run", values)).logits, -1)
+    answers = mapsto.load(tmp_path / "run", "cpu", "fp32").predict([{kind: value} for value in values])
     torch.testing.assert_close(
         torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers]), shares, **CLOSE
     )
+
+
+@pytest.mark.parametrize("shape", DECODED)
+@pytest.mark.parametrize("beside", ["", ", label"])
+def test_a_published_decoder_goes_on(shape: str, beside: str, tmp_path: Path) -> None:
+    """Also beside another answer; and it is asked to by its name."""
+    make(shape, "restored", tmp_path / "start", norm_pix_loss=True)
+    kind, values = reads(shape), samples(shape)
+    rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
+    given: dict[str, Any] = {"start": tmp_path / "start", "steps": 2, "device": "cpu", "precision": "fp32"}
+    arrow = f"~{kind} -> {kind}{beside}"
+    with pytest.raises(mapsto.MapstoError, match="--objective mae"):
+        mapsto.fit(arrow, rows, **given)
+    further = mapsto.fit(arrow, rows, tmp_path / "further", objective="mae", **given)
+    again, after = folders.load(tmp_path / "further"), dict(further.mapping.named_parameters())
+    assert again.config == further.mapping.config and again.targets[0].scale == further.mapping.targets[0].scale
+    assert all(torch.equal(parameter, after[name]) for name, parameter in again.named_parameters())
+    before = dict(folders.load(tmp_path / "start").decoder.named_parameters())  # type: ignore[union-attr]
+    fixed = {name for name, parameter in before.items() if not parameter.requires_grad}
+    learned = dict(further.mapping.decoder.named_parameters())  # type: ignore[union-attr]
+    assert before.keys() == learned.keys()
+    assert {name for name, parameter in before.items() if torch.equal(parameter, learned[name])} == fixed
 
 
 @pytest.mark.parametrize(
@@ -165,6 +246,8 @@ def test_fitted_it_reads_the_whole_picture_as_the_family_without_a_decoder(famil
         ({"mapsto_decoder": 3}, "says no sizes"),
         ({"mapsto_decoder": {"width": "wide"}}, "width must be a whole number"),
         ({"mapsto_decoder": {"width": 32, "layers": 2, "heads": 3, "hidden": 128}}, "does not fit the weights"),
+        ({"mapsto_decoder": {"width": 32, "layers": 2, "heads": 32, "hidden": 128}}, "does not fit the weights"),
+        ({"mapsto_decoder": {"width": 32, "layers": 1, "heads": 1, "hidden": 128}}, "that config.json does not say"),
         ({"mapsto_decoder": {"width": 32, "layers": 2**20, "heads": 1, "hidden": 128}}, "does not fit the weights"),
         ({"mapsto_decoder": {"width": 32, "layers": 3, "heads": 1, "hidden": 128}}, "lacks the weight decoder."),
         ({"mapsto_decoder": {"width": 64, "layers": 2, "heads": 1, "hidden": 128}}, "config.json says"),

@@ -320,6 +320,7 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
         ({"num_frames": 1000}, "not supported"),
         ({"num_frames": "many"}, "no way to prepare videos"),
         ({"qv_bias": False}, "qv_bias false"),
+        ({"norm_pix_loss": "yes"}, "norm_pix_loss must be true or false"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ from transformers import (
     VideoMAEImageProcessorPil,
     ViTImageProcessorPil,
 )
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import mapsto
 from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.errors import CheckpointError
 from mapsto.kinds.image import ImageSource
+from mapsto.kinds.patched import PixelScale
 from mapsto.mapping import Mapping
 from mapsto.patches import PLACES
 from mapsto.pictures import Frame, patches
@@ -50,6 +52,8 @@ CLASSES = {
 }
 ALL = {**VISION, **NETWORKS, **VIDEOS}
 SIDE = 32
+# Which VideoMAE's loss takes for granted.
+NORMAL = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
 
 
 def pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
@@ -96,9 +100,9 @@ def processor(how: str, side: int) -> Any:
     if how == "siglip":
         return SiglipImageProcessorPil(size=square, **normal)
     if how == "video, middle":
-        return VideoMAEImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, **normal)
+        return VideoMAEImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, **NORMAL)
     if how == "video, squash":
-        return VideoMAEImageProcessorPil(size=square, do_center_crop=False, **normal)
+        return VideoMAEImageProcessorPil(size=square, do_center_crop=False, **NORMAL)
     return ViTImageProcessorPil(size=square, resample=2, **normal)
 
 
@@ -427,7 +431,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
         {"masked": False},
         {"placed": 2},
         {"bias": False},
-        {"normed": True},
+        {"scale": PixelScale(own="patch")},
     ]
     others += [
         {"placed": 0, "front": zoo.family(shape.split(":")[0]).read(NETWORKS[shape]).front} for shape in NETWORKS

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mapsto.sequence import Batch
-from mapsto.transformer import Linear, Transformer, TransformerConfig
+from mapsto.transformer import Transformer, TransformerConfig, make_map
 
 
 class Decoder(nn.Module):
@@ -21,13 +21,14 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int, config: TransformerConfig, places: Dict[str, nn.Module | None]) -> None:
         super().__init__()
-        self.embed = Linear(width, config.width)
+        self.embed = make_map(width, config)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.places = nn.ModuleDict({kind: module for kind, module in places.items() if module is not None})
         self.transformer = Transformer(config)
         for parameter in (self.embed.weight, self.mask_token):
             nn.init.normal_(parameter, std=0.02)
-        nn.init.zeros_(self.embed.bias)
+        if self.embed.bias is not None:
+            nn.init.zeros_(self.embed.bias)
 
     def forward(self, hidden: Tensor, batch: Batch, at: Tensor) -> Tensor:
         """Hidden states (r, l, e) of the whole batch, from those (r, l, d) of the tokens that do not stand at the flat places

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mapsto import checkpoint, kinds, sentence, zoo
+from mapsto.arrow import restores
 from mapsto.checkpoint import CONVERT, PICKLED, open_tensors, read_json
 from mapsto.decoder import Decoder
 from mapsto.errors import CheckpointError, MapstoError
@@ -120,7 +121,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     if chosen.tower is not None and task != "body":
         shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
     raw |= shape
-    if mapping.decoder is not None and chosen.undecoded is None:
+    if mapping.decoder is not None and not _says_decoder(config):
         raw[DECODER] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
@@ -140,10 +141,19 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
 
 def task_of(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    answered = {target.kind for target in mapping.targets if target.stem}
-    return next(
-        (task for task in reversed(list(zoo.family(mapping.config.family).architectures)) if task in answered), "body"
-    )
+    tasks, alike = zoo.family(mapping.config.family).architectures, _says_decoder(mapping.config)
+    told = zip(mapping.targets, restores(mapping.arrow), strict=True)
+    answered = {target.kind for target, restored in told if target.stem and (alike or restored is None)}
+    return next((task for task in reversed(list(tasks)) if task in answered), "body")
+
+
+def _says_decoder(config: ModelConfig) -> bool:
+    """Whether the family puts hidden tokens back as this model does: by a decoder that its config.json can say, or by none."""
+    chosen, found = zoo.family(config.family), config.decoder
+    if chosen.undecoded is None or found is None:
+        return chosen.undecoded is None and found is None
+    said = chosen.read(chosen.write(config)).decoder
+    return said is not None and replace(said, max_positions=found.max_positions) == found
 
 
 def weights(mapping: Mapping) -> dict[str, Tensor]:
@@ -403,8 +413,9 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
     deep = sum(config.front.depths) if config.front else 0
-    for stack in (shape, config.decoder):
-        if stack is not None and (stack.width % stack.heads or max(stack.blocks, deep) > len(tensors)):
+    for stack in filter(None, (shape, config.decoder)):
+        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0  # into heads of an even width
+        if not splits or max(stack.blocks, deep) > len(tensors):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
@@ -416,6 +427,9 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
             places = {source.kind: source.placer(config.decoder.width)}
             parts["decoder"] = Decoder(shape.width, config.decoder, places)
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
+    more = [name for name in tensors if name.startswith("decoder.") and name not in wanted]
+    if more:
+        raise CheckpointError(f"{folder} has weights of a decoder that config.json does not say: {', '.join(more[:5])}")
     for name, size in wanted.items():
         if name not in tensors:
             raise CheckpointError(f"{folder} lacks the weight {name}")

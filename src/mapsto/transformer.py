@@ -34,7 +34,8 @@ class TransformerConfig:
     reference does where no language is named. layer_scale: what each part of a layer is multiplied by at first, channel by
     channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is. vector_norm: of the first token
     alone, where the vector of a bare model is asked for; no head reads it, so it is kept and not trained. key_bias: whether keys
-    have a bias where the rest of a layer has, which attention cannot tell.
+    have a bias where the rest of a layer has, which attention cannot tell. map_bias: likewise whether a linear map has one that
+    brings tokens of another width to this one. final_epsilon: of the norm at the end, where it is another.
     """
 
     width: int = 256
@@ -69,6 +70,8 @@ class TransformerConfig:
     layer_scale: float | None = None
     vector_norm: bool = False
     key_bias: bool = True
+    map_bias: bool = True
+    final_epsilon: float | None = None
 
     @property
     def longest(self) -> int:
@@ -152,12 +155,17 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
 
 
-def make_norm(config: TransformerConfig, width: int | None = None) -> nn.Module:
-    """The normalisation that `config` asks for, over its width or another."""
-    width = width or config.width
+def make_norm(config: TransformerConfig, width: int | None = None, epsilon: float | None = None) -> nn.Module:
+    """The normalisation that `config` asks for, over its width or another, with its epsilon or another."""
+    width, epsilon = width or config.width, config.norm_epsilon if epsilon is None else epsilon
     if config.norm == "rms":
-        return RMSNorm(width, eps=config.norm_epsilon)
-    return LayerNorm(width, eps=config.norm_epsilon, bias=config.norm_bias)
+        return RMSNorm(width, eps=epsilon)
+    return LayerNorm(width, eps=epsilon, bias=config.norm_bias)
+
+
+def make_map(width: int, config: TransformerConfig) -> Linear:
+    """What brings tokens of another width to that of `config`."""
+    return Linear(width, config.width, bias=config.bias and config.map_bias)
 
 
 @dataclass(frozen=True)
@@ -358,10 +366,10 @@ class Transformer(nn.Module):
         self.type_table = nn.Embedding(config.token_types, width) if config.token_types else None
         self.language_table = nn.Embedding(config.languages, width).requires_grad_(False) if config.languages else None
         self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
-        self.embedding_map = Linear(width, config.width, bias=config.bias) if config.embedding_width else nn.Identity()
+        self.embedding_map = make_map(width, config) if config.embedding_width else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.blocks))
-        self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.final_norm = make_norm(config, epsilon=config.final_epsilon) if config.final_norm else nn.Identity()
         self.vector_norm = make_norm(config).requires_grad_(False) if config.vector_norm else None
         self.initialise()
 

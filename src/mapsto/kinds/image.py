@@ -29,9 +29,11 @@ from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
     CONFIG,
     LARGEST_READ,
+    NORMED,
     PROCESSOR,
     PatchedSource,
     PatchedTarget,
+    PixelScale,
     encoded,
     fit,
     normal,
@@ -48,8 +50,8 @@ from mapsto.source import Mark, Mixing, Source
 from mapsto.target import Figure, State
 from mapsto.twins import Hashes, hashes
 
-NORMED = "norm_pix_loss"
 PLACED = ("[CLS]", "[distillation]")
+ALL, OWN = PixelScale(), PixelScale(own="patch")  # without and with `norm_pix_loss` (MAE)
 AXES = {  # of weights
     "position_embeddings": 3,
     "projection.weight": 4,
@@ -193,14 +195,14 @@ class ImageSource(PatchedSource):
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
-        normed: bool = False,
+        scale: PixelScale = ALL,
         front: ConvolutionConfig | None = None,
         queries: int = 0,
         between: int = 0,
     ) -> None:
-        super().__init__(frame, mean, std, table)
+        super().__init__(frame, mean, std, table, scale)
         self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
-        self.normed, self.front, self.queries, self.between = normed, front, queries, between
+        self.front, self.queries, self.between = front, queries, between
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -258,7 +260,7 @@ class ImageSource(PatchedSource):
         both = [rows * frame.patch, columns * frame.patch]
         square = rows == columns and not self.queries  # families with queries want both sides
         sizes: dict[str, Any] = {"image_size": side if square else both, "num_channels": 3}
-        sizes |= {NORMED: True} if self.normed else {}
+        sizes |= {NORMED: True} if self.scale == OWN else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
     samples = staticmethod(_samples)
@@ -420,7 +422,7 @@ class ImageSource(PatchedSource):
             self.masked,
             self.placed,
             self.bias,
-            self.normed,
+            asdict(self.scale),
             repr(self.front),
             self.queries,
             self.between,
@@ -443,7 +445,7 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
         "placed": placed,
         "masked": "mask_token" in weights,
         "bias": "projection.bias" in weights,
-        "normed": said.get(NORMED) is True,
+        "scale": OWN if said.get(NORMED) is True else ALL,
         "queries": queries,
         "between": sizes["later_positions"][0],
     }
@@ -489,7 +491,7 @@ class PictureTarget(ImageTarget):
     def beside(self, source: Source | None, transform: Any) -> None:
         """Take how pictures are read from the source. Raises UsageError where it has none."""
         super().beside(source, transform)
-        self.normed = False  # the mean and deviation of patches are part of what is told
+        self.scale = ALL  # the mean and deviation of patches are part of what is told
 
     located = staticmethod(ImageSource.located)
     key = staticmethod(ImageSource.key)

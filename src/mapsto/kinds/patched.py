@@ -12,9 +12,9 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ from mapsto.transformer import new_head
 GRID_WANTED, SMALLEST_PATCH, LARGEST_PATCH = 8, 2, 16
 LARGEST_READ = 256  # the largest patch of models made elsewhere
 LEAST_VARIANCE = 1e-6  # of a patch (MAE)
-PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+LEAST_DEVIATION = 1e-6  # of a colour of one (VideoMAE)
+PROCESSOR, CONFIG, NORMED = "preprocessor_config.json", "config.json", "norm_pix_loss"
 
 
 def fit(values: Sequence[object], suffixes: tuple[str, ...], axes: int) -> bool:
@@ -70,12 +71,24 @@ def encoded(cell: object, what: str, shown: str) -> tuple[str | None, bytes | No
     return path, content
 
 
+@dataclass(frozen=True)
+class PixelScale:
+    """How pixels of hidden patches are told. ranged: less the mean and by the deviation of all pixels; else from 0 to 1. own:
+    further less their own mean and by their own deviation, of the patch (MAE) or of each of its colours (VideoMAE)."""
+
+    ranged: bool = True
+    own: Literal["patch", "colour"] | None = None
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean colour is told as zero."""
+        return self.ranged or self.own is not None
+
+
 class PatchedSource(Source):
     """Values cut into patches. places: bytes in front of the pixels of a token. mean, std: of the pixels, from 0 to 1, by
-    channel. table: rows and columns of the largest grid that has positions. normed: whether hidden patches are told less their
-    own mean, by their own deviation."""
+    channel. table: rows and columns of the largest grid that has positions."""
 
-    normed = False
     places: ClassVar[int] = PLACES
     alone = True
     augmented: ClassVar[tuple[str, ...]] = ("move", "mirror", "rand", "crop")
@@ -84,9 +97,14 @@ class PatchedSource(Source):
     contrasts = False
 
     def __init__(
-        self, frame: Frame, mean: Sequence[float], std: Sequence[float], table: tuple[int, int] | None
+        self,
+        frame: Frame,
+        mean: Sequence[float],
+        std: Sequence[float],
+        table: tuple[int, int] | None,
+        scale: PixelScale,
     ) -> None:
-        self.frame, self.table = frame, table or (frame.side, frame.side)
+        self.frame, self.table, self.scale = frame, table or (frame.side, frame.side), scale
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
     @property
@@ -313,15 +331,15 @@ def small(pixels: Pixels, side: int, told: str, over: Iterable[str] = ()) -> str
 
 
 class PatchedTarget(Target):
-    """The hidden patches behind `~`, read where they were hidden: their pixels, less the mean and by the deviation of all; of a
-    `normed` source further less their own mean, by their own deviation. In the order of MAE's heads: row, column, colour."""
+    """The hidden patches behind `~`, read where they were hidden: their pixels, as the `scale` of the source says. In the order
+    of MAE's heads: row, column, colour."""
 
     way = "aligned"
     stem = "patch_head"
     likely = False
 
     source: PatchedSource
-    normed: bool
+    scale: PixelScale
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
@@ -333,7 +351,7 @@ class PatchedTarget(Target):
                 f"`{self.kind}` as an answer needs `{self.kind}` among the sources; one made of other kinds is not here yet"
             )
         source.require_parts()
-        self.source, self.normed = source, source.normed
+        self.source, self.scale = source, source.scale
 
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
         """Nothing: the pixels are the source's."""
@@ -343,10 +361,10 @@ class PatchedTarget(Target):
         self.corruption = corruption
 
     def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (…, h, w, 3) of the value in the size in which it is read. Of a `normed` source each patch has its own mean
-        and deviation, which the model does not tell."""
+        """The pixels (…, h, w, 3) of the value in the size in which it is read. Where these are part of its scale, each patch has
+        its own mean and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
-        if self.normed:
+        if self.scale.own is not None:
             mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden, self.source.places :])))
             output = output.float().cpu() * deviation + mean
         tokens[hidden, self.source.places :] = self._bytes(output).numpy()
@@ -367,21 +385,29 @@ class PatchedTarget(Target):
     def _wanted(self, values: Tensor) -> Tensor:
         """(m, f) in fp32, of token rows."""
         seen = self._seen(values[:, self.source.places :])
-        if not self.normed:
+        if self.scale.own is None:
             return seen
         mean, deviation = self._own(seen)
         return (seen - mean) / deviation
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """Bytes of patches (m, f), channel by channel, as the model tells them, colour by colour."""
-        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.source.mean, self.source.std))
+        shift, by = (part.to(pixels.device) for part in self._range(self.scale.ranged))
         coloured = pixels.view(len(pixels), 3, -1).transpose(1, 2)
-        return ((coloured.float() / 255 - mean) / std).flatten(1)
+        return ((coloured.float() / 255 - shift) / by).flatten(1)
 
-    @staticmethod
-    def _own(seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (m, 1) of each patch."""
-        return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
+    def _range(self, ranged: bool) -> tuple[Tensor, Tensor]:
+        """What is taken from pixels from 0 to 1, and what they are then divided by, (3,) each."""
+        shift, by = (self.source.mean, self.source.std) if ranged else ([0.0] * 3, [1.0] * 3)
+        return torch.tensor(shift), torch.tensor(by)
+
+    def _own(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each patch, (m, 1), or of the colours of its pixels, (m, f)."""
+        if self.scale.own == "patch":
+            return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
+        coloured = seen.view(len(seen), -1, 3)
+        mean, deviation = coloured.mean(1, keepdim=True), coloured.std(1, keepdim=True) + LEAST_DEVIATION
+        return mean.expand_as(coloured).flatten(1), deviation.expand_as(coloured).flatten(1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """The mean squared error over the pixels of each patch, summed over patches."""
@@ -390,21 +416,27 @@ class PatchedTarget(Target):
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """(m, 2): the error of each patch, and that of the mean colour."""
         wanted = self._wanted(values)
-        return torch.stack([((output.float() - wanted) ** 2).mean(-1), (wanted**2).mean(-1)], dim=1)
+        return torch.stack([((said - wanted) ** 2).mean(-1) for said in (output.float(), self._blind(wanted))], dim=1)
+
+    def _blind(self, wanted: Tensor) -> Tensor:
+        """The mean colour in the place of each wanted patch, (m, f)."""
+        if self.scale.centred:
+            return torch.zeros_like(wanted)
+        return torch.tensor(self.source.mean, device=wanted.device).repeat(wanted.shape[1] // 3).expand_as(wanted)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The pixels (…, p, p, 3) of each patch, from 0 to 255."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output)]
+        """The pixels (…, p, p, 3) of each patch, from 0 to 255; those of all stand in for a mean and deviation of its own."""
+        return [{"pixels": patch.tolist()} for patch in self._pixels(output, self.scale.centred)]
 
-    def _pixels(self, output: Tensor) -> Tensor:
+    def _pixels(self, output: Tensor, ranged: bool) -> Tensor:
         """(m, …, p, p, 3) of bytes."""
-        mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
-        pixels = output.float().cpu().view(-1, *self.source.block, 3) * std + mean
+        shift, by = self._range(ranged)
+        pixels = output.float().cpu().view(-1, *self.source.block, 3) * by + shift
         return (255 * pixels).round().clamp(0, 255).byte()
 
     def _bytes(self, output: Tensor) -> Tensor:
         """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
-        return self._pixels(output).movedim(-1, 1).flatten(1)
+        return self._pixels(output, self.scale.ranged).movedim(-1, 1).flatten(1)
 
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """The error of the hidden patches, and the share of their variance that is explained."""

@@ -25,9 +25,11 @@ from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
     CONFIG,
     LARGEST_READ,
+    NORMED,
     PROCESSOR,
     PatchedSource,
     PatchedTarget,
+    PixelScale,
     encoded,
     fit,
     normal,
@@ -44,6 +46,9 @@ MOST_TOKENS = 2**16  # of models made elsewhere
 SEEN, GLANCE = 100, 8  # videos that the range of pixels is taken from; frames that a video is counted by
 THUMBNAIL, SHOWN = 120, 4
 PREPARES = "VideoMAEImageProcessor"
+ALL = PixelScale()
+# By `norm_pix_loss`, which a model made here does not say.
+SCALES = {None: ALL, False: PixelScale(ranged=False), True: PixelScale(ranged=False, own="colour")}
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,9 @@ class VideoSource(PatchedSource):
         frames: int,
         depth: int = DEPTH,
         table: tuple[int, int] | None = None,
+        scale: PixelScale = ALL,
     ) -> None:
-        super().__init__(frame, mean, std, table)
+        super().__init__(frame, mean, std, table, scale)
         self.frames, self.depth = frames, depth
 
     @property
@@ -182,9 +188,11 @@ class VideoSource(PatchedSource):
             table = height // patch
             if frames % depth or height != width or frame.side != table:
                 raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {frame.size} and {kernel}")
+            if config.get(NORMED) not in SCALES:
+                raise ValueError(f"{NORMED} must be true or false, not {config[NORMED]!r}")
             if not 0 < frames // depth <= MOST_SIDE or frames // depth * table**2 > MOST_TOKENS:
                 raise ValueError(f"{frames} frames of {table} × {table} patches are not supported")
-            return cls(frame, *processor.normal_of(said), frames, depth)
+            return cls(frame, *processor.normal_of(said), frames, depth, scale=SCALES[config.get(NORMED)])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare videos: {error!r}") from error
 
@@ -193,13 +201,15 @@ class VideoSource(PatchedSource):
         said = processor.written(self.frame, self.mean, self.std)
         said |= {"image_processor_type": PREPARES, "do_center_crop": self.frame.cuts}
         checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
-        return {
+        sizes = {
             "image_size": self.frame.size,
             "patch_size": self.frame.patch,
             "num_channels": 3,
             "num_frames": self.frames,
             "tubelet_size": self.depth,
         }
+        normed = next(said for said, scale in SCALES.items() if scale == self.scale)
+        return sizes if normed is None else {**sizes, NORMED: normed}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -278,7 +288,7 @@ class VideoSource(PatchedSource):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
-        told = [asdict(self.frame), self.mean, self.std, self.table, self.frames, self.depth]
+        told = [asdict(self.frame), self.mean, self.std, self.table, self.frames, self.depth, asdict(self.scale)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -57,7 +57,7 @@ class Family:
     flat: our weights that they hold without leading axes of length one, and how many of these. tower: where the family is one
     tower of a larger model. counter: how names end of weights beside which a whole number stands that nothing reads, and how
     the name of that ends; it is left out, and written as 0. undecoded: for a family with a decoder, the one that the same stack
-    is without it.
+    is without it, which may be itself; where a decoder is of another shape, its weights keep our names.
     """
 
     architectures: Dict[Task, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mapsto.errors import CheckpointError
@@ -15,6 +16,7 @@ REQUIRES = {
     "preprocessor_config.json": "it says how pictures are brought to the size that the model was trained on; "
     "take it from where the model was published",
 }
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # What transformers 5 calls its weights in memory, and what it writes.
 RENAMED = (
     (r"\.layers\.(\d+)\.", r".encoder.layer.\1."),
@@ -61,6 +63,20 @@ def sizes(shape: TransformerConfig) -> dict[str, Any]:
         "attention_probs_dropout_prob": shape.attention_dropout,
         "qkv_bias": True,
     }
+
+
+def behind(raw: Mapping[str, Any], usual: Mapping[str, int]) -> TransformerConfig:
+    """The stack of a decoder behind such a one, whose sizes stand behind `decoder_`, or are the usual ones. Raises
+    CheckpointError."""
+    return stack({**raw, **{name: whole(raw, f"decoder_{name}", size) for name, size in usual.items()}})
+
+
+def behind_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `behind`; nothing without a decoder."""
+    if config.decoder is None:
+        return {}
+    small = write(replace(config, transformer=config.decoder))
+    return {f"decoder_{name}": small[name] for name in SIZES}
 
 
 def body(prefix: str) -> Names:

@@ -7,25 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.mapping import ModelConfig
-from mapsto.zoo import Family, vit, whole
+from mapsto.zoo import Family, vit
 
-# What a config says of the decoder, behind `decoder_`, and what is meant where it does not.
-DECODER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 16, "intermediate_size": 2048}
+DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))  # where a config does not say it
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
     """The configuration that a config.json of this family says. Raises CheckpointError."""
-    small = {name: whole(raw, f"decoder_{name}", usual) for name, usual in DECODER.items()}
-    return replace(vit.read(raw), decoder=vit.stack({**raw, **small}))
+    return replace(vit.read(raw), decoder=vit.behind(raw, DECODER))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """The inverse of `read`."""
-    written = vit.write(config)
-    if config.decoder is None:
-        return written
-    small = vit.write(replace(config, transformer=config.decoder))
-    return written | {f"decoder_{name}": small[name] for name in DECODER}
+    return vit.write(config) | vit.behind_sizes(config)
 
 
 LAYER = "decoder.decoder_layers.{i}."
