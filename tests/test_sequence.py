@@ -126,13 +126,15 @@ def test_who_sees_whom() -> None:
 
 @pytest.mark.parametrize("length", [64, 256, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("examples", [1, 3])
+def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype, examples: int) -> None:
     """Forward and backward of whichever kernel serves a call, against softmax(q k / √e) v written out in fp64."""
     torch.manual_seed(0)
     qkv = torch.randn(2, length, 3 * 2 * 16, dtype=dtype, requires_grad=True)
-    segments = torch.randint(1, 4, (2, length)).sort(dim=1).values
+    segments = torch.randint(1, 1 + examples, (2, length)).sort(dim=1).values
     allowed = visible(segments, torch.zeros_like(segments, dtype=torch.int8))
     mask = additive(allowed, dtype)
+    assert (mask is None) == (examples == 1)
     wanted = qkv.detach().double().requires_grad_()
     q, k, v = wanted.view(2, length, 3, 2, 16).permute(2, 0, 3, 1, 4)
     scores = (q @ k.transpose(-1, -2) / 4).masked_fill(~allowed[:, None], -torch.inf)
@@ -175,17 +177,18 @@ def test_rotary_turns_and_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("rows", [[[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]], [[1] * 6] * 2], ids=["shared", "whole"])
 @pytest.mark.parametrize("kept", [0, 6], ids=["made again", "kept"])
 @pytest.mark.parametrize("scores", [1, 36, 100, 1000], ids="slices of {} scores".format)
 def test_attention_written_out_equals_its_parts(
-    turned: bool, kept: int, scores: int, monkeypatch: pytest.MonkeyPatch
+    turned: bool, rows: list[list[int]], kept: int, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What serves in bf16, held in fp64 against turn, products and softmax one after the other, however it is sliced."""
     monkeypatch.setattr("mapsto.attention.SCORES_AT_ONCE", scores)
     monkeypatch.setattr("mapsto.attention.LONGEST_KEPT_ROW", kept)
     torch.manual_seed(0)
     qkv = torch.randn(2, 6, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
-    segments = torch.tensor([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]])
+    segments = torch.tensor(rows)
     mask = additive(visible(segments, torch.zeros_like(segments, dtype=torch.int8)), torch.float64)
     rotary = rotary_angles(torch.arange(6).expand(2, 6)[..., None], 8, 10_000.0, torch.float64) if turned else None
 

@@ -41,8 +41,11 @@ def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tenso
     return allowed if window is None else allowed & (distance.abs() <= window)
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere."""
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere. None where all is allowed, as in rows
+    of one picture each; asked on a CPU alone, since other devices would be waited for."""
+    if allowed.device.type == "cpu" and bool(allowed.all()):
+        return None
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
@@ -56,7 +59,7 @@ def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bo
 
 
 def self_attention(
-    qkv: Tensor, mask: Tensor, heads: int, rotary: tuple[Tensor, Tensor] | None = None, dropout: float = 0.0
+    qkv: Tensor, mask: Tensor | None, heads: int, rotary: tuple[Tensor, Tensor] | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Attention of tokens to one another, (r, l, d), out of their fused projection (r, l, 3d); mask (r, 1, l, l)."""
     training = torch.is_grad_enabled() and qkv.requires_grad
@@ -83,20 +86,20 @@ class PlainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, mask: Tensor, heads: int, cos: Tensor | None, sin: Tensor | None, dropout: float
+        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, cos: Tensor | None, sin: Tensor | None, dropout: float
     ) -> Tensor:
         parts = qkv.view(*qkv.shape[:2], 3, heads, -1)
         laid = qkv.new_empty(3, len(qkv), heads, qkv.shape[1], parts.shape[-1])
         ctx.scale = parts.shape[-1] ** -0.5
         _each(parts, laid.transpose(2, 3), cos, sin, ctx.scale, 1.0)
-        weights, kept, scores = None, None, _Scores(laid)
+        weights, kept, scores = None, None, _Scores(laid, mask)
         if ctx.needs_input_grad[0] and (dropout or laid.shape[3] <= LONGEST_KEPT_ROW):
             weights = laid.new_empty(*laid.shape[1:4], laid.shape[3])
             kept = keeping(weights, dropout) if dropout else None
         mixed = torch.empty_like(laid[0])
         for part in scores.slices():
             q, k, v, out = (tensor[part].flatten(0, 1) for tensor in (*laid, mixed))
-            w = scores.weights(q, k, mask[part[0]], None if weights is None else weights[part].flatten(0, 1))
+            w = scores.weights(q, k, part, None if weights is None else weights[part].flatten(0, 1))
             torch.bmm(w if kept is None else w * kept[part].flatten(0, 1), v, out=out)
         ctx.save_for_backward(laid, mask, weights, cos, sin, kept)
         return mixed.transpose(1, 2).flatten(2)
@@ -105,10 +108,10 @@ class PlainAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         laid, mask, weights, cos, sin, kept = ctx.saved_tensors
         of_mixed = gradients[0].view(laid.shape[1], laid.shape[3], laid.shape[2], -1).transpose(1, 2).contiguous()
-        of_laid, scores, spare = torch.empty_like(laid), _Scores(laid), _Scores(laid)
+        of_laid, scores, spare = torch.empty_like(laid), _Scores(laid, mask), _Scores(laid, None)
         for part in scores.slices():
             q, k, v, of_out, of_q, of_k, of_v = (tensor[part].flatten(0, 1) for tensor in (*laid, of_mixed, *of_laid))
-            w = scores.weights(q, k, mask[part[0]]) if weights is None else weights[part].flatten(0, 1)
+            w = scores.weights(q, k, part) if weights is None else weights[part].flatten(0, 1)
             of_w = torch.bmm(of_out, v.mT, out=spare.room(q))
             if kept is None:
                 torch.bmm(w.mT, of_out, out=of_v)
@@ -127,8 +130,9 @@ class PlainAttention(torch.autograd.Function):
 class _Scores:
     """Room for the scores of as many rows, or heads of one row, as are made at once."""
 
-    def __init__(self, laid: Tensor) -> None:
-        """laid: (3, r, h, l, e)."""
+    def __init__(self, laid: Tensor, mask: Tensor | None) -> None:
+        """laid: (3, r, h, l, e); mask (r, 1, l, l)."""
+        self.mask = mask
         _, self.rows, heads, self.length, _ = laid.shape
         at_once = max(1, SCORES_AT_ONCE // self.length**2)
         self.heads, self.some_rows, self.some_heads = heads, max(1, at_once // heads), min(heads, at_once)
@@ -144,11 +148,13 @@ class _Scores:
         """Where the scores of a slice of queries (m, l, e) go, (m, l, l)."""
         return self.memory[: len(q)]
 
-    def weights(self, q: Tensor, k: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """softmax(q kᵀ + mask), (m, l, l), in `out` or here; mask (r, 1, l, l)."""
+    def weights(self, q: Tensor, k: Tensor, part: tuple[slice, slice], out: Tensor | None = None) -> Tensor:
+        """softmax(q kᵀ + mask), (m, l, l), of a slice, in `out` or here."""
         out = self.room(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
-        out.view(len(mask), -1, *out.shape[1:]).add_(mask)
+        if self.mask is not None:
+            mask = self.mask[part[0]]
+            out.view(len(mask), -1, *out.shape[1:]).add_(mask)
         return torch.softmax(out, -1, out=out)
 
 

@@ -225,7 +225,6 @@ class Attention(nn.Module):
         """x: (r, l, d); memory: (r, k, d) or None for self-attention; mask: (r, 1, l, k)."""
         dropout = self.dropout if self.training else 0.0
         if memory is None:
-            assert mask is not None
             mixed = self_attention(self._projected(x), mask, self.heads, rotary, dropout)
         else:
             d = x.shape[-1]
