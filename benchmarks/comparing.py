@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10.0, help="pretraining of a start made here")
     parser.add_argument("--tested", type=int, default=None, help="rows of the test split, by default all")
+    parser.add_argument("--jobs", type=int, default=1, help="fits at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/comparing"))
     given = parser.parse_args()
     keep_memory()
@@ -64,6 +65,7 @@ def main() -> None:
         asked: dict[str, Any] = {
             "labels": (given.labels or labels).split(","),
             "seeds": given.seeds,
+            "jobs": given.jobs,
             "bad_rows": "skip",
         }
         if arrow.startswith("text"):

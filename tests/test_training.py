@@ -89,7 +89,7 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
 
 def test_early_stopping_takes_the_best_weights() -> None:
     mapping, examples = made("text:text -> label")
-    values = iter([3.0, 1.0, 1.0, 2.0, 2.0])
+    values = iter([3.0, 1.0, 1.0, 2.0, 2.0, 0.5, 0.5, 0.7])
     seen: list[torch.Tensor] = []
 
     def watch(held: Any) -> dict[str, float]:
@@ -97,9 +97,24 @@ def test_early_stopping_takes_the_best_weights() -> None:
         return {"loss": 0.0, "error": next(values)}
 
     training = Training(mapping, examples, plan(steps=100, watch_every=2, patience=3), CPU, watch=watch)
+    rates = []
+    training.listener = lambda record: rates.append(record["lr"])
     state = training.run()
-    assert state.step == 10 and state.best_step == 6, "of equal ones the later"
-    assert torch.equal(mapping.heads[0].weight, seen[2])
+    assert state.step == state.end == 17, "the rate falls from step 10 on, where nothing got better for the third time"
+    assert rates[9] == rates[10] == max(rates) and rates[10] > rates[11] > rates[-1] > 0
+    assert len(seen) == 8 and state.best_step == 14, "of equal ones the later"
+    assert torch.equal(mapping.heads[0].weight, seen[6])
+
+
+def test_a_rate_that_falls_already_falls_no_further() -> None:
+    mapping, examples = made("text:text -> label")
+    values = iter(range(50))
+    training = Training(
+        mapping, examples, plan(steps=20, watch_every=2, patience=6), CPU,
+        watch=lambda held: {"loss": 0.0, "error": float(next(values))},
+    )  # fmt: skip
+    state = training.run()
+    assert state.step == 14 and state.best_step == 2
 
 
 def test_the_tail_is_averaged() -> None:

@@ -26,7 +26,7 @@ from mapsto.examples import Examples, batches
 from mapsto.layout import Replicas
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
-from mapsto.optimizer import Optimizers, schedule
+from mapsto.optimizer import Optimizers, end_of_fall, schedule
 from mapsto.progress import Progress
 from mapsto.ranks import ALONE, Ranks
 from mapsto.sequence import Batch
@@ -72,7 +72,8 @@ class Plan:
 
 @dataclass
 class State:
-    """Where a run is. `stale`: looks at the held-out rows since the best one."""
+    """Where a run is. `stale`: looks at the held-out rows since the best one. `end`: the last step, where it is not the planned
+    one."""
 
     step: int = 0
     tokens: int = 0
@@ -82,6 +83,7 @@ class State:
     best: float = math.inf
     best_step: int = 0
     stale: int = 0
+    end: int | None = None
     watched: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -165,20 +167,18 @@ class Training:
         self.mapping.train()
         try:
             with _signals() as received, _metrics(self.folder if self.ranks.main else None, self.state.step) as write:
-                while self.state.step < self.plan.steps and self.state.stale < self.plan.patience:
+                while self.state.step < self.end:
                     loss, rate = self.step(self.state.step)
                     self.state.seconds = before + time.monotonic() - started
                     record = self._record(loss, rate)
                     write(record)
                     if self.listener:
                         self.listener(record)
-                    self.progress.step(
-                        self.state.step, self.plan.steps, self.state.tokens, self.state.seconds, loss, rate
-                    )
+                    self.progress.step(self.state.step, self.end, self.state.tokens, self.state.seconds, loss, rate)
                     if stopped := self.ranks.most(received[0] if received else 0):
                         self.save()
                         raise Interrupted(stopped, self.state.step, self.folder)
-                    if self.state.step % self.plan.save_every == 0 or self.state.step == self.plan.steps:
+                    if self.state.step % self.plan.save_every == 0 or self.state.step == self.end:
                         self.save()
         finally:
             self.loader.close()
@@ -205,7 +205,7 @@ class Training:
             loss += share.detach()
         loss = self.layout.summed(loss)
         norm = self._clip()
-        factor = schedule(number, self.plan.steps)
+        factor = schedule(number, self.end)
         self._update(factor, loss.isfinite() & norm.isfinite())
         self.state.step = number + 1
         self.state.tokens += int(tokens)
@@ -265,6 +265,24 @@ class Training:
         if error <= self.state.best:  # of equally good weights the later ones: the rate has fallen further
             self.state.best, self.state.best_step = error, self.state.step
             self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
+        if self.state.stale >= self.plan.patience:
+            self._wind_up()
+
+    @property
+    def end(self) -> int:
+        """The last step: the planned one, or an earlier one where the held-out rows got no better."""
+        return self.plan.steps if self.state.end is None else self.state.end
+
+    def _wind_up(self) -> None:
+        """End the run: at once where the rate falls already, else after a fall from here on, in which held-out rows get better
+        once more."""
+        state, last = self.state, end_of_fall(self.state.step)
+        if last < self.end:
+            state.end, state.stale = last, 0
+            self.progress.say(f"step {state.step}: the held-out rows get no better; the rate falls until step {last}")
+        else:
+            state.end = state.step
+            self.progress.say(f"step {state.step}: the held-out rows get no better; training ends")
 
     def _finish(self) -> None:
         """Take the best weights where a held-out part chose them, else the average of the tail where there is one."""
@@ -328,7 +346,7 @@ class Training:
                 weight.copy_(parts["model"][name])
         self.optimizers.load({name: t.cpu() if name.endswith("/step") else t for name, t in parts["optimizer"].items()})
         self.average, self.best = parts["average"], parts["best"]
-        self.progress.say(f"going on from {told[0]} of {self.plan.steps}")
+        self.progress.say(f"going on from {told[0]} of {self.end}")
 
 
 @contextmanager

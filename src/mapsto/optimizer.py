@@ -28,6 +28,11 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
 
 
+def end_of_fall(step: int) -> int:
+    """The steps of a schedule whose rate begins to fall at `step`."""
+    return round(step / (1 - DECAY))
+
+
 def layer_shares(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
     """The share of the rate at which each weight learns: 1 for what stands on the layers, `head` for heads, `decay` times less
     for each layer below, least for the embeddings (Howard & Ruder 2018, Clark et al. 2020)."""

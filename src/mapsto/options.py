@@ -121,7 +121,9 @@ class Options:
         "What is hidden together: tokens, whole words (of a video one place in all frames), spans of words, blocks.",
     )
     hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
-    patience: int = _option(3, "Looks at the held-out rows without a better one before training stops.")
+    patience: int = _option(
+        3, "Looks at the held-out rows without a better one before the rate falls and training ends."
+    )
     save_every: int | None = _option(None, "Steps between checkpoints.")
     precision: str = _option("auto", "bf16 where the hardware accelerates it, else fp32; or say which.")
     device: str = _option("auto", "auto, cpu, cuda or mps.")
