@@ -247,7 +247,7 @@ def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int)
 
 def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
     """Heads as sure as they are right on the held-out rows, where there are enough: by what each was divided."""
-    if work.watched is None or work.pretraining:
+    if work.watched is None or work.pretraining or not work.mapping.targets:
         return []
     mapping = work.mapping.eval()
     found = []
