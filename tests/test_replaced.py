@@ -12,7 +12,7 @@ from test_laws import CPU, made
 
 import mapsto
 from mapsto.loop import Plan, Training
-from mapsto.objectives.replaced import Replaced, fill
+from mapsto.objectives.replaced import Replaced, fill, sample
 from mapsto.sequence import collate
 
 TEXTS = [{"text": text} for text in sentences(80)]
@@ -32,6 +32,31 @@ def test_guesses_stand_in_the_hidden_places_and_are_told_from_what_stood_there()
     assert int(is_other.sum()) == len(guesses[::2])
     again, none = fill(batch, "text", readout, readout.values)
     assert torch.equal(again.tokens["text"], whole) and not none.any()
+
+
+def test_guesses_have_the_chances_that_the_generator_gives_them() -> None:
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    logits[1, 3] = -torch.inf
+    even = (torch.arange(4000) + 0.5) / 4000
+    for row in logits:
+        shares = torch.bincount(sample(row.expand(4000, 7), even), minlength=7) / 4000
+        torch.testing.assert_close(shares, torch.softmax(row, dim=0), atol=1e-3, rtol=0)
+    assert sample(logits[1:], torch.ones(1)) == 6, "a chance that was rounded up is of the last token"
+
+
+def test_guesses_are_a_function_of_seed_step_and_row() -> None:
+    """So that several processes, which have other batches, learn what one learns."""
+    mapping, examples = made("~text -> text")
+    objective = Replaced(mapping)
+
+    def told(step: int, *parts: list[int]) -> list[float]:
+        batches = [collate([examples.example(i, step, 0.0) for i in part]) for part in parts]
+        with torch.no_grad():
+            return torch.tensor([[float(x) for _, x in objective.losses(mapping, b)] for b in batches]).sum(0).tolist()
+
+    together = told(3, list(range(8)))
+    assert told(3, [6, 1, 3], [0, 2, 7, 5, 4]) == pytest.approx(together, rel=1e-5)
+    assert told(4, list(range(8)))[1] != pytest.approx(together[1], rel=1e-5)
 
 
 def test_both_learn() -> None:

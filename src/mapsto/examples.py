@@ -309,7 +309,7 @@ class Examples:
             if source in hidden and len(hidden[source]):
                 told_at = sum(map(len, pieces[:source])) + hidden[source] - self.corruption.ahead
                 found[port_index] = Answer(pieces[source].tokens[hidden[source]], told_at)
-        return Example(tuple(shown), tuple(found), row)
+        return Example(tuple(shown), tuple(found), row, int(rng.integers(2**63)))
 
     def plain(self) -> Examples:
         """The same ones, neither varied nor mixed."""

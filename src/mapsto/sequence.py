@@ -140,11 +140,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of data, ready to be packed: its pieces end to end are one segment."""
+    """One row of data, ready to be packed: its pieces end to end are one segment. draw: a number from (seed, row, step), of
+    which an objective that draws for the row makes what it needs."""
 
     pieces: tuple[Piece, ...]
     answers: tuple[Answer | None, ...] = ()
     row: int = 0
+    draw: int = 0
 
     @property
     def laid(self) -> tuple[Piece, ...]:
@@ -184,7 +186,7 @@ class Batch:
 
     tokens/slots: for each kind its token values (t, …) and flat places (t,). segments, roles, places (which source port
     a token came from): (r, l). positions: (r, l, a). owner: (r, l) example of a source token, n for others. starts, lengths:
-    (n,) flat place of the first token and number of source tokens. rows: (n,) numbers of the data rows.
+    (n,) flat place of the first token and number of source tokens. rows: (n,) numbers of the data rows. draws: (n,).
     """
 
     tokens: dict[str, Tensor]
@@ -198,6 +200,7 @@ class Batch:
     lengths: Tensor
     rows: Ints
     answers: tuple[Readout | None, ...] = field(default=())
+    draws: Ints = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @property
     def real_tokens(self) -> int:
@@ -339,6 +342,7 @@ def collate(
         lengths=torch.tensor(read),
         rows=np.array([example.row for example in examples], np.int64),
         answers=tuple(_readout(list(column), starts) for column in zip(*(e.told for e in examples), strict=True)),
+        draws=np.array([example.draw for example in examples], np.uint64),
     )
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mapsto.data import mix
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective, bare, only_source
 from mapsto.sequence import Batch, Readout
@@ -46,7 +48,7 @@ class Replaced(Objective):
         generator, detector = mapping.get_submodule("generator"), mapping.get_submodule("detector")
         hidden = generator(mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places)
         guesses = mapping.read(hidden, batch, 0)
-        filled, is_other = fill(batch, self.kind, readout, sample(guesses.detach()))
+        filled, is_other = fill(batch, self.kind, readout, sample(guesses.detach(), chances(batch, readout)))
         seen = mapping.hidden(filled).flatten(0, 1)[batch.slots[self.kind]]
         told = F.binary_cross_entropy_with_logits(detector(seen)[:, 0].float(), is_other, reduction="sum")
         return [(0, mapping.targets[0].loss(guesses, readout.values)), (1, DETECTION_WEIGHT * told)]
@@ -63,10 +65,23 @@ class Replaced(Objective):
 
 
 @torch.no_grad()
-def sample(logits_mv: Tensor) -> Tensor:
-    """One token (m,) from each row of logits, by torch's generator; a few rows at a time, since they are many numbers."""
-    parts = torch.split(logits_mv, ROWS_AT_ONCE)
-    return torch.cat([torch.multinomial(torch.softmax(part.float(), dim=-1), 1)[:, 0] for part in parts])
+def sample(logits_mv: Tensor, chances_m: Tensor) -> Tensor:
+    """The token (m,) of each row of logits below which its chance, from 0 to 1, falls; a few rows at a time, since they are many
+    numbers."""
+    found = []
+    parts = (torch.split(of_all, ROWS_AT_ONCE) for of_all in (logits_mv, chances_m))
+    for logits, chances in zip(*parts, strict=True):
+        below = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
+        found.append(torch.searchsorted(below, chances[:, None] * below[:, -1:], right=True)[:, 0])
+    return torch.cat(found).clamp(max=logits_mv.shape[1] - 1)
+
+
+def chances(batch: Batch, readout: Readout) -> Tensor:
+    """A number from 0 to 1 for each hidden token (m,), from what is drawn for its row: the same in any batch and process."""
+    of = readout.examples.cpu().numpy()
+    nth = np.arange(len(of)) - np.searchsorted(of, of)
+    drawn = mix(batch.draws[of] + nth.astype(np.uint64), 0) >> np.uint64(40)
+    return torch.from_numpy(drawn.astype(np.float32) / 2**24).to(readout.values.device)
 
 
 def fill(batch: Batch, kind: str, readout: Readout, guessed_m: Tensor) -> tuple[Batch, Tensor]:
