@@ -122,7 +122,7 @@ KILL = signal.SIGKILL
 def start_many(processes: int, *arguments: str, restarts: int = 0, script: Path | None = None) -> subprocess.Popen[str]:
     """The command line, or a script, in several processes that torchrun starts."""
     threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    what = ["-m", "mapsto"] if script is None else [str(script)]
+    what = ["-m", "--", "mapsto"] if script is None else [str(script)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*torchrun, "--max-restarts", str(restarts), *what, *arguments]
     return subprocess.Popen(

@@ -309,6 +309,17 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_rows_are_compared_within_one_process(tmp_path: Path) -> None:
+    assert run(*pretraining(tmp_path, "base", "--steps", "1")).returncode == 0
+    data = write_labelled(tmp_path / "train.csv", 16)
+    done = run_many(
+        2, "fit", "text -> label", str(data), "--start", str(tmp_path / "base"), "--out", str(tmp_path / "run")
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and "--method contrast (8 labels a class, at most 16) compares rows" in said[0], done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_process_has_nothing_to_shard(tmp_path: Path) -> None:
     refused = run(*pretraining(tmp_path, "run", "--shard"))
     assert refused.returncode == 2 and "torchrun" in refused.stderr

@@ -167,7 +167,9 @@ def _planned(
     method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
     objective = make_objective(method, options, mapping, work.examples)
     if objective.compares and ranks.size > 1:
-        raise UsageError(f"{objective.compares} compares rows within one process; leave it out, or start one process")
+        raise UsageError(
+            f"{objective.compares} ({why}) compares rows within one process; give another, or start one process"
+        )
     _require_same(work.facts, ranks)
     recorded = ranks.tell(
         None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
