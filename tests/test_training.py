@@ -276,6 +276,18 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     assert state.step == 50
 
 
+def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    mapping, examples = made("text:text -> label")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(RunError, match=r"metrics\.jsonl could not be written.*; what was saved before stands"):
+            Training(mapping, examples, plan(steps=50, save_every=50), CPU, tmp_path).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_space_is_checked_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2_000_000))

@@ -43,7 +43,7 @@ def place(run: Path, step: int) -> Path:
 def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and state as one checkpoint: in a temporary folder, hashed, fsynced, renamed. Raises RunError."""
     parent = folder.parent
-    try:
+    with explaining(folder):
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.glob(f"{TEMPORARY}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -63,8 +63,6 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, 
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as error:
-        raise _explained(error, folder) from error
 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -119,14 +117,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with explaining(path):
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -216,6 +213,21 @@ def require_space(folder: Path, wanted: int) -> None:
         )
 
 
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Writing to `path`; raises RunError, which says why it could not be, in place of an OSError."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the quota is used up",
+        errno.EROFS: "the disk is read-only",
+    }
+    try:
+        yield
+    except OSError as error:
+        reason = reasons.get(error.errno or 0) or error.strerror or str(error)
+        raise RunError(f"{path} could not be written: {reason}; what was saved before stands") from error
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -238,13 +250,3 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _explained(error: OSError, path: Path) -> RunError:
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the quota is used up",
-        errno.EROFS: "the disk is read-only",
-    }
-    reason = reasons.get(error.errno or 0) or error.strerror or str(error)
-    return RunError(f"{path} could not be written: {reason}; what was saved before stands")

@@ -199,7 +199,7 @@ def save(
     telling = [t for t in mapping.targets if t.named or (t.kind == task and hasattr(t, "classes"))]
     labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
     published.save(mapping, folder, labels)
-    (folder / CARD).write_text(card(mapping, provenance, scores or {}, findings), encoding="utf-8")
+    checkpoint.write_atomic(folder / CARD, card(mapping, provenance, scores or {}, findings).encode())
     names = (*MODEL, *sentence.FILES)
     manifest = {
         "format": FORMAT,

@@ -383,10 +383,13 @@ def _metrics(folder: Path | None, step: int) -> Iterator[Callable[[dict[str, Any
         lines = path.read_text(encoding="utf-8").split("\n")
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
     checkpoint.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-    with path.open("a", encoding="utf-8") as stream:
+    # Unbuffered: what did not fit on a full disk would be written again when the file is closed, and fail once more.
+    with path.open("ab", buffering=0) as stream:
 
         def write(record: dict[str, Any]) -> None:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
+            line = (json.dumps(record) + "\n").encode()
+            with checkpoint.explaining(path):
+                while line:
+                    line = line[stream.write(line) :]
 
         yield write
