@@ -244,6 +244,8 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (["fit", "text -> label", train, "--out", out, "--hold-out", 0.999], 2, "none to learn from"),
         (["fit", "text -> label", train, "--out", out, "--hide", 0.2], 2, "--hide would change nothing"),
         (["pretrain", "text", train, "--out", out, "--patience", 5], 2, "--patience would change nothing"),
+        (["pretrain", "text", train, "--out", out, "--objective", "casual"], 2, "did you mean 'causal'?"),
+        (["fit", "text -> label", train, "--out", out, "--method", "prob"], 2, "did you mean 'probe'?"),
         (["pretrain", "text", train, "--out", out, "--start", fitted / "base", "--method", "probe"], 2, "labels"),
         (
             [
@@ -367,6 +369,14 @@ def test_a_run_tells_its_steps_and_scores_as_json(fitted: Path, invoke: Invoke, 
     assert status == 0 and [line["step"] for line in found if "step" in line] == [1, 2, 3]
     (scores,) = [line["scores"] for line in found if "scores" in line]
     assert scores["accuracy"]["n"] == 30 and scores["accuracy"]["low"] <= scores["accuracy"]["value"]
+
+
+def test_ctrl_c_between_steps_is_said(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mapsto.commands.info", stopped)
+    assert invoke("info", tmp_path) == (130, "", "error: stopped by SIGINT\n")
 
 
 def test_json_errors_are_json(invoke: Invoke, tmp_path: Path) -> None:

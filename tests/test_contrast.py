@@ -124,6 +124,8 @@ def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], me
     [
         ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
         ("probe", {"freeze": "1"}, "--freeze"),
+        ("probe", {"optimizer": "muon", "patience": 5}, "--optimizer, --patience"),
+        ("contrast", {"patience": 5}, "--patience"),
         ("contrast", {"smooth": 0.1}, "--smooth"),
         ("contrast", {"freeze": "all"}, "--freeze"),
     ],

@@ -13,16 +13,35 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from mapsto.errors import MapstoError
-from mapsto.options import Options
+from mapsto.options import CHOICES, Options
 from mapsto.ranks import leave, place
 
 # torchrun ends every process as soon as one has ended, so the main one goes first.
 SECONDS_TO_SPEAK = 2.0
 
+
+class Commands(TyperGroup):
+    """All commands. Typer ends one that Ctrl-C stops without a word; `_run` says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise Stopped("stopped by SIGINT") from stopped
+
+
+class Stopped(MapstoError):
+    """Stopped by a person before there was a step to finish."""
+
+    exit_status = 130
+
+
 app = typer.Typer(
     name="mapsto",
+    cls=Commands,
     help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
     no_args_is_help=True,
     add_completion=False,
@@ -58,7 +77,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[hints[field.name], _option(field.name, field.metadata["help"], hints[field.name])],
+            annotation=_option(field.name, field.metadata["help"], hints[field.name]),
         )
         for field in fields(Options)
     ]
@@ -76,7 +95,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option(name: str, text: str, hint: Any) -> Any:
     flag = name.replace("_", "-")
     undecided = hint == bool | None  # can be switched off as well as on
-    return typer.Option(f"--{flag}/--no-{flag}" if undecided else f"--{flag}", help=text)
+    choices = CHOICES.get(name)  # Options says which one a wrong word is near to
+    shown = "|".join(choices) if choices else None
+    option = typer.Option(f"--{flag}/--no-{flag}" if undecided else f"--{flag}", help=text, metavar=shown)
+    return Annotated[str if choices else hint, option]
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
@@ -358,8 +380,6 @@ def _run() -> None:
         app()
     except MapstoError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -96,10 +96,12 @@ def idle(method: str, options: Options) -> list[str]:
         "layer_decay": options.layer_decay < 1,
         "smooth": options.smooth > 0,
         "average": options.average is not None,
+        "optimizer": options.optimizer != "auto",
+        "patience": options.patience != Options().patience,
         "augment": options.augment != "auto",
     }
     mixed = ("augment",) if options.mixed is not None else ()
-    without = {"probe": tuple(given), "contrast": ("freeze", "smooth", *mixed)}
+    without = {"probe": tuple(given), "contrast": ("freeze", "smooth", "patience", *mixed)}
     return [name for name in without.get(method, ()) if given[name]]
 
 
