@@ -34,11 +34,11 @@ ACTIVATION_BYTES = 34  # Korthikanti et al. 2022: bytes a token, layer and unit 
 TOKENS_AT_ONCE = 8192  # loop.TOKENS_AT_ONCE
 
 # Measured by us (benchmarks/RESULTS.md, Packing; Chinese titles, the slower corpus): 8,192 tokens hidden, packed, collated.
-TOKENS_MADE_A_SECOND = 8192 / 21.6e-3
+TOKENS_MADE_A_SECOND = 8192 / 19.4e-3
 
-# Measured by us (2026-11-24, one core, English and Chinese text of 1 and 3 MB): reading, vocabulary and tokens of a text
-# file, bytes a second and bytes of memory a byte of text.
-READ_SPEED, READ_MEMORY = 0.6e6, 56.0
+# Measured by us (benchmarks/RESULTS.md, A corpus of any size): what 1 GB takes on two cores, in seconds for the vocabulary and
+# for the shards of tokens, and in bytes on disk.
+CORPUS_BYTES, VOCABULARY_SECONDS, SHARD_SECONDS, SHARD_BYTES = 1e9, 23.6, 143.0, 593e6
 
 # Measured by us (benchmarks/RESULTS.md, Pretraining): two CPU cores, this shape, real tokens a second with Muon.
 MEASURED_TOKENS, MEASURED_SHAPE, MEASURED_ROW = 5703.0, (6, 384, 1024, 30_522), 128
@@ -174,9 +174,10 @@ def main() -> None:
     print(
         f"measured: {MEASURED_TOKENS:,.0f} tokens a second on two cores, {reached / 1e12:.2f} TFLOP/s by the same count"
     )
+    times = TEXT_BYTES / CORPUS_BYTES
     print(
-        f"reading in each process, as rows in memory: {TEXT_BYTES / READ_SPEED / 3600:,.0f} hours of a core, "
-        f"{TEXT_BYTES * READ_MEMORY / 1e12:,.1f} TB"
+        f"tokens, once, by two cores: {times * SHARD_SECONDS / 3600:,.1f} hours, {times * SHARD_BYTES / 1e9:,.0f} GB on disk; "
+        f"a vocabulary before it at most {times * VOCABULARY_SECONDS / 3600:,.1f} hours"
     )
     print(f"base on those two cores alone: {years:.1f} years")
 

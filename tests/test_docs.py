@@ -82,6 +82,15 @@ def call(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
         assert not stopped.code, line
 
 
+def test_the_page_on_scale_has_what_its_script_prints() -> None:
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scale.py")], capture_output=True, text=True, check=True
+    )
+    rows = [line for line in said.stdout.splitlines() if line.startswith("|")]
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert len(rows) > 30 and not [line for line in rows if line not in page.splitlines()]
+
+
 def test_links_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
