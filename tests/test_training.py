@@ -332,6 +332,16 @@ def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
         mapsto.fit("text -> label", rows, start=base, like=tmp_path)
 
 
+@pytest.mark.parametrize(("objective", "said"), [("masked", 1), ("hybrid", 0)])
+def test_going_on_by_another_objective_is_said(objective: Any, said: int, tmp_path: Path) -> None:
+    corpus, base, heard = write_corpus(tmp_path / "a.txt"), tmp_path / "base", Heard()
+    mapsto.pretrain("text", corpus, base, objective="hybrid", steps=1, **TINY)
+    mapsto.pretrain("text", corpus, start=base, objective=objective, steps=1, device="cpu", progress=heard)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
+    mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=heard)
+    assert len([line for line in heard.lines if "the start learnt by --objective hybrid" in line]) == said
+
+
 def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
     base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]

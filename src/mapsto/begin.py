@@ -34,7 +34,8 @@ SIZES = ("layers", "width", "heads", "vocabulary")
 class Beginning:
     """A start: where it is from, what it reads, its shape, and its weights under our names (none: random ones).
 
-    classes: by kind, those that it answers. optimizer: what trained it, where mapsto did. fingerprint: SHA-256 of the weights.
+    classes: by kind, those that it answers. optimizer, objective: what trained it, where mapsto did. fingerprint: SHA-256 of the
+    weights.
     """
 
     name: str | None = None
@@ -43,6 +44,7 @@ class Beginning:
     tensors: Dict[str, Tensor] | None = None
     classes: Dict[str, list[str]] = field(default_factory=dict)
     optimizer: str | None = None
+    objective: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,6 +81,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
         tensors=found.tensors if start is not None else None,
         classes=opened.classes,
         optimizer=opened.trained_with,
+        objective=opened.objective,
         notes=found.notes,
     )
 

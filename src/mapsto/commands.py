@@ -409,6 +409,7 @@ def info(model: str, as_json: bool) -> None:
             "tokens",
             "seconds",
             "optimizer",
+            "objective",
             "method",
             "seed",
             "versions",

@@ -93,6 +93,11 @@ class Opened:
         """The optimizer of the run that made it, if mapsto did."""
         return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
 
+    @property
+    def objective(self) -> str | None:
+        """By what it learnt to put back what is hidden, if mapsto taught it that last."""
+        return None if self.manifest is None else self.manifest["provenance"].get("objective")
+
 
 def versions() -> dict[str, str]:
     """What computed: a run is exact on the same machine with the same of these."""

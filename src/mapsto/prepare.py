@@ -125,6 +125,8 @@ def prepare(
     for note in beginning.notes:
         say(f"note: {note}")
     options.require_use(wanted.corrupted)
+    if wanted.corrupted and beginning.objective not in (None, options.objective):
+        say(f"note: the start learnt by --objective {beginning.objective}; this run goes on by {options.objective}")
     if corpus.takes(wanted):
         made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks)
     else:

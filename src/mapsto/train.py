@@ -134,6 +134,7 @@ def fit(
                 findings = [] if found is None else _report(run, found, work, command, progress.say)
                 reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
                 provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                provenance |= {"objective": options.objective} if wanted.corrupted else {}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
                 known = zoo.family(work.mapping.config.family)
