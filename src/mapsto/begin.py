@@ -81,7 +81,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
         tensors=found.tensors if start is not None else None,
         classes=opened.classes,
         optimizer=opened.trained_with,
-        objective=opened.objective,
+        objective=opened.objective if start is not None else None,
         notes=found.notes,
     )
 
