@@ -100,7 +100,7 @@ def test_a_picture_that_nobody_told_of_is_named_and_yolo_has_none_there(tmp_path
     [
         (as_voc, "Annotations/1.xml", "<annotation><object>", "1.xml cannot be read as Pascal VOC's"),
         (as_yolo, "labels/1.txt", "0 0.5 0.5 0.1\n", "1.txt, line 1"),
-        (as_yolo, "labels/1.txt", "\n9 0.5 0.5 0.1 0.1\n", "1.txt, line 2"),
+        (as_yolo, "labels/1.txt", "\n9 0.5 0.5 0.1 0.1\n", "1.txt, line 2: .* no class 9 among the 2"),
     ],
 )
 def test_what_cannot_be_read_is_one_bad_cell(write: Any, file: str, content: str, says: str, tmp_path: Path) -> None:
@@ -112,15 +112,54 @@ def test_what_cannot_be_read_is_one_bad_cell(write: Any, file: str, content: str
     assert [len(Boxes.read(cell)) for at, cell in enumerate(cells) if at != 1] == [1, 1, 2]
 
 
-def test_cocos_file_whose_class_has_no_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"categories": []}, "category_id 3, which none of the categories has"),
+        ({"images": []}, "image_id 7, which none of the images has"),
+        ({"images": [{"id": 7}], "annotations": [{"bbox": [0, 0, 1, 1]}]}, "there is no 'category_id'"),
+    ],
+)
+def test_cocos_file_that_does_not_hold_together_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     folder = as_coco(tmp_path / "set")
-    edited(folder / "annotations.json", categories=[])
-    with pytest.raises(DataError, match="cannot be read as COCO's"):
+    edited(folder / "annotations.json", **changes)
+    with pytest.raises(DataError, match=f"cannot be read as COCO's: .*({says})"):
         data.read(folder)
 
 
 def edited(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_cocos_pictures_lie_in_its_folder(tmp_path: Path) -> None:
+    """A name that leads out of it is one bad row, and what lies there is not read; its last part may name a picture inside."""
+    folder = as_coco(tmp_path / "set")
+    shutil.copy(folder / "images" / "0.png", tmp_path / "away.png")
+    file = folder / "annotations.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    for at, name in enumerate(("../away.png", str(tmp_path / "away.png"), "/data/2.png")):
+        said["images"][at]["file_name"] = name
+    file.write_text(json.dumps(said), encoding="utf-8")
+    table = data.read(file)
+    cells = dict(zip(table.column("image"), table.column("boxes"), strict=True))
+    assert len(cells) == len(said["images"])
+    out = [
+        name for name, cell in cells.items() if isinstance(cell, dict) and "leads out of the folder" in cell["fault"]
+    ]
+    assert len(out) == 2 and not any(Path(name).exists() for name in out)
+    assert isinstance(cells[str(folder / "images" / "2.png")], list)
+
+
+def test_a_box_outside_its_picture_is_named(tmp_path: Path) -> None:
+    """One that reaches beyond its edge is not: tools round up."""
+    held = rows(4)
+    wide = held[0]["image"].shape[1]
+    beside, across = ({"label": "red", "box": [left, 0, left + 40, 20]} for left in (wide, wide - 20))
+    held[1]["boxes"], held[2]["boxes"] = [*held[1]["boxes"], beside], [across]
+    with pytest.raises(DataError) as stopped:
+        mapsto.fit("image -> boxes", held, steps=1, **SMALL)
+    (fault,) = stopped.value.findings
+    assert fault.row == 2 and fault.column == "boxes" and "a box outside the picture of" in fault.reason
 
 
 def test_parts_of_coco_keep_their_own_pictures(tmp_path: Path) -> None:

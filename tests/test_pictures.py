@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,20 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     read = kinds.source("image").read
     whole = saved(two_colours((60, 60)), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").touch()
+    with (tmp_path / "large.png").open("wb") as stream:
+        stream.truncate(pictures.MOST_BYTES + 1)
     monkeypatch.setattr(pictures, "MOST_PIXELS", 5000)
     for cell, said in (
         (b"plain text", "no picture of a known format"),
         (str(tmp_path / "cut.jpg"), "damaged"),
         (str(tmp_path / "none.jpg"), "No such file"),
-        (str(tmp_path), "cannot be read"),
+        (str(tmp_path), "this is no file"),
+        ("/dev/zero", "this is no file"),
+        (str(tmp_path / "empty.png"), "the file is empty"),
+        (str(tmp_path / "large.png"), "bytes are more than"),
+        (str(tmp_path / ("long" * 99)), "cannot be read"),
+        ("a\0.png", "no NUL"),
         ("https://example.org/cat.jpg", "nothing is fetched"),
         (saved(Image.new("L", (100, 100))), "more than the 5,000"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known format"),
@@ -262,6 +271,7 @@ def test_features_tell_colours_and_edges_apart() -> None:
 def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
     table = data.read(photos(tmp_path / "photos", 6))
     assert table.columns == ("image", "label") and set(table.column("label")) == {"bright", "暗"}
+    assert table.name == "photos" and table.select([0]).name == "000.png"
     flat = data.read(tmp_path / "photos" / "暗")
     assert flat.columns == ("image",) and len(flat) == 3
     assert data.read(Path(flat.column("image")[0])).column("image") == flat.column("image")[:1]
@@ -293,6 +303,7 @@ def test_from_photos_to_answers(tmp_path: Path) -> None:
     found = json.loads(scored.stdout)
     assert found["scores"]["accuracy"]["value"] > 0.9
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "40 rows of all.csv" in page
     assert "data:image/jpeg;base64," in page and "<rect " in page and "pixels of image" in page
     clf = mapsto.load(tmp_path / "clf")
     assert clf(names[0]["image"])["label"] == names[0]["label"]
@@ -325,6 +336,51 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
     data.write_rows(tmp_path / "photos" / "list.csv", ["image", "label"], rows)
     done = run("check", "image -> label", str(tmp_path / "photos" / "list.csv"))
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds.names("source") if kinds.source(kind).suffixes])
+def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest, and what is no file, costs one cell each; what Python gives is not of a stranger."""
+    pytest.importorskip({"video": "av"}.get(kind, "PIL"))
+    source, (suffix, *_) = kinds.source(kind), kinds.source(kind).suffixes
+    own, here, away = (tmp_path / name for name in ("own", "here", "away"))
+    for folder in (own, here, away):
+        folder.mkdir()
+        (folder / f"a{suffix}").write_bytes(b"x")
+    (own / f"out{suffix}").symlink_to(away / f"a{suffix}")
+    (own / f"in{suffix}").symlink_to(own / f"a{suffix}")
+    os.mkfifo(own / f"pipe{suffix}")
+    monkeypatch.chdir(here)
+    for name, meant in {
+        "a": own / "a",
+        f"{own}/a": own / "a",
+        "in": own / "in",
+        f"{here}/a": here / "a",
+        "../own/a": None,
+        "../away/a": None,
+        f"{away}/a": None,
+        "out": None,
+    }.items():
+        for cell in (f" {name}{suffix}", {"bytes": None, "path": f"{name}{suffix}"}):
+            if meant is None:
+                with pytest.raises(BadCell, match="below its own folder"):
+                    source.located(cell, own)
+            else:
+                found = source.located(cell, own)
+                assert (found["path"] if isinstance(found, dict) else found) == f"{meant}{suffix}"
+            assert source.located(cell, None) == cell
+    for name, said in ((f"pipe{suffix}", "this is no file"), (f"a\0{suffix}", "NUL"), (f"x://a{suffix}", "no address")):
+        with pytest.raises(BadCell, match=said):
+            source.read(source.located(name, own))
+    (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
+    table = data.read(own / "list.csv")
+    (fault,) = examples.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    assert (fault.row, fault.column) == (2, kind) and "below its own folder" in fault.reason
+    table = data.read([{kind: str(away / f"a{suffix}")}])
+    (fault,) = examples.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    assert "below its own folder" not in fault.reason
 
 
 def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:

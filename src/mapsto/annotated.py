@@ -54,8 +54,8 @@ def _key(root: Path, file: Path) -> tuple[str, ...]:
     return *(part for part in parts[:-1] if part.lower() not in APART), parts[-1]
 
 
-def _several(name: str) -> dict[str, str]:
-    return {"fault": f"several pictures are called {name}, and nothing tells which is meant"}
+def _several(name: str) -> str:
+    return f"several pictures are called {name}, and nothing tells which is meant"
 
 
 def _all_voc(root: Path, files: Sequence[Path], images: Images) -> Cells:
@@ -79,7 +79,7 @@ def _all_voc(root: Path, files: Sequence[Path], images: Images) -> Cells:
         named = "" if isinstance(said, str) else Path(said.findtext("filename", "").strip()).name
         meant = [image for image in meant if image.name == named] or meant
         place = meant[0] if meant else file.with_name(named or file.name)
-        found[str(place)] = _voc(file, said) if len(meant) < 2 else _several(file.stem)
+        found[str(place)] = _voc(file, said) if len(meant) < 2 else {"fault": _several(file.stem)}
     return found
 
 
@@ -141,21 +141,36 @@ def _coco(file: Path, said: dict[str, Any], images: list[Path]) -> Cells:
         names = {one["id"]: str(one["name"]) for one in said["categories"]}
         of: dict[Any, list[dict[str, Any]]] = {one["id"]: [] for one in said["images"]}
         for one in said["annotations"]:
+            for known, name, listed in ((names, "category_id", "categories"), (of, "image_id", "images")):
+                if one[name] not in known:
+                    raise ValueError(f"an annotation has the {name} {one[name]}, which none of the {listed} has")
             left, top, width, height = map(float, one["bbox"])
             box = {"label": names[one["category_id"]], "box": [left, top, left + width, top + height]}
             of[one["image_id"]].append({**box, "crowd": True} if one.get("iscrowd") else box)
         found: Cells = {}
         for one in said["images"]:
             place, name = _place(file, str(one["file_name"]), by_name), str(one["file_name"])
-            found[str(place or file.parent / name)] = of[one["id"]] if place else _several(name)
+            told: Cell = of[one["id"]] if isinstance(place, Path) else {"fault": place}
+            found[str(place if isinstance(place, Path) else _below(file.parent, name))] = told
         return found
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as COCO's: {type(error).__name__}: {error}") from error
+        raise DataError(f"{file} cannot be read as COCO's: {_said(error)}") from error
 
 
-def _place(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | None:
-    """Where a picture that COCO's `file` calls `name` is; where it would be, if it is not there; None if it may be several."""
-    near = [file.parent / name, file.parent / "images" / name]
+def _below(folder: Path, name: str) -> Path:
+    """Where a file of this name would be, did the name not lead out of the folder."""
+    return folder.joinpath(*(part for part in Path(name).parts if part not in ("..", Path(name).anchor)))
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in words: a KeyError says but the name that is missing."""
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _place(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
+    """Where a picture that COCO's `file` calls `name` is; where it would be, if it is not there; or why that cannot be told."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    near = [file.parent / name, file.parent / "images" / name] if inside else []
     if there := next((path for path in near if path.is_file()), None):
         return there
     meant = by_name.get(Path(name).name, [])
@@ -164,7 +179,10 @@ def _place(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | None
         [path for path in meant if path.parent.name in file.stem],
     ):
         meant = narrower if len(meant) > 1 and narrower else meant
-    return near[0] if not meant else meant[0] if len(meant) == 1 else None
+    if len(meant) > 1:
+        return _several(name)
+    found: list[Path | str] = [*meant, *near, f"{name} leads out of the folder of {file.name}"]
+    return found[0]
 
 
 def _all_yolo(root: Path, files: Sequence[Path], images: Images) -> Cells:
@@ -178,7 +196,7 @@ def _all_yolo(root: Path, files: Sequence[Path], images: Images) -> Cells:
     for key, meant in images.items():
         for image in meant:
             told: Cell = [] if key not in said else _yolo(said[key], image, names)
-            found[str(image)] = told if len(meant) == 1 else _several(key[-1])
+            found[str(image)] = told if len(meant) == 1 else {"fault": _several(key[-1])}
     return found
 
 
@@ -238,15 +256,17 @@ def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
     found: list[dict[str, Any]] = []
     lines = 0
     try:
-        wide, high = pictures.size(image.read_bytes())
+        wide, high = pictures.size(pictures.content_of(image))
         for line in file.read_text(encoding="utf-8-sig").splitlines():
             lines += 1
             if line.strip():
                 kind, left, top, right, bottom = _shares(line)
+                if names and kind >= len(names):
+                    raise ValueError(f"there is no class {kind} among the {len(names)} that have a name")
                 label = names[kind] if names else str(kind)
                 found.append({"label": label, "box": [left * wide, top * high, right * wide, bottom * high]})
     except pictures.Unreadable:
         return []  # the picture itself says what is wrong with it
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         return {"fault": f"{file.name}, line {lines}: no class and box as YOLO writes them: {error}"}
     return found

@@ -48,6 +48,17 @@ class Table:
         """File and row number, for messages."""
         return self.origins[row]
 
+    @property
+    def name(self) -> str:
+        """What the file is called that the rows are from, or the folder of these files."""
+        files = list(dict.fromkeys(file for file, _ in self.origins))
+        return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
+
+    def beside(self, row: int) -> Path | None:
+        """The folder of the file that a row is written in; None for a row given in Python, and for a file that is a value."""
+        file, line = self.origins[row]
+        return Path(file).parent if line and readers.format_of(Path(file)) is not None else None
+
     def in_order(self) -> list[int | Finding]:
         """Every row of the source: its index here, or, for one that could not be read, its (first) fault."""
         if not self.rejected:

@@ -77,7 +77,7 @@ class Drawing(Written):
         assert column is not None
         file = part.origin(row)
         try:
-            value = kind.read(kind.located(part.column(column)[row], Path(file[0]).parent))
+            value = kind.read(kind.located(part.column(column)[row], part.beside(row)))
         except BadCell:  # as it changed meanwhile; its answer stands in the table
             return
         suffix, content = kind.drawn(value, _marks(self.ports, answer))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,17 +97,18 @@ def read_cells(
     """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
     faults: dict[int, list[Finding]] = {}
 
+    def blame(row: int, column: str | None, value: str | None, reason: object) -> None:
+        faults.setdefault(row, []).append(Finding(*table.origin(row), column, value, str(reason)))
+
     def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
         assert port.column is not None
-        read, located = kind.read, kind.located if kind.suffixes else None
         values = []
         for row, cell in enumerate(table.column(port.column)):
             try:
-                values.append(read(cell if located is None else located(cell, Path(table.origin(row)[0]).parent)))
+                values.append(kind.read(kind.located(cell, table.beside(row)) if kind.suffixes else cell))
             except BadCell as bad:
-                file, line = table.origin(row)
                 value = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, PLAIN) else None
-                faults.setdefault(row, []).append(Finding(file, line, port.column, value, str(bad)))
+                blame(row, port.column, value, bad)
                 values.append(None)
         return values
 
@@ -117,6 +117,12 @@ def read_cells(
     read_targets = [
         [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
     ]
+    for (port, target, _), found in zip(wanted, read_targets, strict=True):
+        for source, values in zip(arrow.sources, read_sources, strict=True):
+            if source.kind == target.lies_in:
+                for row, (answer, value) in enumerate(zip(found, values, strict=True)):
+                    if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
+                        blame(row, port.column, None, reason)
     listed = list(chain(*(faults[row] for row in sorted(faults))))
     return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +24,7 @@ Pixels = NDArray[np.uint8]
 INSTALL = "pictures need the package Pillow: pip install 'mapsto[image]'"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's that starts another program
-MOST_PIXELS = 64_000_000
+MOST_PIXELS, MOST_BYTES = 64_000_000, 2**30
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
@@ -47,6 +49,22 @@ def load_pillow() -> Any:
     except ImportError as error:
         raise UsageError(INSTALL) from error
     return PIL
+
+
+def require_file(path: str | Path) -> None:
+    """Raise Unreadable for what is there and is no file, such as a pipe, which nobody may fill, or a device without an end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Unreadable("this is no file")
+
+
+def content_of(path: str | Path) -> bytes:
+    """The bytes of a file. Raises OSError, and Unreadable for one that is none, is empty, or is larger than any that is read."""
+    require_file(path)
+    if not (size := os.stat(path).st_size):
+        raise Unreadable("the file is empty")
+    if size > MOST_BYTES:
+        raise Unreadable(f"{size:,} bytes are more than the {MOST_BYTES:,} that are read")
+    return Path(path).read_bytes()
 
 
 def decode(content: bytes) -> Pixels:

@@ -82,8 +82,9 @@ class Kind(ABC):
         """The value in a cell. Raises BadCell."""
 
     @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """The cell of a table in `folder`, for kinds whose cells may name files beside it."""
+    def located(cell: object, folder: Path | None) -> object:
+        """The cell of a table in a file in `folder`, for kinds whose cells may name files beside it; the cell as it is where no
+        file holds the table. Raises BadCell for what leads out of there."""
         return cell
 
 

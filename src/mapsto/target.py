@@ -73,6 +73,11 @@ class Target(Kind):
         return str(value)
 
     @staticmethod
+    def misplaced(answer: Any, value: Any) -> str:
+        """Why an answer cannot lie in a value of the kind that it lies in; nothing where it can."""
+        return ""
+
+    @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """The cells that are kept beside files which are a value each, in a folder or in a file of their own, by the names of
         those files; nothing where there are none. within: the files of a folder. Raises DataError, OSError."""

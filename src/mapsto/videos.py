@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,10 +176,9 @@ def shown(path: str | None, content: bytes | None, times: Sequence[float]) -> Pi
 
 
 def _require_file(path: str | None) -> None:
-    """Raise OSError unless it can be read, Unreadable for what is there and is no file, such as a pipe, which nobody may fill."""
+    """Raise OSError unless it can be read, Unreadable for what is there and is no file."""
     if path is not None:
-        if Path(path).exists() and not Path(path).is_file():
-            raise Unreadable("this is no file")
+        pictures.require_file(path)
         with open(path, "rb"):
             return
 

@@ -136,6 +136,16 @@ class Boxes(Target):
         return tuple(map(_box, _listed(cell)))
 
     @staticmethod
+    def misplaced(answer: tuple[Box, ...], value: Any) -> str:
+        """A box of which so little is in the picture that it would not be asked for."""
+        for box in answer:
+            wide = min(box.right, value.width) - max(box.left, 0)
+            high = min(box.bottom, value.height) - max(box.top, 0)
+            if max(wide, 0) * max(high, 0) < LEFT * (box.right - box.left) * (box.bottom - box.top):
+                return f"a box outside the picture of {value.width} × {value.height} pixels: {box}"
+        return ""
+
+    @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """What COCO's, Pascal VOC's or YOLO's files say."""
         return dict(annotated.read(path, within))

@@ -112,7 +112,7 @@ class Picture:
         if (known := DECODED.take(self.digest)) is not None:
             return known
         try:
-            return pictures.decode(Path(str(self.path)).read_bytes() if self.content is None else self.content)
+            return pictures.decode(pictures.content_of(str(self.path)) if self.content is None else self.content)
         except (OSError, pictures.Unreadable) as error:
             raise DataError(f"{self} changed while it was read: {error}") from error
 
@@ -152,7 +152,7 @@ def _read(cell: object) -> Picture:
         cell = pictures.encode(pixels)
     path, content = encoded(cell, "picture", "pixels")
     try:
-        return Picture.of(content or Path(str(path)).read_bytes(), path)
+        return Picture.of(content or pictures.content_of(str(path)), path)
     except OSError as error:
         raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
     except pictures.Unreadable as error:

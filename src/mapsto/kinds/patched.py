@@ -10,6 +10,7 @@ import base64
 import html
 import itertools
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -66,9 +67,16 @@ def encoded(cell: object, what: str, shown: str) -> tuple[str | None, bytes | No
         raise BadCell(f"a {what} is a file's name, bytes or {shown}, not {type(cell).__name__}")
     if not content and not path:
         raise BadCell(f"the {what} is blank")
-    if path and "://" in path:
-        raise BadCell(f"a {what} is a file here, and no address: nothing is fetched from the network")
+    if path and (reason := not_here(path)):
+        raise BadCell(f"a {what} is a file here, {reason}")
     return path, content
+
+
+def not_here(name: str) -> str:
+    """Why no file can have this name; nothing for other names."""
+    if "\0" in name:
+        return "whose name has no NUL character"
+    return "and no address: nothing is fetched from the network" if "://" in name else ""
 
 
 @dataclass(frozen=True)
@@ -118,10 +126,21 @@ class PatchedSource(Source):
         return 0
 
     @staticmethod
-    def located(cell: object, folder: Path) -> object:
-        """A name without a folder of its own stands beside the table, where such a file is there."""
-        name = cell.strip() if isinstance(cell, str) else ""
-        return str(folder / name) if name and not Path(name).is_absolute() and (folder / name).is_file() else cell
+    def located(cell: object, folder: Path | None) -> object:
+        """A name stands beside the table, where such a file is there, else in the folder that is worked in; what leads out of
+        both is refused, since tables come from others."""
+        if isinstance(cell, dict) and not cell.get("bytes"):
+            return {**cell, "path": PatchedSource.located(cell.get("path"), folder)}
+        if folder is None or not isinstance(cell, str) or not (name := cell.strip()) or not_here(name):
+            return cell
+        path = str(folder / name) if os.path.exists(folder / name) else name
+        if ".." in Path(name).parts or not any(
+            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())
+        ):
+            raise BadCell(
+                "a table names files below its own folder, or below the one that mapsto is run in, and no others"
+            )
+        return path
 
     @staticmethod
     def key(value: Any) -> str:

@@ -47,8 +47,8 @@ def evaluated(
         ]
         sections += [_named(section, answers.name, at) for section in own]
     sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
-    files = dict.fromkeys(Path(answers.rows.table.origin(0)[0]).name for answers in found.answers)
-    about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
+    of = "".join(f" of {name}" for name in {answers.rows.table.name for answers in found.answers})
+    about = f"{found.rows:,} rows{of}"
     return Page(title, about, headline(found, looks), sections)
 
 
