@@ -150,6 +150,14 @@ def test_cocos_pictures_lie_in_its_folder(tmp_path: Path) -> None:
     assert isinstance(cells[str(folder / "images" / "2.png")], list)
 
 
+@pytest.mark.parametrize("write", [as_voc, as_coco, as_yolo])
+def test_folders_that_part_pictures_from_boxes_are_no_labels(write: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    assert "label" not in data.read(folder).columns
+    with pytest.raises(UsageError, match="no column left can be 'label'"):
+        mapsto.fit("image -> label, boxes", str(folder), steps=1, **SMALL)
+
+
 def test_a_box_outside_its_picture_is_named(tmp_path: Path) -> None:
     """One that reaches beyond its edge is not: tools round up."""
     held = rows(4)

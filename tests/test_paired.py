@@ -179,6 +179,11 @@ def test_what_cannot_be_made(arrow: str, said: str) -> None:
         mapsto.fit(arrow, kept, steps=1, device="cpu")
 
 
+def test_one_column_is_not_both() -> None:
+    with pytest.raises(mapsto.MapstoError, match="2 ports are left for the one column 'image'"):
+        mapsto.fit("image -> image", [{"image": smooth(8, 8, i)} for i in range(4)], steps=1, device="cpu")
+
+
 # Filled in where a mask says
 
 

@@ -118,6 +118,8 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (str(tmp_path / "large.png"), "bytes are more than"),
         (str(tmp_path / ("long" * 99)), "cannot be read"),
         ("a\0.png", "no NUL"),
+        (saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "which of its values is white"),
+        (saved(Image.fromarray(np.full((4, 4), 2**20, np.int32)), "TIFF"), "which of its values is white"),
         ("https://example.org/cat.jpg", "nothing is fetched"),
         (saved(Image.new("L", (100, 100))), "more than the 5,000"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known format"),
@@ -560,8 +562,17 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
     done = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled"))
     assert done.returncode == 0 and len(list((tmp_path / "filled").iterdir())) == 12
     assert pictures.decode(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
+    (folder / "bright" / "002.png").write_bytes(b"no picture")
+    (folder / "bright" / "000.png").write_bytes(b"no picture")
+    rest = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "most"))
+    assert rest.returncode == 0 and "2 rows could not be filled in" in rest.stderr
+    assert rest.stderr.count("no picture of a known format") == 2
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "most").iterdir()}
+    assert len(kept) == 10 and all((tmp_path / "filled" / name).read_bytes() == kept[name] for name in kept)
     for arguments, said in (
         ([str(tmp_path / "base"), str(folder), "--hide", "0.5"], "name a folder"),
+        ([str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "f.csv")], "name a folder"),
+        ([str(tmp_path / "base"), str(folder)], "puts back what is hidden"),
         ([str(tmp_path / "base"), str(folder), "--hide", "2", "--out", str(tmp_path / "f")], "between 0 and 1"),
     ):
         wrong = run("predict", *arguments)

@@ -197,6 +197,9 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], l
     if not names:
         return ArrowError(f"no column left can be {kind!r}; the columns are: {listed}. Name one, as in 'column:{kind}'")
     several = ", ".join(map(repr, names))
+    alike = list(candidates.values()).count(names)
+    if len(names) == 1 and alike > 1:
+        return ArrowError(f"{alike} ports are left for the one column {several}; the columns are: {listed}")
     return ArrowError(
         f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {listed}"
     )

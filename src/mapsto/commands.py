@@ -6,7 +6,7 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from mapsto import data as tables
 from mapsto import folder, kinds
 from mapsto.answers import Answered, Engine, answer_all
-from mapsto.arrow import Arrow, parse
+from mapsto.arrow import Arrow, parse, restores
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.drawing import Drawing, Filing, are_files, write_file
@@ -33,6 +33,7 @@ from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
 from mapsto.suggest import require_new
+from mapsto.target import Target
 from mapsto.writers import legible, require_writable
 
 ENGINES = ("local", "ray")
@@ -58,13 +59,15 @@ def predict(
         raise UsageError("give a table, or one or more --text")
     answering = _engine(engine, model, device, precision, long, min_confidence)
     filed = are_files(answering.arrow)
+    source = answering.arrow.sources[0]
+    if None not in restores(answering.arrow) and kinds.source(source.kind).suffixes:
+        raise UsageError(f"{answering.arrow} puts back what is hidden: say what is, with --hide 0.5 or --mask")
     if any(filed):
         answering, out = Filing(answering, _folder(out)), None
     elif out is not None:
         require_writable(out)
     if draw is not None:
         answering = Drawing(answering, draw)
-    source = answering.arrow.sources[0]
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
     if as_json and out is None:
         rows = failed = 0
@@ -107,27 +110,37 @@ def complete(
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
-    if out is None and kinds.source(port.kind).suffixes:
-        raise UsageError("these values are filled in to files: name a folder with --out")
+    files = _folder(out) if kinds.source(port.kind).suffixes else None
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
-    require_whole(rows, table.rejected, len(table))
+    if not len(rows):
+        require_whole(rows, table.rejected, len(table))
     masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
-    found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks)
-    files = [held.mapping.targets[0].file(value) for value in found]
-    if None in files:
-        if out is None:
-            print("\n".join(found))
-        else:
-            tables.write_rows(out, [port.kind], [{port.kind: value} for value in found])
-        return
-    assert out is not None
+    numbers = rows.rows.tolist()
+    found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks, rows=numbers)
+    filled = dict(zip(numbers, found, strict=True))
+    if files is not None:
+        _file_filled(held.mapping.targets[0], table, filled, files)
+    elif out is None:
+        print("\n".join(filled.get(at, "") if isinstance(at, int) else "" for at in table.in_order()))
+    else:
+        answers = [{port.kind: filled.get(at) if isinstance(at, int) else None} for at in table.in_order()]
+        tables.write_rows(out, [port.kind], answers)
+    for fault in [*table.rejected, *rows.faults]:
+        _note(fault)
+    if bad := len(table) + len(table.rejected) - len(rows):
+        print(f"note: {bad:,} rows could not be filled in", file=sys.stderr)
+
+
+def _file_filled(target: Target, table: tables.Table, filled: Mapping[int, Any], out: Path) -> None:
+    """What each row of a table was filled in to as a file, named by its number in the table."""
     out.mkdir(parents=True, exist_ok=True)
-    for at, (suffix, content) in enumerate(filter(None, files)):
-        write_file(out, table.origin(int(rows.rows[at])), at + 1, suffix, content)
-    print(f"wrote {len(rows):,} files to {out}", file=sys.stderr)
+    for number, at in enumerate(table.in_order(), 1):
+        if isinstance(at, int) and at in filled and (content := target.file(filled[at])) is not None:
+            write_file(out, table.origin(at), number, *content)
+    print(f"wrote {len(filled):,} files to {out}", file=sys.stderr)
 
 
 def _masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:

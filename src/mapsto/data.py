@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import checkpoint, kinds, readers, writers
+from mapsto import annotated, checkpoint, kinds, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
@@ -242,11 +242,14 @@ def _listed_files(path: Path) -> Table | None:
 
 
 def _named(kind: str, root: Path, files: list[str], told: dict[str, dict[str, Any]]) -> Table:
-    """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them."""
+    """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
+    but part files from what is told of them are no labels."""
     data: dict[str, list[Any]] = {kind: files}
-    inner = [Path(file).relative_to(root).parts if Path(file).is_relative_to(root) else () for file in files]
-    if any(len(parts) > 1 for parts in inner):
-        data["label"] = [parts[0] if len(parts) > 1 else None for parts in inner]
+    inner = [Path(file).relative_to(root).parts[:-1] if Path(file).is_relative_to(root) else () for file in files]
+    apart = annotated.APART if told else ()
+    labels = [next((part for part in parts if part.lower() not in apart), None) for parts in inner]
+    if any(labels):
+        data["label"] = labels
     data |= {answered: [found.get(file) for file in files] for answered, found in told.items()}
     return Table(data, [(file, 0) for file in files], [])
 

@@ -25,6 +25,7 @@ INSTALL = "pictures need the package Pillow: pip install 'mapsto[image]'"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's that starts another program
 MOST_PIXELS, MOST_BYTES = 64_000_000, 2**30
+DEEPEST = 2**16 - 1  # a value of 16 bits
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
@@ -69,7 +70,8 @@ def content_of(path: str | Path) -> bytes:
 
 def decode(content: bytes) -> Pixels:
     """The pixels of an encoded picture, turned as its EXIF data say; of several frames the first, on white where it can be seen
-    through, of 16 bits a channel the upper 8. Raises Unreadable, and UsageError without Pillow."""
+    through, of 16 bits a channel the upper 8. Raises Unreadable, also where nothing says which value is white, and UsageError
+    without Pillow."""
     pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
@@ -101,9 +103,9 @@ def size(content: bytes) -> tuple[int, int]:
 def _coloured(pillow: Any, image: Any) -> Any:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        if image.mode.startswith("I"):
-            values = values / 257
-        return pillow.Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)).convert("RGB")
+        if image.mode == "F" or values.min() < 0 or values.max() > DEEPEST:
+            raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
+        return pillow.Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         seen = image.convert("RGBA")
         paper = pillow.Image.new("RGBA", seen.size, PAPER)

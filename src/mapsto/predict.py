@@ -246,15 +246,17 @@ class Predictor:
                 found[row] += target.decode(output)
         return [{target.kind: answers} for answers in found]
 
-    def complete(self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None) -> list[Any]:
+    def complete(
+        self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None
+    ) -> list[Any]:
         """Each value with a share of it, or what a mask marks, hidden and put back: text, or pixels (h, w, 3). mask: one for all
-        values, or a list of one for each. Raises UsageError."""
+        values, or a list of one for each. rows: their numbers, where some of a table are left out. Raises UsageError."""
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
         read = [_read(source, value, row) for row, value in enumerate(values)]
         masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read)
         if masks is not None and len(masks) != len(read):
             raise UsageError(f"{len(masks)} masks for {len(read)} values; give one for all, or one for each")
-        return list(completed(self.mapping, read, hide, self.device, seed, masks))
+        return list(completed(self.mapping, read, hide, self.device, seed, masks, rows))
 
     def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
@@ -279,8 +281,10 @@ def completed(
     device: torch.device,
     seed: int = 0,
     masks: Sequence[object] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Any]:
     """Each value, already read, with a `share` of it hidden, a function of (seed, row), or what its mask marks; and put back.
+    rows: the number of each, by default its place.
 
     Raises UsageError for a mapping that does not put back what `~` hides of its one source.
     """
@@ -302,7 +306,9 @@ def completed(
     examples, chosen = [], []
     for row, piece in enumerate(pieces):
         if masks is None:
-            shown, hidden = source.corrupt(piece, corruption, generator(seed, row, 0), 0.0)
+            shown, hidden = source.corrupt(
+                piece, corruption, generator(seed, row if rows is None else rows[row], 0), 0.0
+            )
         else:
             shown, hidden = _covered(source, piece, values[row], masks[row])
         chosen.append(hidden)
