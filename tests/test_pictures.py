@@ -86,6 +86,30 @@ def test_every_mode_is_read_as_colours() -> None:
     assert pictures.decode(saved(grey16))[3, 7, 0] == round(62000 / 257)
 
 
+def test_pictures_of_pillow_are_read_as_their_files() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    read, fits = kinds.source("image").read, kinds.source("image").fits
+    for image, kind, how in (
+        (two_colours((40, 20)), "PNG", {"exif": exif}),
+        (two_colours().convert("CMYK"), "TIFF", {}),
+        (two_colours().convert("LA"), "PNG", {}),
+        (Image.fromarray((np.arange(32, dtype=np.uint16) * 2000).reshape(4, 8)), "PNG", {}),
+    ):
+        content = saved(image, kind, **how)
+        opened = Image.open(io.BytesIO(content))
+        assert np.array_equal(read(opened).pixels, pictures.decode(content)), (image.mode, kind)
+        assert np.array_equal(read(opened).pixels, read(opened).pixels), "what was opened stays so"
+        assert fits([opened, None]) and fits([opened, "a.png"]) and not fits([opened, "words"])
+    with pytest.raises(BadCell, match="damaged"):
+        read(Image.open(io.BytesIO(saved(two_colours((60, 60)), "JPEG")[:-60])))
+    rows = [{"image": Image.new("RGB", (8, 8), (9 * i, 0, 0)), "label": "ab"[i % 2]} for i in range(12)]
+    again = [{**row, "image": row["image"].copy()} for row in rows]
+    assert data.fingerprint(rows) == data.fingerprint(again) != data.fingerprint(rows[1:] + rows[:1])
+    model = mapsto.fit("image -> label", rows, steps=1, layers=1, width=32, device="cpu")
+    assert model(rows[0]["image"])["label"] in "ab"
+
+
 def test_a_camera_held_upright_is_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right

@@ -82,8 +82,12 @@ class Table:
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
-                # The repr of a long array leaves its middle out.
-                exact = (value.dtype.str, value.tolist()) if isinstance(value, np.ndarray) else value
+                exact = value
+                if hasattr(
+                    value, "__array_interface__"
+                ):  # the repr of a long array leaves its middle out, and of others all
+                    array = np.asarray(value)
+                    exact = (array.dtype.str, array.tolist())
                 digest.update(repr(exact).encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()
 

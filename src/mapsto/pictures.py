@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,14 +74,28 @@ def decode(content: bytes) -> Pixels:
     through, of 16 bits a channel the upper 8. Raises Unreadable, also where nothing says which value is white, and UsageError
     without Pillow."""
     pillow = load_pillow()
+    return _seen(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=FORMATS))
+
+
+def is_opened(value: object) -> bool:
+    """Whether a value is a picture of Pillow's, which is not imported for it."""
+    return "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image)
+
+
+def pixels_of(image: Any) -> Pixels:
+    """The pixels of a picture of Pillow's, as `decode` gives those of its file. Raises Unreadable."""
+    return _seen(load_pillow(), lambda: image)
+
+
+def _seen(pillow: Any, give: Callable[[], Any]) -> Pixels:
     try:
-        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise Unreadable(
-                    f"{opened.width:,} × {opened.height:,} pixels are more than the {MOST_PIXELS:,} that are read"
-                )
-            opened.load()
-            return np.array(_coloured(pillow, pillow.ImageOps.exif_transpose(opened)))
+        opened = give()
+        if opened.width * opened.height > MOST_PIXELS:
+            raise Unreadable(
+                f"{opened.width:,} × {opened.height:,} pixels are more than the {MOST_PIXELS:,} that are read"
+            )
+        opened.load()
+        return np.array(_coloured(pillow, pillow.ImageOps.exif_transpose(opened)))
     except pillow.UnidentifiedImageError as error:
         raise Unreadable("this is no picture of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
     except Unreadable:

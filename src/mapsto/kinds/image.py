@@ -138,13 +138,20 @@ def _samples() -> list[Any]:
 
 
 def _fits(values: Sequence[object]) -> bool:
-    return fit(values, pictures.SUFFIXES, axes=3)
+    others = [value for value in values if value is not None and not pictures.is_opened(value)]
+    return fit(others, pictures.SUFFIXES, axes=3) if others else any(map(pictures.is_opened, values))
 
 
 def _read(cell: object) -> Picture:
-    """A file's name, encoded bytes, a dict of either as Hugging Face has it, or pixels (h, w, 3) of bytes."""
+    """A file's name, encoded bytes, a dict of either as Hugging Face has it, a picture of Pillow's, or pixels (h, w, 3) of
+    bytes."""
     if isinstance(cell, Picture):
         return cell
+    if pictures.is_opened(cell):
+        try:
+            cell = pictures.encode(pictures.pixels_of(cell))
+        except pictures.Unreadable as error:
+            raise BadCell(str(error)) from error
     if hasattr(cell, "__array__"):
         pixels = np.asarray(cell)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
