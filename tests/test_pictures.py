@@ -424,6 +424,17 @@ def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:
     assert len(table) == 303 and sum(error is not None for error in table.column("error")) == 3
 
 
+def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0"  # more entries than there are
+    for at, label in enumerate("abab"):
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / f"{at}.jpg").write_bytes(saved(two_colours((16, 9 + at)), "JPEG", exif=exif))
+    with pytest.warns(UserWarning, match="EXIF"):
+        pictures.decode((tmp_path / "a" / "0.jpg").read_bytes())
+    done = run("check", "image -> label", str(tmp_path))
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+
+
 def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     shown = sorted(folder.rglob("*.png"))[0]

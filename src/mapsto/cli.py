@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -376,6 +377,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what stands beside the pixels; what is damaged we say
     try:
         app()
     except MapstoError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mapsto.errors import place
 from mapsto.faithfulness import Explanations
 from mapsto.page import Page, Section, Table
-from mapsto.reports.parts import marked
+from mapsto.reports.parts import COLOURS, marked
 
 SHOWN_EXPLANATIONS = 500
 
@@ -30,8 +30,7 @@ def explained(found: Explanations, model: str) -> Page:
         )
     left_out = len(found) - len(rows)
     text = [
-        "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. Strength is the "
-        f"answer's {found[0].strength}, which green raises and red lowers.",
+        f"{COLOURS} Strength is the answer's {found[0].strength}, which green raises and red lowers.",
         *([f"{left_out:,} more are not shown; --out with .jsonl has all of them."] if left_out else []),
     ]
     sections = [

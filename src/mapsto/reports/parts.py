@@ -20,10 +20,10 @@ from mapsto.scrutiny import IF_NOT_THE_MODEL, Case, Scrutiny
 BINS = 10
 FEWEST_IN_A_BIN = 5
 SHOWN_CONFUSIONS, SHOWN_SLICES, SHOWN_FINDINGS, LONGEST_SHOWN = 12, 20, 20, 400
-LEGEND = (
-    "Green speaks for the answer, red and dotted underlines against it; the stronger the colour, the more. How far to trust "
-    "such colours: mapsto explain measures it."
+COLOURS = (
+    "Green speaks for the answer, red (in text underlined with dots) against it; the stronger the colour, the more."
 )
+LEGEND = f"{COLOURS} How far to trust such colours: mapsto explain measures it."
 OUTLINES = "In frames: broken and green what is true, red what was answered; a pointer at rest on one names it."
 
 
