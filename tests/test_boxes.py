@@ -69,7 +69,7 @@ def as_yolo(folder: Path) -> Path:
 @pytest.mark.parametrize("write", [as_coco, as_voc, as_yolo])
 def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
     table = data.read(write(tmp_path / "set"))
-    assert set(table.columns) == {"image", "label", "boxes"} and len(table) == 4
+    assert set(table.columns) == {"image", "boxes"} and len(table) == 4
     for number, cell in enumerate(table.column("boxes")):
         assert Path(table.column("image")[number]).stem == str(number)
         for found, wanted in zip(Boxes.read(cell), Boxes.read(boxed(number)[1]), strict=True):
