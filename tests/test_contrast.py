@@ -15,6 +15,7 @@ from test_laws import made
 from test_training import TINY, Heard
 
 import mapsto
+from mapsto import linear
 from mapsto.errors import UsageError
 from mapsto.loop import Plan, Training
 from mapsto.objectives.contrast import TEMPERATURE, Contrast, contrast
@@ -86,6 +87,28 @@ def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
     again = mapsto.fit("text -> label", rows, steps=30, **given)
     for one, other in zip(clf.mapping.parameters(), again.mapping.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that were drawn together by the labels look as if these were easy to tell."""
+    base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
+    asked: list[tuple[Any, Any]] = []
+    plain = linear._best
+
+    def best(model: Any, features: Any, values: Any, *told: Any) -> float:
+        asked.append((features, values))
+        return plain(model, features, values, *told)
+
+    monkeypatch.setattr(linear, "_best", best)
+    for method in ("probe", "contrast"):
+        given = {"method": method, "device": "cpu", "precision": "fp32"}
+        mapsto.fit("text -> label", rows, start=base, **given, **({"rate": 1e-2} if method == "contrast" else {}))
+    (frozen, values), (judged, _) = asked
+    np.testing.assert_allclose(judged, frozen, atol=1e-5)
+    learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
+    sure, held = (linear.logistic(learnt, values, 0, chosen_by=by).coef_ for by in (None, frozen))
+    assert np.linalg.norm(held) < 0.8 * np.linalg.norm(sure)
 
 
 def test_contrast_needs_a_start_and_classes() -> None:

@@ -22,9 +22,11 @@ ROWS = 1000  # that a penalty is chosen by: by all of them, the time for it grow
 ITERATIONS = 1000
 
 
-def logistic(features: Any, values: Ints, seed: int, weights: dict[int, float] | None = None) -> Any:
+def logistic(
+    features: Any, values: Ints, seed: int, weights: dict[int, float] | None = None, chosen_by: Any = None
+) -> Any:
     """scikit-learn's model of the classes (m,) by features (m, d); its inverse penalty out of four, by cross-validated log loss
-    where every class has enough rows. weights: of the classes."""
+    where every class has enough rows. weights: of the classes. chosen_by: other features of the rows, that choose it."""
     from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
     from sklearn.linear_model import LogisticRegression
 
@@ -33,20 +35,22 @@ def logistic(features: Any, values: Ints, seed: int, weights: dict[int, float] |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
         choices = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
-        model.set_params(C=_best(model, features / scale, values, seed, choices))
+        judged = features / scale if chosen_by is None else chosen_by / _scale(chosen_by)
+        model.set_params(C=_best(model, judged, values, seed, choices))
         fitted = model.fit(features / scale, values)
     fitted.coef_ = fitted.coef_ / scale
     return fitted
 
 
-def ridge(features: Any, values: Any, seed: int) -> tuple[Tensor, Tensor]:
+def ridge(features: Any, values: Any, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor]:
     """Weight (c, d) and bias (c,) of the ridge regression of numbers (m,) or (m, c) by features (m, d); its penalty by leaving
-    one out (Golub et al. 1979)."""
+    one out (Golub et al. 1979). chosen_by: other features of the rows, that choose it."""
     from sklearn.linear_model import Ridge, RidgeCV  # a second to import, and only a probe needs it
 
     scale = _scale(features)
     read, rows = (features / scale).astype(np.float64), _some(len(values), seed)
-    fitted = Ridge(RidgeCV(PENALTIES).fit(read[rows], values[rows]).alpha_).fit(read, values)
+    judged = read if chosen_by is None else (chosen_by / _scale(chosen_by)).astype(np.float64)
+    fitted = Ridge(RidgeCV(PENALTIES).fit(judged[rows], values[rows]).alpha_).fit(read, values)
     weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 

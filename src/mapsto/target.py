@@ -136,9 +136,10 @@ class Target(Kind):
         that lie in a source."""
         return output
 
-    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
         """Weight (c, d) and bias (c,) of the best linear head on frozen vectors (m, d), or on sparse ones of length 1; None
-        when this kind has none."""
+        when this kind has none. chosen_by: features that choose how strongly it is held back, where the others were learnt from
+        the same answers, which look easier in them than they are."""
         return None
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:

@@ -116,13 +116,14 @@ def fit(
             layout,
             objective,
         )
+        unlearnt = frozen(work.mapping, work.examples, work.device) if method == "contrast" else None
         state = training.run()
         work = replace(work, mapping=training.mapping)
         objective.finish(work.mapping)
         work.mapping.trained_with = plan.optimizer
         updates = lora.merge(work.mapping)
         if method == "contrast":
-            probe(work.mapping, work.examples, work.device, options.seed)
+            probe(work.mapping, work.examples, work.device, options.seed, unlearnt)
         temperatures = _calibrated(work, progress.say)
 
         paths = [path for path in (data, test, start) if path is not None]
@@ -228,20 +229,34 @@ def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
     return shard.Shards(ranks, mapping)
 
 
-def probe(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> None:
-    """Set the pooled heads to the best linear ones on the frozen vectors, in one pass over the rows."""
+def frozen(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
+    """The vectors (n, d) that pooled heads read, in one pass over the rows."""
     mapping.eval()
     plain = examples.plain()
     vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
     listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
     for batch, hidden in over(mapping, listed, device):
         vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
+    return vectors
+
+
+def probe(
+    mapping: Mapping,
+    examples: Examples,
+    device: torch.device,
+    seed: int,
+    unlearnt: NDArray[np.float32] | None = None,
+) -> None:
+    """Set the pooled heads to the best linear ones on the frozen vectors. unlearnt: the vectors from before they were learnt from
+    the same answers; by them it is chosen how sure the heads may be."""
+    vectors = frozen(mapping, examples, device)
     for port, target in enumerate(mapping.targets):
-        known = [(row, answer) for row, told in enumerate(plain.answers or ()) if (answer := told[port]) is not None]
+        told = examples.plain().answers or ()
+        known = [(row, answer) for row, answers in enumerate(told) if (answer := answers[port]) is not None]
         if target.way != "pooled" or not known:
             continue
-        values = np.array([answer.values for _, answer in known])
-        fitted = target.probe(vectors[[row for row, _ in known]], values, seed)
+        rows, values = [row for row, _ in known], np.array([answer.values for _, answer in known])
+        fitted = target.probe(vectors[rows], values, seed, None if unlearnt is None else unlearnt[rows])
         if fitted is not None:
             with torch.no_grad():
                 for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):

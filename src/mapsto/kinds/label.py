@@ -98,10 +98,10 @@ class Label(Target):
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
 
-    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
         """Logistic regression; classes without a row are hardly ever answered."""
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = logistic(features, values, seed, weights)
+        fitted = logistic(features, values, seed, weights, chosen_by)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:

@@ -86,13 +86,13 @@ class Labels(Target):
         """1 for each class that applies, else 0: (c,)."""
         return Answer(self._truth([answer])[0].astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
         """A logistic regression for each class."""
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for at, column in enumerate(np.asarray(values).T):
             often = column.mean()
             if 0 < often < 1:
-                fitted = logistic(features, column > 0, seed)
+                fitted = logistic(features, column > 0, seed, chosen_by=chosen_by)
                 weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[at] = 10.0 if often else -10.0

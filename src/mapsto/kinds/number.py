@@ -74,9 +74,9 @@ class Number(Target):
         """Deviations from the mean."""
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
         """Ridge regression."""
-        return ridge(features, values, seed)
+        return ridge(features, values, seed, chosen_by)
 
     def blind(self, values: Ints) -> Tensor | None:
         """The mean."""

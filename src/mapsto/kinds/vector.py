@@ -83,9 +83,9 @@ class Vector(Target):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
         """Ridge regression."""
-        return ridge(features, values, seed)
+        return ridge(features, values, seed, chosen_by)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""
