@@ -34,9 +34,13 @@ def fitting(folder: Path, out: str, *more: str) -> list[str]:
         base[base.index("--steps") + 1] = "20"
         assert run(*base).returncode == 0
     return ["fit", "text -> label", str(data), "--start", str(folder / "start"), "--out", str(folder / out)] + [
-        "--steps", "240", "--batch", "8", "--save-every", str(SAVE_EVERY), "--hold-out", "0.2", "--patience", "99",
+        "--steps", "240", "--batch", "8", "--save-every", str(SAVE_EVERY), "--hold-out", "0.2",
         "--device", "cpu", "--quiet", *more,
     ]  # fmt: skip
+
+
+def watching(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--patience", "99", *more)
 
 
 def contrasting(folder: Path, out: str, *more: str) -> list[str]:
@@ -47,7 +51,7 @@ def adapting(folder: Path, out: str, *more: str) -> list[str]:
     return fitting(folder, out, "--lora", "4", "--layer-decay", "0.8", "--smooth", "0.1", "--average", *more)
 
 
-RUNS = {"pretrain": pretraining, "fit": fitting, "contrast": contrasting, "lora": adapting}
+RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting}
 
 
 def survives(kind: str, kills: int, folder: Path) -> None:

@@ -18,7 +18,8 @@ from test_laws import made
 import mapsto
 from mapsto import checkpoint
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
-from mapsto.loop import Plan, Training
+from mapsto.loop import Plan, State, Training
+from mapsto.mapping import Mapping
 from mapsto.optimizer import schedule
 from mapsto.options import Options
 from mapsto.progress import Progress
@@ -274,6 +275,29 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     again, examples = made("text:text -> label")
     state = Training(again, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert state.step == 50
+
+
+def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    """It falls from step 6 on, until step 10; the first go breaks off behind step 8."""
+
+    def run(folder: Path, last: int | None = None) -> tuple[State, Mapping]:
+        mapping, examples = made("text:text -> label")
+
+        def heard(record: dict[str, Any]) -> None:
+            if record["step"] == last:
+                raise KeyboardInterrupt
+
+        given = plan(steps=100, watch_every=2, patience=2, save_every=2)
+        watch = lambda held: {"loss": 0.0, "error": 1.0}  # noqa: E731
+        training = Training(mapping, examples, given, CPU, folder, watch, listener=heard)
+        return training.run(), training.mapping
+
+    whole, wanted = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", 9)
+    state, found = run(tmp_path / "broken")
+    assert state.step == whole.step == 10 and state.watched == whole.watched
+    assert all(map(torch.equal, found.parameters(), wanted.parameters()))
 
 
 def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
