@@ -253,7 +253,8 @@ class Training:
                     self.average[name] = weight.detach().clone()
 
     def _look(self, watch: Callable[[Mapping], dict[str, float]]) -> None:
-        """Score the held-out rows; remember the weights when they are the best so far."""
+        """Score the held-out rows; remember the weights when they are the best so far. Where they got no better for long, the
+        rate begins to fall, in which they get better once more; a fall is never broken off."""
         self.mapping.eval()
         scores = watch(self.layout.whole(self.mapping))
         self.mapping.train()
@@ -265,24 +266,17 @@ class Training:
         if error <= self.state.best:  # of equally good weights the later ones: the rate has fallen further
             self.state.best, self.state.best_step = error, self.state.step
             self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
-        if self.state.stale >= self.plan.patience:
-            self._wind_up()
+        last = end_of_fall(self.state.step)
+        if self.state.stale >= self.plan.patience and last < self.end:
+            self.state.end = last
+            self.progress.say(
+                f"step {self.state.step}: the held-out rows get no better; the rate falls until step {last}"
+            )
 
     @property
     def end(self) -> int:
-        """The last step: the planned one, or an earlier one where the held-out rows got no better."""
+        """The last step: the planned one, or an earlier one where the rate fell early."""
         return self.plan.steps if self.state.end is None else self.state.end
-
-    def _wind_up(self) -> None:
-        """End the run: at once where the rate falls already, else after a fall from here on, in which held-out rows get better
-        once more."""
-        state, last = self.state, end_of_fall(self.state.step)
-        if last < self.end:
-            state.end, state.stale = last, 0
-            self.progress.say(f"step {state.step}: the held-out rows get no better; the rate falls until step {last}")
-        else:
-            state.end = state.step
-            self.progress.say(f"step {state.step}: the held-out rows get no better; training ends")
 
     def _finish(self) -> None:
         """Take the best weights where a held-out part chose them, else the average of the tail where there is one."""
