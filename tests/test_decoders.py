@@ -34,7 +34,8 @@ from mapsto import folder as folders
 from mapsto import published, zoo
 from mapsto.corrupt import Corruption, generator
 from mapsto.errors import CheckpointError
-from mapsto.kinds.patched import PatchedSource, PatchedTarget
+from mapsto.kinds.patched import PatchedSource
+from mapsto.kinds.patched_answers import PatchedTarget
 from mapsto.mapping import Mapping
 from mapsto.patches import HIDDEN, PLACES
 from mapsto.sequence import Answer, Batch, Example, collate, shown

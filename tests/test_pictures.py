@@ -27,8 +27,8 @@ from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
 from mapsto.errors import BadCell
-from mapsto.kinds import image as image_kind
-from mapsto.kinds.image import Picture
+from mapsto.kinds import picture as picture_kind
+from mapsto.kinds.picture import Picture
 from mapsto.options import Options
 from mapsto.patches import PLACES
 from mapsto.pictures import Frame
@@ -271,8 +271,8 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
 
 
 def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, decoded = image_kind.Decoded(3 * 4 * 4 * 3), []
-    monkeypatch.setattr(image_kind, "DECODED", kept)
+    kept, decoded = picture_kind.Decoded(3 * 4 * 4 * 3), []
+    monkeypatch.setattr(picture_kind, "DECODED", kept)
     decode = pictures.decode
     monkeypatch.setattr(pictures, "decode", lambda content: decoded.append(content) or decode(content))
     cells = [np.full((4, 4, 3), 10 * at, np.uint8) for at in range(4)]

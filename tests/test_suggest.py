@@ -146,5 +146,5 @@ def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pool.csv").read_bytes() == before
     with pytest.raises(mapsto.MapstoError, match="is there already"):
         mapsto.load(clf).suggest(tmp_path / "pool.csv", 3).write(tmp_path / "pool.csv")
-    with pytest.raises(mapsto.MapstoError, match=r"no row of the pool can be read(?s:.*)blank"):
+    with pytest.raises(mapsto.MapstoError, match=r"no row can be read(?s:.*)blank"):
         mapsto.load(clf).suggest([{"text": " "}, {"text": None}], 3)

@@ -43,8 +43,8 @@ def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tenso
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere. None where all is allowed, as in rows
-    of one picture each; asked on a CPU alone, since other devices would be waited for."""
-    if allowed.device.type == "cpu" and bool(allowed.all()):
+    of one picture each."""
+    if bool(allowed.all()):
         return None
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 

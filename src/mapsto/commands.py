@@ -21,7 +21,7 @@ from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
-from mapsto.examples import bind_to, encode, read_cells, read_rows, require_whole
+from mapsto.examples import bind_to, encode, read_cells, read_rows, require_some
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
@@ -115,8 +115,7 @@ def complete(
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
-    if not len(rows):
-        require_whole(rows, table.rejected, len(table))
+    faults = require_some(rows, table.rejected)
     masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
     numbers = rows.rows.tolist()
     found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks, rows=numbers)
@@ -128,7 +127,7 @@ def complete(
     else:
         answers = [{port.kind: filled.get(at) if isinstance(at, int) else None} for at in table.in_order()]
         tables.write_rows(out, [port.kind], answers)
-    for fault in [*table.rejected, *rows.faults]:
+    for fault in faults:
         _note(fault)
     if bad := len(table) + len(table.rejected) - len(rows):
         print(f"note: {bad:,} rows could not be filled in", file=sys.stderr)

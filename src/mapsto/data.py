@@ -82,12 +82,9 @@ class Table:
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
-                exact = value
-                if hasattr(
-                    value, "__array_interface__"
-                ):  # the repr of a long array leaves its middle out, and of others all
-                    array = np.asarray(value)
-                    exact = (array.dtype.str, array.tolist())
+                # The repr of a long array leaves its middle out, that of a picture of Pillow's everything.
+                array = np.asarray(value) if hasattr(value, "__array_interface__") else None
+                exact = value if array is None else (array.dtype.str, array.tolist())
                 digest.update(repr(exact).encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()
 

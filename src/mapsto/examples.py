@@ -149,6 +149,14 @@ def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows:
     return faults
 
 
+def require_some(rows: Rows, rejected: Sequence[Finding]) -> list[Finding]:
+    """The faults of rows that cannot be read, where each costs itself alone. Raises DataError where no row is left."""
+    faults = [*rejected, *rows.faults]
+    if not len(rows):
+        raise DataError("no row can be read:", faults)
+    return faults
+
+
 def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str | None) -> None:
     """Raise DataError unless bad rows are to be skipped, are few enough, and leave some; `shown` are the first faults."""
     if faults and bad_rows != "skip":

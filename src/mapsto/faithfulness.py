@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from mapsto.data import Table
-from mapsto.errors import DataError, Finding
-from mapsto.examples import Rows
+from mapsto.errors import Finding
+from mapsto.examples import Rows, require_some
 from mapsto.explain import Explainer, Explanation, parts_of
 from mapsto.scores import Floats, Score, with_interval
 from mapsto.sequence import Example, Ints
@@ -143,10 +143,7 @@ def explanations(explainer: Explainer, table: Table, sample: Table | None) -> Ex
 
 def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
     rows = explainer.read(table)
-    faults = [*table.rejected, *rows.faults]
-    if not len(rows):
-        raise DataError("no row can be read:", faults)
-    return rows, faults
+    return rows, require_some(rows, table.rejected)
 
 
 def _orders(weights: Floats, seed: int, at: int) -> tuple[Ints, Ints, Ints]:

@@ -24,7 +24,7 @@ from mapsto import data as tables
 from mapsto.arrow import restores
 from mapsto.data import Table
 from mapsto.errors import DataError, UsageError
-from mapsto.examples import Rows, bind_to, encode, read_rows
+from mapsto.examples import Rows, bind_to, encode, read_rows, require_some
 from mapsto.mapping import Mapping
 from mapsto.predict import Predictor, asking, over
 from mapsto.scores import Floats
@@ -233,9 +233,8 @@ def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | Non
     Also how many cannot be read. Raises DataError where no row is left.
     """
     rows = _read(mapping, pool)
+    require_some(rows, pool.rejected)
     faults = len(pool) - len(rows)
-    if not len(rows):
-        raise DataError("no row of the pool can be read:", rows.faults)
     if column in pool.columns:
         answers = pool.column(column)
         rows = rows.select(

@@ -251,8 +251,8 @@ def probe(
     the same answers; by them it is chosen how sure the heads may be."""
     vectors = frozen(mapping, examples, device)
     for port, target in enumerate(mapping.targets):
-        told = examples.plain().answers or ()
-        known = [(row, answer) for row, answers in enumerate(told) if (answer := answers[port]) is not None]
+        told = enumerate(examples.answers or ())
+        known = [(row, answer) for row, answers in told if (answer := answers[port]) is not None]
         if target.way != "pooled" or not known:
             continue
         rows, values = [row for row, _ in known], np.array([answer.values for _, answer in known])

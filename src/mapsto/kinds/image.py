@@ -1,6 +1,7 @@
-"""image: a picture, read as square patches; behind `~`, the hidden patches put back; and a picture made of another one.
+"""image: a picture, read as square patches.
 
-What is the same of videos, patched.py has.
+picture.py says what a picture in a cell is, picture_answers.py what pictures are as answers, and patched.py what is the same of
+videos.
 Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -10,48 +11,45 @@ import hashlib
 import html
 import json
 import math
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import augmentation, checkpoint, likeness, mixing, pictures, processor
+from mapsto import augmentation, checkpoint, mixing, pictures, processor
 from mapsto.convolution import ConvolutionConfig
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
+from mapsto.kinds import picture
 from mapsto.kinds.patched import (
+    ALL,
     CONFIG,
     LARGEST_READ,
     NORMED,
     PROCESSOR,
     PatchedSource,
-    PatchedTarget,
     PixelScale,
-    encoded,
-    fit,
     normal,
     shaded,
     small,
     spread,
     usual_frame,
 )
-from mapsto.patches import MOST_SIDE, PLACES, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, by_grid, select
+from mapsto.kinds.picture import THUMBNAIL, Picture
+from mapsto.kinds.picture_answers import ImageTarget, PictureTarget
+from mapsto.patches import MOST_SIDE, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
 from mapsto.pictures import Frame, Pixels
-from mapsto.scores import Score
-from mapsto.sequence import Alignment, Answer, Ints, Part, Piece
-from mapsto.source import Mark, Mixing, Source
-from mapsto.target import Figure, State
+from mapsto.sequence import Alignment, Ints, Part, Piece
+from mapsto.source import Mark, Mixing
 from mapsto.twins import Hashes, hashes
 
 PLACED = ("[CLS]", "[distillation]")
-ALL, OWN = PixelScale(), PixelScale(own="patch")  # without and with `norm_pix_loss` (MAE)
+OWN = PixelScale(own="patch")  # with `norm_pix_loss` (MAE)
 AXES = {  # of weights
     "position_embeddings": 3,
     "projection.weight": 4,
@@ -61,116 +59,7 @@ AXES = {  # of weights
     "later_positions": 4,
 }
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
-LARGEST_SIDE, SEEN, THUMBNAIL = 224, 500, 160
-MOST_DECODED = 128 * 2**20
-
-
-class Decoded:
-    """Pixels of pictures that were read a moment ago, each for the one who asks next: what is answered is read to see whether it
-    can be, and encoded at once. room: bytes that are kept."""
-
-    def __init__(self, room: int) -> None:
-        self.room, self.kept, self.turn = room, OrderedDict[str, Pixels](), threading.Lock()
-
-    def put(self, digest: str, pixels: Pixels) -> None:
-        """Keep these, and forget those that wait longest where there is no room."""
-        with self.turn:
-            self._forget(digest)
-            self.kept[digest], self.room = pixels, self.room - pixels.nbytes
-            while self.room < 0:
-                self._forget(next(iter(self.kept)))
-
-    def take(self, digest: str) -> Pixels | None:
-        """The pixels of the picture, once."""
-        with self.turn:
-            return self._forget(digest)
-
-    def _forget(self, digest: str) -> Pixels | None:
-        pixels = self.kept.pop(digest, None)
-        self.room += 0 if pixels is None else pixels.nbytes
-        return pixels
-
-
-DECODED = Decoded(MOST_DECODED)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that can be decoded: encoded in `content`, or in the file `path`. digest: SHA-256 of the encoded bytes, by which
-    pictures are equal. small: its grey values, by which nearly equal ones are found."""
-
-    path: str | None = field(compare=False)
-    content: bytes | None = field(compare=False, repr=False)
-    digest: str
-    height: int
-    width: int
-    small: bytes = field(compare=False, repr=False)
-
-    @property
-    def pixels(self) -> Pixels:
-        """(h, w, 3). Raises DataError for a file that is no longer what it was."""
-        if (known := DECODED.take(self.digest)) is not None:
-            return known
-        try:
-            return pictures.decode(pictures.content_of(str(self.path)) if self.content is None else self.content)
-        except (OSError, pictures.Unreadable) as error:
-            raise DataError(f"{self} changed while it was read: {error}") from error
-
-    @classmethod
-    def of(cls, content: bytes, path: str | None = None) -> Picture:
-        """The picture that these bytes are. Raises pictures.Unreadable."""
-        pixels, digest = pictures.decode(content), hashlib.sha256(content).hexdigest()
-        (height, width), small = pixels.shape[:2], pictures.small(pixels)
-        DECODED.put(digest, pixels)
-        return cls(path, None if path else content, digest, height, width, small)
-
-    def __str__(self) -> str:
-        return self.path or f"a picture of {self.width} × {self.height} pixels"
-
-
-def _samples() -> list[Any]:
-    """Small ones of different shapes, as a data set of Hugging Face holds them."""
-    rng = np.random.default_rng(0)
-    sizes = ((16, 16), (16, 8), (12, 16), (16, 16))
-    return [
-        {"bytes": pictures.encode(rng.integers(0, 256, (*size, 3)).astype(np.uint8)), "path": None} for size in sizes
-    ]
-
-
-def _fits(values: Sequence[object]) -> bool:
-    others = [value for value in values if value is not None and not pictures.is_opened(value)]
-    return fit(others, pictures.SUFFIXES, axes=3) if others else any(map(pictures.is_opened, values))
-
-
-def _read(cell: object) -> Picture:
-    """A file's name, encoded bytes, a dict of either as Hugging Face has it, a picture of Pillow's, or pixels (h, w, 3) of
-    bytes."""
-    if isinstance(cell, Picture):
-        return cell
-    if pictures.is_opened(cell):
-        try:
-            cell = pictures.encode(pictures.pixels_of(cell))
-        except pictures.Unreadable as error:
-            raise BadCell(str(error)) from error
-    if hasattr(cell, "__array__"):
-        pixels = np.asarray(cell)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            raise BadCell(f"pixels are (h, w, 3) of bytes, not {pixels.shape} of {pixels.dtype}")
-        cell = pictures.encode(pixels)
-    path, content = encoded(cell, "picture", "pixels")
-    try:
-        return Picture.of(content or pictures.content_of(str(path)), path)
-    except OSError as error:
-        raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
-    except pictures.Unreadable as error:
-        raise BadCell(str(error)) from error
-
-
-def _marked(mask: object) -> NDArray[np.bool_]:
-    """Where (h, w) a mask is not black. Raises BadCell."""
-    plain = hasattr(mask, "__array__") and np.ndim(np.asarray(mask)) == 2
-    values = np.asarray(mask) if plain else _read(mask).pixels.max(axis=2)
-    return values.astype(np.bool_)
+LARGEST_SIDE, SEEN = 224, 500
 
 
 class ImageSource(PatchedSource):
@@ -270,9 +159,9 @@ class ImageSource(PatchedSource):
         sizes |= {NORMED: True} if self.scale == OWN else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
-    samples = staticmethod(_samples)
-    fits = staticmethod(_fits)
-    read = staticmethod(_read)
+    samples = staticmethod(picture.samples)
+    fits = staticmethod(picture.fits)
+    read = staticmethod(picture.read)
 
     @classmethod
     def sketch(cls, value: Picture) -> Hashes:
@@ -331,7 +220,7 @@ class ImageSource(PatchedSource):
     def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
         """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
         self.require_parts()
-        marked, size = _marked(mask), (value.height, value.width)
+        marked, size = picture.marked_by(mask), (value.height, value.width)
         if marked.shape != size:
             wide, high = marked.shape[1], marked.shape[0]
             raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
@@ -465,149 +354,6 @@ def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
         if rows * columns == places:
             return rows, columns
     return round(places**0.5), round(places**0.5)
-
-
-class ImageTarget(PatchedTarget):
-    """The hidden patches of `~image`, read where they were hidden."""
-
-    kind = "image"
-
-    samples = staticmethod(_samples)
-    fits = staticmethod(_fits)
-    read = staticmethod(_read)
-
-    @staticmethod
-    def file(value: Pixels) -> tuple[str, bytes] | None:
-        """A PNG."""
-        return ".png", pictures.encode(value)
-
-
-class PictureTarget(ImageTarget):
-    """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
-    differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
-
-    lies_in = "image"
-    resembles = True
-    suffixes = pictures.SUFFIXES
-    stem = ""
-    gain = "ssim"
-
-    def __init__(self) -> None:
-        """Nothing is known but what the source says."""
-
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Take how pictures are read from the source. Raises UsageError where it has none."""
-        super().beside(source, transform)
-        self.scale = ALL  # the mean and deviation of patches are part of what is told
-
-    located = staticmethod(ImageSource.located)
-    key = staticmethod(ImageSource.key)
-
-    def encode(self, answer: Picture, pieces: Sequence[Piece]) -> Answer:
-        """(m, 2, f): for each patch of the source what of the answer, whatever its size, lies there; and the patch itself."""
-        piece, at = self._among(pieces)
-        assert piece.alignment is not None and piece.alignment.whole is not None
-        first, last = piece.alignment.ends(piece.positions)
-        begin, end = piece.alignment.whole.T
-        scale = np.array([answer.height, answer.width]) / (end - begin)
-        box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1)
-        p, grid = self.source.frame.patch, self.source.grid(piece)
-        truth = pictures.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
-        source = piece.tokens[~piece.special, PLACES:]
-        return Answer(np.stack([pictures.patches(truth, p), source], axis=1), at)
-
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """All patches."""
-        return self._among(pieces)[1]
-
-    def _among(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
-        """The picture among the pieces of an example, and where its patches are, counted from the first token."""
-        (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
-        return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
-
-    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to the pixels of a patch that begins at those of the source."""
-        head = super().head(width, embedder)
-        assert isinstance(head, nn.Linear)
-        nn.init.zeros_(head.weight)
-        return head
-
-    def _told(self, output: Tensor, source: Tensor) -> Tensor:
-        """What outputs (m, f) make of the patches of a source (m, f)."""
-        return output.float() + self._seen(source)
-
-    def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
-        with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
-        mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
-        source, truth = (self._seen(values[:, which]) for which in (1, 0))
-        p, found = self.source.frame.patch, []
-        for rows, columns, here in by_grid(tokens):
-            grid = -1, rows, columns, p, p, 3
-            laid = (
-                part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
-            )
-            said, true, read = (part.reshape(len(part), 3, rows * p, columns * p) * std + mean for part in laid)
-            found.append((said, true, read))
-        return found
-
-    def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The mean squared error over the pixels of each patch, summed over patches."""
-        return ((self._told(output, values[:, 1]) - self._seen(values[:, 0])) ** 2).mean(-1).sum()
-
-    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 3, f) of bytes: what is said, what is true, and the source."""
-        said = self._bytes(self._told(output, values[:, 1])).to(values.device)
-        return torch.stack([said, values[:, 0], values[:, 1]], dim=1)
-
-    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """(n, 4): how like what is true the answer is, and the source unchanged, each by PSNR and SSIM."""
-        read, p = [self._among(one) for one in pieces], self.source.frame.patch
-        found = []
-        for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
-            patches = part.byte().numpy()
-            said, truth, source = (pictures.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
-            found.append([of(one, truth) for one in (said, source) for of in (likeness.psnr, likeness.ssim)])
-        return torch.tensor(found)
-
-    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the answer in the size in which the source is read."""
-        source = torch.from_numpy(piece.tokens[hidden, PLACES:])
-        return super().completed(value, piece, hidden, self._told(output.cpu(), source))
-
-    def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
-        steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
-        return [{"change": patch.round().tolist()} for patch in steps]
-
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
-        """PSNR in dB and SSIM of the answers, of the sources unchanged, and by how many dB the answers are better."""
-        psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
-        return {
-            "psnr": (np.mean, psnr),
-            "ssim": (np.mean, ssim),
-            "psnr_unchanged": (np.mean, source_psnr),
-            "ssim_unchanged": (np.mean, source_ssim),
-            "psnr_gained": (np.mean, psnr - source_psnr),
-        }
-
-    def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """The SSIM of each answer."""
-        found: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
-        return found
-
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """None: what reads nothing has no picture to change."""
-        return {}
-
-    def show(self, answer: Any) -> str:
-        """A thumbnail of an answer, or of a true one."""
-        value = answer if isinstance(answer, Picture) else Picture.of(pictures.encode(answer))
-        return ImageSource.marked(value, [], [])
-
-    def state(self) -> State:
-        """Nothing: all is the source's."""
-        return {}
 
 
 source = ImageSource

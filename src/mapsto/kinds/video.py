@@ -23,12 +23,12 @@ from mapsto import checkpoint, processor, videos
 from mapsto.convolution import ConvolutionConfig
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.kinds.patched import (
+    ALL,
     CONFIG,
     LARGEST_READ,
     NORMED,
     PROCESSOR,
     PatchedSource,
-    PatchedTarget,
     PixelScale,
     encoded,
     fit,
@@ -38,6 +38,7 @@ from mapsto.kinds.patched import (
     spread,
     usual_frame,
 )
+from mapsto.kinds.patched_answers import PatchedTarget
 from mapsto.patches import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, StackPlaces
 from mapsto.pictures import Frame, Pixels, Unreadable
 
@@ -46,7 +47,6 @@ MOST_TOKENS = 2**16  # of models made elsewhere
 SEEN, GLANCE = 100, 8  # videos that the range of pixels is taken from; frames that a video is counted by
 THUMBNAIL, SHOWN = 120, 4
 PREPARES = "VideoMAEImageProcessor"
-ALL = PixelScale()
 # By `norm_pix_loss`, which a model made here does not say.
 SCALES = {None: ALL, False: PixelScale(ranged=False), True: PixelScale(ranged=False, own="colour")}
 

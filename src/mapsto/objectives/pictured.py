@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mapsto.errors import UsageError
-from mapsto.kinds.image import PictureTarget
+from mapsto.kinds.picture_answers import PictureTarget
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.sequence import Batch, Readout

@@ -47,8 +47,8 @@ def evaluated(
         ]
         sections += [_named(section, answers.name, at) for section in own]
     sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
-    of = "".join(f" of {name}" for name in {answers.rows.table.name for answers in found.answers})
-    about = f"{found.rows:,} rows{of}"
+    files = dict.fromkeys(answers.rows.table.name for answers in found.answers)
+    about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
     return Page(title, about, headline(found, looks), sections)
 
 
