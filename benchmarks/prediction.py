@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import DATA, ratio, record, seconds, spread, take_turns
+from common import DATA, profiled, ratio, record, seconds, spread, take_turns
 from engines import Way, best_size, by_length, onnxruntime_int8, opened, openvino_bf16, reader
 from transformers import AutoTokenizer, pipeline
 
@@ -115,6 +115,7 @@ def main() -> None:
     lines = many(ways, texts)
     short = min(texts, key=lambda text: abs(len(text) - SHORT))
     lines += ["", *one({name: ways[name] for name in ("ours", DEFAULTS, *ENGINES)}, short)]
+    lines += ["", f"One text, ours. {profiled(lambda: ways['ours']([short]))}"]
     (folder.parent / "ten.txt").write_text("\n".join(texts[:10]) + "\n", encoding="utf-8")
     cold = take_turns({way: lambda way=way: seconds(lambda: shell(way, folder)) for way in ("ours", "pipeline")}, 3)
     lines += ["", "| | ours | pipeline | ours / pipeline |", "|---|---|---|---|"]
