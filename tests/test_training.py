@@ -20,7 +20,7 @@ from mapsto import checkpoint
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.loop import Plan, State, Training
 from mapsto.mapping import Mapping
-from mapsto.optimizer import schedule
+from mapsto.optimizer import end_of_fall, schedule
 from mapsto.options import Options
 from mapsto.progress import Progress
 
@@ -117,6 +117,19 @@ def test_a_fall_is_never_broken_off() -> None:
     )  # fmt: skip
     state = training.run()
     assert state.step == 10 and state.end is None and state.best_step == 2
+
+
+def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
+    """The error of few rows stands still by chance; only where their loss does so too has training come to its end."""
+    mapping, examples = made("text:text -> label")
+    losses = iter([3.0, 2.0, 1.0, 0.9, 0.8, 0.7, *range(2, 40)])
+    training = Training(
+        mapping, examples, plan(steps=100, watch_every=2, patience=3), CPU,
+        watch=lambda held: {"loss": float(next(losses)), "error": 0.5},
+    )  # fmt: skip
+    state = training.run()
+    assert [look["step"] for look in state.watched if look["loss"] == 0.7] == [12]
+    assert state.step == state.end == end_of_fall(18), "the rate falls where the loss got no better for the third time"
 
 
 def test_the_tail_is_averaged() -> None:

@@ -72,8 +72,8 @@ class Plan:
 
 @dataclass
 class State:
-    """Where a run is. `stale`: looks at the held-out rows since the best one. `end`: the last step, where it is not the planned
-    one."""
+    """Where a run is. `stale`: looks at the held-out rows since they last got better. `end`: the last step, where it is not
+    the planned one."""
 
     step: int = 0
     tokens: int = 0
@@ -253,16 +253,19 @@ class Training:
                     self.average[name] = weight.detach().clone()
 
     def _look(self, watch: Callable[[Mapping], dict[str, float]]) -> None:
-        """Score the held-out rows; remember the weights when they are the best so far. Where they got no better for long, the
-        rate begins to fall, in which they get better once more; a fall is never broken off."""
+        """Score the held-out rows; remember the weights when they are the best so far. Where they got no better for long, in
+        their loss either (few rows tell it more exactly than an error), the rate begins to fall, in which they get better once
+        more; a fall is never broken off."""
         self.mapping.eval()
         scores = watch(self.layout.whole(self.mapping))
         self.mapping.train()
+        least = min((look["loss"] for look in self.state.watched), default=math.inf)
         self.state.watched.append({"step": self.state.step, **scores})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.progress.say(f"step {self.state.step}: held out: {shown}")
         error = scores["error"]
-        self.state.stale = 0 if error < self.state.best else self.state.stale + 1
+        better = error < self.state.best or scores["loss"] < least
+        self.state.stale = 0 if better else self.state.stale + 1
         if error <= self.state.best:  # of equally good weights the later ones: the rate has fallen further
             self.state.best, self.state.best_step = error, self.state.step
             self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
