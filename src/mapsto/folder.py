@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, published, sentence, shards
+from mapsto import __version__, checkpoint, kinds, metrics, published, sentence, shards
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.card import card
@@ -53,7 +53,7 @@ OWN: tuple[str, ...] = (
     CARD,
     REPORT,
     "report_files",
-    "metrics.jsonl",
+    metrics.METRICS,
     "rejected.csv",
     *MODEL,
     *sentence.FILES,

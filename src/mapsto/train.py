@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import adapter, checkpoint, corpus, folder, lora, zoo
+from mapsto import adapter, checkpoint, corpus, folder, lora, metrics, zoo
 from mapsto import data as tables
 from mapsto.arrow import parse
 from mapsto.begin import (
@@ -29,7 +28,7 @@ from mapsto.examples import (
     Examples,
 )
 from mapsto.layout import Replicas
-from mapsto.loop import METRICS, Plan, Training, space
+from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.options import Options
@@ -332,9 +331,8 @@ def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: 
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
     looks = looks_at(found, work.mapping, work.device)
     if looks or found.made:
-        metrics = run / METRICS
-        steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:
+            steps = metrics.read(run, say)
             page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
             write_page(run / folder.REPORT, page, found, looks)
         except UsageError as error:
