@@ -280,6 +280,12 @@ def locked(folder: Path | None) -> Iterator[None]:
                 folder.rmdir()
 
 
+def require_shared(folder: Path) -> None:
+    """Raise UsageError where the folder that a process has locked is not to be seen."""
+    if not (folder / LOCK).exists():
+        raise UsageError(f"{folder} is no folder that all processes share; give an --out that is one")
+
+
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
     checkpoint.write_atomic(folder / RUN, checkpoint.sealed({"facts": facts, "plan": plan}))

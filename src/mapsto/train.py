@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import adapter, checkpoint, corpus, folder, lora, metrics, zoo
+from mapsto import adapter, checkpoint, corpus, folder, lora, metrics, shards, zoo
 from mapsto import data as tables
 from mapsto.arrow import parse
 from mapsto.begin import (
@@ -90,9 +90,12 @@ def fit(
     with ExitStack() as stack:
         ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
         work = _prepared(
-            lambda: prepare(wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks),
-            run is not None and corpus.takes(wanted),
+            lambda kept: prepare(
+                wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
+            ),
+            run if corpus.takes(wanted) else None,
             ranks,
+            progress.say,
         )
         if run is not None and ranks.restarts:
             # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
@@ -151,10 +154,17 @@ def fit(
     return work.mapping
 
 
-def _prepared(prepare: Callable[[], Work], shards: bool, ranks: Ranks) -> Work:
-    """What `prepare` gives in every process. Where it makes shards, the main process makes them and the others open them."""
-    made = ranks.on_main(prepare) if shards else None
-    return ranks.each(lambda: made or prepare())
+def _prepared(
+    prepare: Callable[[shards.Kept | None], Work], run: Path | None, ranks: Ranks, say: Callable[[str], None]
+) -> Work:
+    """What `prepare` gives in every process. Where it makes shards, in the folder `run`, all look at what is there already, the
+    main process makes what is missing and the others open it."""
+    if run is None:
+        return ranks.each(lambda: prepare(None))
+    ranks.each(lambda: folder.require_shared(run))
+    kept = shards.look(run, ranks, say)
+    made = ranks.on_main(lambda: prepare(kept))
+    return ranks.each(lambda: made or prepare(None))
 
 
 def _planned(
