@@ -19,6 +19,7 @@ from test_training import TINY as SMALL
 from test_training import Heard
 
 import mapsto
+from mapsto import begin as begin_with
 from mapsto import checkpoint, corpus, data, kinds, readers, shards
 from mapsto.arrow import parse
 from mapsto.begin import begin
@@ -245,6 +246,41 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_shards: N
     vocabulary = tmp_path / "run" / "corpus" / "text" / "tokenizer.json"
     vocabulary.write_bytes(vocabulary.read_bytes()[:-100])
     assert seen(work(path, tmp_path / "run", hold_out=0.1)) == before
+
+
+def grow(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "one more river\n", encoding="utf-8")
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def exchange(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"river", b"RIVER"))
+
+
+@pytest.mark.parametrize("change", [grow, cut_off, exchange, Path.unlink])
+@pytest.mark.parametrize("when", ["fingerprint", "sample", "fill"])
+def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
+    when: str, change: Any, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_corpus(tmp_path / "a.txt")
+    content = path.read_bytes()
+    module: Any = {"fingerprint": data, "sample": begin_with, "fill": corpus}[when]
+    real = getattr(module, when)
+
+    def and_then(*given: Any) -> Any:
+        found = real(*given)
+        change(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, when, and_then)
+        with pytest.raises(DataError, match="changed while it was read|there is no file|cannot be read"):
+            work(path, tmp_path / "run")
+    path.write_bytes(content)
+    assert seen(work(path, tmp_path / "run")) == seen(work(path)), "also where it is again as it was"
 
 
 def test_whole_shards_are_not_made_again(tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,7 @@ def _from_corpus(
     def parts() -> Iterable[Table]:
         return tables.stream(values, options.encoding)
 
+    signs = [] if opened else tables.written(values)
     arrow = parse(opened.facts["arrow"]) if opened else bind_to(wanted, next(iter(parts())))
     targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
@@ -250,8 +251,11 @@ def _from_corpus(
         shards.remember({"arrow": str(arrow)})
         sources = started or {kind: sampled_source(arrow, parts, shards, options, say)}
     config = _begun(arrow, sources, targets, beginning, options)
-    if not opened:
+    if not shards.whole:
         corpus.fill(shards, parts(), arrow, sources[kind], limits)
+        if tables.written(values) != signs:
+            shards.forget()
+            raise DataError(f"{values} changed while it was read; give the same command again when it is complete")
     read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
     read.report(say)
     learnt_from, held, count = read.split(_share(read.rows, True, options), options.seed)

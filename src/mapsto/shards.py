@@ -99,6 +99,7 @@ class Shards:
         self.count: int | None = None
         self.entries: dict[int, dict[str, Any]] = {}
         self._known: dict[int, str] = {}
+        self._before: Mapping[str, Any] = {"facts": {}, "count": None}
         self._arrays: dict[int, Arrays] = {}
         if run is not None:
             self._open(run / FOLDER, kept or look(run, ALONE, say), begun)
@@ -110,7 +111,9 @@ class Shards:
         for number in _damaged(run / FOLDER, record, ranks):
             path = _path(run / FOLDER, number)
             raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
-        return cls(run, record["key"], lambda text: None, kept=Kept(record))
+        shards = cls(run, record["key"], lambda text: None, kept=Kept(record))
+        assert shards.whole
+        return shards
 
     def _open(self, folder: Path, kept: Kept, begun: bool) -> None:
         record = kept.record
@@ -127,6 +130,7 @@ class Shards:
         self._record()
 
     def _take(self, folder: Path, record: Mapping[str, Any], damaged: Collection[int]) -> None:
+        self._before = record
         self.facts, self.count = record["facts"], record["count"]
         for name, entry in record["shards"].items():
             number, path = int(name), _path(folder, int(name))
@@ -151,7 +155,7 @@ class Shards:
         """Keep more facts in the manifest, such as what was learnt from the corpus before its first shard."""
         if facts.items() <= self.facts.items():
             return
-        self.facts |= facts
+        self.facts = {**self.facts, **facts}
         self._record()
 
     def add(self, number: int, arrays: Arrays, counts: Mapping[str, int]) -> None:
@@ -176,6 +180,15 @@ class Shards:
         """All shards are there."""
         self.count = count
         assert self.whole
+        self._record()
+
+    def forget(self) -> None:
+        """Drop what was made since the folder was opened; what it was made of has changed meanwhile."""
+        for number in self.entries.keys() - self._known.keys():
+            del self.entries[number], self._arrays[number]
+            if self.folder is not None:
+                _path(self.folder, number).unlink()
+        self.facts, self.count = self._before["facts"], self._before["count"]
         self._record()
 
     def total(self, name: str) -> int:
