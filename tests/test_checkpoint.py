@@ -45,7 +45,17 @@ def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3)
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+
+
+def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
+    """Those were refused, the run went back, and what it saved since is all there is."""
+    write(tmp_path, 2, 4, 6)
+    for step in (4, 6):
+        flip(checkpoint.place(tmp_path, step) / checkpoint.TENSORS, random.Random(step))
+    write(tmp_path, 3)
+    checkpoint.prune(tmp_path, 3, keep=2)
     assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -256,7 +257,7 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes from writing to the same run; the lock goes with the process. Raises RunError."""
     if folder is None:
         yield
@@ -267,17 +268,29 @@ def locked(folder: Path | None) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}") from error
     with stream:
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{folder} is in use by another process") from error
+        _lock(folder, stream, say)
         try:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # of a run that could not begin nothing is left
                 folder.rmdir()
+
+
+def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
+    """Lock the file, or raise RunError where another process has; one that ends takes the file's name away with the lock."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        ours = False
+    except OSError as error:
+        say(f"note: files cannot be locked in {folder} ({error.strerror}), so start no second run there")
+        return
+    if not ours:
+        raise RunError(f"{folder} is in use by another process")
 
 
 def require_shared(folder: Path) -> None:

@@ -318,7 +318,7 @@ class Training:
         path = checkpoint.place(self.folder, self.state.step)
         self.ranks.on_main(lambda: checkpoint.save(path, tensors, asdict(self.state)))
         if self.ranks.main:
-            checkpoint.prune(self.folder, KEPT_CHECKPOINTS)
+            checkpoint.prune(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, where there is one; only the main process opens the folder."""

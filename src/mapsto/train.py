@@ -88,7 +88,7 @@ def fit(
     if run is not None:
         ranks.on_main(lambda: folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
     with ExitStack() as stack:
-        ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run, progress.say)))
         work = _prepared(
             lambda kept: prepare(
                 wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
