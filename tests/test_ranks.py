@@ -251,19 +251,27 @@ def stop(process: subprocess.Popen[str], folder: Path) -> None:
     assert not (folder / "mapsto.json").exists()
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_is_started_again_and_the_bits_are_the_same(rank: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "victims",
+    [[1], pytest.param([0], marks=pytest.mark.slow), pytest.param([0, 1] * 10, marks=pytest.mark.slow)],
+    ids=["the other", "the main one", "twenty"],
+)
+def test_a_killed_process_is_started_again_and_the_bits_are_the_same(victims: list[int], tmp_path: Path) -> None:
+    """Each is killed some steps behind the last checkpoint that was there before."""
+
     def command(name: str) -> list[str]:
         longer = pretraining(tmp_path, name)
-        longer[longer.index("--steps") + 1] = "120"
+        longer[longer.index("--steps") + 1] = str(120 * len(victims))
         return longer
 
     assert run_many(2, *command("unbroken")).returncode == 0
-    process = start_many(2, *command("killed"), restarts=2)
-    while steps_done(tmp_path / "killed") < 10:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.kill(worker(process.pid, rank), KILL)
+    process = start_many(2, *command("killed"), restarts=len(victims) + 1)
+    for number, rank in enumerate(victims):
+        target = 120 * number + random.Random(number).randint(10, 60)
+        while steps_done(tmp_path / "killed") < target:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.kill(worker(process.pid, rank), KILL)
     done = ended(process)
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "killed") == result(tmp_path / "unbroken")
