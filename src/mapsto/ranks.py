@@ -157,7 +157,7 @@ class Ranks:
 
         def tell() -> None:
             used = time.process_time()
-            with suppress(RunError):  # of one that has gone this thread need not speak
+            with suppress(RunError):
                 while not ended.wait(BEAT_SECONDS):
                     before, used = used, time.process_time()
                     if used - before >= LEAST_WORK * BEAT_SECONDS:
@@ -170,7 +170,8 @@ class Ranks:
         finally:
             ended.set()
             teller.join()
-            self._beat(False)
+            with suppress(RunError):  # whoever has gone is missed by what all do next; a fault here is more news
+                self._beat(False)
 
     def _beat(self, working: bool) -> bool:
         """Whether the main process says that it goes on working."""
