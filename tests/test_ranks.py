@@ -131,6 +131,17 @@ if os.path.isdir("/proc/self/task"):
     threads = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert "pt_gloo_runloop" not in threads, "a thread that meets an interpreter on its way out aborts it"
 """
+DIES_BEFORE_THE_RUN = """
+import os
+from mapsto import cli, corpus
+real = corpus.Corpus.split
+def split(*given):
+    if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), 9)
+    return real(*given)
+corpus.Corpus.split = split
+cli.main()
+"""
 ABORTS_AT_THE_END = """
 import os
 from mapsto import cli
@@ -286,6 +297,14 @@ def test_a_process_that_dies_after_the_run_does_not_undo_it(tmp_path: Path) -> N
     require_equal(tmp_path / "run", tmp_path / "unbroken")
     refused = run(*pretraining(tmp_path, "run"))
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
+
+
+def test_a_process_that_dies_before_another_run_was_overwritten_does_not_bring_it_back(tmp_path: Path) -> None:
+    assert run(*pretraining(tmp_path, "run", "--steps", "6")).returncode == 0
+    command = pretraining(tmp_path, "run", "--overwrite", "--steps", "4")
+    done = ended(start_many(2, *command, script=script(tmp_path, DIES_BEFORE_THE_RUN), restarts=1))
+    assert done.returncode == 0 and "exitcode: -9" in done.stderr, done.stderr
+    assert len(losses(tmp_path / "run")) == 4 and (tmp_path / "run" / "mapsto.json").exists()
 
 
 def worker(torchrun: int, rank: int) -> int:

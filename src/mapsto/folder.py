@@ -330,6 +330,16 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
     return True
 
 
+def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
+    """Whether the run in the folder, finished or not, is another one than this."""
+    try:
+        finished_run(folder, facts, options)
+        recorded_run(folder, facts, options, lambda text: None)
+    except UsageError:
+        return True
+    return False
+
+
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Write down what a search is, and its finished trials."""
     checkpoint.write_atomic(folder / SEARCH, checkpoint.sealed({"facts": facts, "trials": trials}))

@@ -97,13 +97,16 @@ def fit(
             ranks,
             progress.say,
         )
-        if run is not None and ranks.restarts:
-            # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
-            if ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options))):
-                progress.say(f"{run} was finished before the processes were started again")
-                return ranks.each(lambda: folder.load(run))
-        elif run is not None and overwrite:
-            ranks.on_main(lambda: folder.clear(run))
+        if run is not None and overwrite:
+            ranks.on_main(lambda: _make_room(run, work, ranks.restarts > 0))
+        # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
+        if (
+            run is not None
+            and ranks.restarts
+            and ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options)))
+        ):
+            progress.say(f"{run} was finished before the processes were started again")
+            return ranks.each(lambda: folder.load(run))
         method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
@@ -152,6 +155,12 @@ def fit(
 
         ranks.on_main(finish)
     return work.mapping
+
+
+def _make_room(run: Path, work: Work, again: bool) -> None:
+    """Take away the run that the folder holds; not where processes were started `again` and it is this one."""
+    if not again or folder.holds_another(run, work.facts, work.options):
+        folder.clear(run)
 
 
 def _prepared(
