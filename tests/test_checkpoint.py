@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import mapsto
 from mapsto import checkpoint
 from mapsto.errors import CheckpointError, RunError
+from mapsto.folder import MANIFEST, MODEL, open_start
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -45,7 +49,17 @@ def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3)
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+
+
+def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
+    """Those were refused, the run went back, and what it saved since is all there is."""
+    write(tmp_path, 2, 4, 6)
+    for step in (4, 6):
+        flip(checkpoint.place(tmp_path, step) / checkpoint.TENSORS, random.Random(step))
+    write(tmp_path, 3)
+    checkpoint.prune(tmp_path, 3, keep=2)
     assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
@@ -123,6 +137,64 @@ def test_two_hundred_damages_none_accepted(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_thousand_damages_none_accepted(tmp_path: Path) -> None:
     sweep(tmp_path, 1000)
+
+
+def sweep_of_a_model(folder: Path, count: int) -> None:
+    """Any damage to any file of a finished run that its use depends on."""
+    rng = random.Random(count)
+    rows = [{"text": f"{i} river {'winter' if i % 2 else 'spring'}", "label": "ab"[i % 2]} for i in range(40)]
+    mapsto.fit("text -> label", rows, folder / "whole", steps=1, layers=1, width=32, vocabulary=300, device="cpu")
+    names = sorted({*MODEL, MANIFEST} & {path.name for path in (folder / "whole").iterdir()})
+    assert len(names) >= 5
+    ways = [flip, flip, truncate, zero, append, remove]
+    for number in range(count):
+        path = folder / "run" / names[number % len(names)]
+        shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.copytree(folder / "whole", path.parent)
+        damage = ways[number // len(names) % len(ways)]
+        damage(path, rng)
+        with pytest.raises(CheckpointError) as refused:
+            open_start(path.parent)
+        named = path if (path.name, damage) != (MANIFEST, remove) else path.parent
+        assert str(named) in str(refused.value), (damage.__name__, path)
+    open_start(folder / "whole")
+
+
+def test_a_hundred_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
+    sweep_of_a_model(tmp_path, 100)
+
+
+@pytest.mark.slow
+def test_a_thousand_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
+    sweep_of_a_model(tmp_path, 1000)
+
+
+@pytest.mark.parametrize("suffix", checkpoint.PICKLED)
+@pytest.mark.parametrize("form", ["pickle", "numpy", "text"])
+def test_what_may_run_code_is_never_opened(
+    form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it holds, and also under the name of what is safe."""
+    path = tmp_path / f"model{suffix}"
+    if form == "pickle":
+        torch.save({"a": torch.zeros(2)}, path)
+    elif form == "numpy":
+        with path.open("wb") as stream:
+            np.savez(stream, a=np.array([{}], object))
+    else:
+        path.write_text("text")
+
+    def opened(*_: Any, **__: Any) -> None:
+        pytest.fail("it was opened")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, opened)
+    with pytest.raises(CheckpointError, match="never opens it; .* save_pretrained"):
+        checkpoint.open_tensors(path)
+    safe = path.with_suffix(".safetensors")
+    path.rename(safe)
+    with pytest.raises(CheckpointError, match="is a pickle under another name|is no whole safetensors file"):
+        checkpoint.open_tensors(safe)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])

@@ -19,10 +19,11 @@ from test_training import TINY as SMALL
 from test_training import Heard
 
 import mapsto
-from mapsto import corpus, data, kinds, readers
+from mapsto import begin as begin_with
+from mapsto import checkpoint, corpus, data, kinds, readers, shards
 from mapsto.arrow import parse
 from mapsto.begin import begin
-from mapsto.errors import DataError, UsageError
+from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.examples import bind_to, encode, make_examples, read_rows
 from mapsto.options import Options
 from mapsto.prepare import Work, prepare
@@ -146,18 +147,53 @@ def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shard
         begun, ranks = begin(None, None), Ranks(rank, 2)
         return prepare(ARROW, tmp_path / name, None, begun, options, heard.append, run, False, ranks)
 
-    with pytest.raises(UsageError, match="folder that all processes share"):
-        open_as(1, tmp_path / "run")
     first = open_as(0, tmp_path / "run")
+    files = shards_of(tmp_path / "run")
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    assert len(shards_of(tmp_path / "run")) > 5 and any("made a vocabulary" in line for line in heard)
+    assert len(files) > 5 and any("made a vocabulary" in line for line in heard)
     heard.clear()
-    second = open_as(1, tmp_path / "run")
-    assert seen(first) == seen(second) and first.facts == second.facts and not heard
-    (tmp_path / "b.txt").write_text("\n".join(sentences(400)), encoding="utf-8")
-    with pytest.raises(UsageError, match="other data than process 0"):
-        open_as(1, tmp_path / "run", "b.txt")
-    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    second = open_as(1, tmp_path / "run", "nothing.txt")
+    assert seen(first) == seen(second) and first.facts == second.facts and not heard, "the corpus is not read again"
+    vocabulary = tmp_path / "run" / "corpus" / "text" / "tokenizer.json"
+    for number, path in [*enumerate(files[:4]), (1, vocabulary)]:
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        if number % 2:  # its part of the shards, and the vocabulary
+            with pytest.raises(CheckpointError, match=rf"({path.name}|corpus/text) is damaged"):
+                open_as(1, tmp_path / "run")
+        else:
+            open_as(1, tmp_path / "run")
+        path.write_bytes(content)
+    now = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert now.keys() == written.keys() and all(
+        now[p] == t for p, t in written.items() if p not in {*files, vocabulary}
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_every_shard_is_looked_at_by_one_process(size: int, tmp_path: Path, small_shards: None) -> None:
+    work(write_corpus(tmp_path / "a.txt"), tmp_path / "run")
+    record = checkpoint.read_sealed(tmp_path / "run" / "corpus" / "manifest.json")
+    for path in shards_of(tmp_path / "run"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        found = [shards._damaged(path.parent, record, Ranks(rank, size)) for rank in range(size)]
+        assert sorted(map(len, found)) == [0] * (size - 1) + [1], "and by no other"
+        assert {f"shard-{number:06d}.safetensors" for part in found for number in part} == {path.name}
+        path.write_bytes(content)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path, small_shards: None) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, hard))
+    try:
+        path = write_corpus(tmp_path / "a.txt", 2000)
+        made = [work(path, tmp_path / "run") for _ in range(2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(shards_of(tmp_path / "run")) > 40 and seen(made[0]) == seen(made[1])
 
 
 def test_test_rows_in_a_corpus_are_found_before_its_first_shard(tmp_path: Path, small_shards: None) -> None:
@@ -210,6 +246,41 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_shards: N
     vocabulary = tmp_path / "run" / "corpus" / "text" / "tokenizer.json"
     vocabulary.write_bytes(vocabulary.read_bytes()[:-100])
     assert seen(work(path, tmp_path / "run", hold_out=0.1)) == before
+
+
+def grow(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "one more river\n", encoding="utf-8")
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def exchange(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"river", b"RIVER"))
+
+
+@pytest.mark.parametrize("change", [grow, cut_off, exchange, Path.unlink])
+@pytest.mark.parametrize("when", ["fingerprint", "sample", "fill"])
+def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
+    when: str, change: Any, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_corpus(tmp_path / "a.txt")
+    content = path.read_bytes()
+    module: Any = {"fingerprint": data, "sample": begin_with, "fill": corpus}[when]
+    real = getattr(module, when)
+
+    def and_then(*given: Any) -> Any:
+        found = real(*given)
+        change(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, when, and_then)
+        with pytest.raises(DataError, match="changed while it was read|there is no file|cannot be read"):
+            work(path, tmp_path / "run")
+    path.write_bytes(content)
+    assert seen(work(path, tmp_path / "run")) == seen(work(path)), "also where it is again as it was"
 
 
 def test_whole_shards_are_not_made_again(tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,19 +44,30 @@ def test_the_public_names() -> None:
     assert set(dir(mapsto)) == set(mapsto.__all__)
 
 
-def test_nothing_opens_a_socket(tmp_path: object) -> None:
-    """A whole fit, prediction and evaluation with the network forbidden."""
-    code = """
-import socket
-def refuse(*a, **k): raise AssertionError("a socket was opened")
-socket.socket.connect = refuse
-socket.create_connection = refuse
-socket.getaddrinfo = refuse
-from pathlib import Path
-
+def test_nothing_opens_a_socket(tmp_path: Path) -> None:
+    """From a corpus to answers, from a start in a folder, and asking for a name of the hub with HF_HUB_OFFLINE."""
+    code = f"""
+import os, socket
+os.environ["HF_HUB_OFFLINE"] = "1"
+opened = []
+real = socket.socket.__init__
+def noted(self, *given, **named):
+    opened.append(given)
+    real(self, *given, **named)
+socket.socket.__init__ = noted
+socket.getaddrinfo = lambda *given, **named: opened.append(given) or []
 import mapsto
-rows = [{"text": f"{i} {'good' if i % 2 else 'bad'} words", "label": str(i % 2)} for i in range(40)]
-clf = mapsto.fit("text -> label", rows, steps=2, layers=1, width=64, vocabulary=300)
-clf.predict(["good"]), clf.evaluate(rows)
+rows = [{{"text": f"{{i}} {{'good' if i % 2 else 'bad'}} words", "label": str(i % 2)}} for i in range(40)]
+base, clf = {str(tmp_path / "base")!r}, {str(tmp_path / "clf")!r}
+mapsto.pretrain("text", rows, base, steps=2, layers=1, width=64, vocabulary=300)
+mapsto.fit("text -> label", rows, clf, start=base, test=[{{"text": "new words", "label": "0"}}], steps=2, method="full")
+model = mapsto.load(clf)
+model.predict(["good"]), model.evaluate(rows), model.explain("good words"), model.embed(["good"])
+try:
+    mapsto.load("nobody/has-this-model")
+    raise SystemExit("a model that is nowhere was opened")
+except mapsto.MapstoError:
+    pass
+assert not opened, opened
 """
     imported_by(code)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +156,65 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(BadCell, match=said):
             read(cell)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A piece of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that say they are huge, or become it when they are unpacked."""
+    packer = zlib.compressobj(9)
+    zeros = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+
+    def png(width: int, height: int, bits: int, colour: int, beside: bytes = b"") -> bytes:
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+        return b"\x89PNG\r\n\x1a\n" + header + beside + chunk(b"IDAT", zeros) + chunk(b"IEND", b"")
+
+    jpeg = bytearray(saved(Image.new("RGB", (64, 64)), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 65500, 65500)
+    sizes = struct.pack("<HH", 65535, 65535)
+    gif = b"GIF89a" + sizes + b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0" + sizes + b"\0\x02\x02\x44\x01\0;"
+    bmp = struct.pack("<IHHI", 62, 0, 0, 62) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 1, 0, 0, 0, 0, 2, 2)
+    return {
+        "a.png": png(49_000, 49_000, 1, 0),
+        "b.png": png(9_999, 9_999, 8, 2),
+        "c.png": png(30_000, 30_000, 16, 6),
+        "text.png": png(4, 4, 8, 0, chunk(b"zTXt", b"a\0\0" + zeros)),
+        "profile.png": png(4, 4, 8, 0, chunk(b"iCCP", b"a\0\0" + zeros)),
+        "a.jpg": bytes(jpeg),
+        "a.gif": gif,
+        "a.bmp": b"BM" + bmp + bytes(8),
+    }
+
+
+READ_BOMBS = """
+import resource, sys
+from pathlib import Path
+from mapsto import kinds
+from mapsto.errors import BadCell
+read = kinds.source("image").read
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+first, *bombs = sorted(Path(sys.argv[1]).iterdir(), key=lambda path: path.name != "fine.png")
+read(str(first))
+for path in bombs:
+    before = peak()
+    try:
+        read(str(path))
+        raise SystemExit(f"{path} was read")
+    except BadCell:
+        assert peak() - before < 256, path
+"""
+
+
+def test_small_files_that_become_huge_are_refused_in_little_memory(tmp_path: Path) -> None:
+    for name, content in {**bombs(), "fine.png": saved(two_colours((60, 60)))}.items():
+        (tmp_path / name).write_bytes(content)
+        assert len(content) < 700_000
+    done = subprocess.run([sys.executable, "-c", READ_BOMBS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Size and place

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,27 @@ from mapsto import cli, loop
 loop.TOKENS_AT_ONCE = 128  # so that a step has several batches, not equally many in every process
 cli.main()
 """
-OTHER_DATA = """
+OTHER_WORDS = """
 import os, sys
 from mapsto import cli
 if os.environ["RANK"] == "1":
-    sys.argv[sys.argv.index("text") + 1] = "{other}"
+    sys.argv[sys.argv.index("{word}") + 1] = "{other}"
+cli.main()
+"""
+# A corpus that takes long, and others that wait for it; seconds stand for minutes.
+SLOW_MAIN = """
+import os, time
+from datetime import timedelta
+from mapsto import cli, corpus, ranks
+ranks.LONGEST_SILENCE, ranks.BEAT_SECONDS = timedelta(seconds=10), 0.5
+real = corpus.fill
+def fill(*given):
+    end = time.monotonic() + {seconds}
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        sum(range({work}))
+    real(*given)
+corpus.fill = fill
 cli.main()
 """
 SMALL_DISK = """
@@ -113,6 +130,17 @@ gc.collect()
 if os.path.isdir("/proc/self/task"):
     threads = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert "pt_gloo_runloop" not in threads, "a thread that meets an interpreter on its way out aborts it"
+"""
+DIES_BEFORE_THE_RUN = """
+import os
+from mapsto import cli, corpus
+real = corpus.Corpus.split
+def split(*given):
+    if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), 9)
+    return real(*given)
+corpus.Corpus.split = split
+cli.main()
 """
 ABORTS_AT_THE_END = """
 import os
@@ -234,19 +262,27 @@ def stop(process: subprocess.Popen[str], folder: Path) -> None:
     assert not (folder / "mapsto.json").exists()
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_is_started_again_and_the_bits_are_the_same(rank: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "victims",
+    [[1], pytest.param([0], marks=pytest.mark.slow), pytest.param([0, 1] * 10, marks=pytest.mark.slow)],
+    ids=["the other", "the main one", "twenty"],
+)
+def test_a_killed_process_is_started_again_and_the_bits_are_the_same(victims: list[int], tmp_path: Path) -> None:
+    """Each is killed some steps behind the last checkpoint that was there before."""
+
     def command(name: str) -> list[str]:
         longer = pretraining(tmp_path, name)
-        longer[longer.index("--steps") + 1] = "120"
+        longer[longer.index("--steps") + 1] = str(120 * len(victims))
         return longer
 
     assert run_many(2, *command("unbroken")).returncode == 0
-    process = start_many(2, *command("killed"), restarts=2)
-    while steps_done(tmp_path / "killed") < 10:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.kill(worker(process.pid, rank), KILL)
+    process = start_many(2, *command("killed"), restarts=len(victims) + 1)
+    for number, rank in enumerate(victims):
+        target = 120 * number + random.Random(number).randint(10, 60)
+        while steps_done(tmp_path / "killed") < target:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.kill(worker(process.pid, rank), KILL)
     done = ended(process)
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "killed") == result(tmp_path / "unbroken")
@@ -263,6 +299,14 @@ def test_a_process_that_dies_after_the_run_does_not_undo_it(tmp_path: Path) -> N
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
 
 
+def test_a_process_that_dies_before_another_run_was_overwritten_does_not_bring_it_back(tmp_path: Path) -> None:
+    assert run(*pretraining(tmp_path, "run", "--steps", "6")).returncode == 0
+    command = pretraining(tmp_path, "run", "--overwrite", "--steps", "4")
+    done = ended(start_many(2, *command, script=script(tmp_path, DIES_BEFORE_THE_RUN), restarts=1))
+    assert done.returncode == 0 and "exitcode: -9" in done.stderr, done.stderr
+    assert len(losses(tmp_path / "run")) == 4 and (tmp_path / "run" / "mapsto.json").exists()
+
+
 def worker(torchrun: int, rank: int) -> int:
     """The process of this rank."""
     for child in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split():
@@ -271,27 +315,62 @@ def worker(torchrun: int, rank: int) -> int:
     raise AssertionError(f"torchrun has no process {rank}")
 
 
+def fitting(folder: Path, out: str) -> list[str]:
+    data = write_labelled(folder / "train.csv")
+    return ["fit", "text -> label", str(data), "--out", str(folder / out), "--steps", "30", "--batch", "12", *TINY]
+
+
 @pytest.mark.parametrize(
-    ("content", "says", "status"),
+    ("command", "content", "says", "status"),
     [
-        (OTHER_DATA.format(other="nothing.txt"), "process 1: there is no file nothing.txt", 1),
-        (OTHER_DATA.format(other="other.txt"), "process 1: this process has other data", 2),
-        (SMALL_DISK, "could not be written", 1),
-        (BROKEN_ROW, "process 1: row 17 has gone", 1),
+        (fitting, OTHER_WORDS.format(word="text -> label", other="nothing.csv"), "process 1: there is no file", 1),
+        (
+            fitting,
+            OTHER_WORDS.format(word="text -> label", other="other.csv"),
+            "process 1: this process has other d",
+            2,
+        ),
+        (pretraining, OTHER_WORDS.format(word="--batch", other="16"), "process 1: this process has other options", 2),
+        (pretraining, OTHER_WORDS.format(word="--out", other="elsewhere"), "process 1: elsewhere is no folder that", 2),
+        (pretraining, SMALL_DISK, "could not be written", 1),
+        (pretraining, BROKEN_ROW, "process 1: row 17 has gone", 1),
     ],
-    ids=["unreadable", "other data", "small disk", "broken row"],
+    ids=["unreadable", "other data", "other options", "other folder", "small disk", "broken row"],
 )
 def test_a_fault_of_one_process_is_said_once_and_ends_all(
-    content: str, says: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[[Path, str], list[str]],
+    content: str,
+    says: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_corpus(tmp_path / "other.txt", 299)
-    done = run_many(2, *pretraining(tmp_path, "run"), script=script(tmp_path, content))
+    write_labelled(tmp_path / "other.csv", 119)
+    done = run_many(2, *command(tmp_path, "run"), script=script(tmp_path, content))
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(said) == 1 and says in said[0], done.stderr
     assert f"exitcode  : {status} " in done.stderr
     assert done.stderr.count("Traceback") == 1, "that of torchrun itself"
+
+
+def test_only_the_main_process_reads_a_corpus(tmp_path: Path) -> None:
+    elsewhere = script(tmp_path, OTHER_WORDS.format(word="text", other="nothing.txt"))
+    done = run_many(2, *pretraining(tmp_path, "run", "--steps", "4"), script=elsewhere)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_processes_wait_for_the_main_one_while_it_works_and_no_longer(at_work: bool, tmp_path: Path) -> None:
+    slow = SLOW_MAIN.format(seconds=25, work=10**6) if at_work else SLOW_MAIN.format(seconds=240, work=1)
+    process = start_many(2, *pretraining(tmp_path, "run", "--steps", "4"), script=script(tmp_path, slow))
+    done = ended(process)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    if at_work:
+        assert done.returncode == 0 and not said, done.stderr
+    else:
+        assert done.returncode != 0 and len(said) == 1 and "nothing was heard of process 0 for" in said[0], done.stderr
 
 
 @pytest.mark.parametrize(

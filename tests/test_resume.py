@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import signal
@@ -12,6 +13,8 @@ import pytest
 from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_done, write_corpus, write_labelled
 
 import mapsto
+from mapsto import folder
+from mapsto.errors import RunError, UsageError
 
 SAVE_EVERY = 4
 
@@ -204,6 +207,82 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     first.kill()
     first.wait()
     assert second.returncode == 1 and "in use by another process" in second.stderr
+
+
+def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may end, and take the file away, between this one's opening and locking it."""
+    fcntl = pytest.importorskip("fcntl")
+    real, heard = fcntl.flock, []
+
+    def late(stream: Any, how: int) -> None:
+        (tmp_path / folder.LOCK).unlink()
+        real(stream, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        with pytest.raises(RunError, match="in use by another process"), folder.locked(tmp_path, heard.append):
+            pytest.fail("two runs at once")
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", unsupported)
+        with folder.locked(tmp_path, heard.append):
+            assert len(heard) == 1 and "cannot be locked" in heard[0] and "Function not implemented" in heard[0]
+    with folder.locked(tmp_path, heard.append):
+        assert len(heard) == 1
+
+
+def fit_of_ours(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A fit, and what may be another one when it is called again, by the field that says so."""
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(40)]
+    given: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu"}
+    starts = []
+    for number, words in enumerate((rows, rows[:30])):
+        starts.append(str(folder / f"start{number}"))
+        mapsto.pretrain("text", words, starts[-1], steps=1, vocabulary=300, **given)
+    mapsto.pretrain("text", rows, folder / "other weights", start=starts[0], steps=1, seed=5, device="cpu")
+    cell, label = ([dict(row) for row in rows] for _ in range(2))
+    cell[7]["text"] += "!"
+    label[7]["label"] = "warm" if label[7]["label"] == "cold" else "cold"
+    named = [{**row, "label": row["label"].upper()} for row in rows]
+    ours: dict[str, Any] = {"data": rows, "start": starts[0], "steps": 9, "method": "full", "device": "cpu"}
+    others: dict[str, dict[str, Any]] = {
+        "data (a cell)": {"data": cell},
+        "data (a label)": {"data": label},
+        "data (one row less)": {"data": rows[:-1]},
+        "data (the order)": {"data": rows[::-1]},
+        "targets (names of classes)": {"data": named},
+        "tokenizer": {"start": starts[1]},
+        "start_weights": {"start": str(folder / "other weights")},
+        "--steps": {"steps": 8},
+        "--batch": {"batch": 7},
+        "--optimizer": {"optimizer": "adamw"},
+        "seed": {"seed": 1},
+        "arrow": {"arrow": "label:text -> label:label"},
+    }
+    return {"arrow": "text -> label", **ours}, others
+
+
+def test_a_fit_that_goes_on_as_another_one_is_refused_with_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = fit_of_ours(tmp_path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mapsto.loop.Training.run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.fit(**ours, out=tmp_path / "run")
+    record = (tmp_path / "run" / "run.json").read_bytes()
+    for field, change in others.items():
+        with pytest.raises(UsageError, match=f"unfinished run with other .*{field.partition(' ')[0]}"):
+            mapsto.fit(**{**ours, **change}, out=tmp_path / "run")
+        assert (tmp_path / "run" / "run.json").read_bytes() == record, field
+    mapsto.fit(**ours, out=tmp_path / "run")
 
 
 def test_minutes_become_a_recorded_number_of_steps(tmp_path: Path) -> None:

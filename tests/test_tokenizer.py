@@ -19,8 +19,10 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from runs import sentences
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 
+from mapsto import vocabulary
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.tokenizer import Tokenizer
 from mapsto.vocabulary import STYLES, vocabulary_size
@@ -468,6 +470,56 @@ def test_training_is_deterministic_over_processes_and_threads() -> None:
             subprocess.run([sys.executable, "-c", TRAIN], env=environment, check=True, capture_output=True).stdout
         )
     assert len(found) == 1
+
+
+LONG_TEXTS = [
+    "the old river 17 mill, past  a wise season. " * 30,
+    "今天 天气 真好 服务 and so on " * 30,
+    "unbroken" * 60,
+    " spaces   at both\tends\n of it, [MASK] and [SEP] too, don't " * 20,
+    "short",
+    "",
+]
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "AT_ONCE", 40)
+
+
+def test_a_long_text_gets_the_same_ids_a_part_at_a_time(
+    published: tuple[str, Path], trained: dict[str, Tokenizer], few_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Tokenizer.open(published[1])
+    for tokenizer in (opened, *trained.values(), opened.extended(["river 17", "mill"])[0]):
+        asked: list[int] = []
+        real = tokenizer._ids
+        monkeypatch.setattr(tokenizer, "_ids", lambda texts, real=real, to=asked: to.append(len(texts)) or real(texts))
+        found = tokenizer.encode_ids(LONG_TEXTS)
+        assert [ids.tolist() for ids in found] == [one.ids.tolist() for one in tokenizer.encode_batch(LONG_TEXTS)]
+        flat, lengths = tokenizer.encode_flat(LONG_TEXTS)
+        assert np.array_equal(flat, np.concatenate(found)) and lengths.tolist() == list(map(len, found))
+        assert (max(asked[-50:]) == 1) == tokenizer._parted, "a part at a time"
+    assert all(tokenizer._parted for tokenizer in trained.values()) and not tokenizer._parted
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_long_texts_and_words_without_an_end_are_learnt_from_in_parts(
+    style: Any, few_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would take the square of a word's length, and much memory for a text."""
+    texts = [text for text in sentences(200) if text.isascii()]
+    with monkeypatch.context() as patch:
+        patch.setattr(vocabulary, "AT_ONCE", 10**6)
+        whole = Tokenizer.train(texts, 400, style)
+    given: list[str] = []
+    real = getattr(vocabulary, f"_train_{style}")
+    monkeypatch.setattr(vocabulary, f"_train_{style}", lambda texts, *more: given.extend(texts) or real(texts, *more))
+    assert Tokenizer.train(texts, 400, style) == whole and len(given) > len(texts)
+    given.clear()
+    Tokenizer.train([" ".join(texts), "endless" * 2000], 400, style)
+    assert max(map(len, given)) < 1100 and max(len(word) for text in given for word in text.split()) == 1000
+    assert "".join(given).replace(" ", "") == (" ".join(texts) + "endless" * 2000).replace(" ", "")
 
 
 def test_what_training_refuses() -> None:

@@ -16,7 +16,7 @@ from runs import sentences, write_corpus, write_labelled
 from test_laws import made
 
 import mapsto
-from mapsto import checkpoint
+from mapsto import checkpoint, metrics
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.loop import Plan, State, Training
 from mapsto.mapping import Mapping
@@ -64,7 +64,8 @@ def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pyte
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
     training.step(1)
     assert all(torch.equal(p, before[name]) for name, p in mapping.named_parameters())
-    assert "step 2" in heard.lines[0] and "not finite" in heard.lines[0] and "examples" in heard.lines[0]
+    rows = ", ".join(map(str, sorted(training.loader.rows(1))))
+    assert "step 2" in heard.lines[0] and "not finite" in heard.lines[0] and f"(examples {rows})" in heard.lines[0]
     training.step(2)
     assert any(not torch.equal(p, before[name]) for name, p in mapping.named_parameters()), "training goes on"
     assert training.state.skipped == 0
@@ -324,6 +325,42 @@ def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
             Training(mapping, examples, plan(steps=50, save_every=50), CPU, tmp_path).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+BROKEN_LINES = {
+    "cut and written on": lambda line: line[: len(line) // 2] + line,
+    "cut": lambda line: line[:-9],
+    "cut in a number": lambda line: line[: line.index(b'"loss"') + 8] + b"}",
+    "zeroed": lambda line: bytes(len(line)),
+    "flipped": lambda line: line.replace(b'"', b"\xe2", 1),
+    "no record": lambda line: b"[1, 2]",
+    "emptied": lambda line: b"",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_LINES)
+def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: str, tmp_path: Path) -> None:
+    mapping, examples = made("text:text -> label")
+
+    def heard(record: dict[str, Any]) -> None:
+        if record["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Training(mapping, examples, plan(steps=9, save_every=3), CPU, tmp_path, listener=heard).run()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], BROKEN_LINES[how](lines[3].rstrip()) + b"\n", *lines[4:]]))
+    said = Heard()
+    mapping, examples = made("text:text -> label")
+    state = Training(mapping, examples, plan(steps=9, save_every=3), CPU, tmp_path, progress=said).run()
+    notes = [line for line in said.lines if "metrics.jsonl" in line]
+    assert len(notes) == 1 and "line 4 cannot be read" in notes[0] and state.step == 9
+    kept = path.read_bytes().splitlines(keepends=True)
+    assert kept[:5] == [*lines[:3], *lines[4:6]], "whole lines stay as they were"
+    assert [json.loads(line)["step"] for line in kept] == [1, 2, 3, 5, 6, 7, 8, 9]
+    metrics.read(tmp_path, said.say)
+    assert [line for line in said.lines if "metrics.jsonl" in line] == notes, "it was said once"
 
 
 def test_space_is_checked_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

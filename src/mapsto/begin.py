@@ -164,22 +164,33 @@ def started_sources(beginning: Beginning, arrow: Arrow) -> dict[str, Source] | N
 
 
 def sampled_source(
-    arrow: Arrow, parts: Iterable[Table], shards: Shards, options: Options, say: Callable[[str], None]
+    arrow: Arrow,
+    parts: Callable[[], Iterable[Table]],
+    shards: Shards,
+    options: Options,
+    say: Callable[[str], None],
 ) -> Source:
     """The one source of a corpus, made from a sample of it; the one kept beside the shards where an earlier run made it."""
-    kind = kinds.source(arrow.sources[0].kind)
-    kept = None if shards.folder is None else shards.folder / kind.kind
     with suppress(CheckpointError):
-        if kept is not None and "source" in shards.facts:
-            source = kind.open(kept, {})
-            if source.fingerprint == shards.facts["source"]:
-                return source
-    values, share = sample(arrow, parts)
+        return kept_source(arrow, shards)
+    kind = kinds.source(arrow.sources[0].kind)
+    values, share = sample(arrow, parts())
     source = kind.new(values, options.vocabulary, share)
     say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
-    if kept is not None:
-        source.save(kept, LENGTH)
+    if shards.folder is not None:
+        source.save(shards.folder / kind.kind, LENGTH)
         shards.remember({"source": source.fingerprint})
+    return source
+
+
+def kept_source(arrow: Arrow, shards: Shards) -> Source:
+    """The source kept beside the shards. Raises CheckpointError where there is none, or another one."""
+    kind = kinds.source(arrow.sources[0].kind)
+    if shards.folder is None or "source" not in shards.facts:
+        raise CheckpointError(f"no {kind.kind} is kept beside the shards")
+    source = kind.open(shards.folder / kind.kind, {})
+    if source.fingerprint != shards.facts["source"]:
+        raise CheckpointError(f"{shards.folder / kind.kind} is damaged; the same command makes it again")
     return source
 
 

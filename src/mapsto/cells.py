@@ -92,7 +92,7 @@ def run(
     done: dict[Cell, Outcome] = {}
     with ExitStack() as stack:
         if out is not None:
-            stack.enter_context(folder.locked(out))
+            stack.enter_context(folder.locked(out, progress.say))
             if overwrite and (out / PLAN).exists():
                 shutil.rmtree(out / CELLS, ignore_errors=True)
                 for name in (*MADE, PLAN):  # what says that a comparison is here goes last

@@ -97,9 +97,10 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, torch
     return None
 
 
-def prune(run: Path, keep: int = 2) -> None:
-    """Remove all but the `keep` newest checkpoints."""
-    for path in steps(run)[keep:]:
+def prune(run: Path, step: int, keep: int = 2) -> None:
+    """Keep the `keep` newest checkpoints up to the one after `step`; later ones are those that a run which went back refused."""
+    upto = [path for path in steps(run) if path <= place(run, step)]
+    for path in set(steps(run)) - set(upto[:keep]):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from mapsto.errors import MapstoError
 from mapsto.options import CHOICES, Options
 from mapsto.ranks import leave, place
 
-# torchrun ends every process as soon as one has ended, so the main one goes first.
+# torchrun ends every process as soon as one has ended, so the one that speaks goes first.
 SECONDS_TO_SPEAK = 2.0
 
 
@@ -381,7 +381,7 @@ def _run() -> None:
     try:
         app()
     except MapstoError as error:
-        _fail(str(error), error.exit_status)
+        _fail(str(error), error.exit_status, error.speaker)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -389,9 +389,9 @@ def _run() -> None:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
 
 
-def _fail(text: str, status: int) -> None:
+def _fail(text: str, status: int, speaker: int = 0) -> None:
     """Say it, once for all processes of a run, and end."""
-    if not place().main:
+    if place().rank != speaker:
         time.sleep(SECONDS_TO_SPEAK)
         sys.exit(status)
     if "--json" in sys.argv:

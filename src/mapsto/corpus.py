@@ -78,8 +78,6 @@ def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
 
 def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Source, limits: Limits) -> None:
     """Make the shards that are missing; shard i holds SHARD_PARTS parts from the i × SHARD_PARTS-th on."""
-    if shards.whole:
-        return
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from mapsto import annotated, checkpoint, kinds, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
+T = TypeVar("T")
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 ROUNDS = 6
@@ -174,13 +175,28 @@ def fingerprint(source: Any) -> str:
     """SHA-256 of what a source holds: of the bytes of its files, in their order, or of a table."""
     if not is_path(source):
         return read(source).fingerprint
+    hashes = _of_files(Path(source), checkpoint.hash_file)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def written(source: Any) -> list[tuple[str, int, int]]:
+    """Name, size and time of the last change of the files of a source; what was written to meanwhile has others."""
+
+    def sign(path: Path) -> tuple[str, int, int]:
+        found = path.stat()
+        return str(path), found.st_size, found.st_mtime_ns
+
+    return _of_files(Path(source), sign) if is_path(source) else []
+
+
+def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
+    """What `call` gives for each file that a source is read from, in their order. Raises DataError where it cannot be read."""
     try:
-        listed = _listed_files(Path(source))
-        files = _files(Path(source)) if listed is None else [Path(file) for file, _ in listed.origins]
-        hashes = [checkpoint.hash_file(path) for path in files]
+        listed = _listed_files(source)
+        files = _files(source) if listed is None else [Path(file) for file, _ in listed.origins]
+        return [call(path) for path in files]
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _table(part: Part, names: Iterable[str]) -> Table:

@@ -11,9 +11,11 @@ SHOWN_FINDINGS = 20
 
 
 class MapstoError(Exception):
-    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with."""
+    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with, `speaker` which of several
+    processes says it."""
 
     exit_status = 1
+    speaker = 0
 
 
 class UsageError(MapstoError, ValueError):

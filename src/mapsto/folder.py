@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from mapsto import __version__, checkpoint, kinds, published, sentence, shards
+from mapsto import __version__, checkpoint, kinds, metrics, published, sentence, shards
 from mapsto import arrow as arrows
 from mapsto.arrow import Arrow, Port
 from mapsto.card import card
@@ -53,7 +54,7 @@ OWN: tuple[str, ...] = (
     CARD,
     REPORT,
     "report_files",
-    "metrics.jsonl",
+    metrics.METRICS,
     "rejected.csv",
     *MODEL,
     *sentence.FILES,
@@ -256,7 +257,7 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes from writing to the same run; the lock goes with the process. Raises RunError."""
     if folder is None:
         yield
@@ -267,17 +268,35 @@ def locked(folder: Path | None) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}") from error
     with stream:
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{folder} is in use by another process") from error
+        _lock(folder, stream, say)
         try:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # of a run that could not begin nothing is left
                 folder.rmdir()
+
+
+def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
+    """Lock the file, or raise RunError where another process has; one that ends takes the file's name away with the lock."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        ours = False
+    except OSError as error:
+        say(f"note: files cannot be locked in {folder} ({error.strerror}), so start no second run there")
+        return
+    if not ours:
+        raise RunError(f"{folder} is in use by another process")
+
+
+def require_shared(folder: Path) -> None:
+    """Raise UsageError where the folder that a process has locked is not to be seen."""
+    if not (folder / LOCK).exists():
+        raise UsageError(f"{folder} is no folder that all processes share; give an --out that is one")
 
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
@@ -309,6 +328,16 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
         folder, "a finished run", SAME, checkpoint.read_sealed(folder / MANIFEST)["provenance"], facts, options
     )
     return True
+
+
+def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
+    """Whether the run in the folder, finished or not, is another one than this."""
+    try:
+        finished_run(folder, facts, options)
+        recorded_run(folder, facts, options, lambda text: None)
+    except UsageError:
+        return True
+    return False
 
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:

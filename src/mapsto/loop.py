@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mapsto import checkpoint
+from mapsto import checkpoint, metrics
 from mapsto.device import seed_all
 from mapsto.errors import RunError
 from mapsto.examples import Examples, batches
@@ -38,7 +37,6 @@ TOKENS_AT_ONCE = 8192
 # Without a backward pass what attention costs in longer rows is more than that (sequence.SHORTEST_ROW).
 SHORTEST_TRAINING_ROW = 128
 AVERAGED_TAIL = 0.20
-METRICS = "metrics.jsonl"
 KEPT_CHECKPOINTS = 2
 # What a checkpoint holds at most: weights, two moments of each, their average or the best ones.
 COPIES = 4
@@ -164,9 +162,10 @@ class Training:
         """Train to the end, or to early stopping; the mapping is left with its final (best or averaged) weights."""
         self.resume()
         started, before = time.monotonic(), self.state.seconds
+        folder = self.folder if self.ranks.main else None
         self.mapping.train()
         try:
-            with _signals() as received, _metrics(self.folder if self.ranks.main else None, self.state.step) as write:
+            with _signals() as received, metrics.writing(folder, self.state.step, self.progress.say) as write:
                 while self.state.step < self.end:
                     loss, rate = self.step(self.state.step)
                     self.state.seconds = before + time.monotonic() - started
@@ -322,7 +321,7 @@ class Training:
         path = checkpoint.place(self.folder, self.state.step)
         self.ranks.on_main(lambda: checkpoint.save(path, tensors, asdict(self.state)))
         if self.ranks.main:
-            checkpoint.prune(self.folder, KEPT_CHECKPOINTS)
+            checkpoint.prune(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, where there is one; only the main process opens the folder."""
@@ -365,28 +364,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _metrics(folder: Path | None, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that appends a line to metrics.jsonl; lines behind `step`, where a killed run went on, are dropped."""
-    if folder is None:
-        yield lambda record: None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / METRICS
-    kept = []
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    checkpoint.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-    # Unbuffered: what did not fit on a full disk would be written again when the file is closed, and fail once more.
-    with path.open("ab", buffering=0) as stream:
-
-        def write(record: dict[str, Any]) -> None:
-            line = (json.dumps(record) + "\n").encode()
-            with checkpoint.explaining(path):
-                while line:
-                    line = line[stream.write(line) :]
-
-        yield write

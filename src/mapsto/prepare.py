@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mapsto import checkpoint, corpus, folder, kinds
 from mapsto import data as tables
-from mapsto.arrow import Arrow, restores
+from mapsto.arrow import Arrow, parse, restores
 from mapsto.begin import (
     Beginning,
+    kept_source,
     make_config,
     make_mapping,
     make_sources,
@@ -47,7 +48,7 @@ from mapsto.examples import (
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, require_choice
 from mapsto.ranks import ALONE, Ranks
-from mapsto.shards import ELSEWHERE, UNFINISHED, Shards, kept_in
+from mapsto.shards import Kept, Shards
 from mapsto.source import Source
 from mapsto.target import Target
 
@@ -115,8 +116,12 @@ def prepare(
     run: Path | None = None,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
+    kept: Kept | None = None,
 ) -> Work:
-    """From files and a start to a mapping and its examples; everything that can be wrong with them is found here."""
+    """From files and a start to a mapping and its examples; everything that can be wrong with them is found here.
+
+    kept: the shards that were found in the folder of the `run`, where they were looked at before.
+    """
     device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
     tested = None if test is None else tables.read(test, encoding=options.encoding)
@@ -128,7 +133,7 @@ def prepare(
     if wanted.corrupted and beginning.objective not in (None, options.objective):
         say(f"note: the start learnt by --objective {beginning.objective}; this run goes on by {options.objective}")
     if corpus.takes(wanted):
-        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks)
+        made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks, kept)
     else:
         made = _from_table(wanted, data, tested, beginning, options, say)
     mapping = make_mapping(made.arrow, made.config, made.sources, made.targets, beginning)
@@ -216,48 +221,67 @@ def _from_corpus(
     run: Path | None,
     overwrite: bool,
     ranks: Ranks,
+    kept: Kept | None,
 ) -> Material:
-    """Values of one corrupted source, as many as there are, in the run's folder."""
-    values = data if tables.is_path(data) else tables.read(data)
-    arrow = bind_to(wanted, next(tables.stream(values, options.encoding)))
+    """Values of one corrupted source, as many as there are, in the run's folder: the main process makes what is missing there,
+    the others open it and read no corpus."""
+    require_choice("bad_rows", options.bad_rows)
+    opened = None if run is None or ranks.main else Shards.opened(run, ranks)
+    values = data if opened or tables.is_path(data) else tables.read(data)
+
+    def parts() -> Iterable[Table]:
+        return tables.stream(values, options.encoding)
+
+    signs = [] if opened else tables.written(values)
+    arrow = parse(opened.facts["arrow"]) if opened else bind_to(wanted, next(iter(parts())))
     targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
-    longest, long, units = _limits(options, config, pretraining=True)
-    require_room(arrow, longest)
-    require_choice("bad_rows", options.bad_rows)
-    limits = corpus.Limits(longest, long, units)
+    limits = corpus.Limits(*_limits(options, config, pretraining=True))
+    require_room(arrow, limits.longest)
     started = started_sources(beginning, arrow)
-    fingerprint = tables.fingerprint(values)
-    if tested is not None:
-        tested = _unseen(arrow, tables.stream(values, options.encoding), tested, targets, options, say)
-    key = {
+    kind = arrow.sources[0].kind
+    if opened:
+        shards, sources = opened, started or {kind: kept_source(arrow, opened)}
+    else:
+        if tested is not None:
+            tested = _unseen(arrow, parts(), tested, targets, options, say)
+        key = _key(arrow, tables.fingerprint(values), started, limits, options)
+        begun = run is not None and (run / folder.RUN).exists() and not overwrite
+        shards = Shards(run, key, say, begun, kept)
+        shards.remember({"arrow": str(arrow)})
+        sources = started or {kind: sampled_source(arrow, parts, shards, options, say)}
+    config = _begun(arrow, sources, targets, beginning, options)
+    if not shards.whole:
+        corpus.fill(shards, parts(), arrow, sources[kind], limits)
+        if tables.written(values) != signs:
+            shards.forget()
+            raise DataError(f"{values} changed while it was read; give the same command again when it is complete")
+    read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
+    read.report(say)
+    learnt_from, held, count = read.split(_share(read.rows, True, options), options.seed)
+
+    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
+        learnt = Examples(arrow, mapping.sources, learnt_from, None, None, options.seed, _corruption(arrow, options))
+        return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
+
+    rows, made_of = read.rows - count, shards.key["data"]
+    return Material(arrow, config, sources, targets, made_of, rows, count, None, tested, read.faults(), examples)
+
+
+def _key(
+    arrow: Arrow, fingerprint: str, started: Dict[str, Source] | None, limits: corpus.Limits, options: Options
+) -> dict[str, Any]:
+    """What the shards of a corpus are a function of."""
+    return {
         "data": fingerprint,
         "column": arrow.sources[0].column,
         "tokenizer": None if started is None else {kind: source.fingerprint for kind, source in started.items()},
         "--vocabulary": options.vocabulary,
         "--encoding": options.encoding,
-        "--length": longest,
-        "--long": long,
-        "--shape": "words" if units else "tokens",
+        "--length": limits.longest,
+        "--long": limits.long,
+        "--shape": "words" if limits.units else "tokens",
     }
-    if run is not None and not ranks.main and not kept_in(run):
-        raise UsageError(f"{run} is no folder that all processes share; give an --out that is one")
-    begun = run is not None and (run / folder.RUN).exists() and not overwrite
-    shards = Shards(run, key, say, ELSEWHERE if not ranks.main else UNFINISHED if begun else None)
-    kind = arrow.sources[0].kind
-    sources = started or {kind: sampled_source(arrow, tables.stream(values, options.encoding), shards, options, say)}
-    config = _begun(arrow, sources, targets, beginning, options)
-    corpus.fill(shards, tables.stream(values, options.encoding), arrow, sources[kind], limits)
-    read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
-    read.report(say)
-    kept, held, count = read.split(_share(read.rows, True, options), options.seed)
-
-    def examples(mapping: Mapping) -> tuple[Examples, Examples]:
-        learnt = Examples(arrow, mapping.sources, kept, None, None, options.seed, _corruption(arrow, options))
-        return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
-
-    rows = read.rows - count
-    return Material(arrow, config, sources, targets, fingerprint, rows, count, None, tested, read.faults(), examples)
 
 
 def read_by(arrow: Arrow) -> dict[str, type[Source]]:

@@ -10,8 +10,10 @@ import atexit
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -24,8 +26,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Others wait while the main process scores and saves. A process that dies is noticed at once, by its connection.
-LONGEST_WAIT = timedelta(hours=2)
+# A process that dies is noticed at once, by its connection; one that hangs when nothing was heard of it for this long.
+LONGEST_SILENCE = timedelta(minutes=30)
+GOES_ON = "the same command goes on from what was saved last"
+BEAT_SECONDS = 5.0
+# Of a processor's time; threads that only wait for others take less, and slow disks leave a process more.
+LEAST_WORK = 0.01
 
 
 class ElsewhereError(RunError):
@@ -34,6 +40,15 @@ class ElsewhereError(RunError):
     def __init__(self, rank: int, text: str, status: int) -> None:
         self.exit_status = status
         super().__init__(f"process {rank}: {text}")
+
+
+class SilentError(RunError):
+    """A process of the run does nothing any more; `speaker` is one that can still say so."""
+
+    def __init__(self, who: str, speaker: int = 0) -> None:
+        self.speaker = speaker
+        minutes = LONGEST_SILENCE.total_seconds() / 60
+        super().__init__(f"nothing was heard of {who} for {minutes:g} minutes, so this run stops; {GOES_ON}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,17 @@ class Ranks:
         raise fault or ElsewhereError(first, *told)
 
     def on_main(self, call: Callable[[], T]) -> T | None:
-        """What `call` gives in the main process, while the others wait; None in those."""
-        return self.each(call if self.main else lambda: None)
+        """What `call` gives in the main process; None in the others, which wait for as long as that one is at work."""
+        if self.size == 1:
+            return call()
+        if self.main:
+            return self.each(lambda: self._heard(call))
+        try:
+            while self._beat(True):
+                pass
+        except SilentError as error:
+            raise SilentError("process 0", speaker=1) from error
+        return self.each(lambda: None)
 
     def tell(self, value: Any, source: int = 0) -> Any:
         """What process `source` has as `value`, which is plain JSON, in every process."""
@@ -127,6 +151,34 @@ class Ranks:
 
         return wait
 
+    def _heard(self, call: Callable[[], T]) -> T:
+        """What `call` gives, while a thread tells the others that this process is at work: that it uses its processor."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            used = time.process_time()
+            with suppress(RunError):
+                while not ended.wait(BEAT_SECONDS):
+                    before, used = used, time.process_time()
+                    if used - before >= LEAST_WORK * BEAT_SECONDS:
+                        self._beat(True)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            return call()
+        finally:
+            ended.set()
+            teller.join()
+            with suppress(RunError):  # whoever has gone is missed by what all do next; a fault here is more news
+                self._beat(False)
+
+    def _beat(self, working: bool) -> bool:
+        """Whether the main process says that it goes on working."""
+        import torch
+
+        return bool(self.copied(torch.tensor([working])))
+
     def _reduced(self, numbers: Sequence[float], how: str) -> list[float]:
         import torch
         import torch.distributed as dist
@@ -143,13 +195,14 @@ ALONE = Ranks()
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Something that all processes do at the same time; it fails when one of them is gone."""
+    """Something that all processes do at the same time. Raises RunError when one of them is gone, or silent for too long."""
+    began = time.monotonic()
     try:
         yield
     except RuntimeError as error:
-        raise RunError(
-            "another process of this run has gone, so this one stops too; the same command goes on from the last checkpoint"
-        ) from error
+        if time.monotonic() - began >= LONGEST_SILENCE.total_seconds():
+            raise SilentError("another process") from error
+        raise RunError(f"another process of this run has gone, so this one stops too; {GOES_ON}") from error
 
 
 def place() -> Ranks:
@@ -173,7 +226,9 @@ def join() -> Ranks:
         import torch.distributed.nn
 
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_SILENCE
+            )
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the other processes of this run cannot be reached: {error}") from error
         atexit.register(part)

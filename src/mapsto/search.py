@@ -129,7 +129,7 @@ def fit(
     facts = {**work.facts, "--search": trials, "--search-minutes": search_minutes}
     planned = _planned(work, table, begins, trials, search_minutes)
     del work  # its mapping and examples are of no use to the trials
-    with folder.locked(run):
+    with folder.locked(run, progress.say):
         if run is not None and overwrite:
             folder.clear(run)
         done = _run(planned, run, facts, progress)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -24,6 +25,7 @@ from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.vocabulary import OWN_SPECIAL, Style, no_text, template
 
 CHUNK = 4096
+PROBE = "the old river mill, 17 times past a WISE 今天 season, don't end ſo"
 
 
 class _Frame(NamedTuple):
@@ -121,24 +123,40 @@ class Tokenizer:
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
         """The ids of `encode_batch` alone: faster, and small enough in memory for a whole corpus."""
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in self._fast(texts)]
+        return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
 
     def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
         """The ids of all texts end to end, and how many each text has."""
-        lists = [encoding.ids for encoding in self._fast(texts)]
+        lists = list(self._fast(texts))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
-    def _fast(self, texts: Iterable[str]) -> Iterator[tokenizers.Encoding]:
-        """Encodings that know nothing but ids."""
+    def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int]]:
+        """The ids of each text; of a long one a part at a time, where that gives the same."""
         rest = iter(_checked(texts))
         before = 0
         while chunk := list(islice(rest, CHUNK)):
             try:
-                yield from self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+                if max(map(len, chunk)) > vocabularies.AT_ONCE and self._parted:
+                    for text in chunk:
+                        each = (self._ids([part])[0] for part in vocabularies.parts(text))
+                        yield np.concatenate([np.array(ids, np.int32) for ids in each])
+                else:
+                    yield from self._ids(chunk)
             except TypeError as error:
                 raise no_text(chunk, before) from error
             before += len(chunk)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _parted(self) -> bool:
+        """Whether what stands behind a space gets the same ids without what stands before it."""
+        if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
+            return False
+        whole, *parted = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
+        return whole == list(chain.from_iterable(parted))
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
         """The text that `ids` stand for; special tokens are left out unless `keep_special`."""

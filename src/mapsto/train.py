@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto import adapter, checkpoint, corpus, folder, lora, zoo
+from mapsto import adapter, checkpoint, corpus, folder, lora, metrics, shards, zoo
 from mapsto import data as tables
 from mapsto.arrow import parse
 from mapsto.begin import (
@@ -29,7 +28,7 @@ from mapsto.examples import (
     Examples,
 )
 from mapsto.layout import Replicas
-from mapsto.loop import METRICS, Plan, Training, space
+from mapsto.loop import Plan, Training, space
 from mapsto.mapping import Mapping
 from mapsto.objectives import Objective
 from mapsto.options import Options
@@ -89,19 +88,25 @@ def fit(
     if run is not None:
         ranks.on_main(lambda: folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
     with ExitStack() as stack:
-        ranks.on_main(lambda: stack.enter_context(folder.locked(run)))
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run, progress.say)))
         work = _prepared(
-            lambda: prepare(wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks),
-            run is not None and corpus.takes(wanted),
+            lambda kept: prepare(
+                wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
+            ),
+            run if corpus.takes(wanted) else None,
             ranks,
+            progress.say,
         )
-        if run is not None and ranks.restarts:
-            # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
-            if ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options))):
-                progress.say(f"{run} was finished before the processes were started again")
-                return ranks.each(lambda: folder.load(run))
-        elif run is not None and overwrite:
-            ranks.on_main(lambda: folder.clear(run))
+        if run is not None and overwrite:
+            ranks.on_main(lambda: _make_room(run, work, ranks.restarts > 0))
+        # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
+        if (
+            run is not None
+            and ranks.restarts
+            and ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options)))
+        ):
+            progress.say(f"{run} was finished before the processes were started again")
+            return ranks.each(lambda: folder.load(run))
         method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
@@ -152,10 +157,23 @@ def fit(
     return work.mapping
 
 
-def _prepared(prepare: Callable[[], Work], shards: bool, ranks: Ranks) -> Work:
-    """What `prepare` gives in every process. Where it makes shards, the main process makes them and the others open them."""
-    made = ranks.on_main(prepare) if shards else None
-    return ranks.each(lambda: made or prepare())
+def _make_room(run: Path, work: Work, again: bool) -> None:
+    """Take away the run that the folder holds; not where processes were started `again` and it is this one."""
+    if not again or folder.holds_another(run, work.facts, work.options):
+        folder.clear(run)
+
+
+def _prepared(
+    prepare: Callable[[shards.Kept | None], Work], run: Path | None, ranks: Ranks, say: Callable[[str], None]
+) -> Work:
+    """What `prepare` gives in every process. Where it makes shards, in the folder `run`, all look at what is there already, the
+    main process makes what is missing and the others open it."""
+    if run is None:
+        return ranks.each(lambda: prepare(None))
+    ranks.each(lambda: folder.require_shared(run))
+    kept = shards.look(run, ranks, say)
+    made = ranks.on_main(lambda: prepare(kept))
+    return ranks.each(lambda: made or prepare(None))
 
 
 def _planned(
@@ -332,9 +350,8 @@ def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: 
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
     looks = looks_at(found, work.mapping, work.device)
     if looks or found.made:
-        metrics = run / METRICS
-        steps = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()] if metrics.exists() else []
         try:
+            steps = metrics.read(run, say)
             page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
             write_page(run / folder.REPORT, page, found, looks)
         except UsageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ SMALLEST_SIZE, LARGEST_SIZE = 4096, 16384
 SIZE_STEP = 64
 LARGEST_ALPHABET = 0.75  # of the vocabulary
 LEAST_SEEN = 2
-CHUNK = 4096
+AT_ONCE = 2**20  # characters; the library takes 170 bytes for each
+BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
+# Merging the pieces of a word takes the square of its length: five minutes for a megabyte without a space.
+ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 
 
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
@@ -36,7 +40,17 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
     if not any(text.strip() for text in texts):
         raise DataError("no text to learn a vocabulary from: all texts are empty")
     corpus = round(sum(len(text.encode("utf-8", "replace")) for text in texts) / share)
+    texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", text))]
     return _train_wordpiece(texts, size, corpus) if style == "wordpiece" else _train_bytes(texts, size, corpus)
+
+
+def parts(text: str) -> Iterator[str]:
+    """The text in parts of little more than AT_ONCE characters, which begin with a space between two words."""
+    start = 0
+    while found := BETWEEN_WORDS.search(text, start + AT_ONCE):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
@@ -94,9 +108,15 @@ def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokeniz
 def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], most: int) -> tuple[list[str], list[str]]:
     """The characters worth a token, and those among them that occur inside words; together at most `most`."""
     words: Counter[str] = Counter()
+    waiting: list[str] = []
+    size = 0
     with reading(texts):
-        for start in range(0, len(texts), CHUNK):
-            words.update(backend.normalizer.normalize_str("\n".join(texts[start : start + CHUNK])).split())
+        for number, text in enumerate(texts, 1):
+            waiting.append(text)
+            size += len(text)
+            if size >= AT_ONCE or number == len(texts):
+                words.update(backend.normalizer.normalize_str("\n".join(waiting)).split())
+                waiting, size = [], 0
     seen, seen_inside = _count_characters(backend, words)
     enough = {character for character, times in seen.items() if times >= LEAST_SEEN} or set(seen)
     initial: list[str] = []
