@@ -353,13 +353,31 @@ def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
 def test_where_answers_go_is_looked_at_first(
     fitted: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answered(*_: object) -> None:
-        raise AssertionError("answers were made before their file was looked at")
+    def too_soon(*_: object) -> None:
+        raise AssertionError("something slow was done before the place of its results was looked at")
 
-    monkeypatch.setattr("mapsto.predict.Predictor.answer", answered)
-    for name, says in (("a.docx", "csv, tsv, jsonl or parquet"), ("nowhere/a.csv", "there is no folder")):
-        status, _, said = invoke("predict", fitted / "clf", fitted / "test.csv", "--out", tmp_path / name)
-        assert status == 2 and says in said
+    monkeypatch.setattr("mapsto.predict.Predictor.answer", too_soon)
+    test = fitted / "test.csv"
+    status, _, said = invoke("predict", fitted / "clf", test, "--out", tmp_path / "a.docx")
+    assert status == 2 and "csv, tsv, jsonl or parquet" in said
+    for slow in ("mapsto.folder.load", "mapsto.data.read", "mapsto.cells.planned"):
+        monkeypatch.setattr(slow, too_soon)
+    taken, nowhere = edit(tmp_path / "taken", "x"), tmp_path / "nowhere"
+    (tmp_path / "a.csv").mkdir()
+    for arguments, says in (
+        (["predict", "clf", test, "--out", nowhere / "a.csv"], "there is no folder"),
+        (["predict", "clf", test, "--out", taken], "is a file"),
+        (["predict", "clf", test, "--out", tmp_path / "a.csv"], "is a folder"),
+        (["predict", "clf", test, "--draw", taken], "is a file"),
+        (["predict", "clf", test, "--hide", 0.5, "--out", nowhere / "a.csv"], "there is no folder"),
+        (["evaluate", "clf", test, "--out", nowhere / "a.html"], "a folder that is there"),
+        (["explain", "clf", test, "--out", nowhere / "a.html"], "there is no folder"),
+        (["suggest", "clf", test, "--out", test], "is there already"),
+        (["compare", "text -> label", test, "--out", taken], "is a file"),
+        (["compare", "text -> label", test, "--out", tmp_path], "holds other files"),
+    ):
+        status, _, said = invoke(*arguments)
+        assert (status, says in said) == (2, True), (arguments, said)
 
 
 def test_a_run_tells_its_steps_and_scores_as_json(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:

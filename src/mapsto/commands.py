@@ -34,7 +34,7 @@ from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
 from mapsto.suggest import require_new
 from mapsto.target import Target
-from mapsto.writers import legible, require_writable
+from mapsto.writers import legible, require_place, require_writable
 
 ENGINES = ("local", "ray")
 
@@ -57,6 +57,8 @@ def predict(
     files go to a folder, with their names in the place of them."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
+    require_place(out)
+    require_place(draw)
     answering = _engine(engine, model, device, precision, long, min_confidence)
     filed = are_files(answering.arrow)
     source = answering.arrow.sources[0]
@@ -108,9 +110,12 @@ def complete(
         raise UsageError("give a table, or one or more --text")
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
+    require_place(out)
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
     files = _folder(out) if kinds.source(port.kind).suffixes else None
+    if files is None and out is not None:
+        require_writable(out)
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
     table = tables.read(given, encoding=encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
