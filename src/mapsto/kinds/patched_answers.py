@@ -38,6 +38,7 @@ class PatchedTarget(Target):
     stem = "patch_head"
     likely = False
 
+    amounts = ("patch_loss",)
     source: PatchedSource
     scale: PixelScale
 
