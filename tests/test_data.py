@@ -477,6 +477,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
         ("a.jsonl", 1), ("b.csv", 2), ("b.csv", 3), ("c.tsv.gz", 2),
     ]  # fmt: skip
     assert [finding.row for finding in table.rejected] == [2]
+    assert [remark.reason for remark in table.remarks] == ["left out by their endings: .md (1)"]
     put(tmp_path, "d.csv", "text\nd\n")
     with pytest.raises(DataError, match="d.csv has no column 'n'"):
         data.read(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -21,12 +22,12 @@ from PIL import Image
 from runs import run, sentences, write_photos
 
 import mapsto
-from mapsto import augmentation, data, examples, kinds, pictures
+from mapsto import augmentation, cli, data, examples, kinds, pictures
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
-from mapsto.errors import BadCell
+from mapsto.errors import BadCell, DataError
 from mapsto.kinds import picture as picture_kind
 from mapsto.kinds.picture import Picture
 from mapsto.options import Options
@@ -34,6 +35,7 @@ from mapsto.patches import PLACES
 from mapsto.pictures import Frame
 from mapsto.prepare import prepare
 
+FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
 
 
@@ -364,7 +366,7 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.names("source") if kinds.source(kind).suffixes])
+@pytest.mark.parametrize("kind", FILES)
 def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +399,12 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
                 found = source.located(cell, own)
                 assert (found["path"] if isinstance(found, dict) else found) == f"{meant}{suffix}"
             assert source.located(cell, None) == cell
-    for name, said in ((f"pipe{suffix}", "this is no file"), (f"a\0{suffix}", "NUL"), (f"x://a{suffix}", "no address")):
+    for name, said in (
+        (f"not{suffix}", f"no such file below {own}, nor"),
+        (f"pipe{suffix}", "this is no file"),
+        (f"a\0{suffix}", "NUL"),
+        (f"x://a{suffix}", "no address"),
+    ):
         with pytest.raises(BadCell, match=said):
             source.read(source.located(name, own))
     (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
@@ -407,6 +414,56 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
     table = data.read([{kind: str(away / f"a{suffix}")}])
     (fault,) = examples.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
     assert "below its own folder" not in fault.reason
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) -> None:
+    """Links to folders, which are not entered, empty folders, other endings, and names of inner folders, which are no labels."""
+    suffix, root = kinds.source(kind).suffixes[0], tmp_path / "all"
+    for name in ("cat/a", "cat/b", "狗 dog/a", "狗 dog/.hidden", "cat/old/c"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}{suffix.upper()}").write_bytes(b"x")
+    assert [remark.column for remark in data.read(root).remarks] == ["label"], "and of what is whole nothing more"
+    (root / "linked").symlink_to(root / "cat")
+    (root / "bird").mkdir()
+    (root / "cat" / "lost.heic").write_bytes(b"x")
+    (root / "cat" / f"gone{suffix}").symlink_to(root / "nowhere")
+    table = data.read(root)
+    assert table.column("label") == ["cat"] * 4 + ["狗 dog"] and Path(table.origin(2)[0]).name == f"gone{suffix}"
+    assert [(remark.file, remark.column, remark.reason) for remark in table.remarks] == [
+        (str(root), None, "folders that are links are not entered: linked"),
+        (str(root), None, "nothing stands in the folders bird"),
+        (str(root), None, "left out by their endings: .heic (1)"),
+        (str(root), "label", "labels are the names of the outer folders (cat), not of those within (old)"),
+    ]
+    assert [remark.column for remark in table.remarks_on([kind])] == [None] * 3
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "cat").symlink_to(root / "cat")
+    with pytest.raises(DataError, match="holds no file(.|\n)*not entered: cat"):
+        data.read(tmp_path / "links")
+
+
+def test_every_command_says_what_is_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "photos")
+    (folder / "linked").symlink_to(folder / "bright")
+    base, clf = str(tmp_path / "base"), str(tmp_path / "clf")
+    for command in (
+        ["check", "image -> label", str(folder)],
+        ["pretrain", "image", str(folder), "--out", base, *SMALL],
+        ["fit", "image -> label", str(folder), "--out", clf, *SMALL],
+        ["predict", clf, str(folder)],
+        ["predict", base, str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled")],
+        ["evaluate", clf, str(folder)],
+        ["explain", clf, str(folder)],
+        ["suggest", clf, str(folder), "--n", "1"],
+    ):
+        monkeypatch.setattr("sys.argv", ["mapsto", *command])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        said = "".join(capsys.readouterr())
+        assert said.count("not entered: linked") == 1, (command, said)
 
 
 def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def complete(
     if files is None and out is not None:
         require_writable(out)
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
-    table = tables.read(given, encoding=encoding)
+    table = _read(given, encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
     faults = require_some(rows, table.rejected)
@@ -182,6 +182,14 @@ def _engine(engine: str, model: str, *how: Any) -> Engine:
     """how: what a Predictor takes beside its mapping, in order."""
     require_choice("engine", engine, ENGINES)
     return Workers(model, *how) if engine == "ray" else Predictor(folder.load(model), *how)
+
+
+def _read(source: Any, encoding: str | None) -> tables.Table:
+    """A table, and on the screen what was left aside where it was read from."""
+    table = tables.read(source, encoding=encoding)
+    for remark in table.remarks_on():
+        _note(remark)
+    return table
 
 
 def _note(finding: Finding) -> None:
@@ -277,8 +285,8 @@ def explain(
         raise UsageError(f"{out.name}: explanations are written as .html or .jsonl")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
-    given: Any = tables.read(what, encoding=encoding) if tables.is_table_name(what) else [what]
-    measured = None if sample is None else tables.read(sample, encoding=encoding)
+    given: Any = _read(what, encoding) if tables.is_table_name(what) else [what]
+    measured = None if sample is None else _read(sample, encoding)
     found = load(model, device).explain(given, method, measured, steps)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
     if found.faults:
@@ -323,8 +331,8 @@ def suggest(
     manifest = Path(model) / folder.MANIFEST
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
-    given = None if labelled is None else tables.read(labelled, encoding=encoding)
-    found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
+    given = None if labelled is None else _read(labelled, encoding)
+    found = held.suggest(_read(pool, encoding), n, given, known, seed)
     print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)
     if found.unreadable:
         print(f"note: {found.unreadable:,} rows cannot be read and were left out", file=sys.stderr)

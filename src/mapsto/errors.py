@@ -53,7 +53,7 @@ class Finding:
         where = place(self.file, self.row)
         if self.column is not None:
             where += f", column {self.column!r}"
-        shown = "" if self.value is None else f": {shorten(self.value)!r}"
+        shown = "" if self.value is None or self.value == self.file else f": {shorten(self.value)!r}"
         return f"{where}{shown}: {self.reason}"
 
 

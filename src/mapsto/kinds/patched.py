@@ -136,6 +136,8 @@ class PatchedSource(Source):
             raise BadCell(
                 "a table names files below its own folder, or below the one that mapsto is run in, and no others"
             )
+        if not os.path.exists(path):
+            raise BadCell(f"there is no such file below {folder}, nor below the folder that mapsto is run in")
         return path
 
     @staticmethod
