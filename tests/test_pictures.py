@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import run, sentences, write_photos
+from runs import in_a_browser, run, sentences, write_photos
 
 import mapsto
 from mapsto import augmentation, cli, data, examples, kinds, pictures
@@ -34,6 +35,7 @@ from mapsto.options import Options
 from mapsto.patches import PLACES
 from mapsto.pictures import Frame
 from mapsto.prepare import prepare
+from mapsto.reports.explained import explained
 
 FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
@@ -446,18 +448,19 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
 def test_every_command_says_what_is_left_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = photos(tmp_path / "photos")
-    (folder / "linked").symlink_to(folder / "bright")
+    (photos(tmp_path / "photos") / "linked").symlink_to(tmp_path / "photos" / "bright")
+    monkeypatch.chdir(tmp_path)
+    folder = "photos"  # which for explain is no word, though it has no slash
     base, clf = str(tmp_path / "base"), str(tmp_path / "clf")
     for command in (
-        ["check", "image -> label", str(folder)],
-        ["pretrain", "image", str(folder), "--out", base, *SMALL],
-        ["fit", "image -> label", str(folder), "--out", clf, *SMALL],
-        ["predict", clf, str(folder)],
-        ["predict", base, str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled")],
-        ["evaluate", clf, str(folder)],
-        ["explain", clf, str(folder)],
-        ["suggest", clf, str(folder), "--n", "1"],
+        ["check", "image -> label", folder],
+        ["pretrain", "image", folder, "--out", base, *SMALL],
+        ["fit", "image -> label", folder, "--out", clf, *SMALL],
+        ["predict", clf, folder],
+        ["predict", base, folder, "--hide", "0.5", "--out", str(tmp_path / "filled")],
+        ["evaluate", clf, folder],
+        ["explain", clf, folder],
+        ["suggest", clf, folder, "--n", "1"],
     ):
         monkeypatch.setattr("sys.argv", ["mapsto", *command])
         with contextlib.suppress(SystemExit):
@@ -579,6 +582,21 @@ def test_pictures_are_compared(tmp_path: Path) -> None:
     assert found.curves["colours and edges, linear"][-1].score.value > 0.9
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
     assert "What it looks at" in page and page.count("<svg role") >= 8
+
+
+def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
+    """Each picture is kept once; and on a telephone no row reaches beyond the window."""
+    folder = photos(tmp_path / "photos", 12)
+    clf = mapsto.fit("image -> label", str(folder), layers=1, width=64, steps=3)
+    found = clf.explain(str(folder))
+    page = explained(found, "clf").html()
+    assert page.count("<image id=") == page.count("<use href=") == 12 and page.count("<rect") > 12
+    named, used = (re.findall(pattern, page) for pattern in ('<image id="(.*?)"', '<use href="#(.*?)"'))
+    assert named == used and len(set(named)) == 12
+    assert "<use" not in kinds.source("image").marked(found.rows.sources[0][0], [], []), "where nothing decided"
+    for width in (390, 1200):
+        whole = in_a_browser(tmp_path, page.replace('class="wide"', "", 1), width)
+        assert whole[0] == width >= whole[1] and not whole[2]
 
 
 def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:

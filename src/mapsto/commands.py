@@ -27,6 +27,7 @@ from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
 from mapsto.prepare import read_by
+from mapsto.progress import Progress
 from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated, record, write_page
 from mapsto.reports.explained import explained
@@ -279,15 +280,17 @@ def explain(
     device: str,
     encoding: str | None,
     as_json: bool,
+    progress: Progress,
 ) -> None:
     """Why, on the screen or as a page or rows; and how faithful that is."""
     if out is not None and out.suffix not in (".html", ".jsonl"):
         raise UsageError(f"{out.name}: explanations are written as .html or .jsonl")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
-    given: Any = _read(what, encoding) if tables.is_table_name(what) else [what]
+    held = load(model, device)
+    given: Any = _read(what, encoding) if held.is_table_name(what) else [what]
     measured = None if sample is None else _read(sample, encoding)
-    found = load(model, device).explain(given, method, measured, steps)
+    found = held.explain(given, method, measured, steps, progress)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
     if found.faults:
         left = f"{len(found.faults):,} rows cannot be read and have no explanation"

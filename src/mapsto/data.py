@@ -135,11 +135,12 @@ def is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
-def is_table_name(text: str) -> bool:
-    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one."""
+def is_table_name(text: str, folders: bool = False) -> bool:
+    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one.
+    folders: whether any folder is one, since no value is a word."""
     path = Path(text)
     try:
-        there = path.is_file() or (path.is_dir() and len(path.parts) > 1)
+        there = path.is_file() or (path.is_dir() and (folders or os.sep in text))
         return there or (readers.format_of(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
