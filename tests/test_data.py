@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mapsto import data, readers, writers
-from mapsto.errors import DataError, MapstoError, UsageError
+from mapsto.errors import DataError, MapstoError, UsageError, places
 
 quick = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -487,6 +487,12 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "notes.md", "z")
     with pytest.raises(DataError, match="holds no file of these kinds: csv"):
         data.read(tmp_path)
+
+
+def test_places_are_told_apart_without_what_they_share() -> None:
+    assert places([("in/a.csv", 2), ("in/a.csv", 3)]) == ["a.csv, row 2", "a.csv, row 3"]
+    assert places([("in/cat/1.png", 0), (os.path.abspath("in/狗/1.png"), None)]) == ["cat/1.png", "狗/1.png"]
+    assert places([("data", 7)]) == ["data, row 7"] and places([]) == []
 
 
 def test_a_selection_keeps_values_and_origins() -> None:

@@ -591,6 +591,7 @@ def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
     found = clf.explain(str(folder))
     page = explained(found, "clf").html()
     assert page.count("<image id=") == page.count("<use href=") == 12 and page.count("<rect") > 12
+    assert "bright/000.png" in page and str(tmp_path) not in page
     named, used = (re.findall(pattern, page) for pattern in ('<image id="(.*?)"', '<use href="#(.*?)"'))
     assert named == used and len(set(named)) == 12
     assert "<use" not in kinds.source("image").marked(found.rows.sources[0][0], [], []), "where nothing decided"

@@ -19,7 +19,7 @@ from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError, place, shorten
+from mapsto.errors import DataError, Finding, UsageError, place, places, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows, require_some
 from mapsto.model import compare as compare_starts
@@ -344,13 +344,13 @@ def suggest(
         reason = found.found[0].why
         print(f"wrote {count} {reason} rows to {out}; fill in the column {found.column!r}", file=sys.stderr)
         return
-    for suggestion in found.found:
-        file, row = found.pool.origin(suggestion.row)
+    where = places([found.pool.origin(suggestion.row) for suggestion in found.found])
+    for at, suggestion in zip(where, found.found, strict=True):
         guess = (
             "" if suggestion.confidence is None else f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
         )
         values = [found.pool.column(name)[suggestion.row] for name in found.pool.columns]
-        print(f"{place(Path(file).name, row)}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
+        print(f"{at}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
 
 
 def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ class RunError(MapstoError):
 def place(file: str | Path, row: int | None) -> str:
     """Where something stands, for people; a row of None or 0 is the whole file."""
     return f"{file}, row {row}" if row else str(file)
+
+
+def places(found: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Where things stand that are shown together: each file and row, without the folder that all of the files are in."""
+    whole = [os.path.abspath(file) for file, _ in found]
+    root = os.path.dirname(whole[0]) if len(set(whole)) == 1 else os.path.commonpath(whole) if whole else ""
+    return [place(os.path.relpath(file, root), row) for file, (_, row) in zip(whole, found, strict=True)]
 
 
 @dataclass(frozen=True)
