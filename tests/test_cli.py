@@ -324,6 +324,18 @@ def test_a_bad_row_costs_one_answer(fitted: Path, invoke: Invoke, tmp_path: Path
         assert found[i]["probability"] == pytest.approx(expected[i]["probability"], abs=1e-5)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--out", "answers.csv"]])
+def test_where_no_row_can_be_answered_the_status_says_so(
+    arguments: list[str], fitted: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = edit(tmp_path / "bad.csv", 'text\n" "\n')
+    status, out, said = invoke("predict", fitted / "clf", bad, *arguments)
+    written = out or (tmp_path / "answers.csv").read_text(encoding="utf-8")
+    assert status == 1 and "error: no row could be answered" in said.replace('{"error": "', "error: ")
+    assert "the text is blank" in written, "and why stands with the row"
+
+
 @pytest.mark.parametrize("name", ["bad.csv", "bad.jsonl"])
 def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
     name: str, fitted: Path, invoke: Invoke, tmp_path: Path

@@ -72,26 +72,14 @@ def predict(
     if draw is not None:
         answering = Drawing(answering, draw)
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
-    if as_json and out is None:
-        rows = failed = 0
-        for _, found in answer_all(answering, given, encoding, _note):
-            for answer in found:
-                print(json.dumps(answer, ensure_ascii=False))
-            rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
-        _tell(rows, failed, answering)
-        return
     if filed and all(filed):
-        _file_all(answering, given, encoding)
-        return
-    nested = out is not None and format_of(out) == "jsonl"
-    answered = Answered(answering, given, encoding, _note, None if out is None else out.parent, nested)
-    _tell(answered.rows, answered.failed, answering)
-    if out is not None:
-        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
-        return
-    writer = csv.DictWriter(sys.stdout, answered.columns)
-    writer.writeheader()
-    writer.writerows(map(legible, answered))
+        rows, failed = _file_all(answering, given, encoding)
+    elif as_json and out is None:
+        rows, failed = _print_all(answering, given, encoding)
+    else:
+        rows, failed = _table(answering, given, encoding, out)
+    if rows == failed:
+        raise DataError("no row could be answered")
 
 
 def complete(
@@ -168,8 +156,33 @@ def _folder(out: Path | None) -> Path:
     return out
 
 
-def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
-    """Have every row answered by an engine that writes files, and say which rows have none."""
+def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
+    """Every answer as a line of JSON; how many rows there were, and how many of them could not be answered."""
+    rows = failed = 0
+    for _, found in answer_all(engine, given, encoding, _note):
+        for answer in found:
+            print(json.dumps(answer, ensure_ascii=False))
+        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
+    _tell(rows, failed, engine)
+    return rows, failed
+
+
+def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None) -> tuple[int, int]:
+    """Every row with its answer, to a file or as csv; counts as of `_print_all`."""
+    nested = out is not None and format_of(out) == "jsonl"
+    answered = Answered(engine, given, encoding, _note, None if out is None else out.parent, nested)
+    _tell(answered.rows, answered.failed, engine)
+    if out is not None:
+        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
+    else:
+        writer = csv.DictWriter(sys.stdout, answered.columns)
+        writer.writeheader()
+        writer.writerows(map(legible, answered))
+    return answered.rows, answered.failed
+
+
+def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
+    """Have every row answered by an engine that writes files, and say which rows have none; counts as of `_print_all`."""
     rows = failed = 0
     for part, found in answer_all(engine, given, encoding, _note):
         for at, answer in zip(part.in_order(), found, strict=True):
@@ -177,6 +190,7 @@ def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
                 print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
         rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
     print(f"wrote {rows - failed:,} files; {failed:,} rows could not be answered", file=sys.stderr)
+    return rows, failed
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:

@@ -119,7 +119,7 @@ def _made(found: Evaluation) -> list[Section]:
         for where, one in zip(places([(one.file, one.row) for one in found.made]), found.made, strict=True)
     ]
     columns = ["where", "what was read", "answer", "truth"]
-    table = Table("Rows drawn at random", columns, rows)
+    table = Table("Rows drawn at random", columns, rows, texts=(1, 2, 3))
     return [Section("What it makes", tables=[table])] if rows else []
 
 
