@@ -208,6 +208,15 @@ def test_check_reports_everything_at_once(invoke: Invoke, tmp_path: Path) -> Non
     assert {finding["row"] for finding in found["errors"]} >= {32, 33, 38, 2}
 
 
+def test_check_says_what_many_rows_have_in_common_a_few_times(invoke: Invoke, tmp_path: Path) -> None:
+    table = edit(tmp_path / "train.csv", f"text,label\n{GOOD}" + " ,a\n" * 1030 + "x,\n")
+    status, out, said = invoke("check", "text -> label", table)
+    assert status == 1 and out.count("the text is blank") == 21 and out.count("the label is blank") == 1
+    assert "error: … and 1,010 more rows of column 'text' (--json lists them all): the text is blank" in out
+    assert "1,031 errors, 0 warnings" in out and "error: 1,031 faults must be mended" in said
+    assert len(json.loads(invoke("check", "text -> label", table, "--json")[1])["errors"]) == 1031
+
+
 def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:
     train, out = fitted / "train.csv", tmp_path / "run"
     for arguments, status, says in (

@@ -6,7 +6,8 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError, place, places, shorten
+from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, place, places, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows, require_some
 from mapsto.model import compare as compare_starts
@@ -397,11 +398,31 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     else:
         print(f"{bound}: {len(table):,} rows" + (f", {len(tested):,} test rows" if tested is not None else ""))
         for kind, listed in (("note", notes), ("warning", report.warnings), ("error", errors)):
-            for line in listed:
+            for line in _listed(listed):
                 print(f"{kind}: {line}")
-        print(f"{len(errors)} errors, {len(report.warnings)} warnings")
+        print(f"{_counted(len(errors), 'error')}, {_counted(len(report.warnings), 'warning')}")
     if errors:
-        raise DataError(f"{len(errors)} faults must be mended")
+        raise DataError(f"{_counted(len(errors), 'fault')} must be mended")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _listed(found: Iterable[Finding | str]) -> Iterator[str]:
+    """One line each; of what is said of many rows of a column, such as files that are all elsewhere, the first ones."""
+    counts = Counter[tuple[str | None, str]]()
+    for finding in found:
+        if isinstance(finding, Finding):
+            said = finding.column, finding.reason
+            counts[said] += 1
+            if counts[said] > SHOWN_FINDINGS:
+                continue
+        yield str(finding)
+    for (column, reason), count in counts.items():
+        if count > SHOWN_FINDINGS:
+            where = "" if column is None else f" of column {column!r}"
+            yield f"… and {count - SHOWN_FINDINGS:,} more rows{where} (--json lists them all): {reason}"
 
 
 def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
