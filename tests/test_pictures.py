@@ -28,7 +28,7 @@ from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
-from mapsto.errors import BadCell, DataError
+from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.kinds import picture as picture_kind
 from mapsto.kinds.picture import Picture
 from mapsto.options import Options
@@ -366,6 +366,21 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
     data.write_rows(tmp_path / "photos" / "list.csv", ["image", "label"], rows)
     done = run("check", "image -> label", str(tmp_path / "photos" / "list.csv"))
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_names_of_files_are_no_text(kind: str, tmp_path: Path) -> None:
+    """A model of text would learn the label from the name of the folder, and seem to be perfect."""
+    suffix = kinds.source(kind).suffixes[0]
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            (tmp_path / label / f"{number}{suffix}").write_bytes(b"x")
+    table = data.read(tmp_path)
+    assert examples.bind_to(parse(f"{kind} -> label"), table).sources[0].column == kind
+    with pytest.raises(UsageError, match=f"no column left can be 'text'; the columns are: '{kind}', 'label'"):
+        examples.bind_to(parse("text -> label"), table)
+    assert examples.bind_to(parse(f"{kind}:text -> label"), table).sources[0].column == kind
 
 
 @pytest.mark.parametrize("kind", FILES)
