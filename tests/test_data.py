@@ -492,6 +492,7 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
 def test_places_are_told_apart_without_what_they_share() -> None:
     assert places([("in/a.csv", 2), ("in/a.csv", 3)]) == ["a.csv, row 2", "a.csv, row 3"]
     assert places([("in/cat/1.png", 0), (os.path.abspath("in/狗/1.png"), None)]) == ["cat/1.png", "狗/1.png"]
+    assert places([("in/cat/1.png", 0), ("in", None)]) == ["cat/1.png", "in"]
     assert places([("data", 7)]) == ["data, row 7"] and places([]) == []
 
 

@@ -200,10 +200,10 @@ def _engine(engine: str, model: str, *how: Any) -> Engine:
     return Workers(model, *how) if engine == "ray" else Predictor(folder.load(model), *how)
 
 
-def _read(source: Any, encoding: str | None) -> tables.Table:
-    """A table, and on the screen what was left aside where it was read from."""
+def _read(source: Any, encoding: str | None, answers: bool = False) -> tables.Table:
+    """A table, and on the screen what was left aside where it was read from; with `answers` also of what they are."""
     table = tables.read(source, encoding=encoding)
-    for remark in table.remarks_on():
+    for remark in table.remarks_on(table.columns if answers else ()):
         _note(remark)
     return table
 
@@ -237,7 +237,8 @@ def evaluate(
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
     mapping = folder.load(model)
     predictor = Predictor(mapping, device, precision)
-    found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
+    table = _read(data, encoding, answers=True)
+    found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows)
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:

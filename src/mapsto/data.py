@@ -140,7 +140,7 @@ def is_table_name(text: str, folders: bool = False) -> bool:
     folders: whether any folder is one, since no value is a word."""
     path = Path(text)
     try:
-        there = path.is_file() or (path.is_dir() and (folders or os.sep in text))
+        there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
         return there or (readers.format_of(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False

@@ -43,8 +43,9 @@ def place(file: str | Path, row: int | None) -> str:
 def places(found: Sequence[tuple[str, int | None]]) -> list[str]:
     """Where things stand that are shown together: each file and row, without the folder that all of the files are in."""
     whole = [os.path.abspath(file) for file, _ in found]
-    root = os.path.dirname(whole[0]) if len(set(whole)) == 1 else os.path.commonpath(whole) if whole else ""
-    return [place(os.path.relpath(file, root), row) for file, (_, row) in zip(whole, found, strict=True)]
+    root = os.path.commonpath(whole) if whole else ""
+    told = [os.path.basename(file) if file == root else os.path.relpath(file, root) for file in whole]
+    return [place(file, row) for file, (_, row) in zip(told, found, strict=True)]
 
 
 @dataclass(frozen=True)

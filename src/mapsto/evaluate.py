@@ -94,8 +94,7 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
     faults = require_whole(rows, table.rejected, len(table), bad_rows)
     encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
-    columns = [port.column for port in (*arrow.sources, *arrow.targets)]
-    notes = [*map(str, table.remarks_on(columns)), *(f"left out, as it cannot be read: {fault}" for fault in faults)]
+    notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
     scores: dict[str, Score] = {}

@@ -133,7 +133,7 @@ class Json(Progress):
         self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def rows(self, what: str, done: int, total: int) -> None:
-        self._write({what: done, "rows": total})
+        self._write({what.replace(" ", "_"): done, "rows": total})
 
     def scores(self, found: Mapping[str, Score]) -> None:
         if found:
