@@ -208,6 +208,15 @@ def test_check_reports_everything_at_once(invoke: Invoke, tmp_path: Path) -> Non
     assert {finding["row"] for finding in found["errors"]} >= {32, 33, 38, 2}
 
 
+def test_check_says_what_many_rows_have_in_common_a_few_times(invoke: Invoke, tmp_path: Path) -> None:
+    table = edit(tmp_path / "train.csv", f"text,label\n{GOOD}" + " ,a\n" * 1030 + "x,\n")
+    status, out, said = invoke("check", "text -> label", table)
+    assert status == 1 and out.count("the text is blank") == 21 and out.count("the label is blank") == 1
+    assert "error: … and 1,010 more rows of column 'text' (--json lists them all): the text is blank" in out
+    assert "1,031 errors, 0 warnings" in out and "error: 1,031 faults must be mended" in said
+    assert len(json.loads(invoke("check", "text -> label", table, "--json")[1])["errors"]) == 1031
+
+
 def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:
     train, out = fitted / "train.csv", tmp_path / "run"
     for arguments, status, says in (
@@ -324,6 +333,18 @@ def test_a_bad_row_costs_one_answer(fitted: Path, invoke: Invoke, tmp_path: Path
         assert found[i]["probability"] == pytest.approx(expected[i]["probability"], abs=1e-5)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--out", "answers.csv"]])
+def test_where_no_row_can_be_answered_the_status_says_so(
+    arguments: list[str], fitted: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = edit(tmp_path / "bad.csv", 'text\n" "\n')
+    status, out, said = invoke("predict", fitted / "clf", bad, *arguments)
+    written = out or (tmp_path / "answers.csv").read_text(encoding="utf-8")
+    assert status == 1 and "error: no row could be answered" in said.replace('{"error": "', "error: ")
+    assert "the text is blank" in written, "and why stands with the row"
+
+
 @pytest.mark.parametrize("name", ["bad.csv", "bad.jsonl"])
 def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
     name: str, fitted: Path, invoke: Invoke, tmp_path: Path
@@ -353,13 +374,31 @@ def test_a_row_that_cannot_be_read_at_all_keeps_its_place(
 def test_where_answers_go_is_looked_at_first(
     fitted: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answered(*_: object) -> None:
-        raise AssertionError("answers were made before their file was looked at")
+    def too_soon(*_: object) -> None:
+        raise AssertionError("something slow was done before the place of its results was looked at")
 
-    monkeypatch.setattr("mapsto.predict.Predictor.answer", answered)
-    for name, says in (("a.docx", "csv, tsv, jsonl or parquet"), ("nowhere/a.csv", "there is no folder")):
-        status, _, said = invoke("predict", fitted / "clf", fitted / "test.csv", "--out", tmp_path / name)
-        assert status == 2 and says in said
+    monkeypatch.setattr("mapsto.predict.Predictor.answer", too_soon)
+    test = fitted / "test.csv"
+    status, _, said = invoke("predict", fitted / "clf", test, "--out", tmp_path / "a.docx")
+    assert status == 2 and "csv, tsv, jsonl or parquet" in said
+    for slow in ("mapsto.folder.load", "mapsto.data.read", "mapsto.cells.planned"):
+        monkeypatch.setattr(slow, too_soon)
+    taken, nowhere = edit(tmp_path / "taken", "x"), tmp_path / "nowhere"
+    (tmp_path / "a.csv").mkdir()
+    for arguments, says in (
+        (["predict", "clf", test, "--out", nowhere / "a.csv"], "there is no folder"),
+        (["predict", "clf", test, "--out", taken], "is a file"),
+        (["predict", "clf", test, "--out", tmp_path / "a.csv"], "is a folder"),
+        (["predict", "clf", test, "--draw", taken], "is a file"),
+        (["predict", "clf", test, "--hide", 0.5, "--out", nowhere / "a.csv"], "there is no folder"),
+        (["evaluate", "clf", test, "--out", nowhere / "a.html"], "a folder that is there"),
+        (["explain", "clf", test, "--out", nowhere / "a.html"], "there is no folder"),
+        (["suggest", "clf", test, "--out", test], "is there already"),
+        (["compare", "text -> label", test, "--out", taken], "is a file"),
+        (["compare", "text -> label", test, "--out", tmp_path], "holds other files"),
+    ):
+        status, _, said = invoke(*arguments)
+        assert (status, says in said) == (2, True), (arguments, said)
 
 
 def test_a_run_tells_its_steps_and_scores_as_json(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -23,10 +24,10 @@ from sklearn.linear_model import LogisticRegression
 
 import mapsto
 from mapsto import kinds, linear
-from mapsto.comparison import Difference, labels_saved, worth
+from mapsto.comparison import Difference, labels_saved, over_draws, worth
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
-from mapsto.scores import Score
+from mapsto.scores import Score, mean_interval
 from mapsto.study import nested
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
@@ -182,7 +183,17 @@ def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
     output = target.by_example(evidence, [pieces] * len(answers))
     gains = target.gains(output, answers)
     assert gains is not None and gains.mean() <= 1
-    assert float(gains.mean()) == pytest.approx(target.score(output, answers)[target.gain].value)
+    scores = target.score(output, answers)
+    assert float(gains.mean()) == pytest.approx(scores[target.gain].value)
+    assert set(target.amounts) < set(scores) and all(scores[name].high <= 1 for name in set(scores) - {*target.amounts})
+
+
+def test_a_figure_over_few_draws_ends_where_it_can() -> None:
+    """Student's interval of two draws of labels is wider than what a share can be."""
+    assert mean_interval([0.6, 1.0]).high > 1 > 0 > mean_interval([0.6, 1.0]).low
+    shares = [over_draws([0.6, 1.0], most) for most in (1.0, math.inf)]
+    assert [(score.low, score.high == 1, score.high > 1) for score in shares] == [(0, True, False), (0, False, True)]
+    assert over_draws([-0.6, 1.0], 1.0).low < -1 and math.isnan(over_draws([0.5], 1.0).high)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mapsto import data, readers, writers
-from mapsto.errors import DataError, MapstoError, UsageError
+from mapsto.errors import DataError, MapstoError, UsageError, places
 
 quick = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -477,6 +477,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
         ("a.jsonl", 1), ("b.csv", 2), ("b.csv", 3), ("c.tsv.gz", 2),
     ]  # fmt: skip
     assert [finding.row for finding in table.rejected] == [2]
+    assert [remark.reason for remark in table.remarks] == ["left out by their endings: .md (1)"]
     put(tmp_path, "d.csv", "text\nd\n")
     with pytest.raises(DataError, match="d.csv has no column 'n'"):
         data.read(tmp_path)
@@ -486,6 +487,13 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "notes.md", "z")
     with pytest.raises(DataError, match="holds no file of these kinds: csv"):
         data.read(tmp_path)
+
+
+def test_places_are_told_apart_without_what_they_share() -> None:
+    assert places([("in/a.csv", 2), ("in/a.csv", 3)]) == ["a.csv, row 2", "a.csv, row 3"]
+    assert places([("in/cat/1.png", 0), (os.path.abspath("in/狗/1.png"), None)]) == ["cat/1.png", "狗/1.png"]
+    assert places([("in/cat/1.png", 0), ("in", None)]) == ["cat/1.png", "in"]
+    assert places([("data", 7)]) == ["data, row 7"] and places([]) == []
 
 
 def test_a_selection_keeps_values_and_origins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from runs import run, sentences
 import mapsto
 from mapsto import data
 from mapsto.explain import METHODS, Explainer, parts_of
+from mapsto.progress import Lines, Live, Progress
 from mapsto.relevance import Relevance
 from mapsto.sequence import collate
 from mapsto.transformer import ACTIVATIONS, Activation, FeedForward, TransformerConfig
@@ -221,6 +223,45 @@ def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
     assert mapsto.load(clf).explain("winter")[0].parts[0].text == "winter"
     long = mapsto.load(clf).explain(["winter", "river mill " * 600])
     assert long.cut == 1 and len(long[1].parts) < 1200
+
+
+def test_many_rows_are_told_of_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a log every 15 s with the time that is left; on a screen in one line, which is gone at the end."""
+    for kind, said in (
+        (Lines, "explained 45/90 rows, 30 s left\nexplained 75/90 rows, 10 s left\n"),
+        (Live, "explained 75/90 rows, 10 s left\r\x1b[2Kexplained 90/90 rows, 0 s left\r\x1b[2K"),
+    ):
+        stream, now = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
+        monkeypatch.setattr("mapsto.progress.time.monotonic", now.__next__)
+        shown = kind(stream)
+        for done in range(0, 90, 15):
+            shown.rows("explained", done + 15, 90)
+        assert stream.getvalue().endswith(said), kind
+
+
+def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Heard(Progress):
+        def rows(self, what: str, done: int, total: int) -> None:
+            heard.append((what, done, total))
+
+    texts = [*sentences(9, 4), "river mill " * 600]
+    whole = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
+    assert not heard, "what takes one turn needs no word"
+    monkeypatch.setattr("mapsto.explain.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("mapsto.faithfulness.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("mapsto.faithfulness.MEASURED_AT_ONCE", 4)
+    parted = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
+    assert [done for what, done, _ in heard if what == "measured on"] == [4, 8, 10]
+    assert heard[-1] == ("explained", 10, 10) and parted.cut == whole.cut == 1
+    for one, other in zip(parted.found, whole.found, strict=True):
+        weights = [[part.weight for part in found.parts] for found in (one, other)]
+        assert weights[0] == pytest.approx(weights[1], abs=1e-4)
+    assert parted.faithfulness is not None and whole.faithfulness is not None
+    for name in ("comprehensiveness", "sufficiency", "deletion"):
+        measures = [getattr(found.faithfulness, name) for found in (parted, whole)]
+        assert measures[0].over_random.value == pytest.approx(measures[1].over_random.value, abs=1e-4)
 
 
 def test_answers_that_cannot_be_explained(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -22,22 +24,24 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import run, sentences, write_photos
+from runs import in_a_browser, run, sentences, write_photos
 
 import mapsto
-from mapsto import augmentation, data, examples, kinds, pictures
+from mapsto import augmentation, cli, data, examples, kinds, pictures
 from mapsto.arrow import parse
 from mapsto.begin import Beginning
 from mapsto.corrupt import generator
 from mapsto.demo_data import digits
-from mapsto.errors import BadCell
+from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.kinds import picture as picture_kind
 from mapsto.kinds.picture import Picture
 from mapsto.options import Options
 from mapsto.patches import PLACES
 from mapsto.pictures import Frame
 from mapsto.prepare import prepare
+from mapsto.reports.explained import explained
 
+FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
 
 
@@ -147,7 +151,7 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (str(tmp_path / ("long" * 99)), "cannot be read"),
         ("a\0.png", "no NUL"),
         (saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "which of its values is white"),
-        (saved(Image.fromarray(np.full((4, 4), 2**20, np.int32)), "TIFF"), "which of its values is white"),
+        (saved(Image.fromarray(np.full((4, 4), 200, np.int32)), "TIFF"), "which of its values is white"),
         ("https://example.org/cat.jpg", "nothing is fetched"),
         (saved(Image.new("L", (100, 100))), "more than the 5,000"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known format"),
@@ -427,7 +431,22 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.names("source") if kinds.source(kind).suffixes])
+@pytest.mark.parametrize("kind", FILES)
+def test_names_of_files_are_no_text(kind: str, tmp_path: Path) -> None:
+    """A model of text would learn the label from the name of the folder, and seem to be perfect."""
+    suffix = kinds.source(kind).suffixes[0]
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            (tmp_path / label / f"{number}{suffix}").write_bytes(b"x")
+    table = data.read(tmp_path)
+    assert examples.bind_to(parse(f"{kind} -> label"), table).sources[0].column == kind
+    with pytest.raises(UsageError, match=f"no column left can be 'text'; the columns are: '{kind}', 'label'"):
+        examples.bind_to(parse("text -> label"), table)
+    assert examples.bind_to(parse(f"{kind}:text -> label"), table).sources[0].column == kind
+
+
+@pytest.mark.parametrize("kind", FILES)
 def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,7 +479,12 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
                 found = source.located(cell, own)
                 assert (found["path"] if isinstance(found, dict) else found) == f"{meant}{suffix}"
             assert source.located(cell, None) == cell
-    for name, said in ((f"pipe{suffix}", "this is no file"), (f"a\0{suffix}", "NUL"), (f"x://a{suffix}", "no address")):
+    for name, said in (
+        (f"not{suffix}", f"no such file below {own}, nor"),
+        (f"pipe{suffix}", "this is no file"),
+        (f"a\0{suffix}", "NUL"),
+        (f"x://a{suffix}", "no address"),
+    ):
         with pytest.raises(BadCell, match=said):
             source.read(source.located(name, own))
     (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
@@ -470,6 +494,57 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
     table = data.read([{kind: str(away / f"a{suffix}")}])
     (fault,) = examples.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
     assert "below its own folder" not in fault.reason
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) -> None:
+    """Links to folders, which are not entered, empty folders, other endings, and names of inner folders, which are no labels."""
+    suffix, root = kinds.source(kind).suffixes[0], tmp_path / "all"
+    for name in ("cat/a", "cat/b", "狗 dog/a", "狗 dog/.hidden", "cat/old/c"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}{suffix.upper()}").write_bytes(b"x")
+    assert [remark.column for remark in data.read(root).remarks] == ["label"], "and of what is whole nothing more"
+    (root / "linked").symlink_to(root / "cat")
+    (root / "bird").mkdir()
+    (root / "cat" / "lost.heic").write_bytes(b"x")
+    (root / "cat" / f"gone{suffix}").symlink_to(root / "nowhere")
+    table = data.read(root)
+    assert table.column("label") == ["cat"] * 4 + ["狗 dog"] and Path(table.origin(2)[0]).name == f"gone{suffix}"
+    assert [(remark.file, remark.column, remark.reason) for remark in table.remarks] == [
+        (str(root), None, "folders that are links are not entered: linked"),
+        (str(root), None, "nothing stands in the folders bird"),
+        (str(root), None, "left out by their endings: .heic (1)"),
+        (str(root), "label", "labels are the names of the outer folders (cat), not of those within (old)"),
+    ]
+    assert [remark.column for remark in table.remarks_on([kind])] == [None] * 3
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "cat").symlink_to(root / "cat")
+    with pytest.raises(DataError, match="holds no file(.|\n)*not entered: cat"):
+        data.read(tmp_path / "links")
+
+
+def test_every_command_says_what_is_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos(tmp_path / "photos") / "linked").symlink_to(tmp_path / "photos" / "bright")
+    monkeypatch.chdir(tmp_path)
+    folder = "photos"  # which for explain is no word, though it has no slash
+    base, clf = str(tmp_path / "base"), str(tmp_path / "clf")
+    for command in (
+        ["check", "image -> label", folder],
+        ["pretrain", "image", folder, "--out", base, *SMALL],
+        ["fit", "image -> label", folder, "--out", clf, *SMALL],
+        ["predict", clf, folder],
+        ["predict", base, folder, "--hide", "0.5", "--out", str(tmp_path / "filled")],
+        ["evaluate", clf, folder],
+        ["explain", clf, folder],
+        ["suggest", clf, folder, "--n", "1"],
+    ):
+        monkeypatch.setattr("sys.argv", ["mapsto", *command])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        said = "".join(capsys.readouterr())
+        assert said.count("not entered: linked") == 1, (command, said)
 
 
 def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:
@@ -585,6 +660,22 @@ def test_pictures_are_compared(tmp_path: Path) -> None:
     assert found.curves["colours and edges, linear"][-1].score.value > 0.9
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
     assert "What it looks at" in page and page.count("<svg role") >= 8
+
+
+def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
+    """Each picture is kept once; and on a telephone no row reaches beyond the window."""
+    folder = photos(tmp_path / "photos", 12)
+    clf = mapsto.fit("image -> label", str(folder), layers=1, width=64, steps=3)
+    found = clf.explain(str(folder))
+    page = explained(found, "clf").html()
+    assert page.count("<image id=") == page.count("<use href=") == 12 and page.count("<rect") > 12
+    assert "bright/000.png" in page and str(tmp_path) not in page
+    named, used = (re.findall(pattern, page) for pattern in ('<image id="(.*?)"', '<use href="#(.*?)"'))
+    assert named == used and len(set(named)) == 12
+    assert "<use" not in kinds.source("image").marked(found.rows.sources[0][0], [], []), "where nothing decided"
+    for width in (390, 1200):
+        whole = in_a_browser(tmp_path, page.replace('class="wide"', "", 1), width)
+        assert whole[0] == width >= whole[1] and not whole[2]
 
 
 def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:

@@ -30,14 +30,15 @@ class Engine(Protocol):
 def answer_all(
     engine: Engine, source: Any, encoding: str | None = None, note: Callable[[Finding], None] = lambda fault: None
 ) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
-    """Each part of a source with one answer for every row of it, in order; `note` is told what could not be read.
+    """Each part of a source with one answer for every row of it, in order; `note` is told what could not be read, and what was
+    left aside.
 
     Raises UsageError, DataError, and RunError where the engine breaks down.
     """
 
     def noted() -> Iterator[tables.Table]:
         for part in tables.stream(source, encoding):
-            for fault in part.rejected:
+            for fault in (*part.remarks_on(), *part.rejected):
                 note(fault)
             yield part
 

@@ -87,6 +87,8 @@ def run(
     options, progress = options or Options(), progress or Progress()
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be above 0, not {jobs}")
+    if out is not None:
+        _require_free(out)
     study, facts = planned(arrow, data, test, starts, labels, seeds, methods, shift, options, progress)
     jobs = jobs or max(1, (os.cpu_count() or 1) // THREADS_OF_A_JOB)
     done: dict[Cell, Outcome] = {}
@@ -267,11 +269,18 @@ def _peak() -> float | None:
     return None
 
 
+def _require_free(out: Path) -> None:
+    """Raise UsageError where something stands at `out` that is no comparison."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out needs a folder")
+    held = set(os.listdir(out)) if out.exists() else set()
+    if PLAN not in held and held - {folder.LOCK, f"{checkpoint.TEMPORARY}{PLAN}"}:
+        raise UsageError(f"{out} holds other files; choose another --out")
+
+
 def _require_same(out: Path, facts: dict[str, Any]) -> None:
-    """Raise UsageError when the folder holds something else than this comparison."""
+    """Raise UsageError when the folder holds another comparison."""
     if not (out / PLAN).exists():
-        if set(os.listdir(out)) - {folder.LOCK, f"{checkpoint.TEMPORARY}{PLAN}"}:
-            raise UsageError(f"{out} holds other files; choose another --out")
         return
     try:
         held = checkpoint.read_sealed(out / PLAN)

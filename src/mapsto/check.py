@@ -72,6 +72,9 @@ class _Values:
 def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
     """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
     report = Report()
+    columns = [port.column for port in (*arrow.sources, *arrow.targets)]
+    for table in (rows.table, *([] if test is None else [test.table])):
+        report.warnings += table.remarks_on(columns)
     train = _values(arrow, rows)
     report.errors += _one_class(train)
     report.warnings += _labels(train)

@@ -52,7 +52,10 @@ app = typer.Typer(
 
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
 Data = Annotated[
-    Path, typer.Argument(help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them.")
+    Path,
+    typer.Argument(
+        help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them, of pictures or of videos."
+    ),
 ]
 Model = Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub name.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run there goes on.")]
@@ -196,7 +199,9 @@ def _listed(text: str) -> list[str]:
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
     model: Model,
-    data: Annotated[Path | None, typer.Argument(help="A table with the columns the model reads.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="A table with the columns the model reads, or a file or folder of pictures, …")
+    ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")
     ] = None,
@@ -270,7 +275,9 @@ def evaluate(
 @app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")
 def explain(
     model: Model,
-    what: Annotated[str, typer.Argument(help="A text, or a table with the columns the model reads.")],
+    what: Annotated[
+        str, typer.Argument(help="A text, a file or a folder of files, or a table with what the model reads.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A page (.html) or rows (.jsonl).")] = None,
     method: Annotated[str, typer.Option(help="relevance, gradient, integrated or occlusion.")] = "relevance",
     sample: Annotated[
@@ -281,10 +288,11 @@ def explain(
     encoding: Encoding = None,
     json: Json = False,
 ) -> None:
-    """Which parts of a text decided, and whether leaving them out bears it out."""
-    from mapsto import commands
+    """Which parts of a value decided, and whether leaving them out bears it out."""
+    from mapsto import commands, progress
 
-    commands.explain(model, what, out, method, sample, steps, device, encoding, json)
+    shown = progress.choose(as_json=json)
+    commands.explain(model, what, out, method, sample, steps, device, encoding, json, shown)
 
 
 @app.command(epilog="Example: mapsto suggest runs/clf pool.csv --n 50 --labelled train.csv --out to_label.csv")

@@ -6,7 +6,8 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.drawing import Drawing, Filing, are_files, write_file
 from mapsto.engine_ray import Workers
-from mapsto.errors import DataError, Finding, UsageError, place, shorten
+from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, place, places, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
 from mapsto.examples import bind_to, encode, read_cells, read_rows, require_some
 from mapsto.model import compare as compare_starts
@@ -27,6 +28,7 @@ from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
 from mapsto.prepare import read_by
+from mapsto.progress import Progress
 from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated, record, write_page
 from mapsto.reports.explained import explained
@@ -34,7 +36,7 @@ from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
 from mapsto.suggest import require_new
 from mapsto.target import Target
-from mapsto.writers import legible, require_writable
+from mapsto.writers import legible, require_place, require_writable
 
 ENGINES = ("local", "ray")
 
@@ -57,6 +59,8 @@ def predict(
     files go to a folder, with their names in the place of them."""
     if (data is None) == (not texts):
         raise UsageError("give a table, or one or more --text")
+    require_place(out)
+    require_place(draw)
     answering = _engine(engine, model, device, precision, long, min_confidence)
     filed = are_files(answering.arrow)
     source = answering.arrow.sources[0]
@@ -69,26 +73,14 @@ def predict(
     if draw is not None:
         answering = Drawing(answering, draw)
     given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
-    if as_json and out is None:
-        rows = failed = 0
-        for _, found in answer_all(answering, given, encoding, _note):
-            for answer in found:
-                print(json.dumps(answer, ensure_ascii=False))
-            rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
-        _tell(rows, failed, answering)
-        return
     if filed and all(filed):
-        _file_all(answering, given, encoding)
-        return
-    nested = out is not None and format_of(out) == "jsonl"
-    answered = Answered(answering, given, encoding, _note, None if out is None else out.parent, nested)
-    _tell(answered.rows, answered.failed, answering)
-    if out is not None:
-        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
-        return
-    writer = csv.DictWriter(sys.stdout, answered.columns)
-    writer.writeheader()
-    writer.writerows(map(legible, answered))
+        rows, failed = _file_all(answering, given, encoding)
+    elif as_json and out is None:
+        rows, failed = _print_all(answering, given, encoding)
+    else:
+        rows, failed = _table(answering, given, encoding, out)
+    if rows == failed:
+        raise DataError("no row could be answered")
 
 
 def complete(
@@ -108,11 +100,14 @@ def complete(
         raise UsageError("give a table, or one or more --text")
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
+    require_place(out)
     held = load(model, device, precision)
     port = held.mapping.arrow.sources[0]
     files = _folder(out) if kinds.source(port.kind).suffixes else None
+    if files is None and out is not None:
+        require_writable(out)
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
-    table = tables.read(given, encoding=encoding)
+    table = _read(given, encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
     rows = read_rows(bound, table, read_by(bound), [])
     faults = require_some(rows, table.rejected)
@@ -162,8 +157,33 @@ def _folder(out: Path | None) -> Path:
     return out
 
 
-def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
-    """Have every row answered by an engine that writes files, and say which rows have none."""
+def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
+    """Every answer as a line of JSON; how many rows there were, and how many of them could not be answered."""
+    rows = failed = 0
+    for _, found in answer_all(engine, given, encoding, _note):
+        for answer in found:
+            print(json.dumps(answer, ensure_ascii=False))
+        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
+    _tell(rows, failed, engine)
+    return rows, failed
+
+
+def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None) -> tuple[int, int]:
+    """Every row with its answer, to a file or as csv; counts as of `_print_all`."""
+    nested = out is not None and format_of(out) == "jsonl"
+    answered = Answered(engine, given, encoding, _note, None if out is None else out.parent, nested)
+    _tell(answered.rows, answered.failed, engine)
+    if out is not None:
+        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
+    else:
+        writer = csv.DictWriter(sys.stdout, answered.columns)
+        writer.writeheader()
+        writer.writerows(map(legible, answered))
+    return answered.rows, answered.failed
+
+
+def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
+    """Have every row answered by an engine that writes files, and say which rows have none; counts as of `_print_all`."""
     rows = failed = 0
     for part, found in answer_all(engine, given, encoding, _note):
         for at, answer in zip(part.in_order(), found, strict=True):
@@ -171,12 +191,21 @@ def _file_all(engine: Engine, given: Any, encoding: str | None) -> None:
                 print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
         rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
     print(f"wrote {rows - failed:,} files; {failed:,} rows could not be answered", file=sys.stderr)
+    return rows, failed
 
 
 def _engine(engine: str, model: str, *how: Any) -> Engine:
     """how: what a Predictor takes beside its mapping, in order."""
     require_choice("engine", engine, ENGINES)
     return Workers(model, *how) if engine == "ray" else Predictor(folder.load(model), *how)
+
+
+def _read(source: Any, encoding: str | None, answers: bool = False) -> tables.Table:
+    """A table, and on the screen what was left aside where it was read from; with `answers` also of what they are."""
+    table = tables.read(source, encoding=encoding)
+    for remark in table.remarks_on(table.columns if answers else ()):
+        _note(remark)
+    return table
 
 
 def _note(finding: Finding) -> None:
@@ -208,7 +237,8 @@ def evaluate(
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
     mapping = folder.load(model)
     predictor = Predictor(mapping, device, precision)
-    found = evaluate_mapping(predictor.mapping, tables.read(data, encoding=encoding), predictor.device, bad_rows)
+    table = _read(data, encoding, answers=True)
+    found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows)
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:
@@ -266,15 +296,17 @@ def explain(
     device: str,
     encoding: str | None,
     as_json: bool,
+    progress: Progress,
 ) -> None:
     """Why, on the screen or as a page or rows; and how faithful that is."""
     if out is not None and out.suffix not in (".html", ".jsonl"):
         raise UsageError(f"{out.name}: explanations are written as .html or .jsonl")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
-    given: Any = tables.read(what, encoding=encoding) if tables.is_table_name(what) else [what]
-    measured = None if sample is None else tables.read(sample, encoding=encoding)
-    found = load(model, device).explain(given, method, measured, steps)
+    held = load(model, device)
+    given: Any = _read(what, encoding) if held.is_table_name(what) else [what]
+    measured = None if sample is None else _read(sample, encoding)
+    found = held.explain(given, method, measured, steps, progress)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
     if found.faults:
         left = f"{len(found.faults):,} rows cannot be read and have no explanation"
@@ -318,8 +350,8 @@ def suggest(
     manifest = Path(model) / folder.MANIFEST
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
-    given = None if labelled is None else tables.read(labelled, encoding=encoding)
-    found = held.suggest(tables.read(pool, encoding=encoding), n, given, known, seed)
+    given = None if labelled is None else _read(labelled, encoding)
+    found = held.suggest(_read(pool, encoding), n, given, known, seed)
     print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)
     if found.unreadable:
         print(f"note: {found.unreadable:,} rows cannot be read and were left out", file=sys.stderr)
@@ -328,13 +360,13 @@ def suggest(
         reason = found.found[0].why
         print(f"wrote {count} {reason} rows to {out}; fill in the column {found.column!r}", file=sys.stderr)
         return
-    for suggestion in found.found:
-        file, row = found.pool.origin(suggestion.row)
+    where = places([found.pool.origin(suggestion.row) for suggestion in found.found])
+    for at, suggestion in zip(where, found.found, strict=True):
         guess = (
             "" if suggestion.confidence is None else f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
         )
         values = [found.pool.column(name)[suggestion.row] for name in found.pool.columns]
-        print(f"{place(Path(file).name, row)}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
+        print(f"{at}, {suggestion.why}{guess}: {shorten(' · '.join(map(str, values)), 90)}")
 
 
 def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> None:
@@ -367,11 +399,31 @@ def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding
     else:
         print(f"{bound}: {len(table):,} rows" + (f", {len(tested):,} test rows" if tested is not None else ""))
         for kind, listed in (("note", notes), ("warning", report.warnings), ("error", errors)):
-            for line in listed:
+            for line in _listed(listed):
                 print(f"{kind}: {line}")
-        print(f"{len(errors)} errors, {len(report.warnings)} warnings")
+        print(f"{_counted(len(errors), 'error')}, {_counted(len(report.warnings), 'warning')}")
     if errors:
-        raise DataError(f"{len(errors)} faults must be mended")
+        raise DataError(f"{_counted(len(errors), 'fault')} must be mended")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _listed(found: Iterable[Finding | str]) -> Iterator[str]:
+    """One line each; of what is said of many rows of a column, such as files that are all elsewhere, the first ones."""
+    counts = Counter[tuple[str | None, str]]()
+    for finding in found:
+        if isinstance(finding, Finding):
+            said = finding.column, finding.reason
+            counts[said] += 1
+            if counts[said] > SHOWN_FINDINGS:
+                continue
+        yield str(finding)
+    for (column, reason), count in counts.items():
+        if count > SHOWN_FINDINGS:
+            where = "" if column is None else f" of column {column!r}"
+            yield f"… and {count - SHOWN_FINDINGS:,} more rows{where} (--json lists them all): {reason}"
 
 
 def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:

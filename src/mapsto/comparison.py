@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mapsto import kinds
 from mapsto.cells import Outcome
 from mapsto.crossed import Means, interval
 from mapsto.curves import ahead, reach
@@ -174,14 +175,14 @@ def _means(*gains: Any) -> Floats:
     return np.clip(Means.of(together).samples(), 0.0 if together.min() >= 0 else -np.inf, 1.0)
 
 
-def _over_draws(figures: list[float]) -> Score:
+def over_draws(figures: list[float], most: float) -> Score:
     """A figure over draws; one that is never below 0 cannot be."""
-    found = mean_interval(figures)
-    return replace(found, low=float(np.maximum(found.low, 0.0))) if min(figures) >= 0 else found
+    return mean_interval(figures, 0.0 if min(figures) >= 0 else -math.inf, most)
 
 
 def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, score: Score) -> Point:
     found = [outcomes[Cell(way, count, seed)] for seed in study.seeds]
+    amounts = kinds.target(study.arrow.targets[study.port].kind).amounts
     clean = _table(study, outcomes, way, count, TEST)
     views, changes = {}, {}
     for view in study.views:
@@ -196,7 +197,7 @@ def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, sc
         labels=count,
         score=score,
         figures={
-            name: _over_draws([outcome.figures[name] for outcome in found])
+            name: over_draws([outcome.figures[name] for outcome in found], math.inf if name in amounts else 1.0)
             for name in found[0].figures
             if all(name in outcome.figures for outcome in found)
         },

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import annotated, checkpoint, kinds, readers, writers
+from mapsto import checkpoint, listing, readers, writers
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.readers import Part
 
@@ -27,11 +26,15 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of equal length. `origins` gives (file, row as an editor shows it, 0 for a whole file) for each row."""
+    """Named columns of equal length. `origins` gives (file, row as an editor shows it, 0 for a whole file) for each row.
+
+    remarks: what was left aside where it was read from, which is no fault of any row.
+    """
 
     data: dict[str, list[Any]]
     origins: Sequence[tuple[str, int]]
     rejected: list[Finding]
+    remarks: Sequence[Finding] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,6 +62,10 @@ class Table:
         """The folder of the file that a row is written in; None for a row given in Python, and for a file that is a value."""
         file, line = self.origins[row]
         return Path(file).parent if line and readers.format_of(Path(file)) is not None else None
+
+    def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
+        """The remarks, without those on columns that are not used."""
+        return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
 
     def in_order(self) -> list[int | Finding]:
         """Every row of the source: its index here, or, for one that could not be read, its (first) fault."""
@@ -129,11 +136,12 @@ def is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
-def is_table_name(text: str) -> bool:
-    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one."""
+def is_table_name(text: str, folders: bool = False) -> bool:
+    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one.
+    folders: whether any folder is one, since no value is a word."""
     path = Path(text)
     try:
-        there = path.is_file() or (path.is_dir() and len(path.parts) > 1)
+        there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
         return there or (readers.format_of(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
@@ -147,13 +155,15 @@ def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
     if not is_path(source):
         yield read(source, encoding)
         return
-    if (listed := _listed_files(Path(source))) is not None:
-        yield listed
+    found = listing.listed(Path(source))
+    if found.data is not None:
+        yield Table(found.data, [(str(file), 0) for file in found.files], [], found.remarks)
         return
     known: dict[str, None] = {}
     whole: list[tuple[str, set[str]]] = []
     rejected: list[Finding] = []
-    for path in _files(Path(source)):
+    remarks = found.remarks
+    for path in found.files:
         own: set[str] = set()
         filled = False
         for part in readers.stream_file(path, encoding):
@@ -161,7 +171,8 @@ def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
             known |= dict.fromkeys(part.data)
             filled = filled or bool(part.rows)
             rejected = rejected or part.rejected
-            yield _table(part, known)
+            yield replace(_table(part, known), remarks=remarks)
+            remarks = []  # they are of all parts, and said with the first
         if filled:
             whole = [*whole[:1], (str(path), own)]
         for file, names in whole:
@@ -192,96 +203,13 @@ def written(source: Any) -> list[tuple[str, int, int]]:
 def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
     """What `call` gives for each file that a source is read from, in their order. Raises DataError where it cannot be read."""
     try:
-        listed = _listed_files(source)
-        files = _files(source) if listed is None else [Path(file) for file, _ in listed.origins]
-        return [call(path) for path in files]
+        return [call(path) for path in listing.listed(source).files]
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
 
 
 def _table(part: Part, names: Iterable[str]) -> Table:
     return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
-
-
-def _files(path: Path) -> list[Path]:
-    """The files that tables are read from: the one, or those in a folder."""
-    if not _is(path.is_dir, path):
-        return [path]
-    found = [file for file in _within(path) if readers.format_of(file) is not None]
-    if not found:
-        raise DataError(
-            f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *chain(*kinds.media().values())))}"
-        )
-    return found
-
-
-def _is(what: Callable[[], bool], path: Path) -> bool:
-    try:
-        return what()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _within(path: Path) -> list[Path]:
-    """The files below a folder, in order; hidden ones are left out."""
-    found: list[Path] = []
-    try:
-        for folder, inner, names in os.walk(path, onerror=_refuse):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            here = [Path(folder, name) for name in names if not name.startswith(".")]
-            found += [file for file in here if file.is_file()]
-    except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    return sorted(found)
-
-
-def _listed_files(path: Path) -> Table | None:
-    """A picture, or a folder of pictures, as a table of names beside what is kept of them there, and beside the names of the
-    folders of their own in which they stand, as labels. None for what holds tables."""
-    of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
-    if of is not None and _is(path.is_file, path):
-        return Table({of: [str(path)]}, [(str(path), 0)], [])
-    within = cache(_within)
-    if told := _told(path, within):
-        (of,) = {kinds.target(kind).lies_in for kind in told}
-        return _named(of, path, sorted({name for found in told.values() for name in found}), told)
-    if not _is(path.is_dir, path):
-        return None
-    formats = list(filter(None, map(readers.format_of, within(path))))
-    if set(formats) - {"txt"}:
-        return None
-    for kind, suffixes in kinds.media().items():
-        files = [file for file in within(path) if file.suffix.lower() in suffixes]
-        # A few pictures among many texts belong to them, and a few texts to many pictures.
-        if len(files) > len(formats):
-            return _named(kind, path, list(map(str, files)), {})
-    return None
-
-
-def _named(kind: str, root: Path, files: list[str], told: dict[str, dict[str, Any]]) -> Table:
-    """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
-    but part files from what is told of them are no labels."""
-    data: dict[str, list[Any]] = {kind: files}
-    inner = [Path(file).relative_to(root).parts[:-1] if Path(file).is_relative_to(root) else () for file in files]
-    apart = annotated.APART if told else ()
-    labels = [next((part for part in parts if part.lower() not in apart), None) for parts in inner]
-    if any(labels):
-        data["label"] = labels
-    data |= {answered: [found.get(file) for file in files] for answered, found in told.items()}
-    return Table(data, [(file, 0) for file in files], [])
-
-
-def _told(path: Path, within: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
-    """By kind what is kept of files that are a value each, in a folder of them or in a file."""
-    try:
-        told = ((kind, kinds.target(kind).annotations(path, within)) for kind in kinds.names("target"))
-        return {kind: found for kind, found in told if found}
-    except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-
-
-def _refuse(error: OSError) -> None:
-    raise error  # a folder that cannot be listed would otherwise be left out without a word
 
 
 def _require_once(names: Sequence[str]) -> None:
@@ -313,7 +241,10 @@ def _joined(parts: list[Table]) -> Table:
         for name, column in data.items():
             column += part.data.get(name) or [None] * len(part)
     origins = [origin for part in parts for origin in part.origins]
-    return Table(data, origins, [finding for part in parts for finding in part.rejected])
+    rejected, remarks = (
+        list(chain.from_iterable(found)) for found in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
+    )
+    return Table(data, origins, rejected, remarks)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:

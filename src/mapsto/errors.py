@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,14 @@ def place(file: str | Path, row: int | None) -> str:
     return f"{file}, row {row}" if row else str(file)
 
 
+def places(found: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Where things stand that are shown together: each file and row, without the folder that all of the files are in."""
+    whole = [os.path.abspath(file) for file, _ in found]
+    root = os.path.commonpath(whole) if whole else ""
+    told = [os.path.basename(file) if file == root else os.path.relpath(file, root) for file in whole]
+    return [place(file, row) for file, (_, row) in zip(told, found, strict=True)]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One fault in the user's data. `row` is 1-based as an editor shows it; None or 0 means the whole file."""
@@ -55,7 +64,7 @@ class Finding:
         where = place(self.file, self.row)
         if self.column is not None:
             where += f", column {self.column!r}"
-        shown = "" if self.value is None else f": {shorten(self.value)!r}"
+        shown = "" if self.value is None or self.value == self.file else f": {shorten(self.value)!r}"
         return f"{where}{shown}: {self.reason}"
 
 

@@ -42,12 +42,15 @@ Answered = tuple[Answer | None, ...]
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
-    """The arrow with a column of `table` for every port; without `answers` the targets' columns need not be there."""
+    """The arrow with a column of `table` for every port; without `answers` the targets' columns need not be there. Names of files
+    that are a value each, such as pictures, are no text unless the arrow says so."""
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, role: str) -> bool:
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
+        if kind not in kinds.media() and any(kinds.source(of).fits(values) for of in kinds.media()):
+            return False
         return kinds.source(kind).fits(values) if role == "source" else kinds.target(kind).fits(values)
 
     if answers:

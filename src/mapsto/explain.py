@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mapsto.data import Table
 from mapsto.errors import UsageError, near
-from mapsto.examples import Rows, batches, bind_to, encode, read_rows
+from mapsto.examples import Encoded, Rows, batches, bind_to, encode, read_rows
 from mapsto.mapping import Mapping
 from mapsto.predict import asking, row_outputs
 from mapsto.relevance import Relevance
@@ -31,6 +31,7 @@ DEFAULT = "relevance"
 STEPS = 50
 TOKENS_WITH_GRADIENT = 2048
 EXAMPLES_IN_STEPS = 64
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Explanation:
 class Explainer:
     """A mapping made ready to say why. It computes in fp32: gradients are taken, and small differences count.
 
-    port: which target is explained. cut_rows: how many of the last rows were longer than the model takes.
+    port: which target is explained. cut_rows: how many of the rows explained were longer than the model takes.
 
     Raises UsageError for answers that cannot be explained, and for a method there is not.
     """
@@ -109,14 +110,22 @@ class Explainer:
 
     def examples(self, rows: Rows) -> list[Example]:
         """Rows as examples that know where their tokens stand."""
-        arrow = self.mapping.arrow
-        encoded = encode(arrow, rows, self.mapping.sources, self.mapping.config.longest, "cut", aligned=True)
-        self.cut_rows = len(encoded.long)
-        return list(asking(self.mapping, encoded))
+        return list(asking(self.mapping, self._encoded(rows)))
+
+    def _encoded(self, rows: Rows) -> Encoded:
+        mapping = self.mapping
+        return encode(mapping.arrow, rows, mapping.sources, mapping.config.longest, "cut", aligned=True)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
-        """One explanation for each row, in order."""
-        examples = self.examples(rows)
+        """One explanation for each row, in order; so many rows at a time that few are held."""
+        self.cut_rows = 0
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            yield from self._explained(rows.select(np.arange(at, min(at + ROWS_AT_ONCE, len(rows)))))
+
+    def _explained(self, rows: Rows) -> Iterator[Explanation]:
+        encoded = self._encoded(rows)
+        self.cut_rows += len(encoded.long)
+        examples = list(asking(self.mapping, encoded))
         outputs = self.outputs(examples)
         told = self.told(outputs, outputs)
         blank = self.told(self.outputs([self.blank(example) for example in examples]), outputs)

@@ -16,13 +16,14 @@ import torch
 from mapsto.data import Table
 from mapsto.errors import Finding
 from mapsto.examples import Rows, require_some
-from mapsto.explain import Explainer, Explanation, parts_of
+from mapsto.explain import ROWS_AT_ONCE, Explainer, Explanation, parts_of
+from mapsto.progress import Progress
 from mapsto.scores import Floats, Score, with_interval
 from mapsto.sequence import Example, Ints
 
 DELETED = tuple(tenth / 10 for tenth in range(1, 10))
 KEPT = (0.1, 0.2, 0.5)
-SAMPLE = 100
+SAMPLE, MEASURED_AT_ONCE = 100, 20
 ORDERS = ("explained", "random", "reversed")
 
 
@@ -69,16 +70,31 @@ class Faithfulness:
         return said if self.better_than_random else f"{said}: NOT better than random, so do not rely on it"
 
 
-def faithfulness(explainer: Explainer, rows: Rows, seed: int = 0) -> Faithfulness | None:
+def faithfulness(
+    explainer: Explainer, rows: Rows, seed: int = 0, progress: Progress | None = None
+) -> Faithfulness | None:
     """Measured on at most SAMPLE of the rows, of those that have two parts or more; None where there is none."""
     order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE]
     examples = [e for e in explainer.examples(rows.select(np.sort(order))) if len(parts_of(e)) > 1]
     if not examples:
         return None
+    found = []
+    for at in range(0, len(examples), MEASURED_AT_ONCE):
+        some = examples[at : at + MEASURED_AT_ONCE]
+        found.append(_asked_again(explainer, some, seed, at))
+        if progress is not None and len(examples) > MEASURED_AT_ONCE:
+            progress.rows("measured on", at + len(some), len(examples))
+    whole, left = map(np.concatenate, zip(*found, strict=True))
+    return _measured(explainer, whole, left)
+
+
+def _asked_again(explainer: Explainer, examples: Sequence[Example], seed: int, first: int) -> tuple[Floats, Floats]:
+    """What is left of each answer, (n,) and without parts of its example (n, orders, shares); `first` is the number of the
+    first example."""
     outputs = explainer.outputs(examples)
     weights = explainer.weights(examples, outputs)
     changed: list[Example] = []
-    for at, (example, weight) in enumerate(zip(examples, weights, strict=True)):
+    for at, (example, weight) in enumerate(zip(examples, weights, strict=True), first):
         parts = parts_of(example)
         for ranked in _orders(np.array([weight[tokens].sum() for tokens in parts]), seed, at):
             changed += [explainer.without(example, _taken(parts, ranked, share)) for share in DELETED]
@@ -87,14 +103,17 @@ def faithfulness(explainer: Explainer, rows: Rows, seed: int = 0) -> Faithfulnes
     of = torch.arange(len(examples)).repeat_interleave(len(ORDERS) * (len(DELETED) + len(KEPT)))
     named = explainer.target.named
     whole = _probability(explainer.told(outputs, outputs), named)
-    left = _probability(explainer.told(said, outputs[of]), named).reshape(len(examples), len(ORDERS), -1)
+    return whole, _probability(explainer.told(said, outputs[of]), named).reshape(len(examples), len(ORDERS), -1)
+
+
+def _measured(explainer: Explainer, whole: Floats, left: Floats) -> Faithfulness:
     deleted, kept = left[:, :, : len(DELETED)], left[:, :, len(DELETED) :]
     at_kept = [DELETED.index(share) for share in KEPT]
     loss = whole[:, None] - deleted[:, :, at_kept].mean(axis=2)
     return Faithfulness(
         explainer.method,
-        len(examples),
-        "probability" if named else explainer.target.strength,
+        len(whole),
+        "probability" if explainer.target.named else explainer.target.strength,
         _measure(loss, 1),
         _measure(whole[:, None] - kept.mean(axis=2), -1),
         _measure(deleted.mean(axis=2), -1),
@@ -131,13 +150,19 @@ class Explanations:
             yield {"file": fault.file, "row": fault.row, "error": fault.reason}
 
 
-def explanations(explainer: Explainer, table: Table, sample: Table | None) -> Explanations:
+def explanations(
+    explainer: Explainer, table: Table, sample: Table | None, progress: Progress | None = None
+) -> Explanations:
     """Every row of a table explained that can be read, and measured on `sample`, by default on the table. Raises DataError where
     no row can."""
     rows, faults = _read(explainer, table)
-    measured = faithfulness(explainer, rows if sample is None else _read(explainer, sample)[0])
+    measured = faithfulness(explainer, rows if sample is None else _read(explainer, sample)[0], progress=progress)
     ports = [port.kind for port in explainer.mapping.arrow.sources]
-    found = list(explainer.explain(rows))
+    found: list[Explanation] = []
+    for explanation in explainer.explain(rows):
+        found.append(explanation)
+        if progress is not None and len(rows) > ROWS_AT_ONCE:
+            progress.rows("explained", len(found), len(rows))
     return Explanations(rows, ports, found, measured, explainer.cut_rows, faults)
 
 

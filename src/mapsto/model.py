@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import cells, folder, search, train
+from mapsto import cells, folder, kinds, search, train
 from mapsto import data as tables
 from mapsto import explain as explaining
 from mapsto.comparison import Comparison, understand
@@ -86,7 +86,12 @@ class Model:
         return self.predictor.embed(values, pooling)
 
     def explain(
-        self, data: Any, method: str = explaining.DEFAULT, sample: Any = None, steps: int = explaining.STEPS
+        self,
+        data: Any,
+        method: str = explaining.DEFAULT,
+        sample: Any = None,
+        steps: int = explaining.STEPS,
+        progress: Progress | None = None,
     ) -> Explanations:
         """Which parts of each value decided, in order: of one value, a list of values, or a table.
 
@@ -94,11 +99,15 @@ class Model:
         sample: rows to measure on how faithful the explanations are; by default those explained. Raises UsageError for
         values that cannot be read.
         """
-        given = [data] if isinstance(data, str) and not tables.is_table_name(data) else data
+        given = [data] if isinstance(data, str) and not self.is_table_name(data) else data
         explainer = explaining.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
-        return explanations(
-            explainer, tables.read(self._table(given)), sample if sample is None else tables.read(sample)
-        )
+        measured = sample if sample is None else tables.read(sample)
+        return explanations(explainer, tables.read(self._table(given)), measured, progress)
+
+    def is_table_name(self, text: str) -> bool:
+        """Whether a text names a table for this model, and is no value."""
+        port = self.mapping.arrow.sources[0]
+        return tables.is_table_name(text, folders=bool(kinds.source(port.kind).suffixes))
 
     def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
         """`n` rows of `pool` worth a label next; see `mapsto.suggest.suggest`."""

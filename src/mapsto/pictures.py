@@ -26,7 +26,6 @@ INSTALL = "pictures need the package Pillow: pip install 'mapsto[image]'"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's that starts another program
 MOST_PIXELS, MOST_BYTES = 64_000_000, 2**30
-DEEPEST = 2**16 - 1  # a value of 16 bits
 PAPER = (255, 255, 255)  # what is seen through a picture
 COLOURS, EDGES, CELLS = 4, 8, 4
 ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
@@ -94,6 +93,8 @@ def _seen(pillow: Any, give: Callable[[], Any]) -> Pixels:
             raise Unreadable(
                 f"{opened.width:,} × {opened.height:,} pixels are more than the {MOST_PIXELS:,} that are read"
             )
+        if opened.mode in ("I", "F") and opened.format != "PNG":  # whose 16 bits Pillow has given as 32
+            raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
         opened.load()
         return np.array(_coloured(pillow, pillow.ImageOps.exif_transpose(opened)))
     except pillow.UnidentifiedImageError as error:
@@ -116,11 +117,9 @@ def size(content: bytes) -> tuple[int, int]:
 
 
 def _coloured(pillow: Any, image: Any) -> Any:
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
-        if image.mode == "F" or values.min() < 0 or values.max() > DEEPEST:
-            raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
-        return pillow.Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image, np.float64) / 257
+        return pillow.Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         seen = image.convert("RGBA")
         paper = pillow.Image.new("RGBA", seen.size, PAPER)

@@ -233,7 +233,12 @@ def _from_corpus(
         return tables.stream(values, options.encoding)
 
     signs = [] if opened else tables.written(values)
-    arrow = parse(opened.facts["arrow"]) if opened else bind_to(wanted, next(iter(parts())))
+    if opened:
+        arrow = parse(opened.facts["arrow"])
+    else:
+        first = next(iter(parts()))
+        arrow = bind_to(wanted, first)
+        _say_all(first.remarks_on(), say)
     targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
     limits = corpus.Limits(*_limits(options, config, pretraining=True))
@@ -373,15 +378,20 @@ def examined(
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
     """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
-    if arrow.corrupted and tested is None:
-        return None, []  # a corpus alone may repeat itself, and looking for that takes long
+    if arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
+        _say_all(rows.table.remarks_on(), say)
+        return None, []
     held = None if tested is None else _read_test(arrow, tested, targets, options)
     report = doctor(arrow, rows, held)
-    for finding in report.warnings[:SHOWN_WARNINGS]:
-        say(f"note: {finding}")
-    if len(report.warnings) > SHOWN_WARNINGS:
-        say(f"note: {len(report.warnings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
+    _say_all(report.warnings, say)
     return None if tested is None else without(report.leaks, tested, options, say), report.warnings
+
+
+def _say_all(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
+    for finding in findings[:SHOWN_WARNINGS]:
+        say(f"note: {finding}")
+    if len(findings) > SHOWN_WARNINGS:
+        say(f"note: {len(findings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
 
 
 def _unseen(

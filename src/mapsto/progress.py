@@ -36,8 +36,11 @@ class Progress:
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
         """Training is at `step` of `steps`: real tokens and seconds so far, this step's loss and learning rate."""
 
+    def rows(self, what: str, done: int, total: int) -> None:
+        """So many of all rows are `what`, such as explained."""
+
     def close(self) -> None:
-        """Training is over; leave the screen tidy."""
+        """It is over; leave the screen tidy."""
 
     def scores(self, found: Mapping[str, Score]) -> None:
         """What was reached in the end."""
@@ -59,16 +62,28 @@ class Lines(Progress):
         print(text, file=self.stream, flush=True)
 
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
-        if self.first is None:
-            self.first = (step, seconds)
+        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds else ""
+        self._at(step, steps, seconds, f"step {step}/{steps}, loss {loss:.4f}{speed}", last=step == steps)
+
+    def rows(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.last < self.every and step != steps:
+        if self.first is None:
+            self.last = now  # what is done soon needs no word
+        self._at(done, total, now, f"{what} {done:,}/{total:,} rows")
+        if done == total:
+            self._clear()
+            self.close()
+
+    def _at(self, done: int, total: int, seconds: float, text: str, last: bool = False) -> None:
+        """Show where it is, and how long the rest takes at the speed since the first time."""
+        if self.first is None:
+            self.first = (done, seconds)
+        now = time.monotonic()
+        if now - self.last < self.every and not last:
             return
         self.last = now
-        done, spent = step - self.first[0], seconds - self.first[1]
-        left = f", {duration((steps - step) * spent / done)} left" if done else ""
-        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds else ""
-        self.show(f"step {step}/{steps}, loss {loss:.4f}{speed}{left}")
+        since, spent = done - self.first[0], seconds - self.first[1]
+        self.show(text + (f", {duration((total - done) * spent / since)} left" if since else ""))
 
     def show(self, text: str) -> None:
         """Put a progress line where it belongs."""
@@ -76,6 +91,9 @@ class Lines(Progress):
 
     def close(self) -> None:
         self.first, self.last = None, 0.0
+
+    def _clear(self) -> None:
+        """Take back a progress line that is no line of its own."""
 
 
 class Live(Lines):
@@ -113,6 +131,9 @@ class Json(Progress):
 
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
         self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
+
+    def rows(self, what: str, done: int, total: int) -> None:
+        self._write({what.replace(" ", "_"): done, "rows": total})
 
     def scores(self, found: Mapping[str, Score]) -> None:
         if found:

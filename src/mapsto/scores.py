@@ -102,16 +102,16 @@ def with_interval(
     return Score(float(metric(*arrays)), float(low), float(high), n)
 
 
-def mean_interval(values: Sequence[float]) -> Score:
-    """The mean over seeds with its 95 % interval by Student's t; one value alone has no interval (NaN)."""
-
+def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Score:
+    """The mean over seeds with its 95 % interval by Student's t, which ends where the figure does, at `least` and `most`; one
+    value alone has no interval (NaN)."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Score(mean, float("nan"), float("nan"), n)
     from scipy.stats import t as student  # takes a second to import, and most commands show no interval
 
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return Score(mean, mean - half, mean + half, n)
+    return Score(mean, max(mean - half, least), min(mean + half, most), n)
 
 
 def _wilson(found: float, n: int, confidence: float) -> tuple[float, float]:

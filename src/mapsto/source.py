@@ -240,7 +240,7 @@ class Source(Kind):
 
     @classmethod
     def marked(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """The value as HTML with regions in shades from −1 (class `against`) to 1 (class `for`)."""
+        """The value as HTML with regions in shades from −1 (class `against`) to 1 (class `for`), beside what these would hide."""
         return html.escape(str(value))
 
     @classmethod

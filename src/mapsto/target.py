@@ -34,12 +34,13 @@ class Target(Kind):
     named: whether an answer is one of a few names; then `classes` holds them, in the order of the outputs. likely: whether
     the loss is the −log of a probability. blindly: what a model does that reads nothing. stem: what weights of a start call
     its head, where models of others have such a one under the name of its kind. corruption: what hides the answer, where it
-    stands behind `~`. gain: the field's name for the mean of `gains`. strength: for what `told` measures. smooth: the share
-    of a named answer that its loss spreads over all classes; a matter of training, never saved. naming: how those weights of
-    its head are called that say what the classes are, which a start lends to the same ones alone; by default all. lies_in:
-    the kind of source whose raw coordinates its answers are in; they are laid anew where that is augmented. resembles:
-    whether they also look as that does, so that augmentation may move it and must not recolour it, and an answer is made of
-    the value. mixes: of which mixtures of values `mixed` can tell the answer.
+    stands behind `~`. gain: the field's name for the mean of `gains`. amounts: those of its `figures` that may be larger
+    than 1, which the others are at best. strength: for what `told` measures. smooth: the share of a named answer that its
+    loss spreads over all classes; a matter of training, never saved. naming: how those weights of its head are called that
+    say what the classes are, which a start lends to the same ones alone; by default all. lies_in: the kind of source whose
+    raw coordinates its answers are in; they are laid anew where that is augmented. resembles: whether they also look as
+    that does, so that augmentation may move it and must not recolour it, and an answer is made of the value. mixes: of
+    which mixtures of values `mixed` can tell the answer.
     """
 
     way: ClassVar[Way]
@@ -51,6 +52,7 @@ class Target(Kind):
     blindly: ClassVar[str] = "always the commonest answer"
     stem: ClassVar[str] = ""
     gain: ClassVar[str] = ""
+    amounts: ClassVar[tuple[str, ...]] = ()
     strength: ClassVar[str] = "log-odds"
     naming: ClassVar[str] = ""
     classes: list[str]

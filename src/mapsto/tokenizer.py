@@ -131,7 +131,7 @@ class Tokenizer:
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
-    def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int]]:
+    def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
         """The ids of each text; of a long one a part at a time, where that gives the same."""
         rest = iter(_checked(texts))
         before = 0

@@ -30,7 +30,17 @@ def require_writable(path: Path) -> str:
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file for the rows")
     return kind
+
+
+def require_place(path: Path | None) -> None:
+    """Raises UsageError where neither rows nor files can be written to `path`: what it is for, its name may leave open."""
+    if path is not None and format_of(path) is not None:
+        require_writable(path)
+    elif path is not None and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; files need a folder, and rows are written as {', '.join(FORMATS)}")
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:

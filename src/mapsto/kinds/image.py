@@ -38,6 +38,7 @@ from mapsto.kinds.patched import (
     shaded,
     small,
     spread,
+    twice,
     usual_frame,
 )
 from mapsto.kinds.picture import THUMBNAIL, Picture
@@ -258,8 +259,10 @@ class ImageSource(PatchedSource):
 
     @classmethod
     def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """The picture with its parts in the colour of what they speak for, the stronger the more."""
-        return small(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades))
+        """The picture, and beside it with its parts in the colour of what they speak for, the stronger the more."""
+        if not regions:
+            return small(value.pixels, THUMBNAIL, "a picture")
+        return " ".join(twice(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades)))
 
     @classmethod
     def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:

@@ -40,6 +40,7 @@ class Label(Target):
     mixes = ("blended", "placed")
     named = True
     gain = "accuracy"
+    amounts = ("log_loss",)
 
     def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None) -> None:
         self.classes = list(classes)

@@ -33,6 +33,7 @@ class Number(Target):
     likely = False
     blindly = "always the mean"
     gain = "r2"
+    amounts = ("mae", "rmse")
     strength = "value"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:

@@ -7,6 +7,7 @@ Legend of shapes: t tokens, d width, p side of a patch, f values of a patch, a a
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import itertools
 import math
@@ -136,6 +137,8 @@ class PatchedSource(Source):
             raise BadCell(
                 "a table names files below its own folder, or below the one that mapsto is run in, and no others"
             )
+        if not os.path.exists(path):
+            raise BadCell(f"there is no such file below {folder}, nor below the folder that mapsto is run in")
         return path
 
     @staticmethod
@@ -334,12 +337,30 @@ def shaded(region: Any, shade: float) -> str:
 
 def small(pixels: Pixels, side: int, told: str, over: Iterable[str] = ()) -> str:
     """An SVG of a picture, `side` wide or high where it is shown, with shapes over it in its own pixels."""
+    return _drawing(pixels, side, told, [_image(pixels, side, ""), *over])
+
+
+def twice(pixels: Pixels, side: int, told: str, over: Iterable[str]) -> tuple[str, str]:
+    """Such a picture as it is, and with shapes over it; it is kept once, since pages hold many."""
+    name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
+    plain = _drawing(pixels, side, told, [_image(pixels, side, f' id="{name}"')])
+    return plain, _drawing(pixels, side, f"{told}, with what decided", [f'<use href="#{name}"/>', *over])
+
+
+def _drawing(pixels: Pixels, side: int, told: str, inner: Iterable[str]) -> str:
+    h, w = pixels.shape[:2]
+    return (
+        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
+        f"{''.join(inner)}</svg>"
+    )
+
+
+def _image(pixels: Pixels, side: int, named: str) -> str:
+    """The picture itself, in twice as many pixels as are shown, for screens that have as many."""
     h, w = pixels.shape[:2]
     scale = min(1.0, 2 * side / max(h, w))
     shown = Frame(1, max(1, round(max(h, w) * scale))).framed(pixels)[0]
     content = base64.b64encode(pictures.thumbnail(shown)).decode()
     return (
-        f'<svg role="img" aria-label="{html.escape(told)}" width="{round(side * w / max(h, w))}" viewBox="0 0 {w} {h}">'
-        f'<image width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
-        f"{''.join(over)}</svg>"
+        f'<image{named} width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
     )

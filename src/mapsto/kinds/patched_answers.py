@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class PatchedTarget(Target):
     stem = "patch_head"
     likely = False
 
+    amounts: ClassVar[tuple[str, ...]] = ("patch_loss",)
     source: PatchedSource
     scale: PixelScale
 

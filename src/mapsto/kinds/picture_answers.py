@@ -50,6 +50,7 @@ class PictureTarget(ImageTarget):
     suffixes = pictures.SUFFIXES
     stem = ""
     gain = "ssim"
+    amounts = ("psnr", "psnr_unchanged", "psnr_gained")
 
     def __init__(self) -> None:
         """Nothing is known but what the source says."""

@@ -225,6 +225,7 @@ class TextTarget(Target):
     kind = "text"
     way = "aligned"
     stem = "vocabulary_head"
+    amounts = ("masked_loss",)
     reader: TextSource
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:

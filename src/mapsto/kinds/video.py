@@ -34,8 +34,8 @@ from mapsto.kinds.patched import (
     fit,
     normal,
     shaded,
-    small,
     spread,
+    twice,
     usual_frame,
 )
 from mapsto.kinds.patched_answers import PatchedTarget
@@ -261,7 +261,7 @@ class VideoSource(PatchedSource):
 
     @classmethod
     def marked(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """A few frames in a row, each with the parts that it shows in the colour of what they speak for."""
+        """A few frames in a row, and below each with the parts that it shows in the colour of what they speak for."""
         count = min(SHOWN, value.facts.frames)
         found = []
         for at, pixels in zip(videos.middles(value.facts.seconds, count), value.sampled(count), strict=True):
@@ -270,8 +270,9 @@ class VideoSource(PatchedSource):
                 for ((begin, end), *place), shade in zip(regions, shades, strict=True)
                 if begin <= at < end
             ]
-            found.append(small(pixels, THUMBNAIL, f"a video at {at:.2f} s", here))
-        return f'<span title="{html.escape(str(value))}">{" ".join(found)}</span>'
+            found.append(twice(pixels, THUMBNAIL, f"a video at {at:.2f} s", here))
+        rows = list(zip(*found, strict=True))[: 2 if regions else 1]
+        return f'<span title="{html.escape(str(value))}">{"<br>".join(map(" ".join, rows))}</span>'
 
     @classmethod
     def classical(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import checkpoint, kinds
-from mapsto.errors import Finding, place
+from mapsto.errors import Finding, places
 from mapsto.evaluate import Answers, Evaluation
 from mapsto.page import SERIES, Page, Section, Table, drawing, safe
 from mapsto.progress import duration
@@ -111,15 +111,15 @@ def _made(found: Evaluation) -> list[Section]:
     """What was read, made and true, side by side."""
     rows = [
         [
-            place(Path(one.file).name, one.row),
+            where,
             safe(kinds.source(one.target.lies_in).marked(one.read, [], [])),
             safe(one.target.show(one.answer)),
             safe(one.target.show(one.truth)),
         ]
-        for one in found.made
+        for where, one in zip(places([(one.file, one.row) for one in found.made]), found.made, strict=True)
     ]
     columns = ["where", "what was read", "answer", "truth"]
-    table = Table("Rows drawn at random", columns, rows)
+    table = Table("Rows drawn at random", columns, rows, texts=(1, 2, 3))
     return [Section("What it makes", tables=[table])] if rows else []
 
 

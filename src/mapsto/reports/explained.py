@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from mapsto.errors import place
+from mapsto.errors import places
 from mapsto.faithfulness import Explanations
 from mapsto.page import Page, Section, Table
 from mapsto.reports.parts import COLOURS, marked
@@ -17,12 +17,13 @@ def explained(found: Explanations, model: str) -> Page:
     """The page of explanations: every text with its parts in the colour of what they speak for."""
     faithful = found.faithfulness
     rows = []
-    for at, explanation in enumerate(found.found[:SHOWN_EXPLANATIONS]):
-        file, line = found.rows.table.origin(int(found.rows.rows[at]))
+    shown = found.found[:SHOWN_EXPLANATIONS]
+    where = places([found.rows.table.origin(row) for row in found.rows.rows[: len(shown)].tolist()])
+    for at, explanation in enumerate(shown):
         values = [column[at] for column in found.rows.sources]
         rows.append(
             [
-                place(Path(file).name, line),
+                where[at],
                 marked(found.ports, values, explanation.parts),
                 explanation.said,
                 f"{explanation.told:+.2f}",

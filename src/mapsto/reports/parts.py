@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mapsto import kinds
-from mapsto.errors import Finding, place
+from mapsto.errors import Finding, places
 from mapsto.evaluate import Answers
 from mapsto.explain import Part
 from mapsto.page import DASHES, SERIES, Section, Table, drawing, safe
@@ -64,7 +63,7 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
     """Rows to look at, with the parts that decided in colour where they are known."""
     ports = [port.kind for port in answers.arrow.sources]
     rows = []
-    for case in listed:
+    for where, case in zip(places([(case.file, case.row) for case in listed]), listed, strict=True):
         values = [column[case.at] for column in answers.rows.sources]
         plain = not case.parts and all(isinstance(value, str) for value in values)
         if answers.target.lies_in:
@@ -72,7 +71,7 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
         else:
             shown = _short(case.read) if plain else marked(ports, values, case.parts)
         said = f"{case.answer} ({case.percent})"
-        rows.append([place(Path(case.file).name, case.row), shown, case.truth, said])
+        rows.append([where, shown, case.truth, said])
     return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None
 
 
@@ -152,11 +151,11 @@ def _legend(answers: Answers, listed: Sequence[Case]) -> list[str]:
 
 def data_findings(findings: Sequence[Finding]) -> list[Section]:
     """What looks wrong in the rows."""
+    shown = findings[:SHOWN_FINDINGS]
     rows = [
-        [place(Path(found.file).name, found.row), found.reason,
-         "" if found.value is None else _short(str(found.value))]
-        for found in findings[:SHOWN_FINDINGS]
-    ]  # fmt: skip
+        [where, found.reason, "" if found.value is None else _short(found.value)]
+        for where, found in zip(places([(found.file, found.row) for found in shown]), shown, strict=True)
+    ]
     if not rows:
         return []
     more = len(findings) - len(rows)
