@@ -27,7 +27,6 @@ from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options, require_choice
 from mapsto.predict import Predictor
-from mapsto.prepare import read_by
 from mapsto.progress import Progress
 from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated, record, write_page
@@ -109,7 +108,7 @@ def complete(
     given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
     table = _read(given, encoding)
     bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
-    rows = read_rows(bound, table, read_by(bound), [])
+    rows = read_rows(bound, table, kinds.reading(bound), [])
     faults = require_some(rows, table.rejected)
     masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
     numbers = rows.rows.tolist()
@@ -429,7 +428,7 @@ def _listed(found: Iterable[Finding | str]) -> Iterator[str]:
 def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
     """How much text is longer than the start takes, or than a new model of the usual size."""
     beginning = begin(start, None)
-    rows = read_rows(replace(bound, targets=()), table, read_by(bound), [])
+    rows = read_rows(replace(bound, targets=()), table, kinds.reading(bound), [])
     sources = make_sources(beginning, bound, rows, Options(), lambda text: None)
     longest = make_config(beginning, Options(), bound.corrupted, sources).transformer.longest
     encoded = encode(bound, rows, sources, longest, "cut")

@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mapsto import checkpoint, corpus, folder, kinds
 from mapsto import data as tables
@@ -29,7 +27,6 @@ from mapsto.begin import (
     started_sources,
     with_words,
 )
-from mapsto.check import doctor, seen
 from mapsto.corrupt import Corruption
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision, describe, seed_all
@@ -45,6 +42,7 @@ from mapsto.examples import (
     require_room,
     require_whole,
 )
+from mapsto.held_out import examined, say_all, share_of, split, unseen
 from mapsto.mapping import Mapping, ModelConfig
 from mapsto.options import Options, require_choice
 from mapsto.ranks import ALONE, Ranks
@@ -53,11 +51,6 @@ from mapsto.source import Source
 from mapsto.target import Target
 
 PRETRAIN_LENGTH = 128
-WATCHED_ROWS = 1000
-# Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
-FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
-FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
-SHOWN_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -176,7 +169,7 @@ def _from_table(
     table = tables.read(data, encoding=options.encoding)
     arrow = _bound(wanted, table, options)
     targets = made_targets(arrow, options)
-    rows = read_rows(arrow, table, read_by(arrow), targets)
+    rows = read_rows(arrow, table, kinds.reading(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
     sources = make_sources(beginning, arrow, rows, options, say)
     config = _begun(arrow, sources, targets, beginning, options)
@@ -186,7 +179,7 @@ def _from_table(
             for note in target.notes(rows.targets[port]):
                 say(f"note: {note}")
     tested, findings = examined(arrow, rows, tested, targets, options, say)
-    kept, held = _split(arrow, rows, options)
+    kept, held = split(arrow, rows, options)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
         watched = _examples(mapping, held, options, options.seed + 1)
@@ -238,7 +231,7 @@ def _from_corpus(
     else:
         first = next(iter(parts()))
         arrow = bind_to(wanted, first)
-        _say_all(first.remarks_on(), say)
+        say_all(first.remarks_on(), say)
     targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
     limits = corpus.Limits(*_limits(options, config, pretraining=True))
@@ -249,7 +242,7 @@ def _from_corpus(
         shards, sources = opened, started or {kind: kept_source(arrow, opened)}
     else:
         if tested is not None:
-            tested = _unseen(arrow, parts(), tested, targets, options, say)
+            tested = unseen(arrow, parts(), tested, targets, options, say)
         key = _key(arrow, tables.fingerprint(values), started, limits, options)
         begun = run is not None and (run / folder.RUN).exists() and not overwrite
         shards = Shards(run, key, say, begun, kept)
@@ -263,7 +256,7 @@ def _from_corpus(
             raise DataError(f"{values} changed while it was read; give the same command again when it is complete")
     read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
     read.report(say)
-    learnt_from, held, count = read.split(_share(read.rows, True, options), options.seed)
+    learnt_from, held, count = read.split(share_of(read.rows, True, options), options.seed)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
         learnt = Examples(arrow, mapping.sources, learnt_from, None, None, options.seed, _corruption(arrow, options))
@@ -287,11 +280,6 @@ def _key(
         "--long": limits.long,
         "--shape": "words" if limits.units else "tokens",
     }
-
-
-def read_by(arrow: Arrow) -> dict[str, type[Source]]:
-    """The kinds that the arrow reads, of which no object is needed to read cells."""
-    return {port.kind: kinds.source(port.kind) for port in arrow.sources}
 
 
 def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
@@ -367,100 +355,6 @@ def mixings(arrow: Arrow) -> list[str]:
     answered = [kinds.target(port.kind).mixes for port in arrow.targets]
     known = kinds.source(arrow.sources[0].kind).mixings
     return [name for name, mixing in known.items() if all(mixing.result in mixes for mixes in answered)]
-
-
-def examined(
-    arrow: Arrow,
-    rows: Rows,
-    tested: Table | None,
-    targets: Sequence[Target],
-    options: Options,
-    say: Callable[[str], None],
-) -> tuple[Table | None, list[Finding]]:
-    """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
-    if arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
-        _say_all(rows.table.remarks_on(), say)
-        return None, []
-    held = None if tested is None else _read_test(arrow, tested, targets, options)
-    report = doctor(arrow, rows, held)
-    _say_all(report.warnings, say)
-    return None if tested is None else without(report.leaks, tested, options, say), report.warnings
-
-
-def _say_all(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    for finding in findings[:SHOWN_WARNINGS]:
-        say(f"note: {finding}")
-    if len(findings) > SHOWN_WARNINGS:
-        say(f"note: {len(findings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
-
-
-def _unseen(
-    arrow: Arrow,
-    parts: Iterable[Table],
-    tested: Table,
-    targets: Sequence[Target],
-    options: Options,
-    say: Callable[[str], None],
-) -> Table:
-    """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
-    held = _read_test(arrow, tested, targets, options)
-    read = (read_rows(replace(arrow, targets=()), part, read_by(arrow), []) for part in parts)
-    return without(seen(arrow, read, held), tested, options, say)
-
-
-def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
-    held = read_rows(bind_to(arrow, tested), tested, read_by(arrow), targets)
-    require_whole(held, tested.rejected, len(tested), options.bad_rows)
-    return held
-
-
-def without(
-    leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
-) -> Table:
-    """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
-    if not leaks:
-        return tested
-    if options.bad_rows == "stop":
-        raise DataError(
-            f"{len(leaks)} rows of {what} also stand in the training data; take them out of one of the two, "
-            "or score without them with --bad-rows skip:",
-            leaks,
-        )
-    say(f"note: {len(leaks)} rows of {what} also stand in the training data and are not scored")
-    leaked = {(finding.file, finding.row) for finding in leaks}
-    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
-    if not len(left):
-        raise DataError(f"every row of {what} also stands in the training data, so there is nothing to score")
-    return left
-
-
-def _share(rows: int, pretraining: bool, options: Options) -> float:
-    """The share of the rows to hold out."""
-    if options.hold_out is not None:
-        return options.hold_out
-    fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
-    return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
-
-
-def _split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
-    share = _share(len(rows), arrow.corrupted, options)
-    if not share:
-        return rows, rows.select(np.zeros(0, np.int64))
-    kept, held = apart(arrow, rows, share, options.seed)
-    if not len(kept):
-        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
-    return rows.select(kept), rows.select(held)
-
-
-def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
-    keys = [kinds.source(port.kind).key for port in arrow.sources]
-    groups = [
-        tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
-    ]
-    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
-    return tables.split(len(rows), groups, strata, share, seed)
 
 
 def _examples(

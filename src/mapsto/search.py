@@ -27,6 +27,7 @@ from mapsto.data import Ints, Table
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluate import as_scored
 from mapsto.examples import Rows, bind_to, encode, make_examples, read_rows
+from mapsto.held_out import apart
 from mapsto.kinds import target as target_kind
 from mapsto.layout import Replicas
 from mapsto.loop import Interrupted
@@ -34,7 +35,7 @@ from mapsto.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.plan import choose_method, contrasted, make_objective, make_plan
 from mapsto.predict import over
-from mapsto.prepare import Work, apart, prepare
+from mapsto.prepare import Work, prepare
 from mapsto.progress import Progress, duration
 from mapsto.ranks import ALONE, place
 from mapsto.scores import Score, with_interval

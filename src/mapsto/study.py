@@ -27,9 +27,10 @@ from mapsto.data import Table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluate import Answers
 from mapsto.examples import Rows, bind_to, read_rows, require_whole
+from mapsto.held_out import apart, examined, without
 from mapsto.options import Method, Options
 from mapsto.plan import FEW_LABELS
-from mapsto.prepare import apart, examined, fingerprint_of, made_targets, read_by, without
+from mapsto.prepare import fingerprint_of, made_targets
 from mapsto.progress import Progress
 from mapsto.target import Target
 
@@ -169,7 +170,7 @@ def planned(
     if bound.corrupted or not any(kinds.target(port.kind).gain for port in bound.targets):
         raise UsageError(f"compare is about answers whose worth can be measured, such as labels; {bound} gives none")
     targets = made_targets(bound, options)
-    rows = read_rows(bound, table, read_by(bound), targets)
+    rows = read_rows(bound, table, kinds.reading(bound), targets)
     require_whole(rows, table.rejected, len(table), options.bad_rows)
     for target, answers in zip(targets, rows.targets, strict=True):
         target.learn(answers, options.balance)  # raises DataError for answers that nothing can be learnt from
@@ -259,7 +260,7 @@ def _budgets(labels: Sequence[int | str], rows: int) -> list[int]:
 
 def _views(arrow: Arrow, tested: Table, targets: Sequence[Target]) -> dict[str, Rows]:
     """The test rows as they are, and as others would give them."""
-    rows = read_rows(bind_to(arrow, tested), tested, read_by(arrow), targets)
+    rows = read_rows(bind_to(arrow, tested), tested, kinds.reading(arrow), targets)
     found = {TEST: rows}
     changed = [
         [kinds.source(port.kind).disturbed(value, generator(0, row, 0)) for row, value in enumerate(values)]
@@ -279,7 +280,7 @@ def _from_elsewhere(
 ) -> Rows:
     """Rows from elsewhere. Raises DataError for rows that cannot be read, or that also stand in the pool."""
     other = tables.read(shift, encoding=options.encoding)
-    read = read_rows(bind_to(arrow, other), other, read_by(arrow), targets)
+    read = read_rows(bind_to(arrow, other), other, kinds.reading(arrow), targets)
     require_whole(read, other.rejected, len(other), options.bad_rows)
     left = without(seen(arrow, [pool], read), other, options, progress.say, "--shift")
-    return read if left is other else read_rows(bind_to(arrow, left), left, read_by(arrow), targets)
+    return read if left is other else read_rows(bind_to(arrow, left), left, kinds.reading(arrow), targets)

@@ -21,7 +21,6 @@ from mapsto.errors import UsageError, place, shorten
 from mapsto.examples import Examples, Rows, bind_to, encode, make_examples, read_rows, require_whole
 from mapsto.mapping import Mapping
 from mapsto.options import Options
-from mapsto.prepare import read_by
 from mapsto.sequence import Batch, Example, collate
 from mapsto.writers import legible
 
@@ -55,7 +54,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     options = Options(layers=2, width=128) if start is None else Options()
     beginning = begin(start, None)
     targets = [target() for target in kinds.answering(bound)]
-    rows = read_rows(bound, table, read_by(bound), targets)
+    rows = read_rows(bound, table, kinds.reading(bound), targets)
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:

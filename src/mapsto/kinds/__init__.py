@@ -47,6 +47,11 @@ def target(kind: str, restored: bool = False) -> type[Target]:
     return found
 
 
+def reading(arrow: Arrow) -> dict[str, type[Source]]:
+    """The Source of each kind that an arrow reads. Raises UsageError."""
+    return {port.kind: source(port.kind) for port in arrow.sources}
+
+
 def answering(arrow: Arrow) -> list[type[Target]]:
     """The Target of each port behind an arrow. Raises UsageError."""
     return [target(port.kind, of is not None) for port, of in zip(arrow.targets, restores(arrow), strict=True)]
