@@ -78,7 +78,7 @@ SLOW_MAIN = """
 import os, time
 from datetime import timedelta
 from mapsto import cli, corpus, ranks
-ranks.LONGEST_SILENCE, ranks.BEAT_SECONDS = timedelta(seconds=10), 0.5
+ranks.LONGEST_SILENCE, ranks.BEAT_SECONDS = timedelta(seconds=8), 0.5
 real = corpus.fill
 def fill(*given):
     end = time.monotonic() + {seconds}
@@ -363,7 +363,7 @@ def test_only_the_main_process_reads_a_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at_work", [True, False])
 def test_processes_wait_for_the_main_one_while_it_works_and_no_longer(at_work: bool, tmp_path: Path) -> None:
-    slow = SLOW_MAIN.format(seconds=25, work=10**6) if at_work else SLOW_MAIN.format(seconds=240, work=1)
+    slow = SLOW_MAIN.format(seconds=18, work=10**6) if at_work else SLOW_MAIN.format(seconds=240, work=1)
     process = start_many(2, *pretraining(tmp_path, "run", "--steps", "4"), script=script(tmp_path, slow))
     done = ended(process)
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]

@@ -210,7 +210,7 @@ def require_space(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted + SPARE_BYTES:
         raise RunError(
-            f"{folder}: {wanted:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
+            f"{folder}: {wanted + SPARE_BYTES:,} bytes are needed, {free:,} are free on the disk; what was saved before stands"
         )
 
 

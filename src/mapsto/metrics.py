@@ -21,7 +21,7 @@ def read(run: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     records = [_record(line) for line in lines if line or len(lines) > 1]
     if broken := [str(number) for number, record in enumerate(records, 1) if record is None]:
         shown = ", ".join(broken[:8]) + (", …" if len(broken) > 8 else "")
-        say(f"note: {path} is not whole: line {shown} cannot be read and is left out")
+        say(f"note: {path} is not whole, without what cannot be read: line {shown}")
     return [record for record in records if record is not None]
 
 
