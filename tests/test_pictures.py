@@ -432,6 +432,20 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
+def test_a_folder_of_files_comes_in_parts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that several processes can answer them; what was left aside is said with the first."""
+    for number in range(7):
+        (tmp_path / "all" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / f"{number % 2}" / f"{number}{kinds.source(kind).suffixes[0]}").write_bytes(b"x")
+    (tmp_path / "all" / "empty").mkdir()
+    whole = data.read(tmp_path / "all")
+    monkeypatch.setattr(data, "FILES_AT_ONCE", 3)
+    parts = list(data.stream(tmp_path / "all"))
+    assert [len(part) for part in parts] == [3, 3, 1] and [len(part.remarks) for part in parts] == [1, 0, 0]
+    assert data.read(tmp_path / "all") == whole and len(whole) == 7
+
+
+@pytest.mark.parametrize("kind", FILES)
 def test_names_of_files_are_no_text(kind: str, tmp_path: Path) -> None:
     """A model of text would learn the label from the name of the folder, and seem to be perfect."""
     suffix = kinds.source(kind).suffixes[0]

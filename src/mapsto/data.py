@@ -22,6 +22,7 @@ T = TypeVar("T")
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 ROUNDS = 6
+FILES_AT_ONCE = 1024  # of a folder of values: so many are answered by one process of several
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,10 @@ def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
         return
     found = listing.listed(Path(source))
     if found.data is not None:
-        yield Table(found.data, [(str(file), 0) for file in found.files], [], found.remarks)
+        listed = Table(found.data, [(str(file), 0) for file in found.files], [])
+        for at in range(0, len(listed), FILES_AT_ONCE):
+            some = listed.select(range(at, min(at + FILES_AT_ONCE, len(listed))))
+            yield replace(some, remarks=[] if at else found.remarks)
         return
     known: dict[str, None] = {}
     whole: list[tuple[str, set[str]]] = []
