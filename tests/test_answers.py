@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runs import TINY, run, sentences, write_labelled
 from test_corpus import growth
 
 import mapsto
-from mapsto import commands, data, readers
+from mapsto import answering, data, readers
 from mapsto.answers import Answered
-from mapsto.errors import DataError, MapstoError
+from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.model import Model
 from mapsto.predict import ahead
 
@@ -42,7 +43,33 @@ def model(fitted: Path) -> Model:
 
 
 def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -> None:
-    commands.predict(str(model), table, None, out, "cpu", "fp32", None, as_json, "cut")
+    answering.predict(str(model), table, None, out, "cpu", "fp32", None, as_json, "cut")
+
+
+@pytest.mark.parametrize("name", ["vectors.parquet", "vectors.jsonl", "vectors.csv"])
+def test_a_vector_for_every_row(
+    fitted: Path, model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    rows = write_rows(tmp_path / "table.parquet")
+    out = tmp_path / name
+    answering.embed(str(fitted), tmp_path / "table.parquet", None, out, "cpu", "fp32", None, False, None)
+    assert "2 of 300 rows could not be answered" in capfd.readouterr().err
+    table = data.read(out)
+    texts = [row["text"] for row in rows]
+    assert table.column("text") == texts and [i for i in range(300) if table.column("vector")[i] is None] == [41, 200]
+    found = [vector for vector in table.column("vector") if vector is not None]
+    read = np.array([json.loads(vector) if name.endswith(".csv") else vector for vector in found], np.float32)
+    np.testing.assert_allclose(read, model.embed([texts[i] for i in range(300) if i not in (41, 200)]), atol=1e-6)
+    assert table.column("error")[200] == "text: the text is blank"
+
+
+def test_vectors_of_texts_that_are_too_long_are_counted(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    answering.embed(str(fitted), None, ["short", " ".join(sentences(300))], None, "cpu", "fp32", None, True, "mean")
+    said = capfd.readouterr()
+    assert "1 rows are longer than the model takes and were cut" in said.err
+    assert [len(json.loads(line)["vector"]) for line in said.out.splitlines()] == [64, 64]
+    with pytest.raises(UsageError, match="did you mean 'mean'"):
+        answering.embed(str(fitted), None, ["short"], None, "cpu", "fp32", None, True, "men")
 
 
 def write_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from runs import run, sentences
 from test_corpus import growth
 
 import mapsto
-from mapsto import commands
+from mapsto import answering
 from mapsto.errors import UsageError
 
 
@@ -60,7 +60,7 @@ def test_the_bytes_and_the_words_of_one_process(
     write(tmp_path / "rows" / "inner" / "b.parquet", texts[3000:])
     found = run(*arguments(model, tmp_path / "rows", tmp_path / "many.parquet", "ray"))
     assert found.returncode == 0, found.stderr
-    commands.predict(
+    answering.predict(
         str(model), tmp_path / "rows", None, tmp_path / "one.parquet", "auto", "fp32", None, False, "cut", "local"
     )
     assert found.stderr == capsys.readouterr().err.replace("one.parquet", "many.parquet")
@@ -75,7 +75,7 @@ def test_an_engine_that_is_not_there(model: Path, tmp_path: Path, monkeypatch: p
     data = write(tmp_path / "rows.parquet", ["one"])
 
     def call(engine: str) -> None:
-        commands.predict(str(model), data, None, tmp_path / "out.parquet", "cpu", "fp32", None, False, "cut", engine)
+        answering.predict(str(model), data, None, tmp_path / "out.parquet", "cpu", "fp32", None, False, "cut", engine)
 
     with pytest.raises(UsageError, match=r"local, ray, not 'rey' \(did you mean 'ray'\?\)"):
         call("rey")

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import mapsto
 from mapsto import data, folder, kinds, likeness, pictures
-from mapsto.commands import complete, predict
+from mapsto.answering import complete, predict
 from mapsto.corrupt import generator
 from mapsto.kinds.image import ImageSource
 from mapsto.patches import PLACES

@@ -57,6 +57,9 @@ Data = Annotated[
         help="csv, tsv, jsonl, parquet or txt, one of these gzipped, or a folder of them, of pictures or of videos."
     ),
 ]
+Answerable = Annotated[
+    Path | None, typer.Argument(help="A table with the columns the model reads, or a file or folder of pictures, …")
+]
 Model = Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub name.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run there goes on.")]
 Test = Annotated[Path | None, typer.Option(help="Rows to score at the end; training never sees them.")]
@@ -199,9 +202,7 @@ def _listed(text: str) -> list[str]:
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
     model: Model,
-    data: Annotated[
-        Path | None, typer.Argument(help="A table with the columns the model reads, or a file or folder of pictures, …")
-    ] = None,
+    data: Answerable = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to answer, instead of a table; may be repeated.")
     ] = None,
@@ -245,14 +246,44 @@ def predict(
     ] = None,
 ) -> None:
     """Answer every row of a table, in order."""
-    from mapsto import commands
+    from mapsto import answering
     from mapsto.device import keep_memory
 
     keep_memory()
     if hide is not None or mask is not None:
-        commands.complete(model, data, text, out, device, precision, encoding, hide, mask)
+        answering.complete(model, data, text, out, device, precision, encoding, hide, mask)
         return
-    commands.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence, draw)
+    answering.predict(model, data, text, out, device, precision, encoding, json, long, engine, min_confidence, draw)
+
+
+@app.command(epilog="Example: mapsto embed runs/base texts.csv --out vectors.parquet")
+def embed(
+    model: Model,
+    data: Answerable = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text to embed, instead of a table; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="parquet, jsonl or csv, the rows with a column `vector`; else csv on the screen."
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="first, mean or normed_mean; by default as the model was trained to give vectors."),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """A vector for every row of a table, in order: for search, clustering or models of your own."""
+    from mapsto import answering
+    from mapsto.device import keep_memory
+
+    keep_memory()
+    answering.embed(model, data, text, out, device, precision, encoding, json, pooling)
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")

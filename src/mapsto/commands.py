@@ -1,224 +1,35 @@
-"""What the commands print: answers, scores, findings, one example after every stage, what a folder holds."""
+"""What the commands print of models and tables: scores, findings, explanations, what a folder holds."""
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mapsto import data as tables
 from mapsto import folder, kinds
-from mapsto.answers import Answered, Engine, answer_all
-from mapsto.arrow import Arrow, parse, restores
+from mapsto.answering import read_noted
+from mapsto.arrow import Arrow, parse
 from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
-from mapsto.drawing import Drawing, Filing, are_files, write_file
-from mapsto.engine_ray import Workers
-from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, place, places, shorten
+from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, places, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
-from mapsto.examples import bind_to, encode, read_cells, read_rows, require_some
+from mapsto.examples import bind_to, encode, read_cells, read_rows
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
-from mapsto.options import Options, require_choice
+from mapsto.options import Options
 from mapsto.predict import Predictor
 from mapsto.progress import Progress
-from mapsto.readers import format_of
 from mapsto.reports.evaluated import evaluated, record, write_page
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
 from mapsto.scrutiny import looks_at
 from mapsto.suggest import require_new
-from mapsto.target import Target
-from mapsto.writers import legible, require_place, require_writable
-
-ENGINES = ("local", "ray")
-
-
-def predict(
-    model: str,
-    data: Path | None,
-    texts: list[str] | None,
-    out: Path | None,
-    device: str,
-    precision: str,
-    encoding: str | None,
-    as_json: bool,
-    long: str,
-    engine: str = "local",
-    min_confidence: float = 0.0,
-    draw: Path | None = None,
-) -> None:
-    """Answers for a table or for texts, to a file or to the screen; and drawn into copies of what was read. Answers that are
-    files go to a folder, with their names in the place of them."""
-    if (data is None) == (not texts):
-        raise UsageError("give a table, or one or more --text")
-    require_place(out)
-    require_place(draw)
-    answering = _engine(engine, model, device, precision, long, min_confidence)
-    filed = are_files(answering.arrow)
-    source = answering.arrow.sources[0]
-    if None not in restores(answering.arrow) and kinds.source(source.kind).suffixes:
-        raise UsageError(f"{answering.arrow} puts back what is hidden: say what is, with --hide 0.5 or --mask")
-    if any(filed):
-        answering, out = Filing(answering, _folder(out)), None
-    elif out is not None:
-        require_writable(out)
-    if draw is not None:
-        answering = Drawing(answering, draw)
-    given = data if data is not None else [{source.column or source.kind: text} for text in texts or []]
-    if filed and all(filed):
-        rows, failed = _file_all(answering, given, encoding)
-    elif as_json and out is None:
-        rows, failed = _print_all(answering, given, encoding)
-    else:
-        rows, failed = _table(answering, given, encoding, out)
-    if rows == failed:
-        raise DataError("no row could be answered")
-
-
-def complete(
-    model: str,
-    data: Path | None,
-    texts: list[str] | None,
-    out: Path | None,
-    device: str,
-    precision: str,
-    encoding: str | None,
-    hide: float | None,
-    mask: Path | None,
-) -> None:
-    """Values with a share of them, or what masks mark, hidden and filled in again: to files in a folder, a table or the
-    screen, as their kind is."""
-    if (data is None) == (not texts):
-        raise UsageError("give a table, or one or more --text")
-    if hide is not None and mask is not None:
-        raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
-    require_place(out)
-    held = load(model, device, precision)
-    port = held.mapping.arrow.sources[0]
-    files = _folder(out) if kinds.source(port.kind).suffixes else None
-    if files is None and out is not None:
-        require_writable(out)
-    given = data if data is not None else [{port.column or port.kind: text} for text in texts or []]
-    table = _read(given, encoding)
-    bound = replace(bind_to(held.mapping.arrow, table, answers=False), targets=())
-    rows = read_rows(bound, table, kinds.reading(bound), [])
-    faults = require_some(rows, table.rejected)
-    masks = None if mask is None else _masks(mask, port.kind, rows.sources[0])
-    numbers = rows.rows.tolist()
-    found = held.predictor.complete(rows.sources[0], hide or 0.0, mask=masks, rows=numbers)
-    filled = dict(zip(numbers, found, strict=True))
-    if files is not None:
-        _file_filled(held.mapping.targets[0], table, filled, files)
-    elif out is None:
-        print("\n".join(filled.get(at, "") if isinstance(at, int) else "" for at in table.in_order()))
-    else:
-        answers = [{port.kind: filled.get(at) if isinstance(at, int) else None} for at in table.in_order()]
-        tables.write_rows(out, [port.kind], answers)
-    for fault in faults:
-        _note(fault)
-    if bad := len(table) + len(table.rejected) - len(rows):
-        print(f"note: {bad:,} rows could not be filled in", file=sys.stderr)
-
-
-def _file_filled(target: Target, table: tables.Table, filled: Mapping[int, Any], out: Path) -> None:
-    """What each row of a table was filled in to as a file, named by its number in the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    for number, at in enumerate(table.in_order(), 1):
-        if isinstance(at, int) and at in filled and (content := target.file(filled[at])) is not None:
-            write_file(out, table.origin(at), number, *content)
-    print(f"wrote {len(filled):,} files to {out}", file=sys.stderr)
-
-
-def _masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
-    """The file of a mask for each value: the one, or those in a folder that are called as the values are, but for the ending."""
-    if path.is_file():
-        return [str(path)] * len(values)
-    if not path.is_dir():
-        raise UsageError(f"--mask {path}: there is no such file or folder")
-    suffixes = kinds.source(kind).suffixes
-    named = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
-    if missing := [str(value) for value in values if Path(str(value)).stem not in named]:
-        more = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UsageError(f"--mask {path}: there is no mask for {missing[0]}{more}")
-    return [named[Path(str(value)).stem] for value in values]
-
-
-def _folder(out: Path | None) -> Path:
-    if out is None or format_of(out) is not None:
-        raise UsageError("these answers are files: name a folder for them with --out")
-    return out
-
-
-def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
-    """Every answer as a line of JSON; how many rows there were, and how many of them could not be answered."""
-    rows = failed = 0
-    for _, found in answer_all(engine, given, encoding, _note):
-        for answer in found:
-            print(json.dumps(answer, ensure_ascii=False))
-        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
-    _tell(rows, failed, engine)
-    return rows, failed
-
-
-def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None) -> tuple[int, int]:
-    """Every row with its answer, to a file or as csv; counts as of `_print_all`."""
-    nested = out is not None and format_of(out) == "jsonl"
-    answered = Answered(engine, given, encoding, _note, None if out is None else out.parent, nested)
-    _tell(answered.rows, answered.failed, engine)
-    if out is not None:
-        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
-    else:
-        writer = csv.DictWriter(sys.stdout, answered.columns)
-        writer.writeheader()
-        writer.writerows(map(legible, answered))
-    return answered.rows, answered.failed
-
-
-def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
-    """Have every row answered by an engine that writes files, and say which rows have none; counts as of `_print_all`."""
-    rows = failed = 0
-    for part, found in answer_all(engine, given, encoding, _note):
-        for at, answer in zip(part.in_order(), found, strict=True):
-            if isinstance(at, int) and "error" in answer:
-                print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
-        rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
-    print(f"wrote {rows - failed:,} files; {failed:,} rows could not be answered", file=sys.stderr)
-    return rows, failed
-
-
-def _engine(engine: str, model: str, *how: Any) -> Engine:
-    """how: what a Predictor takes beside its mapping, in order."""
-    require_choice("engine", engine, ENGINES)
-    return Workers(model, *how) if engine == "ray" else Predictor(folder.load(model), *how)
-
-
-def _read(source: Any, encoding: str | None, answers: bool = False) -> tables.Table:
-    """A table, and on the screen what was left aside where it was read from; with `answers` also of what they are."""
-    table = tables.read(source, encoding=encoding)
-    for remark in table.remarks_on(table.columns if answers else ()):
-        _note(remark)
-    return table
-
-
-def _note(finding: Finding) -> None:
-    print(f"note: {finding}", file=sys.stderr)
-
-
-def _tell(rows: int, failed: int, engine: Engine) -> None:
-    if failed:
-        print(f"note: {failed} of {rows} rows could not be answered; they say why", file=sys.stderr)
-    if engine.cut_rows:
-        print(
-            f"note: {engine.cut_rows} rows are longer than the model takes and were cut (see --long)",
-            file=sys.stderr,
-        )
 
 
 def evaluate(
@@ -236,7 +47,7 @@ def evaluate(
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
     mapping = folder.load(model)
     predictor = Predictor(mapping, device, precision)
-    table = _read(data, encoding, answers=True)
+    table = read_noted(data, encoding, answers=True)
     found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows)
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
@@ -303,8 +114,8 @@ def explain(
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
     held = load(model, device)
-    given: Any = _read(what, encoding) if held.is_table_name(what) else [what]
-    measured = None if sample is None else _read(sample, encoding)
+    given: Any = read_noted(what, encoding) if held.is_table_name(what) else [what]
+    measured = None if sample is None else read_noted(sample, encoding)
     found = held.explain(given, method, measured, steps, progress)
     verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
     if found.faults:
@@ -349,8 +160,8 @@ def suggest(
     manifest = Path(model) / folder.MANIFEST
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
-    given = None if labelled is None else _read(labelled, encoding)
-    found = held.suggest(_read(pool, encoding), n, given, known, seed)
+    given = None if labelled is None else read_noted(labelled, encoding)
+    found = held.suggest(read_noted(pool, encoding), n, given, known, seed)
     print(f"note: chosen from {found.looked_at:,} different rows without a label", file=sys.stderr)
     if found.unreadable:
         print(f"note: {found.unreadable:,} rows cannot be read and were left out", file=sys.stderr)

@@ -10,7 +10,7 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mapsto.arrow import Arrow
 from mapsto.data import Table
 from mapsto.device import keep_memory
 from mapsto.errors import MapstoError, RunError, UsageError
-from mapsto.predict import Predictor, bound_parts
+from mapsto.predict import Predictor, bind_answering, bound_parts
 
 AHEAD = 2  # parts a process has at a time: one that it answers and one that waits
 MOST_RETRIES = 3  # of the same part: rows that kill every process must not be tried for ever
@@ -51,7 +51,7 @@ class Workers:
             asked = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_retries": MOST_RETRIES, "max_calls": 0}
             task = self._ray.remote(**asked)(answer)
             waiting: deque[tuple[Table, Any]] = deque()
-            for part, bound in bound_parts(self.arrow, parts):
+            for part, bound in bound_parts(partial(bind_answering, self.arrow), parts):
                 if len(waiting) == most:
                     yield self._answered(*waiting.popleft())
                 waiting.append((part, task.remote(self._made_of, part, bound)))

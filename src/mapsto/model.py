@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mapsto import cells, folder, kinds, search, train
 from mapsto import data as tables
+from mapsto import embed as embedding
 from mapsto import explain as explaining
 from mapsto.comparison import Comparison, understand
 from mapsto.device import choose_device
@@ -83,7 +84,7 @@ class Model:
 
         Raises UsageError naming the value that cannot be read.
         """
-        return self.predictor.embed(values, pooling)
+        return embedding.embed(self.predictor.mapping, values, self.predictor.device, pooling)
 
     def explain(
         self,

@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.arrow import Arrow
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
-from mapsto.errors import BadCell, UsageError, near
+from mapsto.errors import BadCell, UsageError
 from mapsto.examples import Encoded, batches, bind_to, encode, lie_in_raw, read_rows
-from mapsto.mapping import Mapping, Pooling
+from mapsto.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence import Answer, Batch, Example, Ints, Piece
 from mapsto.source import Source
@@ -118,16 +117,17 @@ def asking(mapping: Mapping, encoded: Encoded) -> Iterator[Example]:
         yield Example(pieces, questions(mapping, pieces), int(of))
 
 
-def bound_parts(arrow: Arrow, parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
+def bound_parts(bound_to: Callable[[Table], Arrow], parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
     """Each table with the arrow as it is bound to the first one that has rows. Raises UsageError."""
     bound: Arrow | None = None
     for part in parts:
         if bound is None and len(part):
-            bound = _bind(arrow, part)
+            bound = bound_to(part)
         yield part, bound
 
 
-def _bind(arrow: Arrow, table: Table) -> Arrow:
+def bind_answering(arrow: Arrow, table: Table) -> Arrow:
+    """The arrow with the columns of a table of which it shall answer the rows. Raises UsageError."""
     if not arrow.targets:
         raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
     return bind_to(arrow, table, answers=False)
@@ -177,9 +177,18 @@ class Predictor:
         """What the mapping reads and answers."""
         return self.mapping.arrow
 
+    @property
+    def longest(self) -> int:
+        """How many tokens of an example are read."""
+        return self.mapping.config.longest
+
+    def bound(self, table: Table) -> Arrow:
+        """The arrow with the columns of a table. Raises UsageError."""
+        return bind_answering(self.arrow, table)
+
     def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
-        for part, bound in bound_parts(self.arrow, parts):
+        for part, bound in bound_parts(self.bound, parts):
             yield part, list(self.answer(part, bound))
 
     def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
@@ -187,7 +196,7 @@ class Predictor:
 
         bound: the arrow as it was bound to a table of the same columns.
         """
-        answers = self._answers(table, bound or _bind(self.arrow, table)) if len(table) else iter(())
+        answers = self._answers(table, bound or self.bound(table)) if len(table) else iter(())
         for place in table.in_order():
             yield next(answers) if isinstance(place, int) else {"error": f"row {place.row}: {place.reason}"}
 
@@ -214,9 +223,12 @@ class Predictor:
                 answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
             return Asked(answers, rows.rows, [], 0)
-        encoded = encode(bound, rows, mapping.sources, mapping.config.longest, self.long, lie_in_raw(mapping.targets))
+        encoded = encode(bound, rows, mapping.sources, self.longest, self.long, lie_in_raw(mapping.targets))
         cut = len(encoded.long) if encoded.lost else 0
-        return Asked(answers, rows.rows, list(asking(mapping, encoded)), cut)
+        return Asked(answers, rows.rows, self._examples(encoded), cut)
+
+    def _examples(self, encoded: Encoded) -> list[Example]:
+        return list(asking(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
         """Answers of `count` rows; the windows of one long row share their mean output."""
@@ -252,26 +264,11 @@ class Predictor:
         """Each value with a share of it, or what a mask marks, hidden and put back: text, or pixels (h, w, 3). mask: one for all
         values, or a list of one for each. rows: their numbers, where some of a table are left out. Raises UsageError."""
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
-        read = [_read(source, value, row) for row, value in enumerate(values)]
+        read = [read_value(source, value, row) for row, value in enumerate(values)]
         masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read)
         if masks is not None and len(masks) != len(read):
             raise UsageError(f"{len(masks)} masks for {len(read)} values; give one for all, or one for each")
         return list(completed(self.mapping, read, hide, self.device, seed, masks, rows))
-
-    def embed(self, values: Sequence[Any], pooling: str | None = None) -> NDArray[np.float32]:
-        """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence
-        encoder was trained to give them, else as the model pools."""
-        mapping = self.mapping
-        if len(mapping.arrow.sources) != 1:
-            raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
-        if isinstance(values, str) or not len(values):
-            raise UsageError("embed takes a list of at least one value")
-        if pooling is not None and pooling not in (known := get_args(Pooling)):
-            raise UsageError(f"no pooling {pooling!r}{near(str(pooling), known)}; there are: {', '.join(known)}")
-        if pooling is not None:
-            return vectors(mapping, values, self.device, lambda h, b: mapping.pool(h, b, pooling))
-        longest = None if mapping.config.sentence is None else mapping.config.sentence.longest
-        return vectors(mapping, values, self.device, mapping.sentence, longest)
 
 
 def completed(
@@ -360,39 +357,8 @@ def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port:
     return sums / windows.view(-1, *[1] * (sums.ndim - 1))
 
 
-def vectors(
-    mapping: Mapping,
-    values: Sequence[Any],
-    device: torch.device,
-    read: Callable[[Tensor, Batch], Tensor],
-    longest: int | None = None,
-) -> NDArray[np.float32]:
-    """`read` of the hidden states for every value of the arrow's first source, in order, cut to `longest` tokens (by default
-    what the model takes)."""
-    port = mapping.arrow.sources[0]
-    source = mapping.sources[port.kind]
-    longest = longest or mapping.config.longest
-    known = [_read(source, value, row) for row, value in enumerate(values)]
-    found: NDArray[np.float32] | None = None
-
-    def encoded(part: list[tuple[int, Any]]) -> list[Example]:
-        rows, read = zip(*part, strict=True)
-        pieces = source.encode(read, 0)
-        return [
-            Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
-            for row, piece in zip(rows, pieces, strict=True)
-        ]
-
-    for examples in ahead(enumerate(known), source.rows_at_once, encoded):
-        for batch, hidden in over(mapping, examples, device):
-            part = read(hidden, batch).float().cpu().numpy()
-            found = np.zeros((len(known), part.shape[1]), np.float32) if found is None else found
-            found[batch.rows] = part
-    assert found is not None
-    return found
-
-
-def _read(source: Source, value: object, row: int) -> Any:
+def read_value(source: Source, value: object, row: int) -> Any:
+    """A value of a list. Raises UsageError with its place."""
     try:
         return source.read(value)
     except BadCell as bad:
