@@ -19,6 +19,7 @@ from mapsto import linear
 from mapsto.errors import UsageError
 from mapsto.loop import Plan, Training
 from mapsto.objectives.contrast import TEMPERATURE, Contrast, contrast
+from mapsto.options import LARGEST_SEED
 
 CPU = torch.device("cpu")
 
@@ -109,6 +110,11 @@ def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pyte
     learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
     sure, held = (linear.logistic(learnt, values, 0, chosen_by=by).coef_ for by in (None, frozen))
     assert np.linalg.norm(held) < 0.8 * np.linalg.norm(sure)
+
+
+def test_any_seed_can_choose_a_penalty() -> None:
+    features, values = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1] * 4)
+    assert linear.logistic(features, values, LARGEST_SEED).coef_.shape == (1, 3)
 
 
 def test_contrast_needs_a_start_and_classes() -> None:

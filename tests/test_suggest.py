@@ -12,6 +12,7 @@ from runs import run, sentences
 
 import mapsto
 from mapsto import data
+from mapsto.options import LARGEST_SEED
 from mapsto.suggest import choose, doubt
 
 TOPICS = ("river mill old", "hope winter spring", "今天 天气 真好", "服务 房间 干净")
@@ -39,6 +40,7 @@ def test_typical_rows_are_of_every_group_that_has_no_label() -> None:
     assert set(of[choose(vectors, known, None, 4, 0)]) == {2, 3, 4, 5}
     everything = choose(vectors, vectors[:0], None, 300, 0)
     assert sorted(everything.tolist()) == list(range(300))
+    assert len(choose(vectors, vectors[:0], None, 6, LARGEST_SEED)) == 6
 
 
 def test_doubted_rows_are_doubted_and_different() -> None:

@@ -20,6 +20,7 @@ PENALTIES = tuple(10.0**power for power in range(-2, 6))  # of squared errors
 FOLDS = 5
 ROWS = 1000  # that a penalty is chosen by: by all of them, the time for it grows as their cube
 ITERATIONS = 1000
+SEEDS = 2**32  # that scikit-learn knows
 
 
 def logistic(
@@ -73,7 +74,7 @@ def _best(model: Any, features: Any, values: Ints, seed: int, choices: Sequence[
         return choices[1]
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    order = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    order = StratifiedKFold(folds, shuffle=True, random_state=seed % SEEDS)
 
     def quality(choice: float) -> float:
         model.set_params(C=choice)

@@ -25,6 +25,7 @@ from mapsto.arrow import restores
 from mapsto.data import Table
 from mapsto.errors import DataError, UsageError
 from mapsto.examples import Rows, bind_to, encode, read_rows, require_some
+from mapsto.linear import SEEDS
 from mapsto.mapping import Mapping
 from mapsto.predict import Predictor, asking, over
 from mapsto.scores import Floats
@@ -172,7 +173,9 @@ def _groups(vectors: Vectors, count: int, seed: int, weights: Floats | None = No
     """The group of each row, and their middles."""
     from sklearn.cluster import MiniBatchKMeans  # a second to import
 
-    fitted = MiniBatchKMeans(count, n_init=1, random_state=seed, batch_size=1024).fit(vectors, sample_weight=weights)
+    fitted = MiniBatchKMeans(count, n_init=1, random_state=seed % SEEDS, batch_size=1024).fit(
+        vectors, sample_weight=weights
+    )
     return fitted.labels_, fitted.cluster_centers_
 
 
