@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import sentences, write_corpus, write_labelled
@@ -261,11 +263,20 @@ def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
         ({"seed": -1}, "--seed"),
         ({"epochs": float("inf")}, "--epochs"),
         ({"rate": float("nan")}, "--rate"),
+        ({"lora": True}, "--lora is a whole number, not True"),
+        ({"steps": 2.5}, "--steps is a whole number, not 2.5"),
+        ({"hold_out": "0.1"}, "--hold-out is a number, not '0.1'"),
+        ({"seed": None}, "--seed is a whole number, not None"),
     ],
 )
 def test_options_out_of_range_are_said(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Options(**given)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = Options(seed=np.int64(3), rate=np.float32(0.5), epochs=np.int32(2))  # type: ignore[arg-type]
+    assert given == Options(seed=3, rate=0.5, epochs=2) and json.loads(json.dumps(asdict(given))) == asdict(given)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(

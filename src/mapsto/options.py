@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_type_hints
 
 from mapsto.errors import UsageError, near
 
@@ -133,6 +134,7 @@ class Options:
     encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
     def __post_init__(self) -> None:
+        self._make_plain()
         if self.freeze is not None:
             object.__setattr__(self, "freeze", str(self.freeze))
             if self.freeze != "all" and not self.freeze.isdecimal():
@@ -194,6 +196,17 @@ class Options:
             raise UsageError(f"--augment joins one way to vary rows and one to mix them, not {self.augment!r}")
         if self.width and self.heads and not splits(self.width, self.heads):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+    def _make_plain(self) -> None:
+        """Take numbers of numpy as those of Python, which JSON knows. Raises UsageError for what is no number."""
+        for name, hint in get_type_hints(Options).items():
+            value, whole = getattr(self, name), hint in (int, int | None)
+            if not (whole or hint in (float, float | None)) or (value is None and isinstance(None, hint)):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+                what = "a whole number" if whole else "a number"
+                raise UsageError(f"--{name.replace('_', '-')} is {what}, not {value!r}")
+            object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     @property
     def varied(self) -> str:
