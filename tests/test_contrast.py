@@ -15,7 +15,7 @@ from test_laws import made
 from test_training import TINY, Heard
 
 import mapsto
-from mapsto import linear
+from mapsto import linear, loop
 from mapsto.errors import UsageError
 from mapsto.loop import Plan, Training
 from mapsto.objectives.contrast import TEMPERATURE, Contrast, contrast
@@ -74,6 +74,24 @@ def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
     listener = lambda record: losses.append(record["loss"])  # noqa: E731
     Training(mapping, examples, plan, CPU, listener=listener, objective=Contrast(examples, 0)).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
+
+
+def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts need several batches; which rows meet in one must not decide what is learnt."""
+    plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
+    told = []
+    for tokens, shortest in ((8192, 512), (64, 32)):
+        monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
+        mapping, examples = made("text:text -> label")
+        training = Training(mapping, examples, plan, CPU, objective=Contrast(examples, 0))
+        batches = len(training.loader.make(0))
+        steps = [training.step(number)[0] for number in range(3)]
+        told.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))
+    (one, losses, weights), (several, same_losses, same_weights) = told
+    assert one == 1 and several > 2
+    assert same_losses == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(same_weights, weights, atol=1e-5, rtol=1e-4)
 
 
 def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:

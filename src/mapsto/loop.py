@@ -189,6 +189,7 @@ class Training:
         """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
         made = self.ranks.each(lambda: self.loader.get(number))
         seed_all(self.plan.seed, number, *([self.ranks.rank] if self.ranks.rank else []))
+        self.objective.meet(self.mapping, made)
         here: Counter[int] = Counter()
         for batch in made:
             here.update(self.objective.counts(batch))

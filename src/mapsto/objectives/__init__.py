@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from mapsto.data import rows_of_step
@@ -14,9 +16,9 @@ from mapsto.sequence import Batch, Ints
 class Objective:
     """The plain one: rows in turn, and the loss of every target port, in which every answer weighs the same.
 
-    All that it says is a function of its arguments, so that a run goes on exactly. watches: whether the heads learn along, so
-    that held-out rows can be looked at while it runs. views: how often a step sees each of its rows, augmented anew. compares:
-    the option that asked for it, where rows are compared with each other and so must be in one process.
+    All that it says is a function of its arguments and of the step it met, so that a run goes on exactly. watches: whether the
+    heads learn along, so that held-out rows can be looked at while it runs. views: how often a step sees each of its rows,
+    augmented anew. compares: the option that asked for it, where rows are compared with each other and so must be in one process.
     """
 
     watches: bool = True
@@ -37,6 +39,9 @@ class Objective:
     def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
         """The examples, out of `n`, that step `step` reads."""
         return rows_of_step(seed, step, batch, n)
+
+    def meet(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
+        """Know all batches of a step before it is asked about each."""
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
         """For every term concerned, the sum of its losses over a packed batch."""

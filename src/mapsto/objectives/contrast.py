@@ -7,6 +7,9 @@ Legend of shapes: n examples, d width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,8 +26,21 @@ TEMPERATURE = 0.1
 ROWS_A_CLASS = 4
 
 
+@dataclass(frozen=True)
+class Step:
+    """The rows of a step: their numbers and classes (n,), and where no batch holds them all their vectors (n, d)."""
+
+    rows: Ints
+    classes: Tensor
+    vectors: Tensor | None
+
+
 class Contrast(Objective):
-    """Supervised contrast over the classes that target `port` answers; the heads do not learn."""
+    """Supervised contrast over the classes that target `port` answers; the heads do not learn.
+
+    Each row is compared with all others of its step. Where long ones fill several batches, every batch is compared with the
+    vectors of the others as they were before, so that the gradient is whole and memory holds one batch (Gao et al. 2021).
+    """
 
     watches = False
     compares = "--method contrast"
@@ -48,16 +64,33 @@ class Contrast(Objective):
         chosen = np.unique(rows_of_step(seed, step, min(classes, max(2, batch // of_each)), classes))
         return np.concatenate([rng.permutation(self.members[i])[:of_each] for i in chosen])
 
+    def meet(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
+        """Read all rows of a step once, where they are in several batches."""
+        device = next(mapping.parameters()).device
+        made = [batch.to(device) for batch in batches]
+        with torch.no_grad():
+            vectors = torch.cat([self._vectors(mapping, batch) for batch in made]) if len(made) > 1 else None
+        classes = torch.cat([self._answered(batch).values for batch in made])
+        self.step = Step(np.concatenate([batch.rows for batch in made]), classes, vectors)
+
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The contrast of the batch's pooled vectors."""
-        readout = self._answered(batch)
-        vectors = mapping.pool(mapping.hidden(batch), batch)[readout.examples]
-        return [(self.port, contrast(vectors, readout.values))]
+        """The contrast of the batch's pooled vectors, with the gradient of that of all the step's."""
+        vectors, classes = self._vectors(mapping, batch), self._answered(batch).values
+        if self.step.vectors is None:
+            return [(self.port, surprises(vectors, classes).sum())]
+        others = torch.from_numpy(~np.isin(self.step.rows, batch.rows)).to(classes.device)
+        every = torch.cat([vectors, self.step.vectors[others]]), torch.cat([classes, self.step.classes[others]])
+        found = surprises(*every)
+        theirs = found[len(vectors) :].sum()
+        return [(self.port, found[: len(vectors)].sum() + theirs - theirs.detach())]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Rows that have another of their class beside them."""
-        _, of, sizes = np.unique(self._answered(batch).values.cpu().numpy(), return_inverse=True, return_counts=True)
-        return {self.port: int((sizes[of] > 1).sum())}
+        """Rows that have another of their class beside them in the step."""
+        _, of, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
+        return {self.port: int((sizes[of] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
+
+    def _vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
+        return mapping.pool(mapping.hidden(batch), batch)
 
     def _answered(self, batch: Batch) -> Readout:
         readout = batch.answers[self.port]
@@ -66,11 +99,16 @@ class Contrast(Objective):
 
 
 def contrast(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
-    """For each vector with another of its class, how little its likeness to those stands out among all; summed."""
+    """The sum of all surprises."""
+    return surprises(vectors_nd, classes_n).sum()
+
+
+def surprises(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
+    """For each vector with another of its class, how little its likeness to those stands out among all, (n,); zero for others."""
     unit = F.normalize(vectors_nd, dim=-1)
     alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     same = (classes_n[:, None] == classes_n[None, :]) & ~alone
     likeness = (unit @ unit.T / TEMPERATURE).masked_fill(alone, -torch.inf)
     surprise = torch.logsumexp(likeness, dim=1, keepdim=True) - likeness
     partners = same.sum(dim=1)
-    return (surprise.masked_fill(~same, 0.0).sum(dim=1) / partners.clamp(min=1)).sum()
+    return surprise.masked_fill(~same, 0.0).sum(dim=1) / partners.clamp(min=1)
