@@ -93,7 +93,7 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
 
 def test_early_stopping_takes_the_best_weights() -> None:
     mapping, examples = made("text:text -> label")
-    values = iter([3.0, 1.0, 1.0, 2.0, 2.0, 0.5, 0.5, 0.7])
+    values = iter([3.0, 1.0, 1.0, 2.0, 2.0, 0.5, 0.5, 0.7, 0.6])
     seen: list[torch.Tensor] = []
 
     def watch(held: Any) -> dict[str, float]:
@@ -106,7 +106,8 @@ def test_early_stopping_takes_the_best_weights() -> None:
     state = training.run()
     assert state.step == state.end == 17, "the rate falls from step 10 on, where nothing got better for the third time"
     assert rates[9] == rates[10] == max(rates) and rates[10] > rates[11] > rates[-1] > 0
-    assert len(seen) == 8 and state.best_step == 14, "of equal ones the later"
+    assert [look["step"] for look in state.watched] == [*range(2, 18, 2), 17], "the last weights are looked at too"
+    assert state.best_step == 14, "of equal ones the later"
     assert torch.equal(mapping.heads[0].weight, seen[6])
 
 

@@ -210,7 +210,8 @@ class Training:
         self.state.step = number + 1
         self.state.tokens += int(tokens)
         self._average()
-        if self.watch and self.plan.watch_every and self.state.step % self.plan.watch_every == 0:
+        every = self.plan.watch_every
+        if self.watch and every and (self.state.step % every == 0 or self.state.step == self.end):
             self._look(self.watch)
         return float(loss), self.plan.rate * factor
 
