@@ -57,9 +57,8 @@ def choose_method(
         raise UsageError(
             f"--method contrast compares rows of one class, and with --augment {options.mixed} they have several"
         )
-    elif without := idle(method, options):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in without)
-        raise UsageError(f"{flags} would change nothing with --method {method}")
+    elif without := _without_use(method, options):
+        raise UsageError(f"{without} --method {method}")
     if method == "contrast" and contrasted(mapping) is None:
         raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
     return method, why
@@ -79,11 +78,19 @@ def _measured(
     if a_class > MANY_LABELS:
         return "full", f"{said}, more than {MANY_LABELS}"
     contrasts = all(source.contrasts for source in mapping.sources.values())
-    if port is not None and contrasts and 1 < a_class <= FEW_LABELS and not idle("contrast", options):
-        return "contrast", f"{said}, at most {FEW_LABELS}"
-    if a_class <= FEW_LABELS and (contrasts or not beginning.made_here) and not idle("probe", options):
-        return "probe", f"{said}, at most {FEW_LABELS}"
-    return "probe+full", f"{said}, at most {MANY_LABELS}"
+    without = ""
+    if a_class <= FEW_LABELS and (contrasts or not beginning.made_here):
+        method = "contrast" if port is not None and contrasts and a_class > 1 else "probe"
+        if not (without := _without_use(method, options)):
+            return method, f"{said}, at most {FEW_LABELS}"
+        without = f"; {without} {method}"
+    return "probe+full", f"{said}, at most {MANY_LABELS}{without}"
+
+
+def _without_use(method: str, options: Options) -> str:
+    """What there is to say, up to the name of the method, where options would change nothing."""
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle(method, options))
+    return f"{flags} would change nothing with" if flags else ""
 
 
 def idle(method: str, options: Options) -> list[str]:
