@@ -123,8 +123,9 @@ class Label(Target):
         return F.cross_entropy(output.float(), values, weight=weight, reduction="sum", label_smoothing=self.smooth)
 
     def error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Wrong answers: in fine-tuning they go on falling when the cross-entropy already grows."""
-        return (output.argmax(dim=-1) != values).sum()
+        """Wrong answers, weighed by class when balanced; in fine-tuning they go on falling when cross-entropy already grows."""
+        wrong = (output.argmax(dim=-1) != values).float()
+        return wrong.sum() if self.weights is None else wrong @ wrong.new_tensor(self.weights)[values]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """The likeliest class, its probability, and the probability of each class."""
