@@ -559,6 +559,21 @@ def test_a_causal_token_is_told_from_those_before_it_alone() -> None:
     assert not changed[:place].any() and changed[place:].all()
 
 
+def test_a_text_that_is_read_on_behind_another_is_told_from_its_first_token() -> None:
+    """A prefix language model: what stands before the first token of the answer is the end of the question."""
+    mapping, examples = made("en:text, ~de:text -> de:text", "causal")
+    example = examples.example(0, 0, 0.0)
+    question, answer = example.pieces
+    (told,) = example.answers
+    assert told is not None and told.at is not None
+    assert np.array_equal(told.values, answer.tokens) and told.at[0] == len(question) - 1
+    batch = collate([example])
+    before = mapping(batch)[0]
+    batch.tokens["text"][len(question)] = (batch.tokens["text"][len(question)] + 7) % 100 + 10
+    changed = (before - mapping(batch)[0]).abs().amax(dim=1) > 1e-6
+    assert not changed[0] and changed[1:].all(), "and it does not see what it is to tell"
+
+
 def test_a_hybrid_reads_few_examples_from_the_start_and_masks_the_others() -> None:
     _, examples = made("~text -> text", "hybrid")
     seen = [examples.example(i, step, 0.0) for step in range(20) for i in range(len(examples))]

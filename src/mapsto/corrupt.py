@@ -69,9 +69,9 @@ def generator(seed: int, row: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
-def read_on(piece: Piece, ahead: int) -> tuple[Piece, Ints]:
-    """The piece as it is read from its start on, and the tokens told `ahead` of their place: all that have one before them."""
-    return replace(piece, role=Role.CAUSAL), np.arange(ahead, len(piece))
+def read_on(piece: Piece) -> tuple[Piece, Ints]:
+    """The piece as it is read from its start on, and the tokens that are told: all behind its opening frame."""
+    return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
 
 def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:

@@ -325,7 +325,8 @@ class Examples:
         for port_index, source in enumerate(restores(self.arrow)):
             if source in hidden and len(hidden[source]):
                 told_at = sum(map(len, pieces[:source])) + hidden[source] - self.corruption.ahead
-                found[port_index] = Answer(pieces[source].tokens[hidden[source]], told_at)
+                known = told_at >= 0  # the first token of all has none before it
+                found[port_index] = Answer(pieces[source].tokens[hidden[source][known]], told_at[known])
         return Example(tuple(shown), tuple(found), row, int(rng.integers(2**63)))
 
     def plain(self) -> Examples:

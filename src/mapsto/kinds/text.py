@@ -165,7 +165,7 @@ class TextSource(Source):
     ) -> tuple[Piece, Ints]:
         """Some tokens replaced by the mask; or all of them read from the start on."""
         if corruption.causal and rng.random() < corruption.causal:
-            return read_on(piece, corruption.ahead)
+            return read_on(piece)
         hidden = choose(corruption, piece, rng, progress)
         return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
