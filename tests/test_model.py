@@ -223,6 +223,19 @@ def test_two_sources_two_answers() -> None:
     assert set(model.evaluate(rows).scores) >= {"topic: accuracy", "tone: accuracy"}
 
 
+def test_each_of_two_texts_fills_in_its_own_masks_and_has_its_own_scores() -> None:
+    pairs = [{"en": f"a sentence number {i}", "de": f"ein Satz Nummer {i}"} for i in range(20)]
+    for objective in ("masked", "hybrid"):
+        arrow = "~en:text, ~de:text -> en:text, de:text"
+        model = mapsto.pretrain(arrow, pairs, steps=2, objective=objective, **TINY)
+        answer = model("a [MASK] number 3", "ein [MASK] [MASK] 3")
+        assert [len(answer[name]["text"]) for name in ("en", "de")] == [1, 2]
+        assert model("a [MASK] number 3", "[MASK] Satz Nummer 3")["en"] != answer["en"], "it reads both"
+        assert set(model.evaluate(pairs).scores) == {
+            f"{name}: {score}" for name in ("en", "de") for score in ("masked_loss", "token_accuracy")
+        }
+
+
 def test_two_answers_are_saved_and_loaded(tmp_path: Path) -> None:
     rows = [{"text": t, "topic": "ab"[i % 2], "tone": "xyz"[i % 3]} for i, t in enumerate(sentences(40, 1))]
     model = mapsto.fit("text -> topic:label, tone:label", rows, steps=3, **TINY)

@@ -169,10 +169,10 @@ def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, devi
     found: dict[str, Score] = {}
     restored = restores(mapping.arrow)
     for port, said in evidence(mapping, as_scored(examples), device).items():
-        answers, name = said.values.tolist(), ""
+        answers = said.values.tolist()
+        name = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if restored[port] is None:
             assert rows is not None and examples.of is not None
             answers = [rows.targets[port][examples.of[row]] for row in said.rows]
-            name = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         found |= {f"{name}{key}": value for key, value in mapping.targets[port].score(said.shown, answers).items()}
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.arrow import Arrow
+from mapsto.arrow import Arrow, restores
 from mapsto.corrupt import Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
@@ -103,11 +103,14 @@ def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device
 def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
     """Empty answers that say where each target is to be read."""
     found: list[Answer | None] = []
-    for target in mapping.targets:
+    for target, source in zip(mapping.targets, restores(mapping.arrow), strict=True):
         if target.way == "pooled":
             found.append(Answer(np.zeros((), np.int64)))
-        else:
+        elif source is None:
             found.append(target.question(pieces))
+        else:
+            asked, before = target.question(pieces[source : source + 1]), sum(map(len, pieces[:source]))
+            found.append(None if asked is None or asked.at is None else replace(asked, at=asked.at + before))
     return tuple(found)
 
 
