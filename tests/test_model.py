@@ -141,6 +141,23 @@ def test_transformers_fills_the_same_masks(base: mapsto.Model, tmp_path: Path) -
     assert answer["probability"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_text_without_a_mask_is_told_how_to_hide_something(base: mapsto.Model) -> None:
+    told, untold = base.predict(["the river [MASK] past", "the river runs past"])
+    assert len(told["text"]) == 1
+    assert untold == {
+        "error": "nothing is hidden: write [MASK] for each token to put back, or say which share to hide (--hide 0.3)"
+    }
+
+
+def test_a_model_that_reads_on_fills_nothing_in() -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
+    alone = mapsto.pretrain("text", rows, objective="causal", steps=2, **TINY)
+    assert "from those before it alone" in alone.predict(["the river [MASK] past"])[0]["error"]
+    both = mapsto.fit("~text -> text, label", rows, objective="causal", steps=2, **TINY)
+    answer = both("the river [MASK] past")
+    assert answer["text"] == {"text": []} and answer["label"]["label"] in "ab"
+
+
 def test_vectors(base: mapsto.Model) -> None:
     texts = ["the river runs", "今天天气真好", "the river runs"]
     found = base.embed(texts)

@@ -15,6 +15,7 @@ from mapsto.sequence import Ints, Piece, Role
 
 Shape = Literal["token", "word", "span", "block"]
 CAUSAL_SHARES = {"causal": 1.0, "hybrid": 1 / 16}
+READS_ON = "this model puts a token back from those before it alone, so it fills nothing in"
 LATE, LATE_SHARES = 0.5, {"mae": 1.0}  # what is left of the rate late in training
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mapsto.arrow import Arrow, restores
-from mapsto.corrupt import Corruption, generator
+from mapsto.corrupt import READS_ON, Corruption, generator
 from mapsto.data import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
@@ -247,7 +247,9 @@ class Predictor:
                 if answer.get("probability", 1.0) < self.min_confidence:
                     answer[target.kind] = None
                 row.update({name: answer} if name else answer)
-        return found
+        asked = {example.row for example in examples if any(question is not None for question in example.answers)}
+        unasked = {"error": self.mapping.targets[0].unasked}
+        return [answer if row in asked else dict(unasked) for row, answer in enumerate(found)]
 
     def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
         """What each token says, end to end; for kinds that resemble a source, what becomes of it."""
@@ -294,7 +296,7 @@ def completed(
             f"--hide and --mask are for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
         )
     if target.corruption.causal == 1:
-        raise UsageError("this model puts a token back from those before it alone, so it fills nothing in")
+        raise UsageError(READS_ON)
     if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
     corruption = Corruption(share, share, ahead=target.corruption.ahead)

@@ -128,6 +128,11 @@ class Target(Kind):
         """Where an aligned answer is read when none is given: every token of the value, counted from the first."""
         return np.flatnonzero(~np.concatenate([piece.special for piece in pieces]))
 
+    @property
+    def unasked(self) -> str:
+        """What to say of a value of which no target asks anything."""
+        return "nothing is asked of this value"
+
     def question(self, pieces: Sequence[Piece]) -> Answer | None:
         """Where an answer that is not pooled is read, without saying what is true; None where nothing is asked."""
         at = self.asked(pieces)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mapsto import scores, textual
 from mapsto.convolution import ConvolutionConfig
-from mapsto.corrupt import Corruption, choose, hide, read_on
+from mapsto.corrupt import READS_ON, Corruption, choose, hide, read_on
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.scores import Score
 from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
@@ -269,9 +269,19 @@ class TextTarget(Target):
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """The mask tokens written in the text."""
+        """The mask tokens written in the text; none where a model only reads on, and would see what stands behind them."""
+        if self.corruption.causal == 1:
+            return np.zeros(0, np.int64)
         masks = np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id
         return np.flatnonzero(masks) - self.corruption.ahead
+
+    @property
+    def unasked(self) -> str:
+        """How tokens are hidden, where any can be filled in."""
+        if self.corruption.causal == 1:
+            return READS_ON
+        mask = self.reader.tokenizer.token(self.reader.tokenizer.mask_id)
+        return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Dense, activation and norm where the family has them, then the embeddings themselves as output weights (Press &
