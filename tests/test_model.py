@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
 from runs import sentences
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -156,6 +157,15 @@ def test_a_model_that_reads_on_fills_nothing_in() -> None:
     both = mapsto.fit("~text -> text, label", rows, objective="causal", steps=2, **TINY)
     answer = both("the river [MASK] past")
     assert answer["text"] == {"text": []} and answer["label"]["label"] in "ab"
+
+
+@pytest.mark.parametrize(("objective", "task"), [("masked", "fill-mask"), ("hybrid", None), ("causal", None)])
+def test_the_card_names_a_task_that_others_can_do(objective: str, task: str | None, tmp_path: Path) -> None:
+    """Told one place ahead, a token is not where fill-mask of transformers looks for it."""
+    rows = [{"text": text} for text in sentences(40)]
+    mapsto.pretrain("text", rows, objective=objective, steps=2, **TINY).save(tmp_path / "base")
+    card = ModelCard((tmp_path / "base" / "README.md").read_text(encoding="utf-8"))
+    assert card.data.pipeline_tag == task and ("one place before" in card.text) == (task is None)
 
 
 def test_vectors(base: mapsto.Model) -> None:

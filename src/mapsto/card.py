@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto import __version__
+from mapsto.arrow import restores
 from mapsto.mapping import Mapping
 from mapsto.scores import Score
 
@@ -61,7 +62,7 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score],
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
     kind = mapping.targets[0].kind if mapping.targets else ""
-    task = TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
+    task = None if _told_ahead(mapping) else TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     named = {METRICS[name]: score for name, score in scores.items() if name in METRICS}
     if task and named:
@@ -91,9 +92,19 @@ def _use(mapping: Mapping) -> list[str]:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
+        if _told_ahead(mapping):
+            lines.append(
+                "It tells each token one place before its own: `mapsto predict` reads masks there, other libraries do not."
+            )
     else:
         lines.append("It knows rows like those it was fitted to; on others, score it before you rely on it.")
     return lines
+
+
+def _told_ahead(mapping: Mapping) -> bool:
+    """Whether hidden tokens are told at the place before their own, where nobody else looks for them."""
+    told = zip(mapping.targets, restores(mapping.arrow), strict=True)
+    return any(source is not None and target.corruption.ahead for target, source in told)
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:
