@@ -384,6 +384,22 @@ def test_long_rows_are_counted(tmp_path: Path, small_shards: None) -> None:
         mapsto.pretrain("text", path, steps=1, length=16, long="error", **SMALL)
 
 
+def test_much_that_the_vocabulary_does_not_know_is_said(tmp_path: Path) -> None:
+    """A start of another script reads little of a text."""
+    english = [{"text": f"the river {i} runs past the mill", "label": "ab"[i % 2]} for i in range(40)]
+    chinese = [{**row, "text": f"今天天气真好 {i} 房间干净"} for i, row in enumerate(english)]
+    start = mapsto.pretrain("text", english, steps=1, **SMALL)
+    for rows, known in ((english, True), (chinese, False)):
+        for train in (
+            lambda **given: mapsto.pretrain("text", **given),
+            lambda **given: mapsto.fit("text -> label", **given),
+        ):
+            heard = Heard()
+            train(data=rows, start=start, steps=1, method="full", progress=heard)
+            found = [line for line in heard.lines if "are unknown" in line]
+            assert len(found) == (not known) and all("tokens (" in line for line in found)
+
+
 def test_bytes_that_are_no_text_stop_the_run_wherever_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\n".join(sentences(30_000)).encode() + b"\nnaive na\xefve\n")

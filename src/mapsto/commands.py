@@ -19,7 +19,7 @@ from mapsto.begin import begin, make_config, make_sources
 from mapsto.check import doctor
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, places, shorten
 from mapsto.evaluate import evaluate as evaluate_mapping
-from mapsto.examples import bind_to, encode, read_cells, read_rows
+from mapsto.examples import bind_to, encode, read_cells, read_rows, unknown_in
 from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options
@@ -237,19 +237,21 @@ def _listed(found: Iterable[Finding | str]) -> Iterator[str]:
 
 
 def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
-    """How much text is longer than the start takes, or than a new model of the usual size."""
+    """How much text is unknown to the start, or longer than it, or a new model of the usual size, takes."""
     beginning = begin(start, None)
     rows = read_rows(replace(bound, targets=()), table, kinds.reading(bound), [])
     sources = make_sources(beginning, bound, rows, Options(), lambda text: None)
     longest = make_config(beginning, Options(), bound.corrupted, sources).transformer.longest
     encoded = encode(bound, rows, sources, longest, "cut")
     what = f"the {longest} tokens that {start or 'a new model'} takes"
+    unknown = list(filter(None, [unknown_in(encoded, sources)]))
     if not len(encoded.long):
-        return [f"no row is longer than {what}"]
+        return [*unknown, f"no row is longer than {what}"]
     share = 100 * encoded.lost / encoded.total
     return [
+        *unknown,
         f"{len(encoded.long):,} rows are longer than {what}; "
-        f"{encoded.lost:,} of {encoded.total:,} tokens ({share:.1f} %) would be cut off (see --long)"
+        f"{encoded.lost:,} of {encoded.total:,} tokens ({share:.1f} %) would be cut off (see --long)",
     ]
 
 

@@ -22,7 +22,7 @@ from mapsto import kinds
 from mapsto.arrow import Arrow, restores
 from mapsto.data import Ints, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
-from mapsto.examples import read_rows, require_few
+from mapsto.examples import read_rows, require_few, too_much_unknown
 from mapsto.sequence import Piece
 from mapsto.shards import Arrays, Shards, joined
 from mapsto.source import Source
@@ -189,7 +189,10 @@ class Corpus:
         return Stored(self, found, held=False), Stored(self, found, held=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
-        """Say how much was longer than examples may be."""
+        """Say how much was longer than examples may be, and how much is unknown."""
+        shards = map(self.shards.__getitem__, range(self.shards.count or 0))
+        if unknown := too_much_unknown((self.source, shard["tokens"]) for shard in shards):
+            say(f"note: {unknown}")
         if not self.long:
             return
         lost, tokens = self.shards.total("lost"), self.shards.total("tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from mapsto.target import Target
 
 FITTING_SAMPLE = 2000
 MOST_SKIPPED = 0.01
+MOST_UNKNOWN = 0.02
 SHORT_GROUP = 0.25
 SHORTEST_PIECE = 4
 MANY_ALIKE = 8
@@ -169,6 +170,25 @@ def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad
         raise DataError(f"{bad} of {total} rows are bad, more than the 1 % that may be skipped:", shown, faults)
     if bad == total:
         raise DataError("no rows are left", shown, faults)
+
+
+def too_much_unknown(read: Iterable[tuple[Source, Ints]]) -> str | None:
+    """What to say of tokens, each lot beside the source that made it, of which many stand for what this has no token for; None
+    where they are few."""
+    unknown = total = 0
+    for source, tokens in read:
+        unknown, total = unknown + source.unknown(tokens), total + len(tokens)
+    if unknown <= MOST_UNKNOWN * total:
+        return None
+    share = f"{100 * unknown / total:.0f} %"
+    return f"{unknown:,} of {total:,} tokens ({share}) are unknown: the vocabulary has none for what stands there, and it is lost"
+
+
+def unknown_in(encoded: Encoded, sources: Mapping[str, Source]) -> str | None:
+    """The same of rows that were made pieces."""
+    if not encoded.total:  # values that are read whole
+        return None
+    return too_much_unknown((sources[piece.kind], piece.tokens) for pieces in encoded.pieces for piece in pieces)
 
 
 def lie_in_raw(targets: Sequence[Target]) -> bool:

@@ -41,6 +41,7 @@ from mapsto.examples import (
     read_rows,
     require_room,
     require_whole,
+    unknown_in,
 )
 from mapsto.held_out import examined, say_all, share_of, split, unseen
 from mapsto.mapping import Mapping, ModelConfig
@@ -371,6 +372,8 @@ def _examples(
             else "they were cut into windows"
         )
         say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
+    if say is not None and (unknown := unknown_in(encoded, mapping.sources)):
+        say(f"note: {unknown}")
     corruption = _corruption(arrow, options)
     made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
     return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixed)

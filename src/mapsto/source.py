@@ -168,6 +168,10 @@ class Source(Kind):
         `place` counts the source ports, for frames that differ behind the first one.
         """
 
+    def unknown(self, tokens: Ints) -> int:
+        """How many tokens stand for what this source has no token for."""
+        return 0
+
     def flatten(self, values: Sequence[Any], units: bool = False) -> Flat:
         """The tokens of values end to end, for kinds that are `flat`; with `units`, also where units begin."""
         raise NotImplementedError

@@ -133,6 +133,10 @@ class TextSource(Source):
         begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in found]
         return Flat(_joined([encoded.ids for encoded in found], np.int32), lengths, _joined(begins, np.bool_))
 
+    def unknown(self, tokens: Ints) -> int:
+        """How many of them are the tokenizer's unknown one."""
+        return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
+
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
         """The tokens in the frame of a first text."""
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
