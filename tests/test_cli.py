@@ -229,6 +229,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),
+        (["pretrain", "text", fitted / "corpsu.txt", "--out", out], 1, "did you mean 'corpus.txt'"),
         (["fit", "text -> label", train], 2, "--out"),
         (["fit", "text -> label", train, "--out", train], 2, "is a file; --out needs a folder"),
         (["fit", "text -> label", train, "--out", "/proc/nowhere/run", "--steps", 1], 1, "cannot be written"),

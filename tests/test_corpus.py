@@ -400,6 +400,14 @@ def test_much_that_the_vocabulary_does_not_know_is_said(tmp_path: Path) -> None:
             assert len(found) == (not known) and all("tokens (" in line for line in found)
 
 
+@pytest.mark.parametrize("options", [{"objective": "mae"}, {"augment": "mirror"}])
+def test_what_a_corpus_cannot_be_asked_is_said_before_it_is_read(options: dict[str, Any], tmp_path: Path) -> None:
+    path, heard = write_corpus(tmp_path / "a.txt"), Heard()
+    with pytest.raises(UsageError, match="is not for|would change nothing"):
+        mapsto.pretrain("text", path, tmp_path / "run", steps=1, progress=heard, **options)
+    assert not heard.lines and not (tmp_path / "run").exists()
+
+
 def test_bytes_that_are_no_text_stop_the_run_wherever_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\n".join(sentences(30_000)).encode() + b"\nnaive na\xefve\n")

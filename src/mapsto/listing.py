@@ -45,6 +45,7 @@ def listed(path: Path) -> Listed:
         if (found := _values(path, walk)) is not None:
             return found
         if not path.is_dir():
+            readers.require_there(path)
             return Listed([path], None, [])
         walked = walk(path)
     except OSError as error:

@@ -169,6 +169,7 @@ def _from_table(
     """Rows with answers, all in memory."""
     table = tables.read(data, encoding=options.encoding)
     arrow = _bound(wanted, table, options)
+    _require_ways(arrow, options)
     targets = made_targets(arrow, options)
     rows = read_rows(arrow, table, kinds.reading(arrow), targets)
     rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
@@ -233,6 +234,7 @@ def _from_corpus(
         first = next(iter(parts()))
         arrow = bind_to(wanted, first)
         say_all(first.remarks_on(), say)
+    _require_ways(arrow, options)
     targets = made_targets(arrow, options)
     config = make_config(beginning, options, pretraining=True)
     limits = corpus.Limits(*_limits(options, config, pretraining=True))
@@ -317,7 +319,8 @@ def _begun(
 ) -> ModelConfig:
     """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
-    _require_ways(arrow, sources, options)
+    if options.length is not None and any(source.longest is not None for source in sources.values()):
+        raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     config = make_config(beginning, options, arrow.corrupted, sources)
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
@@ -328,8 +331,8 @@ def _begun(
     return config
 
 
-def _require_ways(arrow: Arrow, sources: Dict[str, Source], options: Options) -> None:
-    """Raise UsageError for options that no source of the arrow knows."""
+def _require_ways(arrow: Arrow, options: Options) -> None:
+    """Raise UsageError for options that no source of the arrow knows; before anything is read, which may take long."""
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
         if kind.alone and sum(port.kind == kind.kind for port in arrow.sources) > 1:
@@ -341,8 +344,6 @@ def _require_ways(arrow: Arrow, sources: Dict[str, Source], options: Options) ->
     if options.mixed is not None and options.mixed not in (possible := mixings(arrow)):
         instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
         raise UsageError(f"--augment {options.mixed} is not for {arrow}{instead}")
-    if options.length is not None and any(source.longest is not None for source in sources.values()):
-        raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
         raise UsageError(
             f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"

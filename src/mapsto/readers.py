@@ -76,9 +76,7 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[Part]:
     """A file in parts, in order. Raises DataError when it cannot be read on, UsageError for an unknown encoding."""
     kind = format_of(path)
     try:
-        if not path.exists():
-            neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
+        require_there(path)
         if kind is None:
             formats = ", ".join(FORMATS)
             raise DataError(f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz")
@@ -87,6 +85,13 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[Part]:
         yield from FORMATS[kind](path, encoding)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def require_there(path: Path) -> None:
+    """Raise DataError for a file that is not there, with what is near."""
+    if not path.exists():
+        neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
 
 
 def cell(value: Any) -> Any:
