@@ -14,10 +14,12 @@ from test_corpus import growth
 
 import mapsto
 from mapsto import answering, data, readers
-from mapsto.answers import Answered
+from mapsto.answers import Answered, answer_all
 from mapsto.errors import DataError, MapstoError, UsageError
+from mapsto.evaluate import evaluate
 from mapsto.model import Model
 from mapsto.predict import ahead
+from mapsto.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,27 @@ def test_what_was_there_stays_when_writing_or_reading_fails(
             command(fitted, tmp_path / "a.csv", out)
     assert out.read_text(encoding="utf-8") == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out.csv"]
+
+
+def test_how_far_it_is_is_told_part_by_part(model: Model, tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int | None]] = []
+
+    class Heard(Progress):
+        def rows(self, what: str, done: int, total: int | None) -> None:
+            heard.append((what, done, total))
+
+    write_rows(tmp_path / "table.csv", 5000)
+    list(answer_all(model.predictor, tmp_path / "table.csv", progress=Heard()))
+    assert heard == [
+        ("answered", 0, None),
+        ("answered", 4096, None),
+        ("answered", 5000, None),
+        ("answered", 5000, 5000),
+    ]
+    heard.clear()
+    rows = [{"text": text, "label": "warm"} for text in sentences(300)]
+    evaluate(model.mapping, data.read(rows), model.predictor.device, progress=Heard())
+    assert heard[-1] == ("scored", 300, 300) and 1 < len(heard) == len(set(heard))
 
 
 def test_a_source_that_changes_meanwhile_is_said(model: Model, tmp_path: Path) -> None:

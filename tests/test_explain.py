@@ -239,6 +239,20 @@ def test_many_rows_are_told_of_as_they_come(monkeypatch: pytest.MonkeyPatch) -> 
         assert stream.getvalue().endswith(said), kind
 
 
+def test_rows_of_which_nobody_knows_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, said in (
+        (Lines, "answered 40 rows, 2 rows/s\nanswered 60/60 rows, 0 s left\n"),
+        (Live, "answered 60 rows, 2 rows/s\r\x1b[2Kanswered 60/60 rows, 0 s left\r\x1b[2K"),
+    ):
+        stream, now = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
+        monkeypatch.setattr("mapsto.progress.time.monotonic", now.__next__)
+        shown = kind(stream)
+        for done in (0, 20, 40, 60):
+            shown.rows("answered", done, None)
+        shown.rows("answered", 60, 60)
+        assert stream.getvalue().endswith(said), (kind, stream.getvalue())
+
+
 def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[str, int, int]] = []
 

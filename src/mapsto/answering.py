@@ -22,6 +22,7 @@ from mapsto.errors import DataError, Finding, UsageError, place
 from mapsto.examples import bind_to, read_rows, require_some
 from mapsto.options import require_choice
 from mapsto.predict import Predictor
+from mapsto.progress import Lines, choose
 from mapsto.readers import format_of
 from mapsto.target import Target
 from mapsto.writers import legible, require_place, require_writable
@@ -186,7 +187,8 @@ def _show(
 def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
     """Every answer as a line of JSON; counts as of `_show`."""
     rows = failed = 0
-    for _, found in answer_all(engine, given, encoding, _note):
+    # No live line: it would be drawn between the answers.
+    for _, found in answer_all(engine, given, encoding, Lines()):
         for answer in found:
             print(json.dumps(answer, ensure_ascii=False))
         rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
@@ -195,7 +197,7 @@ def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, i
 
 def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None, nested: bool) -> tuple[int, int]:
     """Every row with its answer, to a file or as csv; counts as of `_show`."""
-    answered = Answered(engine, given, encoding, _note, None if out is None else out.parent, nested)
+    answered = Answered(engine, given, encoding, choose(), None if out is None else out.parent, nested)
     if out is not None:
         print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
     else:
@@ -208,10 +210,11 @@ def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None, n
 def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
     """Have every row answered by an engine that writes files, and say which rows have none; counts as of `_show`."""
     rows = failed = 0
-    for part, found in answer_all(engine, given, encoding, _note):
+    shown = choose()
+    for part, found in answer_all(engine, given, encoding, shown):
         for at, answer in zip(part.in_order(), found, strict=True):
             if isinstance(at, int) and "error" in answer:
-                print(f"note: {place(*part.origin(at))}: {answer['error']}", file=sys.stderr)
+                shown.say(f"note: {place(*part.origin(at))}: {answer['error']}")
         rows, failed = rows + len(found), failed + sum("error" in answer for answer in found)
     print(f"wrote {rows - failed:,} files", file=sys.stderr)
     return rows, failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from mapsto import data as tables
 from mapsto.arrow import Arrow
 from mapsto.errors import DataError, Finding
+from mapsto.progress import Progress
 
 
 class Engine(Protocol):
@@ -28,21 +29,30 @@ class Engine(Protocol):
 
 
 def answer_all(
-    engine: Engine, source: Any, encoding: str | None = None, note: Callable[[Finding], None] = lambda fault: None
+    engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
-    """Each part of a source with one answer for every row of it, in order; `note` is told what could not be read, and what was
-    left aside.
+    """Each part of a source with one answer for every row of it, in order; `progress` is told how many there are, what could
+    not be read, and what was left aside.
 
     Raises UsageError, DataError, and RunError where the engine breaks down.
     """
+    shown, done = progress or Progress(), 0
 
     def noted() -> Iterator[tables.Table]:
         for part in tables.stream(source, encoding):
             for fault in (*part.remarks_on(), *part.rejected):
-                note(fault)
+                shown.say(f"note: {fault}")
             yield part
 
-    return engine.answer_parts(noted())
+    shown.rows("answered", done, None)
+    try:
+        for part, answers in engine.answer_parts(noted()):
+            done += len(answers)
+            shown.rows("answered", done, None)
+            yield part, answers
+        shown.rows("answered", done, done)
+    finally:
+        shown.close()
 
 
 class Answered:
@@ -58,7 +68,7 @@ class Answered:
         engine: Engine,
         source: Any,
         encoding: str | None = None,
-        note: Callable[[Finding], None] = lambda fault: None,
+        progress: Progress | None = None,
         folder: Path | None = None,
         nested: bool = False,
     ) -> None:
@@ -67,7 +77,7 @@ class Answered:
         self._kept = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         given: dict[str, None] = {}
         answered: dict[str, None] = {}
-        for part, answers in answer_all(engine, source, encoding, note):
+        for part, answers in answer_all(engine, source, encoding, progress):
             given |= dict.fromkeys(part.columns)
             for answer in answers:
                 shown = {name: value if nested else _cell(value) for name, value in answer.items() if name != "scores"}

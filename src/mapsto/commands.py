@@ -24,7 +24,7 @@ from mapsto.model import compare as compare_starts
 from mapsto.model import load
 from mapsto.options import Options
 from mapsto.predict import Predictor
-from mapsto.progress import Progress
+from mapsto.progress import Progress, choose
 from mapsto.reports.evaluated import evaluated, record, write_page
 from mapsto.reports.explained import explained
 from mapsto.scores import plain
@@ -48,7 +48,7 @@ def evaluate(
     mapping = folder.load(model)
     predictor = Predictor(mapping, device, precision)
     table = read_noted(data, encoding, answers=True)
-    found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows)
+    found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose(as_json=as_json))
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = looks_at(found, mapping if shown else None, predictor.device)
     if out is not None:

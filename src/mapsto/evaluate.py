@@ -26,7 +26,8 @@ from mapsto.examples import (
     require_whole,
 )
 from mapsto.mapping import Mapping
-from mapsto.predict import asking, evidence, made, questions, row_outputs, told_by
+from mapsto.predict import Done, asking, evidence, made, questions, row_outputs, told_by
+from mapsto.progress import Progress
 from mapsto.scores import Floats, Score
 from mapsto.sequence import Example
 from mapsto.target import Target
@@ -86,7 +87,14 @@ class Evaluation:
         return asdict(replace(self, answers=[], made=[]))
 
 
-def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop", seed: int = 0) -> Evaluation:
+def evaluate(
+    mapping: Mapping,
+    table: Table,
+    device: torch.device,
+    bad_rows: str = "stop",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Score every target on `table`. Raises DataError for rows that cannot be read."""
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
@@ -101,13 +109,15 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
     by_token = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
+    passes = bool(by_token) + len(mapping.targets) - len(by_token)
+    done = _telling(progress or Progress(), len(encoded.of) * passes, len(rows))
     if by_token:
-        scores |= score_examples(mapping, _told(mapping, arrow, rows, encoded, by_token, seed), rows, device)
+        scores |= score_examples(mapping, _told(mapping, arrow, rows, encoded, by_token, seed), rows, device, done)
     said: list[Answers] = []
     for port, target in enumerate(mapping.targets):
         if port in by_token:
             continue
-        outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
+        outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device, done)
         answers = rows.targets[port]
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         said.append(Answers(arrow, target, rows, answers, outputs, name))
@@ -119,6 +129,18 @@ def evaluate(mapping: Mapping, table: Table, device: torch.device, bad_rows: str
         row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
     ]
     return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
+
+
+def _telling(progress: Progress, total: int, rows: int) -> Done:
+    """What tells of the rows that are scored, when told of examples, of which there are `total`."""
+    seen = 0
+
+    def done(count: int) -> None:
+        nonlocal seen
+        seen += count
+        progress.rows("scored", seen * rows // total, rows)
+
+    return done
 
 
 def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
@@ -163,12 +185,14 @@ def as_scored(examples: Examples) -> Iterator[Example]:
     return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 
 
-def score_examples(mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device) -> dict[str, Score]:
+def score_examples(
+    mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Done = lambda count: None
+) -> dict[str, Score]:
     """Scores over examples that carry their answers, as held-out ones do; `rows` has those not made by `~` in the user's
-    words."""
+    words. done: as of `evidence`."""
     found: dict[str, Score] = {}
     restored = restores(mapping.arrow)
-    for port, said in evidence(mapping, as_scored(examples), device).items():
+    for port, said in evidence(mapping, as_scored(examples), device, done).items():
         answers = said.values.tolist()
         name = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if restored[port] is None:

@@ -26,6 +26,7 @@ from mapsto.source import Source
 from mapsto.target import Target
 
 TOKENS_AT_ONCE = 4096
+Done = Callable[[int], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -75,8 +76,11 @@ class Evidence:
     rows: Ints
 
 
-def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> dict[int, Evidence]:
-    """For each target port that is told of what it said of the answers that `examples` carry, on the CPU."""
+def evidence(
+    mapping: Mapping, examples: Iterable[Example], device: torch.device, done: Done = lambda count: None
+) -> dict[int, Evidence]:
+    """For each target port that is told of what it said of the answers that `examples` carry, on the CPU. done: is told of how
+    many examples it was, batch by batch."""
     kept: dict[int, list[Evidence]] = {}
     for part in held(mapping, examples):
         pieces = {example.row: example.pieces for example in part}
@@ -90,6 +94,7 @@ def evidence(mapping: Mapping, examples: Iterable[Example], device: torch.device
                         rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
                         shown = target.by_example(shown, [pieces[row] for row in rows.tolist()])
                     kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
+            done(len(batch.rows))
     return {
         port: Evidence(
             torch.cat([part.shown for part in parts]),
@@ -346,8 +351,16 @@ def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
     return target.completed(None, piece, np.flatnonzero(~piece.special), output)
 
 
-def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port: int, device: torch.device) -> Tensor:
-    """What a target that gives one answer a row says of `count` rows, (count, …); windows of one long row share their mean."""
+def row_outputs(
+    mapping: Mapping,
+    examples: Iterable[Example],
+    count: int,
+    port: int,
+    device: torch.device,
+    done: Done = lambda count: None,
+) -> Tensor:
+    """What a target that gives one answer a row says of `count` rows, (count, …); windows of one long row share their mean.
+    done: as of `evidence`."""
     target, sums, windows = mapping.targets[port], None, torch.zeros(count)
     for part in held(mapping, examples):
         pieces = {example.row: example.pieces for example in part}
@@ -358,6 +371,7 @@ def row_outputs(mapping: Mapping, examples: Iterable[Example], count: int, port:
             rows = torch.from_numpy(batch.rows)
             sums.index_add_(0, rows, output)
             windows.index_add_(0, rows, torch.ones(len(rows)))
+            done(len(rows))
     assert sums is not None
     return sums / windows.view(-1, *[1] * (sums.ndim - 1))
 

@@ -36,8 +36,8 @@ class Progress:
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
         """Training is at `step` of `steps`: real tokens and seconds so far, this step's loss and learning rate."""
 
-    def rows(self, what: str, done: int, total: int) -> None:
-        """So many of all rows are `what`, such as explained."""
+    def rows(self, what: str, done: int, total: int | None) -> None:
+        """So many of all rows are `what`, such as explained; total: None while it is not known."""
 
     def close(self) -> None:
         """It is over; leave the screen tidy."""
@@ -65,17 +65,17 @@ class Lines(Progress):
         speed = f", {tokens / seconds:,.0f} tokens/s" if seconds else ""
         self._at(step, steps, seconds, f"step {step}/{steps}, loss {loss:.4f}{speed}", last=step == steps)
 
-    def rows(self, what: str, done: int, total: int) -> None:
+    def rows(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if self.first is None:
             self.last = now  # what is done soon needs no word
-        self._at(done, total, now, f"{what} {done:,}/{total:,} rows")
+        self._at(done, total, now, f"{what} {done:,}{'' if total is None else f'/{total:,}'} rows")
         if done == total:
             self._clear()
             self.close()
 
-    def _at(self, done: int, total: int, seconds: float, text: str, last: bool = False) -> None:
-        """Show where it is, and how long the rest takes at the speed since the first time."""
+    def _at(self, done: int, total: int | None, seconds: float, text: str, last: bool = False) -> None:
+        """Show where it is, and how long the rest takes at the speed since the first time, or that speed."""
         if self.first is None:
             self.first = (done, seconds)
         now = time.monotonic()
@@ -83,7 +83,12 @@ class Lines(Progress):
             return
         self.last = now
         since, spent = done - self.first[0], seconds - self.first[1]
-        self.show(text + (f", {duration((total - done) * spent / since)} left" if since else ""))
+        if not since:
+            self.show(text)
+        elif total is None:
+            self.show(f"{text}, {since / spent:,.0f} rows/s")
+        else:
+            self.show(f"{text}, {duration((total - done) * spent / since)} left")
 
     def show(self, text: str) -> None:
         """Put a progress line where it belongs."""
@@ -126,14 +131,20 @@ class Live(Lines):
 class Json(Progress):
     """One JSON object a line on standard error, so that standard output keeps the result alone."""
 
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
     def say(self, text: str) -> None:
         self._write({"message": text})
 
     def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
         self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
-    def rows(self, what: str, done: int, total: int) -> None:
-        self._write({what.replace(" ", "_"): done, "rows": total})
+    def rows(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done == total or now - self.last >= LOG_EVERY_SECONDS:
+            self.last = now
+            self._write({what.replace(" ", "_"): done, "rows": total})
 
     def scores(self, found: Mapping[str, Score]) -> None:
         if found:

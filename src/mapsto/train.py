@@ -328,7 +328,7 @@ def _scored(work: Work, progress: Progress) -> tuple[dict[str, Score], Evaluatio
     if not mapping.targets:
         progress.say("note: what was asked in training was for that alone, so there is nothing to score yet")
     elif work.test is not None:
-        found = evaluate(mapping, work.test, work.device, work.options.bad_rows)
+        found = evaluate(mapping, work.test, work.device, work.options.bad_rows, progress=progress)
         scores = found.scores
         for note in found.notes:
             progress.say(f"note: {note}")
