@@ -244,7 +244,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
             2,
             "csv, tsv, jsonl or parquet",
         ),
-        (["predict", tmp_path, fitted / "test.csv"], 1, "config.json cannot be read"),
+        (["predict", tmp_path, fitted / "test.csv"], 1, "no model folder"),
         (["evaluate", fitted / "clf", fitted / "corpus.txt"], 2, "no column 'label'"),
         (["evaluate", fitted / "clf", fitted / "test.csv", "--bad-rows", "skipp"], 2, "did you mean 'skip'?"),
         (["predict", fitted / "clf", fitted / "test.csv", "--long", "windw"], 2, "did you mean 'window'?"),

@@ -55,6 +55,8 @@ class Start:
 def open(name: str) -> Start:
     """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
     folder = _find(name)
+    if not (folder / CONFIG).exists():
+        raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG}")
     raw = read_json(folder / CONFIG)
     if "auto_map" in raw:
         raise CheckpointError(
