@@ -250,6 +250,17 @@ def test_two_sources_two_answers() -> None:
     assert set(model.evaluate(rows).scores) >= {"topic: accuracy", "tone: accuracy"}
 
 
+def test_two_answers_come_from_one_pass() -> None:
+    rows = [{"text": t, "topic": "ab"[i % 2], "size": float(i)} for i, t in enumerate(sentences(40, 1))]
+    model = mapsto.fit("text -> topic:label, size:number", rows, steps=1, **TINY)
+    passes: list[int] = []
+    model.predictor.mapping.transformer.register_forward_hook(lambda *_: passes.append(1))
+    answers = model.predict([row["text"] for row in rows[:8]])
+    assert set(answers[0]) == {"topic", "size"} and len(passes) == 1
+    scores = model.evaluate(rows[:8]).scores
+    assert {"topic: accuracy", "size: mae"} <= set(scores) and len(passes) == 2
+
+
 def test_each_of_two_texts_fills_in_its_own_masks_and_has_its_own_scores() -> None:
     pairs = [{"en": f"a sentence number {i}", "de": f"ein Satz Nummer {i}"} for i in range(20)]
     for objective in ("masked", "hybrid"):

@@ -108,17 +108,16 @@ def evaluate(
     scores: dict[str, Score] = {}
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
-    by_token = [port for port, target in enumerate(mapping.targets) if not target.whole_rows]
-    passes = bool(by_token) + len(mapping.targets) - len(by_token)
+    whole = mapping.whole_rows
+    by_token = [port for port in range(len(mapping.targets)) if port not in whole]
+    passes = bool(by_token) + bool(whole)
     done = _telling(progress or Progress(), len(encoded.of) * passes, len(rows))
     if by_token:
         scores |= score_examples(mapping, _told(mapping, arrow, rows, encoded, by_token, seed), rows, device, done)
     said: list[Answers] = []
-    for port, target in enumerate(mapping.targets):
-        if port in by_token:
-            continue
-        outputs = row_outputs(mapping, asking(mapping, encoded), len(rows), port, device, done)
-        answers = rows.targets[port]
+    told = row_outputs(mapping, asking(mapping, encoded), len(rows), whole, device, done)
+    for port, outputs in zip(whole, told, strict=True):
+        target, answers = mapping.targets[port], rows.targets[port]
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         said.append(Answers(arrow, target, rows, answers, outputs, name))
         scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
@@ -147,7 +146,8 @@ def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch
     """What target `port` says of every row, (n, …): its outputs; the evidence of a kind that makes its answers of a source."""
     encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
     if mapping.targets[port].whole_rows:
-        return row_outputs(mapping, asking(mapping, encoded), len(rows), port, device)
+        (found,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
+        return found
     examples = _told(mapping, arrow, rows, encoded, [port], 0)
     said = evidence(mapping, as_scored(examples), device)[port]
     return said.shown[np.argsort(said.rows)]

@@ -153,7 +153,8 @@ class Explainer:
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
         """What the model says of each example, (n, …), on the CPU."""
-        return row_outputs(self.mapping, _numbered(examples), len(examples), self.port, self.device)
+        (found,) = row_outputs(self.mapping, _numbered(examples), len(examples), [self.port], self.device)
+        return found
 
     def told(self, outputs: Tensor, answered: Tensor) -> Floats:
         """How strongly `outputs` (n, …) say the answers of `answered` (n, …): (n,)."""

@@ -129,6 +129,11 @@ class Mapping(nn.Module):
         # Published weights that no training changes, such as a table of languages that is kept for others.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
+    @property
+    def whole_rows(self) -> list[int]:
+        """The target ports that give one answer a row."""
+        return [port for port, target in enumerate(self.targets) if target.whole_rows]
+
     def forward(self, batch: Batch) -> list[Tensor]:
         """The output (m, …) of every target: embed the pieces, run the Transformer, read out."""
         hidden = self.hidden(batch)

@@ -242,12 +242,11 @@ class Predictor:
         """Answers of `count` rows; the windows of one long row share their mean output."""
         ports = self.mapping.arrow.targets
         found: list[dict[str, Any]] = [{} for _ in range(count)]
+        whole = self.mapping.whole_rows
+        outputs = dict(zip(whole, row_outputs(self.mapping, examples, count, whole, self.device), strict=True))
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            if target.whole_rows:
-                answers = target.decode(row_outputs(self.mapping, examples, count, port, self.device))
-            else:
-                answers = self._aligned(examples, count, port)
+            answers = target.decode(outputs[port]) if port in outputs else self._aligned(examples, count, port)
             for row, answer in zip(found, answers, strict=True):
                 if answer.get("probability", 1.0) < self.min_confidence:
                     answer[target.kind] = None
@@ -355,25 +354,27 @@ def row_outputs(
     mapping: Mapping,
     examples: Iterable[Example],
     count: int,
-    port: int,
+    ports: Sequence[int],
     device: torch.device,
     done: Done = lambda count: None,
-) -> Tensor:
-    """What a target that gives one answer a row says of `count` rows, (count, …); windows of one long row share their mean.
-    done: as of `evidence`."""
-    target, sums, windows = mapping.targets[port], None, torch.zeros(count)
+) -> list[Tensor]:
+    """What each of these targets, which give one answer a row, says of `count` rows, (count, …); windows of one long row share
+    their mean. done: as of `evidence`."""
+    if not ports:
+        return []
+    sums: dict[int, Tensor] = {}
+    windows = torch.zeros(count)
     for part in held(mapping, examples):
         pieces = {example.row: example.pieces for example in part}
         for batch, hidden in over(mapping, part, device):
-            read = mapping.read(hidden, batch, port).float().cpu()
-            output = target.whole(read, [pieces[row] for row in batch.rows.tolist()])
-            sums = torch.zeros(count, *output.shape[1:]) if sums is None else sums
             rows = torch.from_numpy(batch.rows)
-            sums.index_add_(0, rows, output)
+            for port in ports:
+                read = mapping.read(hidden, batch, port).float().cpu()
+                output = mapping.targets[port].whole(read, [pieces[row] for row in batch.rows.tolist()])
+                sums.setdefault(port, torch.zeros(count, *output.shape[1:])).index_add_(0, rows, output)
             windows.index_add_(0, rows, torch.ones(len(rows)))
             done(len(rows))
-    assert sums is not None
-    return sums / windows.view(-1, *[1] * (sums.ndim - 1))
+    return [sums[port] / windows.view(-1, *[1] * (sums[port].ndim - 1)) for port in ports]
 
 
 def read_value(source: Source, value: object, row: int) -> Any:
