@@ -244,6 +244,14 @@ def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
     assert float(error) == pytest.approx(50), "held-out rows choose no weights that always answer the common class"
 
 
+def test_a_share_to_hold_out_that_is_no_row_is_said() -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(16))]
+    for share, said in ((0.01, True), (0.25, False)):
+        heard = Heard()
+        mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=heard, **TINY)
+        assert any("nothing watches the run" in line for line in heard.lines) == said
+
+
 def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "one"} for text in sentences(20)]
     with pytest.raises(DataError, match="two classes are needed"):

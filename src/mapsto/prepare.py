@@ -130,6 +130,8 @@ def prepare(
         made = _from_corpus(wanted, data, tested, beginning, options, say, run, overwrite, ranks, kept)
     else:
         made = _from_table(wanted, data, tested, beginning, options, say)
+    if options.hold_out and not made.held_out:
+        say(f"note: --hold-out {options.hold_out:g} of {made.rows:,} rows is none, so nothing watches the run")
     mapping = make_mapping(made.arrow, made.config, made.sources, made.targets, beginning)
     restrict(mapping, options, beginning)
     mapping = mapping.to(device).computing_in(precision)
