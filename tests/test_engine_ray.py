@@ -48,6 +48,11 @@ def arguments(model: Path, data: Path, out: Path, engine: str, *more: str) -> li
     return ["predict", str(model), str(data), "--out", str(out), "--engine", engine, "--precision", "fp32", *more]
 
 
+def said(err: str) -> list[str]:
+    """What is said of the rows, and not how far they are, which depends on how fast they go."""
+    return [line for line in err.splitlines() if not line.startswith("answered ")]
+
+
 @pytest.mark.slow
 def test_the_bytes_and_the_words_of_one_process(
     needs_ray: None, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -63,7 +68,7 @@ def test_the_bytes_and_the_words_of_one_process(
     answering.predict(
         str(model), tmp_path / "rows", None, tmp_path / "one.parquet", "auto", "fp32", None, False, "cut", "local"
     )
-    assert found.stderr == capsys.readouterr().err.replace("one.parquet", "many.parquet")
+    assert said(found.stderr) == said(capsys.readouterr().err.replace("one.parquet", "many.parquet"))
     assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
     for note in ("b.parquet, row 4", "1 rows are longer than", "3 of 5000 rows could not", "wrote 5000 rows to"):
         assert note in found.stderr
