@@ -371,7 +371,9 @@ def row_outputs(
             for port in ports:
                 read = mapping.read(hidden, batch, port).float().cpu()
                 output = mapping.targets[port].whole(read, [pieces[row] for row in batch.rows.tolist()])
-                sums.setdefault(port, torch.zeros(count, *output.shape[1:])).index_add_(0, rows, output)
+                if port not in sums:
+                    sums[port] = torch.zeros(count, *output.shape[1:])
+                sums[port].index_add_(0, rows, output)
             windows.index_add_(0, rows, torch.ones(len(rows)))
             done(len(rows))
     return [sums[port] / windows.view(-1, *[1] * (sums[port].ndim - 1)) for port in ports]

@@ -77,7 +77,7 @@ class Contrast(Objective):
         """The contrast of the batch's pooled vectors, with the gradient of that of all the step's."""
         vectors, classes = self._vectors(mapping, batch), self._answered(batch).values
         if self.step.vectors is None:
-            return [(self.port, surprises(vectors, classes).sum())]
+            return [(self.port, contrast(vectors, classes))]
         others = torch.from_numpy(~np.isin(self.step.rows, batch.rows)).to(classes.device)
         every = torch.cat([vectors, self.step.vectors[others]]), torch.cat([classes, self.step.classes[others]])
         found = surprises(*every)
