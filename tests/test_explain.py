@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from runs import run, sentences
 import mapsto
 from mapsto import data
 from mapsto.explain import METHODS, Explainer, parts_of
-from mapsto.progress import Lines, Live, Progress
+from mapsto.progress import Progress
 from mapsto.relevance import Relevance
 from mapsto.sequence import collate
 from mapsto.transformer import ACTIVATIONS, Activation, FeedForward, TransformerConfig
@@ -223,34 +222,6 @@ def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
     assert mapsto.load(clf).explain("winter")[0].parts[0].text == "winter"
     long = mapsto.load(clf).explain(["winter", "river mill " * 600])
     assert long.cut == 1 and len(long[1].parts) < 1200
-
-
-def test_many_rows_are_told_of_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a log every 15 s with the time that is left; on a screen in one line, which is gone at the end."""
-    for kind, said in (
-        (Lines, "explained 45/90 rows, 30 s left\nexplained 75/90 rows, 10 s left\n"),
-        (Live, "explained 75/90 rows, 10 s left\r\x1b[2Kexplained 90/90 rows, 0 s left\r\x1b[2K"),
-    ):
-        stream, now = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
-        monkeypatch.setattr("mapsto.progress.time.monotonic", now.__next__)
-        shown = kind(stream)
-        for done in range(0, 90, 15):
-            shown.rows("explained", done + 15, 90)
-        assert stream.getvalue().endswith(said), kind
-
-
-def test_rows_of_which_nobody_knows_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, said in (
-        (Lines, "answered 40 rows, 2 rows/s\nanswered 60/60 rows, 0 s left\n"),
-        (Live, "answered 60 rows, 2 rows/s\r\x1b[2Kanswered 60/60 rows, 0 s left\r\x1b[2K"),
-    ):
-        stream, now = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
-        monkeypatch.setattr("mapsto.progress.time.monotonic", now.__next__)
-        shown = kind(stream)
-        for done in (0, 20, 40, 60):
-            shown.rows("answered", done, None)
-        shown.rows("answered", 60, 60)
-        assert stream.getvalue().endswith(said), (kind, stream.getvalue())
 
 
 def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
