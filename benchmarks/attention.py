@@ -9,8 +9,8 @@ from common import ratio, record, seconds, spread, take_turns
 from torch import Tensor
 from torch.nn import functional as F
 
-from mapsto.attention import PlainAttention
 from mapsto.device import keep_memory
+from mapsto.model.attention import PlainAttention
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 TOKENS, HEADS, WIDTH, ROUNDS = 8192, 6, 64, 5

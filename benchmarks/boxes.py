@@ -14,8 +14,8 @@ import numpy as np
 from common import DATA, record, seconds
 
 import mapsto
-from mapsto import data
-from mapsto.data import Table
+from mapsto.data import table as data
+from mapsto.data.table import Table
 from mapsto.device import keep_memory
 from mapsto.progress import Lines
 

@@ -13,9 +13,9 @@ from typing import Any
 from common import DATA, record
 
 import mapsto
-from mapsto import data
-from mapsto.comparison import labels_saved, shown, signed
-from mapsto.demo_data import minilm
+from mapsto.comparison.analysis import labels_saved, shown, signed
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 from mapsto.progress import Lines
 

@@ -12,8 +12,8 @@ from common import DATA, record
 from few_labels import few, interval
 
 import mapsto
-from mapsto import data
-from mapsto.demo_data import minilm
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 
 TEXT, LABEL = "text", "category"
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from common import DATA, ratio, record, spread, take_turns
 
-from mapsto.arrow import parse
-from mapsto.begin import Beginning
 from mapsto.device import keep_memory
-from mapsto.loop import Plan, Training
+from mapsto.fitting.setup import prepare
+from mapsto.fitting.start import Beginning
 from mapsto.options import Options
-from mapsto.prepare import prepare
+from mapsto.task.arrow import parse
+from mapsto.training.loop import Plan, Training
 
 SEEDS = ("multi30k/train.csv", "sst2/train.csv", "reviews_zh/unlabeled.txt", "tnews/unlabeled.txt")
 ROUNDS, TURNS, STEPS, BATCH = 3, 7, 8, 128

@@ -14,10 +14,12 @@ from common import record
 from few_labels import interval
 
 import mapsto
-from mapsto import data, demo_data, optimizer
-from mapsto.data import Table
+from mapsto.comparison.design import nested
+from mapsto.data import table as data
+from mapsto.data.table import Table
+from mapsto.demo import data as demo_data
 from mapsto.device import keep_memory
-from mapsto.study import nested
+from mapsto.training import optimizer
 
 TESTED, BATCH, LAYERS, LENGTH = 1000, 70, 2, 128
 LABELS, DRAWS = (256, 1024), 3

@@ -15,9 +15,9 @@ from common import DATA, ratio, record, spread, take_turns
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from mapsto.corrupt import generator
 from mapsto.kinds.image import ImageSource
-from mapsto.pictures import Frame
+from mapsto.sequence.corruption import generator
+from mapsto.vision.resize import Frame
 
 SIDE, PATCH, COUNT, ROUNDS = 224, 16, 200, 7
 NORMAL = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}

@@ -19,10 +19,10 @@ from common import DATA, record, seconds
 from onnx import numpy_helper
 
 import mapsto
-from mapsto import data
+from mapsto.data import table as data
 from mapsto.device import keep_memory
-from mapsto.patches import PLACES
-from mapsto.pictures import joined
+from mapsto.vision.patch_embedding import PLACES
+from mapsto.vision.resize import joined
 
 BODY, LAST = "backbone.", "/backbone/layernorm/Add_1_output_0"
 NORMAL = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

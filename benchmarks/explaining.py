@@ -16,12 +16,12 @@ from common import DATA, ratio, record, seconds, spread, take_turns
 from transformers import AutoModelForSequenceClassification
 
 import mapsto
-from mapsto import data
-from mapsto.demo_data import minilm
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
-from mapsto.explain import METHODS, STEPS, Explainer
-from mapsto.faithfulness import faithfulness
-from mapsto.sequence import Example
+from mapsto.explain.attribution import METHODS, STEPS, Explainer
+from mapsto.explain.faithfulness import faithfulness
+from mapsto.sequence.batch import Example
 
 ROUNDS, TEXTS, CAPTUM_TEXTS, LONGEST = 5, 64, 8, 80
 

@@ -26,9 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
 import mapsto
-from mapsto import data
-from mapsto.data import Table
-from mapsto.demo_data import minilm
+from mapsto.data import sampling as sampling_module
+from mapsto.data import table as data
+from mapsto.data.table import Table
+from mapsto.demo.data import minilm
 
 PAIRS, BATCH, RATE, WARM_UP = 20, 16, 2e-5, 0.1
 Answers = Callable[[list[str], list[str], list[str], int], tuple[list[str], float | None]]
@@ -38,7 +39,7 @@ def few(table: Table, label: str, count: int, seed: int) -> Table:
     """`count` rows of each class, the first ones of a shuffle."""
     left: dict[str, int] = {}
     rows = []
-    for row in data.permutation(seed, 0, len(table)).tolist():
+    for row in sampling_module.permutation(seed, 0, len(table)).tolist():
         name = str(table.column(label)[row])
         left[name] = left.get(name, count) - 1
         if left[name] >= 0:

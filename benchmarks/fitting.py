@@ -26,9 +26,10 @@ from transformers import (
 )
 
 import mapsto
-from mapsto import data
-from mapsto.data import Table
-from mapsto.demo_data import minilm
+from mapsto.data import sampling as sampling_module
+from mapsto.data import table as data
+from mapsto.data.table import Table
+from mapsto.demo.data import minilm
 
 TASKS = {
     "SST-2": ("sst2", "text", "label"),
@@ -111,7 +112,7 @@ def main() -> None:
         folder, text, label = TASKS[name]
         train, test = (data.read(DATA / folder / f"{part}.csv") for part in ("train", "test"))
         if given.rows is not None:
-            train = train.select(data.permutation(0, 0, len(train))[: given.rows])
+            train = train.select(sampling_module.permutation(0, 0, len(train))[: given.rows])
         right: dict[str, list[float]] = {who: [] for who in WAYS}
         speeds: dict[str, list[float]] = {who: [] for who in WAYS}
         for seed in range(given.seeds):

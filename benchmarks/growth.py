@@ -18,14 +18,14 @@ import torch
 from common import DATA, ratio, record, spread, take_turns
 
 import mapsto
-from mapsto import data
-from mapsto.arrow import parse
-from mapsto.begin import begin
-from mapsto.demo_data import minilm
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
-from mapsto.loop import Plan, Training
+from mapsto.fitting.setup import prepare
+from mapsto.fitting.start import begin
 from mapsto.options import Options
-from mapsto.prepare import prepare
+from mapsto.task.arrow import parse
+from mapsto.training.loop import Plan, Training
 
 CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 100_000, 1_000_000)
 STEPS, ROUNDS, BATCH = 6, 3, 32

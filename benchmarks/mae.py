@@ -15,12 +15,12 @@ import torch
 from common import profiled, ratio, record, spread, take_turns
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mapsto.arrow import parse
-from mapsto.begin import Beginning
 from mapsto.device import keep_memory
-from mapsto.loop import Plan, Training
+from mapsto.fitting.setup import prepare
+from mapsto.fitting.start import Beginning
 from mapsto.options import Options
-from mapsto.prepare import prepare
+from mapsto.task.arrow import parse
+from mapsto.training.loop import Plan, Training
 
 WIDTH, LAYERS, HEADS, SIDE, PATCH = 192, 12, 3, 64, 8
 BATCH, PICTURES = 64, 512

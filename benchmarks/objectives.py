@@ -14,10 +14,11 @@ import torch
 from common import record
 
 import mapsto
-from mapsto import data, demo_data
-from mapsto.corrupt import Corruption
-from mapsto.evaluate import evaluate
-from mapsto.scores import mean_interval
+from mapsto.data import table as data
+from mapsto.demo import data as demo_data
+from mapsto.evaluation.evaluate import evaluate
+from mapsto.metrics.intervals import mean_interval
+from mapsto.sequence.corruption import Corruption
 
 OBJECTIVES = ("masked", "causal", "hybrid", "replaced")
 LABELS, TESTED, SEEDS = 256, 1000, range(3)

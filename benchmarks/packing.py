@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from common import DATA, record, seconds, spread
 
-from mapsto.arrow import parse
-from mapsto.begin import begin
-from mapsto.loop import Plan, Training
+from mapsto.fitting.setup import prepare
+from mapsto.fitting.start import begin
 from mapsto.options import Options
-from mapsto.prepare import prepare
+from mapsto.task.arrow import parse
+from mapsto.training.loop import Plan, Training
 
 STEPS = 12
 CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles": "tnews/unlabeled.txt"}

@@ -21,8 +21,8 @@ from recipe import alone
 from sklearn.neighbors import KNeighborsClassifier
 
 import mapsto
-from mapsto import data
-from mapsto.study import nested
+from mapsto.comparison.design import nested
+from mapsto.data import table as data
 
 CIFAR = DATA.parent / "image" / "cifar10"
 SIZE: dict[str, Any] = {"layers": 4, "width": 192, "device": "cpu"}

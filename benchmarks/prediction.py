@@ -19,8 +19,8 @@ from engines import Way, best_size, by_length, onnxruntime_int8, opened, openvin
 from transformers import AutoTokenizer, pipeline
 
 import mapsto
-from mapsto import data
-from mapsto.demo_data import minilm
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 
 TEXTS, ROUNDS, SHORT, SAMPLE, PROFILED = 400, 3, 60, 128, 50

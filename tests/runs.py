@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from mapsto import kinds
-from mapsto.sequence import Piece
+from mapsto.sequence.piece import Piece
 
 WORDS = [
     "river",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mapsto.errors import MapstoError
 
 if TYPE_CHECKING:
-    from mapsto.model import Model, compare, fit, load, pretrain
+    from mapsto.api import Model, compare, fit, load, pretrain
 
 __all__ = ["MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for, so that `import mapsto` takes no time."""
     if name in __all__:
-        return getattr(importlib.import_module("mapsto.model"), name)
+        return getattr(importlib.import_module("mapsto.api"), name)
     raise AttributeError(f"module 'mapsto' has no attribute {name!r}")
 
 

@@ -1,5 +1,7 @@
 """python -m mapsto"""
 
+from __future__ import annotations
+
 from mapsto.cli import main
 
 main()

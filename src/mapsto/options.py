@@ -11,11 +11,23 @@ from typing import Any, Literal, get_type_hints
 from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
+
+
 BadRows = Literal["stop", "skip"]
+
+
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
+
+
 Optimizer = Literal["auto", "adamw", "muon"]
+
+
 Shape = Literal["token", "word", "span", "block"]
+
+
 Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
+
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
@@ -24,9 +36,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
+
+
 VARIED = ("auto", "none", "move", "mirror", "rand", "crop")
+
+
 MIXED = ("mixup", "cutmix", "mosaic")
+
+
 MOST_THREADS = 64
+
+
 LARGEST_SEED = 2**63 - 1
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mapsto.errors import UsageError
-from mapsto.scores import Score
+from mapsto.metrics.intervals import Score
 
 LOG_EVERY_SECONDS = 15.0
+
+
 REDRAW_EVERY_SECONDS = 0.2
 
 

@@ -13,10 +13,10 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
-from mapsto.arrow import Arrow, restores
 from mapsto.errors import UsageError, near
-from mapsto.source import Source
-from mapsto.target import Target
+from mapsto.task.arrow import Arrow, restores
+from mapsto.task.source import Source
+from mapsto.task.target import Target
 
 
 @cache

@@ -26,25 +26,42 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import annotated
-from mapsto.box_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
-from mapsto.detection import Precision, matched, surest
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.scores import Score, share
-from mapsto.sequence import Answer, Part, Piece
-from mapsto.source import Learning, Mark, Source
-from mapsto.target import Figure, State, Target
-from mapsto.textual import no_text
+from mapsto.metrics.average_precision import Precision, matched, surest
+from mapsto.metrics.intervals import Score, share
+from mapsto.sequence.batch import Answer
+from mapsto.sequence.piece import Part, Piece
+from mapsto.task.source import Learning, Mark, Source
+from mapsto.task.target import Figure, State, Target
+from mapsto.text.features import no_text
+from mapsto.vision import detection_annotations as annotated
+from mapsto.vision.detection_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
+
+
 LIKELIEST = 300  # answers of a picture among which those that overlap are looked for
+
+
 # Weights of class, distance and overlap, in the matching and in the loss (Carion et al. 2020).
 NAMED, NEAR, SHARED = 2.0, 5.0, 2.0
+
+
 NOTHING = 0.1  # weight of the class of there being nothing, where it is one (Carion et al. 2020)
+
+
 LEFT = 0.25  # the share of a box that must be seen for it to be asked for
+
+
 SURE, MOST_TOLD = 0.4, 100
+
+
 LEARNING, LEARNT = Learning(20, 100, 250, 1e-4, head=10), Learning(20, 100, 250, 1e-4)
+
+
 Floats = NDArray[np.float64]
+
+
 Left = tuple[int, Floats, Floats]  # the class of a box, and its corners (y, x) as shares of what is seen
 
 

@@ -22,11 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import augmentation, checkpoint, mixing, pictures, processor
-from mapsto.convolution import ConvolutionConfig
+from mapsto import files as checkpoint
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
-from mapsto.kinds import picture
-from mapsto.kinds.patched import (
+from mapsto.model.convolution import ConvolutionConfig
+from mapsto.sequence.piece import Alignment, Ints, Part, Piece
+from mapsto.task.source import Mark, Mixing
+from mapsto.text.shingles import Hashes, hashes
+from mapsto.vision import augmentation
+from mapsto.vision import features as features_module
+from mapsto.vision import image_io as pictures
+from mapsto.vision import image_value as picture
+from mapsto.vision import mixup as mixing
+from mapsto.vision import preprocessor_config as processor
+from mapsto.vision.image_targets import ImageTarget, PictureTarget
+from mapsto.vision.image_value import THUMBNAIL, Picture
+from mapsto.vision.patch_embedding import MOST_SIDE, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
+from mapsto.vision.patch_source import (
     ALL,
     CONFIG,
     LARGEST_READ,
@@ -41,16 +52,15 @@ from mapsto.kinds.patched import (
     twice,
     usual_frame,
 )
-from mapsto.kinds.picture import THUMBNAIL, Picture
-from mapsto.kinds.picture_answers import ImageTarget, PictureTarget
-from mapsto.patches import MOST_SIDE, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
-from mapsto.pictures import Frame, Pixels
-from mapsto.sequence import Alignment, Ints, Part, Piece
-from mapsto.source import Mark, Mixing
-from mapsto.twins import Hashes, hashes
+from mapsto.vision.pixels import Pixels
+from mapsto.vision.resize import Frame
 
 PLACED = ("[CLS]", "[distillation]")
+
+
 OWN = PixelScale(own="patch")  # with `norm_pix_loss` (MAE)
+
+
 AXES = {  # of weights
     "position_embeddings": 3,
     "projection.weight": 4,
@@ -59,7 +69,11 @@ AXES = {  # of weights
     "query_tokens": 3,
     "later_positions": 4,
 }
+
+
 MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
+
+
 LARGEST_SIDE, SEEN = 224, 500
 
 
@@ -167,7 +181,7 @@ class ImageSource(PatchedSource):
     @classmethod
     def sketch(cls, value: Picture) -> Hashes:
         """Of its strongest waves."""
-        return hashes(pictures.strongest(value.small).astype(np.uint64))
+        return hashes(features_module.strongest(value.small).astype(np.uint64))
 
     @staticmethod
     def extent(value: Picture) -> float:
@@ -227,7 +241,7 @@ class ImageSource(PatchedSource):
             raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
         assert piece.alignment is not None
         before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
-        regions = piece.alignment.regions.round(pictures.ROUNDED)
+        regions = piece.alignment.regions.round(features_module.ROUNDED)
         top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
         bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
         inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
@@ -300,13 +314,13 @@ class ImageSource(PatchedSource):
     @classmethod
     def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
         """Histograms of colours and of edges in the parts of the picture."""
-        of = pictures.counting()
+        of = features_module.counting()
         return lambda asked: of([value.pixels for value in asked])
 
     @staticmethod
     def disturbed(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
         """With noise, blurred, in half the light."""
-        changed = pictures.disturbed(value.pixels, rng)
+        changed = features_module.disturbed(value.pixels, rng)
         return {name: Picture.of(pictures.encode(pixels)) for name, pixels in changed.items()}
 
     @property
@@ -360,5 +374,9 @@ def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
 
 
 source = ImageSource
+
+
 target = PictureTarget
+
+
 restored = ImageTarget

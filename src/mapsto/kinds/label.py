@@ -17,17 +17,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import scores
 from mapsto.errors import BadCell, DataError
-from mapsto.linear import logistic
-from mapsto.scores import Score
-from mapsto.sequence import Answer, Ints, Part, Piece
-from mapsto.target import Figure, State, Target
-from mapsto.textual import no_text
-from mapsto.transformer import new_head
+from mapsto.metrics import classification as classification_module
+from mapsto.metrics import intervals as scores
+from mapsto.metrics.intervals import Score
+from mapsto.model.layers import new_head
+from mapsto.model.linear_probe import logistic
+from mapsto.sequence.batch import Answer
+from mapsto.sequence.piece import Ints, Part, Piece
+from mapsto.task.target import Figure, State, Target
+from mapsto.text.features import no_text
 
 UNSEEN_LOGIT = -10.0
+
+
 FEWEST_TO_CALIBRATE, LOG_TEMPERATURES = 100, (-3.0, 3.0)
+
+
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
 
 
@@ -192,11 +198,15 @@ class Label(Target):
         known = truth < len(self.classes)
         found: dict[str, Figure] = {
             "accuracy": (scores.accuracy, truth, predicted),
-            "macro_f1": (scores.macro_f1, truth, predicted),
+            "macro_f1": (classification_module.macro_f1, truth, predicted),
         }
         if known.any():
-            found["log_loss"] = (scores.log_loss, truth[known], probabilities[known])
-            found["calibration_error"] = (scores.expected_calibration_error, truth[known], probabilities[known])
+            found["log_loss"] = (classification_module.log_loss, truth[known], probabilities[known])
+            found["calibration_error"] = (
+                classification_module.expected_calibration_error,
+                truth[known],
+                probabilities[known],
+            )
         return found
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.linear import logistic
-from mapsto.scores import Score, share, with_interval
-from mapsto.sequence import Answer, Ints, Piece
-from mapsto.target import Figure, State, Target
-from mapsto.textual import no_text
-from mapsto.transformer import new_head
+from mapsto.metrics.intervals import Score, share, with_interval
+from mapsto.model.layers import new_head
+from mapsto.model.linear_probe import logistic
+from mapsto.sequence.batch import Answer
+from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.target import Figure, State, Target
+from mapsto.text.features import no_text
 
 BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands in a text parts its labels
+
+
 Values = NDArray[np.float64]
 
 

@@ -17,17 +17,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import scores, textual
-from mapsto.convolution import ConvolutionConfig
-from mapsto.corrupt import READS_ON, Corruption, choose, hide, read_on
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
-from mapsto.scores import Score
-from mapsto.sequence import Alignment, Answer, Flat, Ints, Piece
-from mapsto.source import FAINTEST_SHADE, Source
-from mapsto.target import Figure, State, Target
-from mapsto.textual import no_text
-from mapsto.tokenizer import Tokenizer
-from mapsto.transformer import Transform, TransformConfig
+from mapsto.metrics import intervals as scores
+from mapsto.metrics.intervals import Score
+from mapsto.model.convolution import ConvolutionConfig
+from mapsto.model.layers import Transform, TransformConfig
+from mapsto.sequence.batch import Answer
+from mapsto.sequence.corruption import READS_ON, Corruption, choose, hide, read_on
+from mapsto.sequence.piece import Alignment, Flat, Ints, Piece
+from mapsto.task.source import FAINTEST_SHADE, Source
+from mapsto.task.target import Figure, State, Target
+from mapsto.text import features as textual
+from mapsto.text import perturb as perturb_module
+from mapsto.text.features import no_text
+from mapsto.text.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 32
 
@@ -212,9 +215,9 @@ class TextSource(Source):
     def disturbed(value: str, rng: np.random.Generator) -> dict[str, str]:
         """With typing errors, in capitals, without punctuation."""
         return {
-            "typing errors": textual.mistyped(value, rng),
+            "typing errors": perturb_module.mistyped(value, rng),
             "all capitals": value.upper(),
-            "no punctuation": textual.unpunctuated(value),
+            "no punctuation": perturb_module.unpunctuated(value),
         }
 
     @property
@@ -409,4 +412,6 @@ def _select(piece: Piece, keep: Ints) -> Piece:
 
 
 source = TextSource
+
+
 target = TextTarget

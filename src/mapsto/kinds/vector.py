@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.linear import ridge
-from mapsto.scores import Score, with_interval
-from mapsto.sequence import Answer, Ints, Piece
-from mapsto.target import Figure, State, Target
-from mapsto.transformer import new_head
+from mapsto.metrics.intervals import Score, with_interval
+from mapsto.model.layers import new_head
+from mapsto.model.linear_probe import ridge
+from mapsto.sequence.batch import Answer
+from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.target import Figure, State, Target
 
 Values = NDArray[np.float64]
+
+
 SMALLEST = 1e-6  # deviation of a number that is the same in every row
 
 

@@ -19,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import checkpoint, processor, videos
-from mapsto.convolution import ConvolutionConfig
+from mapsto import files as checkpoint
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
-from mapsto.kinds.patched import (
+from mapsto.model.convolution import ConvolutionConfig
+from mapsto.vision import preprocessor_config as processor
+from mapsto.vision import video_io as videos
+from mapsto.vision.patch_embedding import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, StackPlaces
+from mapsto.vision.patch_reconstruction import PatchedTarget
+from mapsto.vision.patch_source import (
     ALL,
     CONFIG,
     LARGEST_READ,
@@ -38,15 +42,24 @@ from mapsto.kinds.patched import (
     twice,
     usual_frame,
 )
-from mapsto.kinds.patched_answers import PatchedTarget
-from mapsto.patches import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, StackPlaces
-from mapsto.pictures import Frame, Pixels, Unreadable
+from mapsto.vision.pixels import Pixels, Unreadable
+from mapsto.vision.resize import Frame
 
 DEPTH, MOST_FRAMES, LARGEST_SIDE = 2, 16, 112
+
+
 MOST_TOKENS = 2**16  # of models made elsewhere
+
+
 SEEN, GLANCE = 100, 8  # videos that the range of pixels is taken from; frames that a video is counted by
+
+
 THUMBNAIL, SHOWN = 120, 4
+
+
 PREPARES = "VideoMAEImageProcessor"
+
+
 # By `norm_pix_loss`, which a model made here does not say.
 SCALES = {None: ALL, False: PixelScale(ranged=False), True: PixelScale(ranged=False, own="colour")}
 
@@ -309,4 +322,6 @@ class VideoTarget(PatchedTarget):
 
 
 source = VideoSource
+
+
 target = VideoTarget

@@ -16,11 +16,17 @@ from functools import cache
 from typing import Any
 
 from mapsto.errors import CheckpointError, near
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 
 Task = str
+
+
 Names = tuple[tuple[str, str | tuple[str, ...]], ...]  # of two entries for the same, the later one counts
+
+
 LARGEST_NUMBER = 2**24
+
+
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",

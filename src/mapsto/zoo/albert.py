@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, bert, whole
 
 USUAL = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
 LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformConfig, TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.zoo import ACTIVATIONS, Family, Names, activation, share, whole
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.zoo import Family, Names, Tower
 from mapsto.zoo.bert import foreign
 from mapsto.zoo.vit import REQUIRES, stack
 
 PREFIX = "vision_model."
+
+
 # What a config.json leaves out; that of a whole model names what differs alone.
 USUAL = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.convolution import ConvNextConfig
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
+from mapsto.model.convolution import ConvNextConfig
 from mapsto.zoo import Family, Names, activation, share, whole
 from mapsto.zoo.bert import foreign
 from mapsto.zoo.resnet import MOST_STAGES, NETWORK, hosted, sizes

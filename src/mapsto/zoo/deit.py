@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import vit
 
 
@@ -19,6 +19,8 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 BOTH = tuple(f"deit.embeddings.{name}_token" for name in ("cls", "distillation"))
+
+
 family = replace(
     vit.family,
     architectures={"body": "DeiTModel", "label": "DeiTForImageClassification"},

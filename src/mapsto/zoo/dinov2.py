@@ -9,8 +9,7 @@ from itertools import count
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.zoo import Family, Names, vit, whole
 from mapsto.zoo.vit import RENAMED, REQUIRES, sizes, stack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, dinov2, whole
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformConfig, TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, activation, share, whole
 from mapsto.zoo.bert import foreign
 
 EPSILON = 1e-12
+
+
 LAYER = "distilbert.transformer.layer.{i}."
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformConfig
+from mapsto.model.config import ModelConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, bert, whole
 
 

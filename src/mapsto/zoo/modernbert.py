@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformConfig, TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, activation, share, whole
 from mapsto.zoo.bert import foreign
 
 GLOBAL_BASE, LOCAL_BASE = 160_000.0, 10_000.0
+
+
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+
 POOLING = {"cls": "first", "mean": "mean"}
+
+
 LAYER = "model.layers.{i}."
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mapsto.convolution import ConvolutionConfig, ResidualConfig
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.convolution import ConvolutionConfig, ResidualConfig
 from mapsto.zoo import Family, Names, whole
 from mapsto.zoo.vit import REQUIRES
 
 NETWORK = "embedders.image.network."
+
+
 MOST_STAGES, DEEPEST, WIDEST = 6, 256, 2**16
+
+
 COUNTER = (".running_var", ".num_batches_tracked")
 
 
@@ -101,6 +104,8 @@ ELSEWHERE = (
     (r"\.downsample\.0\.", ".shortcut.convolution."),
     (r"\.downsample\.1\.", ".shortcut.normalization."),
 )
+
+
 family = Family(
     architectures={"body": "ResNetModel", "label": "ResNetForImageClassification"},
     prefix="resnet.",

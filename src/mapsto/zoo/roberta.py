@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import LARGEST_NUMBER, Family, bert
 
 

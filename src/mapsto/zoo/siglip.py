@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import Tower, clip
 
 PREFIX = clip.PREFIX
+
+
 USUAL = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
 

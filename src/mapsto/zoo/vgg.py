@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mapsto.convolution import PlainConfig
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
+from mapsto.model.convolution import PlainConfig
 from mapsto.zoo import Family
 from mapsto.zoo.resnet import COUNTER, NETWORK, hosted, normed, sizes
 

@@ -8,12 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformConfig, TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, Names, vit
 
 NORM = TransformConfig(norm_bias=True, dense=False)  # before the classes
+
+
 DECODER = dict(zip(vit.SIZES, (384, 4, 6, 1536), strict=True))  # where a config does not say it
+
+
 DECODER_EPSILON = 1e-5  # of its last norm, whatever a config says
 
 

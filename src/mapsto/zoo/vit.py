@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.zoo import Family, Names, activation, share, whole
 from mapsto.zoo.bert import foreign
 
@@ -16,7 +15,11 @@ REQUIRES = {
     "preprocessor_config.json": "it says how pictures are brought to the size that the model was trained on; "
     "take it from where the model was published",
 }
+
+
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
 # What transformers 5 calls its weights in memory, and what it writes.
 RENAMED = (
     (r"\.layers\.(\d+)\.", r".encoder.layer.\1."),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, vit
 
 DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))  # where a config does not say it
@@ -23,6 +23,8 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 LAYER = "decoder.decoder_layers.{i}."
+
+
 family = Family(
     architectures={"body": "ViTMAEModel", "image": "ViTMAEForPreTraining"},
     prefix="vit.",

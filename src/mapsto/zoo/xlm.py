@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapsto.errors import CheckpointError
-from mapsto.mapping import ModelConfig
-from mapsto.transformer import TransformerConfig
+from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.zoo import Family, share, whole
 
 FIXED = {
@@ -23,11 +22,17 @@ FIXED = {
     "summary_activation": None,
     "summary_proj_to_labels": True,
 }
+
+
 TIMES = 4  # how much wider the feed-forward part is; no field of config.json says so
+
+
 TOKENIZER = (
     "the vocab.json and merges.txt of XLM need rules that no tokenizer.json follows exactly (sacremoses and others); "
     "make one with the tokenizers library from the two files (BPE, end_of_word_suffix '</w>', framed as <s> … </s>)"
 )
+
+
 ATTENTION, FEED = "transformer.attentions.{i}.", "transformer.ffns.{i}."
 
 

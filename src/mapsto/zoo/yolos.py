@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mapsto.mapping import ModelConfig
+from mapsto.model.config import ModelConfig
 from mapsto.zoo import Names, vit, whole
 
 

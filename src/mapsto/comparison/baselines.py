@@ -1,0 +1,36 @@
+"""Baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mapsto import kinds
+from mapsto.comparison.design import BLIND, Cell, Study
+from mapsto.data.rows import Rows
+from mapsto.task.target import Target
+
+
+def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, Any]:
+    """A target that has learnt the classes, and the outputs (n, …) of any rows."""
+    target = kinds.target(study.arrow.targets[study.port].kind)()
+    target.learn(rows.targets[study.port], study.options.balance)
+    values = np.array([target.encode(answer, ()).values for answer in rows.targets[study.port]])
+    if cell.way.method == BLIND:
+        said = target.blind(values)
+        assert said is not None
+        return target, lambda view: said.expand(len(view), -1).clone()
+    from scipy.sparse import hstack  # a second to import
+
+    read = [kinds.source(port.kind) for port in study.arrow.sources]
+    made = [(at, kind.classical(rows.sources[at])) for at, kind in enumerate(read) if kind.features]
+
+    def features(view: Rows) -> Any:
+        return hstack([of(view.sources[at]) for at, of in made], format="csr")
+
+    fitted = target.probe(features(rows), values, cell.seed)
+    assert fitted is not None
+    weight, bias = (part.numpy() for part in fitted)
+    return target, lambda view: torch.from_numpy(features(view) @ weight.T + bias).float()

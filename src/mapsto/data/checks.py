@@ -1,0 +1,217 @@
+"""The data doctor: what is wrong with a labelled table, and what stands in both the training data and the test."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mapsto import kinds
+from mapsto.data.near_duplicates import near_twins
+from mapsto.data.rows import Rows
+from mapsto.errors import Finding, place, shorten
+from mapsto.task.arrow import Arrow
+from mapsto.task.source import Source
+from mapsto.text.shingles import Hashes
+
+
+@dataclass
+class Report:
+    """Errors must be mended; warnings deserve a look. `leaks`, test rows that training sees, are among the errors."""
+
+    errors: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    leaks: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What the doctor compares: for each row a key of all that is read, and the name that is answered, where it is one.
+
+    None where a cell cannot be read. read: the kinds of the columns.
+    """
+
+    rows: Rows
+    read: Sequence[type[Source]]
+    column: str | None
+    keys: Sequence[str | None]
+    labels: Sequence[str | None] | None
+    label_column: str | None
+
+    def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
+        file, line = self.rows.table.origin(int(self.rows.rows[index]))
+        if of_label and self.labels is not None:
+            return Finding(file, line, self.label_column, self.labels[index], reason)
+        return Finding(file, line, self.column, self.shown(index), reason)
+
+    def shown(self, index: int) -> str:
+        """What is read in a row, for people."""
+        return "\n".join(str(column[index]) for column in self.rows.sources)
+
+    @property
+    def what(self) -> str:
+        """What a row is taken for."""
+        return self.read[0].kind if len(self.read) == 1 else "row"
+
+    def sketches(self, chosen: Iterable[int]) -> list[Hashes | None]:
+        """By row, for those that are chosen: see Source.sketch."""
+        found: list[Hashes | None] = [None] * len(self.rows)
+        for index in chosen:
+            if self.keys[index] is not None:
+                columns = zip(self.read, self.rows.sources, strict=True)
+                found[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
+        return found
+
+    def place(self, index: int) -> str:
+        file, line = self.rows.table.origin(int(self.rows.rows[index]))
+        return place(file, line)
+
+
+def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
+    """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
+    report = Report()
+    columns = [port.column for port in (*arrow.sources, *arrow.targets)]
+    for table in (rows.table, *([] if test is None else [test.table])):
+        report.warnings += table.remarks_on(columns)
+    train = _values(arrow, rows)
+    report.errors += _one_class(train)
+    report.warnings += _labels(train)
+    report.warnings += _repeated(train)
+    if test is not None:
+        tested = _values(arrow, test)
+        report.warnings += _unseen(train, tested)
+        report.leaks, near = _shared(train, tested)
+        report.errors += report.leaks
+        report.warnings += near
+    return report
+
+
+def _values(arrow: Arrow, rows: Rows) -> _Values:
+    read = [kinds.source(port.kind) for port in arrow.sources]
+    keys = [
+        None
+        if any(value is None for value in values)
+        else "\n".join(kind.key(value) for kind, value in zip(read, values, strict=True))
+        for values in zip(*rows.sources, strict=True)
+    ]
+    named = next((i for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    return _Values(
+        rows,
+        read,
+        arrow.sources[0].column,
+        keys,
+        None if named is None else rows.targets[named],
+        None if named is None else arrow.targets[named].column,
+    )
+
+
+def _one_class(values: _Values) -> list[Finding]:
+    classes = {label for label in values.labels or () if label is not None}
+    if len(classes) != 1:
+        return []
+    reason = f"every row has the label {classes.pop()!r}; two classes are needed"
+    return [Finding(values.rows.table.origin(0)[0], None, values.label_column, None, reason)]
+
+
+def _labels(values: _Values) -> list[Finding]:
+    """Labels that differ by case or spaces alone, and classes of a single row."""
+    labels = values.labels or []
+    counts = Counter(label for label in labels if label is not None)
+    first = {label: index for index, label in reversed(list(enumerate(labels)))}
+    alike: dict[str, list[str]] = {}
+    for label in counts:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    found = []
+    for group in alike.values():
+        if len(group) > 1:
+            rare = min(group, key=lambda label: counts[label])
+            listed = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
+            reason = f"labels that differ by case or spaces alone: {listed}"
+            found.append(values.finding(first[rare], reason, of_label=True))
+    single = [label for label, count in counts.items() if count == 1]
+    return found + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
+
+
+def _exact(text: str) -> str:
+    """Texts equal under this are the same text: composed characters, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _repeated(values: _Values) -> list[Finding]:
+    """The same value under two labels, and how many rows only repeat another one."""
+    seen: dict[str, int] = {}
+    again: list[tuple[int, int]] = []
+    found = []
+    labels = values.labels or [None] * len(values.keys)
+    for index, key in enumerate(values.keys):
+        if key is None:
+            continue
+        before = seen.setdefault(_exact(key), index)
+        if before == index:
+            continue
+        if labels[before] != labels[index]:
+            reason = f"contradicting labels: {labels[index]!r} here, {labels[before]!r} in {values.place(before)}"
+            found.append(values.finding(index, reason))
+        else:
+            again.append((index, before))
+    if again:
+        index, before = again[0]
+        reason = f"{len(again):,} rows repeat another one; this one repeats {values.place(before)}"
+        found.append(values.finding(index, reason))
+    return found
+
+
+def _unseen(train: _Values, test: _Values) -> list[Finding]:
+    """Classes that only the test has."""
+    if train.labels is None or test.labels is None:
+        return []
+    known, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
+    return [
+        test.finding(
+            test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
+        )
+        for label, count in counts.items()
+        if label not in known
+    ]
+
+
+def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
+    """Test rows of which what is read also stands in the training data: exactly, and nearly."""
+    known = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
+    leaks, others = [], []
+    for index, key in enumerate(test.keys):
+        if key is None:
+            continue
+        if (same := known.get(_exact(key))) is not None:
+            reason = f"the same {test.what} also stands in the training data: {train.place(same)}"
+            leaks.append(test.finding(index, reason))
+        else:
+            others.append(index)
+    near = []
+    sketches, alike = train.sketches(range(len(train.keys))), max(kind.alike for kind in train.read)
+    for index, twin, similarity in near_twins(sketches, test.sketches(others), others, alike):
+        where, shown = train.place(twin), train.shown(twin)
+        where += "" if shown == where else f": {shorten(shown, 40)!r}"
+        reason = f"almost the same {test.what} ({100 * similarity:.0f} % alike) in the training data: {where}"
+        near.append(test.finding(index, reason))
+    return leaks, near
+
+
+def seen(arrow: Arrow, parts: Iterable[Rows], test: Rows) -> list[Finding]:
+    """Test rows of which what is read also stands, exactly, in a corpus; its parts are gone through once and not held."""
+    tested = _values(arrow, test)
+    wanted: dict[str, list[int]] = {}
+    for index, key in enumerate(tested.keys):
+        if key is not None:
+            wanted.setdefault(_exact(key), []).append(index)
+    leaks: list[tuple[int, Finding]] = []
+    for part in parts:
+        train = _values(arrow, part)
+        for at, key in enumerate(train.keys):
+            for index in () if key is None else wanted.pop(_exact(key), ()):
+                reason = f"the same {tested.what} also stands in the training data: {train.place(at)}"
+                leaks.append((index, tested.finding(index, reason)))
+    return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]

@@ -1,0 +1,231 @@
+"""A corpus of any size: one corrupted source, read once into shards of tokens, its examples taken from where they lie.
+
+Legend of shapes: n rows, e examples (windows of rows), t tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mapsto import kinds
+from mapsto.data import sampling as sampling_module
+from mapsto.data.encoding import too_much_unknown
+from mapsto.data.rows import read_rows, require_few
+from mapsto.data.shards import Arrays, Shards, joined
+from mapsto.data.table import Ints, Table
+from mapsto.errors import BadCell, DataError, Finding, UsageError
+from mapsto.sequence.piece import Piece
+from mapsto.task.arrow import Arrow, restores
+from mapsto.task.source import Source
+
+SHARD_PARTS = 16
+
+
+SAMPLE = 2**25  # characters to make a vocabulary from
+
+
+SHOWN = 1000
+
+
+LONGEST_VALUE = 200
+
+
+def takes(arrow: Arrow) -> bool:
+    """Whether all there is to an example of this arrow are the tokens of one corrupted source."""
+    (first, *more), targets = arrow.sources, arrow.targets
+    if more or not first.corrupted or first.kind not in kinds.names("source") or not kinds.source(first.kind).flat:
+        return False
+    return bool(targets) and all(port is not None for port in restores(arrow))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How rows become examples: the longest one in tokens, what happens to longer rows, and whether units are kept."""
+
+    longest: int
+    long: str
+    units: bool
+
+
+def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
+    """Values of at most about SAMPLE characters, chosen by the numbers of their rows, and which share of all they are."""
+    port = arrow.sources[0]
+    kind = kinds.source(port.kind)
+    chosen: list[tuple[int, int, Any]] = []
+    threshold, size, total, row = 2**64, 0, 0, 0
+    for part in parts:
+        draws = sampling_module.mix(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
+        row += len(part)
+        for draw, cell in zip(draws, part.column(str(port.column)), strict=True):
+            try:
+                value = kind.read(cell)
+            except BadCell:
+                continue  # reported when the rows are read
+            length = len(kind.key(value))
+            total += length
+            if draw < threshold:
+                chosen.append((draw, length, value))
+                size += length
+        while size > SAMPLE and len(chosen) > 1:
+            threshold //= 2
+            chosen = [entry for entry in chosen if entry[0] < threshold] or chosen[:1]
+            size = sum(length for _, length, _ in chosen)
+    return [value for _, _, value in chosen], size / max(1, total)
+
+
+def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Source, limits: Limits) -> None:
+    """Make the shards that are missing; shard i holds SHARD_PARTS parts from the i × SHARD_PARTS-th on."""
+    number = -1
+    for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
+        if number not in shards:
+            encode = partial(_encoded, arrow, source, limits)
+            made = joined(list(_one_ahead(encode, (part for _, part in group))))
+            rows, long, lost, bad, faults = made.pop("counts").reshape(-1, 5).sum(axis=0, dtype=np.int64).tolist()
+            counts = {"rows": rows, "long": long, "lost": lost, "bad": bad, "faults": faults}
+            tokens = len(made["tokens"]) + lost
+            made["ends"] = _ends(made.pop("sizes"))
+            shards.add(number, made, {**counts, "examples": len(made["ends"]), "tokens": tokens})
+    shards.finish(number + 1)
+
+
+def _ends(sizes: Ints) -> Ints:
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return ends.astype(np.min_scalar_type(int(ends[-1]))) if len(ends) else ends.astype(np.uint8)
+
+
+def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Iterator[Arrays]:
+    """`work` of each part in order, in a thread, while the next part is being read."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Arrays] | None = None
+        for part in parts:
+            begun = pool.submit(work, part)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = begun
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _encoded(arrow: Arrow, source: Source, limits: Limits, part: Table) -> dict[str, Any]:
+    """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
+    rows = read_rows(replace(arrow, targets=()), part, {source.kind: source}, [])
+    values = rows.sources[0]
+    flat = source.flatten(values, limits.units)
+    room = limits.longest - len(source.piece(flat.tokens[:0]))
+    lengths = flat.lengths
+    long = lengths > room
+    kept = np.ones(len(flat.tokens), np.bool_)
+    if limits.long == "cut" and long.any():
+        kept = np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < room
+        lengths = np.minimum(lengths, room)
+    windows = np.maximum(1, -(-lengths // room))
+    sizes = np.full(int(windows.sum()), room, np.int64)
+    sizes[np.cumsum(windows) - 1] = lengths - room * (windows - 1)
+    listed = sorted([*part.rejected, *rows.faults], key=lambda fault: (Path(fault.file), fault.row or 0))
+    bad = len(part.rejected) + len(part) - len(values)
+    found = {
+        "tokens": flat.tokens[kept],
+        "sizes": sizes,
+        "windows": windows,
+        "draws": np.fromiter((_draw(source.key(value)) for value in values), np.uint64, len(values)),
+        "faults": np.frombuffer("".join(map(_line, listed)).encode(errors="backslashreplace"), np.uint8),
+        "counts": np.array([len(values), int(long.sum()), int((~kept).sum()), bad, len(listed)], np.int64),
+    }
+    return found if flat.begins is None else {**found, "begins": flat.begins[kept]}
+
+
+def _draw(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _line(finding: Finding) -> str:
+    value = finding.value if finding.value is None else finding.value[:LONGEST_VALUE]
+    return json.dumps(asdict(replace(finding, value=value))) + "\n"
+
+
+class Corpus:
+    """The whole shards of a corpus. Raises DataError for bad rows, as `bad_rows` says, and for long ones when `limits` do."""
+
+    def __init__(self, shards: Shards, source: Source, limits: Limits, bad_rows: str) -> None:
+        self.shards, self.source, self.limits = shards, source, limits
+        self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
+        shown = [finding for finding, _ in zip(self.faults(), range(SHOWN), strict=False)]
+        require_few(shown, shards.total("faults"), bad, self.rows + bad, bad_rows)
+        if self.long and limits.long == "error":
+            raise DataError(
+                f"{self.long} rows are longer than {limits.longest} tokens (--long cut or --long window go on)"
+            )
+
+    def faults(self) -> Iterator[Finding]:
+        """What is wrong with rows that were left out, in order."""
+        for number in range(self.shards.count or 0):
+            for line in self.shards[number]["faults"].tobytes().splitlines():
+                yield Finding(**json.loads(line))
+
+    def split(self, share: float, seed: int) -> tuple[Stored, Stored, int]:
+        """(examples to learn from, examples held out, rows held out): a row's own hash decides, so equal rows go together.
+
+        Raises UsageError when none to learn from would be left; where all rows are equal none are held out.
+        """
+        limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
+        aside, rows, first = [np.zeros(0, np.int64)], 0, 0
+        different: set[int] = set()
+        for number in range(self.shards.count or 0):
+            shard = self.shards[number]
+            held = sampling_module.mix(shard["draws"].astype(np.uint64), seed) < limit
+            rows += int(held.sum())
+            if len(different) < 2:
+                different |= set(np.unique(shard["draws"])[:2].tolist())
+            aside.append(first + np.flatnonzero(np.repeat(held, shard["windows"])))
+            first += len(shard["ends"])
+        found = np.concatenate(aside)
+        if rows == self.rows:
+            if len(different) > 1:
+                raise UsageError(f"--hold-out {share} keeps all {rows} rows aside and leaves none to learn from")
+            found, rows = found[:0], 0
+        return Stored(self, found, held=False), Stored(self, found, held=True), rows
+
+    def report(self, say: Callable[[str], None]) -> None:
+        """Say how much was longer than examples may be, and how much is unknown."""
+        shards = map(self.shards.__getitem__, range(self.shards.count or 0))
+        if unknown := too_much_unknown((self.source, shard["tokens"]) for shard in shards):
+            say(f"note: {unknown}")
+        if not self.long:
+            return
+        lost, tokens = self.shards.total("lost"), self.shards.total("tokens")
+        what = f"{lost:,} of {tokens:,} tokens were cut off" if lost else "they were cut into windows"
+        say(f"{self.long:,} of {self.rows:,} rows are longer than {self.limits.longest} tokens: {what}")
+
+
+class Stored:
+    """Examples of a corpus: those held out, or all others."""
+
+    def __init__(self, corpus: Corpus, aside: Ints, held: bool) -> None:
+        self.corpus, self.aside, self.held = corpus, aside, held
+        shards = corpus.shards
+        self.firsts = np.cumsum([0, *(len(shards[number]["ends"]) for number in range(shards.count or 0))])
+        self._gaps = aside - np.arange(len(aside))  # how many kept examples stand before each one held out
+
+    def __len__(self) -> int:
+        return len(self.aside) if self.held else int(self.firsts[-1]) - len(self.aside)
+
+    def __getitem__(self, row: int, /) -> tuple[Piece, ...]:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        at = int(self.aside[row]) if self.held else row + int(np.searchsorted(self._gaps, row, side="right"))
+        number = int(np.searchsorted(self.firsts, at, side="right")) - 1
+        shard: Arrays = self.corpus.shards[number]
+        at -= int(self.firsts[number])
+        start, end = int(shard["ends"][at - 1]) if at else 0, int(shard["ends"][at])
+        begins = shard["begins"][start:end] if "begins" in shard else None
+        return (self.corpus.source.piece(shard["tokens"][start:end], begins),)

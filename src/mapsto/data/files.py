@@ -1,0 +1,162 @@
+"""What a path stands for: tables, or values that are a file each, such as pictures; and what was left aside there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mapsto import kinds
+from mapsto.data import readers
+from mapsto.errors import DataError, Finding
+from mapsto.vision import detection_annotations as annotated
+
+LABEL = "label"  # the column of the names of folders
+
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files that a path stands for, and what a reader should know of the others. data: where each file is a value, the
+    columns beside their names; None where they are tables."""
+
+    files: list[Path]
+    data: dict[str, list[Any]] | None
+    remarks: list[Finding]
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What stands below a folder, in order, without what is hidden: files, links to folders, which are not entered, and folders
+    in which nothing stands."""
+
+    files: list[Path]
+    links: list[Path]
+    empty: list[Path]
+
+
+def listed(path: Path) -> Listed:
+    """What a path stands for. Raises DataError for a folder that holds nothing, or that cannot be listed."""
+    walk = cache(_walked)
+    try:
+        if (found := _values(path, walk)) is not None:
+            return found
+        if not path.is_dir():
+            readers.require_there(path)
+            return Listed([path], None, [])
+        walked = walk(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    files = [file for file in walked.files if readers.format_of(file) is not None]
+    media = list(chain(*kinds.media().values()))
+    named = [file for file in walked.files if file.suffix.lower() in media]  # a table may name them
+    remarks = _aside(path, walked, {*files, *named})
+    if not files:
+        raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *media))}", remarks)
+    return Listed(files, None, remarks)
+
+
+def _walked(path: Path) -> Walked:
+    """Raises OSError."""
+    files: list[Path] = []
+    links: list[Path] = []
+    empty: list[Path] = []
+    for folder, inner, names in os.walk(path, onerror=_refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        here = [Path(folder, name) for name in names if not name.startswith(".")]
+        files += [file for file in here if file.is_file() or _leads_nowhere(file)]
+        links += [link for name in inner if (link := Path(folder, name)).is_symlink()]
+        if not inner and not here:
+            empty.append(Path(folder))
+    return Walked(sorted(files), sorted(links), sorted(empty))
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # a folder that cannot be listed would otherwise be left out without a word
+
+
+def _leads_nowhere(file: Path) -> bool:
+    """A link to a file that is not there is a row that cannot be read, not one that is not there."""
+    return file.is_symlink() and not file.exists()
+
+
+def _aside(root: Path, walk: Walked, taken: Collection[Path]) -> list[Finding]:
+    """What stands below a folder and is not read, each thing said once. taken: the files of which nothing is to be said."""
+    read = set(taken)
+    endings = Counter(file.suffix.lower() or file.name for file in walk.files if file not in read)
+    said = [
+        ("folders that are links are not entered: ", [str(link.relative_to(root)) for link in walk.links]),
+        ("nothing stands in the folders ", [str(folder.relative_to(root)) for folder in walk.empty if folder != root]),
+        ("left out by their endings: ", [f"{ending} ({count:,})" for ending, count in endings.most_common()]),
+    ]
+    return [Finding(str(root), None, None, None, f"{what}{_few(names)}") for what, names in said if names]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _values(path: Path, walk: Callable[[Path], Walked]) -> Listed | None:
+    """A file that is a value, or a folder of them, beside what is kept of them there and beside the names of the folders of
+    their own in which they stand, as labels. None for what holds tables. Raises DataError, OSError."""
+    of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
+    if of is not None and path.is_file():
+        return Listed([path], {of: [str(path)]}, [])
+    if told := _told(path, lambda folder: walk(folder).files):
+        (of,) = {kinds.target(kind).lies_in for kind in told}
+        remarks = _aside(path, walk(path), walk(path).files) if path.is_dir() else []
+        return _named(of, path, sorted({name for found in told.values() for name in found}), told, remarks)
+    if not path.is_dir():
+        return None
+    formats = list(filter(None, map(readers.format_of, walk(path).files)))
+    if set(formats) - {"txt"}:
+        return None
+    for kind, suffixes in kinds.media().items():
+        files = [file for file in walk(path).files if file.suffix.lower() in suffixes]
+        # A few pictures among many texts belong to them, and a few texts to many pictures.
+        if len(files) > len(formats):
+            return _named(kind, path, list(map(str, files)), {}, _aside(path, walk(path), files))
+    return None
+
+
+def _named(
+    kind: str, root: Path, files: list[str], told: dict[str, dict[str, Any]], remarks: Sequence[Finding]
+) -> Listed:
+    """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
+    but part files from what is told of them are no labels."""
+    data: dict[str, list[Any]] = {kind: files}
+    apart = annotated.APART if told else ()
+    inner = [
+        [part for part in Path(file).relative_to(root).parts[:-1] if part.lower() not in apart]
+        if Path(file).is_relative_to(root)
+        else []
+        for file in files
+    ]
+    if any(inner):
+        data[LABEL] = [next(iter(parts), None) for parts in inner]
+    data |= {answered: [found.get(file) for file in files] for answered, found in told.items()}
+    return Listed(list(map(Path, files)), data, [*remarks, *_deeper(root, inner)])
+
+
+def _deeper(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
+    """That labels are the names of the outer ones of folders that stand in others."""
+    deep = [parts for parts in inner if len(parts) > 1]
+    if not deep:
+        return []
+    outer, others = (list(dict.fromkeys(parts[at] for parts in deep)) for at in (0, 1))
+    reason = f"labels are the names of the outer folders ({_few(outer)}), not of those within ({_few(others)})"
+    return [Finding(str(root), None, LABEL, None, reason)]
+
+
+def _told(path: Path, within: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
+    """By kind what is kept of files that are a value each, in a folder of them or in a file."""
+    told = ((kind, kinds.target(kind).annotations(path, within)) for kind in kinds.names("target"))
+    return {kind: found for kind, found in told if found}

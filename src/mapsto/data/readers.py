@@ -1,0 +1,447 @@
+"""Files → columns of cells, each row with its number as an editor shows it. What cannot be read is named.
+
+csv, tsv, jsonl, json, txt and parquet, all but the last also gzipped. Text is UTF-8 (or UTF-16 with its mark) unless an
+encoding is given. Files are read in parts of bounded size (only json is held whole), so that they may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from mapsto.errors import DataError, Finding, UsageError, near
+from mapsto.text.features import no_text
+
+ROW = re.compile(r"\r\n|\r|\n")
+
+
+ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
+
+
+PART_ROWS, PART_CHARACTERS = 4096, 2**20
+
+
+BLOCK = 2**20
+
+
+MOST_UNCLOSED = 100
+
+
+LARGEST_CELL = 100 * 2**20
+
+
+MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+GUESSES = ("gb18030", "cp1252")
+
+
+# A row: its number, its cells, and how many characters it took; or what is wrong with it.
+Row = tuple[int, Mapping[str, Any], int] | list[Finding]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file: equally long columns, the row number of each entry, and the rows that could not be read."""
+
+    file: str
+    data: dict[str, list[Any]]
+    rows: list[int]
+    rejected: list[Finding]
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column; empty ones where these rows have none of that name."""
+        return self.data.get(name) or [None] * len(self.rows)
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name says, such as "csv" for data.CSV.gz; None for any other name."""
+    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
+    packed = bool(suffixes) and suffixes[-1] == "gz"
+    name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
+    return None if name not in FORMATS or (packed and name == "parquet") else name
+
+
+def read_file(path: Path, encoding: str | None = None) -> Part:
+    """Everything in a file, as `stream_file` gives it in parts. Raises what that raises."""
+    parts = list(stream_file(path, encoding))
+    names = dict.fromkeys(name for part in parts for name in part.data)
+    return Part(
+        str(path),
+        {name: [value for part in parts for value in part.column(name)] for name in names},
+        [row for part in parts for row in part.rows],
+        [finding for part in parts for finding in part.rejected],
+    )
+
+
+def stream_file(path: Path, encoding: str | None = None) -> Iterator[Part]:
+    """A file in parts, in order. Raises DataError when it cannot be read on, UsageError for an unknown encoding."""
+    kind = format_of(path)
+    try:
+        require_there(path)
+        if kind is None:
+            formats = ", ".join(FORMATS)
+            raise DataError(f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz")
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        yield from FORMATS[kind](path, encoding)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def require_there(path: Path) -> None:
+    """Raise DataError for a file that is not there, with what is near."""
+    if not path.exists():
+        neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
+
+
+def cell(value: Any) -> Any:
+    """A cell as plain Python: None for nothing (empty text, NaN, missing values of any library)."""
+    if isinstance(value, np.datetime64):
+        value = None if np.isnat(value) else value.astype("datetime64[us]")  # of nanoseconds, item() makes an integer
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def from_records(
+    file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
+) -> Part:
+    """Columns out of rows of named cells, `names` first; a name that a row lacks is an empty cell there."""
+    known = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
+    data = {name: [cell(record.get(name)) for _, record in records] for name in known}
+    return Part(file, data, [row for row, _ in records], rejected)
+
+
+def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[Part]:
+    """Rows in parts of bounded size; at least one part, so that the names of columns without rows are known."""
+    good: list[tuple[int, Mapping[str, Any]]] = []
+    bad: list[Finding] = []
+    size = count = 0
+    begun = False
+    for row in rows:
+        count += 1
+        if isinstance(row, list):
+            bad += row
+            size += sum(len(finding.value or "") for finding in row)
+        else:
+            good.append(row[:2])
+            size += row[2]
+        if count >= PART_ROWS or size >= PART_CHARACTERS:
+            yield from_records(str(path), good, bad, names)
+            good, bad, size, count, begun = [], [], 0, 0, True
+    if count or not begun:
+        yield from_records(str(path), good, bad, names)
+
+
+def _lines(path: Path, encoding: str | None) -> Iterator[str]:
+    """The lines of a file with their ends; only CR, LF and CRLF end one. Raises DataError naming line and byte of what
+    cannot be decoded."""
+    chosen = encoding or _marked(path) or "utf-8"
+    empty = True
+    try:
+        with _opened(path) as stream, io.TextIOWrapper(stream, encoding=chosen, newline="") as text:
+            for line in text:
+                shown = line.removeprefix("\ufeff") if empty else line
+                if shown or not empty:
+                    empty = False
+                    yield shown
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is no whole gzip file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be decoded:", [_undecodable(path, chosen, encoding)]) from error
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"there is no encoding {encoding!r}; common ones are utf-8, cp1252, gb18030, utf-16"
+        ) from error
+    if empty:
+        raise DataError(f"{path} is empty")
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked."""
+    stream = path.open("rb")
+    if path.suffix.lower() != ".gz":
+        return stream
+    unpacking = gzip.GzipFile(fileobj=stream)
+    unpacking.myfileobj = stream  # type: ignore[assignment]  # it closes this one with itself
+    return cast(BinaryIO, io.BufferedReader(unpacking, BLOCK))
+
+
+def _marked(path: Path) -> str | None:
+    """The encoding that the mark at the beginning of a file names."""
+    with _opened(path) as stream:
+        try:
+            start = stream.read(3)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is no whole gzip file: {error}") from error
+    return next((name for mark, name in MARKS if start.startswith(mark)), None)
+
+
+def _undecodable(path: Path, chosen: str, encoding: str | None) -> Finding:
+    """Line and byte of the first bytes of a file that are not of an encoding; the file is read again for it."""
+    decoder = codecs.getincrementaldecoder(chosen)()
+    number, line = 1, ""
+    with _opened(path) as stream:
+        while True:
+            block = stream.read(BLOCK)
+            try:
+                line += decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                at, content = error.start, error.object  # the codec may have taken a mark off
+                lines = ROW.split(line + content[:at].decode(chosen))
+                offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(chosen)) - len("".encode(chosen))
+                advice = "" if encoding is None and _marked(path) else _guess(content, whole=len(content) < BLOCK)
+                reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{advice}"
+                return Finding(str(path), number + len(lines) - 1, None, content[at : at + 8].hex(" "), reason)
+            assert block, "the bytes could not be decoded before"
+            *ended, line = ROW_BEFORE_END.split(line)
+            number += len(ended)
+
+
+def _guess(content: bytes, whole: bool) -> str:
+    """An encoding that would read the bytes (`whole` or the first ones of a file), as advice only."""
+    for name in GUESSES:
+        try:
+            decoded = codecs.getincrementaldecoder(name)().decode(content, final=whole)
+        except UnicodeDecodeError:
+            continue
+        # Most Chinese characters are two high bytes; an accented letter read as one takes the ASCII behind it along.
+        high = sum(byte >= 0x80 for byte in content)
+        if name != "gb18030" or high >= 1.5 * sum(not character.isascii() for character in decoded):
+            return f"; if they are {name}, say --encoding {name}"
+    return "; say which they are with --encoding"
+
+
+def _filled(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+    """(row number, line without its end) for lines that hold something."""
+    for number, line in enumerate(_lines(path, encoding), 1):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def _stream_txt(path: Path, encoding: str | None) -> Iterator[Part]:
+    def rows() -> Iterator[Row]:
+        for number, line in _filled(path, encoding):
+            if "\0" in line:
+                yield [Finding(str(path), number, "text", line, "the line holds a NUL character")]
+            else:
+                yield number, {"text": line}, len(line)
+
+    return _parts(path, rows(), ("text",))
+
+
+def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[Part]:
+    def rows() -> Iterator[Row]:
+        for number, line in _filled(path, encoding):
+            try:
+                record = json.loads(line, parse_constant=lambda name: None)
+            except (ValueError, RecursionError) as error:
+                yield [Finding(str(path), number, None, line, f"this is no JSON: {error}")]
+                continue
+            yield _checked(str(path), number, record, len(line))
+
+    return _parts(path, rows())
+
+
+def _stream_json(path: Path, encoding: str | None) -> Iterator[Part]:
+    text = "".join(_lines(path, encoding))
+    try:
+        found = json.loads(text, parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    if isinstance(found, dict) and found and all(isinstance(column, list) for column in found.values()):
+        sizes = {name: len(column) for name, column in found.items()}
+        if len(set(sizes.values())) > 1:
+            raise DataError(f"{path} has columns of different lengths: {sizes}")
+        found = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    if not isinstance(found, list):
+        raise DataError(f"{path} holds neither a list of objects nor an object of columns")
+    return _parts(path, (_checked(str(path), number, _task(record), 0) for number, record in enumerate(found, 1)))
+
+
+def _task(record: Any) -> Any:
+    """A task as Label Studio exports it (JSON): its data, and under the name of each control the choice, the choices, the number
+    or the rating of the first annotation that was not cancelled; any other record as it is."""
+    if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
+        return record
+    given = record.get("annotations") or record.get("completions") or []
+    chosen: dict[str, Any] = {}
+    for annotation in given if isinstance(given, list) else []:
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+            for result in annotation.get("result") or []:
+                value = result.get("value", {}) if isinstance(result, dict) else {}
+                told: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
+                if told != []:
+                    one = told[0] if isinstance(told, list) and len(told) == 1 else told
+                    chosen.setdefault(str(result.get("from_name")), one)
+            break
+    return {**record["data"], **chosen}
+
+
+def _checked(file: str, number: int, record: Any, size: int) -> Row:
+    """A JSON value as a row, or what is wrong with it."""
+    if not isinstance(record, dict):
+        return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
+    bad: list[Finding] = []
+    for name, value in record.items():
+        if isinstance(value, str) and (fault := no_text(value)) is not None:
+            shown = value.encode(errors="backslashreplace").decode()
+            bad.append(Finding(file, number, name, shown, f"the cell holds {fault}"))
+    return bad or (number, record, size)
+
+
+def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Iterator[Part]:
+    csv.field_size_limit(LARGEST_CELL)
+    records = _records(_lines(path, encoding), delimiter)
+    _, header, fault = next(records, (1, [], None))
+    if not header:
+        raise DataError(f"{path} is empty")
+    if fault is not None:
+        raise DataError(f"{path}: the header cannot be read: {fault}")
+    names = [name.strip() for name in header]
+    _require_names(path, names)
+
+    def rows() -> Iterator[Row]:
+        for number, record, fault in records:
+            if fault is None and len(record) != len(names):
+                fault = f"this row has {len(record)} cells, the header has {len(names)}"
+            if fault is None and any("\0" in value for value in record):
+                fault = "the row holds a NUL character"
+            if fault is not None:
+                yield [Finding(str(path), number, None, delimiter.join(record), fault)]
+            else:
+                yield number, dict(zip(names, record, strict=True)), sum(map(len, record))
+
+    return _parts(path, rows(), names)
+
+
+def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+    """(number of its first line, cells, what is wrong) for each record that is not blank.
+
+    A quote that never closes would swallow the rest of the file; its line is reported and reading goes on behind it.
+    """
+    again: deque[str] = deque()  # lines to read before the next ones of the file
+    taken: list[str] = []  # lines of the record at hand
+    at = unclosed = 0
+
+    def feed() -> Iterator[str]:
+        while (line := again.popleft() if again else next(lines, None)) is not None:
+            taken.append(line)
+            yield line
+
+    while unclosed < MOST_UNCLOSED:
+        reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        try:
+            for record in reader:
+                first, at = at, at + len(taken)
+                taken.clear()
+                if record:
+                    yield first + 1, record, None
+            return
+        except csv.Error as error:
+            endless = "unexpected end" in str(error) or "field larger" in str(error)
+            unclosed += endless
+            reason = "a quote is opened and never closed" if endless else f"broken quotes: {error}"
+            again.extendleft(reversed(taken[1:]))
+            line = taken[0].rstrip("\r\n")
+            taken.clear()
+            yield at + 1, [line], reason
+            at += 1
+    if left := len(again) + sum(1 for _ in lines):
+        yield (
+            at + 1,
+            [],
+            f"{MOST_UNCLOSED} quotes are never closed; the {left:,} lines from here on were not read",
+        )
+
+
+def _require_names(path: Path, names: list[str]) -> None:
+    if any(not name for name in names):
+        raise DataError(f"{path}: column {names.index('') + 1} of the header has no name: {names}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")
+
+
+def _stream_csv(path: Path, encoding: str | None) -> Iterator[Part]:
+    return _stream_separated(path, encoding, ",")
+
+
+def _stream_tsv(path: Path, encoding: str | None) -> Iterator[Part]:
+    return _stream_separated(path, encoding, "\t")
+
+
+def _stream_parquet(path: Path, encoding: str | None) -> Iterator[Part]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            _require_names(path, names)
+            count, at = file.metadata.num_rows, 0
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            at_once = max(1, min(PART_ROWS, 4 * PART_CHARACTERS * count // max(1, size)))
+            for batch in file.iter_batches(at_once):
+                yield _parquet_part(path, batch, names, at + 1)
+                at += len(batch)
+            if not at:
+                yield Part(str(path), {name: [] for name in names}, [], [])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no whole parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> Part:
+    """An Arrow batch, whose rows are numbered from `first` on, without the rows that hold bytes that are no text."""
+    bad: list[Finding] = []
+    data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
+    left_out = {finding.row for finding in bad}
+    rows = [row for row in range(first, first + len(batch)) if row not in left_out]
+    if left_out:
+        data = {name: [values[row - first] for row in rows] for name, values in data.items()}
+    return Part(str(path), data, rows, bad)
+
+
+def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
+    """The cells of an Arrow column; what is called text there and has bytes that are no UTF-8 is None, and in `bad`."""
+    try:
+        return [cell(value) for value in column.to_pylist()]
+    except UnicodeDecodeError:
+        pass
+    found = []
+    for row, value in enumerate(column, first):
+        try:
+            found.append(cell(value.as_py()))
+        except UnicodeDecodeError as error:
+            found.append(None)
+            reason = f"these bytes, from byte {error.start + 1} of the cell on, are no utf-8"
+            bad.append(Finding(file, row, name, error.object[error.start : error.start + 8].hex(" "), reason))
+    return found
+
+
+FORMATS: dict[str, Callable[[Path, str | None], Iterator[Part]]] = {
+    "csv": _stream_csv,
+    "tsv": _stream_tsv,
+    "jsonl": _stream_jsonl,
+    "ndjson": _stream_jsonl,
+    "json": _stream_json,
+    "parquet": _stream_parquet,
+    "txt": _stream_txt,
+}

@@ -1,0 +1,244 @@
+"""Arrays in files that are whole or made again, read where they lie: what does not fit in memory is mapped into it.
+
+A folder of shards is `manifest.json`, which says what they were made from and the SHA-256 of each, and one safetensors
+file a shard. Without a folder the arrays stay in memory, and everything else is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+
+from mapsto import files as checkpoint
+from mapsto.distributed import ALONE, Ranks
+from mapsto.errors import CheckpointError, RunError, UsageError
+
+FOLDER = "corpus"
+
+
+MANIFEST = "manifest.json"
+
+
+SHARD = "shard-"
+
+
+DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
+
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+UNFINISHED = (
+    "{run} holds an unfinished run with other {facts}; run it as before, choose another --out, or add --overwrite"
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a folder of shards holds: its record, None where there is none, and which shards are not as they were recorded."""
+
+    record: dict[str, Any] | None = None
+    damaged: frozenset[int] = frozenset()
+
+
+def look(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Kept:
+    """What is kept in `run`/corpus, every byte of it read by one of the processes. Raises UsageError for other files there."""
+    record = ranks.tell(ranks.on_main(lambda: _recorded(run / FOLDER, say)))
+    if record is None:
+        return Kept()
+    found = ranks.each(lambda: _damaged(run / FOLDER, record, ranks))
+    counts = ranks.sum([number in found for number in range(_highest(record))])
+    return Kept(record, frozenset(number for number, count in enumerate(counts) if count))
+
+
+def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    if not (folder / MANIFEST).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} holds other files; choose another --out")
+        return None
+    try:
+        return checkpoint.read_sealed(folder / MANIFEST)
+    except CheckpointError as error:
+        say(f"{error}; all of the corpus is read again")
+        return None
+
+
+def _highest(record: Mapping[str, Any]) -> int:
+    return 1 + max(map(int, record["shards"]), default=-1)
+
+
+def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
+    """Of this process's part of the shards those that are missing or not as they were recorded."""
+    numbers = ranks.part(sorted(map(int, record["shards"])))
+    return {n for n in numbers if not _intact(_path(folder, n), record["shards"][str(n)]["sha256"])}
+
+
+def _intact(path: Path, sha256: str) -> bool:
+    return path.is_file() and checkpoint.hash_file(path) == sha256
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{SHARD}{number:06d}.safetensors"
+
+
+class Shards:
+    """The shards of one `key`, the plain facts they are a function of, in `run`/corpus, where `kept` was found.
+
+    Those of another key are made anew, unless a run that was `begun` needs them: then UsageError names the facts that differ.
+    """
+
+    def __init__(
+        self,
+        run: Path | None,
+        key: Mapping[str, Any],
+        say: Callable[[str], None],
+        begun: bool = False,
+        kept: Kept | None = None,
+    ) -> None:
+        self.folder = None if run is None else run / FOLDER
+        self.key, self.say = dict(key), say
+        self.facts: dict[str, Any] = {}
+        self.count: int | None = None
+        self.entries: dict[int, dict[str, Any]] = {}
+        self._known: dict[int, str] = {}
+        self._before: Mapping[str, Any] = {"facts": {}, "count": None}
+        self._arrays: dict[int, Arrays] = {}
+        if run is not None:
+            self._open(run / FOLDER, kept or look(run, ALONE, say), begun)
+
+    @classmethod
+    def opened(cls, run: Path, ranks: Ranks) -> Shards:
+        """What the main process has made, for the others, which write nothing. Raises CheckpointError for a damaged shard."""
+        record = checkpoint.read_sealed(run / FOLDER / MANIFEST)
+        for number in _damaged(run / FOLDER, record, ranks):
+            path = _path(run / FOLDER, number)
+            raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
+        shards = cls(run, record["key"], lambda text: None, kept=Kept(record))
+        assert shards.whole
+        return shards
+
+    def _open(self, folder: Path, kept: Kept, begun: bool) -> None:
+        record = kept.record
+        differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
+        if differing and begun:
+            raise UsageError(UNFINISHED.format(run=folder.parent, facts=", ".join(differing)))
+        if record is not None and not differing:
+            self._take(folder, record, kept.damaged)
+            return
+        if differing:
+            self.say(f"{folder} was made with other {', '.join(differing)}; it is made again")
+        for path in folder.glob(f"{SHARD}*"):
+            path.unlink()
+        self._record()
+
+    def _take(self, folder: Path, record: Mapping[str, Any], damaged: Collection[int]) -> None:
+        self._before = record
+        self.facts, self.count = record["facts"], record["count"]
+        for name, entry in record["shards"].items():
+            number, path = int(name), _path(folder, int(name))
+            self._known[number] = entry["sha256"]
+            if number in damaged:
+                self.say(f"{path} is damaged or missing; it is made again")
+            else:
+                self.entries[number], self._arrays[number] = entry, _mapped(path)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no shard is missing."""
+        return self.count is not None and self.entries.keys() >= set(range(self.count))
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.entries
+
+    def __getitem__(self, number: int) -> Arrays:
+        return self._arrays[number]
+
+    def remember(self, facts: Mapping[str, Any]) -> None:
+        """Keep more facts in the manifest, such as what was learnt from the corpus before its first shard."""
+        if facts.items() <= self.facts.items():
+            return
+        self.facts = {**self.facts, **facts}
+        self._record()
+
+    def add(self, number: int, arrays: Arrays, counts: Mapping[str, int]) -> None:
+        """Keep a shard. Raises RunError when one that is made again comes out as another one."""
+        self.entries[number] = dict(counts)
+        self._arrays[number] = arrays
+        if self.folder is None:
+            return
+        content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        path = _path(self.folder, number)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.require_space(self.folder, len(content))
+        checkpoint.write_atomic(path, content)
+        self.entries[number]["sha256"] = digest = checkpoint.hash_file(path)
+        if self._known.get(number, digest) != digest:
+            path.unlink()
+            raise RunError(f"{path} was made again and is another one: the corpus changed while it was read")
+        self._arrays[number] = _mapped(path)
+        self._record()
+
+    def finish(self, count: int) -> None:
+        """All shards are there."""
+        self.count = count
+        assert self.whole
+        self._record()
+
+    def forget(self) -> None:
+        """Drop what was made since the folder was opened; what it was made of has changed meanwhile."""
+        for number in self.entries.keys() - self._known.keys():
+            del self.entries[number], self._arrays[number]
+            if self.folder is not None:
+                _path(self.folder, number).unlink()
+        self.facts, self.count = self._before["facts"], self._before["count"]
+        self._record()
+
+    def total(self, name: str) -> int:
+        """The sum of a count over all shards."""
+        return sum(int(entry[name]) for entry in self.entries.values())
+
+    def _record(self) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shards = {str(number): self.entries[number] for number in sorted(self.entries)}
+        record = {"key": self.key, "facts": self.facts, "count": self.count, "shards": shards}
+        checkpoint.write_atomic(self.folder / MANIFEST, checkpoint.sealed(record))
+
+
+def joined(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
+    """Arrays end to end, each number in as few bytes as the largest one needs."""
+    return {name: _small(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+
+
+def _small(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.bool_ or not len(array):
+        return array if array.dtype == np.bool_ else array.astype(np.uint8)
+    return array.astype(np.min_scalar_type(int(array.max())))
+
+
+def _mapped(path: Path) -> Arrays:
+    """The arrays of a safetensors file, whose hash was compared, without reading them."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+    # A memmap of NumPy's holds its file open, and most systems let a process open 1,024 files: 16 GB of text.
+    try:
+        content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise RunError(f"{path} cannot be mapped into memory: {error}") from error
+    content.flags.writeable = False
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = (8 + size + at for at in entry["data_offsets"])
+            found[name] = content[start:end].view(DTYPES[entry["dtype"]])
+    return found

@@ -1,0 +1,126 @@
+"""Which rows are learnt from, which are held out to watch and which test: none of them on two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto import kinds
+from mapsto.data import sampling as sampling_module
+from mapsto.data.checks import doctor, seen
+from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.table import Table
+from mapsto.errors import DataError, Finding, UsageError
+from mapsto.options import Options
+from mapsto.task.arrow import Arrow
+from mapsto.task.target import Target
+
+WATCHED_ROWS = 1000
+
+
+# Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
+FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
+
+
+FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
+
+
+SHOWN_WARNINGS = 5
+
+
+def examined(
+    arrow: Arrow,
+    rows: Rows,
+    tested: Table | None,
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
+) -> tuple[Table | None, list[Finding]]:
+    """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
+    if arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
+        say_all(rows.table.remarks_on(), say)
+        return None, []
+    held = None if tested is None else _read_test(arrow, tested, targets, options)
+    report = doctor(arrow, rows, held)
+    say_all(report.warnings, say)
+    return None if tested is None else without(report.leaks, tested, options, say), report.warnings
+
+
+def say_all(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
+    """The first of what looks wrong, though it stops nothing."""
+    for finding in findings[:SHOWN_WARNINGS]:
+        say(f"note: {finding}")
+    if len(findings) > SHOWN_WARNINGS:
+        say(f"note: {len(findings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
+
+
+def unseen(
+    arrow: Arrow,
+    parts: Iterable[Table],
+    tested: Table,
+    targets: Sequence[Target],
+    options: Options,
+    say: Callable[[str], None],
+) -> Table:
+    """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
+    held = _read_test(arrow, tested, targets, options)
+    read = (read_rows(replace(arrow, targets=()), part, kinds.reading(arrow), []) for part in parts)
+    return without(seen(arrow, read, held), tested, options, say)
+
+
+def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
+    held = read_rows(bind_to(arrow, tested), tested, kinds.reading(arrow), targets)
+    require_whole(held, tested.rejected, len(tested), options.bad_rows)
+    return held
+
+
+def without(
+    leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
+) -> Table:
+    """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
+    if not leaks:
+        return tested
+    if options.bad_rows == "stop":
+        raise DataError(
+            f"{len(leaks)} rows of {what} also stand in the training data; take them out of one of the two, "
+            "or score without them with --bad-rows skip:",
+            leaks,
+        )
+    say(f"note: {len(leaks)} rows of {what} also stand in the training data and are not scored")
+    leaked = {(finding.file, finding.row) for finding in leaks}
+    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
+    if not len(left):
+        raise DataError(f"every row of {what} also stands in the training data, so there is nothing to score")
+    return left
+
+
+def share_of(rows: int, pretraining: bool, options: Options) -> float:
+    """The share of the rows to hold out."""
+    if options.hold_out is not None:
+        return options.hold_out
+    fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
+    return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
+
+
+def split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
+    share = share_of(len(rows), arrow.corrupted, options)
+    if not share:
+        return rows, rows.select(np.zeros(0, np.int64))
+    kept, held = apart(arrow, rows, share, options.seed)
+    if not len(kept):
+        raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
+    return rows.select(kept), rows.select(held)
+
+
+def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
+    keys = [kinds.source(port.kind).key for port in arrow.sources]
+    groups = [
+        tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
+    ]
+    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    return sampling_module.split(len(rows), groups, strata, share, seed)

@@ -1,0 +1,260 @@
+"""Tables of rows from files and Python objects, each row knowing where it came from; and the order rows are read in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto import files as checkpoint
+from mapsto.data import files as listing
+from mapsto.data import readers, writers
+from mapsto.data.readers import Part
+from mapsto.errors import DataError, Finding, UsageError
+
+T = TypeVar("T")
+
+
+Ints = NDArray[np.int64]
+
+
+FILES_AT_ONCE = 1024  # of a folder of values: so many are answered by one process of several
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of equal length. `origins` gives (file, row as an editor shows it, 0 for a whole file) for each row.
+
+    remarks: what was left aside where it was read from, which is no fault of any row.
+    """
+
+    data: dict[str, list[Any]]
+    origins: Sequence[tuple[str, int]]
+    rejected: list[Finding]
+    remarks: Sequence[Finding] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(self.data)
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column; None where a cell is empty."""
+        return self.data[name]
+
+    def origin(self, row: int) -> tuple[str, int]:
+        """File and row number, for messages."""
+        return self.origins[row]
+
+    @property
+    def name(self) -> str:
+        """What the file is called that the rows are from, or the folder of these files."""
+        files = list(dict.fromkeys(file for file, _ in self.origins))
+        return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
+
+    def beside(self, row: int) -> Path | None:
+        """The folder of the file that a row is written in; None for a row given in Python, and for a file that is a value."""
+        file, line = self.origins[row]
+        return Path(file).parent if line and readers.format_of(Path(file)) is not None else None
+
+    def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
+        """The remarks, without those on columns that are not used."""
+        return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
+
+    def in_order(self) -> list[int | Finding]:
+        """Every row of the source: its index here, or, for one that could not be read, its (first) fault."""
+        if not self.rejected:
+            return list(range(len(self)))
+        faults: dict[tuple[str, int], Finding] = {}
+        for fault in self.rejected:
+            faults.setdefault((fault.file, fault.row or 0), fault)
+        places: list[tuple[tuple[str, int], int | Finding]] = [*zip(self.origins, range(len(self)), strict=True)]
+        places += faults.items()
+        return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
+
+    def select(self, rows: Iterable[int]) -> Table:
+        """A table of the rows at these indices; what could not be read stays behind."""
+        chosen = [int(row) for row in rows]
+        data = {name: [values[row] for row in chosen] for name, values in self.data.items()}
+        return Table(data, [self.origins[row] for row in chosen], [])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the columns and their values, in order."""
+        digest = hashlib.sha256(json.dumps(list(self.data)).encode())
+        for values in self.data.values():
+            for value in values:
+                # The repr of a long array leaves its middle out, that of a picture of Pillow's everything.
+                array = np.asarray(value) if hasattr(value, "__array_interface__") else None
+                exact = value if array is None else (array.dtype.str, array.tolist())
+                digest.update(repr(exact).encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
+
+
+def read(source: Any, encoding: str | None = None) -> Table:
+    """A table from a path, a DataFrame, an Arrow table, a data set of Hugging Face, or a list of dicts.
+
+    Rows that cannot be read are in `.rejected`. Raises DataError for a file of which nothing can be read.
+    """
+    if isinstance(source, Table):
+        return source
+    if is_path(source):
+        return _joined(list(stream(source, encoding)))
+    if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
+        part = _columns({name: list(source[name]) for name in source.column_names})
+    elif hasattr(source, "to_pylist"):
+        _require_once(getattr(source, "column_names", ()))
+        part = _records(source.to_pylist())
+    elif hasattr(source, "to_dict") and hasattr(source, "columns"):
+        _require_once([str(name) for name in source.columns])
+        part = _columns({str(name): list(source[name]) for name in source.columns})
+    elif isinstance(source, Mapping):
+        for name, values in source.items():
+            if isinstance(values, str | bytes) or hasattr(values, "column_names") or not isinstance(values, Iterable):
+                raise UsageError(
+                    f"a dict is read as lists of cells by column, but {name!r} is {type(values).__name__}; "
+                    "give one row as a list of one dict, and one split of a data set"
+                )
+        part = _columns({str(name): list(values) for name, values in source.items()})
+    elif isinstance(source, Iterable):
+        part = _records(list(source))
+    else:
+        raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
+    if not part.rows:
+        raise DataError(f"{part.file} has no rows")
+    return _table(part, part.data)
+
+
+def is_path(source: Any) -> bool:
+    """Whether a source is a file or a folder."""
+    return isinstance(source, str | os.PathLike)
+
+
+def is_table_name(text: str, folders: bool = False) -> bool:
+    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one.
+    folders: whether any folder is one, since no value is a word."""
+    path = Path(text)
+    try:
+        there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
+        return there or (readers.format_of(path) is not None and " " not in text)
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
+    """What `read` gives in one, in tables of bounded size, in order. A table has the columns of those before it.
+
+    Raises DataError for a file that cannot be read on, and at the end when there was no row.
+    """
+    if not is_path(source):
+        yield read(source, encoding)
+        return
+    found = listing.listed(Path(source))
+    if found.data is not None:
+        listed = Table(found.data, [(str(file), 0) for file in found.files], [])
+        for at in range(0, len(listed), FILES_AT_ONCE):
+            some = listed.select(range(at, min(at + FILES_AT_ONCE, len(listed))))
+            yield replace(some, remarks=[] if at else found.remarks)
+        return
+    known: dict[str, None] = {}
+    whole: list[tuple[str, set[str]]] = []
+    rejected: list[Finding] = []
+    remarks = found.remarks
+    for path in found.files:
+        own: set[str] = set()
+        filled = False
+        for part in readers.stream_file(path, encoding):
+            own |= set(part.data)
+            known |= dict.fromkeys(part.data)
+            filled = filled or bool(part.rows)
+            rejected = rejected or part.rejected
+            yield replace(_table(part, known), remarks=remarks)
+            remarks = []  # they are of all parts, and said with the first
+        if filled:
+            whole = [*whole[:1], (str(path), own)]
+        for file, names in whole:
+            if missing := sorted(known.keys() - names):
+                raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
+    if not whole:
+        raise DataError(f"{path} has no rows", rejected)
+
+
+def fingerprint(source: Any) -> str:
+    """SHA-256 of what a source holds: of the bytes of its files, in their order, or of a table."""
+    if not is_path(source):
+        return read(source).fingerprint
+    hashes = _of_files(Path(source), checkpoint.hash_file)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def written(source: Any) -> list[tuple[str, int, int]]:
+    """Name, size and time of the last change of the files of a source; what was written to meanwhile has others."""
+
+    def sign(path: Path) -> tuple[str, int, int]:
+        found = path.stat()
+        return str(path), found.st_size, found.st_mtime_ns
+
+    return _of_files(Path(source), sign) if is_path(source) else []
+
+
+def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
+    """What `call` gives for each file that a source is read from, in their order. Raises DataError where it cannot be read."""
+    try:
+        return [call(path) for path in listing.listed(source).files]
+    except OSError as error:
+        raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
+
+
+def _table(part: Part, names: Iterable[str]) -> Table:
+    return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
+
+
+def _require_once(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"the table names {', '.join(map(repr, twice))} more than once")
+
+
+def _columns(data: dict[str, list[Any]]) -> Part:
+    lengths = {len(values) for values in data.values()}
+    if len(lengths) > 1:
+        raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
+    rows = range(1, 1 + (lengths.pop() if lengths else 0))
+    clean = {name: [readers.cell(value) for value in values] for name, values in data.items()}
+    return Part("data", clean, list(rows), [])
+
+
+def _records(records: list[Any]) -> Part:
+    for row, record in enumerate(records, 1):
+        if not isinstance(record, Mapping):
+            raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
+    named = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
+    return readers.from_records("data", named, [])
+
+
+def _joined(parts: list[Table]) -> Table:
+    data: dict[str, list[Any]] = {name: [] for name in parts[-1].columns}
+    for part in parts:
+        for name, column in data.items():
+            column += part.data.get(name) or [None] * len(part)
+    origins = [origin for part in parts for origin in part.origins]
+    rejected, remarks = (
+        list(chain.from_iterable(found)) for found in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
+    )
+    return Table(data, origins, rejected, remarks)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`; how many there were. Raises UsageError, RunError."""
+    return writers.write_file(path, columns, rows)

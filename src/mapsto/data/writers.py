@@ -1,0 +1,155 @@
+"""Rows of named cells → csv, tsv, jsonl or parquet, also gzipped: streamed, and whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from mapsto.data.readers import format_of
+from mapsto.errors import UsageError
+from mapsto.files import replacing
+
+FORMATS = ("csv", "tsv", "jsonl", "parquet")
+
+
+ROWS_AT_ONCE = 4096
+
+
+Row = Mapping[str, Any]
+
+
+def require_writable(path: Path) -> str:
+    """The format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
+    kind = format_of(path)
+    if kind not in FORMATS:
+        raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file for the rows")
+    return kind
+
+
+def require_place(path: Path | None) -> None:
+    """Raises UsageError where neither rows nor files can be written to `path`: what it is for, its name may leave open."""
+    if path is not None and format_of(path) is not None:
+        require_writable(path)
+    elif path is not None and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; files need a folder, and rows are written as {', '.join(FORMATS)}")
+
+
+def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    """Write rows in the format of the name, whole or not at all; how many there were. Raises UsageError, RunError.
+
+    `rows` are gone through once, for parquet twice (its types are known at the end), and never held. A row's cells
+    outside `columns` are left out.
+    """
+    kind = require_writable(path)
+    try:
+        with replacing(path) as stream, _packed(stream, path) as target:
+            if kind == "parquet":
+                return _write_parquet(target, columns, rows)
+            if kind == "jsonl":
+                return _write_jsonl(target, columns, rows)
+            return write_separated(target, columns, rows, "\t" if kind == "tsv" else ",")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path.name}: a cell holds {error.object[error.start]!r}, half a character") from error
+
+
+@contextmanager
+def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    if path.suffix.lower() != ".gz":
+        yield stream
+        return
+    with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packing:
+        yield cast(BinaryIO, packing)
+
+
+def legible(row: Row) -> dict[str, Any]:
+    """The row as text can hold it: lists and dicts as JSON, and for encoded bytes their file's name, or how many there are."""
+    return {name: _spelt(_named(cell)) for name, cell in row.items()}
+
+
+def _spelt(cell: Any) -> Any:
+    nested = isinstance(cell, list | tuple | dict | np.ndarray)
+    return json.dumps(cell, ensure_ascii=False, default=_plain) if nested else cell
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds, of numpy's arrays and numbers."""
+    return value.tolist()
+
+
+def _named(cell: Any) -> Any:
+    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
+        return cell.get("path") or _named(cell["bytes"])
+    return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
+
+
+def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
+    """Write a header and rows as csv, in UTF-8; how many rows there were."""
+
+    # csv quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
+    def write(line: str) -> None:
+        stream.write(f"{line.removesuffix(chr(13) + chr(10))}\n".encode())
+
+    writer = csv.DictWriter(
+        SimpleNamespace(write=write), columns, extrasaction="ignore", delimiter=delimiter, lineterminator="\r\n"
+    )
+    writer.writeheader()
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007
+        writer.writerow(legible(row))
+    return count
+
+
+def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007
+        record = {name: _named(row.get(name)) for name in columns}
+        stream.write(f"{json.dumps(record, ensure_ascii=False, default=_plain)}\n".encode())
+    return count
+
+
+def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    assert iter(rows) is not rows, "parquet goes through the rows twice"
+    types = {name: pyarrow.null() for name in columns}
+    for chunk in _chunks(rows):
+        for name in columns:
+            types[name] = _common(name, types[name], [row.get(name) for row in chunk])
+    count = 0
+    with pyarrow.parquet.ParquetWriter(stream, pyarrow.schema(list(types.items()))) as writer:
+        for chunk in _chunks(rows):
+            arrays = {name: pyarrow.array([row.get(name) for row in chunk], kind) for name, kind in types.items()}
+            writer.write_table(pyarrow.table(arrays))
+            count += len(chunk)
+    return count
+
+
+def _common(name: str, known: Any, cells: list[Any]) -> Any:
+    """The type that holds the cells of a column so far and these. Raises UsageError."""
+    import pyarrow
+
+    try:
+        schemas = [pyarrow.schema([(name, known)]), pyarrow.schema([(name, pyarrow.array(cells).type)])]
+        return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"column {name!r} does not fit into parquet: {error}") from error
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rest = iter(rows)
+    while chunk := list(islice(rest, ROWS_AT_ONCE)):
+        yield chunk

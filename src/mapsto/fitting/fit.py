@@ -1,0 +1,239 @@
+"""fit and pretrain are the same call: read the rows, make or take a model, run the loop, save the mapping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mapsto import files as checkpoint
+from mapsto import zoo
+from mapsto.data import corpus, shards
+from mapsto.data import table as tables
+from mapsto.distributed import Ranks, join
+from mapsto.errors import UsageError
+from mapsto.fitting import run_folder as folder
+from mapsto.fitting.hyperparameters import choose_method, make_objective, make_plan
+from mapsto.fitting.outcome import _command, _report, _scored, _watcher, write_rejected
+from mapsto.fitting.probe import _calibrated, frozen, probe
+from mapsto.fitting.setup import Work, prepare
+from mapsto.fitting.start import begin
+from mapsto.model import lora
+from mapsto.model.mapping import Mapping
+from mapsto.options import Options
+from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import peft_adapter as adapter
+from mapsto.progress import Progress, duration, tensorboard
+from mapsto.task.arrow import parse
+from mapsto.training.data_parallel import Replicas
+from mapsto.training.loop import Plan, Training, space
+from mapsto.training.objectives import Objective
+
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
+
+
+def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
+    """`fit` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`.
+
+    Raises UsageError for an arrow that hides nothing, and what `fit` raises.
+    """
+    arrow = what if "->" in what else f"~{what} -> {what}"
+    if not parse(arrow).corrupted:
+        raise UsageError(f"{arrow} hides nothing, so it is no pretraining; fit learns it: mapsto fit {arrow!r} …")
+    return fit(arrow, data, out, **given)
+
+
+def fit(
+    arrow: str,
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    start: str | Path | Mapping | None = None,
+    like: str | Path | None = None,
+    test: Any = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    searched: Dict[str, Any] | None = None,
+) -> Mapping:
+    """Train the map that `arrow` names on `data` (a path, a DataFrame, a list of dicts, a data set) and return it.
+
+    start: a folder, hub name or mapping whose weights to begin with. like: a folder whose shape and tokenizer to take
+    with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
+    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises
+    UsageError, DataError, CheckpointError, RunError.
+    """
+    began = time.monotonic()
+    ranks = join()
+    options, progress = options or Options(), progress if progress and ranks.main else Progress()
+    wanted = parse(arrow)
+    run = None if out is None else Path(out)
+    if run is not None:
+        ranks.on_main(lambda: folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
+    with ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(folder.locked(run, progress.say)))
+        work = _prepared(
+            lambda kept: prepare(
+                wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
+            ),
+            run if corpus.takes(wanted) else None,
+            ranks,
+            progress.say,
+        )
+        if run is not None and overwrite:
+            ranks.on_main(lambda: _make_room(run, work, ranks.restarts > 0))
+        # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
+        if (
+            run is not None
+            and ranks.restarts
+            and ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options)))
+        ):
+            progress.say(f"{run} was finished before the processes were started again")
+            return ranks.each(lambda: model_folder_module.load(run))
+        method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
+        training = Training(
+            work.mapping,
+            work.examples,
+            plan,
+            work.device,
+            run,
+            _watcher(work.watched, work.device, ranks),
+            progress,
+            options.workers,
+            tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
+            layout,
+            objective,
+        )
+        unlearnt = frozen(work.mapping, work.examples, work.device) if method == "contrast" else None
+        state = training.run()
+        work = replace(work, mapping=training.mapping)
+        objective.finish(work.mapping)
+        work.mapping.trained_with = plan.optimizer
+        updates = lora.merge(work.mapping)
+        if method == "contrast":
+            probe(work.mapping, work.examples, work.device, options.seed, unlearnt)
+        temperatures = _calibrated(work, progress.say)
+
+        paths = [path for path in (data, test, start) if path is not None]
+        command = _command(work, data, test, start) if all(tables.is_path(path) for path in paths) else None
+
+        def finish() -> None:
+            scores, found = _scored(work, progress)
+            if run is not None:
+                findings = [] if found is None else _report(run, found, work, command, progress.say)
+                reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
+                provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
+                provenance |= {"objective": options.objective} if wanted.corrupted else {}
+                provenance |= {"search": searched} if searched else {}
+                provenance |= {"temperatures": temperatures} if temperatures else {}
+                known = zoo.family(work.mapping.config.family)
+                if updates and (known.renamed or known.tower):
+                    progress.say(
+                        "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
+                    )
+                elif updates:
+                    adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
+                model_folder_module.save(work.mapping.float(), run, provenance, scores, findings)
+                progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
+
+        ranks.on_main(finish)
+    return work.mapping
+
+
+def _make_room(run: Path, work: Work, again: bool) -> None:
+    """Take away the run that the folder holds; not where processes were started `again` and it is this one."""
+    if not again or folder.holds_another(run, work.facts, work.options):
+        folder.clear(run)
+
+
+def _prepared(
+    prepare: Callable[[shards.Kept | None], Work], run: Path | None, ranks: Ranks, say: Callable[[str], None]
+) -> Work:
+    """What `prepare` gives in every process. Where it makes shards, in the folder `run`, all look at what is there already, the
+    main process makes what is missing and the others open it."""
+    if run is None:
+        return ranks.each(lambda: prepare(None))
+    ranks.each(lambda: folder.require_shared(run))
+    kept = shards.look(run, ranks, say)
+    made = ranks.on_main(lambda: prepare(kept))
+    return ranks.each(lambda: made or prepare(None))
+
+
+def _planned(
+    work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
+) -> tuple[str, Plan, Replicas, Objective]:
+    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
+
+    Also where its weights live.
+    """
+    options, mapping = work.options, work.mapping
+    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
+    objective = make_objective(method, options, mapping, work.examples)
+    if objective.compares and ranks.size > 1:
+        raise UsageError(
+            f"{objective.compares} ({why}) compares rows within one process; give another, or start one process"
+        )
+    _require_same(work.facts, ranks)
+    recorded = ranks.tell(
+        None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
+    )
+    if method in ("probe", "probe+full"):
+        probe(mapping, work.examples, work.device, options.seed)
+    if options.shard and (options.lora is not None or type(objective) is not Objective):
+        raise UsageError("--shard divides a model that is trained as a whole by its own losses; leave --shard out here")
+    layout = _laid_out(mapping, options, ranks)
+    if recorded is not None:
+        plan = Plan(**recorded)
+        plan = replace(plan, save_every=options.save_every or plan.save_every)
+    else:
+        start, device = work.beginning, work.device
+        plan = make_plan(
+            options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
+        )
+        plan = Plan(**ranks.tell(asdict(plan)))
+
+        def record() -> None:
+            if run is not None:
+                checkpoint.require_space(run, space(mapping, plan))
+                write_rejected(run, work.rejected)
+                folder.record_run(run, work.facts, asdict(plan))
+
+        ranks.on_main(record)
+    parameters = sum(p.numel() for p in mapping.parameters())
+    held = f" + {work.facts['held_out']:,} held out" if work.facts["held_out"] else ""
+    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not work.pretraining:
+        how = f"method {method} ({why}): {METHODS[method].format(how)}"
+    rows = f"{work.facts['rows']:,} rows{held}"
+    say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
+    return method, plan, layout, objective
+
+
+def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
+    """Raise UsageError when the processes have not read the same data, start and options."""
+    theirs = ranks.tell({name: facts[name] for name in (*folder.SAME, "options")})
+
+    def compare() -> None:
+        differing = [name for name in theirs if facts[name] != theirs[name]]
+        if differing:
+            raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
+
+    ranks.each(compare)
+
+
+def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
+    """Where the weights live, as the options say."""
+    if not options.shard:
+        return Replicas(ranks, mapping)
+    from mapsto.training import fsdp as shard
+
+    return shard.Shards(ranks, mapping)

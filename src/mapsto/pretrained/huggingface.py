@@ -1,0 +1,296 @@
+"""Published folders: opened into weights under our names, and written so that `transformers` opens them as they stand.
+
+What a family calls its weights and settings is told by its file in zoo/; which files a folder has, what is refused and
+what a classifier's head means is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mapsto import files as checkpoint
+from mapsto import kinds, zoo
+from mapsto.errors import CheckpointError, MapstoError
+from mapsto.files import CONVERT, PICKLED, open_tensors, read_json
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.mae_decoder import Decoder
+from mapsto.model.mapping import Mapping, Unset
+from mapsto.model.transformer import Transformer, make_norm
+from mapsto.pretrained import sentence_transformers as sentence
+from mapsto.pretrained.weight_names import _ours, _says_decoder, renamed, task_of, weights
+from mapsto.task.source import Source
+from mapsto.zoo import Family
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+
+
+POOLING = "mapsto_pooling"
+
+
+DECODER, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
+
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """An opened checkpoint. `labels` are the classes of its classifier, in order, and `answered` the kind that this answers."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    sources: dict[str, Source]
+    labels: list[str] | None
+    folder: Path
+    notes: tuple[str, ...] = ()
+    answered: str = "label"
+
+
+def open(name: str) -> Start:
+    """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
+    folder = _find(name)
+    if not (folder / CONFIG).exists():
+        raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG}")
+    raw = read_json(folder / CONFIG)
+    if "auto_map" in raw:
+        raise CheckpointError(
+            f"{folder / CONFIG} asks to run code that the checkpoint brings (auto_map), which mapsto never does; "
+            "where its model_type is one of the supported ones, take auto_map out of config.json"
+        )
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.families())}")
+    family = zoo.family(kind)
+    try:
+        config = _config(family, raw, kind)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        if isinstance(error, MapstoError):
+            raise
+        raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
+    chosen = zoo.of(config)
+    for file, remedy in chosen.requires.items():
+        if not (folder / file).exists():
+            raise CheckpointError(f"{folder} has no {file}: {remedy}")
+    if DECODER in raw:
+        config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
+    notes: list[str] = []
+    given = _weights(folder)
+    tensors = _ours(chosen, given, min(config.counted, len(given)) + 1, folder, notes)
+    if not any(name.startswith("decoder.") for name in tensors):
+        config = replace(config, decoder=None)
+    if config.transformer.languages:
+        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
+    named = tensors.get(f"{kinds.target('boxes').stem}.named.bias") if "boxes" in chosen.names else None
+    if named is None:
+        answered, labels = "label", _labels(raw, chosen, tensors, notes)
+    else:  # the last one says that there is nothing
+        answered, labels = "boxes", _names(raw, len(named) - 1, notes)
+    config = _pooled(config, raw, tensors, labels)
+    config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
+    stem = f"embedders.{chosen.reads}."
+    weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
+    source = kinds.source(chosen.reads).open(folder, weights, config.front)
+    if source.longest is not None:
+        config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
+    layers = (config.transformer.layers - 1) * config.between
+    if (source.queries, source.between) != (config.queries, layers):
+        raise CheckpointError(
+            f"{folder}: config.json says {config.queries} learnt queries, and positions again behind {layers} layers; "
+            f"the weights have {source.queries}, and those for {source.between}"
+        )
+    _require_body(config, source, tensors, folder)
+    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
+
+
+def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
+    """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
+    chosen, task, config = zoo.of(mapping.config), task_of(mapping), mapping.config
+    raw: dict[str, Any] = {
+        "architectures": [chosen.architectures[task]],
+        "model_type": config.family,
+        "dtype": "float32",
+    }
+    if task == "label" and config.pooling == "normed_mean":
+        raw[POOLING] = config.pooling
+        config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
+    shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    if chosen.tower is not None and task != "body":
+        shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
+    raw |= shape
+    if mapping.decoder is not None and not _says_decoder(config):
+        raw[DECODER] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
+    if labels:
+        raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        raw["label2id"] = {label: i for i, label in enumerate(labels)}
+    tensors = renamed(mapping, weights(mapping))
+    if chosen.counter:
+        beside, end = chosen.counter
+        stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
+        tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
+    content = safetensors.torch.save(tensors, {"format": "pt"})
+    checkpoint.require_space(folder, len(content))
+    checkpoint.write_atomic(folder / WEIGHTS, content)
+    if config.sentence is not None:
+        sentence.write(config.sentence, config.transformer.width, folder)
+    checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
+    """A decoder of these DECODER_SIZES for a stack, and otherwise like it."""
+    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
+
+
+def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
+    said = raw[DECODER]
+    if not isinstance(said, dict):
+        raise CheckpointError(f"config.json: {DECODER} says no sizes, but {said!r}")
+    return {name: zoo.whole(said, name) for name in DECODER_SIZES}
+
+
+def _find(name: str) -> Path:
+    """The folder called `name`, or the hub's snapshot of it; the network is asked for nothing else."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(
+            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
+        )
+    first = Path(path.parts[0]) if len(path.parts) > 1 else None
+    if not HUB_NAME.fullmatch(name) or (first is not None and first.exists()):
+        raise CheckpointError(f"there is no folder {name}")
+    from huggingface_hub import (
+        errors,
+        snapshot_download,
+    )  # half a second to import, for nothing where a folder is named
+
+    away = (
+        errors.HfHubHTTPError,
+        errors.HFValidationError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+    )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (*away, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
+
+
+def _config(family: Family, raw: Dict[str, Any], kind: str) -> ModelConfig:
+    """What a config.json of model_type `kind` says, if of several towers, of the one that is read."""
+    tower = family.tower
+    if tower is None:
+        return replace(family.read(raw), family=kind)
+    return replace(family.read(raw[tower.key] if kind == tower.whole else raw), family=tower.own)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).exists():
+        return open_tensors(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        files = sorted({str(file) for file in dict(read_json(folder / INDEX).get("weight_map") or {}).values()})
+        for file in files:
+            if Path(file).name != file or not file.endswith(".safetensors"):
+                raise CheckpointError(
+                    f"{folder / INDEX} names the file {file!r}, which is no safetensors file beside it"
+                )
+        return {key: tensor for file in files for key, tensor in open_tensors(folder / file).items()}
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise CheckpointError(f"{folder} has no {WEIGHTS}, only {', '.join(pickled[:3])}: {CONVERT}")
+    raise CheckpointError(f"{folder} has no {WEIGHTS}")
+
+
+def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
+    """The classes of a classifier over whole texts; the head of any other task is left out, with a note."""
+    if "classifier.weight" not in tensors:
+        return None
+    classes = len(tensors["classifier.weight"])
+    published = chosen.architectures.get("label")
+    architectures = raw.get("architectures") or [published]
+    if not isinstance(architectures, list):
+        raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
+    single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
+    if published not in (None, architectures[0]) or not single:
+        for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
+            del tensors[name]
+        notes.append(f"the head of {architectures[0]} is for another task and was left out")
+        return None
+    return _names(raw, classes, notes)
+
+
+def _names(raw: Dict[str, Any], classes: int, notes: list[str]) -> list[str]:
+    """What config.json calls so many classes."""
+    names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(classes)}
+    try:
+        labels = [str(names[str(i)]) for i in range(classes)]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
+    repeated = {label for label, count in Counter(labels).items() if count > 1}
+    if repeated:  # ImageNet has two cranes
+        labels = [f"{label} ({i})" if label in repeated else label for i, label in enumerate(labels)]
+        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers tell them apart")
+    if len(set(labels)) < len(labels) or len(names) != classes:
+        raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
+    return labels
+
+
+def _pooled(
+    config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
+) -> ModelConfig:
+    """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
+    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
+    layers share their weights no such layer can be written, so the first token is read."""
+    if raw.get(POOLING) == "normed_mean":
+        last = config.transformer.layers - 1
+        for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
+            del tensors[name]
+        return replace(config, pooling="normed_mean", transformer=replace(config.transformer, layers=last))
+    if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
+        return replace(config, pooling="normed_mean")
+    return config
+
+
+def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
+    shape = config.transformer
+    deep = sum(config.front.depths) if config.front else 0
+    for stack in filter(None, (shape, config.decoder)):
+        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0  # into heads of an even width
+        if not splits or max(stack.blocks, deep) > len(tensors):
+            raise CheckpointError(
+                f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
+            )
+    with torch.device("meta"), Unset():
+        embedder = source.embedder(shape.input_width)
+        parts: dict[str, torch.nn.Module] = {"transformer": Transformer(shape), f"embedders.{source.kind}": embedder}
+        parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
+        if config.decoder is not None:
+            places = {source.kind: source.placer(config.decoder.width)}
+            parts["decoder"] = Decoder(shape.width, config.decoder, places)
+        wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
+    more = [name for name in tensors if name.startswith("decoder.") and name not in wanted]
+    if more:
+        raise CheckpointError(f"{folder} has weights of a decoder that config.json does not say: {', '.join(more[:5])}")
+    for name, size in wanted.items():
+        if name not in tensors:
+            raise CheckpointError(f"{folder} lacks the weight {name}")
+        if tensors[name].shape != size:
+            raise CheckpointError(
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}"
+            )

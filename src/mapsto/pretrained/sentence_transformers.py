@@ -1,0 +1,108 @@
+"""The files beside a model folder that make it a sentence encoder, as sentence-transformers lays them out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mapsto.errors import CheckpointError
+from mapsto.files import read_any_json, read_json, write_atomic
+from mapsto.model.config import SentenceConfig
+
+MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
+
+
+FILES = (MODULES, SETTINGS, POOLING)
+
+
+PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
+
+
+MODES = {"cls": "first", "mean": "mean"}
+
+
+FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+
+
+PACKAGE = "sentence_transformers."
+
+
+STACK = ("Transformer", "Pooling", "Normalize")
+
+
+BARE = f"take {MODULES} out to open the bare encoder"
+
+
+def read(folder: Path, longest: int) -> SentenceConfig | None:
+    """How the sentence encoder in `folder` makes its vectors, of a stack that takes `longest` tokens; None if it is none.
+
+    Raises CheckpointError for parts that would make other vectors than those known here.
+    """
+    if not (folder / MODULES).exists():
+        return None
+    modules = read_any_json(folder / MODULES)
+    try:
+        types, paths = [str(module["type"]) for module in modules], [str(module["path"]) for module in modules]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MODULES} is no list of modules") from error
+    names = tuple(name.rpartition(".")[2] for name in types)
+    if names not in (STACK[:2], STACK) or not all(name.startswith(PACKAGE) for name in types):
+        raise CheckpointError(
+            f"{folder / MODULES} asks for {', '.join(types) or 'nothing'}; supported are {STACK[0]}, {STACK[1]} and, "
+            f"behind them, {STACK[2]}; {BARE}"
+        )
+    if paths[0] not in ("", ".") or Path(paths[1]).name != paths[1]:
+        raise CheckpointError(
+            f"{folder / MODULES} has its parts in {paths[0]!r} and {paths[1]!r}, not beside it; {BARE}"
+        )
+    if (folder / PROMPTS).exists() and (prompt := read_json(folder / PROMPTS).get("default_prompt_name")) is not None:
+        raise CheckpointError(
+            f"{folder / PROMPTS} lays the prompt {prompt!r} before each text, which is not supported; {BARE}"
+        )
+    mode = _mode(folder / paths[1] / "config.json")
+    return SentenceConfig(MODES[mode], len(names) == len(STACK), _longest(folder, longest))  # type: ignore[arg-type]
+
+
+def _mode(path: Path) -> str:
+    """The one way of pooling; of old files the one flag that is set."""
+    raw = read_json(path)
+    said = raw.get("pooling_mode")
+    if said is None:
+        flags = [name for name, value in raw.items() if name.startswith("pooling_mode_") and value]
+        said = [FLAGS.get(name, name) for name in flags] or "mean"
+    modes = [said] if isinstance(said, str) else said
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in MODES:
+        raise CheckpointError(f"{path} pools by {said!r}; supported is one of {', '.join(MODES)}; {BARE}")
+    return str(modes[0])
+
+
+def _longest(folder: Path, most: int) -> int:
+    """How many tokens of a text are read, at most `most`: what the encoder's own file says, else its tokenizer."""
+    limits = []
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        raw = read_json(path)
+        if raw.get("do_lower_case"):
+            raise CheckpointError(f"{path}: do_lower_case is not supported; {BARE}")
+        limits.append(raw.get("max_seq_length"))
+    if (folder / TOKENIZER).exists():
+        limits.append(read_json(folder / TOKENIZER).get("model_max_length"))
+    return int(min(most, next((limit for limit in limits if isinstance(limit, int | float) and limit >= 1), most)))
+
+
+def write(said: SentenceConfig, width: int, folder: Path) -> None:
+    """Write the files that `read` reads, in the layout that every version of sentence-transformers opens."""
+    stack = STACK if said.unit else STACK[:2]
+    paths = ("", Path(POOLING).parent.name, "2_Normalize")
+    modules = [
+        {"idx": i, "name": str(i), "path": paths[i], "type": f"{PACKAGE}models.{name}"} for i, name in enumerate(stack)
+    ]
+    flags = {flag: MODES[mode] == said.pooling for flag, mode in FLAGS.items()}
+    contents: dict[str, Any] = {
+        SETTINGS: {"max_seq_length": said.longest, "do_lower_case": False},
+        POOLING: {"word_embedding_dimension": width, **flags},
+        MODULES: modules,
+    }
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,311 @@
+"""Text ↔ token ids: training, opening and saving a tokenizer. Wraps the `tokenizers` library.
+
+Legend of shapes: n tokens of one text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from mapsto.errors import CheckpointError, RunError, UsageError
+from mapsto.text import tokenizer_files as files
+from mapsto.text import vocabulary as vocabularies
+from mapsto.text.encoding import Encoded, Ids, unspaced
+from mapsto.text.vocabulary import OWN_SPECIAL, Style, no_text, template
+
+CHUNK = 4096
+
+
+PROBE = "the old river mill, 17 times past a WISE 今天 season, don't end ſo"
+
+
+class _Frame(NamedTuple):
+    opening: tuple[int, ...]
+    joining: tuple[int, ...]
+    closing: tuple[int, ...]
+    second_type: int
+
+
+class Tokenizer:
+    """A trained or published tokenizer.
+
+    `opening`, `joining` and `closing` are the ids that frame the pieces of an example: opening + ids + closing, then
+    for each further piece joining + ids + closing (BERT: [CLS] a [SEP] b [SEP]; RoBERTa: <s> a </s></s> b </s>).
+    The name of a special token in a text, such as "[MASK]", is read as that token, as transformers does.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+        self._backend = backend
+        self._config = dict(config)
+        backend.no_truncation()
+        backend.no_padding()
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._roles = files.roles_of(self._config, vocabulary)
+        self.size: int = max(vocabulary.values(), default=-1) + 1
+        if backend.post_processor is None:
+            _frame_by_roles(backend, self._roles, self._config)
+        self._frame = _read_frame(backend)
+        self.opening, self.joining, self.closing = self._frame[:3]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Tokenizer:
+        """Open a model folder, or the tokenizer.json or vocab.txt in one.
+
+        Raises CheckpointError when there is none, or what is there is damaged.
+        """
+        backend, config = files.open_backend(Path(path))
+        with files.refusing(path):
+            return cls(backend, config)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], size: int | None = None, style: Style = "wordpiece", share: float = 1.0
+    ) -> Tokenizer:
+        """Learn a vocabulary from `texts`; the same texts give the same one, bit for bit.
+
+        style "wordpiece": lower-cased, Chinese characters apart, characters seen less than twice unknown.
+        style "bytes": byte-level BPE, loses nothing: `decode(ids) == text`.
+        size: the most tokens it may have, see `vocabulary_size` for what None gives; fewer when the texts have fewer.
+        share: which part of the corpus the texts are.
+        Raises UsageError for an unknown style or a size that is too small, DataError when there is no text.
+        """
+        backend = vocabularies.train(list(texts), size, style, share)
+        roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OWN_SPECIAL, strict=True))
+        return cls(backend, {**roles, "clean_up_tokenization_spaces": False})
+
+    @classmethod
+    def from_state(cls, state: str) -> Tokenizer:
+        """The tokenizer that `state()` described. Raises CheckpointError when `state` is damaged."""
+        with files.refusing("tokenizer state"):
+            parts = json.loads(state)
+            return cls(files.from_parts(parts["tokenizer"]), parts["config"])
+
+    def state(self) -> str:
+        """All there is to know about this tokenizer, as JSON."""
+        parts = {"config": self._config, "tokenizer": json.loads(self._backend.to_str())}
+        return json.dumps(parts, ensure_ascii=False, sort_keys=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of what decides which ids a text gets."""
+        decisive = {"roles": self._roles, "tokenizer": json.loads(self._backend.to_str())}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({type(self._backend.model).__name__}, {self.size} tokens)"
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokens, offsets and words of each text: whole, without its frame. Raises DataError for what is no text."""
+        texts = _checked(texts)
+        try:
+            found = self._backend.encode_batch(texts, add_special_tokens=False)
+        except TypeError as error:
+            raise no_text(texts) from error
+        return [Encoded(text, encoding) for text, encoding in zip(texts, found, strict=True)]
+
+    def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
+        """The ids of `encode_batch` alone: faster, and small enough in memory for a whole corpus."""
+        return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
+
+    def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids of all texts end to end, and how many each text has."""
+        lists = list(self._fast(texts))
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+        return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
+
+    def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
+        """The ids of each text; of a long one a part at a time, where that gives the same."""
+        rest = iter(_checked(texts))
+        before = 0
+        while chunk := list(islice(rest, CHUNK)):
+            try:
+                if max(map(len, chunk)) > vocabularies.AT_ONCE and self._parted:
+                    for text in chunk:
+                        each = (self._ids([part])[0] for part in vocabularies.parts(text))
+                        yield np.concatenate([np.array(ids, np.int32) for ids in each])
+                else:
+                    yield from self._ids(chunk)
+            except TypeError as error:
+                raise no_text(chunk, before) from error
+            before += len(chunk)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _parted(self) -> bool:
+        """Whether what stands behind a space gets the same ids without what stands before it."""
+        if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
+            return False
+        whole, *parted = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
+        return whole == list(chain.from_iterable(parted))
+
+    def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
+        """The text that `ids` stand for; special tokens are left out unless `keep_special`."""
+        numbers = np.asarray(ids, dtype=np.int64).tolist()
+        if not all(0 <= number < self.size for number in numbers):
+            raise UsageError(f"token ids must lie in 0 … {self.size - 1}; got {min(numbers)} … {max(numbers)}")
+        return self._backend.decode(numbers, skip_special_tokens=not keep_special)
+
+    def token(self, number: int) -> str | None:
+        """How the vocabulary writes token `number`, as "##ing"; None where it has a gap."""
+        return self._backend.id_to_token(number)
+
+    def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
+        """A tokenizer that reads each of these words as one token, and by new id the tokens that the word was cut into.
+
+        Words that are one token already stay as they are. A word is found where no letter touches it, but for words of
+        scripts without spaces, which are found everywhere.
+        """
+        wanted = list(dict.fromkeys(words))
+        cut = {
+            word: ids
+            for word, ids in zip(wanted, self.encode_ids(wanted), strict=True)
+            if len(ids) > 1 or self.unknown_id in ids.tolist()
+        }
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.add_tokens([tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in cut])
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        return Tokenizer(backend, self._config), {vocabulary[word]: ids for word, ids in cut.items()}
+
+    @property
+    def mask_id(self) -> int:
+        """Raises CheckpointError when this tokenizer has no token for hidden text."""
+        number = self._id_of("mask_token")
+        if number is None:
+            raise CheckpointError(
+                "this tokenizer has no mask token, so '~text' cannot hide anything: "
+                f"name one as mask_token in {files.SPECIAL_FILE}, or start from a model that was pretrained with masks"
+            )
+        return number
+
+    @property
+    def pad_id(self) -> int:
+        """What fills the end of a row, which nothing reads; 0 when the tokenizer names none."""
+        return self._id_of("pad_token") or 0
+
+    @property
+    def unknown_id(self) -> int | None:
+        return self._id_of("unk_token")
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids, rising, of tokens that stand for no text; the unknown token is one of them."""
+        added = self._backend.get_added_tokens_decoder()
+        marked = {number for number, token in added.items() if token.special}
+        named = {number for role in self._roles if (number := self._id_of(role)) is not None}
+        return tuple(sorted(marked | named))
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence the published model took, in tokens with their frame; None when it is not said."""
+        limit = self._config.get("model_max_length")
+        return int(limit) if isinstance(limit, int | float) and 0 < limit < files.NO_LIMIT else None
+
+    def save(self, folder: str | Path, max_length: int | None = None) -> None:
+        """Write files into `folder` that transformers.AutoTokenizer opens with the same ids and frame.
+
+        max_length: what the model takes, in tokens with their frame; None keeps what the opened folder said.
+        Raises RunError when `folder` cannot be written.
+        """
+        config = self._saved_config(max_length)
+        special = {
+            role: files.described(config[role]) for role in (*self._roles, *files.MORE_SPECIAL) if config.get(role)
+        }
+        written = {
+            files.TOKENIZER_FILE: self._backend.to_str(),
+            files.CONFIG_FILE: files.as_json(config),
+            files.SPECIAL_FILE: files.as_json(special),
+        }
+        target = Path(folder)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name, text in written.items():
+                (target / name).write_bytes(text.encode())
+        except OSError as error:
+            raise RunError(f"{target}: the tokenizer cannot be saved here ({error.strerror or error})") from error
+
+    def _id_of(self, role: str) -> int | None:
+        name = self._roles.get(role)
+        return None if name is None else self._backend.token_to_id(name)
+
+    def _saved_config(self, max_length: int | None) -> dict[str, Any]:
+        config = {key: value for key, value in self._config.items() if key not in files.NEVER_SAVED}
+        for role, name in self._roles.items():
+            config[role] = files.described(config.get(role) or name, typed=True)
+        if max_length is not None:
+            config["model_max_length"] = max_length
+        if "tokenizer_class" not in config:
+            config["tokenizer_class"] = files.GENERIC_CLASS
+            types = ["token_type_ids"] if self._frame.second_type else []
+            config.setdefault("model_input_names", ["input_ids", *types, "attention_mask"])
+        if config["tokenizer_class"] not in files.GENERIC_CLASSES and files.is_bert(self._backend.normalizer):
+            # transformers builds the normalizer of these classes from the config and lower-cases unless told.
+            for setting, attribute in files.BERT_SETTINGS.items():
+                config[setting] = getattr(self._backend.normalizer, attribute)
+        return config
+
+
+def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """Give a tokenizer that came without a frame the one its cls and sep tokens are made for; none without them."""
+    opening, closing = roles.get("cls_token"), roles.get("sep_token")
+    if opening is None or closing is None:
+        return
+    bert = str(config.get("tokenizer_class", "")).startswith(("Bert", "DistilBert")) or opening == "[CLS]"
+    backend.post_processor = template(backend, opening, closing, doubled=not bert, second_type=int(bert))
+
+
+def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
+    """The frame the post-processor puts around one text and between two, read off a text it has framed.
+
+    A pair that is not framed as opening + a + closing + joining + b + closing has no joining we could repeat.
+    """
+    probe = _probe(backend)
+    if probe is None:
+        return _Frame((), (), (), 0)
+    length = len(probe)
+    single = backend.post_process(probe, None, True)
+    first = single.special_tokens_mask.index(0)
+    opening, closing = tuple(single.ids[:first]), tuple(single.ids[first + length :])
+    pair = backend.post_process(probe, probe, True)
+    end = pair.special_tokens_mask.index(0) + length
+    second = pair.special_tokens_mask.index(0, end)
+    middle, tail = tuple(pair.ids[end:second]), tuple(pair.ids[second + length :])
+    regular = middle[: len(closing)] == closing == tail
+    return _Frame(opening, middle[len(closing) :] if regular else (), closing, pair.type_ids[second])
+
+
+def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
+    """Some text that gives plain tokens, encoded; None when there is none."""
+    known = (backend.id_to_token(number) for number in range(1000))
+    for text in chain(("a", "一"), (token for token in known if token)):
+        encoding = backend.encode(text, add_special_tokens=False)
+        if len(encoding) and not any(encoding.special_tokens_mask):
+            return encoding
+    return None
+
+
+def _checked(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise UsageError("a list of texts is needed, not one text")
+    return list(texts)

@@ -1,0 +1,223 @@
+"""The files of published tokenizers: opened into a backend of the `tokenizers` library, with what they say of its roles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import models, normalizers
+
+from mapsto.errors import CheckpointError, MapstoError, shorten
+from mapsto.text.vocabulary import bert_pipeline
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+CONFIG_FILE = "tokenizer_config.json"
+
+
+SPECIAL_FILE = "special_tokens_map.json"
+
+
+VOCABULARY_FILE = "vocab.txt"
+
+
+ADDED_FILE = "added_tokens.json"
+
+
+LARGEST_FILE = 256 << 20
+
+
+LARGEST_ID = 2**31 - 1
+
+
+NO_LIMIT = 10**9  # transformers writes 1e30 for "no longest text"
+
+
+# The names a token of each role goes by where no file says it, in order of preference.
+USUAL_NAMES = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": (),
+    "eos_token": (),
+}
+
+
+MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
+
+
+GENERIC_CLASS = "PreTrainedTokenizerFast"  # transformers 4 and 5 open tokenizer.json under it as it stands
+
+
+GENERIC_CLASSES = (GENERIC_CLASS, "TokenizersBackend")
+
+
+# Code to import, and paths of another machine.
+NEVER_SAVED = ("auto_map", "tokenizer_file", "special_tokens_map_file", "vocab_file")
+
+
+BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The backend of a model folder, or of the tokenizer.json or vocab.txt in one, and what its configs say.
+
+    Raises CheckpointError when there is none, or what is there is damaged.
+    """
+    file = _find(path)
+    config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
+    with refusing(file):
+        if file.name.endswith(".json"):
+            backend = from_parts(_read_object(file))
+            _apply_bert_settings(backend, config)
+        else:
+            config.setdefault("tokenizer_class", "BertTokenizer")
+            backend = _from_vocabulary(file, config)
+        _prove(backend)
+    return backend, config
+
+
+def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
+    """Role → token for the roles that have a token in the vocabulary: what the files say, else the usual names."""
+    roles = {}
+    for role, usual in USUAL_NAMES.items():
+        said = config.get(role)
+        said = said.get("content") if isinstance(said, dict) else said
+        names = (said,) if isinstance(said, str) else usual
+        if found := next((name for name in names if name in vocabulary), None):
+            roles[role] = found
+    return roles
+
+
+def described(token: Any, typed: bool = False) -> Any:
+    """A special token as its file writes it: one with properties is marked as such in the config alone."""
+    if not isinstance(token, dict):
+        return token
+    plain = {key: value for key, value in token.items() if key != "__type"}
+    return {"__type": "AddedToken", **plain} if typed else plain
+
+
+def is_bert(normalizer: object) -> bool:
+    """Whether text is made ready as BERT does it, by settings that a config may repeat."""
+    return isinstance(normalizer, normalizers.BertNormalizer)
+
+
+def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Where tokenizer_config.json and tokenizer.json differ on BERT's settings, transformers heeds the former."""
+    if config.get("tokenizer_class") in GENERIC_CLASSES or not is_bert(backend.normalizer):
+        return
+    normalizer = backend.normalizer
+    for setting, attribute in BERT_SETTINGS.items():
+        if setting in config:
+            setattr(normalizer, attribute, config[setting])
+    backend.normalizer = normalizer
+
+
+def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The backend that the object in a tokenizer.json describes. Raises what the library raises, and ValueError."""
+    model = parts["model"]
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and "merges" in model:
+        # The library slices the prefix off unseen; without one it can end the whole process.
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        if not all(second.startswith(prefix) for _, second in pairs):
+            raise ValueError(f"a merge whose second part does not begin with {prefix!r}")
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
+
+
+def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's old layout: one token a line, its number is the line's."""
+    lines = _read_text(file).removesuffix("\n").split("\n")
+    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
+    roles = roles_of(config, vocabulary)
+    if "unk_token" not in roles:
+        raise CheckpointError(f"{file}: the unknown token ([UNK]) is not among its {len(lines)} lines")
+    backend = bert_pipeline(models.WordPiece(vocab=vocabulary, unk_token=roles["unk_token"]), config)
+    backend.add_special_tokens(list(roles.values()))
+    added = _read_object(file.parent / ADDED_FILE)
+    for token, number in sorted(added.items(), key=lambda item: str(item[1]).zfill(12)):
+        backend.add_tokens([token])
+        if backend.token_to_id(token) != number:
+            raise CheckpointError(f"{file.parent / ADDED_FILE}: {token!r} cannot be token {number} of this vocabulary")
+    return backend
+
+
+def _find(path: Path) -> Path:
+    """The file that holds the vocabulary."""
+    if path.is_file():
+        if path.suffix in (".json", ".txt"):
+            return path
+        raise CheckpointError(f"{path}: no tokenizer; {TOKENIZER_FILE} or {VOCABULARY_FILE} is needed")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    for name in (TOKENIZER_FILE, VOCABULARY_FILE):
+        if (path / name).is_file():
+            return path / name
+    needed = f"{path}: no tokenizer here; {TOKENIZER_FILE} is needed (or the {VOCABULARY_FILE} of a BERT)"
+    older = sorted(file.name for file in path.iterdir() if file.suffix == ".model" or file.name == "vocab.json")
+    if older:
+        needed += (
+            f". {older[0]} is an older layout; convert it once with "
+            f"transformers.AutoTokenizer.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
+        )
+    raise CheckpointError(needed)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            raise CheckpointError(f"{file}: {size:,} bytes are too many; at most {LARGEST_FILE:,} are read")
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        value = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: broken JSON ({error}); fetch the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: a JSON object is needed, not {type(value).__name__}")
+    return value
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """As these files are written."""
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+
+
+def _prove(backend: tokenizers.Tokenizer) -> None:
+    """Fail now, not in the middle of a corpus, where a tokenizer lacks its unknown token or has impossible ids."""
+    backend.encode("a \U000e0fff一\x07", add_special_tokens=True)
+    highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    if not 0 <= highest <= LARGEST_ID:
+        raise ValueError("it has no tokens" if highest < 0 else f"token id {highest} is out of range")
+
+
+@contextmanager
+def refusing(place: Path | str) -> Iterator[None]:
+    """Raise CheckpointError for whatever else is raised inside, naming `place`."""
+    try:
+        yield
+    except (MapstoError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the Rust library is no Exception
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise CheckpointError(f"{place}: the tokenizers library cannot open it ({reason}); fetch it again") from error

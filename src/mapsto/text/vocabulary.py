@@ -1,0 +1,209 @@
+"""Learning a vocabulary from texts: WordPiece with Chinese characters apart, or byte-level BPE. Wraps `tokenizers`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from mapsto.errors import DataError, UsageError, near
+
+Style = Literal["wordpiece", "bytes"]
+
+
+STYLES: tuple[Style, ...] = ("wordpiece", "bytes")
+
+
+OWN_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+SMALLEST_SIZE, LARGEST_SIZE = 4096, 16384
+
+
+SIZE_STEP = 64
+
+
+LARGEST_ALPHABET = 0.75  # of the vocabulary
+
+
+LEAST_SEEN = 2
+
+
+AT_ONCE = 2**20  # characters; the library takes 170 bytes for each
+
+
+BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
+
+
+# Merging the pieces of a word takes the square of its length: five minutes for a megabyte without a space.
+ENDLESS = re.compile(r"(\S{1000})(?=\S)")
+
+
+def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
+    """A tokenizer of `style` with at most `size` tokens (None: see `vocabulary_size`), from texts that are this `share` of
+    the corpus. Raises UsageError, DataError.
+    """
+    if style not in STYLES:
+        raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
+    least = len(OWN_SPECIAL) + 256 + 1
+    if size is not None and not least <= size:
+        raise UsageError(f"a vocabulary of {size} tokens is too small; at least {least} are needed")
+    if not any(text.strip() for text in texts):
+        raise DataError("no text to learn a vocabulary from: all texts are empty")
+    corpus = round(sum(len(text.encode("utf-8", "replace")) for text in texts) / share)
+    texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", text))]
+    return _train_wordpiece(texts, size, corpus) if style == "wordpiece" else _train_bytes(texts, size, corpus)
+
+
+def parts(text: str) -> Iterator[str]:
+    """The text in parts of little more than AT_ONCE characters, which begin with a space between two words."""
+    start = 0
+    while found := BETWEEN_WORDS.search(text, start + AT_ONCE):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
+
+
+def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
+    """How many tokens a corpus of so many UTF-8 bytes can teach: 2 √bytes, within 4,096 and 16,384.
+
+    The distinct words of a text grow about as the square root of its length (Heaps' law): 4 MB give 4,096 tokens,
+    16 MB 8,000, 67 MB 16,384. `characters` is how many tokens its alphabet takes up; at least a quarter of the
+    vocabulary is left for longer pieces.
+    """
+    wanted = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
+    return min(math.ceil(wanted / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
+
+
+def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
+    backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
+    initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
+    size = size or vocabulary_size(corpus, len(initial) + len(inner))
+    # The trainer numbers the pieces "##c" in the order of a hash map and breaks ties by number: each run would learn
+    # another vocabulary. Handed over as special tokens they are numbered first. They are made plain ones below.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=LEAST_SEEN,
+        special_tokens=[*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)],
+        initial_alphabet=initial,
+        limit_alphabet=len(initial),
+        show_progress=False,
+    )
+    with reading(texts):
+        backend.train_from_iterator(texts, trainer, length=len(texts))
+    model = models.WordPiece(vocab=backend.get_vocab(with_added_tokens=False), unk_token="[UNK]")
+    finished = bert_pipeline(model, {"strip_accents": False})
+    finished.add_special_tokens(list(OWN_SPECIAL))
+    finished.post_processor = template(finished, "[CLS]", "[SEP]")
+    return finished
+
+
+def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size or vocabulary_size(corpus),
+        min_frequency=LEAST_SEEN,
+        special_tokens=list(OWN_SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    with reading(texts):
+        backend.train_from_iterator(texts, trainer, length=len(texts))
+    trim = processors.ByteLevel(trim_offsets=True, add_prefix_space=False)
+    backend.post_processor = processors.Sequence([trim, template(backend, "[CLS]", "[SEP]")])
+    return backend
+
+
+def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+    """The characters worth a token, and those among them that occur inside words; together at most `most`."""
+    words: Counter[str] = Counter()
+    waiting: list[str] = []
+    size = 0
+    with reading(texts):
+        for number, text in enumerate(texts, 1):
+            waiting.append(text)
+            size += len(text)
+            if size >= AT_ONCE or number == len(texts):
+                words.update(backend.normalizer.normalize_str("\n".join(waiting)).split())
+                waiting, size = [], 0
+    seen, seen_inside = _count_characters(backend, words)
+    enough = {character for character, times in seen.items() if times >= LEAST_SEEN} or set(seen)
+    initial: list[str] = []
+    room = most
+    for character in sorted(enough, key=lambda character: (-seen[character], character)):
+        room -= 1 + (character in seen_inside)
+        if room < 0:
+            break
+        initial.append(character)
+    return sorted(initial), sorted(seen_inside.intersection(initial))
+
+
+def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -> tuple[Counter[str], set[str]]:
+    """How often each character occurs, and which ones stand behind another in the same word."""
+    seen: Counter[str] = Counter()
+    behind: set[tuple[str, str]] = set()
+    for word, times in words.items():
+        for character in word:
+            seen[character] += times
+        behind.update(pairwise(word))
+    split = backend.pre_tokenizer.pre_tokenize_str
+    joins = {character for character in seen if len(split(f"a{character}a")) == 1}
+    return seen, {after for before, after in behind if before in joins and after in joins}
+
+
+def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The pipeline of BERT around `model`; `settings` as tokenizer_config.json names them."""
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    return backend
+
+
+def template(
+    backend: tokenizers.Tokenizer, opening: str, closing: str, doubled: bool = False, second_type: int = 0
+) -> processors.TemplateProcessing:
+    """The frame of one text and of two: `doubled` closes the first one twice, as RoBERTa does."""
+    single = [f"{opening}:0", "$A:0", f"{closing}:0"]
+    joining = [f"{closing}:0"] if doubled else []
+    return processors.TemplateProcessing(
+        single=single,
+        pair=[*single, *joining, f"$B:{second_type}", f"{closing}:{second_type}"],
+        special_tokens=[(name, backend.token_to_id(name)) for name in dict.fromkeys((opening, closing))],
+    )
+
+
+@contextmanager
+def reading(texts: Sequence[str]) -> Iterator[None]:
+    """Say which of the texts was none when the library stumbles over it."""
+    try:
+        yield
+    except (TypeError, UnicodeError) as error:
+        raise no_text(texts) from error
+
+
+def no_text(texts: Sequence[object], before: int = 0) -> Exception:
+    """What to raise for the first of `texts` that has no UTF-8 form; `before` texts came earlier."""
+    for number, text in enumerate(texts, start=before):
+        if not isinstance(text, str):
+            return DataError(f"text {number} (counted from 0) is a {type(text).__name__}, not a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            broken = f"U+{ord(text[error.start]):04X}"
+            return DataError(f"text {number} (counted from 0) holds half a character, {broken} at {error.start}")
+    return AssertionError("every text is one")

@@ -1,0 +1,295 @@
+"""A close look at answers: slices that stand out and those that do not, labels that are wrong, confidence that can be kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import in_a_browser, run, sentences
+from sklearn.metrics import log_loss
+
+import mapsto
+from mapsto import kinds
+from mapsto.data import table as data
+from mapsto.data.rows import bind_to, read_rows
+from mapsto.errors import Finding
+from mapsto.evaluation.error_analysis import scrutinize
+from mapsto.evaluation.evaluate import Answers, Evaluation
+from mapsto.evaluation.report import evaluated
+from mapsto.evaluation.report_sections import failures
+from mapsto.explain.attribution import Part
+from mapsto.model.layers import Linear
+from mapsto.task.arrow import parse
+
+
+def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:
+    """A model that is right four times in five, and less often where the place is `wrong_in`."""
+    rng = np.random.default_rng(seed)
+    places = rng.choice(["north", "south", "east"], count)
+    truth = rng.integers(0, 3, count)
+    right = rng.random(count) < np.where(places == wrong_in, 0.4, 0.85)
+    said = np.where(right, truth, (truth + rng.integers(1, 3, count)) % 3)
+    outputs = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+    outputs[torch.arange(count), torch.from_numpy(said)] += 2 + 3 * torch.from_numpy(rng.random(count)).float()
+    given = truth.copy()
+    given[:mislabelled] = (truth[:mislabelled] + 1) % 3
+    outputs[torch.arange(mislabelled), torch.from_numpy(truth[:mislabelled])] += 8
+    table = data.read(
+        [
+            {
+                "text": f"row {i} {'x' * (i % 40)}",
+                "place": str(places[i]),
+                "number": float(rng.random()),
+                "label": f"c{given[i]}",
+            }
+            for i in range(count)
+        ]
+    )
+    arrow = bind_to(parse("text -> label"), table)
+    target = kinds.target("label")()
+    rows = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    target.learn(rows.targets[0])
+    return Answers(arrow, target, rows, rows.targets[0], outputs)
+
+
+def test_confidence_is_held_against_what_it_is_about() -> None:
+    """Sets of labels that are as often wholly right as they say lie on the diagonal, although half of a set may be right more
+    often."""
+    share = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    true = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1)) < share
+    target, output = kinds.target("labels")(["a", "b", "c"]), torch.logit(share, 1e-6)
+    truths = [tuple(name for name, has in zip("abc", row, strict=True) if has) for row in true.tolist()]
+    sure, right, worth = target.confidence(output), target.borne_out(output, truths), target.gains(output, truths)
+    assert sure is not None and right is not None and worth is not None
+    assert right.mean() == pytest.approx(sure.mean(), abs=0.01) and worth.mean() > sure.mean() + 0.1
+
+
+def test_a_slice_that_fails_is_found() -> None:
+    look = scrutinize(answers(wrong_in="east"))
+    assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out
+    assert look.slices[0].score.high < look.slices[0].others
+    assert {part.name.split(" ")[0] for part in look.slices} == {"place", "number", "length", "truth"}
+    assert not any("rare" in part.name or "blank" in part.name for part in look.slices)
+
+
+def test_every_column_of_a_table_is_looked_at(tmp_path: Path) -> None:
+    """As CSV has them: numbers as text, blank cells, more values than can be looked at; and classes too rare to stand alone."""
+    labels = ["good", "bad", *(f"rare {i}" for i in range(5))]
+    rows = [
+        {
+            "text": f"row {i}",
+            "label": labels[i % 100 % 2] if i % 20 else labels[2 + i // 20 % 5],
+            "size": None if i % 10 == 0 else i,
+            "town": f"town {i % 3}" if i % 2 else f"farm {i}",
+        }
+        for i in range(400)
+    ]
+    data.write_rows(tmp_path / "test.csv", ["text", "label", "size", "town"], rows)
+    table = data.read(tmp_path / "test.csv")
+    arrow, target = bind_to(parse("text -> label"), table), kinds.target("label")(labels)
+    read = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    outputs = torch.randn(400, len(labels), generator=torch.Generator().manual_seed(0))
+    look = scrutinize(Answers(arrow, target, read, read.targets[0], outputs))
+    assert look is not None
+    found = {part.name: part.score.n for part in look.slices}
+    assert found["size is blank"] == 40 and found["truth is one of 5 rare classes"] == 20
+    assert sum(n for name, n in found.items() if name.startswith("size ") and "blank" not in name) == 360
+    assert {name for name in found if name.startswith("town")} == {f"town is town {i}" for i in range(3)}
+
+
+@pytest.mark.parametrize("sure", [0.5, 0.7004, 0.99996, 1.0])
+def test_thresholds_hold_as_they_are_typed(sure: float) -> None:
+    given = answers()
+    logit = torch.tensor(sure, dtype=torch.float64).logit(eps=1e-9) + np.log(2)
+    given.outputs[:] = torch.tensor([float(logit), 0.0, 0.0])
+    look = scrutinize(given)
+    assert look is not None
+    (kept,) = look.kept
+    assert kept.coverage == 1 and float(kept.shown) == kept.threshold <= given.target.confidence(given.outputs).min()
+    assert kept.threshold == pytest.approx(sure, abs=1e-3)
+
+
+def test_looking_at_many_slices_finds_nothing_where_there_is_nothing() -> None:
+    """Without a correction a dozen slices would stand out in about half of the trials."""
+    found = [scrutinize(answers(300, seed=seed)) for seed in range(40)]
+    alarms = sum(any(part.stands_out for part in look.slices) for look in found if look is not None)
+    assert alarms <= 5
+
+
+def test_labels_that_are_wrong_are_found() -> None:
+    look = scrutinize(answers(mislabelled=8))
+    assert look is not None and look.suspects is not None
+    assert {case.row for case in look.suspects} >= set(range(1, 9))
+    titles = {section.title: section for section in failures(answers(mislabelled=8), look)}
+    (mistakes,) = titles["Surest mistakes"].tables
+    assert any(row[2].endswith("may be wrong") for row in mistakes.rows)
+    assert any("its own mistakes" in line for line in titles["Surest mistakes"].text)
+
+
+@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+def test_answers_are_shown_in_words(kind: str) -> None:
+    target = kinds.target(kind)()
+    for cell in target.samples():
+        assert not set("()[]{}'") & set(target.brief(target.read(cell)))
+
+
+def test_silence_is_worth_what_it_says() -> None:
+    given = answers()
+    look = scrutinize(given)
+    assert look is not None
+    sure, worth = given.target.confidence(given.outputs), given.target.gains(given.outputs, given.truths)
+    assert sure is not None and worth is not None
+    for kept in look.kept:
+        chosen = sure >= kept.threshold
+        assert kept.coverage == pytest.approx(chosen.mean()) and kept.score.value == pytest.approx(worth[chosen].mean())
+    assert look.kept[0].coverage == 1 and look.kept[-1].coverage == pytest.approx(0.5, abs=0.01)
+
+
+def test_temperature_lowers_the_loss_and_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    head = Linear(8, 3)
+    x, values = torch.randn(500, 8), torch.randint(0, 3, (500,))
+    with torch.no_grad():
+        head.weight *= 20
+        before = head(x)
+    target = kinds.target("label")(["a", "b", "c"])
+    temperature = target.calibrate(head, before, values)
+    after = head(x).detach()
+    assert temperature is not None and temperature > 1
+    assert torch.equal(before.argmax(-1), after.argmax(-1))
+    assert torch.allclose(after * temperature, before, atol=1e-3)
+    losses = [log_loss(values, torch.softmax(part.double(), -1)) for part in (before, after)]
+    assert losses[1] < losses[0]
+    best = min(log_loss(values, torch.softmax(before.double() / t, -1)) for t in np.geomspace(0.1, 20, 400))
+    assert losses[1] == pytest.approx(best, abs=1e-3)
+    assert target.calibrate(head, before[:20], values[:20]) is None
+
+
+def test_a_fit_with_held_out_rows_is_calibrated(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(600)]
+    mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20, hold_out=0.3)
+    manifest = json.loads((tmp_path / "clf" / "mapsto.json").read_text())
+    assert len(manifest["provenance"]["temperatures"]) == 1
+
+
+def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "label": "cold" if "winter" in text else "warm", "day": i % 3}
+        for i, text in enumerate(sentences(200))
+    ]
+    mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
+    data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
+    page = tmp_path / "report.html"
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page), "--bad-rows", "skip")
+    assert done.returncode == 0 and "answering only when sure" in done.stdout
+    shown = page.read_text(encoding="utf-8")
+    assert "day is 2" in shown and "What it looks at" in shown and 'class="for"' in shown
+    assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
+    assert "--bad-rows=skip" in shown and "--precision" not in shown
+    told = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)
+    beside = tmp_path / "report_files"
+    assert {path.name for path in beside.iterdir()} == {"results.json", "kept.svg", "calibration.svg"}
+    kept = json.loads((beside / "results.json").read_text(encoding="utf-8"))
+    assert kept["scores"]["accuracy"]["n"] == 120 and kept["looks"][0]["slices"]
+    look = told["looks"][0]
+    assert look["kept"] and look["slices"] and look["examples"][0]["parts"][0]["text"]
+    wrong = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "report.pdf"))
+    assert wrong.returncode == 2 and ".html" in wrong.stderr
+
+
+@pytest.mark.parametrize("count", [100_000])
+def test_a_page_stays_small(count: int) -> None:
+    """However many rows were scored, and however long they are: under 3 MB."""
+    given = answers(count)
+    given.rows.sources[0][:] = [f"{text} {'很长' * 600}" for text in given.rows.sources[0]]
+    parts = [Part("很", [[at, at + 1]], 1.0) for at in range(500)]
+    look = scrutinize(given, dict.fromkeys(range(count), parts))
+    assert look is not None
+    page = evaluated(
+        Evaluation(count, given.target.score(given.outputs, given.truths), answers=[given]),
+        [(given, look)],
+        "How good?",
+        None,
+        [Finding("test.csv", row, "text", "很长" * 600, "contradicting labels") for row in range(count)],
+        [
+            {"step": step, "loss": 1 + (step * 7919 % 1000) / 999, "tokens": step, "seconds": step}
+            for step in range(100_000)
+        ],
+    )
+    size = len(page.html().encode())
+    assert 20_000 < size < 3_000_000, size
+
+
+def test_of_several_answers_each_has_its_name(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "place": "yes" if "winter" in text else "no", "long": "yes" if len(text) > 40 else "no"}
+        for text in sentences(120)
+    ]
+    data.write_rows(tmp_path / "test.csv", ["text", "place", "long"], rows[80:])
+    given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 3}
+    mapsto.fit("text -> place:label, long:label", rows[:80], tmp_path / "clf", **given)
+    done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in ("place", "long"):
+        assert re.search(rf"\n{name}: \n\ntruth . answer +no +yes\n", done.stdout)
+        assert f"<p>{name}: accuracy: " in page and f">{name}: Can its confidence be trusted?</h2>" in page
+
+
+def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(100)]
+    clf = mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=3)
+    data.write_rows(tmp_path / "new.csv", ["text"], rows)
+    sure = sorted(answer["probability"] for answer in clf.predict([row["text"] for row in rows]))
+    for suffix in ("csv", "jsonl"):
+        out = tmp_path / f"out.{suffix}"
+        done = run(
+            "predict",
+            str(tmp_path / "clf"),
+            str(tmp_path / "new.csv"),
+            "--out",
+            str(out),
+            "--min-confidence",
+            str(sure[50]),
+        )
+        assert done.returncode == 0
+        table = data.read(out)
+        withheld = [label is None for label in table.column("label")]
+        assert 40 <= sum(withheld) <= 60
+        assert all((float(p) < sure[50]) == gone for p, gone in zip(table.column("probability"), withheld, strict=True))
+    wrong = run("predict", str(tmp_path / "clf"), str(tmp_path / "new.csv"), "--min-confidence", "2")
+    assert wrong.returncode == 2 and "from 0 to 1" in wrong.stderr
+
+
+def test_a_fit_with_a_test_leaves_a_report_and_a_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(160)]
+    given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 10}
+    mapsto.fit("text -> label", rows[:100], tmp_path / "clf", test=rows[100:], **given)
+    page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "clf" / "report_files" / "loss.svg").exists()
+    assert "How good is clf?" in page and "While it learnt" in page and "10 steps" in page
+    card = ModelCard((tmp_path / "clf" / "README.md").read_text(encoding="utf-8"))
+    (accuracy, f1) = card.data.eval_results
+    assert accuracy.metric_type == "accuracy" and f1.metric_type == "f1"
+    assert "It could answer" in card.text and "a model that reads nothing" in card.text and "## Use" in card.text
+    mapsto.fit("text -> label", rows[:100], tmp_path / "clf", overwrite=True, **given)
+    assert not (tmp_path / "clf" / "report.html").exists() and not (tmp_path / "clf" / "report_files").exists()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_of_a_fit_opens_in_a_browser(tmp_path: Path, width: int) -> None:
+    rows = [
+        {"text": f"{text} {'x' * 90} 天气", "label": f"类 {i % 2}", "day": i % 3}
+        for i, text in enumerate(sentences(160))
+    ]
+    mapsto.fit(
+        "text -> label", rows[:100], tmp_path / "clf", test=rows[100:], layers=1, width=64, vocabulary=300, steps=10
+    )
+    page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
+    inner, scrolled, wide, seen = in_a_browser(tmp_path, page, width)
+    assert inner == width and scrolled <= inner and not wide and "类 1" in seen

@@ -1,0 +1,436 @@
+"""Videos as users have them: decoded by a process that may die, learnt from, explained and filled in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL", reason="the extra [video] is not here")
+
+from PIL import Image
+from runs import clip, write_clip, write_clips
+from test_laws import made
+from test_vision import change
+
+import mapsto
+from mapsto import cli, kinds
+from mapsto.data import table as data
+from mapsto.errors import BadCell, CheckpointError
+from mapsto.kinds.video import Video, VideoSource
+from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.sequence.corruption import Corruption, choose, generator
+from mapsto.vision import image_io as pictures
+from mapsto.vision import video_io as videos
+from mapsto.vision.patch_embedding import STACKED
+from mapsto.vision.pixels import Unreadable
+from mapsto.vision.resize import Frame
+
+DECODES = pytest.mark.skipif(videos.missing(), reason="the extra [video] is not here: no PyAV")
+SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
+HOW: Any = {"layers": 2, "width": 64, "device": "cpu"}
+read = kinds.source("video").read
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A command line, which must end well; what it prints."""
+
+    def call(*words: object) -> str:
+        monkeypatch.setattr("sys.argv", ["mapsto", *map(str, words)])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            assert not stopped.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
+
+
+def rows(start: int, count: int) -> list[dict[str, Any]]:
+    found = [clip(i, frames=4, side=8) for i in range(start, start + count)]
+    return [{"video": pixels, "label": label} for pixels, label in found]
+
+
+# Decoding
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[videos.Child]:
+    """A decoding process of the test's own."""
+    child = videos.Child()
+    monkeypatch.setattr(videos, "CHILD", child)
+    yield child
+    child.close()
+
+
+@DECODES
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("mp4", "mpeg4"), ("mkv", "ffv1"), ("avi", "mpeg4"), ("mpg", "mpeg2video")]
+)
+def test_frames_are_those_that_were_written(ending: str, codec: str, tmp_path: Path) -> None:
+    pixels = np.stack([np.full((32, 48, 3), 20 + 20 * at, np.uint8) for at in range(10)])
+    path = str(write_clip(tmp_path / f"a.{ending}", pixels, rate=25, codec=codec))
+    facts = videos.facts(path)
+    assert (facts.frames, facts.height, facts.width) == (10, 32, 48) and facts.seconds == pytest.approx(0.4, abs=0.05)
+    assert videos.facts(None, Path(path).read_bytes()) == facts
+    for count, expected in ((10, range(10)), (5, range(1, 10, 2)), (2, (2, 7)), (20, (at // 2 for at in range(20)))):
+        shown = videos.shown(path, None, videos.middles(0.4, count))
+        assert shown.shape == (count, 32, 48, 3)
+        assert [round((frame.mean() - 20) / 20) for frame in shown] == list(expected)
+
+
+@DECODES
+def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
+    """As a telephone writes it: the picture lies on its side, and a matrix in the track's header says how it is turned."""
+    pixels = np.zeros((4, 32, 48, 3), np.uint8)
+    pixels[:, :8] = 255  # bright above
+    content = write_clip(tmp_path / "a.mp4", pixels).read_bytes()
+    at = content.index(b"tkhd") + 4 + 40
+    turn = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)  # by a quarter to the right
+    turned = content[:at] + turn + content[at + 36 :]
+    assert videos.facts(None, turned) == videos.Facts(4, 48, 32, 0.4)
+    (shown,) = videos.shown(None, turned, [0.1])
+    assert shown.shape == (48, 32, 3) and shown[:, 28:].mean() > 200 and shown[:, :16].mean() < 50
+
+
+@DECODES
+def test_what_is_no_video_is_said(tmp_path: Path) -> None:
+    pixels, _ = clip(0)
+    whole = write_clip(tmp_path / "a.mp4", pixels).read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
+    others = [
+        write_clip(tmp_path / f"a.{ending}", noise, codec=codec)
+        for ending, codec in (("mkv", "ffv1"), ("avi", "mpeg4"), ("mpg", "mpeg2video"))
+    ]
+    halves = [path.read_bytes()[: path.stat().st_size // 2] for path in others]
+    still = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(still, "PNG")
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{tmp_path / 'a.mp4'}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "join.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")
+    (tmp_path / "text.mp4").write_text("no video at all, and some more words\n" * 20)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for cell, said in (
+        (b"plain text", "no video of a known format"),
+        (still.getvalue(), "no video of a known format"),
+        (str(tmp_path / "list.mp4"), "no video of a known format"),
+        (str(tmp_path / "join.mp4"), "no video of a known format"),
+        (str(tmp_path / "text.mp4"), "no video of a known format"),
+        (whole[: len(whole) // 2], "no video"),
+        *((cut, "damaged") for cut in halves),
+        (str(tmp_path / "none.mp4"), "No such file"),
+        (str(tmp_path / "pipe.mp4"), "this is no file"),
+        (str(tmp_path), "this is no file"),
+        ("https://example.org/cat.mp4", "nothing is fetched"),
+        ({"bytes": None, "path": None}, "blank"),
+        (np.zeros((2, 4, 4, 3)), "of bytes"),
+        (np.zeros((4, 4, 3), np.uint8), "of bytes"),
+        (3, "not int"),
+    ):
+        with pytest.raises(BadCell, match=said):
+            read(cell)
+
+
+@DECODES
+@pytest.mark.parametrize(
+    ("name", "said"), [("MOST_PIXELS", "32 × 32 pixels are more than the 9"), ("MOST_FRAMES", "more than the 9 frames")]
+)
+def test_limits(name: str, said: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", np.zeros((12, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(videos, "SERVE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()")
+    with pytest.raises(BadCell, match=said):
+        read(str(path))
+
+
+@DECODES
+@pytest.mark.parametrize("end", ["killed", "hangs"])
+def test_a_decoder_that_dies_costs_one_video(
+    end: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And the next one is decoded by another."""
+    path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
+    assert read(path).facts.frames == 8 and fresh.process is not None
+    first = fresh.process.pid
+    os.kill(first, signal.SIGSTOP)
+    if end == "killed":
+        threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+    else:
+        monkeypatch.setattr(videos, "LIMIT", 0.3)
+    begun = time.monotonic()
+    with pytest.raises(BadCell, match="SIGKILL" if end == "killed" else "more than 0.3 s and was stopped"):
+        read(path)
+    assert time.monotonic() - begun < 20
+    monkeypatch.setattr(videos, "LIMIT", 60.0)
+    assert read(path).facts.frames == 8 and fresh.process.pid != first
+
+
+@DECODES
+def test_a_decoder_that_died_between_two_videos_costs_none(fresh: videos.Child, tmp_path: Path) -> None:
+    path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
+    read(path)
+    assert fresh.process is not None
+    os.kill(fresh.process.pid, signal.SIGKILL)
+    fresh.process.wait()
+    assert read(path).facts.frames == 8
+
+
+@DECODES
+@pytest.mark.parametrize(
+    "answer",
+    ["'x'", "'{\"shape\": [1, 9, 9, 3]}'", "'{\"shape\": [1, 99999, 99999, 3]}'", "'{\"shape\": [2, 1, 1, 3]}'"],
+)
+def test_an_answer_that_is_none_is_not_believed(
+    answer: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever a decoder was made to say, no more is read than was asked for."""
+    path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
+    monkeypatch.setattr(videos, "SERVE", f"input(); print({answer})")
+    with pytest.raises(Unreadable, match="broke off"):
+        videos.shown(path, None, [0.0])
+
+
+def test_a_path_is_read_from_where_we_are(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not from where we were when the first video was decoded."""
+    path = write_clip(tmp_path / "a.mp4", clip(0)[0])
+    assert fresh.ask(str(path), None, None) == fresh.ask(str(path), None, None)
+    monkeypatch.chdir(tmp_path)
+    assert fresh.ask("a.mp4", None, None) == fresh.ask(str(path), None, None)
+
+
+def test_without_the_package_it_is_named(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"something")
+    monkeypatch.setattr(videos, "missing", lambda: True)
+    with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
+        read(str(tmp_path / "a.mp4"))
+
+
+@DECODES
+def test_a_video_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", clip(0)[0])
+    video = read(str(path))
+    path.unlink()
+    with pytest.raises(mapsto.MapstoError, match="changed while it was read"):
+        video.sampled(2)
+
+
+# Patches
+
+
+def source(**how: Any) -> VideoSource:
+    return VideoSource(Frame(4, 16), [0.5] * 3, [0.25] * 3, **{"frames": 6, **how})
+
+
+def test_patches_hold_the_frames_and_say_when_and_where() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 8, 3)).astype(np.uint8)
+    of = source()
+    (piece,) = of.encode([read(pixels)], 0, aligned=True)
+    assert len(piece) == 3 * 4 * 2 and piece.alignment is not None
+    assert np.array_equal(of.joined(piece), pixels[1::2]), "the frame in the middle of each of six parts"
+    at = piece.alignment.to_tokens([(4, 8), (4, 8), (0, 4)])
+    assert [of.words(piece)[i] for i in at] == ["1,1,0"]
+    assert np.array_equal(piece.alignment.to_raw(at), [(4, 8), (4, 8), (0, 4)])
+
+
+def test_what_is_hidden_together() -> None:
+    """Blocks over three axes; and, as whole words, one place in all frames."""
+    of = source(frames=16)
+    (piece,) = of.encode([read(np.zeros((16, 16, 16, 3), np.uint8))], 0, aligned=True)
+    tubes = choose(Corruption(0.5, 0.5, "word"), piece, generator(0, 0, 0))
+    hidden = np.isin(np.arange(len(piece)), tubes).reshape(8, 16)
+    assert (hidden == hidden[0]).all() and hidden[0].sum() == 8
+    block = piece.positions[choose(Corruption(0.05, 0.05, "block"), piece, generator(0, 0, 0))]
+    assert len(block) == 6 and (np.ptp(block, axis=0) < [5, 4, 4]).all()
+
+
+@pytest.mark.parametrize("how", VideoSource.augmented)
+def test_all_frames_are_moved_alike(how: str) -> None:
+    """What stands still, still does; and the patches that show it say where it was."""
+    pixels = np.zeros((6, 16, 16, 3), np.uint8)
+    pixels[:, 4:8, 8:12] = 255
+    of, seen = source(), set()
+    (piece,) = of.encode([read(pixels)], 0, aligned=True)
+    for seed in range(20):
+        moved = of.augment(piece, generator(seed, 0, 0), how)
+        shown = of.joined(moved)
+        assert (shown == shown[0]).all() and moved.alignment is not None
+        light = moved.tokens[:, STACKED:].mean(1)
+        if light.max() > 150:
+            _, (top, bottom), (left, right) = moved.alignment.to_raw([int(light.argmax())])  # type: ignore[misc]
+            assert top < 8 and bottom > 4 and left < 12 and right > 8
+            seen.add(light.argmax())
+    assert seen
+
+
+@pytest.mark.parametrize("how", VideoSource.mixings)
+def test_all_frames_are_mixed_alike(how: str) -> None:
+    of = source()
+    stills = [np.random.default_rng(n).integers(0, 256, (1, 16, 8 * n, 3)).astype(np.uint8) for n in (1, 2)]
+    pieces = of.encode([read(np.repeat(still, 6, axis=0)) for still in stills], 0)
+    for seed in range(5):
+        shown = of.joined(of.mix(pieces, generator(seed, 0, 0), how)[0])
+        assert (shown == shown[0]).all() and shown.shape[1:3] == (16, 8)
+
+
+def test_places_lie_between_the_patches_about_them() -> None:
+    """In time as in rows and columns: in the grid of the patches they are these, in another the mean of eight."""
+    (piece,) = source().encode([read(np.zeros((6, 16, 8, 3), np.uint8))], 0)
+    at, shares = source().between_tokens(piece, (3, 4, 2))
+    assert (at[np.arange(24), shares.argmax(1)] == np.arange(24)).all() and (shares.max(1) == 1).all()
+    at, shares = source().between_tokens(piece, (2, 3, 5))
+    where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
+    wanted = (np.indices((2, 3, 5)).reshape(3, -1).T + 0.5) / (2, 3, 5) * (3, 4, 2)
+    assert np.allclose(where, wanted.clip(0.5, np.array((3, 4, 2)) - 0.5), atol=1e-6)
+
+
+def test_videos_are_not_made_of_others_nor_masked(tmp_path: Path) -> None:
+    pairs = [{**row, "clean": row["video"]} for row in rows(0, 8)]
+    with pytest.raises(mapsto.MapstoError, match="puts back what `~video` hides, and tells none of its own"):
+        mapsto.fit("video:video -> clean:video", pairs, steps=1, **HOW)
+    model = mapsto.fit("~video -> video", [{"video": row["video"]} for row in pairs], steps=1, **HOW)
+    with pytest.raises(mapsto.MapstoError, match="there are no masks for 'video'"):
+        model.complete([pairs[0]["video"]], 0.5, mask=np.ones((8, 8)))
+
+
+def test_sources_of_other_settings_are_told_apart() -> None:
+    made = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"table": 5})]
+    assert len({of.fingerprint for of in made}) == len(made)
+
+
+def test_features_tell_what_changes_from_what_stands_still() -> None:
+    still = np.full((8, 16, 16, 3), 100, np.uint8)
+    brighter = still + np.arange(0, 80, 10, dtype=np.uint8)[:, None, None, None]
+    of = videos.counting()
+    one, other, back, again = of([still, brighter, brighter[::-1], still]).toarray()
+    assert np.array_equal(one, again) and np.abs(one - other).max() > 0.1 and np.abs(other - back).max() > 0.1
+    assert np.allclose(np.linalg.norm(of([clip(0)[0]]).toarray()), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_frames": 5}, "do not fit"),
+        ({"image_size": [8, 16]}, "do not fit"),
+        ({"image_size": 16}, "do not fit"),
+        ({"num_frames": 1000}, "not supported"),
+        ({"num_frames": "many"}, "no way to prepare videos"),
+        ({"qv_bias": False}, "qv_bias false"),
+        ({"norm_pix_loss": "yes"}, "norm_pix_loss must be true or false"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    model_folder_module.save(made("~video -> video")[0], tmp_path, {})
+    (tmp_path / "mapsto.json").unlink()
+    assert str(model_folder_module.load(tmp_path).arrow) == "~video -> video"
+    change(tmp_path / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=said):
+        model_folder_module.load(tmp_path)
+
+
+# As a user has them
+
+
+def test_which_way_a_square_moves_is_learnt() -> None:
+    """No single frame tells; and what is explained is where it moves."""
+    model = mapsto.fit("video -> label", rows(0, 160), hold_out=0, epochs=30, rate=2e-3, **HOW)
+    assert model.evaluate(rows(1000, 60)).scores["accuracy"].value > 0.9
+    still = [{**row, "video": np.repeat(row["video"][:1], 4, axis=0)} for row in rows(1000, 60)]
+    assert model.evaluate(still).scores["accuracy"].value < 0.7
+    why = model.explain([rows(1000, 1)[0]["video"]])
+    assert len(why[0].parts) == 2 * 4 * 4 and why[0].parts[0].text == "0.00–2.00 s, y 0–2, x 0–2"
+
+
+@DECODES
+def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
+    folder, base, clf = write_clips(tmp_path / "clips", 24), tmp_path / "base", tmp_path / "clf"
+    command("pretrain", "video", folder, "--out", base, *SMALL, "--steps", "6", "--shape", "word")
+    command("fit", "video -> label", folder, "--start", base, "--out", clf, "--steps", "2")
+    names = [{"video": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in sorted(folder.rglob("*.mp4"))]
+    data.write_rows(folder / "all.csv", ["video", "label"], names)
+    said = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
+    assert json.loads(said)["scores"]["accuracy"]["n"] == 24
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in page and "a video at 0.10 s" in page
+    model = mapsto.load(base)
+    assert model.embed([str(folder / names[0]["video"])]).shape == (1, 64)
+    assert 0 < model.evaluate(str(folder)).scores["patch_loss"].value < 10
+    command("predict", base, folder, "--hide", "0.5", "--out", tmp_path / "filled")
+    first = sorted((tmp_path / "filled").iterdir())[0]
+    with Image.open(first) as moving:
+        assert moving.n_frames == 8 and moving.size == (16, 16)
+    assert "0.0–2.0, 2.0–4.0" in command("trace", "~video -> video", folder)
+
+
+@DECODES
+def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
+    given: Any = {"objective": "mae", "steps": 2, **HOW}
+    shown = [{"video": row["video"]} for row in rows(0, 12)]
+    base = mapsto.pretrain("video", shown, tmp_path / "base", **given)
+    assert base.mapping.decoder is not None
+    again = mapsto.pretrain("video", shown, start=tmp_path / "base", objective="mae", steps=2)
+    assert again.mapping.config.decoder == model_folder_module.load(tmp_path / "base").config.decoder
+    clf = mapsto.fit("video -> label", rows(0, 12), start=tmp_path / "base", steps=2)
+    assert clf.mapping.decoder is None
+    assert base.complete([row["video"] for row in shown], 0.75)[0].shape == (4, 8, 8, 3)
+
+
+@DECODES
+def test_bad_videos_are_named_and_cost_one_answer(tmp_path: Path) -> None:
+    folder = write_clips(tmp_path / "clips", 12)
+    model = mapsto.fit("video -> label", str(folder), steps=1, **HOW)
+    (folder / "left" / "000-bad.mp4").write_bytes(b"no video")
+    with pytest.raises(mapsto.MapstoError, match="000-bad.mp4.*known format"):
+        mapsto.fit("video -> label", str(folder), steps=1, **HOW)
+    answers = model.predict(str(folder))
+    assert ["error" in answer for answer in answers] == [True] + [False] * 12
+    assert "known format" in answers[0]["error"]
+
+
+def test_videos_are_compared(tmp_path: Path) -> None:
+    mapsto.pretrain("video", [{"video": row["video"]} for row in rows(0, 20)], tmp_path / "base", steps=2, **HOW)
+    found = mapsto.compare(
+        "video -> label", rows(0, 40), tmp_path / "cmp", starts=[str(tmp_path / "base")], labels=[8], seeds=2, epochs=1,
+        methods=["probe"],
+    )  # fmt: skip
+    assert "colours and changes, linear" in found.curves
+    assert set(found.curves["base, probe"][0].changes) == {"noise", "blurred", "darker"}
+
+
+def test_arrays_of_three_and_of_four_axes_are_told_apart() -> None:
+    still, moving = [np.zeros((4, 4, 3), np.uint8)], [np.zeros((2, 4, 4, 3), np.uint8)]
+    assert [kinds.source(kind).fits(values) for kind in ("image", "video") for values in (still, moving)] == [
+        1,
+        0,
+        0,
+        1,
+    ]
+
+
+def test_a_video_says_what_it_is() -> None:
+    assert str(Video.of(np.zeros((5, 4, 8, 3), np.uint8))) == "a video of 5 frames of 8 × 4 pixels"
+    moving = videos.moving(np.stack([np.full((4, 4, 3), 50 * at, np.uint8) for at in range(3)]))
+    assert pictures.decode(moving).shape == (4, 4, 3)
+    with Image.open(io.BytesIO(moving)) as image:
+        assert image.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vocabulary": 300}, "videos have none"),
+        ({"size": 64}, "no size"),
+        ({"augment": "mosaic"}, "there is: mixup, cutmix"),
+    ],
+)
+def test_options_that_are_not_for_videos_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(mapsto.MapstoError, match=said):
+        mapsto.fit("video -> label", rows(0, 8), steps=1, **HOW, **options)

@@ -1,0 +1,410 @@
+"""Laws over every published family: it opens, computes what `transformers` computes, and goes back as it came."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from models import CLASSES, DECODED, DETECTORS, LABELS, NETWORKS, SHAPES, TEXTS, VIDEOS, VISION, make_model
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+import mapsto
+from mapsto import zoo
+from mapsto.errors import CheckpointError
+from mapsto.inference.forward import questions
+from mapsto.model.mapping import Mapping
+from mapsto.pretrained import huggingface as published
+from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.sequence.batch import Answer, Example
+from mapsto.sequence.packing import collate
+
+FAMILIES = zoo.families()
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
+    pieces = mapping.sources["text"].encode(texts, 0)
+    examples = [
+        Example((piece,), answers[i] if answers else questions(mapping, (piece,)), i) for i, piece in enumerate(pieces)
+    ]
+    return collate(examples), pieces
+
+
+def padded(folder: Path, texts: list[str]) -> Any:
+    return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+
+
+def test_all_promised_families_are_here() -> None:
+    promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert"}
+    assert set(FAMILIES) >= promised
+    held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
+    held |= {
+        tower.own for name in held if (tower := zoo.family(name).tower) is not None
+    }  # as which their bodies are held
+    assert set(FAMILIES) == {name.replace("_", "-") for name in held}, "every family is held to its laws"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
+    reference = make_model(shape, "body", tmp_path)
+    mapping = model_folder_module.load(tmp_path)
+    ours = dict(mapping.named_parameters())
+    # BERT's body brings its pooler, RoBERTa's an unused one; neither is part of ours until a label is read.
+    theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
+    assert sum(p.numel() for p in ours.values()) == sum(p.numel() for p in theirs.values())
+    batch, _ = packed(mapping, TEXTS)
+    assert batch.segments.max() > 1, "the texts must share rows"
+    states = mapping.transformer(
+        mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
+    )
+    inputs = padded(tmp_path, TEXTS)
+    expected = reference(**inputs, output_hidden_states=True).hidden_states
+    assert len(states) == len(expected)
+    for ours_rld, theirs_nld in zip(states, expected, strict=True):
+        for i, start in enumerate(batch.starts.tolist()):
+            length = int(inputs["attention_mask"][i].sum())
+            torch.testing.assert_close(ours_rld.flatten(0, 1)[start : start + length], theirs_nld[i, :length], **CLOSE)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("task", ["text", "label"])
+def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> None:
+    reference = make_model(shape, task, tmp_path)
+    mapping = model_folder_module.load(tmp_path)
+    unique = {id(p): p.numel() for p in reference.parameters()}
+    assert sum(p.numel() for p in mapping.parameters()) == sum(unique.values())
+    inputs = padded(tmp_path, TEXTS)
+    rng = np.random.default_rng(0)
+    _, pieces = packed(mapping, TEXTS)
+    if task == "label":
+        truth = rng.integers(0, len(LABELS), len(TEXTS))
+        answers: list[Any] = [(Answer(np.asarray(t)),) for t in truth]
+        logits = reference(**inputs).logits
+        expected_loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth), reduction="sum")
+        expected = logits
+    else:
+        places = [np.sort(rng.permutation(len(piece))[:2]) for piece in pieces]
+        wanted = [rng.integers(0, mapping.sources["text"].vocabulary, len(at)) for at in places]  # type: ignore[attr-defined]
+        answers = [(Answer(ids, at),) for ids, at in zip(wanted, places, strict=True)]
+        all_logits = reference(**inputs).logits
+        expected = torch.cat([all_logits[i, at] for i, at in enumerate(places)])
+        flat = torch.from_numpy(np.concatenate(wanted))
+        expected_loss = torch.nn.functional.cross_entropy(expected, flat, reduction="sum")
+    batch, _ = packed(mapping, TEXTS, answers)
+    torch.testing.assert_close(mapping(batch)[0], expected, **CLOSE)
+    (_, loss), *_ = mapping.losses(batch)
+    torch.testing.assert_close(loss, expected_loss, **CLOSE)
+    loss.backward()
+    expected_loss.backward()
+    gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
+    renamed = weight_names_module._ours(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
+    compared = 0
+    learned = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
+    assert {weight_names_module.start_name(mapping, name) for name in learned} == set(renamed)
+    for name, parameter in learned.items():
+        theirs = renamed[weight_names_module.start_name(mapping, name)]
+        assert parameter.grad is not None
+        scale = max(1.0, float(theirs.abs().max()))
+        torch.testing.assert_close(parameter.grad / scale, theirs / scale, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+        compared += 1
+    assert compared == len(learned)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("task", ["body", "text", "label"])
+def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
+    reference = make_model(shape, task, tmp_path / "theirs")
+    mapping = model_folder_module.load(tmp_path / "theirs")
+    model_folder_module.save(mapping, tmp_path / "ours", {})
+    again = model_folder_module.load(tmp_path / "ours")
+    for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(before, after), name
+    model_folder_module.save(again, tmp_path / "twice", {})
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
+    inputs = padded(tmp_path / "ours", TEXTS)
+    opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    missing = {name for name in report["missing_keys"] if task != "body" or not name.startswith("pooler.")}
+    assert not missing and not report["unexpected_keys"]
+    real = ... if task == "label" else inputs["attention_mask"].bool()
+    said = "last_hidden_state" if task == "body" else "logits"
+    torch.testing.assert_close(opened.eval()(**inputs)[said][real], reference(**inputs)[said][real], **CLOSE)
+    if task == "label":
+        assert [opened.config.id2label[i] for i in range(3)] == LABELS == again.targets[0].state()["classes"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(shape: str, tmp_path: Path) -> None:
+    """A start without a head is read at its (normalised) mean; what is saved must still be the published architecture."""
+    make_model(shape, "body", tmp_path / "start")
+    opened = model_folder_module.open_start(tmp_path / "start")
+    from mapsto import kinds
+    from mapsto.task import arrow
+
+    target = kinds.target("label")(classes=["no", "yes", "ja"])
+    mapping = Mapping(arrow.parse("text -> label"), opened.start.config, opened.start.sources, [target]).eval()
+    model_folder_module.take(mapping, opened.start.tensors)
+    with torch.no_grad():
+        mapping.heads[0].weight.normal_(std=0.2)
+    model_folder_module.save(mapping, tmp_path / "ours", {})
+    batch, _ = packed(mapping, TEXTS)
+    ours = mapping(batch)[0].softmax(-1)
+    elsewhere, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    theirs = elsewhere.eval()(**padded(tmp_path / "ours", TEXTS)).logits.softmax(-1)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert ours.std(dim=0).min() > 1e-3, "the answers must differ for this to say anything"
+    again = model_folder_module.load(tmp_path / "ours")
+    assert again.config == mapping.config
+    assert torch.equal(again(packed(again, TEXTS)[0])[0], mapping(batch)[0])
+
+
+def change(folder: Path, **fields: Any) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw |= fields
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    make_model("bert", "label", folder)
+    return folder
+
+
+@pytest.fixture
+def copy(bert: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bert, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"auto_map": {"AutoModel": "modeling_evil.Evil"}}, "auto_map"),
+        ({"model_type": "t5"}, "supported are: albert, bert, clip"),
+        ({"model_type": "bertt"}, "did you mean 'bert'"),
+        ({"model_type": None}, "names no model_type"),
+        ({"hidden_size": "os.system"}, "hidden_size"),
+        ({"hidden_size": 10**12}, "hidden_size"),
+        ({"num_hidden_layers": 10**6}, "does not fit"),
+        ({"num_hidden_layers": 4}, "lacks the weight"),
+        ({"intermediate_size": 128}, "has shape"),
+        ({"num_attention_heads": 7}, "does not fit"),
+        ({"hidden_act": "__import__('os')"}, "activation"),
+        ({"position_embedding_type": "relative_key"}, "relative"),
+        ({"id2label": {"0": "a", "1": "a", "2": "a (0)"}}, "different classes"),
+        ({"id2label": {"0": "a"}}, "classes"),
+        ({"architectures": True}, "architectures"),
+        ({"architectures": {"a": 1}}, "architectures"),
+    ],
+)
+def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], says: str) -> None:
+    change(copy, **fields)
+    with pytest.raises(CheckpointError, match=says):
+        published.open(str(copy))
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers(copy: Path) -> None:
+    change(copy, id2label={"0": "crane", "1": "heron", "2": "crane"})
+    start = published.open(str(copy))
+    assert start.labels == ["crane (0)", "heron", "crane (2)"] and "several classes are called crane" in start.notes[-1]
+
+
+def test_heads_of_other_tasks_are_no_part(tmp_path: Path) -> None:
+    make_model("electra", "pairs", tmp_path / "discriminator")
+    assert not model_folder_module.load(tmp_path / "discriminator").targets
+    make_model("albert", "pairs", tmp_path / "order")
+    assert model_folder_module.load(tmp_path / "order").targets[0].kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "says"),
+    [
+        ("albert", {"num_hidden_groups": 3}, "num_hidden_groups must be 1, one layer shared by all, not 3"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num must be 1"),
+        ("albert", {"embedding_size": 48}, "has shape"),
+        ("electra", {"embedding_size": 0}, "embedding_size must be a whole number"),
+        ("electra", {"embedding_size": 64}, "has shape"),
+        ("xlm", {"causal": True}, "causal True is not supported, only False"),
+        ("xlm", {"asm": True}, "asm True"),
+        ("xlm", {"summary_type": "mean"}, "summary_type 'mean'"),
+        ("xlm", {"n_langs": 4}, "lacks the weight transformer.language_table"),
+    ],
+)
+def test_what_a_family_does_not_support_is_refused(
+    shape: str, fields: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    make_model(shape, "label", tmp_path)
+    change(tmp_path, **fields)
+    with pytest.raises(CheckpointError, match=says):
+        published.open(str(tmp_path))
+
+
+def test_languages_that_are_not_named_are_noted(tmp_path: Path) -> None:
+    make_model("xlm:languages", "text", tmp_path)
+    assert any("3 languages" in note for note in published.open(str(tmp_path)).notes)
+
+
+def test_where_layers_are_shared_a_bare_start_is_read_at_its_first_token(tmp_path: Path) -> None:
+    for shape, pooling in (("albert", "first"), ("electra", "normed_mean")):
+        make_model(shape, "body", tmp_path / shape)
+        assert published.open(str(tmp_path / shape)).config.pooling == pooling
+
+
+def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
+    make_model("xlm", "text", tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json: .* make one with the tokenizers library"):
+        published.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path: Path) -> None:
+    make_model(shape, "text", tmp_path / "start")
+    rows = [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(TEXTS * 4)]
+    how: dict[str, Any] = {"steps": 3, "device": "cpu", "precision": "fp32"}
+    further = mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=tmp_path / "start", **how)
+    before, after = model_folder_module.load(tmp_path / "start"), further.mapping
+    frozen = {name for name, parameter in after.named_parameters() if not parameter.requires_grad}
+    moved = {
+        n
+        for (n, one), (_, other) in zip(before.named_parameters(), after.named_parameters(), strict=True)
+        if not torch.equal(one, other)
+    }
+    assert moved == {name for name, _ in after.named_parameters()} - frozen
+    fitted = mapsto.fit("text -> label", rows, start=further, **how)
+    fitted.save(tmp_path / "fitted")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fitted").eval()
+    shown = theirs(**padded(tmp_path / "fitted", TEXTS)).logits.softmax(-1).detach()
+    for row, answer in zip(shown, fitted.predict(TEXTS), strict=True):
+        assert [answer["scores"][theirs.config.id2label[i]] for i in range(2)] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def rewrite(folder: Path, edit: Any) -> None:
+    tensors: dict[str, Tensor] = safetensors.torch.load_file(folder / "model.safetensors")
+    edit(tensors)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+
+
+def test_unknown_weights_are_refused_and_other_tasks_are_noted(copy: Path) -> None:
+    rewrite(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
+    assert "qa_outputs" in published.open(str(copy)).notes[0]
+    rewrite(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
+    with pytest.raises(CheckpointError, match=r"surprise"):
+        published.open(str(copy))
+
+
+def test_a_token_classifier_is_opened_without_its_head(copy: Path) -> None:
+    change(copy, architectures=["BertForTokenClassification"])
+    start = published.open(str(copy))
+    assert start.labels is None and not any(name.startswith("classifier") for name in start.tensors)
+    assert "another task" in start.notes[0]
+
+
+def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
+    before = published.open(str(copy)).tensors
+
+    def old(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            for new, legacy in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+                name = name.replace(new, legacy)
+            tensors[name] = tensor
+
+    rewrite(copy, old)
+    after = published.open(str(copy)).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    rewrite(copy, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
+    assert all(tensor.dtype == torch.float32 for tensor in published.open(str(copy)).tensors.values())
+    rewrite(copy, lambda t: t.update({"classifier.weight": torch.zeros(3, 64, dtype=torch.int8)}))
+    with pytest.raises(CheckpointError, match="int8"):
+        published.open(str(copy))
+
+
+def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
+    before = published.open(str(copy)).tensors
+    tensors = safetensors.torch.load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    for file, part in parts.items():
+        safetensors.torch.save_file({name: tensors[name] for name in part}, copy / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    after = published.open(str(copy)).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for wrong in ("../model.safetensors", "pytorch_model.bin", "/etc/passwd"):
+        index["weight_map"][names[0]] = wrong
+        (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(CheckpointError, match="no safetensors file beside it"):
+            published.open(str(copy))
+
+
+def test_pickles_are_never_opened(copy: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, copy / "pytorch_model.bin")
+    shutil.copy(copy / "pytorch_model.bin", copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="pickle under another name"):
+        published.open(str(copy))
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="safe_serialization"):
+        published.open(str(copy))
+    with pytest.raises(CheckpointError, match="may run code"):
+        published.open(str(copy / "pytorch_model.bin"))
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, (10**9).to_bytes(8, "little") + b"{}"])
+def test_files_that_are_no_safetensors(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="no whole safetensors"):
+        published.open(str(copy))
+
+
+def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
+    from mapsto.text.tokenizer import Tokenizer
+
+    Tokenizer.train([f"word{i} {chr(0x4E00 + i)}" for i in range(3000)], 3000).save(copy)
+    with pytest.raises(CheckpointError, match="the model only"):
+        published.open(str(copy))
+
+
+def test_a_misspelt_folder_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
+    for name in ("runs/bsae", "./somewhere", "/nowhere/at/all", "../up"):
+        with pytest.raises(CheckpointError, match="there is no folder"):
+            published.open(name)
+
+
+def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:
+    from transformers import AutoModel
+
+    texts = [*TEXTS, "MiniLM is small.", "A dog chases a ball in the park. " * 12]
+    ours = mapsto.load(minilm, device="cpu", precision="fp32").embed(texts, pooling="mean")
+    inputs = padded(minilm, texts)
+    hidden = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][:, :, None]
+    theirs = ((hidden * mask).sum(1) / mask.sum(1)).detach()
+    cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(ours), theirs)
+    assert cosine.min() > 0.99999
+
+
+def test_a_masked_model_predicts_the_same_words(tmp_path: Path) -> None:
+    make_model("modernbert", "text", tmp_path)
+    mapping = model_folder_module.load(tmp_path)
+    reference = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    inputs = tokenizer(["the [MASK] runs past"], return_tensors="pt")
+    at = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+    batch, _ = packed(mapping, ["the [MASK] runs past"])
+    torch.testing.assert_close(mapping(batch)[0], reference(**inputs).logits[0, [at]], **CLOSE)

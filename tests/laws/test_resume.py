@@ -1,0 +1,327 @@
+"""Kill it anywhere, run the same command again: the same bits."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_done, write_corpus, write_labelled
+
+import mapsto
+from mapsto.errors import RunError, UsageError
+from mapsto.fitting import run_folder as folder
+
+SAVE_EVERY = 4
+
+
+def pretraining(folder: Path, out: str, *more: str) -> list[str]:
+    corpus = folder / "corpus.txt"
+    if not corpus.exists():
+        write_corpus(corpus)
+    return ["pretrain", "text", str(corpus), "--out", str(folder / out), "--steps", "300", "--batch", "8"] + [
+        "--save-every", str(SAVE_EVERY), "--hold-out", "0.1", *TINY, *more,
+    ]  # fmt: skip
+
+
+def fitting(folder: Path, out: str, *more: str) -> list[str]:
+    """A fit with early stopping on a held-out part, from a start, with a probe."""
+    data = folder / "train.csv"
+    if not data.exists():
+        write_labelled(data)
+        base = pretraining(folder, "start")
+        base[base.index("--steps") + 1] = "20"
+        assert run(*base).returncode == 0
+    return ["fit", "text -> label", str(data), "--start", str(folder / "start"), "--out", str(folder / out)] + [
+        "--steps", "240", "--batch", "8", "--save-every", str(SAVE_EVERY), "--hold-out", "0.2",
+        "--device", "cpu", "--quiet", *more,
+    ]  # fmt: skip
+
+
+def watching(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--patience", "99", *more)
+
+
+def contrasting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--method", "contrast", "--freeze", "1", *more)
+
+
+def adapting(folder: Path, out: str, *more: str) -> list[str]:
+    return fitting(folder, out, "--lora", "4", "--layer-decay", "0.8", "--smooth", "0.1", "--average", *more)
+
+
+RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting}
+
+
+def survives(kind: str, kills: int, folder: Path) -> None:
+    command = RUNS[kind]
+    unbroken = run(*command(folder, "unbroken"))
+    assert unbroken.returncode == 0, unbroken.stderr
+    rng = random.Random(kills)
+    done = inside = 0
+    for number in range(kills):
+        process = start(*command(folder, "killed"))
+        inside_save = number % 5 < 2
+        if not kill_when(process, folder / "killed", rng, inside_save, KILL):
+            break
+        done += 1
+        inside += inside_save
+        saved = max((int(path.name[5:]) for path in (folder / "killed" / "checkpoints").glob("step-*")), default=0)
+        assert steps_done(folder / "killed") - saved <= SAVE_EVERY
+    final = run(*command(folder, "killed"))
+    assert final.returncode == 0, final.stderr
+    assert done == kills, f"the run ended after {done} kills; make it longer"
+    assert inside >= kills * 2 // 5
+    assert result(folder / "killed") == result(folder / "unbroken")
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_five_kills_same_bits(kind: str, tmp_path: Path) -> None:
+    survives(kind, 5, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RUNS)
+def test_fifty_kills_same_bits(kind: str, tmp_path: Path) -> None:
+    survives(kind, 50, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_finish_the_step_save_and_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "stopped")
+    process = start(*command)
+    assert kill_when(process, tmp_path / "stopped", random.Random(1), False, number)
+    _, said = process.communicate()
+    assert process.returncode == status, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    saved = sorted(path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+    assert int(saved[-1].removeprefix("step-")) == steps_done(tmp_path / "stopped"), "the last whole step is saved"
+    assert run(*command).returncode == 0
+    assert run(*pretraining(tmp_path, "unbroken")).returncode == 0
+    assert result(tmp_path / "stopped") == result(tmp_path / "unbroken")
+
+
+def test_workers_never_change_the_result(tmp_path: Path) -> None:
+    found = []
+    for workers in ("0", "1", "2"):
+        command = pretraining(tmp_path, f"workers{workers}", "--workers", workers)
+        command[command.index("--steps") + 1] = "30"
+        assert run(*command).returncode == 0
+        found.append(result(tmp_path / f"workers{workers}"))
+    assert found[0] == found[1] == found[2]
+
+
+def interrupted(folder: Path) -> list[str]:
+    command = pretraining(folder, "run")
+    process = start(*command)
+    assert kill_when(process, folder / "run", random.Random(2), False, KILL)
+    return command
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--rate", "0.001"], "--rate"),
+        (["--seed", "1"], "seed"),
+        (["--steps", "200"], "--steps"),
+        (["--hide", "0.2"], "--hide"),
+    ],
+)
+def test_resuming_another_run_is_refused(change: list[str], says: str, tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    refused = run(*command, *change)
+    assert refused.returncode == 2 and says in refused.stderr and "unfinished run" in refused.stderr
+    assert run(*command).returncode == 0, "the run itself still goes on"
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    with (tmp_path / "corpus.txt").open("a", encoding="utf-8") as stream:
+        stream.write("one more sentence\n")
+    refused = run(*command)
+    assert refused.returncode == 2 and "data" in refused.stderr
+
+
+def test_a_finished_run_is_not_overwritten_unless_told(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "4"
+    assert run(*command).returncode == 0
+    refused = run(*command)
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr
+    assert run(*command, "--overwrite").returncode == 0
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("years of work")
+    for more in ([], ["--overwrite"]):
+        refused = run(*pretraining(tmp_path, "run", *more))
+        assert refused.returncode == 2 and "holds other files" in refused.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["README.md"]
+    assert (tmp_path / "run" / "README.md").read_text() == "years of work"
+
+
+def test_a_command_that_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "4"
+    assert run(*command).returncode == 0
+    before = result(tmp_path / "run")
+    for change in (["--start", str(tmp_path / "nowhere")], ["--test", str(tmp_path / "nothing.txt")]):
+        assert run(*command, "--overwrite", *change).returncode == 1
+        assert result(tmp_path / "run") == before
+    itself = [word for word in command if word not in ("--layers", "--width", "--vocabulary", "2", "64", "300")]
+    assert run(*itself, "--overwrite", "--start", str(tmp_path / "run")).returncode == 0, "its own start is read first"
+    assert result(tmp_path / "run") != before
+
+
+def test_a_kill_before_the_run_is_recorded_leaves_a_folder_that_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": text} for text in sentences(40)]
+    given: dict[str, Any] = {"steps": 2, "layers": 2, "width": 64, "vocabulary": 300, "device": "cpu"}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mapsto.fitting.run_folder.record_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.pretrain("text", rows, tmp_path / "run", **given)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["corpus"]
+    (tmp_path / "run" / "run.lock").touch()
+    (tmp_path / "run" / ".unfinished-run.json").write_text("{")
+    mapsto.pretrain("text", rows, tmp_path / "run", **given)
+    assert (tmp_path / "run" / "mapsto.json").exists()
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    first = start(*command)
+    while steps_done(tmp_path / "run") < 2:
+        assert first.poll() is None
+    second = run(*command)
+    first.kill()
+    first.wait()
+    assert second.returncode == 1 and "in use by another process" in second.stderr
+
+
+def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may end, and take the file away, between this one's opening and locking it."""
+    fcntl = pytest.importorskip("fcntl")
+    real, heard = fcntl.flock, []
+
+    def late(stream: Any, how: int) -> None:
+        (tmp_path / folder.LOCK).unlink()
+        real(stream, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        with pytest.raises(RunError, match="in use by another process"), folder.locked(tmp_path, heard.append):
+            pytest.fail("two runs at once")
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", unsupported)
+        with folder.locked(tmp_path, heard.append):
+            assert len(heard) == 1 and "cannot be locked" in heard[0] and "Function not implemented" in heard[0]
+    with folder.locked(tmp_path, heard.append):
+        assert len(heard) == 1
+
+
+def fit_of_ours(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A fit, and what may be another one when it is called again, by the field that says so."""
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(40)]
+    given: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu"}
+    starts = []
+    for number, words in enumerate((rows, rows[:30])):
+        starts.append(str(folder / f"start{number}"))
+        mapsto.pretrain("text", words, starts[-1], steps=1, vocabulary=300, **given)
+    mapsto.pretrain("text", rows, folder / "other weights", start=starts[0], steps=1, seed=5, device="cpu")
+    cell, label = ([dict(row) for row in rows] for _ in range(2))
+    cell[7]["text"] += "!"
+    label[7]["label"] = "warm" if label[7]["label"] == "cold" else "cold"
+    named = [{**row, "label": row["label"].upper()} for row in rows]
+    ours: dict[str, Any] = {"data": rows, "start": starts[0], "steps": 9, "method": "full", "device": "cpu"}
+    others: dict[str, dict[str, Any]] = {
+        "data (a cell)": {"data": cell},
+        "data (a label)": {"data": label},
+        "data (one row less)": {"data": rows[:-1]},
+        "data (the order)": {"data": rows[::-1]},
+        "targets (names of classes)": {"data": named},
+        "tokenizer": {"start": starts[1]},
+        "start_weights": {"start": str(folder / "other weights")},
+        "--steps": {"steps": 8},
+        "--batch": {"batch": 7},
+        "--optimizer": {"optimizer": "adamw"},
+        "seed": {"seed": 1},
+        "arrow": {"arrow": "label:text -> label:label"},
+    }
+    return {"arrow": "text -> label", **ours}, others
+
+
+def test_a_fit_that_goes_on_as_another_one_is_refused_with_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = fit_of_ours(tmp_path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mapsto.training.loop.Training.run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.fit(**ours, out=tmp_path / "run")
+    record = (tmp_path / "run" / "run.json").read_bytes()
+    for field, change in others.items():
+        with pytest.raises(UsageError, match=f"unfinished run with other .*{field.partition(' ')[0]}"):
+            mapsto.fit(**{**ours, **change}, out=tmp_path / "run")
+        assert (tmp_path / "run" / "run.json").read_bytes() == record, field
+    mapsto.fit(**ours, out=tmp_path / "run")
+
+
+def test_minutes_become_a_recorded_number_of_steps(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    at = command.index("--steps")
+    command[at : at + 2] = ["--minutes", "0.3"]
+    process = start(*command)
+    assert kill_when(process, tmp_path / "run", random.Random(3), False, KILL)
+    planned = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["steps"]
+    assert run(*command).returncode == 0
+    assert steps_done(tmp_path / "run") == planned
+    made = json.loads((tmp_path / "run" / "mapsto.json").read_text())
+    assert made["provenance"]["steps"] == planned
+
+
+def test_another_number_of_threads_is_said_and_stays_close(tmp_path: Path) -> None:
+    command = pretraining(tmp_path, "run")
+    command[command.index("--steps") + 1] = "40"
+    assert run(*command).returncode == 0
+    other = [*command[: command.index("--quiet")], "--out", str(tmp_path / "two")]
+    process = start(*other, threads=2)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    one, two = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for name in ("run", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_going_on_with_other_threads_is_said(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    process = start(*[word for word in command if word != "--quiet"], threads=2)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and "note: device changed from" in said and "the bits may differ" in said
+
+
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+    command = interrupted(tmp_path)
+    record = tmp_path / "run" / "run.json"
+    record.write_text(record.read_text().replace('"steps": 300', '"steps": 301'))
+    refused = run(*command)
+    assert refused.returncode == 1 and "run.json is damaged" in refused.stderr

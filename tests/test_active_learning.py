@@ -1,0 +1,152 @@
+"""Which rows to label next: of every kind, not what is known, and back from where they are labelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import run, sentences
+
+import mapsto
+from mapsto.active_learning import choose, doubt
+from mapsto.data import table as data
+from mapsto.options import LARGEST_SEED
+
+TOPICS = ("river mill old", "hope winter spring", "今天 天气 真好", "服务 房间 干净")
+
+
+def topics(count: int, seed: int = 0) -> list[dict[str, str]]:
+    rng = np.random.default_rng(seed)
+    return [{"text": f"{TOPICS[i % 4]} {rng.integers(1000)}", "label": f"topic {i % 4}"} for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suggesting") / "clf"
+    mapsto.fit("text -> label", topics(80), folder, layers=1, width=64, vocabulary=300, epochs=5)
+    return folder
+
+
+def test_typical_rows_are_of_every_group_that_has_no_label() -> None:
+    rng = np.random.default_rng(0)
+    middles = np.eye(6, 16)
+    of = np.repeat(np.arange(6), 50)
+    vectors = (middles[of] + 0.05 * rng.normal(size=(300, 16))).astype(np.float32)
+    assert sorted(of[choose(vectors, vectors[:0], None, 6, 0)]) == [0, 1, 2, 3, 4, 5]
+    known = (middles[:2] + 0.01).astype(np.float32)
+    assert set(of[choose(vectors, known, None, 4, 0)]) == {2, 3, 4, 5}
+    everything = choose(vectors, vectors[:0], None, 300, 0)
+    assert sorted(everything.tolist()) == list(range(300))
+    assert len(choose(vectors, vectors[:0], None, 6, LARGEST_SEED)) == 6
+
+
+def test_doubted_rows_are_doubted_and_different() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(500, 8)).astype(np.float32)
+    probabilities = rng.dirichlet([0.3, 0.3, 0.3], 500)
+    doubts = doubt(probabilities)
+    chosen = choose(vectors, vectors[:0], doubts, 12, 0)
+    assert len(set(chosen.tolist())) == 12
+    assert set(chosen.tolist()) <= set(np.argsort(-doubts, kind="stable")[:120].tolist())
+    assert np.array_equal(chosen, choose(vectors, vectors[:0], doubts, 12, 0))
+    best = np.sort(probabilities, axis=1)
+    assert doubts == pytest.approx(1 - best[:, 2] + best[:, 1])
+
+
+def test_a_start_without_answers_suggests_typical_rows(tmp_path: Path) -> None:
+    rows = [{"text": row["text"]} for row in topics(60)]
+    start = mapsto.pretrain("text", rows, tmp_path / "base", layers=1, width=64, vocabulary=300, steps=5)
+    found = start.suggest(rows, 8)
+    assert len({suggestion.row for suggestion in found.found}) == 8
+    assert all(suggestion.why == "typical" and suggestion.answer is None for suggestion in found.found)
+    assert found.column == "label"
+
+
+def test_labels_come_back(clf: Path, tmp_path: Path) -> None:
+    """A table is written, filled in, and fitted together with the rows there were."""
+    data.write_rows(tmp_path / "train.csv", ["text", "label"], topics(80))
+    pool = [{"text": row["text"], "note": f"n{i}"} for i, row in enumerate([*topics(40, 7), *topics(8)])]
+    data.write_rows(tmp_path / "pool.csv", ["text", "note"], pool)
+    asked = ["suggest", str(clf), str(tmp_path / "pool.csv"), "--labelled", str(tmp_path / "train.csv"), "--n", "10"]
+    done = run(*asked, "--out", str(tmp_path / "todo.csv"))
+    assert done.returncode == 0 and "wrote 10 doubted rows" in done.stderr
+    table = data.read(tmp_path / "todo.csv")
+    assert table.columns == ("text", "note", "label") and table.column("label") == [None] * 10
+    assert not set(table.column("text")) & {row["text"] for row in topics(80)}
+    filled = [{"text": text, "label": "topic 1"} for text in table.column("text")]
+    data.write_rows(tmp_path / "filled.csv", ["text", "label"], filled)
+    again = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--labelled", str(tmp_path / "filled.csv"), "--n", "5")
+    assert again.returncode == 0 and len(again.stdout.splitlines()) == 5
+
+
+def test_label_studio_and_back(clf: Path, tmp_path: Path) -> None:
+    data.write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
+    done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "6", "--out", str(tmp_path / "tasks.json"))
+    assert done.returncode == 0, done.stderr
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert len(tasks) == 6 and tasks[0]["predictions"][0]["result"][0]["value"]["choices"][0].startswith("topic")
+    for i, task in enumerate(tasks):
+        result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [f"topic {i % 2}"]}}
+        task["annotations"] = [{"was_cancelled": True, "result": []}, {"result": [result]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    table = data.read(tmp_path / "export.json")
+    assert table.column("label") == [f"topic {i % 2}" for i in range(6)]
+    assert table.column("text") == [task["data"]["text"] for task in tasks]
+
+
+def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
+    rows = [{**row, "label": row["label"] if i % 2 else None} for i, row in enumerate(topics(30, 7))]
+    found = mapsto.load(clf).suggest(rows, 100)
+    assert {suggestion.row for suggestion in found.found} == set(range(0, 30, 2))
+    assert (found.looked_at, found.unreadable) == (15, 0)
+    faulty = mapsto.load(clf).suggest(
+        [*topics(10, 7), {"text": " ", "label": None}, {"text": "river", "label": None}], 3
+    )
+    assert (faulty.looked_at, faulty.unreadable) == (1, 1)
+    with pytest.raises(mapsto.MapstoError, match="has a label already"):
+        mapsto.load(clf).suggest(topics(20, 7))
+    with pytest.raises(mapsto.MapstoError, match="above 0"):
+        mapsto.load(clf).suggest([{"text": text} for text in sentences(5)], 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "result"),
+    [
+        ("labels", ["river", "winter"], {"type": "choices", "value": {"choices": ["river", "winter"]}}),
+        ("number", 0, {"type": "number", "value": {"number": 0}}),
+        ("number", 4, {"type": "rating", "value": {"rating": 4}}),
+    ],
+)
+def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any], tmp_path: Path) -> None:
+    """The column to fill in is the one that the arrow answers, whatever its kind and wherever the text stands."""
+    answers = {"labels": [["river"], ["winter"], []], "number": [1.5, 2.5, 3.5]}[kind]
+    rows = [{"text": text, kind: answers[i % 3]} for i, text in enumerate(sentences(90))]
+    model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, steps=3)
+    pool = [{"id": i, "text": text, kind: None if i % 2 else cell} for i, text in enumerate(sentences(40, 5))]
+    found = model.suggest(pool, 5, known=90)
+    assert found.column == kind and found.looked_at == 20 and all(s.row % 2 for s in found.found)
+    assert found.found[0].why == ("doubted" if kind == "labels" else "typical")
+    tasks = found.tasks()
+    assert all(kind not in task["data"] for task in tasks)
+    for task in tasks:
+        for prediction in task.get("predictions", []):
+            assert prediction["result"][0]["to_name"] == "text" and kind == "labels"
+        task["annotations"] = [{"result": [{"from_name": kind, "to_name": "text", **result}]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    assert data.read(tmp_path / "export.json").column(kind) == [cell] * 5
+
+
+def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
+    """What is there may be the pool, or hours of a person's work."""
+    data.write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
+    before = (tmp_path / "pool.csv").read_bytes()
+    done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "3", "--out", str(tmp_path / "pool.csv"))
+    assert done.returncode == 2 and "is there already" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "pool.csv").read_bytes() == before
+    with pytest.raises(mapsto.MapstoError, match="is there already"):
+        mapsto.load(clf).suggest(tmp_path / "pool.csv", 3).write(tmp_path / "pool.csv")
+    with pytest.raises(mapsto.MapstoError, match=r"no row can be read(?s:.*)blank"):
+        mapsto.load(clf).suggest([{"text": " "}, {"text": None}], 3)

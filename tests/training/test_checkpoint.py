@@ -1,0 +1,279 @@
+"""A checkpoint is whole or refused, and nothing that goes wrong in a save harms the last good one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mapsto
+from mapsto import files as checkpoint
+from mapsto.errors import CheckpointError, RunError
+from mapsto.pretrained.model_folder import MANIFEST, MODEL, open_start
+from mapsto.training import checkpoint as checkpoint_module
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "model/weight": torch.randn(40, 30, generator=generator),
+        "optimizer/weight/exp_avg": torch.randn(40, 30, generator=generator),
+        "optimizer/step": torch.tensor(float(seed)),
+        "best/half": torch.randn(7, generator=generator).bfloat16(),
+    }
+
+
+def write(run: Path, *steps: int) -> None:
+    for step in steps:
+        checkpoint_module.save(checkpoint_module.place(run, step), tensors(step), {"step": step, "best": float("inf")})
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    held, state = checkpoint_module.load(checkpoint_module.place(tmp_path, 5))
+    assert equal(held, tensors(5)) and state == {"step": 5, "best": float("inf")}
+    assert all(held[name].dtype == tensor.dtype for name, tensor in tensors(5).items())
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3)
+    checkpoint_module.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+
+
+def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
+    """Those were refused, the run went back, and what it saved since is all there is."""
+    write(tmp_path, 2, 4, 6)
+    for step in (4, 6):
+        flip(checkpoint_module.place(tmp_path, step) / checkpoint_module.TENSORS, random.Random(step))
+    write(tmp_path, 3)
+    checkpoint_module.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path: Path, rng: random.Random) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def zero(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    at = rng.randrange(len(content))
+    end = min(len(content), at + rng.choice([16, 512, 4096]))
+    if not any(content[at:end]):
+        content[at] ^= 0xFF
+    else:
+        content[at:end] = bytes(end - at)
+    path.write_bytes(content)
+
+
+def swap(path: Path, rng: random.Random) -> None:
+    """The file of the other checkpoint in its place."""
+    other = next(p for p in path.parent.parent.iterdir() if p != path.parent and p.name.startswith("step-"))
+    if (other / path.name).read_bytes() == path.read_bytes():
+        flip(path, rng)
+    else:
+        shutil.copy(other / path.name, path)
+
+
+def append(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 64)))
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def stray(path: Path, rng: random.Random) -> None:
+    (path.parent / "extra.safetensors").write_bytes(b"x")
+
+
+DAMAGES: list[Callable[[Path, random.Random], None]] = [flip, truncate, zero, swap, append, remove, stray]
+
+
+def sweep(folder: Path, count: int) -> None:
+    rng = random.Random(count)
+    write(folder / "whole", 3, 7)
+    for number in range(count):
+        run = folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(folder / "whole", run)
+        newest = checkpoint_module.place(run, 7)
+        path = newest / rng.choice([checkpoint_module.TENSORS, checkpoint_module.STATE, checkpoint_module.MANIFEST])
+        damage = DAMAGES[number % len(DAMAGES)]
+        damage(path, rng)
+        with pytest.raises(CheckpointError) as refused:
+            checkpoint_module.load(newest)
+        named = newest if damage is not stray else newest / "extra.safetensors"
+        assert str(named) in str(refused.value), (damage.__name__, path)
+        said: list[str] = []
+        found = checkpoint_module.newest(run, said.append)
+        assert found is not None and found[0].name == "step-00000003" and equal(found[1], tensors(3))
+        assert len(said) == 1 and "older checkpoint" in said[0]
+
+
+def test_two_hundred_damages_none_accepted(tmp_path: Path) -> None:
+    sweep(tmp_path, 200)
+
+
+@pytest.mark.slow
+def test_a_thousand_damages_none_accepted(tmp_path: Path) -> None:
+    sweep(tmp_path, 1000)
+
+
+def sweep_of_a_model(folder: Path, count: int) -> None:
+    """Any damage to any file of a finished run that its use depends on."""
+    rng = random.Random(count)
+    rows = [{"text": f"{i} river {'winter' if i % 2 else 'spring'}", "label": "ab"[i % 2]} for i in range(40)]
+    mapsto.fit("text -> label", rows, folder / "whole", steps=1, layers=1, width=32, vocabulary=300, device="cpu")
+    names = sorted({*MODEL, MANIFEST} & {path.name for path in (folder / "whole").iterdir()})
+    assert len(names) >= 5
+    ways = [flip, flip, truncate, zero, append, remove]
+    for number in range(count):
+        path = folder / "run" / names[number % len(names)]
+        shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.copytree(folder / "whole", path.parent)
+        damage = ways[number // len(names) % len(ways)]
+        damage(path, rng)
+        with pytest.raises(CheckpointError) as refused:
+            open_start(path.parent)
+        named = path if (path.name, damage) != (MANIFEST, remove) else path.parent
+        assert str(named) in str(refused.value), (damage.__name__, path)
+    open_start(folder / "whole")
+
+
+def test_a_hundred_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
+    sweep_of_a_model(tmp_path, 100)
+
+
+@pytest.mark.slow
+def test_a_thousand_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
+    sweep_of_a_model(tmp_path, 1000)
+
+
+@pytest.mark.parametrize("suffix", checkpoint.PICKLED)
+@pytest.mark.parametrize("form", ["pickle", "numpy", "text"])
+def test_what_may_run_code_is_never_opened(
+    form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it holds, and also under the name of what is safe."""
+    path = tmp_path / f"model{suffix}"
+    if form == "pickle":
+        torch.save({"a": torch.zeros(2)}, path)
+    elif form == "numpy":
+        with path.open("wb") as stream:
+            np.savez(stream, a=np.array([{}], object))
+    else:
+        path.write_text("text")
+
+    def opened(*_: Any, **__: Any) -> None:
+        pytest.fail("it was opened")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, opened)
+    with pytest.raises(CheckpointError, match="never opens it; .* save_pretrained"):
+        checkpoint.open_tensors(path)
+    safe = path.with_suffix(".safetensors")
+    path.rename(safe)
+    with pytest.raises(CheckpointError, match="is a pickle under another name|is no whole safetensors file"):
+        checkpoint.open_tensors(safe)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["fsync", "rename", "open"])
+def test_a_save_that_fails_leaves_the_last_checkpoint(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, "injected")
+
+    if call == "fsync":
+        monkeypatch.setattr("os.fsync", fail)
+    elif call == "rename":
+        monkeypatch.setattr(Path, "rename", fail)
+    else:
+        monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(RunError, match="could not be written") as failed:
+        write(tmp_path, 2)
+    assert "what was saved before stands" in str(failed.value) and failed.value.exit_status == 1
+    monkeypatch.undo()
+    found = checkpoint_module.newest(tmp_path, print)
+    assert found is not None and equal(found[1], tensors(1))
+    assert not list((tmp_path / "checkpoints").glob(".unfinished-*")), "nothing half-written stays"
+
+
+def test_space_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(RunError, match="1,000 are free"):
+        write(tmp_path, 2)
+    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000001"]
+
+
+def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    checkpoint.write_atomic(path, b"old")
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "injected")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(RunError, match="disk is full"):
+        checkpoint.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_verify_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    hashes = {"a.json": checkpoint.hash_file(tmp_path / "a.json")}
+    checkpoint.verify(tmp_path, hashes)
+    (tmp_path / "a.json").write_text("{ }")
+    with pytest.raises(CheckpointError, match=r"a\.json is damaged"):
+        checkpoint.verify(tmp_path, hashes)
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.verify(tmp_path, {"b.json": "0"})
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "b.json").write_text("[]")
+    checkpoint.verify(tmp_path, {"inner/b.json": checkpoint.hash_file(inner / "b.json")})
+    with pytest.raises(CheckpointError, match=r"inner/b\.json is damaged"):
+        checkpoint.verify(tmp_path, {"inner/b.json": "0"})
+    for outside in ("../a.json", "sub/../../a.json", str(tmp_path / "a.json")):
+        with pytest.raises(CheckpointError, match="is missing"):
+            checkpoint.verify(inner, {outside: checkpoint.hash_file(tmp_path / "a.json")})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'"text"'])
+def test_json_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        checkpoint.read_json(tmp_path / "state.json")
+
+
+def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "LARGEST_JSON", 100)
+    (tmp_path / "big.json").write_text(json.dumps({"a": "b" * 200}))
+    with pytest.raises(CheckpointError, match="larger than"):
+        checkpoint.read_json(tmp_path / "big.json")

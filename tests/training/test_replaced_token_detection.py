@@ -1,0 +1,90 @@
+"""ELECTRA's objective: what the generator fills in, what the model is asked, and what is left in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences
+from test_laws import CPU, made
+
+import mapsto
+from mapsto.sequence.packing import collate
+from mapsto.training.loop import Plan, Training
+from mapsto.training.objectives.replaced_token_detection import Replaced, fill, sample
+
+TEXTS = [{"text": text} for text in sentences(80)]
+SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu"}
+
+
+def test_guesses_stand_in_the_hidden_places_and_are_told_from_what_stood_there() -> None:
+    _, examples = made("~text -> text")
+    batch = collate([examples.example(i, 0, 0.0) for i in range(8)])
+    readout = batch.answers[0]
+    assert readout is not None and readout.at is not None
+    guesses = readout.values.clone()
+    guesses[::2] = (guesses[::2] + 1) % 300
+    filled, is_other = fill(batch, "text", readout, guesses)
+    whole = torch.cat([torch.from_numpy(examples.pieces[i][0].tokens) for i in range(8)])
+    assert torch.equal(is_other.bool(), filled.tokens["text"] != whole)
+    assert int(is_other.sum()) == len(guesses[::2])
+    again, none = fill(batch, "text", readout, readout.values)
+    assert torch.equal(again.tokens["text"], whole) and not none.any()
+
+
+def test_guesses_have_the_chances_that_the_generator_gives_them() -> None:
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    logits[1, 3] = -torch.inf
+    even = (torch.arange(4000) + 0.5) / 4000
+    for row in logits:
+        shares = torch.bincount(sample(row.expand(4000, 7), even), minlength=7) / 4000
+        torch.testing.assert_close(shares, torch.softmax(row, dim=0), atol=1e-3, rtol=0)
+    assert sample(logits[1:], torch.ones(1)) == 6, "a chance that was rounded up is of the last token"
+
+
+def test_guesses_are_a_function_of_seed_step_and_row() -> None:
+    """So that several processes, which have other batches, learn what one learns."""
+    mapping, examples = made("~text -> text")
+    objective = Replaced(mapping)
+
+    def told(step: int, *parts: list[int]) -> list[float]:
+        batches = [collate([examples.example(i, step, 0.0) for i in part]) for part in parts]
+        with torch.no_grad():
+            return torch.tensor([[float(x) for _, x in objective.losses(mapping, b)] for b in batches]).sum(0).tolist()
+
+    together = told(3, list(range(8)))
+    assert told(3, [6, 1, 3], [0, 2, 7, 5, 4]) == pytest.approx(together, rel=1e-5)
+    assert told(4, list(range(8)))[1] != pytest.approx(together[1], rel=1e-5)
+
+
+def test_both_learn() -> None:
+    mapping, examples = made("~text -> text")
+    objective = Replaced(mapping)
+    batch = collate([examples.example(i, 0, 0.0) for i in range(40)])
+
+    def losses() -> list[float]:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return [float(total) / objective.counts(batch)[term] for term, total in objective.losses(mapping, batch)]
+
+    before = losses()
+    plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
+    Training(mapping, examples, plan, CPU, objective=objective).run()
+    assert all(after < 0.9 * was for after, was in zip(losses(), before, strict=True)), (before, losses())
+
+
+def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
+    how = {"objective": "replaced", "steps": 4, "batch": 16, "hold_out": 0.2}  # what is left has no answers to score
+    base = mapsto.pretrain("text", TEXTS, tmp_path / "base", **how, **SMALL)
+    assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "generator" in n]
+    opened = mapsto.load(tmp_path / "base")
+    vectors = opened.embed([row["text"] for row in TEXTS[:3]])
+    np.testing.assert_allclose(vectors, base.embed([row["text"] for row in TEXTS[:3]]), atol=1e-5)
+    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(TEXTS)]
+    clf = mapsto.fit("text -> label", rows, start=tmp_path / "base", steps=2, device="cpu")
+    assert clf(TEXTS[0]["text"])["label"] in "ab"
+    with pytest.raises(mapsto.MapstoError, match="one source"):
+        pairs = [{"en": row["text"], "de": row["text"]} for row in TEXTS]
+        mapsto.pretrain("~en:text, ~de:text -> en:text, de:text", pairs, objective="replaced", steps=1, **SMALL)

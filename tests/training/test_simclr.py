@@ -1,0 +1,101 @@
+"""SimCLR's objective: two views of a picture, how they reach a step, what is learnt from them and what is left in the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_laws import CPU, made, picture
+
+import mapsto
+from mapsto.sequence.batch import Batch
+from mapsto.sequence.packing import collate
+from mapsto.training.loop import Loader, Plan, Training
+from mapsto.training.objectives.simclr import Simclr
+
+ROWS = [{"image": picture(i, i % 2 == 0)} for i in range(40)]
+SMALL = {"layers": 2, "width": 64, "heads": 2, "device": "cpu"}
+PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
+
+
+def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most_tokens)
+    mapping, examples = made("~image -> image")
+    return Loader(examples, PLAN, 0, Simclr(mapping, "auto")).make(3)
+
+
+@pytest.mark.parametrize("most_tokens", [8192, 200])
+def test_a_batch_holds_both_views_of_its_rows(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole pictures, of two shapes here, no patch of them hidden; the views differ, and are the same when made again."""
+    batches = loaded(most_tokens, monkeypatch)
+    again = loaded(most_tokens, monkeypatch)
+    assert sum(len(batch.rows) for batch in batches) == 2 * PLAN.batch and len(batches) > (most_tokens < 8192)
+    for batch, same in zip(batches, again, strict=True):
+        one, other = np.split(batch.rows, 2)
+        assert np.array_equal(one, other) and len(set(one.tolist())) == len(one)
+        tokens = batch.tokens["image"]
+        assert (tokens[:, 0] != 1).all() and torch.equal(tokens, same.tokens["image"]), "1 is a hidden patch"
+        place = torch.full((batch.segments.numel(),), -1)
+        place[batch.slots["image"]] = torch.arange(len(tokens))
+        lengths, half = batch.lengths.tolist(), len(one)
+        for i in range(half):
+            first, second = (place[batch.starts[at]] for at in (i, i + half))
+            assert lengths[i] == lengths[i + half]
+            assert not torch.equal(tokens[first : first + lengths[i]], tokens[second : second + lengths[i]])
+
+
+def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() -> None:
+    """Moved a little, since that leaves these few colours apart; at a step that is not learnt from."""
+    mapping, examples = made("~image -> image")
+    objective = Simclr(mapping, "move")
+    asked = objective.asked(examples)
+
+    def known() -> tuple[float, float]:
+        """How often the nearest of 79 other views is of the same picture, and the deviation of vectors over their length."""
+        batch = collate([asked.example(i, 999, 0.0, view) for view in range(2) for i in range(40)])
+        with torch.no_grad():
+            pooled = mapping.pool(mapping.hidden(batch), batch)
+            vectors = F.normalize(mapping.get_submodule("projection")(pooled), dim=-1)
+        nearest = (vectors @ vectors.T).fill_diagonal_(-2).argmax(1)
+        return float((nearest % 40 == torch.arange(80) % 40).float().mean()), float(
+            pooled.std(0).norm() / pooled.norm()
+        )
+
+    share, spread = known()
+    Training(mapping, examples, replace(PLAN, steps=40), CPU, objective=objective).run()
+    learnt, kept = known()
+    assert share < 0.4 and learnt > 0.7, (share, learnt)
+    assert kept > 0.8 * spread, (spread, kept)
+
+
+def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
+    how = {"objective": "simclr", "steps": 4, "batch": 16, "hold_out": 0.2}  # what is left has no answers to score
+    base = mapsto.pretrain("image", ROWS, tmp_path / "base", **how, **SMALL)
+    assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "projection." in n[:11]]
+    opened = mapsto.load(tmp_path / "base")
+    pictures = [row["image"] for row in ROWS[:3]]
+    np.testing.assert_allclose(opened.embed(pictures), base.embed(pictures), atol=1e-5)
+    assert "a start for other arrows" in (tmp_path / "base" / "README.md").read_text(encoding="utf-8")
+    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(ROWS)]
+    clf = mapsto.fit("image -> label", rows, start=tmp_path / "base", steps=2, device="cpu")
+    assert clf(ROWS[0]["image"])["label"] in "ab"
+
+
+@pytest.mark.parametrize(
+    ("arrow", "given", "said"),
+    [
+        ("~text -> text", {}, "there is: masked"),
+        ("~image -> image, label", {}, "one source"),
+        ("~image -> image", {"augment": "none"}, "they are equal"),
+        ("~image -> image", {"hide": 0.3}, "hides nothing"),
+    ],
+)
+def test_what_has_no_views_is_refused(arrow: str, given: dict[str, object], said: str) -> None:
+    rows = [{**row, "text": f"row {i}", "label": "ab"[i % 2]} for i, row in enumerate(ROWS)]
+    kept = [{name: row[name] for name in ("image", "text", "label") if name in arrow} for row in rows]
+    with pytest.raises(mapsto.MapstoError, match=said):
+        mapsto.pretrain(arrow, kept, objective="simclr", steps=1, **given, **SMALL)

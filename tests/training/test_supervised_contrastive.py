@@ -1,0 +1,191 @@
+"""Contrast: what it compares, that it is a function of seed and step, and that it learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences, write_corpus
+from test_laws import made
+from test_training import TINY, Heard
+
+import mapsto
+from mapsto.errors import UsageError
+from mapsto.model import linear_probe as linear
+from mapsto.options import LARGEST_SEED
+from mapsto.training import loop
+from mapsto.training.loop import Plan, Training
+from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, Contrast, contrast
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base() -> mapsto.Model:
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(40)], steps=1, **TINY)
+
+
+def test_the_loss_is_that_of_every_pair_written_out() -> None:
+    vectors, classes = torch.randn(9, 5), torch.tensor([0, 1, 0, 2, 1, 0, 1, 3, 1])
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    expected = 0.0
+    for i in range(9):
+        others = [j for j in range(9) if j != i]
+        total = sum(torch.exp(unit[i] @ unit[j] / TEMPERATURE) for j in others)
+        same = [j for j in others if classes[j] == classes[i]]
+        for j in same:
+            expected -= float(torch.log(torch.exp(unit[i] @ unit[j] / TEMPERATURE) / total)) / len(same)
+    assert float(contrast(vectors, classes)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_order_of_rows_changes_nothing_and_a_class_of_one_has_no_pair() -> None:
+    vectors, classes = torch.randn(4, 5), torch.tensor([0, 0, 1, 1])
+    for order in permutations(range(4)):
+        again = contrast(vectors[list(order)], classes[list(order)])
+        torch.testing.assert_close(again, contrast(vectors, classes))
+    assert float(contrast(vectors[:2], torch.tensor([0, 1]))) == 0.0
+
+
+def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> None:
+    _, examples = made("text:text -> label, other:label")
+    for port in (0, 1):
+        objective = Contrast(examples, port)
+        labels = [int(answers[port].values) for answers in examples.answers]  # type: ignore[union-attr]
+        seen: Counter[int] = Counter()
+        for step in range(40):
+            rows = objective.rows(7, step, 12, len(examples))
+            assert np.array_equal(rows, Contrast(examples, port).rows(7, step, 12, len(examples)))
+            assert len(set(rows.tolist())) == len(rows)
+            assert min(Counter(labels[row] for row in rows.tolist()).values()) >= 2
+            seen.update(rows.tolist())
+        assert set(seen) == set(range(len(examples))), "every row is read"
+        assert not np.array_equal(objective.rows(7, 0, 12, 40), objective.rows(8, 0, 12, 40))
+
+
+def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
+    mapping, examples = made("text:text -> label")
+    head = mapping.heads[0].weight.detach().clone()
+    losses: list[float] = []
+    plan = Plan(steps=40, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
+    listener = lambda record: losses.append(record["loss"])  # noqa: E731
+    Training(mapping, examples, plan, CPU, listener=listener, objective=Contrast(examples, 0)).run()
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
+
+
+def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts need several batches; which rows meet in one must not decide what is learnt."""
+    plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
+    told = []
+    for tokens, shortest in ((8192, 512), (64, 32)):
+        monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
+        mapping, examples = made("text:text -> label")
+        training = Training(mapping, examples, plan, CPU, objective=Contrast(examples, 0))
+        batches = len(training.loader.make(0))
+        steps = [training.step(number)[0] for number in range(3)]
+        told.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))
+    (one, losses, weights), (several, same_losses, same_weights) = told
+    assert one == 1 and several > 2
+    assert same_losses == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(same_weights, weights, atol=1e-5, rtol=1e-4)
+
+
+def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
+    rows = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
+    heard = Heard()
+    given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
+    clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=heard, **given)
+    assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in heard.lines)
+    right = [answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)]
+    assert np.mean(right) > 0.9
+    again = mapsto.fit("text -> label", rows, steps=30, **given)
+    for one, other in zip(clf.mapping.parameters(), again.mapping.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that were drawn together by the labels look as if these were easy to tell."""
+    base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY)
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
+    asked: list[tuple[Any, Any]] = []
+    plain = linear._best
+
+    def best(model: Any, features: Any, values: Any, *told: Any) -> float:
+        asked.append((features, values))
+        return plain(model, features, values, *told)
+
+    monkeypatch.setattr(linear, "_best", best)
+    for method in ("probe", "contrast"):
+        given = {"method": method, "device": "cpu", "precision": "fp32"}
+        mapsto.fit("text -> label", rows, start=base, **given, **({"rate": 1e-2} if method == "contrast" else {}))
+    (frozen, values), (judged, _) = asked
+    np.testing.assert_allclose(judged, frozen, atol=1e-5)
+    learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
+    sure, held = (linear.logistic(learnt, values, 0, chosen_by=by).coef_ for by in (None, frozen))
+    assert np.linalg.norm(held) < 0.8 * np.linalg.norm(sure)
+
+
+def test_any_seed_can_choose_a_penalty() -> None:
+    features, values = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1] * 4)
+    assert linear.logistic(features, values, LARGEST_SEED).coef_.shape == (1, 3)
+
+
+def test_contrast_needs_a_start_and_classes() -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match="needs a --start"):
+        mapsto.fit("text -> label", rows, method="contrast", **TINY)
+    base = mapsto.fit("text -> label", rows, steps=1, **TINY)
+    with pytest.raises(UsageError, match="answers such as labels"):
+        mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=base, method="contrast", device="cpu")
+    different = [{"text": text, "label": f"class {i}"} for i, text in enumerate(sentences(5))]
+    with pytest.raises(UsageError, match="no class has two"):
+        mapsto.fit("text -> label", different, start=base, method="contrast", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "method"),
+    [
+        (8, {}, "contrast"),
+        (2, {}, "probe"),
+        (8, {"smooth": 0.1}, "probe+full"),
+        (8, {"lora": 2}, "contrast"),
+        (8, {"freeze": "all"}, "probe+full"),
+        (60, {}, "probe+full"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(count))]
+    heard = Heard()
+    steps = {} if method == "probe" else {"steps": 1}
+    mapsto.fit("text -> label", rows, start=base, device="cpu", progress=heard, **steps, **options)
+    (said,) = (line for line in heard.lines if f"method {method} ({count // 2} labels a class, at most" in line)
+    unused = {
+        "smooth": "--smooth would change nothing with contrast",
+        "freeze": "--freeze would change nothing with contrast",
+    }
+    assert all(unused.get(name, "") in said for name in options), said
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
+        ("probe", {"freeze": "1"}, "--freeze"),
+        ("probe", {"optimizer": "muon", "patience": 5}, "--optimizer, --patience"),
+        ("contrast", {"patience": 5}, "--patience"),
+        ("contrast", {"smooth": 0.1}, "--smooth"),
+        ("contrast", {"freeze": "all"}, "--freeze"),
+    ],
+)
+def test_options_that_would_change_nothing_are_said(
+    method: Any, options: dict[str, Any], says: str, base: mapsto.Model
+) -> None:
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
+    with pytest.raises(UsageError, match=says):
+        mapsto.fit("text -> label", rows, start=base, method=method, device="cpu", **options)
