@@ -1,0 +1,266 @@
+"""Capabilities: what some kinds of values can do beyond the contract of a source or a target.
+
+A kind inherits the capabilities that it has. Callers ask with `isinstance` (an object) or `issubclass` (a class), and `require`
+says in words what a kind cannot do. No caller asks for a kind by its name.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
+
+import numpy as np
+
+from mapsto.errors import BadCell, UsageError
+from mapsto.task.source import Kind, Source
+from mapsto.text.shingles import Hashes, shingles
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mapsto.sequence.piece import Flat, Ints, Part, Piece
+
+Capability = TypeVar("Capability", bound=Kind)
+
+# How a mixture shows its values: through or in each other, or each at a place of its own.
+MixtureLayout = Literal["blended", "placed"]
+
+
+@overload
+def require(kind: type[Kind], capability: type[Capability], ability: str) -> type[Capability]: ...
+
+
+@overload
+def require(kind: Kind, capability: type[Capability], ability: str) -> Capability: ...
+
+
+def require(kind: Any, capability: type[Kind], ability: str) -> Any:
+    """Return a kind, an object or a class, as one that has a capability.
+
+    ability: the participle for the message: "explained" becomes "'number' cannot be explained".
+    Raises UsageError where the kind lacks it.
+    """
+    if not (issubclass(kind, capability) if isinstance(kind, type) else isinstance(kind, capability)):
+        raise UsageError(f"{kind.kind!r} cannot be {ability}")
+    return kind
+
+
+# Capabilities of sources and targets
+
+
+class FileBacked(Kind):
+    """A kind whose cells may name files, and whose files may each be one value."""
+
+    # The lower-case endings of such files, with the dot.
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @staticmethod
+    def locate(cell: object, folder: Path | None) -> object:
+        """Return the cell with the file that it names resolved: beside the table, else below the working directory.
+
+        cell: also a dict with a "path" (Hugging Face). Anything that names no local file is returned unchanged.
+        folder: the table's folder; None where no file holds the table.
+        Raises BadCell for a missing file, and for one outside of both folders, since tables come from strangers.
+        """
+        if isinstance(cell, dict) and not cell.get("bytes"):
+            return {**cell, "path": FileBacked.locate(cell.get("path"), folder)}
+        if folder is None or not isinstance(cell, str) or not (name := cell.strip()) or why_not_local(name):
+            return cell
+        path = str(folder / name) if os.path.exists(folder / name) else name
+        if ".." in Path(name).parts or not any(
+            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())
+        ):
+            raise BadCell(
+                "a table names files below its own folder, or below the one that mapsto is run in, and no others"
+            )
+        if not os.path.exists(path):
+            raise BadCell(f"there is no such file below {folder}, nor below the folder that mapsto is run in")
+        return path
+
+
+def why_not_local(name: str) -> str:
+    """Return why no local file can have this name, for a message; an empty string where one can."""
+    if "\0" in name:
+        return "whose name has no NUL character"
+    return "and no address: nothing is fetched from the network" if "://" in name else ""
+
+
+# Capabilities of sources
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A method that makes one value of several rows."""
+
+    # How many rows are mixed into one.
+    num_values: int
+    layout: MixtureLayout
+    # The probability that a row is mixed at all.
+    probability: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A region of a value and its caption, to be drawn into the value."""
+
+    # (a, 2): begin and end along each of the value's axes, in raw coordinates.
+    region: Any
+    text: str
+    # Whether the region is a label, and not a prediction.
+    from_label: bool = False
+
+
+class Tokenized(Source):
+    """A source whose pieces are ids of a vocabulary and can be rebuilt from them alone.
+
+    So a corpus of it may be larger than memory, words can be added to the vocabulary, and the frame's ids separate several values
+    of one example.
+    """
+
+    @abstractmethod
+    def flatten(self, values: Sequence[Any], units: bool = False) -> Flat:
+        """Return the tokens of all values end to end, without frames; with `units`, also the tokens that begin a unit (word)."""
+
+    @abstractmethod
+    def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
+        """Return the piece that `encode` makes of tokens from `flatten`, of a whole value or of a window of one.
+
+        begins: (t,), the tokens that begin a unit.
+        """
+
+    @abstractmethod
+    def extend_vocabulary(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
+        """Return a source with these words in its vocabulary and, by new id, the tokens that stood for the word before."""
+
+    @abstractmethod
+    def count_unknown(self, tokens: Ints) -> int:
+        """Return how many of the tokens are the vocabulary's unknown token."""
+
+
+class Augmentable(Kind):
+    """A source whose values can be varied and mixed at random, as training data."""
+
+    # What `augment` takes, the usual method first and the strongest last.
+    augmentations: ClassVar[tuple[str, ...]]
+    # The methods of `mix`, by name.
+    mixtures: ClassVar[Mapping[str, Mixture]]
+
+    @abstractmethod
+    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
+        """Return the piece of a varied value that means the same: as many tokens, its alignment moved with it.
+
+        recolour: whether colours may change too, and not only places.
+        """
+
+    @abstractmethod
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+        """Return one piece made of several, as long as the first of them, and the part that each has in it.
+
+        pieces: as many as the mixture `how` takes.
+        """
+
+
+class Spatial(Kind):
+    """A source whose values have rows and columns, so that answers and masks can lie at places in them."""
+
+    # Learnt tokens at the end of every piece that answers about places are read from; 0 where those are read between the patches.
+    queries: int
+    # How many layers add the position embeddings again to their output.
+    layer_positions: int
+
+    @abstractmethod
+    def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """Return the tokens (q, k) around each of q places on a regular grid and their bilinear weights (q, k).
+
+        counts: places along each axis of the value; their product is q.
+        """
+
+    @abstractmethod
+    def resize(self, size: int | None) -> Source:
+        """Return the source that reads values uncropped, and scales larger ones down to `size` pixels along each axis.
+
+        size: None for the size that it reads now. Raises UsageError for one that is too large.
+        """
+
+    @abstractmethod
+    def mask_region(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+        """Return the piece with the tokens hidden that a mask touches, and their indices.
+
+        piece: of `value`, with its alignment. mask: a cell, such as the name of a file.
+        Raises BadCell for a mask that does not fit, UsageError where no part can be hidden.
+        """
+
+    @classmethod
+    @abstractmethod
+    def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
+        """Return the value as HTML with the marks' regions outlined, labels with a broken line."""
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, value: Any, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """Return the suffix and the content of a file of the value with the marks' regions outlined and captioned."""
+
+
+class Explainable(Kind):
+    """A source whose tokens can be named, removed and highlighted, so that an answer can be attributed to them."""
+
+    @abstractmethod
+    def token_names(self, piece: Piece) -> list[str]:
+        """Return what each token is, in words."""
+
+    @abstractmethod
+    def without(self, piece: Piece, tokens: Ints) -> Piece:
+        """Return the piece as if these tokens had not stood in the value; its frame stays."""
+
+    @abstractmethod
+    def blank(self, piece: Piece) -> Piece:
+        """Return a piece of the same length with nothing in it: the baseline of an attribution."""
+
+    @staticmethod
+    @abstractmethod
+    def excerpt(value: Any, region: Any) -> str:
+        """Return in words what stands in a region (a, 2) of the value."""
+
+    @classmethod
+    @abstractmethod
+    def highlight(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
+        """Return the value as HTML with shaded regions, beside the bare value where the shades would hide it.
+
+        shades: one for each region, from −1 (colour `against`) to 1 (colour `for`).
+        """
+
+
+class Describable(Kind):
+    """A source whose values can be measured, compared and varied without a model: by baselines, checks and error analysis."""
+
+    # The field's name for what `fit_features` computes.
+    feature_name: ClassVar[str]
+    # What `size` counts.
+    size_unit: ClassVar[str] = "length"
+
+    @classmethod
+    @abstractmethod
+    def fit_features(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
+        """Fit classical features on training values; return the function from values to features (n, f), sparse or not."""
+
+    @staticmethod
+    @abstractmethod
+    def perturb(value: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """Return variants of the value with the same meaning, as others would write or record it, by what was changed."""
+
+    @staticmethod
+    def size(value: Any) -> float:
+        """Return how large a value is, in `size_unit`."""
+        return len(str(value))
+
+    @classmethod
+    def sketch(cls, value: Any) -> Hashes:
+        """Return sorted, distinct hashes of a value's parts; near-duplicates share most of them, other values few."""
+        return shingles(cls.key(value))
+
+
+# Capabilities of targets
