@@ -32,7 +32,7 @@ from mapsto.inference import embedder as embedding
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 
 
@@ -124,7 +124,7 @@ class Model:
         """Write a folder that mapsto and transformers open. Raises UsageError if it holds something else."""
         target = Path(path)
         folder.require_free(target, overwrite=False)
-        model_folder_module.save(self.mapping, target, {})
+        model_folder.save_mapping(self.mapping, target, {})
 
     def _table(self, data: Any) -> Any:
         """A plain list of values becomes rows of the arrow's one source."""
@@ -136,7 +136,7 @@ class Model:
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
     """The model in a folder, or of a hub name. Raises CheckpointError when it is damaged, unsafe or not supported."""
-    return Model(model_folder_module.load(name), device, precision)
+    return Model(model_folder.load_mapping(name), device, precision)
 
 
 def fit(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:

@@ -382,7 +382,11 @@ def test_where_answers_go_is_looked_at_first(
     test = fitted / "test.csv"
     status, _, said = invoke("predict", fitted / "clf", test, "--out", tmp_path / "a.docx")
     assert status == 2 and "csv, tsv, jsonl or parquet" in said
-    for slow in ("mapsto.pretrained.model_folder.load", "mapsto.data.table.read", "mapsto.comparison.runs.planned"):
+    for slow in (
+        "mapsto.pretrained.model_folder.load_mapping",
+        "mapsto.data.table.read",
+        "mapsto.comparison.runs.planned",
+    ):
         monkeypatch.setattr(slow, too_soon)
     taken, nowhere = edit(tmp_path / "taken", "x"), tmp_path / "nowhere"
     (tmp_path / "a.csv").mkdir()

@@ -22,7 +22,7 @@ from mapsto import kinds
 from mapsto.cli.answering import complete, predict
 from mapsto.data import table as data
 from mapsto.kinds.image import ImageSource
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import generator
 from mapsto.vision import image_io as pictures
 from mapsto.vision import resize as resize_module
@@ -120,7 +120,7 @@ def test_digits_are_cleaned(tmp_path: Path) -> None:
     opened = mapsto.load(tmp_path / "run", precision="fp32")
     assert np.array_equal(opened(rows[400]["noisy"])["image"], said[0]["image"])
     assert {"patch_head.weight", "patch_head.bias"}.isdisjoint(
-        model_folder_module.open_start(tmp_path / "run").start.tensors
+        model_folder.open_model_folder(tmp_path / "run").pretrained.tensors
     )
 
 

@@ -28,7 +28,7 @@ from mapsto import cli, kinds
 from mapsto.data import table as data
 from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.vision import image_io as pictures
 from mapsto.vision import video_io as videos
@@ -328,12 +328,12 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    model_folder_module.save(made("~video -> video")[0], tmp_path, {})
+    model_folder.save_mapping(made("~video -> video")[0], tmp_path, {})
     (tmp_path / "mapsto.json").unlink()
-    assert str(model_folder_module.load(tmp_path).arrow) == "~video -> video"
+    assert str(model_folder.load_mapping(tmp_path).arrow) == "~video -> video"
     change(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 # As a user has them
@@ -377,7 +377,7 @@ def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
     base = mapsto.pretrain("video", shown, tmp_path / "base", **given)
     assert base.mapping.decoder is not None
     again = mapsto.pretrain("video", shown, start=tmp_path / "base", objective="mae", steps=2)
-    assert again.mapping.config.decoder == model_folder_module.load(tmp_path / "base").config.decoder
+    assert again.mapping.config.decoder == model_folder.load_mapping(tmp_path / "base").config.decoder
     clf = mapsto.fit("video -> label", rows(0, 12), start=tmp_path / "base", steps=2)
     assert clf.mapping.decoder is None
     assert base.complete([row["video"] for row in shown], 0.75)[0].shape == (4, 8, 8, 3)

@@ -33,8 +33,7 @@ import mapsto
 from mapsto import zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import model_folder, weight_names
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.corruption import Corruption, generator
 from mapsto.sequence.packing import collate, shown
@@ -94,10 +93,10 @@ def asked(reference: Any, mask: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("normed", [False, True])
 def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path) -> None:
     reference, kind = make(shape, "restored", tmp_path, norm_pix_loss=normed), reads(shape)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     hides = Corruption.of("mae", mapping.sources[kind].objectives["mae"], "token")
     assert str(mapping.arrow) == f"~{kind} -> {kind}" and mapping.targets[0].corruption == hides
-    for ours, theirs in ((mapping, reference), (model_folder_module.load(tmp_path).train(), reference.train())):
+    for ours, theirs in ((mapping, reference), (model_folder.load_mapping(tmp_path).train(), reference.train())):
         batch, mask = hidden(ours, samples(shape))
         said = theirs(seen(tmp_path, samples(shape)), **asked(theirs, mask))
         readout = batch.answers[0]
@@ -115,8 +114,8 @@ def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path
     (loss / len(batch.answers[0].values)).backward()  # type: ignore[union-attr]
     reference(seen(tmp_path, samples(shape)), **asked(reference, mask)).loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    renamed = weight_names_module._ours(zoo.of(mapping.config), gradients, 99, tmp_path, [])
-    learned = {weight_names_module.start_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
+    renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), gradients, 99, tmp_path, [])
+    learned = {weight_names.weight_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
     assert set(learned) == set(renamed)
     for name, gradient in learned.items():
         assert gradient is not None and renamed[name].abs().max() > 0
@@ -127,7 +126,7 @@ def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path
 @pytest.mark.parametrize("normed", [False, True])
 def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed: bool, tmp_path: Path) -> None:
     make(shape, "restored", tmp_path, norm_pix_loss=normed)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     (source,), (target,) = mapping.sources.values(), mapping.targets
     assert isinstance(source, PatchedSource) and isinstance(target, PatchedTarget)
     for given in samples(shape):
@@ -147,7 +146,7 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed:
 @pytest.mark.parametrize("shape", DECODED)
 def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "restored", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in reference.parameters())
     assert norms(mapping) == norms(reference)
     batch, mask = hidden(mapping, samples(shape))
@@ -173,17 +172,17 @@ def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_p
 @pytest.mark.parametrize("task", CLASSES)
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, normed: bool, task: str, tmp_path: Path) -> None:
     reference = make(shape, task, tmp_path / "theirs", norm_pix_loss=normed)
-    mapping = model_folder_module.load(tmp_path / "theirs")
-    model_folder_module.save(mapping, tmp_path / "ours", {})
-    again = model_folder_module.load(tmp_path / "ours")
+    mapping = model_folder.load_mapping(tmp_path / "theirs")
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
+    again = model_folder.load_mapping(tmp_path / "ours")
     assert again.config == mapping.config
     (before,), (after,) = mapping.sources.values(), again.sources.values()
     assert before.fingerprint == after.fingerprint
-    model_folder_module.save(again, tmp_path / "twice", {})
+    model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
-    mended = {weight_names_module._modern(name, zoo.of(mapping.config)): tensor for name, tensor in theirs.items()}
+    mended = {weight_names._modern_name(name, zoo.of(mapping.config)): tensor for name, tensor in theirs.items()}
     assert mended.keys() == ours.keys() and all(torch.equal(tensor, ours[name]) for name, tensor in mended.items())
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(opened) is type(reference) and opened.config.norm_pix_loss == normed
@@ -196,11 +195,11 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, normed: bool, t
 
 def test_biases_open_under_the_names_of_the_first_published_videomae(tmp_path: Path) -> None:
     make("videomae", "restored", tmp_path)
-    before, file = model_folder_module.load(tmp_path), tmp_path / "model.safetensors"
+    before, file = model_folder.load_mapping(tmp_path), tmp_path / "model.safetensors"
     old = {re.sub(r"(query|value)\.bias$", lambda m: f"{m[1][0]}_bias", n): t for n, t in load_file(file).items()}
     assert sum(name.endswith((".q_bias", ".v_bias")) for name in old) == 2 * (3 + 4)
     save_file(old, file)
-    after = dict(model_folder_module.load(tmp_path).named_parameters())
+    after = dict(model_folder.load_mapping(tmp_path).named_parameters())
     assert all(torch.equal(parameter, after[name]) for name, parameter in before.named_parameters())
 
 
@@ -233,10 +232,10 @@ def test_a_published_decoder_goes_on(shape: str, beside: str, tmp_path: Path) ->
     with pytest.raises(mapsto.MapstoError, match="--objective mae"):
         mapsto.fit(arrow, rows, **given)
     further = mapsto.fit(arrow, rows, tmp_path / "further", objective="mae", **given)
-    again, after = model_folder_module.load(tmp_path / "further"), dict(further.mapping.named_parameters())
+    again, after = model_folder.load_mapping(tmp_path / "further"), dict(further.mapping.named_parameters())
     assert again.config == further.mapping.config and again.targets[0].scale == further.mapping.targets[0].scale
     assert all(torch.equal(parameter, after[name]) for name, parameter in again.named_parameters())
-    before = dict(model_folder_module.load(tmp_path / "start").decoder.named_parameters())  # type: ignore[union-attr]
+    before = dict(model_folder.load_mapping(tmp_path / "start").decoder.named_parameters())  # type: ignore[union-attr]
     fixed = {name for name, parameter in before.items() if not parameter.requires_grad}
     learned = dict(further.mapping.decoder.named_parameters())  # type: ignore[union-attr]
     assert before.keys() == learned.keys()
@@ -257,14 +256,14 @@ def test_a_published_decoder_goes_on(shape: str, beside: str, tmp_path: Path) ->
     ],
 )
 def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    model_folder_module.save(made("~image -> image", "mae")[0], tmp_path, {})
+    model_folder.save_mapping(made("~image -> image", "mae")[0], tmp_path, {})
     (tmp_path / "mapsto.json").unlink()
-    restored = model_folder_module.load(tmp_path)
+    restored = model_folder.load_mapping(tmp_path)
     assert restored.decoder is not None and str(restored.arrow) == "~image -> image"
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 @pytest.mark.parametrize("arrow", ["~image -> image", "~image -> image, boxes"])
@@ -327,7 +326,7 @@ def test_a_run_with_a_decoder_goes_on_fits_and_fills_in(tmp_path: Path) -> None:
     small = ["--layers", "2", "--width", "64", "--steps", "60", "--device", "cpu", "--quiet", "--hold-out", "0.2"]
     done = run("pretrain", "image", photos, "--objective", "mae", *small, "--out", str(base))
     assert done.returncode == 0, done.stderr
-    mapping = model_folder_module.load(base)
+    mapping = model_folder.load_mapping(base)
     assert mapping.decoder is not None and mapping.decoder.embed.weight.shape == (32, 64)
     assert mapping.targets[0].corruption == HIDES
     scores = mapsto.load(base).evaluate(photos).scores

@@ -23,9 +23,7 @@ from mapsto.inference.forward import questions
 from mapsto.kinds.boxes import Boxes
 from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
 from mapsto.vision.patch_embedding import PLACES
@@ -74,7 +72,7 @@ def test_pictures_are_prepared_alike(changes: dict[str, Any], tmp_path: Path) ->
     """In their own shape; also as old folders say it."""
     make("yolos", "body", tmp_path)
     change(tmp_path / "preprocessor_config.json", **changes)
-    source = source_of(model_folder_module.load(tmp_path))
+    source = source_of(model_folder.load_mapping(tmp_path))
     std, mean = (torch.tensor(of)[:, None, None] for of in (source.std, source.mean))
     shapes = set()
     for value in pictures(SIZES):
@@ -91,7 +89,7 @@ def test_pictures_are_prepared_alike(changes: dict[str, Any], tmp_path: Path) ->
 @pytest.mark.parametrize("shape", DETECTORS)
 def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "body", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
     values = pictures(SIZES)
@@ -110,7 +108,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
 def test_logits_boxes_loss_and_every_gradient(shape: str, tmp_path: Path) -> None:
     """The loss of the publication, picture by picture, where each has as many boxes as the usual one."""
     reference = make(shape, "boxes", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     (target,) = mapping.targets
     assert isinstance(target, Boxes) and str(mapping.arrow) == "image -> boxes"
     assert target.classes == ["N/A (0)", "red", "N/A (2)", "绿"]
@@ -135,9 +133,9 @@ def test_logits_boxes_loss_and_every_gradient(shape: str, tmp_path: Path) -> Non
     (loss / target.queries).backward()
     expected.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names_module._ours(zoo.of(mapping.config), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), gradients, 99, tmp_path, [])
     learned = {
-        weight_names_module.start_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
+        weight_names.weight_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
     }
     assert set(learned) == set(renamed)
     for name, parameter in learned.items():
@@ -152,13 +150,13 @@ def test_logits_boxes_loss_and_every_gradient(shape: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("task", CLASSES)
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make(shape, task, tmp_path / "theirs")
-    mapping = model_folder_module.load(tmp_path / "theirs")
-    model_folder_module.save(mapping, tmp_path / "ours", {})
-    again = model_folder_module.load(tmp_path / "ours")
+    mapping = model_folder.load_mapping(tmp_path / "theirs")
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
+    again = model_folder.load_mapping(tmp_path / "ours")
     assert again.config == mapping.config
     for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(before, after), name
-    model_folder_module.save(again, tmp_path / "twice", {})
+    model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -209,12 +207,12 @@ def rows(count: int, names: dict[str, str] | None = None) -> list[dict[str, Any]
 @pytest.mark.parametrize("shape", DETECTORS)
 def test_fitted_to_other_classes_it_keeps_what_it_learnt_and_opens_elsewhere(shape: str, tmp_path: Path) -> None:
     make(shape, "boxes", tmp_path / "start")
-    before = published.open(str(tmp_path / "start")).tensors
+    before = huggingface.open_pretrained(str(tmp_path / "start")).tensors
     mapsto.fit(
         "image -> boxes", rows(8), tmp_path / "run", start=tmp_path / "start", steps=2, rate=1e-6, augment="none", **HOW
     )
     model = mapsto.load(tmp_path / "run", **HOW)
-    after = {weight_names_module.start_name(model.mapping, name): p for name, p in model.mapping.named_parameters()}
+    after = {weight_names.weight_name(model.mapping, name): p for name, p in model.mapping.named_parameters()}
     assert set(before) == set(after)
     new = {name for name in before if before[name].shape != after[name].shape}
     assert new == {"box_head.named.weight", "box_head.named.bias"}
@@ -287,13 +285,13 @@ def test_a_config_that_does_not_fit_its_weights_is_refused(changes: dict[str, An
     make("yolos", "boxes", tmp_path, image_size=[32, 80])
     change(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 def test_more_queries_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
     make("yolos", "body", tmp_path, num_detection_tokens=201)
     with pytest.raises(CheckpointError, match="nor more than 200 queries"):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -307,4 +305,4 @@ def test_sizes_that_are_none_are_refused(size: dict[str, int], said: str, tmp_pa
     make("yolos", "body", tmp_path)
     change(tmp_path / "preprocessor_config.json", size=size)
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)

@@ -20,9 +20,7 @@ from mapsto import zoo
 from mapsto.errors import CheckpointError
 from mapsto.inference.forward import questions
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import collate
 
@@ -55,7 +53,7 @@ def test_all_promised_families_are_here() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
     reference = make_model(shape, "body", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     ours = dict(mapping.named_parameters())
     # BERT's body brings its pooler, RoBERTa's an unused one; neither is part of ours until a label is read.
     theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
@@ -78,7 +76,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("task", ["text", "label"])
 def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> None:
     reference = make_model(shape, task, tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     unique = {id(p): p.numel() for p in reference.parameters()}
     assert sum(p.numel() for p in mapping.parameters()) == sum(unique.values())
     inputs = padded(tmp_path, TEXTS)
@@ -105,12 +103,12 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names_module._ours(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
     compared = 0
     learned = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
-    assert {weight_names_module.start_name(mapping, name) for name in learned} == set(renamed)
+    assert {weight_names.weight_name(mapping, name) for name in learned} == set(renamed)
     for name, parameter in learned.items():
-        theirs = renamed[weight_names_module.start_name(mapping, name)]
+        theirs = renamed[weight_names.weight_name(mapping, name)]
         assert parameter.grad is not None
         scale = max(1.0, float(theirs.abs().max()))
         torch.testing.assert_close(parameter.grad / scale, theirs / scale, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
@@ -122,12 +120,12 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("task", ["body", "text", "label"])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make_model(shape, task, tmp_path / "theirs")
-    mapping = model_folder_module.load(tmp_path / "theirs")
-    model_folder_module.save(mapping, tmp_path / "ours", {})
-    again = model_folder_module.load(tmp_path / "ours")
+    mapping = model_folder.load_mapping(tmp_path / "theirs")
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
+    again = model_folder.load_mapping(tmp_path / "ours")
     for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(before, after), name
-    model_folder_module.save(again, tmp_path / "twice", {})
+    model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     inputs = padded(tmp_path / "ours", TEXTS)
@@ -145,16 +143,18 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
 def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(shape: str, tmp_path: Path) -> None:
     """A start without a head is read at its (normalised) mean; what is saved must still be the published architecture."""
     make_model(shape, "body", tmp_path / "start")
-    opened = model_folder_module.open_start(tmp_path / "start")
+    opened = model_folder.open_model_folder(tmp_path / "start")
     from mapsto import kinds
     from mapsto.task import arrow
 
     target = kinds.target("label")(classes=["no", "yes", "ja"])
-    mapping = Mapping(arrow.parse("text -> label"), opened.start.config, opened.start.sources, [target]).eval()
-    model_folder_module.take(mapping, opened.start.tensors)
+    mapping = Mapping(
+        arrow.parse("text -> label"), opened.pretrained.config, opened.pretrained.sources, [target]
+    ).eval()
+    model_folder.copy_weights(mapping, opened.pretrained.tensors)
     with torch.no_grad():
         mapping.heads[0].weight.normal_(std=0.2)
-    model_folder_module.save(mapping, tmp_path / "ours", {})
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
     batch, _ = packed(mapping, TEXTS)
     ours = mapping(batch)[0].softmax(-1)
     elsewhere, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -162,7 +162,7 @@ def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(shape: 
     theirs = elsewhere.eval()(**padded(tmp_path / "ours", TEXTS)).logits.softmax(-1)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert ours.std(dim=0).min() > 1e-3, "the answers must differ for this to say anything"
-    again = model_folder_module.load(tmp_path / "ours")
+    again = model_folder.load_mapping(tmp_path / "ours")
     assert again.config == mapping.config
     assert torch.equal(again(packed(again, TEXTS)[0])[0], mapping(batch)[0])
 
@@ -209,20 +209,20 @@ def copy(bert: Path, tmp_path: Path) -> Path:
 def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], says: str) -> None:
     change(copy, **fields)
     with pytest.raises(CheckpointError, match=says):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
 
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers(copy: Path) -> None:
     change(copy, id2label={"0": "crane", "1": "heron", "2": "crane"})
-    start = published.open(str(copy))
+    start = huggingface.open_pretrained(str(copy))
     assert start.labels == ["crane (0)", "heron", "crane (2)"] and "several classes are called crane" in start.notes[-1]
 
 
 def test_heads_of_other_tasks_are_no_part(tmp_path: Path) -> None:
     make_model("electra", "pairs", tmp_path / "discriminator")
-    assert not model_folder_module.load(tmp_path / "discriminator").targets
+    assert not model_folder.load_mapping(tmp_path / "discriminator").targets
     make_model("albert", "pairs", tmp_path / "order")
-    assert model_folder_module.load(tmp_path / "order").targets[0].kind == "text"
+    assert model_folder.load_mapping(tmp_path / "order").targets[0].kind == "text"
 
 
 @pytest.mark.parametrize(
@@ -245,18 +245,18 @@ def test_what_a_family_does_not_support_is_refused(
     make_model(shape, "label", tmp_path)
     change(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=says):
-        published.open(str(tmp_path))
+        huggingface.open_pretrained(str(tmp_path))
 
 
 def test_languages_that_are_not_named_are_noted(tmp_path: Path) -> None:
     make_model("xlm:languages", "text", tmp_path)
-    assert any("3 languages" in note for note in published.open(str(tmp_path)).notes)
+    assert any("3 languages" in note for note in huggingface.open_pretrained(str(tmp_path)).notes)
 
 
 def test_where_layers_are_shared_a_bare_start_is_read_at_its_first_token(tmp_path: Path) -> None:
     for shape, pooling in (("albert", "first"), ("electra", "normed_mean")):
         make_model(shape, "body", tmp_path / shape)
-        assert published.open(str(tmp_path / shape)).config.pooling == pooling
+        assert huggingface.open_pretrained(str(tmp_path / shape)).config.pooling == pooling
 
 
 def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json: .* make one with the tokenizers library"):
-        published.open(str(tmp_path))
+        huggingface.open_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -274,7 +274,7 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path
     rows = [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(TEXTS * 4)]
     how: dict[str, Any] = {"steps": 3, "device": "cpu", "precision": "fp32"}
     further = mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=tmp_path / "start", **how)
-    before, after = model_folder_module.load(tmp_path / "start"), further.mapping
+    before, after = model_folder.load_mapping(tmp_path / "start"), further.mapping
     frozen = {name for name, parameter in after.named_parameters() if not parameter.requires_grad}
     moved = {
         n
@@ -298,21 +298,21 @@ def rewrite(folder: Path, edit: Any) -> None:
 
 def test_unknown_weights_are_refused_and_other_tasks_are_noted(copy: Path) -> None:
     rewrite(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
-    assert "qa_outputs" in published.open(str(copy)).notes[0]
+    assert "qa_outputs" in huggingface.open_pretrained(str(copy)).notes[0]
     rewrite(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
     with pytest.raises(CheckpointError, match=r"surprise"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
 
 
 def test_a_token_classifier_is_opened_without_its_head(copy: Path) -> None:
     change(copy, architectures=["BertForTokenClassification"])
-    start = published.open(str(copy))
+    start = huggingface.open_pretrained(str(copy))
     assert start.labels is None and not any(name.startswith("classifier") for name in start.tensors)
     assert "another task" in start.notes[0]
 
 
 def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
-    before = published.open(str(copy)).tensors
+    before = huggingface.open_pretrained(str(copy)).tensors
 
     def old(tensors: dict[str, Tensor]) -> None:
         for name in list(tensors):
@@ -322,17 +322,17 @@ def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
             tensors[name] = tensor
 
     rewrite(copy, old)
-    after = published.open(str(copy)).tensors
+    after = huggingface.open_pretrained(str(copy)).tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
     rewrite(copy, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
-    assert all(tensor.dtype == torch.float32 for tensor in published.open(str(copy)).tensors.values())
+    assert all(tensor.dtype == torch.float32 for tensor in huggingface.open_pretrained(str(copy)).tensors.values())
     rewrite(copy, lambda t: t.update({"classifier.weight": torch.zeros(3, 64, dtype=torch.int8)}))
     with pytest.raises(CheckpointError, match="int8"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
 
 
 def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
-    before = published.open(str(copy)).tensors
+    before = huggingface.open_pretrained(str(copy)).tensors
     tensors = safetensors.torch.load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -341,32 +341,32 @@ def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
         safetensors.torch.save_file({name: tensors[name] for name in part}, copy / file)
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    after = published.open(str(copy)).tensors
+    after = huggingface.open_pretrained(str(copy)).tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
     for wrong in ("../model.safetensors", "pytorch_model.bin", "/etc/passwd"):
         index["weight_map"][names[0]] = wrong
         (copy / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="no safetensors file beside it"):
-            published.open(str(copy))
+            huggingface.open_pretrained(str(copy))
 
 
 def test_pickles_are_never_opened(copy: Path) -> None:
     torch.save({"a": torch.zeros(2)}, copy / "pytorch_model.bin")
     shutil.copy(copy / "pytorch_model.bin", copy / "model.safetensors")
     with pytest.raises(CheckpointError, match="pickle under another name"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="safe_serialization"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
     with pytest.raises(CheckpointError, match="may run code"):
-        published.open(str(copy / "pytorch_model.bin"))
+        huggingface.open_pretrained(str(copy / "pytorch_model.bin"))
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, (10**9).to_bytes(8, "little") + b"{}"])
 def test_files_that_are_no_safetensors(copy: Path, content: bytes) -> None:
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="no whole safetensors"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
 
 
 def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_tokenizer_that_does_not_fit(copy: Path) -> None:
 
     Tokenizer.train([f"word{i} {chr(0x4E00 + i)}" for i in range(3000)], 3000).save(copy)
     with pytest.raises(CheckpointError, match="the model only"):
-        published.open(str(copy))
+        huggingface.open_pretrained(str(copy))
 
 
 def test_a_misspelt_folder_never_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +383,7 @@ def test_a_misspelt_folder_never_reaches_the_network(tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
     for name in ("runs/bsae", "./somewhere", "/nowhere/at/all", "../up"):
         with pytest.raises(CheckpointError, match="there is no folder"):
-            published.open(name)
+            huggingface.open_pretrained(name)
 
 
 def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:
@@ -401,7 +401,7 @@ def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:
 
 def test_a_masked_model_predicts_the_same_words(tmp_path: Path) -> None:
     make_model("modernbert", "text", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     reference = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     inputs = tokenizer(["the [MASK] runs past"], return_tensors="pt")

@@ -38,9 +38,7 @@ from mapsto.errors import CheckpointError
 from mapsto.inference.forward import questions
 from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import collate
 from mapsto.vision.patch_embedding import PLACES
@@ -194,7 +192,7 @@ def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path
     make("dinov2", "body", tmp_path, how)
     of = type(processor(how, 32))
     change(tmp_path / "preprocessor_config.json", **changes)
-    source = model_folder_module.load(tmp_path).sources["image"]
+    source = model_folder.load_mapping(tmp_path).sources["image"]
     assert isinstance(source, ImageSource)
     values = pictures()
     theirs = of.from_pretrained(tmp_path)(values, return_tensors="pt")["pixel_values"]
@@ -209,7 +207,7 @@ def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path
 @pytest.mark.parametrize("how", ["squash", "middle"])
 def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: Path) -> None:
     reference = make(shape, "body", tmp_path, how)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith(POOLERS)}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
     batch = packed(mapping, shown(shape))
@@ -224,7 +222,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: P
 @pytest.mark.parametrize("shape", ALL)
 def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "label", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     assert str(mapping.arrow) == f"{reads(shape)} -> label"
     truth = np.array([2, 0, 1])
     batch = packed(mapping.train(), shown(shape), [(Answer(np.asarray(t)),) for t in truth])
@@ -236,9 +234,9 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names_module._ours(zoo.of(mapping.config), written(gradients), 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), written(gradients), 99, tmp_path, [])
     learned = {
-        weight_names_module.start_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
+        weight_names.weight_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
     }
     learned.pop("embedders.image.mask_token", None)  # nothing is hidden
     renamed.pop("embedders.image.mask_token", None)
@@ -255,12 +253,12 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["body", "label"])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make(shape, task, tmp_path / "theirs", "middle")
-    mapping = model_folder_module.load(tmp_path / "theirs")
-    model_folder_module.save(mapping, tmp_path / "ours", {})
-    again = model_folder_module.load(tmp_path / "ours")
+    mapping = model_folder.load_mapping(tmp_path / "theirs")
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
+    again = model_folder.load_mapping(tmp_path / "ours")
     for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(before, after), name
-    model_folder_module.save(again, tmp_path / "twice", {})
+    model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     made = Vgg if shape.startswith("vgg") else CLASSES[reads(shape)][task]
@@ -283,11 +281,11 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objectiv
     further = mapsto.pretrain(
         kind, [{kind: row[kind]} for row in rows], start=tmp_path / "start", objective=objective, **how
     )
-    before, after = model_folder_module.load(tmp_path / "start"), dict(further.mapping.named_parameters())
+    before, after = model_folder.load_mapping(tmp_path / "start"), dict(further.mapping.named_parameters())
     kept = {name for name, parameter in before.named_parameters() if torch.equal(parameter, after[name])}
     assert kept == before.fixed
     further.save(tmp_path / "further")
-    again = dict(model_folder_module.load(tmp_path / "further").named_parameters())
+    again = dict(model_folder.load_mapping(tmp_path / "further").named_parameters())
     assert again.keys() == after.keys() and all(
         torch.equal(parameter, after[name]) for name, parameter in again.items()
     )
@@ -320,10 +318,10 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
     reference = AutoModel.from_config(config).eval()
     reference.save_pretrained(tmp_path / "whole")
     processor("squash", VISION[whole]["image_size"]).save_pretrained(tmp_path / "whole")
-    opened = published.open(str(tmp_path / "whole"))
+    opened = huggingface.open_pretrained(str(tmp_path / "whole"))
     left = [name for name, _ in reference.named_parameters() if not name.startswith("vision_model.")]
     assert opened.notes[0].startswith(f"weights of another task were left out ({len(left)} in all): logit_")
-    model_folder_module.save(model_folder_module.load(tmp_path / "whole"), tmp_path / "tower", {})
+    model_folder.save_mapping(model_folder.load_mapping(tmp_path / "whole"), tmp_path / "tower", {})
     alone = AutoModel.from_pretrained(tmp_path / "tower").eval()
     values = seen(tmp_path / "tower", pictures())
     assert alone.config.model_type == tower.own
@@ -331,7 +329,7 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
     torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, **CLOSE)
     change(tmp_path / "whole" / "config.json", **{tower.key: None})
     with pytest.raises(CheckpointError, match=f"no configuration of {whole}: KeyError.*{tower.key}"):
-        published.open(str(tmp_path / "whole"))
+        huggingface.open_pretrained(str(tmp_path / "whole"))
     # Published files of whole models name what is not usual alone.
     read = zoo.family(whole).read
     assert read({}) == read(AutoConfig.for_model(tower.own).to_dict())
@@ -351,7 +349,7 @@ def test_of_two_heads_none_is_taken(tmp_path: Path) -> None:
     config = AutoConfig.for_model("deit", **VISION["deit"], id2label=dict(enumerate(LABELS)))
     DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
     processor("squash", config.image_size).save_pretrained(tmp_path)
-    opened = published.open(str(tmp_path))
+    opened = huggingface.open_pretrained(str(tmp_path))
     assert opened.labels is None and any("another task" in note for note in opened.notes)
 
 
@@ -386,7 +384,7 @@ def test_a_way_to_prepare_that_is_not_known_is_refused(changes: dict[str, Any], 
     make("vit", "body", tmp_path)
     change(tmp_path / "preprocessor_config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 def test_pictures_larger_than_positions_were_learnt_on_are_read_whole(tmp_path: Path) -> None:
@@ -421,7 +419,7 @@ def test_weights_of_patches_in_other_shapes_are_refused(
     (key,) = (key for key in tensors if key.endswith(name))
     safetensors.torch.save_file({**tensors, key: torch.zeros(shape)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=said):
-        published.open(str(tmp_path))
+        huggingface.open_pretrained(str(tmp_path))
 
 
 def test_sources_of_other_settings_are_told_apart() -> None:
@@ -450,4 +448,4 @@ def test_a_folder_that_does_not_say_how_is_refused(tmp_path: Path) -> None:
     make("vit", "body", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="brought to the size"):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)

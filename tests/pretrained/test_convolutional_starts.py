@@ -27,8 +27,7 @@ from mapsto.explain.attribution import METHODS
 from mapsto.fitting.trace import trace
 from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Unset
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import huggingface, model_folder
 from mapsto.training import checkpoint as checkpoint_module
 from mapsto.vision.image_io import decode
 from mapsto.vision.resize import Frame
@@ -75,7 +74,7 @@ def test_published_networks_have_their_size_and_their_grid(family: str, given: d
 @pytest.mark.parametrize("shape", NETWORKS)
 def test_every_stage_gives_what_it_gives_there(shape: str, tmp_path: Path) -> None:
     reference = make(shape, "body", tmp_path)
-    mapping = model_folder_module.load(tmp_path)
+    mapping = model_folder.load_mapping(tmp_path)
     given: list[torch.Tensor] = []
     for stage in mapping.get_submodule("embedders.image.network.blocks").children():
         stage.register_forward_hook(lambda module, inputs, output: given.append(output))
@@ -102,7 +101,7 @@ def test_places_lie_between_the_cells(tmp_path: Path) -> None:
     stands."""
     make("resnet", "body", tmp_path)
     change(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
-    source = model_folder_module.load(tmp_path).sources["image"]
+    source = model_folder.load_mapping(tmp_path).sources["image"]
     for piece in source.encode([source.read(value) for value in pictures(((32, 32), (16, 32), (24, 16)))], 0):
         grid = tuple(map(int, piece.tokens[0, 3:5]))
         at, shares = source.between_tokens(piece, grid)
@@ -119,7 +118,7 @@ def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_p
     make("resnet", "body", tmp_path / "start", "middle")
     given: dict[str, Any] = {"steps": 2, "size": 20, "device": "cpu", "precision": "fp32"}
     clf = mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", **given)
-    source = model_folder_module.load(tmp_path / "clf").sources["image"]
+    source = model_folder.load_mapping(tmp_path / "clf").sources["image"]
     assert isinstance(source, ImageSource) and source.frame == Frame(8, 16, "inside")
     pieces = source.encode([source.read(value) for value in pictures(((32, 32), (20, 44)))], 0)
     assert [piece.tokens[0, 3:5].tolist() for piece in pieces] == [[2, 2], [1, 2]]
@@ -138,7 +137,7 @@ def torchvision(name: str) -> str:
 
 def test_resnets_open_under_the_names_of_torchvision(tmp_path: Path) -> None:
     make("resnet:bottleneck", "label", tmp_path)
-    before = published.open(str(tmp_path)).tensors
+    before = huggingface.open_pretrained(str(tmp_path)).tensors
     held = safetensors.torch.load_file(tmp_path / "model.safetensors")
     tensors = {torchvision(name): tensor for name, tensor in held.items()}
     assert {
@@ -149,7 +148,7 @@ def test_resnets_open_under_the_names_of_torchvision(tmp_path: Path) -> None:
         "fc.bias",
     } <= set(tensors)
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    after = published.open(str(tmp_path)).tensors
+    after = huggingface.open_pretrained(str(tmp_path)).tensors
     assert set(before) == set(after) and all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -159,12 +158,12 @@ def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> N
     safetensors.torch.save_file({**tensors, "classifier.0.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     page = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
     (tmp_path / "preprocessor_config.json").write_text(page.split("```text\n")[1].split("```")[0])
-    start = published.open(str(tmp_path))
+    start = huggingface.open_pretrained(str(tmp_path))
     assert start.labels is None and "left out (1 in all): classifier.0.weight" in start.notes[0]
     assert start.sources["image"].longest == (224 // 8) ** 2
     safetensors.torch.save_file({**tensors, "features.99.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not know: features\.99"):
-        published.open(str(tmp_path))
+        huggingface.open_pretrained(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +185,7 @@ def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> No
     make(shape, "body", tmp_path / "start")
     given: dict[str, Any] = {"epochs": 12, "rate": 1e-2, "layer_decay": 0.9, "method": "full", "device": "cpu"}
     mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", precision="fp32", **given)
-    before, after = (model_folder_module.load(tmp_path / name) for name in ("start", "clf"))
+    before, after = (model_folder.load_mapping(tmp_path / name) for name in ("start", "clf"))
     for (name, one), (_, other) in zip(before.named_parameters(), after.named_parameters(), strict=False):
         assert torch.equal(one, other) == ("running_" in name), name
     paths = sorted(photos.rglob("*.png"))
@@ -224,7 +223,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, 
     rows = told(photos)
     mapsto.fit(arrow, rows, tmp_path / "whole", **given)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
-    (tmp_path / "stopped" / model_folder_module.MANIFEST).unlink()
+    (tmp_path / "stopped" / model_folder.MANIFEST_FILE).unlink()
     (tmp_path / "stopped" / "model.safetensors").unlink()
     shutil.rmtree(checkpoint_module.place(tmp_path / "stopped", 6))
     mapsto.fit(arrow, rows, tmp_path / "stopped", **given)
@@ -234,7 +233,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, 
 
 def test_what_is_left_out_of_a_picture_is_painted_over(tmp_path: Path) -> None:
     make("resnet", "label", tmp_path)
-    source = model_folder_module.load(tmp_path).sources["image"]
+    source = model_folder.load_mapping(tmp_path).sources["image"]
     (piece,) = source.encode([source.read(pictures()[0])], 0)
     left, blank = source.without(piece, np.array([2, 5])), source.blank(piece)
     changed = (left.tokens != piece.tokens).any(axis=1)
@@ -276,7 +275,7 @@ def test_what_such_a_start_cannot_do_is_said(
 @pytest.mark.parametrize("arrow", ["image -> label", "image -> label, boxes"])
 def test_frozen_as_a_whole_only_what_is_new_learns(arrow: str, photos: Path, tmp_path: Path) -> None:
     make("convnext", "body", tmp_path)
-    before = model_folder_module.load(tmp_path)
+    before = model_folder.load_mapping(tmp_path)
     clf = mapsto.fit(
         arrow,
         told(photos),
@@ -347,7 +346,7 @@ def test_a_network_that_does_not_fit_is_refused(shape: str, changes: dict[str, A
     make(shape, "body", tmp_path)
     change(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
-        model_folder_module.load(tmp_path)
+        model_folder.load_mapping(tmp_path)
 
 
 def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) -> None:
@@ -355,7 +354,7 @@ def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) ->
     for how in ("squash", "middle", "convnext", "deit"):
         processor(how, 36).save_pretrained(tmp_path)
         with pytest.raises(CheckpointError, match="whole cells of 8 pixels, not 36"):
-            model_folder_module.load(tmp_path)
+            model_folder.load_mapping(tmp_path)
 
 
 def test_trace_and_info_tell_of_the_network(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

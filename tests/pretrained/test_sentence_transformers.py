@@ -13,7 +13,7 @@ from models import TEXTS, make_model
 
 import mapsto
 from mapsto.errors import CheckpointError
-from mapsto.pretrained import huggingface as published
+from mapsto.pretrained import huggingface
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 LONG = "A dog chases a ball in the park. " * 60
@@ -71,7 +71,9 @@ def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(opened.embed(texts), expected, atol=1e-5, rtol=1e-4)
     opened.save(tmp_path / "again")
     np.testing.assert_allclose(theirs(tmp_path / "again", texts), expected, atol=1e-5, rtol=1e-4)
-    assert published.open(str(minilm)).config.pooling == "normed_mean", "where a classifier is read stays what it was"
+    assert huggingface.open_pretrained(str(minilm)).config.pooling == "normed_mean", (
+        "the place a classifier reads stays"
+    )
 
 
 def test_a_model_trained_further_is_no_sentence_encoder(tmp_path: Path) -> None:

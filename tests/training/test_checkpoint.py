@@ -18,7 +18,7 @@ import torch
 import mapsto
 from mapsto import files as checkpoint
 from mapsto.errors import CheckpointError, RunError
-from mapsto.pretrained.model_folder import MANIFEST, MODEL, open_start
+from mapsto.pretrained.model_folder import MANIFEST_FILE, MODEL_FILES, open_model_folder
 from mapsto.training import checkpoint as checkpoint_module
 
 
@@ -145,7 +145,7 @@ def sweep_of_a_model(folder: Path, count: int) -> None:
     rng = random.Random(count)
     rows = [{"text": f"{i} river {'winter' if i % 2 else 'spring'}", "label": "ab"[i % 2]} for i in range(40)]
     mapsto.fit("text -> label", rows, folder / "whole", steps=1, layers=1, width=32, vocabulary=300, device="cpu")
-    names = sorted({*MODEL, MANIFEST} & {path.name for path in (folder / "whole").iterdir()})
+    names = sorted({*MODEL_FILES, MANIFEST_FILE} & {path.name for path in (folder / "whole").iterdir()})
     assert len(names) >= 5
     ways = [flip, flip, truncate, zero, append, remove]
     for number in range(count):
@@ -155,10 +155,10 @@ def sweep_of_a_model(folder: Path, count: int) -> None:
         damage = ways[number // len(names) % len(ways)]
         damage(path, rng)
         with pytest.raises(CheckpointError) as refused:
-            open_start(path.parent)
-        named = path if (path.name, damage) != (MANIFEST, remove) else path.parent
+            open_model_folder(path.parent)
+        named = path if (path.name, damage) != (MANIFEST_FILE, remove) else path.parent
         assert str(named) in str(refused.value), (damage.__name__, path)
-    open_start(folder / "whole")
+    open_model_folder(folder / "whole")
 
 
 def test_a_hundred_damages_of_a_model_none_accepted(tmp_path: Path) -> None:

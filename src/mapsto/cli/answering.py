@@ -23,7 +23,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.inference.ray_engine import Workers
 from mapsto.inference.table_engine import Answered, Engine, answer_all
 from mapsto.options import require_choice
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.progress import Lines, choose
 from mapsto.task.arrow import Arrow, restores
 from mapsto.task.target import Target
@@ -81,7 +81,7 @@ def embed(
     _require_one(data, texts)
     if out is not None:
         require_writable(out)
-    embedder = Embedder(model_folder_module.load(model), device, precision, pooling)
+    embedder = Embedder(model_folder.load_mapping(model), device, precision, pooling)
     counts = _show(embedder, _given(data, texts, embedder.arrow), encoding, out, as_json, nested=("jsonl", "parquet"))
     _tell(*counts, embedder.cut_rows)
 
@@ -103,7 +103,7 @@ def complete(
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     require_place(out)
-    held = Predictor(model_folder_module.load(model), device, precision)
+    held = Predictor(model_folder.load_mapping(model), device, precision)
     port = held.arrow.sources[0]
     files = _folder(out) if kinds.source(port.kind).suffixes else None
     if files is None and out is not None:
@@ -224,7 +224,7 @@ def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, in
 def _engine(engine: str, model: str, *how: Any) -> Engine:
     """how: what a Predictor takes beside its mapping, in order."""
     require_choice("engine", engine, ENGINES)
-    return Workers(model, *how) if engine == "ray" else Predictor(model_folder_module.load(model), *how)
+    return Workers(model, *how) if engine == "ray" else Predictor(model_folder.load_mapping(model), *how)
 
 
 def read_noted(source: Any, encoding: str | None, answers: bool = False) -> tables.Table:

@@ -30,7 +30,7 @@ from mapsto.fitting.start import begin
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import plain
 from mapsto.options import Options
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, choose
 from mapsto.task.arrow import Arrow, parse
 
@@ -48,7 +48,7 @@ def evaluate(
     """A table of scores beside what a model that reads nothing reaches, and where it fails; as a page too."""
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html in a folder that is there")
-    mapping = model_folder_module.load(model)
+    mapping = model_folder.load_mapping(model)
     predictor = Predictor(mapping, device, precision)
     table = read_noted(data, encoding, answers=True)
     found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose(as_json=as_json))
@@ -160,7 +160,7 @@ def suggest(
     """Rows worth a label: to a table to fill in, to tasks, or on the screen."""
     if out is not None:
         require_new(out)
-    manifest = Path(model) / model_folder_module.MANIFEST
+    manifest = Path(model) / model_folder.MANIFEST_FILE
     known = json.loads(manifest.read_text("utf-8"))["provenance"].get("rows", 0) if manifest.exists() else 0
     held = load(model, device)
     given = None if labelled is None else read_noted(labelled, encoding)
@@ -263,8 +263,8 @@ def info(model: str, as_json: bool) -> None:
     held = load(model, device="cpu", precision="fp32").mapping
     path = Path(model)
     manifest = (
-        json.loads((path / model_folder_module.MANIFEST).read_text("utf-8"))
-        if (path / model_folder_module.MANIFEST).exists()
+        json.loads((path / model_folder.MANIFEST_FILE).read_text("utf-8"))
+        if (path / model_folder.MANIFEST_FILE).exists()
         else None
     )
     facts: dict[str, Any] = {

@@ -31,7 +31,7 @@ from mapsto.fitting.setup_checks import made_targets
 from mapsto.fitting.setup_table import fingerprint_of
 from mapsto.fitting.start import begin
 from mapsto.options import Method, Options
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import Arrow, parse
@@ -227,7 +227,7 @@ def planned(
         "seeds": study.seeds,
         "options": asdict(options),
         "scratch is like": like,
-        "versions": model_folder_module.versions(),
+        "versions": model_folder.versions(),
     }
     return study, facts
 

@@ -15,7 +15,7 @@ from mapsto.comparison.analysis import Comparison
 from mapsto.demo import data as demo_data
 from mapsto.demo.data import INSTALL
 from mapsto.errors import UsageError
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, duration
 
 SEEDS = 3
@@ -51,7 +51,7 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
     again = _entered(out)
     own = _own_pretraining(out, minutes, progress, again)
     published = _published_start(out, progress, again)
-    answer = Model(model_folder_module.load(out / "reviews"))(QUESTION)
+    answer = Model(model_folder.load_mapping(out / "reviews"))(QUESTION)
     lines = []
     for title, found in own, published:
         lines += [title, *found.lines(), ""]
@@ -78,7 +78,7 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
     shape: dict[str, Any] = {"layers": 4, "width": 128}
-    if again or not (base / model_folder_module.MANIFEST).exists():
+    if again or not (base / model_folder.MANIFEST_FILE).exists():
         pictures = [{"image": row["image"]} for row in pool]
         pretrain("image", pictures, base, minutes=minutes, progress=progress, overwrite=again, **shape)
     found = compare(
@@ -112,7 +112,7 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool)
     characters = sum(len(row["text"]) for row in texts) / 1e6
     progress.say(f"(a) {len(texts):,} different Chinese reviews without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
-    if again or not (base / model_folder_module.MANIFEST).exists():
+    if again or not (base / model_folder.MANIFEST_FILE).exists():
         pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=again)
     found = compare(
         ARROW, pool, out / "reviews-report", test=test, starts=["scratch", str(base)], labels=REVIEW_LABELS, seeds=SEEDS,

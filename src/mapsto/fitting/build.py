@@ -15,8 +15,7 @@ from mapsto.fitting.start import Beginning, begin
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options, splits
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -108,7 +107,7 @@ def _decoded(config: ModelConfig, options: Options) -> ModelConfig:
     width = max(2, shape.width // 4 * 2)
     sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _heads(width)}
     sizes["hidden"] = max(1, shape.hidden * width // shape.width)
-    return replace(config, decoder=published.decoder_of(shape, sizes))
+    return replace(config, decoder=huggingface.decoder_of(shape, sizes))
 
 
 def _undecoded(config: ModelConfig) -> ModelConfig:
@@ -135,7 +134,7 @@ def make_mapping(
         return mapping
     known = beginning.classes
     other = {t.kind for t in targets if hasattr(t, "classes") and t.classes != known.get(t.kind)}
-    missing = model_folder_module.take(mapping, beginning.tensors, other)
+    missing = model_folder.copy_weights(mapping, beginning.tensors, other)
     # A start may have no decoder, or as a body alone; one that it has was found whole when it was opened.
     body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
     if body:

@@ -25,8 +25,7 @@ from mapsto.fitting.start import begin
 from mapsto.model import lora
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import peft_adapter as adapter
+from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration, tensorboard
 from mapsto.task.arrow import parse
 from mapsto.training.data_parallel import Replicas
@@ -98,7 +97,7 @@ def fit(
             and ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options)))
         ):
             progress.say(f"{run} was finished before the processes were started again")
-            return ranks.each(lambda: model_folder_module.load(run))
+            return ranks.each(lambda: model_folder.load_mapping(run))
         method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
         training = Training(
             work.mapping,
@@ -141,8 +140,10 @@ def fit(
                         "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
                     )
                 elif updates:
-                    adapter.save(work.mapping, run, updates, None if isinstance(start, Mapping) else str(start))
-                model_folder_module.save(work.mapping.float(), run, provenance, scores, findings)
+                    peft_adapter.save_adapter(
+                        work.mapping, run, updates, None if isinstance(start, Mapping) else str(start)
+                    )
+                model_folder.save_mapping(work.mapping.float(), run, provenance, scores, findings)
                 progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
 
         ranks.on_main(finish)

@@ -14,8 +14,8 @@ from mapsto import files as checkpoint
 from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
-from mapsto.pretrained import sentence_transformers as sentence
-from mapsto.pretrained.model_folder import CARD, MANIFEST, MODEL, RUN
+from mapsto.pretrained import sentence_transformers
+from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, RUN_FILE
 from mapsto.training import metrics_log as metrics
 
 try:
@@ -38,19 +38,19 @@ SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed"
 
 # What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
 OWN: tuple[str, ...] = (
-    CARD,
+    CARD_FILE,
     REPORT,
     "report_files",
     metrics.METRICS,
     "rejected.csv",
-    *MODEL,
-    *sentence.FILES,
+    *MODEL_FILES,
+    *sentence_transformers.SENTENCE_FILES,
     "checkpoints",
     "tensorboard",
     "adapter",
     SEARCH,
-    RUN,
-    MANIFEST,
+    RUN_FILE,
+    MANIFEST_FILE,
 )
 
 
@@ -58,7 +58,7 @@ OWN: tuple[str, ...] = (
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
-    *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN, "rejected.csv")),
+    *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
     shards.FOLDER,
 }
 
@@ -74,11 +74,11 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if held <= BEFORE_RUN:
         return
-    if not held & {MANIFEST, RUN, SEARCH}:
+    if not held & {MANIFEST_FILE, RUN_FILE, SEARCH}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
     if overwrite:
         return
-    if MANIFEST in held:
+    if MANIFEST_FILE in held:
         raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
     if searched != (SEARCH in held):
         found = "an unfinished run without a search" if searched else "a search; give --search as before"
@@ -140,16 +140,16 @@ def require_shared(folder: Path) -> None:
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
-    checkpoint.write_atomic(folder / RUN, checkpoint.sealed({"facts": facts, "plan": plan}))
+    checkpoint.write_atomic(folder / RUN_FILE, checkpoint.sealed({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
     folder: Path, facts: Dict[str, Any], options: Options, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
-    if not (folder / RUN).exists():
+    if not (folder / RUN_FILE).exists():
         return None
-    recorded = checkpoint.read_sealed(folder / RUN)
+    recorded = checkpoint.read_sealed(folder / RUN_FILE)
     before = recorded["facts"]
     _require_same(folder, "an unfinished run", SAME, before, facts, options)
     for name in ("device", "versions"):
@@ -161,10 +161,10 @@ def recorded_run(
 
 def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
     """Whether the folder holds this run, finished. Raises UsageError when it holds another finished one."""
-    if not (folder / MANIFEST).exists():
+    if not (folder / MANIFEST_FILE).exists():
         return False
     _require_same(
-        folder, "a finished run", SAME, checkpoint.read_sealed(folder / MANIFEST)["provenance"], facts, options
+        folder, "a finished run", SAME, checkpoint.read_sealed(folder / MANIFEST_FILE)["provenance"], facts, options
     )
     return True
 

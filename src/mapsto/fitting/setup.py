@@ -26,7 +26,7 @@ from mapsto.fitting.setup_table import _from_table
 from mapsto.fitting.start import Beginning, read_words, with_words
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow
 
 
@@ -103,7 +103,7 @@ def prepare(
         "targets": [target.state() for target in made.targets],
         "seed": options.seed,
         "device": describe(device, precision, ranks.size),
-        "versions": model_folder_module.versions(),
+        "versions": model_folder.versions(),
     }
     return Work(
         options=options,

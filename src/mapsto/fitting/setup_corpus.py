@@ -24,7 +24,7 @@ from mapsto.fitting.setup_checks import Material, _begun, _corruption, _limits, 
 from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options, require_choice
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.source import Source
 
@@ -70,7 +70,7 @@ def _from_corpus(
         if tested is not None:
             tested = unseen(arrow, parts(), tested, targets, options, say)
         key = _key(arrow, tables.fingerprint(values), started, limits, options)
-        begun = run is not None and (run / model_folder_module.RUN).exists() and not overwrite
+        begun = run is not None and (run / model_folder.RUN_FILE).exists() and not overwrite
         shards = Shards(run, key, say, begun, kept)
         shards.remember({"arrow": str(arrow)})
         sources = started or {kind: sampled_source(arrow, parts, shards, options, say)}

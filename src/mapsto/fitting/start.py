@@ -14,8 +14,7 @@ from torch import Tensor
 from mapsto.errors import DataError, UsageError
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import model_folder as model_folder_module
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import model_folder, weight_names
 from mapsto.task.source import Source
 
 
@@ -61,8 +60,8 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
         return _of_mapping(start)
     if start is None and like is None:
         return Beginning()
-    opened = model_folder_module.open_start(start if start is not None else str(like))
-    found = opened.start
+    opened = model_folder.open_model_folder(start if start is not None else str(like))
+    found = opened.pretrained
     return Beginning(
         name=str(start if start is not None else like),
         sources=found.sources,
@@ -76,9 +75,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 
 
 def _of_mapping(mapping: Mapping) -> Beginning:
-    tensors = {
-        weight_names_module.start_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()
-    }
+    tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     classes = {target.kind: target.classes for target in reversed(mapping.targets) if hasattr(target, "classes")}
     return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
 

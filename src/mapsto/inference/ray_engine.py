@@ -18,7 +18,7 @@ from mapsto.data.table import Table
 from mapsto.device import keep_memory
 from mapsto.errors import MapstoError, RunError, UsageError
 from mapsto.inference.predictor import Predictor, bind_answering, bound_parts
-from mapsto.pretrained import model_folder as model_folder_module
+from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow
 
 AHEAD = 2  # parts a process has at a time: one that it answers and one that waits
@@ -35,7 +35,7 @@ class Workers:
 
     def __init__(self, model: str, *how: Any) -> None:
         """how: what a Predictor takes beside its mapping, in order."""
-        self.arrow = model_folder_module.load(model).arrow
+        self.arrow = model_folder.load_mapping(model).arrow
         self.cut_rows = 0
         self._made_of = (str(Path(model).absolute()) if Path(model).exists() else model, *how)
         self._ray = _import_ray()
@@ -103,7 +103,7 @@ def answer(made_of: tuple[Any, ...], part: Table, bound: Arrow | None) -> tuple[
 def _predictor(model: str, *how: Any) -> Predictor:
     """The one that this process keeps."""
     keep_memory()
-    return Predictor(model_folder_module.load(model), *how)
+    return Predictor(model_folder.load_mapping(model), *how)
 
 
 def _import_ray() -> Any:

@@ -27,18 +27,24 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import Decoder
 from mapsto.model.mapping import Mapping, Unset
 from mapsto.model.transformer import Transformer, make_norm
-from mapsto.pretrained import sentence_transformers as sentence
-from mapsto.pretrained.weight_names import _ours, _says_decoder, renamed, task_of, weights
+from mapsto.pretrained import sentence_transformers
+from mapsto.pretrained.weight_names import (
+    all_weights,
+    can_save_decoder,
+    published_task,
+    to_mapsto_names,
+    to_published_names,
+)
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
-POOLING = "mapsto_pooling"
+POOLING_KEY = "mapsto_pooling"
 
 
-DECODER, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
+DECODER_KEY, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
 
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -48,7 +54,7 @@ HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
 
 
 @dataclass(frozen=True)
-class Start:
+class PretrainedModel:
     """An opened checkpoint. `labels` are the classes of its classifier, in order, and `answered` the kind that this answers."""
 
     config: ModelConfig
@@ -60,7 +66,7 @@ class Start:
     answered: str = "label"
 
 
-def open(name: str) -> Start:
+def open_pretrained(name: str) -> PretrainedModel:
     """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
     folder = _find(name)
     if not (folder / CONFIG).exists():
@@ -85,11 +91,11 @@ def open(name: str) -> Start:
     for file, remedy in chosen.requires.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
-    if DECODER in raw:
+    if DECODER_KEY in raw:
         config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
     notes: list[str] = []
     given = _weights(folder)
-    tensors = _ours(chosen, given, min(config.counted, len(given)) + 1, folder, notes)
+    tensors = to_mapsto_names(chosen, given, min(config.counted, len(given)) + 1, folder, notes)
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
@@ -100,10 +106,10 @@ def open(name: str) -> Start:
     else:  # the last one says that there is nothing
         answered, labels = "boxes", _names(raw, len(named) - 1, notes)
     config = _pooled(config, raw, tensors, labels)
-    config = replace(config, sentence=sentence.read(folder, config.transformer.longest))
+    config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
-    weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.reads).open(folder, weights, config.front)
+    source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
+    source = kinds.source(chosen.reads).open(folder, source_weights, config.front)
     if source.longest is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
     layers = (config.transformer.layers - 1) * config.between
@@ -113,30 +119,30 @@ def open(name: str) -> Start:
             f"the weights have {source.queries}, and those for {source.between}"
         )
     _require_body(config, source, tensors, folder)
-    return Start(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
+    return PretrainedModel(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
 
 
-def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
+def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = zoo.of(mapping.config), task_of(mapping), mapping.config
+    chosen, task, config = zoo.of(mapping.config), published_task(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
         "dtype": "float32",
     }
     if task == "label" and config.pooling == "normed_mean":
-        raw[POOLING] = config.pooling
+        raw[POOLING_KEY] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
     shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
     if chosen.tower is not None and task != "body":
         shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
     raw |= shape
-    if mapping.decoder is not None and not _says_decoder(config):
-        raw[DECODER] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
+    if mapping.decoder is not None and not can_save_decoder(config):
+        raw[DECODER_KEY] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
-    tensors = renamed(mapping, weights(mapping))
+    tensors = to_published_names(mapping, all_weights(mapping))
     if chosen.counter:
         beside, end = chosen.counter
         stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
@@ -145,7 +151,7 @@ def save(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     checkpoint.require_space(folder, len(content))
     checkpoint.write_atomic(folder / WEIGHTS, content)
     if config.sentence is not None:
-        sentence.write(config.sentence, config.transformer.width, folder)
+        sentence_transformers.write_sentence_config(config.sentence, config.transformer.width, folder)
     checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
 
 
@@ -155,9 +161,9 @@ def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerCo
 
 
 def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
-    said = raw[DECODER]
+    said = raw[DECODER_KEY]
     if not isinstance(said, dict):
-        raise CheckpointError(f"config.json: {DECODER} says no sizes, but {said!r}")
+        raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {said!r}")
     return {name: zoo.whole(said, name) for name in DECODER_SIZES}
 
 
@@ -256,7 +262,7 @@ def _pooled(
     """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
     more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
     layers share their weights no such layer can be written, so the first token is read."""
-    if raw.get(POOLING) == "normed_mean":
+    if raw.get(POOLING_KEY) == "normed_mean":
         last = config.transformer.layers - 1
         for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
             del tensors[name]

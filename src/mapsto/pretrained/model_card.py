@@ -14,7 +14,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import restores
 
 # What the hub calls a task, by what is read and what is answered.
-TASKS = {
+HUB_TASKS = {
     ("text", "label"): "text-classification",
     ("~text", "text"): "fill-mask",
     ("image", "label"): "image-classification",
@@ -26,10 +26,12 @@ TASKS = {
 
 
 # What the metadata calls our figures; those without a name there are in the table alone.
-METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
+HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
 
 
-def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score], findings: Sequence[str] = ()) -> str:
+def render_model_card(
+    mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score], findings: Sequence[str] = ()
+) -> str:
     """What it is for, where it comes from, how good it is and where it fails; `findings` say the last in words."""
     parameters = sum(parameter.numel() for parameter in mapping.parameters())
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
@@ -64,9 +66,9 @@ def card(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score],
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
     kind = mapping.targets[0].kind if mapping.targets else ""
-    task = None if _told_ahead(mapping) else TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
+    task = None if _told_ahead(mapping) else HUB_TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
-    named = {METRICS[name]: score for name, score in scores.items() if name in METRICS}
+    named = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
     if task and named:
         # JSON is YAML too, and keeps any text whole.
         found = {

@@ -19,10 +19,8 @@ from mapsto import files as checkpoint
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping, Unset
-from mapsto.pretrained import huggingface as published
-from mapsto.pretrained import sentence_transformers as sentence
-from mapsto.pretrained import weight_names as weight_names_module
-from mapsto.pretrained.model_card import card
+from mapsto.pretrained import huggingface, sentence_transformers, weight_names
+from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task import arrow as arrows
 from mapsto.task.arrow import Arrow, Port
@@ -31,16 +29,16 @@ from mapsto.task.target import Target
 FORMAT = 1
 
 
-MANIFEST = "mapsto.json"
+MANIFEST_FILE = "mapsto.json"
 
 
-RUN = "run.json"
+RUN_FILE = "run.json"
 
 
-CARD = "README.md"
+CARD_FILE = "README.md"
 
 
-MODEL = (
+MODEL_FILES = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
@@ -51,17 +49,17 @@ MODEL = (
 
 
 @dataclass(frozen=True)
-class Opened:
+class ModelFolder:
     """A start of training or prediction: a published model, or a mapping that mapsto saved (then `manifest` is there)."""
 
-    start: published.Start
+    pretrained: huggingface.PretrainedModel
     manifest: dict[str, Any] | None
 
     @property
     def classes(self) -> dict[str, list[str]]:
         """The classes that it answers, by kind; of several answers of a kind those of the first."""
         if self.manifest is None:
-            return {self.start.answered: self.start.labels} if self.start.labels else {}
+            return {self.pretrained.answered: self.pretrained.labels} if self.pretrained.labels else {}
         told = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
         return {kind: classes for kind, classes in reversed(told) if classes is not None}
 
@@ -82,46 +80,46 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
 
-def open_start(name: str | Path) -> Opened:
+def open_model_folder(name: str | Path) -> ModelFolder:
     """Open a run's folder (its hashes are verified first), a model folder, or a hub name. Raises CheckpointError."""
     path = Path(name)
     manifest = None
-    if (path / MANIFEST).exists():
-        manifest = checkpoint.read_sealed(path / MANIFEST)
+    if (path / MANIFEST_FILE).exists():
+        manifest = checkpoint.read_sealed(path / MANIFEST_FILE)
         if manifest.get("format") != FORMAT:
             raise CheckpointError(
-                f"{path / MANIFEST} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+                f"{path / MANIFEST_FILE} has format {manifest.get('format')!r}; this version reads {FORMAT}"
             )
         checkpoint.verify(path, manifest["files"])
-    elif (path / RUN).exists():
+    elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
-    return Opened(published.open(str(name)), manifest)
+    return ModelFolder(huggingface.open_pretrained(str(name)), manifest)
 
 
-def load(name: str | Path) -> Mapping:
+def load_mapping(name: str | Path) -> Mapping:
     """The mapping saved in a folder, or the one a published checkpoint amounts to, ready to predict in fp32."""
-    opened = open_start(name)
-    (kind,) = opened.start.sources
+    opened = open_model_folder(name)
+    (kind,) = opened.pretrained.sources
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
         arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
         states = [entry["state"] for entry in opened.manifest["targets"]]
         targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
-    elif opened.start.labels:
-        arrow = Arrow((Port(kind),), (Port(opened.start.answered),))
-        targets = [_target(kinds.target(opened.start.answered), {"classes": opened.start.labels})]
-    elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.start.tensors):
+    elif opened.pretrained.labels:
+        arrow = Arrow((Port(kind),), (Port(opened.pretrained.answered),))
+        targets = [_target(kinds.target(opened.pretrained.answered), {"classes": opened.pretrained.labels})]
+    elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.pretrained.tensors):
         arrow = arrows.parse(f"~{kind} -> {kind}")
         targets = [target() for target in kinds.answering(arrow)]
-        objective = "masked" if opened.start.config.decoder is None else "mae"
+        objective = "masked" if opened.pretrained.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
         arrow, targets = Arrow((Port(kind),), ()), []
     length = None if opened.manifest is None else opened.manifest.get("length")
     with Unset():
-        mapping = Mapping(arrow, replace(opened.start.config, length=length), opened.start.sources, targets)
+        mapping = Mapping(arrow, replace(opened.pretrained.config, length=length), opened.pretrained.sources, targets)
     mapping.trained_with = opened.trained_with
-    missing = take(mapping, opened.start.tensors)
+    missing = copy_weights(mapping, opened.pretrained.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
     return mapping.eval()
@@ -132,10 +130,10 @@ def _target(kind: type[Target], state: Dict[str, Any]) -> Target:
     try:
         return kind(**state)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{MANIFEST} holds no answers of kind {kind.kind!r}: {error}") from error
+        raise CheckpointError(f"{MANIFEST_FILE} holds no answers of kind {kind.kind!r}: {error}") from error
 
 
-def take(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = ()) -> list[str]:
+def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = ()) -> list[str]:
     """Copy every weight of a start that the mapping has a place for; the names of those that stay new.
 
     A head is taken when it has the shape of the target's; of the kinds `other`, which have other classes than in the start,
@@ -145,7 +143,7 @@ def take(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = 
     missing = []
     with torch.no_grad():
         for name, parameter in wanted.items():
-            found = tensors.get(weight_names_module.start_name(mapping, name))
+            found = tensors.get(weight_names.weight_name(mapping, name))
             head = name.startswith(("heads.", "pooler."))
             if found is None or (head and (_names_classes(mapping, name, other) or found.shape != parameter.shape)):
                 missing.append(name)
@@ -165,7 +163,7 @@ def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
     return target.kind in kinds and rest.startswith(target.naming)
 
 
-def save(
+def save_mapping(
     mapping: Mapping,
     folder: Path,
     provenance: Dict[str, Any],
@@ -177,12 +175,12 @@ def save(
     findings: what the card says of where it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    task = weight_names_module.task_of(mapping)
+    task = weight_names.published_task(mapping)
     telling = [t for t in mapping.targets if t.named or (t.kind == task and hasattr(t, "classes"))]
     labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
-    published.save(mapping, folder, labels)
-    checkpoint.write_atomic(folder / CARD, card(mapping, provenance, scores or {}, findings).encode())
-    names = (*MODEL, *sentence.FILES)
+    huggingface.save_pretrained(mapping, folder, labels)
+    checkpoint.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
+    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
@@ -192,7 +190,7 @@ def save(
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},
         "files": {name: checkpoint.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
-    checkpoint.write_atomic(folder / MANIFEST, checkpoint.sealed(manifest))
+    checkpoint.write_atomic(folder / MANIFEST_FILE, checkpoint.sealed(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from mapsto import files as checkpoint
 from mapsto.model.lora import ALPHA_A_RANK, Update
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained import weight_names as weight_names_module
+from mapsto.pretrained import weight_names
 
-FOLDER = "adapter"
+ADAPTER_FOLDER = "adapter"
 
 
 STEM = "base_model.model."
@@ -23,7 +23,7 @@ STEM = "base_model.model."
 HEAD = "classifier"  # peft keeps the whole of this module, of whatever layers
 
 
-def save(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | None) -> None:
+def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | None) -> None:
     """Write adapter_config.json and adapter_model.safetensors for the merged `mapping` and its `updates`.
 
     A fused map of ours is several of theirs: those share A, and each has its rows of B. Modules that the start does not
@@ -32,20 +32,20 @@ def save(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | N
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
-        for theirs, b in weight_names_module.renamed(mapping, {f"{name}.weight": update.b.cpu()}).items():
+        for theirs, b in weight_names.to_published_names(mapping, {f"{name}.weight": update.b.cpu()}).items():
             stem = f"{STEM}{theirs.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
     new = ("pooler.", "classifier.", f"transformer.blocks.{mapping.config.transformer.layers}.")
-    whole = weight_names_module.renamed(
-        mapping, {name: t for name, t in weight_names_module.weights(mapping).items() if name.startswith(new)}
+    whole = weight_names.to_published_names(
+        mapping, {name: t for name, t in weight_names.all_weights(mapping).items() if name.startswith(new)}
     )
     tensors |= {STEM + name: tensor for name, tensor in whole.items()}
     modules = {name.rsplit(".", 1)[0] for name in whole}
     modules = {HEAD if name.startswith(f"{HEAD}.") else name for name in modules}
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if weight_names_module.task_of(mapping) == "label" else None,
+        "task_type": "SEQ_CLS" if weight_names.published_task(mapping) == "label" else None,
         "base_model_name_or_path": start,
         "r": rank,
         "lora_alpha": ALPHA_A_RANK * rank,
@@ -55,7 +55,7 @@ def save(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | N
         "modules_to_save": sorted(modules),
         "inference_mode": True,
     }
-    place = run / FOLDER
+    place = run / ADAPTER_FOLDER
     place.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomic(place / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
     checkpoint.write_atomic(place / "adapter_config.json", (json.dumps(config, indent=1) + "\n").encode())

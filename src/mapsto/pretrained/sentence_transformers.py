@@ -10,10 +10,10 @@ from mapsto.errors import CheckpointError
 from mapsto.files import read_any_json, read_json, write_atomic
 from mapsto.model.config import SentenceConfig
 
-MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
+MODULES, SETTINGS, POOLING_FILE = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
 
 
-FILES = (MODULES, SETTINGS, POOLING)
+SENTENCE_FILES = (MODULES, SETTINGS, POOLING_FILE)
 
 
 PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
@@ -34,7 +34,7 @@ STACK = ("Transformer", "Pooling", "Normalize")
 BARE = f"take {MODULES} out to open the bare encoder"
 
 
-def read(folder: Path, longest: int) -> SentenceConfig | None:
+def read_sentence_config(folder: Path, longest: int) -> SentenceConfig | None:
     """How the sentence encoder in `folder` makes its vectors, of a stack that takes `longest` tokens; None if it is none.
 
     Raises CheckpointError for parts that would make other vectors than those known here.
@@ -90,17 +90,17 @@ def _longest(folder: Path, most: int) -> int:
     return int(min(most, next((limit for limit in limits if isinstance(limit, int | float) and limit >= 1), most)))
 
 
-def write(said: SentenceConfig, width: int, folder: Path) -> None:
+def write_sentence_config(said: SentenceConfig, width: int, folder: Path) -> None:
     """Write the files that `read` reads, in the layout that every version of sentence-transformers opens."""
     stack = STACK if said.unit else STACK[:2]
-    paths = ("", Path(POOLING).parent.name, "2_Normalize")
+    paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")
     modules = [
         {"idx": i, "name": str(i), "path": paths[i], "type": f"{PACKAGE}models.{name}"} for i, name in enumerate(stack)
     ]
     flags = {flag: MODES[mode] == said.pooling for flag, mode in FLAGS.items()}
     contents: dict[str, Any] = {
         SETTINGS: {"max_seq_length": said.longest, "do_lower_case": False},
-        POOLING: {"word_embedding_dimension": width, **flags},
+        POOLING_FILE: {"word_embedding_dimension": width, **flags},
         MODULES: modules,
     }
     for name, content in contents.items():

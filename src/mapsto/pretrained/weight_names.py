@@ -18,7 +18,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import restores
 from mapsto.zoo import Family, Task
 
-OWN = "mapsto."
+OWN_PREFIX = "mapsto."
 
 
 MEAN_SCALE = 1e6
@@ -27,15 +27,15 @@ MEAN_SCALE = 1e6
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def task_of(mapping: Mapping) -> Task:
+def published_task(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    tasks, alike = zoo.family(mapping.config.family).architectures, _says_decoder(mapping.config)
+    tasks, alike = zoo.family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     told = zip(mapping.targets, restores(mapping.arrow), strict=True)
     answered = {target.kind for target, restored in told if target.stem and (alike or restored is None)}
     return next((task for task in reversed(list(tasks)) if task in answered), "body")
 
 
-def _says_decoder(config: ModelConfig) -> bool:
+def can_save_decoder(config: ModelConfig) -> bool:
     """Whether the family puts hidden tokens back as this model does: by a decoder that its config.json can say, or by none."""
     chosen, found = zoo.family(config.family), config.decoder
     if chosen.undecoded is None or found is None:
@@ -44,19 +44,19 @@ def _says_decoder(config: ModelConfig) -> bool:
     return said is not None and replace(said, max_positions=found.max_positions) == found
 
 
-def weights(mapping: Mapping) -> dict[str, Tensor]:
+def all_weights(mapping: Mapping) -> dict[str, Tensor]:
     """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
-    held = {start_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    mean = task_of(mapping) == "label" and mapping.config.pooling == "normed_mean"
+    held = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
+    mean = published_task(mapping) == "label" and mapping.config.pooling == "normed_mean"
     return held | _mean_layer(mapping.config.transformer) if mean else held
 
 
-def renamed(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
+def to_published_names(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.of(mapping.config), held, task_of(mapping), mapping.config.counted + 1)
+    return _named(zoo.of(mapping.config), held, published_task(mapping), mapping.config.counted + 1)
 
 
-def start_name(mapping: Mapping, name: str) -> str:
+def weight_name(mapping: Mapping, name: str) -> str:
     """The name in a start of a weight of the mapping: the first head of a kind stands without its port number."""
     if not name.startswith("heads."):
         return name
@@ -83,19 +83,25 @@ def _parts(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
     return (theirs,) if isinstance(theirs, str) else theirs
 
 
-def _ours(chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]) -> dict[str, Tensor]:
+def to_mapsto_names(
+    chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]
+) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
-    left = {_modern(key, chosen): tensor for key, tensor in given.items()}
+    left = {_modern_name(key, chosen): tensor for key, tensor in given.items()}
     if chosen.counter:
         left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.counter[1])}
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
-        left = {key if key.startswith((OWN, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()}
+        left = {
+            key if key.startswith((OWN_PREFIX, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()
+        }
     has_label = any(
         name in left for names in _expanded(chosen.names.get("label", ())[-1:], 1).values() for name in names
     )
     tasks = [task for task in chosen.names if not (has_label and task == "text")]
-    found: dict[str, Tensor] = {key.removeprefix(OWN): left.pop(key) for key in list(left) if key.startswith(OWN)}
+    found: dict[str, Tensor] = {
+        key.removeprefix(OWN_PREFIX): left.pop(key) for key in list(left) if key.startswith(OWN_PREFIX)
+    }
     for task in tasks:
         for ours, theirs in _expanded(chosen.names[task], layers).items():
             parts = [left.pop(name) for name in theirs if name in left]
@@ -130,9 +136,9 @@ def _head_names(chosen: Family) -> list[str]:
     return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
 
 
-def _modern(key: str, chosen: Family) -> str:
+def _modern_name(key: str, chosen: Family) -> str:
     """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own, but for what is ours."""
-    if key.startswith(OWN):
+    if key.startswith(OWN_PREFIX):
         return key
     for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.renamed):
         key = re.sub(pattern, name, key)
@@ -147,7 +153,7 @@ def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> 
     }
     found: dict[str, Tensor] = {}
     for ours, tensor in held.items():
-        theirs = names.get(ours, (OWN + ours,))
+        theirs = names.get(ours, (OWN_PREFIX + ours,))
         for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
             bare = task == "body" and chosen.tower is None
             part = part.reshape(part.shape[chosen.flat.get(ours, 0) :])
