@@ -22,7 +22,7 @@ from mapsto.data import table as data
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.kinds import image
 from mapsto.kinds.boxes import Box, Boxes
-from mapsto.metrics.average_precision import Precision, matched
+from mapsto.metrics.average_precision import AveragePrecision, match_detections
 from mapsto.sequence.corruption import generator
 from mapsto.vision import detection_annotations as annotated
 from mapsto.vision import image_io as pictures
@@ -386,11 +386,15 @@ def test_figures_equal_those_of_faster_coco_eval() -> None:
             mine = [(side, score) for label, side, score in listed if label == name]
             boxes = np.array([side for side, _ in mine]).reshape(-1, 4)
             crowd = np.array([box.crowd for box in own], bool)
-            column.append(matched(boxes, np.array([score for _, score in mine]), sides, crowd))
+            column.append(match_detections(boxes, np.array([score for _, score in mine]), sides, crowd))
         classes.append(column)
-    precision, all_rows = Precision(classes), np.arange(30)
+    precision, all_rows = AveragePrecision(classes), np.arange(30)
     theirs = peer(truths, said)
-    ours = [precision.mean(all_rows), precision.mean(all_rows, slice(0, 1)), precision.mean(all_rows, slice(5, 6))]
+    ours = [
+        precision.precision(all_rows),
+        precision.precision(all_rows, slice(0, 1)),
+        precision.precision(all_rows, slice(5, 6)),
+    ]
     assert [*ours, precision.recall(all_rows)] == pytest.approx([theirs[0], theirs[1], theirs[2], theirs[8]], abs=1e-8)
     assert 0.05 < ours[0] < ours[1] < 0.95, "neither all nor nothing is found"
 

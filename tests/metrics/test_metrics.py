@@ -70,7 +70,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(count: int) -> None:
 
 def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
-    found = [scores.with_interval(scores.share, rng.beta(2, 1, 200), seed=trial, resamples=400) for trial in range(500)]
+    found = [
+        scores.with_interval(scores.mean_score, rng.beta(2, 1, 200), seed=trial, resamples=400) for trial in range(500)
+    ]
     assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in found]) <= 0.97
 
 
@@ -78,7 +80,7 @@ def test_an_interval_of_a_share_is_wilsons() -> None:
     """As in Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, and with the hits and misses turned round."""
     for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
         items = np.arange(count) < hits
-        score, turned = (scores.with_interval(scores.share, part.astype(float)) for part in (items, ~items))
+        score, turned = (scores.with_interval(scores.mean_score, part.astype(float)) for part in (items, ~items))
         assert (score.low, score.high) == pytest.approx((low, high), abs=5e-5)
         assert (turned.low, turned.high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 

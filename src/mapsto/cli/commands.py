@@ -28,7 +28,7 @@ from mapsto.explain.report import explained
 from mapsto.fitting.build import make_config, make_sources
 from mapsto.fitting.start import begin
 from mapsto.inference.predictor import Predictor
-from mapsto.metrics.intervals import plain
+from mapsto.metrics.intervals import to_json
 from mapsto.options import Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, choose
@@ -140,7 +140,7 @@ def explain(
     if as_json:
         measures = None if found.faithfulness is None else asdict(found.faithfulness)
         record = {"faithfulness": measures, "explanations": list(found.records())}
-        print(json.dumps(plain(record), ensure_ascii=False))
+        print(json.dumps(to_json(record), ensure_ascii=False))
         return
     for explanation in found.found:
         print("\n".join(explanation.lines()), end="\n\n")

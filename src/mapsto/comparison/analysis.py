@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mapsto.comparison.crossed_bootstrap import Means, interval
 from mapsto.comparison.design import BLIND, CLASSICAL, SHIFT, TEST, Cell, Study, Way
 from mapsto.comparison.learning_curves import ahead, reach
 from mapsto.comparison.runs import Outcome
-from mapsto.metrics.intervals import Floats, Score, mean_interval, plain
+from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
 
 LOOKED_AHEAD = (2, 4)
 
@@ -91,7 +91,7 @@ class Comparison:
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON: what is infinite or has no interval is null."""
-        found: dict[str, Any] = plain(asdict(self))
+        found: dict[str, Any] = to_json(self)
         return found
 
     @property
@@ -116,7 +116,7 @@ class Comparison:
 def shown(score: Score) -> str:
     """For people, in percent: "81.4 (79.0–83.6)"."""
     middle = f"{100 * score.value:.1f}"
-    return middle if math.isnan(score.low) else f"{middle} ({score.between})"
+    return middle if math.isnan(score.low) else f"{middle} ({score.interval_percent})"
 
 
 def signed(score: Score) -> str:

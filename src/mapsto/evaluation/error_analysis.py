@@ -20,7 +20,7 @@ from mapsto import kinds
 from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluation.evaluate import Answers, Evaluation
 from mapsto.explain.attribution import Explainer, Part
-from mapsto.metrics.intervals import Floats, Score, share, with_interval
+from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import generator
 from mapsto.sequence.piece import Ints
@@ -183,7 +183,7 @@ def _kept(worth: Floats, sure: Floats) -> list[Kept]:
     for wanted in COVERAGES:
         threshold = _short_of(float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1]))
         chosen = sure >= threshold
-        kept = Kept(threshold, float(chosen.mean()), with_interval(share, worth[chosen]))
+        kept = Kept(threshold, float(chosen.mean()), with_interval(mean_score, worth[chosen]))
         if not found or kept.coverage < found[-1].coverage:
             found.append(kept)
     return found
@@ -208,7 +208,7 @@ def _slices(answers: Answers, worth: Floats) -> list[Slice]:
     steps = chances[order] * np.arange(len(chances), 0, -1)
     corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
     found = [
-        Slice(name, with_interval(share, worth[chosen]), float(worth[~chosen].mean()), float(chance))
+        Slice(name, with_interval(mean_score, worth[chosen]), float(worth[~chosen].mean()), float(chance))
         for (name, chosen), chance in zip(tried, corrected, strict=True)
     ]
     return sorted(found, key=lambda part: (part.chance, part.score.value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mapsto.errors import Finding, places
 from mapsto.evaluation.error_analysis import Scrutiny
 from mapsto.evaluation.evaluate import Answers, Evaluation
 from mapsto.evaluation.report_sections import failures, reasons, slices
-from mapsto.metrics.intervals import plain
+from mapsto.metrics.intervals import to_json
 from mapsto.progress import duration
 from mapsto.report.figures import data_findings, reliability
 from mapsto.report.page import SERIES, Page, Section, Table, drawing, safe
@@ -77,7 +77,7 @@ def write_page(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
 
 def record(found: Evaluation, looks: Looks) -> dict[str, Any]:
     """An evaluation and a close look at it as JSON."""
-    told: dict[str, Any] = plain({**found.record(), "looks": [asdict(look) for _, look in looks]})
+    told: dict[str, Any] = to_json({**found.record(), "looks": [look for _, look in looks]})
     return told
 
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.metrics.average_precision import Precision, matched, surest
-from mapsto.metrics.intervals import Score, share
+from mapsto.metrics.average_precision import AveragePrecision, match_detections, non_maximum_suppression
+from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Part, Piece
 from mapsto.task.source import Learning, Mark, Source
@@ -304,7 +304,7 @@ class Boxes(Target):
             (at % classes).numpy(),
             picture[at // classes, -4:].double().numpy(),
         )
-        told = slice(MOST_TOLD) if self.learnt else surest(sides, kinds)[:MOST_TOLD]
+        told = slice(MOST_TOLD) if self.learnt else non_maximum_suppression(sides, kinds)[:MOST_TOLD]
         return scores[told], kinds[told], sides[told]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
@@ -325,20 +325,20 @@ class Boxes(Target):
         or true is both, at an overlap of 0.5."""
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
-            "map": (precision.mean, pictures),
-            "map50": (lambda chosen: precision.mean(chosen, slice(0, 1)), pictures),
-            "map75": (lambda chosen: precision.mean(chosen, slice(5, 6)), pictures),
+            "map": (precision.precision, pictures),
+            "map50": (lambda chosen: precision.precision(chosen, slice(0, 1)), pictures),
+            "map75": (lambda chosen: precision.precision(chosen, slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
-            "found": (share, self.gains(output, answers).astype(np.float64)),
+            "found": (mean_score, self.gains(output, answers).astype(np.float64)),
         }
 
-    def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> Precision:
+    def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> AveragePrecision:
         names = self.classes + sorted({box.label for answer in answers for box in answer} - set(self.classes))
         found = [self.ranked(picture) for picture in output]
-        return Precision(
+        return AveragePrecision(
             [
                 [
-                    matched(sides[kinds == kind], scores[kinds == kind], *_of(answer, name))
+                    match_detections(sides[kinds == kind], scores[kinds == kind], *_of(answer, name))
                     for (scores, kinds, sides), answer in zip(found, answers, strict=True)
                 ]
                 for kind, name in enumerate(names)
@@ -359,8 +359,8 @@ class Boxes(Target):
             both = left_out = 0
             for name in {box.label for box in answer}:
                 chosen = said & (kinds == (self.classes.index(name) if name in self.classes else -1))
-                found = matched(sides[chosen], scores[chosen], *_of(answer, name))
-                both += int(found.right[0].sum())
+                found = match_detections(sides[chosen], scores[chosen], *_of(answer, name))
+                both += int(found.is_correct[0].sum())
                 left_out += int((~found.counts[0]).sum())
             either = int(said.sum()) - left_out + true - both
             worth.append(both / either if either else 1.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics.intervals import Score, share, with_interval
+from mapsto.metrics.intervals import Score, mean_score, with_interval
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import logistic
 from mapsto.sequence.batch import Answer
@@ -160,8 +160,8 @@ class Labels(Target):
         """Agreement (Jaccard by row), the share of rows with exactly the true labels, and F1 over classes and over labels."""
         said, truth = _said(output), self._truth(answers)
         return {
-            "agreement": (share, self._agreement(output, answers)),
-            "exact": (share, self._exact(output, answers)),
+            "agreement": (mean_score, self._agreement(output, answers)),
+            "exact": (mean_score, self._exact(output, answers)),
             "macro_f1": (_macro_f1, said, truth),
             "micro_f1": (_micro_f1, said, truth),
         }
@@ -169,7 +169,7 @@ class Labels(Target):
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
         """Never a label."""
         none = np.array([not answer for answer in answers], np.float64)
-        return {"agreement": with_interval(share, none), "exact": with_interval(share, none)}
+        return {"agreement": with_interval(mean_score, none), "exact": with_interval(mean_score, none)}
 
     def names(self, answer: tuple[str, ...]) -> Sequence[str]:
         """Those that apply."""

@@ -316,7 +316,7 @@ class TextTarget(Target):
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """Mean loss (nats a token) and share found, over the hidden tokens."""
         losses, hits = output.double().numpy().T
-        return {"masked_loss": (np.mean, losses), "token_accuracy": (scores.share, hits)}
+        return {"masked_loss": (np.mean, losses), "token_accuracy": (scores.mean_score, hits)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""

@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Metrics of predictions, and their 95 % intervals."""

@@ -1,5 +1,7 @@
-"""Boxes against boxes: how much they overlap, which detection found which object, and average precision as COCO counts it.
+"""Detection metrics: box overlap (IoU), matching of detections to objects, and average precision as COCO counts it.
 
+Detections are matched once per picture, class and IoU threshold; average precision is then computed for any multiset of
+pictures, which makes a bootstrap over pictures cheap.
 A box is (left, top, right, bottom) in pixels. Legend of shapes: d detections, g true boxes, t thresholds, n pictures.
 """
 
@@ -12,139 +14,167 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from mapsto.metrics.intervals import Floats
 
+Bools = NDArray[np.bool_]
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-
-
+# COCO's evaluation protocol (Lin et al. 2014).
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
+MAX_DETECTIONS = 100  # per class and picture
+
+NMS_IOU = 0.6  # two detections of a class that overlap more than this are of one object
 
 
-MOST_FOUND = 100  # detections of a class that count in a picture
+def pairwise_iou(detections: Floats, objects: Floats, is_crowd: Bools) -> Floats:
+    """Return the intersection over union (d, g) of each detection with each object.
+
+    Where the object is a crowd, the intersection is divided by the detection's own area instead, as in COCO.
+    """
+    low = np.maximum(detections[:, None, :2], objects[None, :, :2])
+    high = np.minimum(detections[:, None, 2:], objects[None, :, 2:])
+    intersection = np.clip(high - low, 0, None).prod(-1)
+    area_d, area_g = ((boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (detections, objects))
+    union = np.where(is_crowd[None], area_d[:, None], area_d[:, None] + area_g[None] - intersection)
+    iou: Floats = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return iou
 
 
-ALIKE = 0.6  # of which two detections share so much, they are of one object
+def non_maximum_suppression(detections: Floats, class_indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of the detections that no stronger detection of their class overlaps by more than NMS_IOU.
 
-
-def overlaps(found: Floats, truth: Floats, crowd: NDArray[np.bool_]) -> Floats:
-    """(d, g): the shared area over that of both; over the detection's own where the true box is a crowd."""
-    low = np.maximum(found[:, None, :2], truth[None, :, :2])
-    high = np.minimum(found[:, None, 2:], truth[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    area_d, area_g = ((boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (found, truth))
-    whole = np.where(crowd[None], area_d[:, None], area_d[:, None] + area_g[None] - shared)
-    ratio: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-    return ratio
-
-
-def surest(found: Floats, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of detections (d, 4), the surest first, the indices of those that share at most ALIKE with any surer one of their class
-    that is kept."""
-    alike = overlaps(found, found, np.zeros(len(found), np.bool_)) > ALIKE
-    alike &= kinds[:, None] == kinds[None]
-    kept: list[int] = []
-    for d in range(len(found)):
-        if not alike[d, kept].any():
-            kept.append(d)
-    return np.array(kept, np.int64)
+    detections: boxes (d, 4), the most confident first.
+    """
+    overlap = pairwise_iou(detections, detections, np.zeros(len(detections), np.bool_)) > NMS_IOU
+    overlap &= class_indices[:, None] == class_indices[None]
+    survivors: list[int] = []
+    for d in range(len(detections)):
+        if not overlap[d, survivors].any():
+            survivors.append(d)
+    return np.array(survivors, np.int64)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found of one class in one picture, the surest first: scores (d,), and by threshold whether each is right and
-    whether it counts, (t, d). objects: how many there are to find."""
+    """The matched detections of one class in one picture, the most confident first.
+
+    scores: confidence (d,).
+    is_correct: by threshold, whether the detection matched an object, (t, d).
+    counts: by threshold, whether the detection counts at all, (t, d); one inside a crowd does not.
+    num_objects: how many objects there are to detect.
+    """
 
     scores: Floats
-    right: NDArray[np.bool_]
-    counts: NDArray[np.bool_]
-    objects: int
+    is_correct: Bools
+    counts: Bools
+    num_objects: int
 
 
-def matched(found: Floats, scores: Floats, truth: Floats, crowd: NDArray[np.bool_]) -> Detections:
-    """Each detection (d, 4), the surest first, takes the object (g, 4) that it overlaps most and that is free; crowds are never
-    taken, and what lies in one does not count (COCO, Lin et al. 2014)."""
-    order = np.argsort(-scores, kind="stable")[:MOST_FOUND]
-    found, scores = found[order], scores[order]
-    last = np.argsort(crowd, kind="stable")
-    truth, crowd = truth[last], crowd[last]
-    shared = overlaps(found, truth, crowd)
-    right = np.zeros((len(THRESHOLDS), len(found)), np.bool_)
-    counts = np.ones_like(right)
-    for t, threshold in enumerate(THRESHOLDS):
-        taken = np.zeros(len(truth), np.bool_)
-        for d in range(len(found)):
-            best = _best(shared[d], taken, crowd, min(float(threshold), 1 - 1e-10))
+def match_detections(detections: Floats, scores: Floats, objects: Floats, is_crowd: Bools) -> Detections:
+    """Match detections (d, 4) to objects (g, 4) of one class in one picture, as COCO does.
+
+    In the order of confidence, each detection takes the free object that it overlaps most. A crowd may be matched any number of
+    times, and detections matched to one do not count.
+    """
+    order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
+    detections, scores = detections[order], scores[order]
+    crowds_last = np.argsort(is_crowd, kind="stable")
+    objects, is_crowd = objects[crowds_last], is_crowd[crowds_last]
+    iou = pairwise_iou(detections, objects, is_crowd)
+    is_correct = np.zeros((len(IOU_THRESHOLDS), len(detections)), np.bool_)
+    counts = np.ones_like(is_correct)
+    for t, threshold in enumerate(IOU_THRESHOLDS):
+        is_matched = np.zeros(len(objects), np.bool_)
+        for d in range(len(detections)):
+            best = _best_match(iou[d], is_matched, is_crowd, min(float(threshold), 1 - 1e-10))
             if best is None:
                 continue
-            taken[best] = True
-            right[t, d], counts[t, d] = not crowd[best], not crowd[best]
-    return Detections(scores, right, counts, int((~crowd).sum()))
+            is_matched[best] = True
+            is_correct[t, d], counts[t, d] = not is_crowd[best], not is_crowd[best]
+    return Detections(scores, is_correct, counts, int((~is_crowd).sum()))
 
 
-def _best(shared: Floats, taken: NDArray[np.bool_], crowd: NDArray[np.bool_], least: float) -> int | None:
-    """The object that one detection takes: of equal ones the last, a crowd only where no object is left to take."""
-    for among in (~crowd & ~taken, crowd):
-        able = np.flatnonzero(among & (shared >= least))
-        if len(able):
-            return int(able[np.flatnonzero(shared[able] == shared[able].max())[-1]])
+def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: float) -> int | None:
+    """Return the index of the object that one detection takes, or None.
+
+    Of equal overlaps the last wins, as in COCO's reference code; a crowd is taken only where no object is left.
+    """
+    for candidates in (~is_crowd & ~is_matched, is_crowd):
+        eligible = np.flatnonzero(candidates & (iou >= threshold))
+        if len(eligible):
+            return int(eligible[np.flatnonzero(iou[eligible] == iou[eligible].max())[-1]])
     return None
 
 
-def _at(recall: Floats, precision: Floats) -> float:
-    """The mean of the precision at the 101 recalls; 0 beyond what is reached."""
-    place = np.searchsorted(recall, RECALLS, side="left")
-    return float(np.append(precision, 0.0)[np.minimum(place, len(precision))].mean())
+def _interpolated_precision(recall: Floats, precision: Floats) -> float:
+    """Return the mean precision at COCO's 101 recalls; 0 beyond the highest recall reached."""
+    index = np.searchsorted(recall, RECALLS, side="left")
+    return float(np.append(precision, 0.0)[np.minimum(index, len(precision))].mean())
 
 
 @dataclass(frozen=True)
-class _Merged:
-    """The detections of one class in all pictures, the surest first."""
+class _ClassDetections:
+    """The detections of one class in all pictures, the most confident first.
+
+    picture: the index of each detection's picture, (d,).
+    is_correct, counts: as in `Detections`, (t, d).
+    num_objects: objects of the class in each picture, (n,).
+    """
 
     picture: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    counts: NDArray[np.bool_]
-    objects: NDArray[np.int64]
+    is_correct: Bools
+    counts: Bools
+    num_objects: NDArray[np.int64]
 
     @classmethod
-    def of(cls, found: Sequence[Detections]) -> _Merged:
-        scores = np.concatenate([one.scores for one in found])
+    def merge(cls, pictures: Sequence[Detections]) -> _ClassDetections:
+        scores = np.concatenate([detections.scores for detections in pictures])
         order = np.argsort(-scores, kind="stable")
-        picture = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])[order]
-        right, counts = (
-            np.concatenate([getattr(one, name) for one in found], axis=1)[:, order] for name in ("right", "counts")
+        picture = np.repeat(np.arange(len(pictures)), [len(detections.scores) for detections in pictures])[order]
+        is_correct, counts = (
+            np.concatenate([getattr(detections, name) for detections in pictures], axis=1)[:, order]
+            for name in ("is_correct", "counts")
         )
-        return cls(picture, right, counts, np.array([one.objects for one in found]))
+        return cls(picture, is_correct, counts, np.array([detections.num_objects for detections in pictures]))
 
-    def curve(self, weight: NDArray[Any], thresholds: slice) -> tuple[Floats, Floats]:
-        """Average precision and recall, (t,) each, with every picture as often as its weight (n,)."""
-        times = weight[self.picture]
-        right = np.cumsum(self.right[thresholds] * times, axis=1)
-        wrong = np.cumsum((self.counts & ~self.right)[thresholds] * times, axis=1)
-        recall = right / (weight @ self.objects)
-        precision = right / (right + wrong + np.spacing(1))
+    def precision_and_recall(self, weight: NDArray[Any], thresholds: slice) -> tuple[Floats, Floats]:
+        """Return average precision and recall by threshold, (t,) each, with every picture repeated `weight` (n,) times."""
+        repeats = weight[self.picture]
+        num_correct = np.cumsum(self.is_correct[thresholds] * repeats, axis=1)
+        num_wrong = np.cumsum((self.counts & ~self.is_correct)[thresholds] * repeats, axis=1)
+        recall = num_correct / (weight @ self.num_objects)
+        precision = num_correct / (num_correct + num_wrong + np.spacing(1))
+        # The envelope: the best precision at this or any higher recall.
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        found = np.array([_at(r, p) for r, p in zip(recall, precision, strict=True)])
-        return found, recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
+        average = np.array([_interpolated_precision(r, p) for r, p in zip(recall, precision, strict=True)])
+        return average, recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
 
 
-class Precision:
-    """Average precision over pictures, of several classes; each figure can be had of any choice of pictures, also of one that
-    takes some of them several times."""
+class AveragePrecision:
+    """COCO's average precision and recall over pictures of several classes.
+
+    Each metric takes the indices of the pictures it is over, some of them perhaps repeated, as a bootstrap draws them.
+    """
 
     def __init__(self, classes: Sequence[Sequence[Detections]]) -> None:
-        self.classes = [_Merged.of(found) for found in classes]
+        self.classes = [_ClassDetections.merge(pictures) for pictures in classes]
 
-    def mean(self, pictures: NDArray[Any], thresholds: slice = slice(None)) -> float:
-        """The mean over classes and thresholds of the precision at 101 recalls, over pictures (n,) by number; NaN where there is
-        nothing to find."""
+    def precision(self, pictures: NDArray[Any], thresholds: slice = slice(None)) -> float:
+        """Return the average precision, the mean over classes and thresholds; NaN where there are no objects.
+
+        pictures: indices (n,).
+        """
         return self._mean(pictures, thresholds, 0)
 
     def recall(self, pictures: NDArray[Any]) -> float:
-        """The mean over classes and thresholds of the share that was found."""
+        """Return the recall, the mean over classes and thresholds; NaN where there are no objects."""
         return self._mean(pictures, slice(None), 1)
 
-    def _mean(self, pictures: NDArray[Any], thresholds: slice, figure: int) -> float:
-        weight = np.bincount(pictures, minlength=len(self.classes[0].objects)) if self.classes else np.zeros(0)
-        known = [found.curve(weight, thresholds)[figure] for found in self.classes if weight @ found.objects]
-        return float(np.mean(known)) if known else float("nan")
+    def _mean(self, pictures: NDArray[Any], thresholds: slice, metric: int) -> float:
+        weight = np.bincount(pictures, minlength=len(self.classes[0].num_objects)) if self.classes else np.zeros(0)
+        values = [
+            detections.precision_and_recall(weight, thresholds)[metric]
+            for detections in self.classes
+            if weight @ detections.num_objects
+        ]
+        return float(np.mean(values)) if values else float("nan")

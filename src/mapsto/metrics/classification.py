@@ -1,30 +1,36 @@
-"""Classification."""
+"""Metrics of single-label classification: macro F1, log loss, expected calibration error.
+
+Each takes arrays over items, so that a bootstrap may resample them. Legend of shapes: n items, c classes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mapsto.metrics.intervals import Floats, Values
+from mapsto.metrics.intervals import Array, Floats
 
 
-def macro_f1(truth: Values, predicted: Values) -> float:
-    """The mean over the classes present of the harmonic mean of precision and recall; 0 where both are."""
-    size = int(max(truth.max(), predicted.max())) + 1
-    right = np.bincount(truth[truth == predicted], minlength=size)
-    both = np.bincount(truth, minlength=size) + np.bincount(predicted, minlength=size)
-    return float(np.mean(2 * right[both > 0] / both[both > 0]))
+def macro_f1(labels: Array, predictions: Array) -> float:
+    """Return the F1 score averaged over the classes present in `labels` or `predictions`, both (n,) class indices."""
+    num_classes = int(max(labels.max(), predictions.max())) + 1
+    num_correct = np.bincount(labels[labels == predictions], minlength=num_classes)
+    num_either = np.bincount(labels, minlength=num_classes) + np.bincount(predictions, minlength=num_classes)
+    return float(np.mean(2 * num_correct[num_either > 0] / num_either[num_either > 0]))
 
 
-def log_loss(truth: Values, probabilities: Floats) -> float:
-    """Mean −log of the probability (n, c) of the truth, in nats; probabilities are kept above the smallest step of a float."""
-    chosen = probabilities[np.arange(len(truth)), truth] / probabilities.sum(axis=1)
-    return float(-np.log(np.clip(chosen, np.finfo(probabilities.dtype).eps, 1)).mean())
+def log_loss(labels: Array, probabilities: Floats) -> float:
+    """Return the mean negative log-likelihood in nats of `labels` (n,) under `probabilities` (n, c).
+
+    Probabilities are clipped at the machine epsilon of their type, as scikit-learn does, so that the loss stays finite.
+    """
+    of_labels = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    return float(-np.log(np.clip(of_labels, np.finfo(probabilities.dtype).eps, 1)).mean())
 
 
-def expected_calibration_error(truth: Values, probabilities: Floats, bins: int = 15) -> float:
-    """How far confidence is from accuracy, weighted over equal bins of confidence (Guo et al. 2017)."""
+def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
+    """Return the mean gap between confidence and accuracy over equal-width confidence bins (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(which, right - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(truth))
+    is_correct = probabilities.argmax(axis=1) == labels
+    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_index, is_correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -1,13 +1,14 @@
-"""Figures with their uncertainty: metrics over items, and 95 % intervals over the items or over seeds.
+"""A metric's value with its 95 % confidence interval, over items or over seeds.
 
-Legend of shapes: n items, c classes, b resamples.
+Over items: Wilson's interval for a share of hits, else a percentile bootstrap of 1,000 resamples. Over seeds: Student's t.
+Legend of shapes: n items, b resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -15,20 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-
-Values = NDArray[Any]
-
+Array = NDArray[Any]
 
 RESAMPLES = 1000
-
-
-RESAMPLED_AT_ONCE = 2_000_000
+RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with its 95 % interval and the number of items (or of seeds) it is over."""
+    """A metric's value with its 95 % interval, and the number of items (or of seeds) that it averages over.
+
+    low, high: NaN where there is no interval.
+    """
 
     value: float
     low: float
@@ -40,73 +39,85 @@ class Score:
 
     @property
     def percent(self) -> str:
-        """For people: "81.4 % (79.0–83.6, n = 1,179)"."""
-        return f"{100 * self.value:.1f} % ({self.between}, n = {self.n:,})"
+        """Format value, interval and number of items in percent: "81.4 % (79.0–83.6, n = 1,179)"."""
+        return f"{100 * self.value:.1f} % ({self.interval_percent}, n = {self.n:,})"
 
     @property
-    def between(self) -> str:
-        """The interval for people, in percent: "79.0–83.6"."""
+    def interval_percent(self) -> str:
+        """Format the interval in percent: "79.0–83.6"."""
         return f"{100 * self.low:.1f}{' to ' if self.low < 0 else '–'}{100 * self.high:.1f}"
 
 
-def plain(value: Any) -> Any:
-    """What JSON takes: figures that are infinite, or intervals that are not there, are null."""
+def to_json(value: Any) -> Any:
+    """Convert dataclasses, dicts and sequences to plain JSON values; infinite and missing numbers become null.
+
+    A dataclass field is written under its own name, or under the `key` in its metadata.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.metadata.get("key", field.name): to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [to_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def accuracy(truth: Values, predicted: Values) -> float:
-    """The share of items (n,) answered right."""
-    return float(np.mean(truth == predicted))
+def accuracy(labels: Array, predictions: Array) -> float:
+    """Return the share of items (n,) whose prediction equals the label."""
+    return float(np.mean(labels == predictions))
 
 
-def share(items: Values) -> float:
-    """The mean of what items (n,) are worth."""
-    return float(np.mean(items))
+def mean_score(item_scores: Array) -> float:
+    """Return the mean of the scores (n,) of single items."""
+    return float(np.mean(item_scores))
 
 
 def with_interval(
-    metric: Callable[..., Any], *arrays: Values, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+    metric: Callable[..., Any], *arrays: Array, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> Score:
-    """`metric(*arrays)` with the percentile bootstrap interval over items, the first axis of every array; a share of hits and
-    misses with Wilson's (1927), since few misses are soon drawn away: of 20 hits in 20 the bootstrap makes 100 % for sure."""
+    """Return `metric(*arrays)` with its interval over the items, the first axis of every array.
+
+    A share of hits gets Wilson's interval (1927): of 20 hits in 20, every bootstrap resample is 100 % too, so that a bootstrap
+    would claim certainty. Any other metric gets the percentile bootstrap.
+    """
     n = len(arrays[0])
-    if metric in (accuracy, share):
+    if metric in (accuracy, mean_score):
         items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
         if set(np.unique(items)) <= {0.0, 1.0}:
-            return Score(float(items.mean()), *_wilson(float(items.mean()), n, confidence), n)
+            return Score(float(items.mean()), *_wilson_interval(float(items.mean()), n, confidence), n)
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
-    drawn = np.array([metric(*(array[index] for array in arrays)) for index in _indices(n, rng, resamples)])
+    samples = np.array([metric(*(array[index] for array in arrays)) for index in _resample(n, rng, resamples)])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.quantile(samples, [tail, 1 - tail])
     return Score(float(metric(*arrays)), float(low), float(high), n)
 
 
-def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Score:
-    """The mean over seeds with its 95 % interval by Student's t, which ends where the figure does, at `least` and `most`; one
-    value alone has no interval (NaN)."""
+def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf) -> Score:
+    """Return the mean of one value per seed with its 95 % interval by Student's t.
+
+    A single value has no interval (NaN).
+
+    minimum, maximum: the metric's range, which the interval does not leave.
+    """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Score(mean, float("nan"), float("nan"), n)
     from scipy.stats import t as student  # takes a second to import, and most commands show no interval
 
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return Score(mean, max(mean - half, least), min(mean + half, most), n)
+    return Score(mean, max(mean - half, minimum), min(mean + half, maximum), n)
 
 
-def _wilson(found: float, n: int, confidence: float) -> tuple[float, float]:
-    """The shares of which `found`, of n items, is a likely draw."""
+def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, float]:
+    """Return Wilson's score interval of a share of `n` items."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle, shrunk = found + z * z / (2 * n), 1 + z * z / n
-    half = z * math.sqrt(found * (1 - found) / n + (z / (2 * n)) ** 2)
-    return max(0.0, (middle - half) / shrunk), min(1.0, (middle + half) / shrunk)
+    centre, scale = share + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def _indices(n: int, rng: np.random.Generator, resamples: int) -> Any:
-    """Index arrays (n,) of resamples, drawn in blocks of bounded memory."""
+def _resample(n: int, rng: np.random.Generator, resamples: int) -> Iterator[Any]:
+    """Yield the index arrays (n,) of bootstrap resamples, drawn in blocks of bounded memory."""
     block = max(1, RESAMPLED_AT_ONCE // n)
     for start in range(0, resamples, block):
         yield from rng.integers(0, n, size=(min(block, resamples - start), n))
