@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
 )
 
 from mapsto.text.tokenizer import Tokenizer
@@ -28,6 +29,8 @@ TEXTS = [
     "服务员态度很差，房间也不干净，下次不会再来了。",
     "Yes",
 ]
+# The tolerances of comparisons with `transformers` in fp32.
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LABELS = ["negative", "neutral", "positive"]
 # A family, or a variant of one behind a colon.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -272,3 +275,8 @@ def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: An
     model.tie_weights()
     model.eval().save_pretrained(folder)
     return model
+
+
+def pad_texts(folder: Path, texts: list[str]) -> Any:
+    """Tokenize texts as transformers does, padded to the longest one."""
+    return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")

@@ -296,3 +296,25 @@ def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[st
     assert found is not None, done.stderr
     inner, scrolled, wide, seen = json.loads(html.unescape(found[1]))
     return inner, scrolled, wide, seen
+
+
+# Runs the command line and prints by how many kilobytes the peak of its memory grew.
+PEAK = """
+import resource, sys
+from mapsto import cli
+import mapsto.cli.commands, mapsto.fitting.fit
+sys.argv[0] = "mapsto"
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cli.app(standalone_mode=False)
+print("GREW", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
+"""
+
+
+def memory_growth(*arguments: str) -> float:
+    """Return by how many megabytes a command grew at its peak, beyond the imported libraries."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=environment, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split("GREW")[1]) / 1024

@@ -6,17 +6,14 @@ import csv
 import gzip
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from runs import KILL, TINY, result, run, sentences, start, write_corpus
-from test_training import TINY as SMALL
-from test_training import Heard
+from runs import KILL, TINY, memory_growth, result, run, sentences, start, write_corpus
+from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto import files as checkpoint
@@ -108,7 +105,7 @@ def test_every_way_of_giving_a_corpus_gives_the_same_bits(tmp_path: Path, small_
     (tmp_path / "folder").mkdir()
     for i in range(4):
         data.write_rows(tmp_path / "folder" / f"{i}.jsonl", ["text"], rows[50 * i : 50 * i + 50])
-    given: dict[str, Any] = {"hold_out": 0.1, "steps": 3, **SMALL}
+    given: dict[str, Any] = {"hold_out": 0.1, "steps": 3, **TINY_OPTIONS}
     names = ("a.txt", "a.txt.gz", "a.csv", "a.jsonl", "a.parquet", "folder")
     models = {name: mapsto.pretrain("text", tmp_path / name, tmp_path / f"run-{name}", **given) for name in names}
     models |= {
@@ -332,16 +329,16 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run" / "corpus").mkdir(parents=True)
     (tmp_path / "run" / "corpus" / "mine.txt").write_text("years of work")
     with pytest.raises(UsageError, match="holds other files"):
-        mapsto.pretrain("text", path, tmp_path / "run", steps=1, **SMALL)
+        mapsto.pretrain("text", path, tmp_path / "run", steps=1, **TINY_OPTIONS)
     assert (tmp_path / "run" / "corpus" / "mine.txt").read_text() == "years of work"
 
 
 def test_overwrite_takes_another_corpus(tmp_path: Path) -> None:
     path = write_corpus(tmp_path / "a.txt")
-    mapsto.pretrain("text", path, tmp_path / "run", steps=2, **SMALL)
+    mapsto.pretrain("text", path, tmp_path / "run", steps=2, **TINY_OPTIONS)
     other = write_corpus(tmp_path / "b.txt", 250)
-    model = mapsto.pretrain("text", other, tmp_path / "run", steps=2, overwrite=True, **SMALL)
-    again = mapsto.pretrain("text", other, steps=2, **SMALL)
+    model = mapsto.pretrain("text", other, tmp_path / "run", steps=2, overwrite=True, **TINY_OPTIONS)
+    again = mapsto.pretrain("text", other, steps=2, **TINY_OPTIONS)
     for (_, one), (_, two) in zip(model.mapping.named_parameters(), again.mapping.named_parameters(), strict=True):
         assert one.equal(two)
 
@@ -369,7 +366,7 @@ def test_faults_are_named_by_file_and_row_and_bounded(
         (folder / f"{name}.jsonl").write_text("\n".join([*text[:20], *sentences(0)]), encoding="utf-8")
     more = [json.dumps({"text": text}) for text in sentences(1000, seed=3)]
     (folder / "c.jsonl").write_text("\n".join(more), encoding="utf-8")
-    mapsto.pretrain("text", folder, tmp_path / "run", steps=2, bad_rows="skip", **SMALL)
+    mapsto.pretrain("text", folder, tmp_path / "run", steps=2, bad_rows="skip", **TINY_OPTIONS)
     rejected = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open(encoding="utf-8", newline="")))
     assert [(Path(row["file"]).name, row["row"]) for row in rejected] == [
         ("a.jsonl", "6"), ("a.jsonl", "16"), ("b.jsonl", "6"), ("b.jsonl", "16"),
@@ -378,28 +375,28 @@ def test_faults_are_named_by_file_and_row_and_bounded(
 
 def test_long_rows_are_counted(tmp_path: Path, small_shards: None) -> None:
     path = write_corpus(tmp_path / "a.txt")
-    heard = Heard()
-    mapsto.pretrain("text", path, steps=1, length=16, progress=heard, **SMALL)
+    heard = RecordingProgress()
+    mapsto.pretrain("text", path, steps=1, length=16, progress=heard, **TINY_OPTIONS)
     windows = next(line for line in heard.lines if "longer than 16 tokens" in line)
     assert "of 300 rows" in windows and "windows" in windows
-    heard = Heard()
-    mapsto.pretrain("text", path, steps=1, length=16, long="cut", progress=heard, **SMALL)
+    heard = RecordingProgress()
+    mapsto.pretrain("text", path, steps=1, length=16, long="cut", progress=heard, **TINY_OPTIONS)
     assert any("tokens were cut off" in line for line in heard.lines)
     with pytest.raises(DataError, match="longer than 16 tokens"):
-        mapsto.pretrain("text", path, steps=1, length=16, long="error", **SMALL)
+        mapsto.pretrain("text", path, steps=1, length=16, long="error", **TINY_OPTIONS)
 
 
 def test_much_that_the_vocabulary_does_not_know_is_said(tmp_path: Path) -> None:
     """A start of another script reads little of a text."""
     english = [{"text": f"the river {i} runs past the mill", "label": "ab"[i % 2]} for i in range(40)]
     chinese = [{**row, "text": f"今天天气真好 {i} 房间干净"} for i, row in enumerate(english)]
-    start = mapsto.pretrain("text", english, steps=1, **SMALL)
+    start = mapsto.pretrain("text", english, steps=1, **TINY_OPTIONS)
     for rows, known in ((english, True), (chinese, False)):
         for train in (
             lambda **given: mapsto.pretrain("text", **given),
             lambda **given: mapsto.fit("text -> label", **given),
         ):
-            heard = Heard()
+            heard = RecordingProgress()
             train(data=rows, start=start, steps=1, method="full", progress=heard)
             found = [line for line in heard.lines if "are unknown" in line]
             assert len(found) == (not known) and all("tokens (" in line for line in found)
@@ -407,7 +404,7 @@ def test_much_that_the_vocabulary_does_not_know_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"objective": "mae"}, {"augment": "mirror"}])
 def test_what_a_corpus_cannot_be_asked_is_said_before_it_is_read(options: dict[str, Any], tmp_path: Path) -> None:
-    path, heard = write_corpus(tmp_path / "a.txt"), Heard()
+    path, heard = write_corpus(tmp_path / "a.txt"), RecordingProgress()
     with pytest.raises(UsageError, match="is not for|would change nothing"):
         mapsto.pretrain("text", path, tmp_path / "run", steps=1, progress=heard, **options)
     assert not heard.lines and not (tmp_path / "run").exists()
@@ -463,27 +460,6 @@ def test_a_kill_in_the_middle_of_tokenizing_costs_one_shard(tmp_path: Path) -> N
         assert one.read_bytes() == two.read_bytes()
 
 
-PEAK = """
-import resource, sys
-from mapsto import cli
-import mapsto.cli.commands, mapsto.fitting.fit
-sys.argv[0] = "mapsto"
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cli.app(standalone_mode=False)
-print("GREW", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
-"""
-
-
-def growth(*arguments: str) -> float:
-    """Megabytes of memory that a command took at its peak, beyond the libraries."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=environment, timeout=500
-    )
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout.split("GREW")[1]) / 1024
-
-
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     """Five times as much text, 50 MB, takes about as much memory; read at once it would take 300 MB more."""
@@ -494,7 +470,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         path = tmp_path / f"{count}.txt"
         path.write_text("\n".join(sentences(count)), encoding="utf-8")
         found.append(
-            growth(
+            memory_growth(
                 *("pretrain", "text", str(path), "--start", str(tmp_path / "base"), "--steps", "2", "--quiet"),
                 *("--device", "cpu", "--out", str(tmp_path / path.stem)),
             )

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
+from images import SMALL_ARGUMENTS, encode_image, two_coloured_image, write_photo_folder
 from PIL import Image
 from runs import run
-from test_pictures import SMALL, photos, saved, two_colours
 
 import mapsto
 from mapsto import cli, kinds
@@ -30,7 +30,7 @@ FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
 
 
 def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
-    table = data.read(photos(tmp_path / "photos", 6))
+    table = data.read(write_photo_folder(tmp_path / "photos", 6))
     assert table.columns == ("image", "label") and set(table.column("label")) == {"bright", "暗"}
     assert table.name == "photos" and table.select([0]).name == "000.png"
     flat = data.read(tmp_path / "photos" / "暗")
@@ -49,7 +49,7 @@ def test_a_picture_among_texts_leaves_them_texts(tmp_path: Path) -> None:
 
 
 def test_names_stand_beside_their_table(tmp_path: Path) -> None:
-    photos(tmp_path / "photos")
+    write_photo_folder(tmp_path / "photos")
     rows = [
         {"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in (tmp_path / "photos").rglob("*.png")
     ]
@@ -167,14 +167,14 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
 def test_every_command_says_what_is_left_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos(tmp_path / "photos") / "linked").symlink_to(tmp_path / "photos" / "bright")
+    (write_photo_folder(tmp_path / "photos") / "linked").symlink_to(tmp_path / "photos" / "bright")
     monkeypatch.chdir(tmp_path)
     folder = "photos"  # which for explain is no word, though it has no slash
     base, clf = str(tmp_path / "base"), str(tmp_path / "clf")
     for command in (
         ["check", "image -> label", folder],
-        ["pretrain", "image", folder, "--out", base, *SMALL],
-        ["fit", "image -> label", folder, "--out", clf, *SMALL],
+        ["pretrain", "image", folder, "--out", base, *SMALL_ARGUMENTS],
+        ["fit", "image -> label", folder, "--out", clf, *SMALL_ARGUMENTS],
         ["predict", clf, folder],
         ["predict", base, folder, "--hide", "0.5", "--out", str(tmp_path / "filled")],
         ["evaluate", clf, folder],
@@ -189,7 +189,7 @@ def test_every_command_says_what_is_left_aside(
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(saved(two_colours()))
+    (tmp_path / "a.png").write_bytes(encode_image(two_coloured_image()))
     picture = kinds.source("image").read(str(tmp_path / "a.png"))
     (tmp_path / "a.png").unlink()
     assert picture.pixels.shape == (4, 8, 3), "as it was read a moment ago"
@@ -199,7 +199,7 @@ def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures for which there is no room are decoded whenever they are asked for: the same weights and answers."""
-    folder = photos(tmp_path / "photos", 12)
+    folder = write_photo_folder(tmp_path / "photos", 12)
     given: Any = {
         "layers": 1,
         "width": 32,

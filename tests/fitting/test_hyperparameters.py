@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import TEXTS, make_model
+from mappings import CPU, small_mapping
+from models import TEXTS, make_model, pad_texts
 from runs import sentences
-from test_laws import made
-from test_training import CPU, TINY, plan
-from test_zoo import padded
+from trainings import TINY_OPTIONS, make_plan
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import mapsto
@@ -31,10 +30,10 @@ ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60
 
 def trained(rate: float = 1e-3, **options: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """A mapping after a few steps, and its weights before them."""
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     restrict(mapping, Options(**options), Beginning(tensors={}))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
-    Training(mapping, examples, plan(rate=rate), CPU).run()
+    Training(mapping, examples, make_plan(rate=rate), CPU).run()
     return mapping, before
 
 
@@ -53,7 +52,7 @@ def test_frozen_weights_stay_and_the_others_learn(freeze: str, frozen: tuple[str
 
 
 def test_what_cannot_be_frozen_is_said() -> None:
-    base = mapsto.fit("text -> label", ROWS, steps=1, **TINY)
+    base = mapsto.fit("text -> label", ROWS, steps=1, **TINY_OPTIONS)
     for given, says in (
         ({"freeze": "3"}, "more than the 2 layers"),
         ({"freeze": "1", "lora": 2}, "not both"),
@@ -65,14 +64,14 @@ def test_what_cannot_be_frozen_is_said() -> None:
             mapsto.fit("text -> label", ROWS, start=base, device="cpu", **given)
     for given in ({"freeze": "all"}, {"lora": 2}):
         with pytest.raises(UsageError, match="needs a --start"):
-            mapsto.fit("text -> label", ROWS, **given, **TINY)
+            mapsto.fit("text -> label", ROWS, **given, **TINY_OPTIONS)
     with pytest.raises(UsageError, match="pretraining changes all"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], start=base, lora=2, device="cpu")
 
 
 @pytest.mark.parametrize(("arrow", "objective"), [("text:text -> label", "masked"), ("~image -> image", "mae")])
 def test_each_layer_learns_at_its_share(arrow: str, objective: str) -> None:
-    mapping, _ = made(arrow, objective)
+    mapping, _ = small_mapping(arrow, objective)
     shares = layer_shares([name for name, _ in mapping.named_parameters()], 0.5)
     for name, share in shares.items():
         expected = 1.0 if name.startswith(("heads.", "pooler.", "decoder.", "transformer.final_norm.")) else 0.5
@@ -107,15 +106,15 @@ def test_smoothing_is_that_of_torch_and_is_not_saved(weights: list[float] | None
 
 
 def test_smoothing_reaches_the_loss_of_a_run() -> None:
-    found = [mapsto.fit("text -> label", ROWS, steps=6, smooth=smooth, **TINY) for smooth in (0.0, 0.2)]
+    found = [mapsto.fit("text -> label", ROWS, steps=6, smooth=smooth, **TINY_OPTIONS) for smooth in (0.0, 0.2)]
     assert not torch.equal(found[0].mapping.heads[0].weight, found[1].mapping.heads[0].weight)
     with pytest.raises(UsageError, match="--smooth is for classes"):
-        mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], steps=1, smooth=0.1, **TINY)
+        mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], steps=1, smooth=0.1, **TINY_OPTIONS)
 
 
 @pytest.mark.parametrize(("asked", "averages"), [(None, False), (True, True), (False, False)])
 def test_fitting_averages_when_told(asked: bool | None, averages: bool, tmp_path: Path) -> None:
-    mapsto.fit("text -> label", ROWS, tmp_path / "run", steps=10, hold_out=0.2, average=asked, **TINY)
+    mapsto.fit("text -> label", ROWS, tmp_path / "run", steps=10, hold_out=0.2, average=asked, **TINY_OPTIONS)
     planned = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
     assert planned["average"] is averages and (planned["watch_every"] == 0) is averages
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000010" / "state.json").read_text())
@@ -133,11 +132,11 @@ def test_updates_learn_and_the_weights_beside_them_stay() -> None:
 
 def test_merged_equals_unmerged() -> None:
     mapping, _ = trained(rate=1e-2, lora=4)
-    _, examples = made("text:text -> label")
+    _, examples = small_mapping("text:text -> label")
     from mapsto.sequence.packing import collate
 
     batch = collate([examples.example(row, 0, 0.0) for row in range(8)])
-    start, _ = made("text:text -> label")
+    start, _ = small_mapping("text:text -> label")
     apart = mapping.eval()(batch)[0]
     names = {name for name, _ in start.named_parameters()}
     updates = lora.merge(mapping)
@@ -161,7 +160,7 @@ def test_peft_opens_the_adapter_over_the_start(family: str, task: str, tmp_path:
     clf = mapsto.fit("text -> label", rows, tmp_path / "run", lora=4, steps=10, rate=1e-2, **given)
     config = AutoConfig.from_pretrained(tmp_path / "run")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start", config=config)
-    inputs = padded(tmp_path / "run", TEXTS)
+    inputs = pad_texts(tmp_path / "run", TEXTS)
     adapted = peft.PeftModel.from_pretrained(base, tmp_path / "run" / "adapter").eval()
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
     with torch.no_grad():

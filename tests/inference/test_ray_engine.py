@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import run, sentences
-from test_corpus import growth
+from runs import memory_growth, run, sentences
 
 import mapsto
 from mapsto.cli import answering
@@ -189,7 +188,7 @@ def test_memory_does_not_grow_with_the_rows(needs_ray: None, model: Path, tmp_pa
         rows: dict[str, list[Any]] = {"text": ["river mill"] * count, "more": ["carried along " * 36] * count}
         pq.write_table(pa.table(rows), tmp_path / f"{count}.parquet", compression="none", use_dictionary=False)
         out = tmp_path / f"out{count}.parquet"
-        found.append(growth(*arguments(model, tmp_path / f"{count}.parquet", out, "ray")))
+        found.append(memory_growth(*arguments(model, tmp_path / f"{count}.parquet", out, "ray")))
         assert pq.read_metadata(out).num_rows == count
     assert (tmp_path / "60000.parquet").stat().st_size > 30e6
     assert found[1] < found[0] + 50, found

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import TINY, run, sentences, write_labelled
-from test_corpus import growth
+from runs import TINY, memory_growth, run, sentences, write_labelled
 
 import mapsto
 from mapsto.api import Model
@@ -197,7 +196,7 @@ def test_memory_does_not_grow_with_the_rows(form: str, fitted: Path, tmp_path: P
         data.write_rows(tmp_path / f"{count}.csv", ["text", "more"], rows)
         out = tmp_path / f"out{count}.{form}"
         arguments = ("predict", str(fitted), str(tmp_path / f"{count}.csv"), "--out", str(out), "--device", "cpu")
-        found.append(growth(*arguments))
+        found.append(memory_growth(*arguments))
         assert len(data.read(out)) == count
     assert (tmp_path / "60000.csv").stat().st_size > 30e6
     assert found[1] < found[0] + 50, found

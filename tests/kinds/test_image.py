@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import SMALL_ARGUMENTS, encode_image, two_coloured_image, write_photo_folder
 from PIL import Image
-from runs import in_a_browser, run, sentences, write_photos
+from runs import in_a_browser, run, sentences
 
 import mapsto
 from mapsto import kinds
@@ -44,56 +45,30 @@ from mapsto.vision.image_value import Picture
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import Frame
 
-SMALL = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
-
-
-def saved(image: Any, kind: str = "PNG", **how: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **how)
-    return stream.getvalue()
-
-
-def two_colours(size: tuple[int, int] = (8, 4)) -> Any:
-    """Red on the left, blue on the right."""
-    image = Image.new("RGB", size, (255, 0, 0))
-    image.paste((0, 0, 255), (size[0] // 2, 0, *size))
-    return image
-
-
-def photos(folder: Path, count: int = 40, bad: int = 0) -> Path:
-    """See write_photos; the first ones are no pictures."""
-    write_photos(folder, count)
-    for i in range(bad):
-        (folder / "bright" / f"{i:03}-bad.png").write_bytes(
-            (b"no picture", b"", saved(two_colours((60, 60)))[:-30])[i % 3]
-        )
-    return folder
-
-
 # Decoding
 
 
 def test_every_mode_is_read_as_colours() -> None:
     grey16 = Image.fromarray((np.arange(32, dtype=np.uint16) * 2000).reshape(4, 8))
-    palette = two_colours().quantize(4)
-    see_through = two_colours().convert("RGBA")
+    palette = two_coloured_image().quantize(4)
+    see_through = two_coloured_image().convert("RGBA")
     see_through.putalpha(0)
     shades = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(4, 8))
     for image, kind, corner in (
-        (two_colours(), "PNG", (255, 0, 0)),
+        (two_coloured_image(), "PNG", (255, 0, 0)),
         (palette, "GIF", (255, 0, 0)),
         (see_through, "PNG", (255, 255, 255)),
         (shades, "PNG", (0, 0, 0)),
         (grey16, "PNG", (0, 0, 0)),
-        (two_colours().convert("1"), "PNG", None),
-        (two_colours().convert("CMYK"), "TIFF", (255, 0, 0)),
-        (two_colours(), "WEBP", None),
+        (two_coloured_image().convert("1"), "PNG", None),
+        (two_coloured_image().convert("CMYK"), "TIFF", (255, 0, 0)),
+        (two_coloured_image(), "WEBP", None),
     ):
-        pixels = pictures.decode(saved(image, kind))
+        pixels = pictures.decode(encode_image(image, kind))
         assert pixels.shape == (4, 8, 3) and pixels.dtype == np.uint8
         if corner is not None:
             assert np.abs(pixels[0, 0].astype(int) - corner).max() <= 4, (kind, image.mode, pixels[0, 0])
-    assert pictures.decode(saved(grey16))[3, 7, 0] == round(62000 / 257)
+    assert pictures.decode(encode_image(grey16))[3, 7, 0] == round(62000 / 257)
 
 
 def test_pictures_of_pillow_are_read_as_their_files() -> None:
@@ -101,18 +76,18 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
     exif[0x0112] = 6
     read, fits = kinds.source("image").read, kinds.source("image").fits
     for image, kind, how in (
-        (two_colours((40, 20)), "PNG", {"exif": exif}),
-        (two_colours().convert("CMYK"), "TIFF", {}),
-        (two_colours().convert("LA"), "PNG", {}),
+        (two_coloured_image((40, 20)), "PNG", {"exif": exif}),
+        (two_coloured_image().convert("CMYK"), "TIFF", {}),
+        (two_coloured_image().convert("LA"), "PNG", {}),
         (Image.fromarray((np.arange(32, dtype=np.uint16) * 2000).reshape(4, 8)), "PNG", {}),
     ):
-        content = saved(image, kind, **how)
+        content = encode_image(image, kind, **how)
         opened = Image.open(io.BytesIO(content))
         assert np.array_equal(read(opened).pixels, pictures.decode(content)), (image.mode, kind)
         assert np.array_equal(read(opened).pixels, read(opened).pixels), "what was opened stays so"
         assert fits([opened, None]) and fits([opened, "a.png"]) and not fits([opened, "words"])
     with pytest.raises(BadCell, match="damaged"):
-        read(Image.open(io.BytesIO(saved(two_colours((60, 60)), "JPEG")[:-60])))
+        read(Image.open(io.BytesIO(encode_image(two_coloured_image((60, 60)), "JPEG")[:-60])))
     rows = [{"image": Image.new("RGB", (8, 8), (9 * i, 0, 0)), "label": "ab"[i % 2]} for i in range(12)]
     again = [{**row, "image": row["image"].copy()} for row in rows]
     assert data.fingerprint(rows) == data.fingerprint(again) != data.fingerprint(rows[1:] + rows[:1])
@@ -123,20 +98,20 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
 def test_a_camera_held_upright_is_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right
-    pixels = pictures.decode(saved(two_colours((40, 20)), "JPEG", exif=exif, quality=95))
+    pixels = pictures.decode(encode_image(two_coloured_image((40, 20)), "JPEG", exif=exif, quality=95))
     assert pixels.shape == (40, 20, 3)
     assert pixels[2, 10, 0] > 200 and pixels[37, 10, 2] > 200
 
 
 def test_of_a_moving_picture_the_first_frame_is_read() -> None:
     frames = [Image.new("RGB", (6, 6), colour) for colour in ((255, 0, 0), (0, 255, 0))]
-    content = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    content = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pictures.decode(content)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = kinds.source("image").read
-    whole = saved(two_colours((60, 60)), "JPEG")
+    whole = encode_image(two_coloured_image((60, 60)), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
     with (tmp_path / "large.png").open("wb") as stream:
@@ -152,10 +127,10 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (str(tmp_path / "large.png"), "bytes are more than"),
         (str(tmp_path / ("long" * 99)), "cannot be read"),
         ("a\0.png", "no NUL"),
-        (saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "which of its values is white"),
-        (saved(Image.fromarray(np.full((4, 4), 200, np.int32)), "TIFF"), "which of its values is white"),
+        (encode_image(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "which of its values is white"),
+        (encode_image(Image.fromarray(np.full((4, 4), 200, np.int32)), "TIFF"), "which of its values is white"),
         ("https://example.org/cat.jpg", "nothing is fetched"),
-        (saved(Image.new("L", (100, 100))), "more than the 5,000"),
+        (encode_image(Image.new("L", (100, 100))), "more than the 5,000"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known format"),
         ({"bytes": None, "path": None}, "blank"),
         (np.zeros((4, 4)), "bytes"),
@@ -178,7 +153,7 @@ def bombs() -> dict[str, bytes]:
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
         return b"\x89PNG\r\n\x1a\n" + header + beside + chunk(b"IDAT", zeros) + chunk(b"IEND", b"")
 
-    jpeg = bytearray(saved(Image.new("RGB", (64, 64)), "JPEG"))
+    jpeg = bytearray(encode_image(Image.new("RGB", (64, 64)), "JPEG"))
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = struct.pack(">HH", 65500, 65500)
     sizes = struct.pack("<HH", 65535, 65535)
@@ -216,7 +191,7 @@ for path in bombs:
 
 
 def test_small_files_that_become_huge_are_refused_in_little_memory(tmp_path: Path) -> None:
-    for name, content in {**bombs(), "fine.png": saved(two_colours((60, 60)))}.items():
+    for name, content in {**bombs(), "fine.png": encode_image(two_coloured_image((60, 60)))}.items():
         (tmp_path / name).write_bytes(content)
         assert len(content) < 700_000
     done = subprocess.run([sys.executable, "-c", READ_BOMBS, str(tmp_path)], capture_output=True, text=True)
@@ -364,8 +339,8 @@ def test_features_tell_colours_and_edges_apart() -> None:
 
 
 def test_from_photos_to_answers(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos")
-    base = run("pretrain", "image", str(folder), "--out", str(tmp_path / "base"), *SMALL)
+    folder = write_photo_folder(tmp_path / "photos")
+    base = run("pretrain", "image", str(folder), "--out", str(tmp_path / "base"), *SMALL_ARGUMENTS)
     assert base.returncode == 0, base.stderr
     given = ["--start", str(tmp_path / "base"), "--out", str(tmp_path / "clf"), "--epochs", "12"]
     fitted = run("fit", "image -> label", str(folder), *given)
@@ -392,10 +367,12 @@ def test_from_photos_to_answers(tmp_path: Path) -> None:
 
 
 def test_bytes_in_parquet_are_read_and_not_printed(tmp_path: Path) -> None:
-    photos(tmp_path / "photos")
+    write_photo_folder(tmp_path / "photos")
     cells = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((tmp_path / "photos").rglob("*.png"))]
     pq.write_table(pa.table({"image": cells, "label": ["b"] * 20 + ["d"] * 20}), tmp_path / "all.parquet")
-    fitted = run("fit", "image -> label", str(tmp_path / "all.parquet"), "--out", str(tmp_path / "clf"), *SMALL)
+    fitted = run(
+        "fit", "image -> label", str(tmp_path / "all.parquet"), "--out", str(tmp_path / "clf"), *SMALL_ARGUMENTS
+    )
     assert fitted.returncode == 0, fitted.stderr
     for name in ("out.csv", "out.jsonl", "out.parquet"):
         done = run("predict", str(tmp_path / "clf"), str(tmp_path / "all.parquet"), "--out", str(tmp_path / name))
@@ -405,11 +382,13 @@ def test_bytes_in_parquet_are_read_and_not_printed(tmp_path: Path) -> None:
 
 
 def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos", 300, bad=3)
-    stopped = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL)
+    folder = write_photo_folder(tmp_path / "photos", 300, bad=3)
+    stopped = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL_ARGUMENTS)
     assert stopped.returncode == 1 and "3 bad cells" in stopped.stderr and "000-bad.png" in stopped.stderr
     assert not (tmp_path / "clf").exists()
-    skipped = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL, "--bad-rows", "skip")
+    skipped = run(
+        "fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL_ARGUMENTS, "--bad-rows", "skip"
+    )
     assert skipped.returncode == 0, skipped.stderr
     rejected = (tmp_path / "clf" / "rejected.csv").read_text(encoding="utf-8")
     assert rejected.count("bad.png") >= 3 and "damaged" in rejected
@@ -423,7 +402,7 @@ def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> Non
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0"  # more entries than there are
     for at, label in enumerate("abab"):
         (tmp_path / label).mkdir(exist_ok=True)
-        (tmp_path / label / f"{at}.jpg").write_bytes(saved(two_colours((16, 9 + at)), "JPEG", exif=exif))
+        (tmp_path / label / f"{at}.jpg").write_bytes(encode_image(two_coloured_image((16, 9 + at)), "JPEG", exif=exif))
     with pytest.warns(UserWarning, match="EXIF"):
         pictures.decode((tmp_path / "a" / "0.jpg").read_bytes())
     done = run("check", "image -> label", str(tmp_path))
@@ -431,7 +410,7 @@ def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> Non
 
 
 def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos")
+    folder = write_photo_folder(tmp_path / "photos")
     shown = sorted(folder.rglob("*.png"))[0]
     (tmp_path / "test" / "bright").mkdir(parents=True)
     (tmp_path / "test" / "bright" / "copy.png").write_bytes(shown.read_bytes())
@@ -450,8 +429,8 @@ def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_are_not_for_pictures_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos", 8)
-    done = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL, *flags)
+    folder = write_photo_folder(tmp_path / "photos", 8)
+    done = run("fit", "image -> label", str(folder), "--out", str(tmp_path / "clf"), *SMALL_ARGUMENTS, *flags)
     assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
@@ -480,14 +459,21 @@ def test_options_that_are_not_for_text_are_refused(tmp_path: Path) -> None:
         tmp_path / "t.csv", ["text", "label"], [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)]
     )
     done = run(
-        "fit", "text -> label", str(tmp_path / "t.csv"), *SMALL, "--augment", "mirror", "--out", str(tmp_path / "m")
+        "fit",
+        "text -> label",
+        str(tmp_path / "t.csv"),
+        *SMALL_ARGUMENTS,
+        "--augment",
+        "mirror",
+        "--out",
+        str(tmp_path / "m"),
     )
     assert done.returncode == 2 and "would change nothing" in done.stderr
     done = run(
         "pretrain",
         "image",
-        str(photos(tmp_path / "p", 8)),
-        *SMALL,
+        str(write_photo_folder(tmp_path / "p", 8)),
+        *SMALL_ARGUMENTS,
         "--objective",
         "causal",
         "--out",
@@ -497,7 +483,7 @@ def test_options_that_are_not_for_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_are_compared(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos", 60)
+    folder = write_photo_folder(tmp_path / "photos", 60)
     mapsto.pretrain("image", str(folder), tmp_path / "base", layers=1, width=64, steps=3)
     found = mapsto.compare(
         "image -> label", str(folder), tmp_path / "cmp", starts=["scratch", str(tmp_path / "base")], labels=[8, "all"],
@@ -512,7 +498,7 @@ def test_pictures_are_compared(tmp_path: Path) -> None:
 
 def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
     """Each picture is kept once; and on a telephone no row reaches beyond the window."""
-    folder = photos(tmp_path / "photos", 12)
+    folder = write_photo_folder(tmp_path / "photos", 12)
     clf = mapsto.fit("image -> label", str(folder), layers=1, width=64, steps=3)
     found = clf.explain(str(folder))
     page = explained(found, "clf").html()
@@ -555,7 +541,7 @@ def test_methods_that_rows_are_not_mixed_for_say_so() -> None:
 
 
 def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos", 12)
+    folder = write_photo_folder(tmp_path / "photos", 12)
     mapsto.pretrain("image", str(folder), tmp_path / "base", layers=1, width=64, steps=30)
     base = mapsto.load(tmp_path / "base")
     names = [str(path) for path in sorted(folder.rglob("*.png"))]
@@ -602,5 +588,5 @@ def test_hidden_words_are_filled_in(tmp_path: Path) -> None:
 
 
 def test_a_picture_says_what_it_is() -> None:
-    picture = Picture.of(saved(two_colours()))
+    picture = Picture.of(encode_image(two_coloured_image()))
     assert str(picture) == "a picture of 8 × 4 pixels" and picture.pixels.shape == (4, 8, 3)

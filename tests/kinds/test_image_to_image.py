@@ -13,6 +13,7 @@ pytest.importorskip("PIL", reason="the extra [image] is not here")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import SMALL_OPTIONS, smooth_image
 from PIL import Image
 from runs import run
 from sklearn.datasets import load_digits
@@ -29,14 +30,6 @@ from mapsto.vision import resize as resize_module
 from mapsto.vision import similarity as likeness
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import Frame
-
-SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "precision": "fp32"}
-
-
-def smooth(h: int, w: int, seed: int = 0) -> Any:
-    """A picture without fine detail, so that sizes change little of it."""
-    rough = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    return np.array(Image.fromarray(rough).resize((w, h), Image.Resampling.BICUBIC))
 
 
 def digits(count: int) -> list[dict[str, Any]]:
@@ -60,8 +53,8 @@ def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
     source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
     target = kinds.target("image")()
     target.meet({"image": source}, None)
-    pixels = smooth(40, 64)
-    answer = source.read(smooth(40 * scale, 64 * scale))
+    pixels = smooth_image(40, 64)
+    answer = source.read(smooth_image(40 * scale, 64 * scale))
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     moved = set()
     for seed in range(12):
@@ -77,8 +70,8 @@ def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
 
 
 def test_what_is_learnt_from_is_moved_and_not_recoloured() -> None:
-    rows = [{"a": smooth(16, 16, i), "b": smooth(16, 16, i)} for i in range(8)]
-    model = mapsto.fit("a:image -> b:image", rows, steps=3, augment="crop", **SMALL)
+    rows = [{"a": smooth_image(16, 16, i), "b": smooth_image(16, 16, i)} for i in range(8)]
+    model = mapsto.fit("a:image -> b:image", rows, steps=3, augment="crop", **SMALL_OPTIONS)
     for name, weight in model.mapping.named_parameters():
         if name.startswith("heads."):
             assert float(weight.detach().abs().max()) < 0.02, "what is equal stays equal, and there is nothing to learn"
@@ -109,7 +102,7 @@ def test_likeness(h: int, w: int, seed: int) -> None:
 
 def test_digits_are_cleaned(tmp_path: Path) -> None:
     rows = digits(500)
-    model = mapsto.fit("noisy:image -> clean:image", rows[:400], tmp_path / "run", epochs=30, **SMALL)
+    model = mapsto.fit("noisy:image -> clean:image", rows[:400], tmp_path / "run", epochs=30, **SMALL_OPTIONS)
     found = model.evaluate(rows[400:]).scores
     assert found["psnr_gained"].low > 3 and found["psnr_gained"].n == 100
     assert found["psnr"].value - found["psnr_unchanged"].value == pytest.approx(found["psnr_gained"].value, abs=1e-4)
@@ -129,8 +122,8 @@ def test_from_files_to_files(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     listed = []
     for i in range(8):
-        Image.fromarray(smooth(16, 24, i)).save(tmp_path / "in" / f"{i}.png")
-        Image.fromarray(255 - smooth(32, 48, i)).save(tmp_path / "in" / f"{i}-negative.png")
+        Image.fromarray(smooth_image(16, 24, i)).save(tmp_path / "in" / f"{i}.png")
+        Image.fromarray(255 - smooth_image(32, 48, i)).save(tmp_path / "in" / f"{i}-negative.png")
         listed.append({"photo": f"{i}.png", "negative": f"{i}-negative.png"})
     data.write_rows(tmp_path / "in" / "pairs.csv", ["photo", "negative"], listed)
     arrow, out = "photo:image -> negative:image", str(tmp_path / "run")
@@ -158,8 +151,8 @@ def test_from_files_to_files(tmp_path: Path) -> None:
 
 
 def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"a": smooth(8, 8, i), "b": smooth(8, 8, i), "label": "xy"[i % 2]} for i in range(8)]
-    model = mapsto.fit("a:image -> b:image, label", rows, tmp_path / "run", steps=2, **SMALL)
+    rows = [{"a": smooth_image(8, 8, i), "b": smooth_image(8, 8, i), "label": "xy"[i % 2]} for i in range(8)]
+    model = mapsto.fit("a:image -> b:image, label", rows, tmp_path / "run", steps=2, **SMALL_OPTIONS)
     (answer,) = model.predict(rows[:1])
     assert answer["label"]["label"] in "xy" and answer["b"]["image"].shape == (8, 8, 3)
     found = model.evaluate(rows)
@@ -178,7 +171,7 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_what_cannot_be_made(arrow: str, said: str) -> None:
-    rows = [{"text": f"row {i}", "image": smooth(8, 8, i), "more": smooth(8, 8, i)} for i in range(4)]
+    rows = [{"text": f"row {i}", "image": smooth_image(8, 8, i), "more": smooth_image(8, 8, i)} for i in range(4)]
     kept = [{name: row[name] for name in row if "text" in arrow or name != "text"} for row in rows]
     if "text" in arrow:
         kept = [{"text": row["text"], "image": row["image"]} for row in kept]
@@ -188,7 +181,7 @@ def test_what_cannot_be_made(arrow: str, said: str) -> None:
 
 def test_one_column_is_not_both() -> None:
     with pytest.raises(mapsto.MapstoError, match="2 ports are left for the one column 'image'"):
-        mapsto.fit("image -> image", [{"image": smooth(8, 8, i)} for i in range(4)], steps=1, device="cpu")
+        mapsto.fit("image -> image", [{"image": smooth_image(8, 8, i)} for i in range(4)], steps=1, device="cpu")
 
 
 # Filled in where a mask says
@@ -196,8 +189,8 @@ def test_one_column_is_not_both() -> None:
 
 def test_what_a_mask_marks_is_filled_in(tmp_path: Path) -> None:
     """Patches that it touches, in a picture read smaller than it is; the others stay."""
-    rows = [{"image": smooth(32, 64, i)} for i in range(6)]
-    model = mapsto.pretrain("image", rows, tmp_path / "base", steps=2, size=32, **SMALL)
+    rows = [{"image": smooth_image(32, 64, i)} for i in range(6)]
+    model = mapsto.pretrain("image", rows, tmp_path / "base", steps=2, size=32, **SMALL_OPTIONS)
     source = model.mapping.sources["image"]
     assert isinstance(source, ImageSource) and source.frame.patch == 8
     mask = np.zeros((32, 64), np.uint8)
@@ -213,12 +206,12 @@ def test_what_a_mask_marks_is_filled_in(tmp_path: Path) -> None:
 
 
 def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
-    model = mapsto.pretrain("image", [{"image": smooth(16, 16, i)} for i in range(6)], steps=2, **SMALL)
+    model = mapsto.pretrain("image", [{"image": smooth_image(16, 16, i)} for i in range(6)], steps=2, **SMALL_OPTIONS)
     model.save(tmp_path / "base")
     for name in ("photos", "masks"):
         (tmp_path / name).mkdir()
     for i in range(2):
-        Image.fromarray(smooth(16, 16, i)).save(tmp_path / "photos" / f"{i}.bmp")
+        Image.fromarray(smooth_image(16, 16, i)).save(tmp_path / "photos" / f"{i}.bmp")
         mask = np.zeros((16, 16), np.uint8)
         mask[: 8 * (i + 1)] = 255
         Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
@@ -226,7 +219,7 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
     done = run("predict", base, str(photos), "--mask", str(tmp_path / "masks"), "--out", str(filled))
     assert done.returncode == 0, done.stderr
     for i, path in enumerate(sorted(filled.iterdir())):
-        before, after = smooth(16, 16, i), pictures.decode(path.read_bytes())
+        before, after = smooth_image(16, 16, i), pictures.decode(path.read_bytes())
         assert np.array_equal(after[8 * (i + 1) :], before[8 * (i + 1) :]) and not np.array_equal(after[:8], before[:8])
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "nothing.png")
     Image.fromarray(np.full((8, 16), 255, np.uint8)).save(tmp_path / "small.png")
@@ -244,6 +237,6 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
 
 
 def test_texts_have_no_masks() -> None:
-    model = mapsto.pretrain("text", [{"text": f"row {i}"} for i in range(20)], steps=1, vocabulary=300, **SMALL)
+    model = mapsto.pretrain("text", [{"text": f"row {i}"} for i in range(20)], steps=1, vocabulary=300, **SMALL_OPTIONS)
     with pytest.raises(mapsto.MapstoError, match="no masks for 'text'"):
         model.complete(["row 3"], mask="mask.png")

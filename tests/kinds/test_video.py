@@ -18,10 +18,10 @@ import pytest
 
 pytest.importorskip("PIL", reason="the extra [video] is not here")
 
+from mappings import small_mapping
 from PIL import Image
 from runs import clip, write_clip, write_clips
-from test_laws import made
-from test_vision import change
+from vision_models import edit_json
 
 import mapsto
 from mapsto import cli, kinds
@@ -302,8 +302,8 @@ def test_videos_are_not_made_of_others_nor_masked(tmp_path: Path) -> None:
 
 
 def test_sources_of_other_settings_are_told_apart() -> None:
-    made = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"table": 5})]
-    assert len({of.fingerprint for of in made}) == len(made)
+    sources = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"table": 5})]
+    assert len({each.fingerprint for each in sources}) == len(sources)
 
 
 def test_features_tell_what_changes_from_what_stands_still() -> None:
@@ -328,10 +328,10 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    model_folder.save_mapping(made("~video -> video")[0], tmp_path, {})
+    model_folder.save_mapping(small_mapping("~video -> video")[0], tmp_path, {})
     (tmp_path / "mapsto.json").unlink()
     assert str(model_folder.load_mapping(tmp_path).arrow) == "~video -> video"
-    change(tmp_path / "config.json", **changes)
+    edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
         model_folder.load_mapping(tmp_path)
 

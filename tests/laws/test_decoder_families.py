@@ -18,9 +18,8 @@ from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from test_laws import made
-from test_vision import CLOSE, processor, reads, seen
-from test_vision import shown as values_of
+from mappings import small_mapping
+from models import CLOSE
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -28,6 +27,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
 )
+from vision_models import kind_of, make_processor, reference_pixels, sample_values
 
 import mapsto
 from mapsto import zoo
@@ -56,8 +56,8 @@ def make(shape: str, task: str, folder: Path, **changes: Any) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.eval().save_pretrained(folder)
-    how = "video, squash" if reads(shape) == "video" else "squash"
-    processor(how, given["image_size"]).save_pretrained(folder)
+    how = "video, squash" if kind_of(shape) == "video" else "squash"
+    make_processor(how, given["image_size"]).save_pretrained(folder)
     return model
 
 
@@ -74,7 +74,7 @@ def hidden(mapping: Mapping, values: list[Any]) -> tuple[Batch, Tensor]:
 
 def samples(shape: str) -> list[Any]:
     """Values of which the last is so faint that it tells how patches without any deviation are kept from being divided by it."""
-    *others, last = values_of(shape)
+    *others, last = sample_values(shape)
     return [*others, last // 32 + 100]
 
 
@@ -86,19 +86,19 @@ def norms(model: torch.nn.Module) -> list[float]:
 def asked(reference: Any, mask: Tensor) -> dict[str, Tensor]:
     """What tells a reference to hide these patches: those of a picture are hidden whose noise is the most."""
     noise = mask + torch.arange(mask.shape[1]) / mask.shape[1]
-    return {"noise": noise} if reads(reference.config.model_type) == "image" else {"bool_masked_pos": mask}
+    return {"noise": noise} if kind_of(reference.config.model_type) == "image" else {"bool_masked_pos": mask}
 
 
 @pytest.mark.parametrize("shape", DECODED)
 @pytest.mark.parametrize("normed", [False, True])
 def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path) -> None:
-    reference, kind = make(shape, "restored", tmp_path, norm_pix_loss=normed), reads(shape)
+    reference, kind = make(shape, "restored", tmp_path, norm_pix_loss=normed), kind_of(shape)
     mapping = model_folder.load_mapping(tmp_path)
     hides = Corruption.of("mae", mapping.sources[kind].objectives["mae"], "token")
     assert str(mapping.arrow) == f"~{kind} -> {kind}" and mapping.targets[0].corruption == hides
     for ours, theirs in ((mapping, reference), (model_folder.load_mapping(tmp_path).train(), reference.train())):
         batch, mask = hidden(ours, samples(shape))
-        said = theirs(seen(tmp_path, samples(shape)), **asked(theirs, mask))
+        said = theirs(reference_pixels(tmp_path, samples(shape)), **asked(theirs, mask))
         readout = batch.answers[0]
         assert readout is not None
         # Of pictures they say something for every patch.
@@ -112,7 +112,7 @@ def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path
     batch, mask = hidden(mapping, samples(shape))
     (_, loss), *_ = mapping.losses(batch)
     (loss / len(batch.answers[0].values)).backward()  # type: ignore[union-attr]
-    reference(seen(tmp_path, samples(shape)), **asked(reference, mask)).loss.backward()
+    reference(reference_pixels(tmp_path, samples(shape)), **asked(reference, mask)).loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
     renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), gradients, 99, tmp_path, [])
     learned = {weight_names.weight_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
@@ -157,7 +157,7 @@ def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_p
         mapping.embed(left), left.segments, left.roles, left.positions, left.places, every_layer=True
     )
     body = reference.base_model
-    found = body(seen(tmp_path, samples(shape)), **asked(reference, mask), output_hidden_states=True)
+    found = body(reference_pixels(tmp_path, samples(shape)), **asked(reference, mask), output_hidden_states=True)
     expected = [*found.hidden_states[:-1], found.last_hidden_state]
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
@@ -188,7 +188,10 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, normed: bool, t
     assert type(opened) is type(reference) and opened.config.norm_pix_loss == normed
     assert not report["missing_keys"] and not report["unexpected_keys"]
     _, mask = hidden(mapping, samples(shape))
-    values, said = seen(tmp_path / "ours", samples(shape)), "last_hidden_state" if task == "body" else "loss"
+    values, said = (
+        reference_pixels(tmp_path / "ours", samples(shape)),
+        "last_hidden_state" if task == "body" else "loss",
+    )
     found, expected = (model(values, **asked(reference, mask))[said] for model in (opened.eval(), reference))
     torch.testing.assert_close(found, expected, **CLOSE)
 
@@ -206,14 +209,14 @@ def test_biases_open_under_the_names_of_the_first_published_videomae(tmp_path: P
 @pytest.mark.parametrize("shape", DECODED)
 def test_fitted_it_reads_the_whole_value_as_the_family_without_a_decoder(shape: str, tmp_path: Path) -> None:
     make(shape, "restored", tmp_path / "start")
-    kind, values = reads(shape), samples(shape)
+    kind, values = kind_of(shape), samples(shape)
     rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
     given = {"start": tmp_path / "start", "device": "cpu", "precision": "fp32", "method": "full"}
     clf = mapsto.fit(f"{kind} -> label", rows, tmp_path / "run", steps=5, **given)
     assert clf.mapping.decoder is None
     assert clf.mapping.config.family == zoo.family(shape.split(":")[0]).undecoded
     opened = FITTED[kind].from_pretrained(tmp_path / "run").eval()
-    shares = torch.softmax(opened(seen(tmp_path / "run", values)).logits, -1)
+    shares = torch.softmax(opened(reference_pixels(tmp_path / "run", values)).logits, -1)
     answers = mapsto.load(tmp_path / "run", "cpu", "fp32").predict([{kind: value} for value in values])
     torch.testing.assert_close(
         torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers]), shares, **CLOSE
@@ -225,7 +228,7 @@ def test_fitted_it_reads_the_whole_value_as_the_family_without_a_decoder(shape: 
 def test_a_published_decoder_goes_on(shape: str, beside: str, tmp_path: Path) -> None:
     """Also beside another answer; and it is asked to by its name."""
     make(shape, "restored", tmp_path / "start", norm_pix_loss=True)
-    kind, values = reads(shape), samples(shape)
+    kind, values = kind_of(shape), samples(shape)
     rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
     given: dict[str, Any] = {"start": tmp_path / "start", "steps": 2, "device": "cpu", "precision": "fp32"}
     arrow = f"~{kind} -> {kind}{beside}"
@@ -256,7 +259,7 @@ def test_a_published_decoder_goes_on(shape: str, beside: str, tmp_path: Path) ->
     ],
 )
 def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    model_folder.save_mapping(made("~image -> image", "mae")[0], tmp_path, {})
+    model_folder.save_mapping(small_mapping("~image -> image", "mae")[0], tmp_path, {})
     (tmp_path / "mapsto.json").unlink()
     restored = model_folder.load_mapping(tmp_path)
     assert restored.decoder is not None and str(restored.arrow) == "~image -> image"
@@ -269,7 +272,7 @@ def test_a_decoder_that_does_not_fit_its_weights_is_refused(change: dict[str, An
 @pytest.mark.parametrize("arrow", ["~image -> image", "~image -> image, boxes"])
 def test_what_is_left_is_moved_together(arrow: str) -> None:
     """Beside answers that are read between tokens."""
-    mapping, examples = made(arrow, "mae")
+    mapping, examples = small_mapping(arrow, "mae")
     listed = [examples.example(i, 0, 0.0) for i in range(20)]
     batch = collate(listed)
     at = mapping.taken(batch)
@@ -299,7 +302,7 @@ def test_what_is_left_is_moved_together(arrow: str) -> None:
 
 def test_the_stack_does_not_see_what_is_hidden_and_the_decoder_sees_what_is_left() -> None:
     """Other pixels in hidden places change nothing, others in the rest change what is put back."""
-    mapping, examples = made("~image -> image", "mae")
+    mapping, examples = small_mapping("~image -> image", "mae")
     mapping.eval()
     batch = collate([examples.example(i, 0, 0.0) for i in range(4)])
     before = mapping(batch)[0]
@@ -311,7 +314,7 @@ def test_the_stack_does_not_see_what_is_hidden_and_the_decoder_sees_what_is_left
 
 
 def test_pooled_answers_are_those_of_what_is_left() -> None:
-    mapping, examples = made("~image -> image, label", "mae")
+    mapping, examples = small_mapping("~image -> image, label", "mae")
     mapping.eval()
     batch = collate([examples.example(i, 0, 0.0) for i in range(12)])
     at = mapping.taken(batch)

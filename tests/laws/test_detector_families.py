@@ -11,10 +11,10 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from models import DETECTORS
+from models import CLOSE, DETECTORS
 from runs import boxed
-from test_vision import CLOSE, change, pictures
 from transformers import AutoConfig, AutoModel, AutoModelForObjectDetection, YolosImageProcessorPil
+from vision_models import edit_json, smooth_pictures
 
 import mapsto
 from mapsto import zoo
@@ -71,11 +71,11 @@ def packed(mapping: Mapping, values: list[Any]) -> Any:
 def test_pictures_are_prepared_alike(changes: dict[str, Any], tmp_path: Path) -> None:
     """In their own shape; also as old folders say it."""
     make("yolos", "body", tmp_path)
-    change(tmp_path / "preprocessor_config.json", **changes)
+    edit_json(tmp_path / "preprocessor_config.json", **changes)
     source = source_of(model_folder.load_mapping(tmp_path))
     std, mean = (torch.tensor(of)[:, None, None] for of in (source.std, source.mean))
     shapes = set()
-    for value in pictures(SIZES):
+    for value in smooth_pictures(SIZES):
         (expected,) = seen(tmp_path, value)
         (piece,) = source.encode([source.read(value)], 0)
         wanted = patches(((expected * std + mean) * 255).permute(1, 2, 0).round().numpy().astype(np.uint8), 16)
@@ -92,7 +92,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
     mapping = model_folder.load_mapping(tmp_path)
     theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
-    values = pictures(SIZES)
+    values = smooth_pictures(SIZES)
     batch, _ = packed(mapping, values)
     assert batch.segments.max() > 1, "the pictures must share rows"
     states = mapping.states(mapping.embed(batch), batch, every_layer=True)
@@ -162,7 +162,7 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not {name for name in report["missing_keys"] if not name.startswith("pooler.")}
     assert not report["unexpected_keys"]
-    for value in pictures(SIZES[:3]):
+    for value in smooth_pictures(SIZES[:3]):
         pixels = seen(tmp_path / "ours", value)
         torch.testing.assert_close(pixels, seen(tmp_path / "theirs", value))
         for said in ("last_hidden_state",) if task == "body" else ("logits", "pred_boxes"):
@@ -178,7 +178,7 @@ def test_answers_are_those_of_the_published_processor(shape: str, tmp_path: Path
         reference.class_labels_classifier.layers[2].bias[-1] = 0
     reference.save_pretrained(tmp_path)
     model, told = mapsto.load(tmp_path, **HOW), 0
-    for value in pictures(SIZES):
+    for value in smooth_pictures(SIZES):
         found = reference(seen(tmp_path, value))
         (theirs,) = YolosImageProcessorPil.from_pretrained(tmp_path).post_process_object_detection(
             found, threshold=0.5, target_sizes=[value.shape[:2]]
@@ -283,7 +283,7 @@ def test_a_body_is_pretrained_further_and_fitted_to_labels(tmp_path: Path) -> No
 )
 def test_a_config_that_does_not_fit_its_weights_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     make("yolos", "boxes", tmp_path, image_size=[32, 80])
-    change(tmp_path / "config.json", **changes)
+    edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
         model_folder.load_mapping(tmp_path)
 
@@ -303,6 +303,6 @@ def test_more_queries_than_can_be_told_apart_are_refused(tmp_path: Path) -> None
 )
 def test_sizes_that_are_none_are_refused(size: dict[str, int], said: str, tmp_path: Path) -> None:
     make("yolos", "body", tmp_path)
-    change(tmp_path / "preprocessor_config.json", size=size)
+    edit_json(tmp_path / "preprocessor_config.json", size=size)
     with pytest.raises(CheckpointError, match=said):
         model_folder.load_mapping(tmp_path)

@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from models import CLASSES, DECODED, DETECTORS, LABELS, NETWORKS, SHAPES, TEXTS, VIDEOS, VISION, make_model
+from models import (
+    CLASSES,
+    CLOSE,
+    DECODED,
+    DETECTORS,
+    LABELS,
+    NETWORKS,
+    SHAPES,
+    TEXTS,
+    VIDEOS,
+    VISION,
+    make_model,
+    pad_texts,
+)
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -25,7 +38,6 @@ from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import collate
 
 FAMILIES = zoo.families()
-CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
@@ -34,10 +46,6 @@ def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None
         Example((piece,), answers[i] if answers else questions(mapping, (piece,)), i) for i, piece in enumerate(pieces)
     ]
     return collate(examples), pieces
-
-
-def padded(folder: Path, texts: list[str]) -> Any:
-    return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
 
 
 def test_all_promised_families_are_here() -> None:
@@ -63,7 +71,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
     states = mapping.transformer(
         mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
     )
-    inputs = padded(tmp_path, TEXTS)
+    inputs = pad_texts(tmp_path, TEXTS)
     expected = reference(**inputs, output_hidden_states=True).hidden_states
     assert len(states) == len(expected)
     for ours_rld, theirs_nld in zip(states, expected, strict=True):
@@ -79,7 +87,7 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     mapping = model_folder.load_mapping(tmp_path)
     unique = {id(p): p.numel() for p in reference.parameters()}
     assert sum(p.numel() for p in mapping.parameters()) == sum(unique.values())
-    inputs = padded(tmp_path, TEXTS)
+    inputs = pad_texts(tmp_path, TEXTS)
     rng = np.random.default_rng(0)
     _, pieces = packed(mapping, TEXTS)
     if task == "label":
@@ -128,7 +136,7 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
-    inputs = padded(tmp_path / "ours", TEXTS)
+    inputs = pad_texts(tmp_path / "ours", TEXTS)
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     missing = {name for name in report["missing_keys"] if task != "body" or not name.startswith("pooler.")}
     assert not missing and not report["unexpected_keys"]
@@ -159,7 +167,7 @@ def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(shape: 
     ours = mapping(batch)[0].softmax(-1)
     elsewhere, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    theirs = elsewhere.eval()(**padded(tmp_path / "ours", TEXTS)).logits.softmax(-1)
+    theirs = elsewhere.eval()(**pad_texts(tmp_path / "ours", TEXTS)).logits.softmax(-1)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert ours.std(dim=0).min() > 1e-3, "the answers must differ for this to say anything"
     again = model_folder.load_mapping(tmp_path / "ours")
@@ -285,7 +293,7 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path
     fitted = mapsto.fit("text -> label", rows, start=further, **how)
     fitted.save(tmp_path / "fitted")
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fitted").eval()
-    shown = theirs(**padded(tmp_path / "fitted", TEXTS)).logits.softmax(-1).detach()
+    shown = theirs(**pad_texts(tmp_path / "fitted", TEXTS)).logits.softmax(-1).detach()
     for row, answer in zip(shown, fitted.predict(TEXTS), strict=True):
         assert [answer["scores"][theirs.config.id2label[i]] for i in range(2)] == pytest.approx(row.tolist(), abs=1e-5)
 
@@ -391,7 +399,7 @@ def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:
 
     texts = [*TEXTS, "MiniLM is small.", "A dog chases a ball in the park. " * 12]
     ours = mapsto.load(minilm, device="cpu", precision="fp32").embed(texts, pooling="mean")
-    inputs = padded(minilm, texts)
+    inputs = pad_texts(minilm, texts)
     hidden = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"][:, :, None]
     theirs = ((hidden * mask).sum(1) / mask.sum(1)).detach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import laid, read_beside, sentences
+from mappings import CPU, make_table, small_mapping, table_for
+from runs import laid, read_beside
 
 from mapsto import kinds
-from mapsto.data.encoding import encode
-from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import bind_to, read_rows
-from mapsto.data.table import read
 from mapsto.distributed import Ranks
 from mapsto.errors import BadCell, UsageError
-from mapsto.fitting.build import make_config, make_mapping, make_sources
 from mapsto.fitting.freeze import restrict
 from mapsto.fitting.hyperparameters import make_objective
 from mapsto.fitting.setup import prepare
 from mapsto.fitting.setup_checks import mixings
 from mapsto.fitting.start import Beginning
-from mapsto.model.mapping import Mapping
 from mapsto.options import MIXED as MIXINGS
 from mapsto.options import VARIED, Options
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Part, Role
-from mapsto.task.arrow import parse, restores
+from mapsto.task.arrow import parse
 from mapsto.training.loop import Loader, Plan, Training
 from mapsto.training.objectives import Objective
 from mapsto.vision.detection_heads import given_to, middles
@@ -73,73 +67,6 @@ OBJECTIVES = [
 ]
 # An arrow, and how its rows can be mixed.
 MIXED = [(arrow, mixing) for arrow in ARROWS for mixing in mixings(parse(arrow))]
-CPU = torch.device("cpu")
-LONGEST = 65  # the larger pictures have 8 × 8 patches and a class token
-
-
-def table(count: int = 40) -> Any:
-    texts, english, german = sentences(count, 1), sentences(count, 2), sentences(count, 3)
-    rows = [
-        {
-            "text": t,
-            "en": e,
-            "de": g,
-            "label": "ab"["winter" in t],
-            "other": "xyz"[i % 3],
-            "image": picture(i, "winter" in t),
-            "video": np.stack([np.roll(picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
-            "clean": 255 - picture(i, "winter" in t)[::2],
-            "labels": [w for w in ("winter", "summer", "train") if w in t],
-            "number": len(t) / 7 + 10 * ("winter" in t),
-            "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
-        }
-        for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
-    ]
-    return read(rows)
-
-
-def read_for(arrow: str) -> Any:
-    """The table, of which an arrow that names no column finds its own."""
-    if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
-        return table()
-    (column,) = {port.kind for port in parse(arrow).sources}
-    return read([{column: value} for value in table().column(column)])
-
-
-def picture(number: int, striped: bool) -> Any:
-    """A small one: a light spot on a slope, and stripes where it is to be told by them."""
-    y, x = np.mgrid[: 12 + 4 * (number % 2), :16]
-    pixels = np.stack([(number % 5 + 1) * y, 5 * x, 0 * x + 9 * (number % 7)], axis=-1).astype(np.uint8)
-    pixels[number % 10 : number % 10 + 4, 3:9] += 100
-    if striped:
-        pixels[:, ::4, 0] += 70
-    return pixels
-
-
-def made(arrow: str, objective: str = "masked", seed: int = 0, mixing: str | None = None) -> tuple[Mapping, Examples]:
-    """A small mapping with random weights, and the examples of the table."""
-    rows_of = read_for(arrow)
-    bound = bind_to(parse(arrow), rows_of)
-    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
-    options = Options(objective=objective, **size)  # type: ignore[arg-type]
-    targets = [target() for target in kinds.answering(bound)]
-    rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
-    sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
-    config = make_config(Beginning(), options, bound.corrupted, sources)
-    for target in targets:
-        target.meet(sources, config.vocabulary_head)
-    corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
-    for port, target in enumerate(targets):
-        if restores(bound)[port] is None:
-            target.learn(rows.targets[port])
-        else:
-            target.restore(corruption)
-    torch.manual_seed(seed)
-    mapping = make_mapping(bound, config, sources, targets, Beginning())
-    encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
-    examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
-    augment = "mirror" if "image" in arrow or "video" in arrow else None
-    return mapping, replace(examples, augment=augment, mixing=mixing)
 
 
 # Kinds
@@ -350,7 +277,7 @@ def test_options_name_what_kinds_can() -> None:
 @pytest.mark.parametrize(("arrow", "mixing"), MIXED)
 def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str) -> None:
     """Whoever makes them, before or after others; and other ones at every step."""
-    _, examples = made(arrow, mixing=mixing)
+    _, examples = small_mapping(arrow, mixing=mixing)
     plan = Plan(10, 8, 1e-3, "adamw", seed=4, save_every=5)
 
     def made_by(rank: int, size: int, step: int) -> list[bytes]:
@@ -368,7 +295,7 @@ def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str)
 
 
 def test_rows_that_are_watched_are_as_they_are() -> None:
-    rows, options = table(), Options(augment="crop+mixup", hold_out=0.3, device="cpu", layers=1, width=32, heads=1)
+    rows, options = make_table(), Options(augment="crop+mixup", hold_out=0.3, device="cpu", layers=1, width=32, heads=1)
     work = prepare(parse("image -> label"), rows, None, Beginning(), options, lambda text: None)
     assert (work.examples.augment, work.examples.mixing) == ("crop", "mixup")
     assert work.watched is not None and (work.watched.augment, work.watched.mixing) == (None, None)
@@ -393,7 +320,7 @@ def test_what_cannot_be_mixed_is_refused(arrow: str, mixing: str) -> None:
     possible = ", ".join(mixings(parse(arrow)))
     instead = f"; there is: {possible}" if possible else ", nor is another mixing"
     with pytest.raises(UsageError, match=f"--augment {mixing} is not for .*{instead}$"):
-        prepare(parse(arrow), read_for(arrow), None, Beginning(), options, lambda text: None)
+        prepare(parse(arrow), table_for(arrow), None, Beginning(), options, lambda text: None)
 
 
 # Corruption
@@ -421,7 +348,7 @@ def test_an_arrow_prints_as_it_parses(arrow: str) -> None:
 @pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
 def test_packed_equals_one_at_a_time(arrow: str, objective: str) -> None:
     """Nobody sees another example: outputs and losses do not depend on what else is in the row."""
-    mapping, examples = made(arrow, objective)
+    mapping, examples = small_mapping(arrow, objective)
     mapping.eval()
     listed = [examples.example(i, 0, 0.0) for i in range(12)]
     together = mapping.losses(collate(listed))
@@ -476,7 +403,7 @@ def goes_on(
     plan = Plan(10, 8, 1e-3, optimizer, seed=4, save_every=5, average=True, layer_decay=decay)
 
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-        mapping, examples = made(arrow, hidden, mixing=mixing)
+        mapping, examples = small_mapping(arrow, hidden, mixing=mixing)
         restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
         method = "contrast" if way.get("contrast") else "full"
         options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
@@ -499,7 +426,7 @@ def goes_on(
 
 @pytest.mark.parametrize(("arrow", "objective"), OBJECTIVES)
 def test_every_objective_learns(arrow: str, objective: str) -> None:
-    mapping, examples = made(arrow, objective)
+    mapping, examples = small_mapping(arrow, objective)
     losses: list[float] = []
     # A quarter of a picture tells little at first, and the fixed places of a video are as strong as what is seen there.
     steps = 200 if objective == "mae" or arrow == "~video -> video" else 60
@@ -513,7 +440,7 @@ def test_accumulation_is_exact_over_answers(monkeypatch: pytest.MonkeyPatch) -> 
     found = []
     for most in (10**6, 300, 100):
         monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most)
-        mapping, examples = made("~text -> text")
+        mapping, examples = small_mapping("~text -> text")
         plan = Plan(steps=10, batch=24, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
         training = Training(mapping, examples, plan, CPU, workers=0)
         parts = len(training.loader.make(0))
@@ -534,7 +461,7 @@ def test_accumulation_is_exact_over_answers(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_translation_language_modelling_reads_the_other_language() -> None:
     """XLM's objective: the pieces of both languages are one segment, with the place of each told apart."""
-    mapping, examples = made("~en:text, ~de:text -> en:text, de:text")
+    mapping, examples = small_mapping("~en:text, ~de:text -> en:text, de:text")
     batch = collate([examples.example(0, 0, 0.0)])
     assert set(batch.places[batch.segments > 0].tolist()) == {0, 1} and batch.segments.max() == 1
     assert batch.answers[0] is not None and batch.answers[1] is not None
@@ -549,7 +476,7 @@ def test_translation_language_modelling_reads_the_other_language() -> None:
 
 def test_a_causal_token_is_told_from_those_before_it_alone() -> None:
     """Changing a token changes what is said of those behind it, and nothing that is said before or at its own place."""
-    mapping, examples = made("~text -> text", "causal")
+    mapping, examples = small_mapping("~text -> text", "causal")
     mapping.eval()
     example = max((examples.example(i, 0, 0.0) for i in range(len(examples))), key=len)
     (answer,) = example.answers
@@ -567,7 +494,7 @@ def test_a_causal_token_is_told_from_those_before_it_alone() -> None:
 
 def test_a_text_that_is_read_on_behind_another_is_told_from_its_first_token() -> None:
     """A prefix language model: what stands before the first token of the answer is the end of the question."""
-    mapping, examples = made("en:text, ~de:text -> de:text", "causal")
+    mapping, examples = small_mapping("en:text, ~de:text -> de:text", "causal")
     example = examples.example(0, 0, 0.0)
     question, answer = example.pieces
     (told,) = example.answers
@@ -581,7 +508,7 @@ def test_a_text_that_is_read_on_behind_another_is_told_from_its_first_token() ->
 
 
 def test_a_hybrid_reads_few_examples_from_the_start_and_masks_the_others() -> None:
-    _, examples = made("~text -> text", "hybrid")
+    _, examples = small_mapping("~text -> text", "hybrid")
     seen = [examples.example(i, step, 0.0) for step in range(20) for i in range(len(examples))]
     causal = [example.pieces[0].role == Role.CAUSAL for example in seen]
     assert 0.03 < np.mean(causal) < 0.11

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,129 +14,37 @@ from torch import Tensor
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-import transformers
+from models import CLOSE
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
-    AutoModelForVideoClassification,
-    BitImageProcessorPil,
-    CLIPImageProcessorPil,
-    ConvNextImageProcessorPil,
     DeiTForImageClassificationWithTeacher,
-    DeiTImageProcessorPil,
-    SiglipImageProcessorPil,
-    VideoMAEImageProcessorPil,
-    ViTImageProcessorPil,
 )
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from vision_models import (
+    ALL_VISION,
+    POOLERS,
+    VISION_CLASSES,
+    edit_json,
+    kind_of,
+    make_processor,
+    make_vision_model,
+    pack_values,
+    reference_pixels,
+    sample_values,
+    smooth_pictures,
+    weights_of,
+)
 
 import mapsto
 from mapsto import zoo
 from mapsto.errors import CheckpointError
-from mapsto.inference.forward import questions
 from mapsto.kinds.image import ImageSource
-from mapsto.model.mapping import Mapping
 from mapsto.pretrained import huggingface, model_folder, weight_names
-from mapsto.sequence.batch import Answer, Example
-from mapsto.sequence.packing import collate
+from mapsto.sequence.batch import Answer
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.patch_source import PixelScale
 from mapsto.vision.resize import Frame, patches
-
-CLOSE = {"atol": 1e-5, "rtol": 1e-4}
-POOLERS = ("pooler.", "head.")  # which are left out
-CLASSES = {
-    "image": {"body": AutoModel, "label": AutoModelForImageClassification},
-    "video": {"body": AutoModel, "label": AutoModelForVideoClassification},
-}
-ALL = {**VISION, **NETWORKS, **VIDEOS}
-SIDE = 32
-# Which VideoMAE's loss takes for granted.
-NORMAL = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
-
-
-def pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
-    """Smooth ones, so that resampling has something to do."""
-    rng = np.random.default_rng(0)
-    found = []
-    for h, w in sizes:
-        y, x = np.mgrid[:h, :w]
-        waves = [np.sin(y * rng.uniform(0.1, 0.9) + x * rng.uniform(0.1, 0.9) + rng.uniform(0, 6)) for _ in range(3)]
-        found.append(np.clip(127 + 90 * np.stack(waves, -1) + rng.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8))
-    return found
-
-
-def reads(shape: str) -> str:
-    """The kind that a family reads."""
-    return zoo.family(shape.split(":")[0]).reads
-
-
-def shown(shape: str) -> list[Any]:
-    """Such pictures; or videos of them, moving, of several lengths."""
-    if reads(shape) == "image":
-        return pictures()
-    moving = zip(pictures(), (4, 9, 3), strict=True)
-    return [np.stack([np.roll(picture, 3 * at, axis=1) for at in range(count)]) for picture, count in moving]
-
-
-def change(path: Path, **fields: Any) -> None:
-    """Write these into a JSON file; None takes a field out."""
-    raw = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
-
-
-def processor(how: str, side: int) -> Any:
-    normal = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
-    square, larger = {"height": side, "width": side}, {"height": side + 5, "width": side + 5}
-    if how == "middle":
-        return BitImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, resample=3, **normal)
-    if how == "clip":
-        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square, **normal)
-    if how == "convnext":
-        return ConvNextImageProcessorPil(size={"shortest_edge": side}, crop_pct=0.8, **normal)
-    if how == "deit":
-        return DeiTImageProcessorPil(size=larger, crop_size=square, **normal)
-    if how == "siglip":
-        return SiglipImageProcessorPil(size=square, **normal)
-    if how == "video, middle":
-        return VideoMAEImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, **NORMAL)
-    if how == "video, squash":
-        return VideoMAEImageProcessorPil(size=square, do_center_crop=False, **NORMAL)
-    return ViTImageProcessorPil(size=square, resample=2, **normal)
-
-
-def make(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.Module:
-    """A reference model with random weights, saved with its image processor."""
-    kind, given = shape.split(":")[0], dict(ALL[shape])
-    # A grid of another size than the positions were learnt on, for families that draw them over it.
-    side = given.get("image_size", SIDE) - (given["patch_size"] if kind.startswith("dinov2") else 0)
-    told, tower = {}, zoo.family(kind).tower
-    if task == "label":
-        told = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-        told |= {"architectures": [zoo.family(kind).architectures[task]]}
-    if tower is not None:
-        kind, given = (kind, {tower.key: given}) if task == "label" else (tower.own, given)
-    torch.manual_seed(0)
-    model: torch.nn.Module
-    if kind == "vgg":
-        model = Vgg(**given, **told)
-    else:
-        model = CLASSES[reads(shape)][task].from_config(
-            AutoConfig.for_model(kind, **given, **told), attn_implementation="eager"
-        )
-    with torch.no_grad():
-        for weight in weights_of(model).values():  # variances stay above 0
-            weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
-    model.eval().save_pretrained(folder)
-    processor(f"video, {how}" if reads(shape) == "video" else how, side).save_pretrained(folder)
-    return model
-
-
-def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Its parameters, and the statistics of its batch norms."""
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: weight for name, weight in held.items() if weight.is_floating_point()}
 
 
 def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
@@ -145,16 +52,6 @@ def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
     found = reference(values, output_hidden_states=True)
     last = found["last_hidden_state"]
     return [last.flatten(2).transpose(1, 2)] if last.ndim == 4 else [*found["hidden_states"][:-1], last]
-
-
-def seen(folder: Path, values: list[Any]) -> Tensor:
-    kind = json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"]
-    of = getattr(transformers, f"{kind}Pil")
-    if values[0].ndim == 4:  # which frames are read is not theirs to say
-        count = json.loads((folder / "config.json").read_text())["num_frames"]
-        values = [[video[int((i + 0.5) * len(video) / count)] for i in range(count)] for video in values]
-    found: Tensor = of.from_pretrained(folder)(values, return_tensors="pt")["pixel_values"]
-    return found
 
 
 def written(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,13 +64,6 @@ def written(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         elif ".up_proj." not in name:
             found[name.replace("down_proj", "weights_out")] = tensor
     return found
-
-
-def packed(mapping: Mapping, values: list[Any], answers: list[Any] | None = None) -> Any:
-    (source,) = mapping.sources.values()
-    pieces = source.encode([source.read(value) for value in values], 0)
-    given = answers or [questions(mapping, (piece,)) for piece in pieces]
-    return collate([Example((piece,), given[i], i) for i, piece in enumerate(pieces)])
 
 
 PREPARED: list[tuple[str, dict[str, Any]]] = [
@@ -189,12 +79,12 @@ PREPARED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("how", "changes"), PREPARED)
 def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    make("dinov2", "body", tmp_path, how)
-    of = type(processor(how, 32))
-    change(tmp_path / "preprocessor_config.json", **changes)
+    make_vision_model("dinov2", "body", tmp_path, how)
+    of = type(make_processor(how, 32))
+    edit_json(tmp_path / "preprocessor_config.json", **changes)
     source = model_folder.load_mapping(tmp_path).sources["image"]
     assert isinstance(source, ImageSource)
-    values = pictures()
+    values = smooth_pictures()
     theirs = of.from_pretrained(tmp_path)(values, return_tensors="pt")["pixel_values"]
     for value, expected in zip(values, theirs, strict=True):
         (piece,) = source.encode([source.read(value)], 0)
@@ -203,30 +93,30 @@ def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path
         assert int(np.abs(piece.tokens[1:, PLACES:].astype(int) - wanted.astype(int)).max()) <= 1
 
 
-@pytest.mark.parametrize("shape", ALL)
+@pytest.mark.parametrize("shape", ALL_VISION)
 @pytest.mark.parametrize("how", ["squash", "middle"])
 def test_hidden_states_and_count_of_parameters(shape: str, how: str, tmp_path: Path) -> None:
-    reference = make(shape, "body", tmp_path, how)
+    reference = make_vision_model(shape, "body", tmp_path, how)
     mapping = model_folder.load_mapping(tmp_path)
     theirs = {name: p for name, p in weights_of(reference).items() if not name.startswith(POOLERS)}
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in theirs.values())
-    batch = packed(mapping, shown(shape))
+    batch = pack_values(mapping, sample_values(shape))
     states = mapping.states(mapping.embed(batch), batch, every_layer=True)
-    expected = states_of(reference, seen(tmp_path, shown(shape)))
+    expected = states_of(reference, reference_pixels(tmp_path, sample_values(shape)))
     assert len(states) == len(expected)
     for ours, reference_nld in zip(states, expected, strict=True):
         for i, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
             torch.testing.assert_close(ours.flatten(0, 1)[start : start + length], reference_nld[i], **CLOSE)
 
 
-@pytest.mark.parametrize("shape", ALL)
+@pytest.mark.parametrize("shape", ALL_VISION)
 def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
-    reference = make(shape, "label", tmp_path)
+    reference = make_vision_model(shape, "label", tmp_path)
     mapping = model_folder.load_mapping(tmp_path)
-    assert str(mapping.arrow) == f"{reads(shape)} -> label"
+    assert str(mapping.arrow) == f"{kind_of(shape)} -> label"
     truth = np.array([2, 0, 1])
-    batch = packed(mapping.train(), shown(shape), [(Answer(np.asarray(t)),) for t in truth])
-    logits = reference(seen(tmp_path, shown(shape)))["logits"]
+    batch = pack_values(mapping.train(), sample_values(shape), [(Answer(np.asarray(t)),) for t in truth])
+    logits = reference(reference_pixels(tmp_path, sample_values(shape)))["logits"]
     torch.testing.assert_close(mapping(batch)[0], logits, **CLOSE)
     expected_loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(truth), reduction="sum")
     (_, loss), *_ = mapping.losses(batch)
@@ -249,10 +139,10 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", ALL)
+@pytest.mark.parametrize("shape", ALL_VISION)
 @pytest.mark.parametrize("task", ["body", "label"])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
-    reference = make(shape, task, tmp_path / "theirs", "middle")
+    reference = make_vision_model(shape, task, tmp_path / "theirs", "middle")
     mapping = model_folder.load_mapping(tmp_path / "theirs")
     model_folder.save_mapping(mapping, tmp_path / "ours", {})
     again = model_folder.load_mapping(tmp_path / "ours")
@@ -261,12 +151,12 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     model_folder.save_mapping(again, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
-    made = Vgg if shape.startswith("vgg") else CLASSES[reads(shape)][task]
+    made = Vgg if shape.startswith("vgg") else VISION_CLASSES[kind_of(shape)][task]
     opened, report = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not {name for name in report["missing_keys"] if not name.startswith(POOLERS)}
     assert not report["unexpected_keys"]
-    values = seen(tmp_path / "ours", shown(shape))
-    torch.testing.assert_close(values, seen(tmp_path / "theirs", shown(shape)))
+    values = reference_pixels(tmp_path / "ours", sample_values(shape))
+    torch.testing.assert_close(values, reference_pixels(tmp_path / "theirs", sample_values(shape)))
     said = "last_hidden_state" if task == "body" else "logits"
     torch.testing.assert_close(opened.eval()(values)[said], reference(values)[said], **CLOSE)
 
@@ -274,9 +164,9 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
 @pytest.mark.parametrize("shape", [*VISION, *VIDEOS])
 @pytest.mark.parametrize("objective", ["masked", "mae"])
 def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objective: str, tmp_path: Path) -> None:
-    make(shape, "body", tmp_path / "start")
+    make_vision_model(shape, "body", tmp_path / "start")
     how: dict[str, Any] = {"steps": 2, "device": "cpu", "precision": "fp32"}
-    kind, values = reads(shape), shown(shape)
+    kind, values = kind_of(shape), sample_values(shape)
     rows = [{kind: value, "label": LABELS[i % 3]} for i, value in enumerate(values * 3)]
     further = mapsto.pretrain(
         kind, [{kind: row[kind]} for row in rows], start=tmp_path / "start", objective=objective, **how
@@ -291,9 +181,9 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objectiv
     )
     fitted = mapsto.fit(f"{kind} -> label", rows, start=further, method="full", **how)
     fitted.save(tmp_path / "fitted")
-    theirs, report = CLASSES[kind]["label"].from_pretrained(tmp_path / "fitted", output_loading_info=True)
+    theirs, report = VISION_CLASSES[kind]["label"].from_pretrained(tmp_path / "fitted", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    expected = torch.softmax(theirs.eval()(seen(tmp_path / "fitted", values)).logits, -1)
+    expected = torch.softmax(theirs.eval()(reference_pixels(tmp_path / "fitted", values)).logits, -1)
     answers = fitted.predict([{kind: value} for value in values])
     ours = torch.tensor([[answer["scores"][theirs.config.id2label[i]] for i in range(3)] for answer in answers])
     torch.testing.assert_close(ours, expected, **CLOSE)
@@ -317,17 +207,17 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
     config = AutoConfig.for_model(whole, text_config=words, **{tower.key: VISION[whole]})
     reference = AutoModel.from_config(config).eval()
     reference.save_pretrained(tmp_path / "whole")
-    processor("squash", VISION[whole]["image_size"]).save_pretrained(tmp_path / "whole")
+    make_processor("squash", VISION[whole]["image_size"]).save_pretrained(tmp_path / "whole")
     opened = huggingface.open_pretrained(str(tmp_path / "whole"))
     left = [name for name, _ in reference.named_parameters() if not name.startswith("vision_model.")]
     assert opened.notes[0].startswith(f"weights of another task were left out ({len(left)} in all): logit_")
     model_folder.save_mapping(model_folder.load_mapping(tmp_path / "whole"), tmp_path / "tower", {})
     alone = AutoModel.from_pretrained(tmp_path / "tower").eval()
-    values = seen(tmp_path / "tower", pictures())
+    values = reference_pixels(tmp_path / "tower", smooth_pictures())
     assert alone.config.model_type == tower.own
     found, expected = alone(values), reference.vision_model(values)
     torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, **CLOSE)
-    change(tmp_path / "whole" / "config.json", **{tower.key: None})
+    edit_json(tmp_path / "whole" / "config.json", **{tower.key: None})
     with pytest.raises(CheckpointError, match=f"no configuration of {whole}: KeyError.*{tower.key}"):
         huggingface.open_pretrained(str(tmp_path / "whole"))
     # Published files of whole models name what is not usual alone.
@@ -338,31 +228,31 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
 @pytest.mark.parametrize("shape", ["clip", "dinov2", "deit"])
 def test_the_vector_of_a_body_is_the_published_one(shape: str, tmp_path: Path) -> None:
     """Of families that have one; a DeiT and a ViT give the first token, before the layer that their publication adds."""
-    reference = make(shape, "body", tmp_path)
-    found = reference(seen(tmp_path, pictures()))
+    reference = make_vision_model(shape, "body", tmp_path)
+    found = reference(reference_pixels(tmp_path, smooth_pictures()))
     expected = found.last_hidden_state[:, 0] if shape == "deit" else found.pooler_output
-    ours = torch.from_numpy(mapsto.load(tmp_path, precision="fp32").embed(pictures()))
+    ours = torch.from_numpy(mapsto.load(tmp_path, precision="fp32").embed(smooth_pictures()))
     torch.testing.assert_close(ours[:, : expected.shape[1]], expected, **CLOSE)
 
 
 def test_of_two_heads_none_is_taken(tmp_path: Path) -> None:
     config = AutoConfig.for_model("deit", **VISION["deit"], id2label=dict(enumerate(LABELS)))
     DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
-    processor("squash", config.image_size).save_pretrained(tmp_path)
+    make_processor("squash", config.image_size).save_pretrained(tmp_path)
     opened = huggingface.open_pretrained(str(tmp_path))
     assert opened.labels is None and any("another task" in note for note in opened.notes)
 
 
 @pytest.mark.parametrize("shape", ["dinov2", "clip"])
 def test_low_rank_updates_are_merged_and_peft_is_not_promised(shape: str, tmp_path: Path) -> None:
-    make(shape, "label", tmp_path / "start")
-    rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(pictures() * 3)]
+    make_vision_model(shape, "label", tmp_path / "start")
+    rows = [{"image": value, "label": LABELS[i % 3]} for i, value in enumerate(smooth_pictures() * 3)]
     given = {"start": tmp_path / "start", "device": "cpu", "precision": "fp32", "method": "full"}
     clf = mapsto.fit("image -> label", rows, tmp_path / "run", lora=4, steps=10, rate=1e-2, **given)
     assert not (tmp_path / "run" / "adapter").exists()
     merged = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
-    shares = torch.softmax(merged(seen(tmp_path / "run", pictures())).logits, -1)
-    answers = clf.predict([{"image": value} for value in pictures()])
+    shares = torch.softmax(merged(reference_pixels(tmp_path / "run", smooth_pictures())).logits, -1)
+    answers = clf.predict([{"image": value} for value in smooth_pictures()])
     ours = torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers])
     torch.testing.assert_close(ours, shares, **CLOSE)
 
@@ -381,22 +271,24 @@ def test_low_rank_updates_are_merged_and_peft_is_not_promised(shape: str, tmp_pa
     ],
 )
 def test_a_way_to_prepare_that_is_not_known_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    make("vit", "body", tmp_path)
-    change(tmp_path / "preprocessor_config.json", **changes)
+    make_vision_model("vit", "body", tmp_path)
+    edit_json(tmp_path / "preprocessor_config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
         model_folder.load_mapping(tmp_path)
 
 
 def test_pictures_larger_than_positions_were_learnt_on_are_read_whole(tmp_path: Path) -> None:
-    make("dinov2", "label", tmp_path)
-    processor("squash", 96).save_pretrained(tmp_path)
+    make_vision_model("dinov2", "label", tmp_path)
+    make_processor("squash", 96).save_pretrained(tmp_path)
     model = mapsto.load(tmp_path, precision="fp32")
-    batch = packed(model.mapping, pictures())
+    batch = pack_values(model.mapping, smooth_pictures())
     assert batch.lengths.tolist() == [145] * 3 and model.mapping.config.longest == 145
     reference = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
-    answers = model.predict([{"image": value} for value in pictures()])
+    answers = model.predict([{"image": value} for value in smooth_pictures()])
     ours = torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers])
-    torch.testing.assert_close(ours, torch.softmax(reference(seen(tmp_path, pictures())).logits, -1), **CLOSE)
+    torch.testing.assert_close(
+        ours, torch.softmax(reference(reference_pixels(tmp_path, smooth_pictures())).logits, -1), **CLOSE
+    )
 
 
 @pytest.mark.parametrize(
@@ -414,7 +306,7 @@ def test_pictures_larger_than_positions_were_learnt_on_are_read_whole(tmp_path: 
 def test_weights_of_patches_in_other_shapes_are_refused(
     name: str, shape: tuple[int, ...], said: str, tmp_path: Path
 ) -> None:
-    make("vit", "body", tmp_path)
+    make_vision_model("vit", "body", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     (key,) = (key for key in tensors if key.endswith(name))
     safetensors.torch.save_file({**tensors, key: torch.zeros(shape)}, tmp_path / "model.safetensors")
@@ -445,7 +337,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
 
 
 def test_a_folder_that_does_not_say_how_is_refused(tmp_path: Path) -> None:
-    make("vit", "body", tmp_path)
+    make_vision_model("vit", "body", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="brought to the size"):
         model_folder.load_mapping(tmp_path)

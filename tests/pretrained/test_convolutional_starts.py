@@ -14,10 +14,10 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from models import NETWORKS
+from models import CLOSE, NETWORKS
 from runs import boxed, write_photos
-from test_vision import CLOSE, change, make, packed, pictures, processor, seen
 from transformers import AutoModelForImageClassification
+from vision_models import edit_json, make_processor, make_vision_model, pack_values, reference_pixels, smooth_pictures
 
 import mapsto
 from mapsto import zoo
@@ -73,13 +73,13 @@ def test_published_networks_have_their_size_and_their_grid(family: str, given: d
 
 @pytest.mark.parametrize("shape", NETWORKS)
 def test_every_stage_gives_what_it_gives_there(shape: str, tmp_path: Path) -> None:
-    reference = make(shape, "body", tmp_path)
+    reference = make_vision_model(shape, "body", tmp_path)
     mapping = model_folder.load_mapping(tmp_path)
     given: list[torch.Tensor] = []
     for stage in mapping.get_submodule("embedders.image.network.blocks").children():
         stage.register_forward_hook(lambda module, inputs, output: given.append(output))
-    mapping.embed(packed(mapping, pictures()))
-    _, *expected = reference(seen(tmp_path, pictures()), output_hidden_states=True)["hidden_states"]
+    mapping.embed(pack_values(mapping, smooth_pictures()))
+    _, *expected = reference(reference_pixels(tmp_path, smooth_pictures()), output_hidden_states=True)["hidden_states"]
     assert len(given) == len(expected) > 1
     for ours, theirs in zip(given, expected, strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
@@ -87,10 +87,10 @@ def test_every_stage_gives_what_it_gives_there(shape: str, tmp_path: Path) -> No
 
 def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
     """As one by one, in their order."""
-    make("resnet", "body", tmp_path)
-    change(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
+    make_vision_model("resnet", "body", tmp_path)
+    edit_json(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
     model = mapsto.load(tmp_path, device="cpu", precision="fp32")
-    values = pictures(((32, 32), (16, 32), (32, 32), (24, 16), (16, 32)))
+    values = smooth_pictures(((32, 32), (16, 32), (32, 32), (24, 16), (16, 32)))
     together = model.embed(values)
     assert np.allclose(together, np.concatenate([model.embed([value]) for value in values]), atol=1e-5)
     assert np.abs(together[0] - together[2]).max() > 1e-3
@@ -99,10 +99,10 @@ def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
 def test_places_lie_between_the_cells(tmp_path: Path) -> None:
     """In the network's own grid they are the cells; in another each has the mean of those about it, which sums up to where it
     stands."""
-    make("resnet", "body", tmp_path)
-    change(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
+    make_vision_model("resnet", "body", tmp_path)
+    edit_json(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
     source = model_folder.load_mapping(tmp_path).sources["image"]
-    for piece in source.encode([source.read(value) for value in pictures(((32, 32), (16, 32), (24, 16)))], 0):
+    for piece in source.encode([source.read(value) for value in smooth_pictures(((32, 32), (16, 32), (24, 16)))], 0):
         grid = tuple(map(int, piece.tokens[0, 3:5]))
         at, shares = source.between_tokens(piece, grid)
         assert (at[np.arange(len(piece)), shares.argmax(1)] == np.arange(len(piece))).all() and (
@@ -115,14 +115,16 @@ def test_places_lie_between_the_cells(tmp_path: Path) -> None:
 
 
 def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_path: Path) -> None:
-    make("resnet", "body", tmp_path / "start", "middle")
+    make_vision_model("resnet", "body", tmp_path / "start", "middle")
     given: dict[str, Any] = {"steps": 2, "size": 20, "device": "cpu", "precision": "fp32"}
     clf = mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", **given)
     source = model_folder.load_mapping(tmp_path / "clf").sources["image"]
     assert isinstance(source, ImageSource) and source.frame == Frame(8, 16, "inside")
-    pieces = source.encode([source.read(value) for value in pictures(((32, 32), (20, 44)))], 0)
+    pieces = source.encode([source.read(value) for value in smooth_pictures(((32, 32), (20, 44)))], 0)
     assert [piece.tokens[0, 3:5].tolist() for piece in pieces] == [[2, 2], [1, 2]]
-    assert mapsto.load(tmp_path / "clf", device="cpu", precision="fp32")(pictures()[2]) == clf(pictures()[2])
+    assert mapsto.load(tmp_path / "clf", device="cpu", precision="fp32")(smooth_pictures()[2]) == clf(
+        smooth_pictures()[2]
+    )
 
 
 def torchvision(name: str) -> str:
@@ -136,7 +138,7 @@ def torchvision(name: str) -> str:
 
 
 def test_resnets_open_under_the_names_of_torchvision(tmp_path: Path) -> None:
-    make("resnet:bottleneck", "label", tmp_path)
+    make_vision_model("resnet:bottleneck", "label", tmp_path)
     before = huggingface.open_pretrained(str(tmp_path)).tensors
     held = safetensors.torch.load_file(tmp_path / "model.safetensors")
     tensors = {torchvision(name): tensor for name, tensor in held.items()}
@@ -153,7 +155,7 @@ def test_resnets_open_under_the_names_of_torchvision(tmp_path: Path) -> None:
 
 
 def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> None:
-    make("vgg", "body", tmp_path)
+    make_vision_model("vgg", "body", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     safetensors.torch.save_file({**tensors, "classifier.0.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     page = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
@@ -182,7 +184,7 @@ def told(photos: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shape", ["resnet", "convnext", "vgg:normed"])
 def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> None:
-    make(shape, "body", tmp_path / "start")
+    make_vision_model(shape, "body", tmp_path / "start")
     given: dict[str, Any] = {"epochs": 12, "rate": 1e-2, "layer_decay": 0.9, "method": "full", "device": "cpu"}
     mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", precision="fp32", **given)
     before, after = (model_folder.load_mapping(tmp_path / name) for name in ("start", "clf"))
@@ -194,7 +196,7 @@ def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> No
     assert scores["accuracy"].value > 0.9
     if shape != "vgg:normed":  # which transformers does not have
         theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "clf").eval()
-        pixels = seen(tmp_path / "clf", [decode(path.read_bytes()) for path in paths])
+        pixels = reference_pixels(tmp_path / "clf", [decode(path.read_bytes()) for path in paths])
         pooled = theirs.base_model(pixels).pooler_output.flatten(1)
         torch.testing.assert_close(torch.from_numpy(clf.embed([str(path) for path in paths])), pooled, **CLOSE)
         shares = torch.softmax(theirs(pixels).logits, -1)
@@ -206,8 +208,8 @@ def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("method", METHODS)
 def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
     """Weights on all cells of the grid, in pixels of the picture; by integrated gradients they sum to what they explain."""
-    make("convnext", "label", tmp_path)
-    (why,) = mapsto.load(tmp_path, device="cpu", precision="fp32").explain([pictures()[2]], method)
+    make_vision_model("convnext", "label", tmp_path)
+    (why,) = mapsto.load(tmp_path, device="cpu", precision="fp32").explain([smooth_pictures()[2]], method)
     assert len(why.parts) == 16 and len({part.weight for part in why.parts}) == 16
     regions = np.array([part.region for part in why.parts])
     assert regions.min() == 0 and regions[:, 0].max() == 50 and regions[:, 1].max() == 31
@@ -218,7 +220,7 @@ def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arrow", ["image -> label", "image -> boxes"])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, tmp_path: Path) -> None:
-    make("resnet", "body", tmp_path / "start")
+    make_vision_model("resnet", "body", tmp_path / "start")
     given: dict[str, Any] = {"start": tmp_path / "start", "steps": 6, "save_every": 3, "device": "cpu"}
     rows = told(photos)
     mapsto.fit(arrow, rows, tmp_path / "whole", **given)
@@ -232,9 +234,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, 
 
 
 def test_what_is_left_out_of_a_picture_is_painted_over(tmp_path: Path) -> None:
-    make("resnet", "label", tmp_path)
+    make_vision_model("resnet", "label", tmp_path)
     source = model_folder.load_mapping(tmp_path).sources["image"]
-    (piece,) = source.encode([source.read(pictures()[0])], 0)
+    (piece,) = source.encode([source.read(smooth_pictures()[0])], 0)
     left, blank = source.without(piece, np.array([2, 5])), source.blank(piece)
     changed = (left.tokens != piece.tokens).any(axis=1)
     assert np.flatnonzero(changed).tolist() == [2, 5]
@@ -242,7 +244,7 @@ def test_what_is_left_out_of_a_picture_is_painted_over(tmp_path: Path) -> None:
 
 
 def test_a_comparison_and_a_probe_run_from_such_starts(photos: Path, tmp_path: Path) -> None:
-    make("resnet", "body", tmp_path / "resnet")
+    make_vision_model("resnet", "body", tmp_path / "resnet")
     found = mapsto.compare(
         "image -> label", str(photos), tmp_path / "cmp", starts=["scratch", str(tmp_path / "resnet")], labels=[8],
         seeds=1, methods=["full", "probe"], epochs=1, device="cpu", precision="fp32",
@@ -266,7 +268,7 @@ def test_a_comparison_and_a_probe_run_from_such_starts(photos: Path, tmp_path: P
 def test_what_such_a_start_cannot_do_is_said(
     arrow: str, given: dict[str, Any], said: str, photos: Path, tmp_path: Path
 ) -> None:
-    make("resnet", "body", tmp_path)
+    make_vision_model("resnet", "body", tmp_path)
     with pytest.raises(UsageError, match=said) as raised:
         mapsto.fit(arrow, told(photos), start=tmp_path, device="cpu", **given)
     assert "\n" not in str(raised.value)
@@ -274,7 +276,7 @@ def test_what_such_a_start_cannot_do_is_said(
 
 @pytest.mark.parametrize("arrow", ["image -> label", "image -> label, boxes"])
 def test_frozen_as_a_whole_only_what_is_new_learns(arrow: str, photos: Path, tmp_path: Path) -> None:
-    make("convnext", "body", tmp_path)
+    make_vision_model("convnext", "body", tmp_path)
     before = model_folder.load_mapping(tmp_path)
     clf = mapsto.fit(
         arrow,
@@ -302,7 +304,7 @@ def both(start: int, end: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("shape", ["resnet:bottleneck", "convnext", "vgg:normed"])
 def test_boxes_are_learnt_behind_a_network(shape: str, tmp_path: Path) -> None:
     """From a network of random weights; what is found is far beyond what boxes laid at random would reach."""
-    make(shape, "body", tmp_path / "start")
+    make_vision_model(shape, "body", tmp_path / "start")
     how: dict[str, Any] = {"size": 48, "hold_out": 0, "device": "cpu", "precision": "fp32"}
     model = mapsto.fit(
         "image -> label, boxes", both(0, 24), tmp_path / "det", start=tmp_path / "start", steps=150, batch=24, rate=2e-3,
@@ -343,22 +345,22 @@ def test_boxes_are_learnt_behind_a_network(shape: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(shape: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    make(shape, "body", tmp_path)
-    change(tmp_path / "config.json", **changes)
+    make_vision_model(shape, "body", tmp_path)
+    edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=said):
         model_folder.load_mapping(tmp_path)
 
 
 def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) -> None:
-    make("resnet", "body", tmp_path)
+    make_vision_model("resnet", "body", tmp_path)
     for how in ("squash", "middle", "convnext", "deit"):
-        processor(how, 36).save_pretrained(tmp_path)
+        make_processor(how, 36).save_pretrained(tmp_path)
         with pytest.raises(CheckpointError, match="whole cells of 8 pixels, not 36"):
             model_folder.load_mapping(tmp_path)
 
 
 def test_trace_and_info_tell_of_the_network(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make("resnet", "label", tmp_path)
+    make_vision_model("resnet", "label", tmp_path)
     info(str(tmp_path), as_json=False)
     assert "a convolutional network of 2, 1 layers" in capsys.readouterr().out
     traced = "\n".join(trace("image -> label", photos, str(tmp_path), 1))

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from test_laws import made
-from test_paired import SMALL
-from test_pictured import PAIRS, one_by_one
+
+from images import IMAGE_PAIRS, SMALL_OPTIONS, check_judged_one_by_one
+from mappings import small_mapping
 
 import mapsto
 from mapsto.errors import UsageError
@@ -24,14 +24,16 @@ from mapsto.training.objectives.image_losses import Pictured
 @pytest.mark.parametrize("painted", [True, False])
 def test_pictures_are_judged_one_by_one(painted: bool) -> None:
     """Beside their source, and against parts of one picture where all of those are alike."""
-    mapping, examples = made("image:image -> clean:image")
+    mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
-    one_by_one(Adversarial(mapping, 0.5, torch.full((3, 14, 40), 0.5) if painted else None), mapping, examples)
+    check_judged_one_by_one(
+        Adversarial(mapping, 0.5, torch.full((3, 14, 40), 0.5) if painted else None), mapping, examples
+    )
 
 
 def test_neither_side_moves_the_other() -> None:
     """The discriminator learns the same however much the map deceives it, and the map from nothing but that."""
-    mapping, examples = made("image:image -> clean:image")
+    mapping, examples = small_mapping("image:image -> clean:image")
     judge, batch = Adversarial(mapping, 0.0), collate([examples.example(0, 0, 0.0)])
     objective, gradients = Pictured(mapping, [judge], plain=False), []
     for judge.weight in (0.0, 1.0):
@@ -54,17 +56,19 @@ def test_neither_side_moves_the_other() -> None:
     ],
 )
 def test_what_has_no_opponent(arrow: str, given: dict[str, Any], said: str) -> None:
-    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(PAIRS)]
+    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(IMAGE_PAIRS)]
     with pytest.raises(UsageError, match=said):
-        (mapsto.pretrain if "~" in arrow else mapsto.fit)(arrow, rows, steps=1, **given, **SMALL)
+        (mapsto.pretrain if "~" in arrow else mapsto.fit)(arrow, rows, steps=1, **given, **SMALL_OPTIONS)
 
 
 def test_an_opponent_leaves_no_trace(tmp_path: Path) -> None:
-    plain = mapsto.fit("image:image -> clean:image", PAIRS, steps=4, **SMALL)
-    deceiving = mapsto.fit("image:image -> clean:image", PAIRS, tmp_path / "run", steps=4, adversarial=0.5, **SMALL)
+    plain = mapsto.fit("image:image -> clean:image", IMAGE_PAIRS, steps=4, **SMALL_OPTIONS)
+    deceiving = mapsto.fit(
+        "image:image -> clean:image", IMAGE_PAIRS, tmp_path / "run", steps=4, adversarial=0.5, **SMALL_OPTIONS
+    )
     names = [[name for name, _ in model.mapping.named_parameters()] for model in (plain, deceiving)]
     assert names[0] == names[1]
     weights = [model.mapping.heads[0].weight for model in (plain, deceiving)]
     assert not torch.equal(*weights)
-    answer = mapsto.load(tmp_path / "run").predict([PAIRS[0]["image"]])[0]["image"]
+    answer = mapsto.load(tmp_path / "run").predict([IMAGE_PAIRS[0]["image"]])[0]["image"]
     assert answer.shape == (16, 16, 3)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mappings import small_mapping
 from runs import (
     KILL,
     TINY,
@@ -28,7 +29,6 @@ from runs import (
     write_corpus,
     write_labelled,
 )
-from test_laws import made
 
 from mapsto.data.sampling import rows_of_step
 from mapsto.distributed import Ranks, place
@@ -194,15 +194,15 @@ def test_two_and_four_processes_and_shards_are_one(optimizer: str, tmp_path: Pat
         done = run_many(processes, *pretraining(tmp_path, name, "--optimizer", optimizer, *more), script=many)
         assert done.returncode == 0, done.stderr
         require_equal(tmp_path / name, tmp_path / "one")
-        made, alone = (json.loads((tmp_path / way / "mapsto.json").read_text()) for way in (name, "one"))
-        assert made["provenance"]["tokens"] == alone["provenance"]["tokens"]
+        parallel, alone = (json.loads((tmp_path / way / "mapsto.json").read_text()) for way in (name, "one"))
+        assert parallel["provenance"]["tokens"] == alone["provenance"]["tokens"]
         for score, value in alone["scores"].items():
-            assert made["scores"][score]["n"] == value["n"]
-            assert made["scores"][score]["value"] == pytest.approx(value["value"], rel=1e-3)
+            assert parallel["scores"][score]["n"] == value["n"]
+            assert small_mapping["scores"][score]["value"] == pytest.approx(value["value"], rel=1e-3)
 
 
 def test_every_process_reads_its_part_of_the_same_rows() -> None:
-    _, examples = made("text:text -> label")
+    _, examples = small_mapping("text:text -> label")
     plan = Plan(steps=9, batch=7, rate=1e-3, optimizer="adamw", seed=3, save_every=9)
     for step in range(9):
         wanted = sorted(rows_of_step(3, step, 7, len(examples)).tolist())

@@ -14,41 +14,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mappings import CPU, small_mapping
 from runs import sentences, write_corpus, write_labelled
-from test_laws import made
+from trainings import TINY_OPTIONS, RecordingProgress, make_plan
 
 import mapsto
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.progress import Progress
 from mapsto.training import checkpoint as checkpoint_module
 from mapsto.training import metrics_log as metrics
-from mapsto.training.loop import Plan, State, Training
+from mapsto.training.loop import State, Training
 from mapsto.training.optimizer import end_of_fall, schedule
-
-CPU = torch.device("cpu")
-TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def plan(**changes: Any) -> Plan:
-    given: dict[str, Any] = {"steps": 8, "batch": 8, "rate": 1e-3, "optimizer": "adamw", "seed": 0, "save_every": 100}
-    return Plan(**{**given, **changes})
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapping, examples = made("text:text -> label")
-    heard = Heard()
-    training = Training(mapping, examples, plan(), CPU, progress=heard, workers=0)
+    mapping, examples = small_mapping("text:text -> label")
+    heard = RecordingProgress()
+    training = Training(mapping, examples, make_plan(), CPU, progress=heard, workers=0)
     real = type(mapping.targets[0]).loss
     calls = []
 
@@ -75,12 +59,12 @@ def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pyte
 
 
 def test_three_steps_that_are_not_finite_stop_the_run() -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     with torch.no_grad():
         mapping.heads[0].weight.fill_(float("nan"))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
     with pytest.raises(RunError, match="3 such steps in a row"):
-        Training(mapping, examples, plan(), CPU).run()
+        Training(mapping, examples, make_plan(), CPU).run()
     for name, parameter in mapping.named_parameters():
         torch.testing.assert_close(parameter, before[name], equal_nan=True, rtol=0, atol=0)
 
@@ -93,7 +77,7 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
 
 
 def test_early_stopping_takes_the_best_weights() -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     values = iter([3.0, 1.0, 1.0, 2.0, 2.0, 0.5, 0.5, 0.7, 0.6])
     seen: list[torch.Tensor] = []
 
@@ -101,7 +85,7 @@ def test_early_stopping_takes_the_best_weights() -> None:
         seen.append(held.heads[0].weight.detach().clone())
         return {"loss": 0.0, "error": next(values)}
 
-    training = Training(mapping, examples, plan(steps=100, watch_every=2, patience=3), CPU, watch=watch)
+    training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), CPU, watch=watch)
     rates = []
     training.listener = lambda record: rates.append(record["lr"])
     state = training.run()
@@ -114,10 +98,10 @@ def test_early_stopping_takes_the_best_weights() -> None:
 
 def test_a_fall_is_never_broken_off() -> None:
     """Nothing gets better, but the third time that is seen the rate falls already."""
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     values = iter(range(50))
     training = Training(
-        mapping, examples, plan(steps=10, watch_every=2, patience=3), CPU,
+        mapping, examples, make_plan(steps=10, watch_every=2, patience=3), CPU,
         watch=lambda held: {"loss": 0.0, "error": float(next(values))},
     )  # fmt: skip
     state = training.run()
@@ -126,10 +110,10 @@ def test_a_fall_is_never_broken_off() -> None:
 
 def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
     """The error of few rows stands still by chance; only where their loss does so too has training come to its end."""
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     losses = iter([3.0, 2.0, 1.0, 0.9, 0.8, 0.7, *range(2, 40)])
     training = Training(
-        mapping, examples, plan(steps=100, watch_every=2, patience=3), CPU,
+        mapping, examples, make_plan(steps=100, watch_every=2, patience=3), CPU,
         watch=lambda held: {"loss": float(next(losses)), "error": 0.5},
     )  # fmt: skip
     state = training.run()
@@ -138,16 +122,16 @@ def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
 
 
 def test_the_tail_is_averaged() -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     weights: list[torch.Tensor] = []
-    training = Training(mapping, examples, plan(steps=10, average=True), CPU)
+    training = Training(mapping, examples, make_plan(steps=10, average=True), CPU)
     training.listener = lambda record: weights.append(mapping.heads[0].weight.detach().clone())
     training.run()
     torch.testing.assert_close(mapping.heads[0].weight, torch.stack(weights[8:]).mean(0))
 
 
 def test_metrics_have_what_was_promised(tmp_path: Path) -> None:
-    mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=5, **TINY)
+    mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=5, **TINY_OPTIONS)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert set(lines[0]) == {"step", "tokens", "seconds", "loss", "lr"}
@@ -156,7 +140,9 @@ def test_metrics_have_what_was_promised(tmp_path: Path) -> None:
 
 def test_tensorboard_stands_beside_the_metrics(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=3, tensorboard=True, **TINY)
+    mapsto.pretrain(
+        "text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=3, tensorboard=True, **TINY_OPTIONS
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -170,7 +156,7 @@ def test_bad_rows_stop_the_run_before_its_first_step(tmp_path: Path) -> None:
     with data.open("a", encoding="utf-8") as stream:
         stream.write(",warm\nno label,\n")
     with pytest.raises(DataError, match="2 bad cells") as stopped:
-        mapsto.fit("text -> label", data, tmp_path / "run", steps=2, **TINY)
+        mapsto.fit("text -> label", data, tmp_path / "run", steps=2, **TINY_OPTIONS)
     assert [(f.row, f.column) for f in stopped.value.findings] == [(122, "text"), (123, "label")]
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -179,13 +165,13 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tmp_path: Path) -> None:
     data = write_labelled(tmp_path / "train.csv", 300)
     with data.open("a", encoding="utf-8") as stream:
         stream.write("no label,\n")
-    mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", **TINY)
+    mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", **TINY_OPTIONS)
     rows = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open(encoding="utf-8")))
     assert len(rows) == 1 and rows[0]["row"] == "302" and rows[0]["column"] == "label" and rows[0]["reason"]
     with data.open("a", encoding="utf-8") as stream:
         stream.write("no label,\n" * 5)
     with pytest.raises(DataError, match="more than the 1 %"):
-        mapsto.fit("text -> label", data, tmp_path / "more", steps=2, bad_rows="skip", **TINY)
+        mapsto.fit("text -> label", data, tmp_path / "more", steps=2, bad_rows="skip", **TINY_OPTIONS)
 
 
 def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
@@ -194,9 +180,11 @@ def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
     fresh = [f"{text},warm" for text in sentences(20, seed=9)]
     (tmp_path / "test.csv").write_text("\n".join([rows[0], rows[5], *fresh]) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="also stand in the training data"):
-        mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY)
-    heard = Heard()
-    mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY)
+        mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY_OPTIONS)
+    heard = RecordingProgress()
+    mapsto.fit(
+        "text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY_OPTIONS
+    )
     assert any("not scored" in line for line in heard.lines)
     assert any(line.startswith("accuracy") and "n = 20" in line for line in heard.lines)
 
@@ -215,28 +203,32 @@ def test_test_rows_of_pretraining_are_looked_at_before_its_first_step(tmp_path: 
         ("all.txt", "skip", "nothing to score"),
     ):
         with pytest.raises(MapstoError, match=says):
-            mapsto.pretrain("text", corpus, tmp_path / "run", test=tmp_path / name, steps=1, bad_rows=bad_rows, **TINY)
+            mapsto.pretrain(
+                "text", corpus, tmp_path / "run", test=tmp_path / name, steps=1, bad_rows=bad_rows, **TINY_OPTIONS
+            )
     assert not (tmp_path / "run").exists()
-    heard = Heard()
-    mapsto.pretrain("text", corpus, test=tmp_path / "seen.txt", steps=1, bad_rows="skip", progress=heard, **TINY)
+    heard = RecordingProgress()
+    mapsto.pretrain(
+        "text", corpus, test=tmp_path / "seen.txt", steps=1, bad_rows="skip", progress=heard, **TINY_OPTIONS
+    )
     assert any(line.startswith("masked_loss") for line in heard.lines)
 
 
 def test_long_texts_are_counted_and_cut_or_refused(tmp_path: Path) -> None:
     rows = [{"text": "river mill " * 30, "label": "long"}, *({"text": t, "label": "short"} for t in sentences(20))]
-    heard = Heard()
-    mapsto.fit("text -> label", rows, steps=1, length=32, progress=heard, **TINY)
+    heard = RecordingProgress()
+    mapsto.fit("text -> label", rows, steps=1, length=32, progress=heard, **TINY_OPTIONS)
     assert any("1 of 21 rows are longer than 32 tokens" in line and "cut off" in line for line in heard.lines)
     with pytest.raises(DataError, match="longer than 32 tokens"):
-        mapsto.fit("text -> label", rows, steps=1, length=32, long="error", **TINY)
-    heard = Heard()
-    mapsto.fit("text -> label", rows, steps=1, length=32, long="window", progress=heard, **TINY)
+        mapsto.fit("text -> label", rows, steps=1, length=32, long="error", **TINY_OPTIONS)
+    heard = RecordingProgress()
+    mapsto.fit("text -> label", rows, steps=1, length=32, long="window", progress=heard, **TINY_OPTIONS)
     assert any("windows" in line for line in heard.lines)
 
 
 def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "rare" if i % 10 == 0 else "common"} for i, text in enumerate(sentences(100))]
-    balanced = mapsto.fit("text -> label", rows, steps=1, balance=True, **TINY)
+    balanced = mapsto.fit("text -> label", rows, steps=1, balance=True, **TINY_OPTIONS)
     weights = dict(zip(balanced.mapping.targets[0].classes, balanced.mapping.targets[0].weights, strict=True))
     assert weights["rare"] == pytest.approx(5.0) and weights["common"] == pytest.approx(100 / 180)
     common = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
@@ -248,19 +240,19 @@ def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
 def test_a_share_to_hold_out_that_is_no_row_is_said() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(16))]
     for share, said in ((0.01, True), (0.25, False)):
-        heard = Heard()
-        mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=heard, **TINY)
+        heard = RecordingProgress()
+        mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=heard, **TINY_OPTIONS)
         assert any("nothing watches the run" in line for line in heard.lines) == said
 
 
 def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "one"} for text in sentences(20)]
     with pytest.raises(DataError, match="two classes are needed"):
-        mapsto.fit("text -> label", rows, steps=1, **TINY)
+        mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
     with pytest.raises(UsageError, match="did you mean 'steps'"):
         mapsto.fit("text -> label", rows, step=1)
     with pytest.raises(UsageError, match="needs a --start"):
-        mapsto.fit("text -> label", [*rows, {"text": "another", "label": "two"}], method="probe", **TINY)
+        mapsto.fit("text -> label", [*rows, {"text": "another", "label": "two"}], method="probe", **TINY_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +288,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     real, calls = os.fsync, []
 
     def full_after_some(descriptor: int) -> None:
@@ -307,13 +299,13 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr("os.fsync", full_after_some)
     with pytest.raises(RunError, match="disk is full") as stopped:
-        Training(mapping, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
+        Training(mapping, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert stopped.value.exit_status == 1
     monkeypatch.undo()
     found = checkpoint_module.newest(tmp_path, print)
     assert found is not None
-    again, examples = made("text:text -> label")
-    state = Training(again, examples, plan(steps=50, save_every=2), CPU, tmp_path).run()
+    again, examples = small_mapping("text:text -> label")
+    state = Training(again, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert state.step == 50
 
 
@@ -321,13 +313,13 @@ def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(
     """It falls from step 6 on, until step 10; the first go breaks off behind step 8."""
 
     def run(folder: Path, last: int | None = None) -> tuple[State, Mapping]:
-        mapping, examples = made("text:text -> label")
+        mapping, examples = small_mapping("text:text -> label")
 
         def heard(record: dict[str, Any]) -> None:
             if record["step"] == last:
                 raise KeyboardInterrupt
 
-        given = plan(steps=100, watch_every=2, patience=2, save_every=2)
+        given = make_plan(steps=100, watch_every=2, patience=2, save_every=2)
         watch = lambda held: {"loss": 0.0, "error": 1.0}  # noqa: E731
         training = Training(mapping, examples, given, CPU, folder, watch, listener=heard)
         return training.run(), training.mapping
@@ -342,12 +334,12 @@ def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(
 
 def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(RunError, match=r"metrics\.jsonl could not be written.*; what was saved before stands"):
-            Training(mapping, examples, plan(steps=50, save_every=50), CPU, tmp_path).run()
+            Training(mapping, examples, make_plan(steps=50, save_every=50), CPU, tmp_path).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -365,20 +357,20 @@ BROKEN_LINES = {
 
 @pytest.mark.parametrize("how", BROKEN_LINES)
 def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: str, tmp_path: Path) -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
 
     def heard(record: dict[str, Any]) -> None:
         if record["step"] == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Training(mapping, examples, plan(steps=9, save_every=3), CPU, tmp_path, listener=heard).run()
+        Training(mapping, examples, make_plan(steps=9, save_every=3), CPU, tmp_path, listener=heard).run()
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], BROKEN_LINES[how](lines[3].rstrip()) + b"\n", *lines[4:]]))
-    said = Heard()
-    mapping, examples = made("text:text -> label")
-    state = Training(mapping, examples, plan(steps=9, save_every=3), CPU, tmp_path, progress=said).run()
+    said = RecordingProgress()
+    mapping, examples = small_mapping("text:text -> label")
+    state = Training(mapping, examples, make_plan(steps=9, save_every=3), CPU, tmp_path, progress=said).run()
     notes = [line for line in said.lines if "metrics.jsonl" in line]
     assert len(notes) == 1 and notes[0].endswith("cannot be read: line 4") and state.step == 9
     kept = path.read_bytes().splitlines(keepends=True)
@@ -393,14 +385,14 @@ def test_space_is_checked_before_the_first_step(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2_000_000))
     corpus = write_corpus(tmp_path / "a.txt")
     with pytest.raises(RunError, match="2,000,000 are free"):
-        mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY)
+        mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY_OPTIONS)
     assert not (tmp_path / "run" / "run.json").exists()
     monkeypatch.undo()
-    mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY)
+    mapsto.pretrain("text", corpus, tmp_path / "run", steps=2, **TINY_OPTIONS)
 
 
 def test_one_label_a_class_is_probed_unless_training_is_asked_for(tmp_path: Path) -> None:
-    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY)
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(2))]
     for given, steps in (({}, 0), ({"steps": 3}, 3)):
         out = tmp_path / f"run{steps}"
@@ -412,7 +404,7 @@ def test_cells_that_are_no_text_are_named() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
     rows[3]["text"], rows[5]["label"], rows[7]["text"] = "half \ud800", "a\0", "a\0"
     with pytest.raises(DataError, match="3 bad cells") as stopped:
-        mapsto.fit("text -> label", rows, steps=1, **TINY)
+        mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
     assert [finding.row for finding in stopped.value.findings] == [4, 6, 8]
     assert "half a character" in str(stopped.value) and "NUL" in str(stopped.value)
 
@@ -420,11 +412,11 @@ def test_cells_that_are_no_text_are_named() -> None:
 def test_labels_that_look_like_numbers_are_names(tmp_path: Path) -> None:
     odd = ["1", "²", "--3", "10"]
     rows = [{"text": text, "label": odd[i % 4]} for i, text in enumerate(sentences(40))]
-    assert mapsto.fit("text -> label", rows, steps=1, **TINY).mapping.targets[0].classes == sorted(odd)
+    assert mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS).mapping.targets[0].classes == sorted(odd)
 
 
 def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
-    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY)
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
     with pytest.raises(UsageError, match="cannot change the shape"):
         mapsto.fit("text -> label", rows, start=base, layers=3)
@@ -434,8 +426,8 @@ def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("objective", "said"), [("masked", 1), ("hybrid", 0)])
 def test_going_on_by_another_objective_is_said(objective: Any, said: int, tmp_path: Path) -> None:
-    corpus, base, heard = write_corpus(tmp_path / "a.txt"), tmp_path / "base", Heard()
-    mapsto.pretrain("text", corpus, base, objective="hybrid", steps=1, **TINY)
+    corpus, base, heard = write_corpus(tmp_path / "a.txt"), tmp_path / "base", RecordingProgress()
+    mapsto.pretrain("text", corpus, base, objective="hybrid", steps=1, **TINY_OPTIONS)
     mapsto.pretrain("text", corpus, start=base, objective=objective, steps=1, device="cpu", progress=heard)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=heard)
@@ -443,7 +435,7 @@ def test_going_on_by_another_objective_is_said(objective: Any, said: int, tmp_pa
 
 
 def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
-    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     probed = mapsto.fit("text -> label", rows, start=base, method="probe", device="cpu", precision="fp32")
     for name, parameter in probed.mapping.transformer.named_parameters():
@@ -458,4 +450,4 @@ def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
 def test_an_arrow_that_hides_nothing_is_no_pretraining() -> None:
     rows = [{"text": text, "label": str(i % 2)} for i, text in enumerate(sentences(20))]
     with pytest.raises(UsageError, match="hides nothing"):
-        mapsto.pretrain("text -> label", rows, steps=1, **TINY)
+        mapsto.pretrain("text -> label", rows, steps=1, **TINY_OPTIONS)

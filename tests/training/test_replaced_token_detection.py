@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mappings import CPU, small_mapping
 from runs import sentences
-from test_laws import CPU, made
 
 import mapsto
 from mapsto.sequence.packing import collate
@@ -20,7 +20,7 @@ SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu
 
 
 def test_guesses_stand_in_the_hidden_places_and_are_told_from_what_stood_there() -> None:
-    _, examples = made("~text -> text")
+    _, examples = small_mapping("~text -> text")
     batch = collate([examples.example(i, 0, 0.0) for i in range(8)])
     readout = batch.answers[0]
     assert readout is not None and readout.at is not None
@@ -46,7 +46,7 @@ def test_guesses_have_the_chances_that_the_generator_gives_them() -> None:
 
 def test_guesses_are_a_function_of_seed_step_and_row() -> None:
     """So that several processes, which have other batches, learn what one learns."""
-    mapping, examples = made("~text -> text")
+    mapping, examples = small_mapping("~text -> text")
     objective = Replaced(mapping)
 
     def told(step: int, *parts: list[int]) -> list[float]:
@@ -60,7 +60,7 @@ def test_guesses_are_a_function_of_seed_step_and_row() -> None:
 
 
 def test_both_learn() -> None:
-    mapping, examples = made("~text -> text")
+    mapping, examples = small_mapping("~text -> text")
     objective = Replaced(mapping)
     batch = collate([examples.example(i, 0, 0.0) for i in range(40)])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_laws import CPU, made, picture
+from mappings import CPU, make_picture, small_mapping
 
 import mapsto
 from mapsto.sequence.batch import Batch
@@ -17,14 +17,14 @@ from mapsto.sequence.packing import collate
 from mapsto.training.loop import Loader, Plan, Training
 from mapsto.training.objectives.simclr import Simclr
 
-ROWS = [{"image": picture(i, i % 2 == 0)} for i in range(40)]
+ROWS = [{"image": make_picture(i, i % 2 == 0)} for i in range(40)]
 SMALL = {"layers": 2, "width": 64, "heads": 2, "device": "cpu"}
 PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
 
 
 def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most_tokens)
-    mapping, examples = made("~image -> image")
+    mapping, examples = small_mapping("~image -> image")
     return Loader(examples, PLAN, 0, Simclr(mapping, "auto")).make(3)
 
 
@@ -50,7 +50,7 @@ def test_a_batch_holds_both_views_of_its_rows(most_tokens: int, monkeypatch: pyt
 
 def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() -> None:
     """Moved a little, since that leaves these few colours apart; at a step that is not learnt from."""
-    mapping, examples = made("~image -> image")
+    mapping, examples = small_mapping("~image -> image")
     objective = Simclr(mapping, "move")
     asked = objective.asked(examples)
 

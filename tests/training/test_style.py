@@ -12,36 +12,30 @@ import torch.nn.functional as F
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from models import NETWORKS, VISION
+from images import IMAGE_PAIRS, SMALL_OPTIONS, check_judged_one_by_one, smooth_image
+from mappings import small_mapping
+from models import CLOSE, NETWORKS, VISION
 from PIL import Image
 from runs import run
-from test_laws import made
-from test_paired import SMALL, smooth
-from test_vision import CLOSE, make, packed, pictures
+from vision_models import make_vision_model, pack_values, smooth_pictures
 
 import mapsto
-from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
 from mapsto.fitting.build import bare
 from mapsto.kinds.image import ImageSource
-from mapsto.model.mapping import Mapping
-from mapsto.sequence.packing import collate
-from mapsto.training.objectives.image_losses import Pictured
 from mapsto.training.objectives.style import Style, grids
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import joined
-
-PAIRS = [{"image": smooth(16, 16, i), "clean": 255 - smooth(16, 16, i)} for i in range(12)]
 
 
 @pytest.mark.parametrize("shape", [*VISION, *NETWORKS])
 def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path: Path) -> None:
     """The last grid is what the bare model gives, and gradients reach the pixels from every depth."""
-    make(shape, "body", tmp_path)
+    make_vision_model(shape, "body", tmp_path)
     network = bare(str(tmp_path)).eval()
     source = network.sources["image"]
     assert isinstance(source, ImageSource)
-    value = pictures(((40, 40),))[0]
+    value = smooth_pictures(((40, 40),))[0]
     (piece,) = source.encode([source.read(value)], 0)
     inner, grid = ~piece.special, (int(piece.tokens[0, 3]), int(piece.tokens[0, 4]))
     pixels = (
@@ -49,7 +43,7 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
     )
     pixels.requires_grad_(True)
     found = grids(network, pixels)
-    expected = network.hidden(packed(network, [value])).flatten(0, 1)[: len(piece)][torch.from_numpy(inner)]
+    expected = network.hidden(pack_values(network, [value])).flatten(0, 1)[: len(piece)][torch.from_numpy(inner)]
     last = F.max_pool2d(found[-1], 2) if shape.startswith("vgg") else found[-1]
     torch.testing.assert_close(last.flatten(2)[0].T, expected, **CLOSE)
     for at in found:
@@ -59,11 +53,11 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
 
 def test_a_picture_has_its_own_style(tmp_path: Path) -> None:
     """Of the picture itself, and of the same features elsewhere: mirrored, its own shows otherwise and looks as it does."""
-    make("resnet", "body", tmp_path)
+    make_vision_model("resnet", "body", tmp_path)
     network = bare(str(tmp_path))
-    one, other = (torch.from_numpy(smooth(32, 32, seed)).permute(2, 0, 1)[None] / 255 for seed in (1, 2))
+    one, other = (torch.from_numpy(smooth_image(32, 32, seed)).permute(2, 0, 1)[None] / 255 for seed in (1, 2))
     judge = Style(network, one, 1.0)
-    mapping, _ = made("~image -> image")
+    mapping, _ = small_mapping("~image -> image")
     same, mirrored, apart = (
         float(judge(mapping, said, source, source)) for said, source in ((one, one), (one.flip(3), one), (other, other))
     )
@@ -72,23 +66,10 @@ def test_a_picture_has_its_own_style(tmp_path: Path) -> None:
 
 def test_pictures_are_judged_one_by_one(tmp_path: Path) -> None:
     """The loss of packed pictures of two shapes is the sum of theirs alone."""
-    mapping, examples = made("image:image -> clean:image")
+    mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
-    make("resnet", "body", tmp_path)
-    one_by_one(Style(bare(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples)
-
-
-def one_by_one(judge: Any, mapping: Mapping, examples: Examples) -> None:
-    """A judge alone, without comparing pixel by pixel."""
-    objective = Pictured(mapping, [judge], plain=False)
-    listed = [examples.example(row, 0, 0.0) for row in range(6)]
-    together, alone = dict(objective.losses(mapping.eval(), collate(listed))), 0.0
-    counted = objective.counts(collate(listed))
-    assert counted[1] == 6 and objective.terms(mapping) == 2
-    for example in listed:
-        alone += sum(float(loss.detach()) for term, loss in objective.losses(mapping, collate([example])) if term == 1)
-    by_shape = [float(loss.detach()) for term, loss in objective.losses(mapping, collate(listed)) if term == 1]
-    assert len(by_shape) == 2 and sum(by_shape) == pytest.approx(alone, rel=1e-4) and 0 not in together
+    make_vision_model("resnet", "body", tmp_path)
+    check_judged_one_by_one(Style(bare(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples)
 
 
 # As a user has them
@@ -97,7 +78,7 @@ def one_by_one(judge: Any, mapping: Mapping, examples: Examples) -> None:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("vgg")
-    make("vgg", "body", folder)
+    make_vision_model("vgg", "body", folder)
     return str(folder)
 
 
@@ -105,14 +86,14 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
     """From a folder of pictures alone; grey ones turn towards a red one and are still told apart."""
     (tmp_path / "photos").mkdir()
     for i in range(12):
-        grey = smooth(16, 16, i).mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
+        grey = smooth_image(16, 16, i).mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
         Image.fromarray(grey).save(tmp_path / "photos" / f"{i:02}.png")
     red = np.zeros((16, 16, 3), np.uint8)
     red[:, :, 0] = np.random.default_rng(0).integers(150, 255, (16, 16))
     Image.fromarray(red).save(tmp_path / "red.png")
     photos, red_file = str(tmp_path / "photos"), str(tmp_path / "red.png")
     style: dict[str, Any] = {"style": red_file, "features": network, "style_weight": 3.0}
-    mapsto.fit("image -> image", photos, tmp_path / "run", steps=60, **style, **{**SMALL, "layers": 1})
+    mapsto.fit("image -> image", photos, tmp_path / "run", steps=60, **style, **{**SMALL_OPTIONS, "layers": 1})
     done = run("predict", str(tmp_path / "run"), photos, "--out", str(tmp_path / "made"))
     assert done.returncode == 0 and "wrote 12 files" in done.stderr
     redder = []
@@ -131,7 +112,7 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
         ({"style_weight": 0.0}, "above 0"),
     ):
         with pytest.raises(UsageError, match=reason):
-            mapsto.fit("image -> image", photos, steps=1, **{**SMALL, **style, **wrong})
+            mapsto.fit("image -> image", photos, steps=1, **{**SMALL_OPTIONS, **style, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -144,6 +125,6 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_judged(arrow: str, given: dict[str, Any], said: str) -> None:
-    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(PAIRS)]
+    rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(IMAGE_PAIRS)]
     with pytest.raises(UsageError, match=said):
-        (mapsto.pretrain if "~" in arrow else mapsto.fit)(arrow, rows, steps=1, **given, **SMALL)
+        (mapsto.pretrain if "~" in arrow else mapsto.fit)(arrow, rows, steps=1, **given, **SMALL_OPTIONS)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mappings import small_mapping
 from runs import sentences, write_corpus
-from test_laws import made
-from test_training import TINY, Heard
+from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto.errors import UsageError
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def base() -> mapsto.Model:
-    return mapsto.pretrain("text", [{"text": text} for text in sentences(40)], steps=1, **TINY)
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(40)], steps=1, **TINY_OPTIONS)
 
 
 def test_the_loss_is_that_of_every_pair_written_out() -> None:
@@ -52,7 +52,7 @@ def test_the_order_of_rows_changes_nothing_and_a_class_of_one_has_no_pair() -> N
 
 
 def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> None:
-    _, examples = made("text:text -> label, other:label")
+    _, examples = small_mapping("text:text -> label, other:label")
     for port in (0, 1):
         objective = Contrast(examples, port)
         labels = [int(answers[port].values) for answers in examples.answers]  # type: ignore[union-attr]
@@ -68,7 +68,7 @@ def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> N
 
 
 def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
-    mapping, examples = made("text:text -> label")
+    mapping, examples = small_mapping("text:text -> label")
     head = mapping.heads[0].weight.detach().clone()
     losses: list[float] = []
     plan = Plan(steps=40, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
@@ -84,7 +84,7 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
     for tokens, shortest in ((8192, 512), (64, 32)):
         monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
         monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
-        mapping, examples = made("text:text -> label")
+        mapping, examples = small_mapping("text:text -> label")
         training = Training(mapping, examples, plan, CPU, objective=Contrast(examples, 0))
         batches = len(training.loader.make(0))
         steps = [training.step(number)[0] for number in range(3)]
@@ -96,9 +96,9 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
 
 
 def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
-    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY)
+    base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
-    heard = Heard()
+    heard = RecordingProgress()
     given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
     clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=heard, **given)
     assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in heard.lines)
@@ -111,7 +111,7 @@ def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
 
 def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors that were drawn together by the labels look as if these were easy to tell."""
-    base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY)
+    base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     asked: list[tuple[Any, Any]] = []
     plain = linear._best
@@ -139,8 +139,8 @@ def test_any_seed_can_choose_a_penalty() -> None:
 def test_contrast_needs_a_start_and_classes() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
     with pytest.raises(UsageError, match="needs a --start"):
-        mapsto.fit("text -> label", rows, method="contrast", **TINY)
-    base = mapsto.fit("text -> label", rows, steps=1, **TINY)
+        mapsto.fit("text -> label", rows, method="contrast", **TINY_OPTIONS)
+    base = mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
     with pytest.raises(UsageError, match="answers such as labels"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=base, method="contrast", device="cpu")
     different = [{"text": text, "label": f"class {i}"} for i, text in enumerate(sentences(5))]
@@ -161,7 +161,7 @@ def test_contrast_needs_a_start_and_classes() -> None:
 )
 def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(count))]
-    heard = Heard()
+    heard = RecordingProgress()
     steps = {} if method == "probe" else {"steps": 1}
     mapsto.fit("text -> label", rows, start=base, device="cpu", progress=heard, **steps, **options)
     (said,) = (line for line in heard.lines if f"method {method} ({count // 2} labels a class, at most" in line)

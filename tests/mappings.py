@@ -1,0 +1,95 @@
+"""A table with a column for every kind, and small mappings with random weights over it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from runs import sentences
+
+from mapsto import kinds
+from mapsto.data.encoding import encode
+from mapsto.data.examples import Examples, make_examples
+from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.table import read
+from mapsto.fitting.build import make_config, make_mapping, make_sources
+from mapsto.fitting.start import Beginning
+from mapsto.model.mapping import Mapping
+from mapsto.options import Options
+from mapsto.sequence.corruption import Corruption
+from mapsto.task.arrow import parse, restores
+
+CPU = torch.device("cpu")
+
+
+LONGEST = 65  # tokens of an example: the larger pictures have 8 × 8 patches and a class token
+
+
+def make_table(count: int = 40) -> Any:
+    """Make a table of sentences, images, short videos and answers of every kind; "winter" in the text decides most of them."""
+    texts, english, german = sentences(count, 1), sentences(count, 2), sentences(count, 3)
+    rows = [
+        {
+            "text": t,
+            "en": e,
+            "de": g,
+            "label": "ab"["winter" in t],
+            "other": "xyz"[i % 3],
+            "image": make_picture(i, "winter" in t),
+            "video": np.stack([np.roll(make_picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
+            "clean": 255 - make_picture(i, "winter" in t)[::2],
+            "labels": [w for w in ("winter", "summer", "train") if w in t],
+            "number": len(t) / 7 + 10 * ("winter" in t),
+            "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
+        }
+        for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
+    ]
+    return read(rows)
+
+
+def table_for(arrow: str) -> Any:
+    """Return the table, or only the column that an arrow without column names reads."""
+    if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
+        return make_table()
+    (column,) = {port.kind for port in parse(arrow).sources}
+    return read([{column: value} for value in make_table().column(column)])
+
+
+def make_picture(number: int, striped: bool) -> Any:
+    """Make a small image of a light spot on a gradient; stripes mark the class."""
+    y, x = np.mgrid[: 12 + 4 * (number % 2), :16]
+    pixels = np.stack([(number % 5 + 1) * y, 5 * x, 0 * x + 9 * (number % 7)], axis=-1).astype(np.uint8)
+    pixels[number % 10 : number % 10 + 4, 3:9] += 100
+    if striped:
+        pixels[:, ::4, 0] += 70
+    return pixels
+
+
+def small_mapping(
+    arrow: str, objective: str = "masked", seed: int = 0, mixing: str | None = None
+) -> tuple[Mapping, Examples]:
+    """Make a small mapping with random weights, and the examples of the table."""
+    rows_of = table_for(arrow)
+    bound = bind_to(parse(arrow), rows_of)
+    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
+    options = Options(objective=objective, **size)  # type: ignore[arg-type]
+    targets = [target() for target in kinds.answering(bound)]
+    rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
+    sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
+    config = make_config(Beginning(), options, bound.corrupted, sources)
+    for target in targets:
+        target.meet(sources, config.vocabulary_head)
+    corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
+    for port, target in enumerate(targets):
+        if restores(bound)[port] is None:
+            target.learn(rows.targets[port])
+        else:
+            target.restore(corruption)
+    torch.manual_seed(seed)
+    mapping = make_mapping(bound, config, sources, targets, Beginning())
+    encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
+    examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
+    augment = "mirror" if "image" in arrow or "video" in arrow else None
+    return mapping, replace(examples, augment=augment, mixing=mixing)

@@ -1,0 +1,158 @@
+"""Small published vision models with random weights, made by `transformers` as folders, and what they read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import LABELS, NETWORKS, VIDEOS, VISION, Vgg
+from torch import Tensor
+
+pytest.importorskip("PIL", reason="the extra [image] is not here")
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    DeiTImageProcessorPil,
+    SiglipImageProcessorPil,
+    VideoMAEImageProcessorPil,
+    ViTImageProcessorPil,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from mapsto import zoo
+from mapsto.inference.forward import questions
+from mapsto.model.mapping import Mapping
+from mapsto.sequence.batch import Example
+from mapsto.sequence.packing import collate
+
+POOLERS = ("pooler.", "head.")  # weights of bodies that mapsto leaves out
+
+
+VISION_CLASSES = {
+    "image": {"body": AutoModel, "label": AutoModelForImageClassification},
+    "video": {"body": AutoModel, "label": AutoModelForVideoClassification},
+}
+
+
+ALL_VISION = {**VISION, **NETWORKS, **VIDEOS}
+
+
+SIDE = 32
+
+
+# VideoMAE's loss expects pixels that were standardised so.
+NORMAL = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+
+
+def smooth_pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
+    """Make smooth images of these sizes (h, w), so that resampling has something to do."""
+    rng = np.random.default_rng(0)
+    found = []
+    for h, w in sizes:
+        y, x = np.mgrid[:h, :w]
+        waves = [np.sin(y * rng.uniform(0.1, 0.9) + x * rng.uniform(0.1, 0.9) + rng.uniform(0, 6)) for _ in range(3)]
+        found.append(np.clip(127 + 90 * np.stack(waves, -1) + rng.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8))
+    return found
+
+
+def kind_of(shape: str) -> str:
+    """Return the kind that a family reads."""
+    return zoo.family(shape.split(":")[0]).reads
+
+
+def sample_values(shape: str) -> list[Any]:
+    """Make smooth images, or videos of moving ones of several lengths, as a family reads them."""
+    if kind_of(shape) == "image":
+        return smooth_pictures()
+    moving = zip(smooth_pictures(), (4, 9, 3), strict=True)
+    return [np.stack([np.roll(picture, 3 * at, axis=1) for at in range(count)]) for picture, count in moving]
+
+
+def edit_json(path: Path, **fields: Any) -> None:
+    """Write fields into a JSON file; None removes a field."""
+    raw = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
+
+
+def make_processor(how: str, side: int) -> Any:
+    """Make an image processor of transformers that resizes and crops to `side` pixels as `how` says."""
+    normal = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+    square, larger = {"height": side, "width": side}, {"height": side + 5, "width": side + 5}
+    if how == "middle":
+        return BitImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, resample=3, **normal)
+    if how == "clip":
+        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square, **normal)
+    if how == "convnext":
+        return ConvNextImageProcessorPil(size={"shortest_edge": side}, crop_pct=0.8, **normal)
+    if how == "deit":
+        return DeiTImageProcessorPil(size=larger, crop_size=square, **normal)
+    if how == "siglip":
+        return SiglipImageProcessorPil(size=square, **normal)
+    if how == "video, middle":
+        return VideoMAEImageProcessorPil(size={"shortest_edge": side + 5}, crop_size=square, **NORMAL)
+    if how == "video, squash":
+        return VideoMAEImageProcessorPil(size=square, do_center_crop=False, **NORMAL)
+    return ViTImageProcessorPil(size=square, resample=2, **normal)
+
+
+def make_vision_model(shape: str, task: str, folder: Path, how: str = "squash") -> torch.nn.Module:
+    """Make a reference model with random weights, saved with its image processor."""
+    kind, given = shape.split(":")[0], dict(ALL_VISION[shape])
+    # A grid of another size than the positions were learnt on, for families that draw them over it.
+    side = given.get("image_size", SIDE) - (given["patch_size"] if kind.startswith("dinov2") else 0)
+    told, tower = {}, zoo.family(kind).tower
+    if task == "label":
+        told = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+        told |= {"architectures": [zoo.family(kind).architectures[task]]}
+    if tower is not None:
+        kind, given = (kind, {tower.key: given}) if task == "label" else (tower.own, given)
+    torch.manual_seed(0)
+    model: torch.nn.Module
+    if kind == "vgg":
+        model = Vgg(**given, **told)
+    else:
+        model = VISION_CLASSES[kind_of(shape)][task].from_config(
+            AutoConfig.for_model(kind, **given, **told), attn_implementation="eager"
+        )
+    with torch.no_grad():
+        for weight in weights_of(model).values():  # variances stay above 0
+            weight.add_(torch.randn_like(weight).abs() * 0.05 if weight.min() >= 1 else torch.randn_like(weight) * 0.05)
+    model.eval().save_pretrained(folder)
+    make_processor(f"video, {how}" if kind_of(shape) == "video" else how, side).save_pretrained(folder)
+    return model
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model and the statistics of its batch norms."""
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: weight for name, weight in held.items() if weight.is_floating_point()}
+
+
+def reference_pixels(folder: Path, values: list[Any]) -> Tensor:
+    """Return the pixels (n, c, h, w) or (n, k, c, h, w) that the processor of transformers makes of images or videos."""
+    kind = json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"]
+    of = getattr(transformers, f"{kind}Pil")
+    if values[0].ndim == 4:  # which frames are read is not theirs to say
+        count = json.loads((folder / "config.json").read_text())["num_frames"]
+        values = [[video[int((i + 0.5) * len(video) / count)] for i in range(count)] for video in values]
+    found: Tensor = of.from_pretrained(folder)(values, return_tensors="pt")["pixel_values"]
+    return found
+
+
+def pack_values(mapping: Mapping, values: list[Any], answers: list[Any] | None = None) -> Any:
+    """Pack values of the one source of a mapping, by default with the questions of its targets, into a batch."""
+    (source,) = mapping.sources.values()
+    pieces = source.encode([source.read(value) for value in values], 0)
+    given = answers or [questions(mapping, (piece,)) for piece in pieces]
+    return collate([Example((piece,), given[i], i) for i, piece in enumerate(pieces)])
