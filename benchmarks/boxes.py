@@ -14,8 +14,7 @@ import numpy as np
 from common import DATA, record, seconds
 
 import mapsto
-from mapsto.data import table as data
-from mapsto.data.table import Table
+from mapsto.data.table import Table, read_table
 from mapsto.device import keep_memory
 from mapsto.progress import Lines
 
@@ -24,7 +23,7 @@ BCCD = DATA.parent / "image" / "bccd"
 
 def parts() -> tuple[Table, Table]:
     """The rows to learn from, without the two whose boxes have no area, and those to test on; as the data set parts them."""
-    table = data.read(BCCD)
+    table = read_table(BCCD)
     tested = set((BCCD / "ImageSets" / "Main" / "test.txt").read_text().split())
     whole = [all(box["box"][0] < box["box"][2] for box in cell) for cell in table.column("boxes")]
     chosen = [Path(name).stem in tested for name in table.column("image")]

@@ -14,7 +14,7 @@ from common import DATA, record
 
 import mapsto
 from mapsto.comparison.analysis import labels_saved, shown, signed
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 from mapsto.progress import Lines
@@ -35,11 +35,11 @@ def start_of(task: str, out: Path, minutes: float) -> str:
         return str(minilm())
     base = out / "base"
     if not (base / "mapsto.json").exists() and task == "CIFAR-10":
-        rows = [{"image": cell} for cell in data.read(IMAGES / "cifar10" / "train.parquet").column("image")]
+        rows = [{"image": cell} for cell in read_table(IMAGES / "cifar10" / "train.parquet").column("image")]
         mapsto.pretrain("image", rows, base, minutes=minutes, objective="simclr", layers=4, width=192, progress=Lines())
     elif not (base / "mapsto.json").exists():
         reviews = (DATA / "reviews_zh" / "unlabeled.txt").read_text(encoding="utf-8").splitlines()
-        texts = [*filter(str.strip, reviews), *data.read(DATA / "chnsenticorp" / "train.csv").column("text")]
+        texts = [*filter(str.strip, reviews), *read_table(DATA / "chnsenticorp" / "train.csv").column("text")]
         rows = [{"text": text} for text in texts]
         mapsto.pretrain("text", rows, base, minutes=minutes, layers=4, progress=Lines())
     return str(base)
@@ -61,7 +61,7 @@ def main() -> None:
         out = given.out / folder.name
         start = start_of(task, out, given.minutes)
         made = f"pretrained here in {given.minutes:g} minutes" if Path(start).parent == out else "MiniLM"
-        test = data.read(folder / f"test.{ending}")
+        test = read_table(folder / f"test.{ending}")
         asked: dict[str, Any] = {
             "labels": (given.labels or labels).split(","),
             "seeds": given.seeds,

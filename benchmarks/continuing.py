@@ -12,7 +12,7 @@ from common import DATA, record
 from few_labels import few, interval
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 
 TEXT, LABEL = "text", "category"
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--objectives", default="masked")
     parser.add_argument("--methods", default="probe,auto")
     given = parser.parse_args()
-    train, test = (data.read(DATA / "banking77" / f"{part}.csv") for part in ("train", "test"))
+    train, test = (read_table(DATA / "banking77" / f"{part}.csv") for part in ("train", "test"))
     texts = [{"text": text} for text in train.column(TEXT)]
     truth = list(map(str, test.column(LABEL)))
     starts: dict[str, Any] = {"MiniLM": minilm()}

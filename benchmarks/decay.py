@@ -15,9 +15,8 @@ from few_labels import interval
 
 import mapsto
 from mapsto.comparison.design import nested
-from mapsto.data import table as data
-from mapsto.data.table import Table
-from mapsto.demo import data as demo_data
+from mapsto.data.table import Table, read_table
+from mapsto.demo import data
 from mapsto.device import keep_memory
 from mapsto.training import optimizer
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--decays", default="0.01,0.1,0.5")
     given = parser.parse_args()
     keep_memory()
-    table = data.read(demo_data.reviews())
+    table = read_table(data.reviews())
     order = np.random.default_rng(0).permutation(len(table))
     test, pool = table.select(order[:TESTED]), table.select(order[TESTED:])
     texts = [{"text": text} for text in pool.column("text")]
@@ -55,7 +54,7 @@ def main() -> None:
             mapsto.pretrain("text", texts, out, steps=steps, batch=BATCH, layers=LAYERS)
             optimizer.WEIGHT_DECAY["muon"] = 0.1  # fits from it take AdamW anyway
             loss = mapsto.load(out, precision="fp32")
-            held = data.read([{"text": text} for text in test.column("text")])
+            held = read_table([{"text": text} for text in test.column("text")])
             found = loss.evaluate(held).scores["masked_loss"].value
             cells = [
                 " · ".join(

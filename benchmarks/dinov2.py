@@ -19,7 +19,7 @@ from common import DATA, record, seconds
 from onnx import numpy_helper
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.device import keep_memory
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import joined
@@ -75,7 +75,7 @@ def main() -> None:
     keep_memory()
     model = onnx.load(given.onnx)
     folder_of(model, given.out)
-    train, test = (data.read(CIFAR / f"{part}.parquet") for part in ("train", "test"))
+    train, test = (read_table(CIFAR / f"{part}.parquet") for part in ("train", "test"))
     start = mapsto.load(given.out, precision="fp32")
     source = start.mapping.sources["image"]
     values = [source.read(cell) for cell in test.column("image")[:8]]

@@ -16,7 +16,7 @@ from common import DATA, ratio, record, seconds, spread, take_turns
 from transformers import AutoModelForSequenceClassification
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 from mapsto.explain.attribution import METHODS, STEPS, Explainer
@@ -32,7 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     keep_memory()
     out = Path(tempfile.mkdtemp()) / "clf"
-    train, test = (data.read(DATA / "sst2" / f"{part}.csv") for part in ("train", "test"))
+    train, test = (read_table(DATA / "sst2" / f"{part}.csv") for part in ("train", "test"))
     mapsto.fit("text -> label", train.select(range(given.rows)), out, start=str(minilm()), method="probe+full")
     short = [at for at, text in enumerate(test.column("text")) if len(text) <= LONGEST][:TEXTS]
     mapping, cpu = mapsto.load(out, precision="fp32").mapping, torch.device("cpu")

@@ -26,9 +26,8 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
 import mapsto
-from mapsto.data import sampling as sampling_module
-from mapsto.data import table as data
-from mapsto.data.table import Table
+from mapsto.data import sampling
+from mapsto.data.table import Table, read_table
 from mapsto.demo.data import minilm
 
 PAIRS, BATCH, RATE, WARM_UP = 20, 16, 2e-5, 0.1
@@ -39,7 +38,7 @@ def few(table: Table, label: str, count: int, seed: int) -> Table:
     """`count` rows of each class, the first ones of a shuffle."""
     left: dict[str, int] = {}
     rows = []
-    for row in sampling_module.permutation(seed, 0, len(table)).tolist():
+    for row in sampling.permutation(seed, 0, len(table)).tolist():
         name = str(table.column(label)[row])
         left[name] = left.get(name, count) - 1
         if left[name] >= 0:
@@ -142,7 +141,7 @@ def main() -> None:
     kept = Kept("few_labels")
     for name in given.tasks.split(","):
         folder, text, label = TASKS[name]
-        train, test = (data.read(DATA / folder / f"{part}.csv") for part in ("train", "test"))
+        train, test = (read_table(DATA / folder / f"{part}.csv") for part in ("train", "test"))
         truth = np.array(list(map(str, test.column(label))))
 
         def turn(count: int, seed: int) -> dict[str, tuple[float, float]]:

@@ -26,9 +26,8 @@ from transformers import (
 )
 
 import mapsto
-from mapsto.data import sampling as sampling_module
-from mapsto.data import table as data
-from mapsto.data.table import Table
+from mapsto.data import sampling
+from mapsto.data.table import Table, read_table
 from mapsto.demo.data import minilm
 
 TASKS = {
@@ -110,9 +109,9 @@ def main() -> None:
     ]
     for name in names:
         folder, text, label = TASKS[name]
-        train, test = (data.read(DATA / folder / f"{part}.csv") for part in ("train", "test"))
+        train, test = (read_table(DATA / folder / f"{part}.csv") for part in ("train", "test"))
         if given.rows is not None:
-            train = train.select(sampling_module.permutation(0, 0, len(train))[: given.rows])
+            train = train.select(sampling.permutation(0, 0, len(train))[: given.rows])
         right: dict[str, list[float]] = {who: [] for who in WAYS}
         speeds: dict[str, list[float]] = {who: [] for who in WAYS}
         for seed in range(given.seeds):

@@ -18,7 +18,7 @@ import torch
 from common import DATA, ratio, record, spread, take_turns
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table, write_rows
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 from mapsto.fitting.setup import prepare
@@ -63,7 +63,7 @@ finally:
 def answered(folder: Path, model: Path, texts: list[str], rows: int) -> tuple[float, float, float]:
     """Seconds, and megabytes at the peak, of `mapsto predict` over so many rows; and megabytes of the table."""
     table, out = folder / "rows.csv", folder / "out.csv"
-    data.write_rows(table, ["text"], ({"text": texts[at % len(texts)]} for at in range(rows)))
+    write_rows(table, ["text"], ({"text": texts[at % len(texts)]} for at in range(rows)))
     size = table.stat().st_size / 1e6
     began = time.perf_counter()
     command = [sys.executable, "-c", PREDICT, "predict", str(model), str(table), "--out", str(out)]
@@ -74,7 +74,7 @@ def answered(folder: Path, model: Path, texts: list[str], rows: int) -> tuple[fl
 def main() -> None:
     sizes = [int(word) for word in sys.argv[1:]] or list(ROWS)
     keep_memory()
-    questions = data.read(DATA / "banking77" / "train.csv").column("text")
+    questions = read_table(DATA / "banking77" / "train.csv").column("text")
     ways = {classes: fitting(questions, classes) for classes in CLASSES}
     found = take_turns({f"{n:,}": lambda t=t: examples_a_second(t) for n, t in ways.items()}, ROUNDS)
     lines = [
@@ -87,7 +87,7 @@ def main() -> None:
         "| rows | the table, MB | seconds | rows a second since the line above | peak, MB |",
         "|---|---|---|---|---|",
     ]
-    texts = data.read(DATA / "sst2" / "train.csv").column("text")
+    texts = read_table(DATA / "sst2" / "train.csv").column("text")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         few = [{"text": text, "label": str(len(text) % 2)} for text in texts[:500]]

@@ -14,8 +14,8 @@ import torch
 from common import record
 
 import mapsto
-from mapsto.data import table as data
-from mapsto.demo import data as demo_data
+from mapsto.data.table import read_table
+from mapsto.demo import data
 from mapsto.evaluation.evaluate import evaluate
 from mapsto.metrics.intervals import mean_interval
 from mapsto.sequence.corruption import Corruption
@@ -28,7 +28,7 @@ def token_loss(model: mapsto.Model, texts: list[str], causal: bool) -> float:
     """Mean loss of held-out tokens: each from those before it, or masked at 15 %."""
     (target,) = model.mapping.targets
     target.restore(Corruption(0.15, 0.15, causal=float(causal), ahead=target.corruption.ahead))
-    rows = data.read([{"text": text} for text in texts])
+    rows = read_table([{"text": text} for text in texts])
     return evaluate(model.mapping, rows, torch.device("cpu")).scores["masked_loss"].value
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=4.0)
     minutes = parser.parse_args().minutes
-    reviews = random.Random(0).sample(demo_data.reviews(), len(demo_data.reviews()))
+    reviews = random.Random(0).sample(data.reviews(), len(data.reviews()))
     test, pool = reviews[:TESTED], reviews[TESTED:]
     lines = [
         f"{minutes:g} minutes of pretraining each on {len(pool):,} Chinese reviews; accuracy in %, mean (95 % interval) over",

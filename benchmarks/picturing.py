@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import mapsto
 from mapsto.comparison.design import nested
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 
 CIFAR = DATA.parent / "image" / "cifar10"
 SIZE: dict[str, Any] = {"layers": 4, "width": 192, "device": "cpu"}
@@ -32,7 +32,7 @@ WAYS = ("random weights", "masked", "mae", "simclr")
 
 def measured(way: str, seed: int, minutes: float, rows: int, tested: int) -> dict[str, float]:
     """Accuracies in % of what one pretraining left."""
-    train, test = (data.read(CIFAR / f"{part}.parquet") for part in ("train", "test"))
+    train, test = (read_table(CIFAR / f"{part}.parquet") for part in ("train", "test"))
     train, test = train.select(range(min(rows, len(train)))), test.select(range(min(tested, len(test))))
     seen = [{"image": cell} for cell in train.column("image")]
     began = time.process_time()

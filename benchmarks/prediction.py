@@ -19,7 +19,7 @@ from engines import Way, best_size, by_length, onnxruntime_int8, opened, openvin
 from transformers import AutoTokenizer, pipeline
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 
@@ -107,7 +107,7 @@ def one(ways: Mapping[str, Way], text: str) -> list[str]:
 
 def main() -> None:
     keep_memory()  # as the command line does; the reference gains by it as well
-    table = data.read(DATA / "sst2" / "train.csv")
+    table = read_table(DATA / "sst2" / "train.csv")
     texts = table.column("text")[:TEXTS]
     folder = Path(tempfile.mkdtemp()) / "clf"
     mapsto.fit("text -> label", table.select(range(200)), folder, start=minilm(), method="probe")

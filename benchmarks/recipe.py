@@ -28,11 +28,10 @@ from few_labels import interval
 from transformers import BertConfig, BertForMaskedLM
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.device import keep_memory
 from mapsto.evaluation.evaluate import evaluate
-from mapsto.fitting import fit as train
-from mapsto.fitting import hyperparameters as plan
+from mapsto.fitting import fit, hyperparameters
 from mapsto.sequence.corruption import Corruption
 from mapsto.text.tokenizer import Tokenizer
 
@@ -47,13 +46,13 @@ def corpora() -> dict[str, tuple[list[str], Rows, Rows]]:
     """Texts without labels, labelled rows to draw from, and rows to test on; English and Chinese."""
 
     def rows(name: str) -> Rows:
-        table = data.read(DATA / name)
+        table = read_table(DATA / name)
         return [
             {"text": text, "label": str(label)}
             for text, label in zip(table.column("text"), table.column("label"), strict=True)
         ]
 
-    captions = data.read(DATA / "multi30k" / "train.csv").column("en")
+    captions = read_table(DATA / "multi30k" / "train.csv").column("en")
     reviews = (DATA / "reviews_zh" / "unlabeled.txt").read_text(encoding="utf-8").splitlines()
     sst2, chinese = rows("sst2/train.csv"), rows("chnsenticorp/train.csv")
     # As users would: the texts to be labelled are part of what is read without labels.
@@ -106,7 +105,7 @@ def hidden_loss(folder: Path, texts: list[str]) -> float:
     """Mean loss in nats of the same 15 % of the tokens of held-out texts, each shown as [MASK]."""
     mapping = mapsto.load(folder, precision="fp32").mapping
     mapping.targets[0].restore(Corruption(HIDE, HIDE))
-    return evaluate(mapping, data.read(as_rows(texts)), torch.device("cpu")).scores["masked_loss"].value
+    return evaluate(mapping, read_table(as_rows(texts)), torch.device("cpu")).scores["masked_loss"].value
 
 
 def fitted(folder: Path, pool: Rows, test: Rows, seed: int) -> float:
@@ -158,7 +157,7 @@ def alone() -> None:
     """A worker of one thread, where minutes are of its processor."""
     torch.set_num_threads(1)
     keep_memory()
-    for module in (plan, train):
+    for module in (hyperparameters, fit):
         module.time = SimpleNamespace(monotonic=time.process_time)
 
 

@@ -17,7 +17,7 @@ from common import DATA, record
 import mapsto
 from mapsto import kinds
 from mapsto.active_learning import ENOUGH_A_CLASS, ENOUGH_LABELS, choose, doubt
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
 
@@ -40,10 +40,10 @@ class Pool:
             )
         else:
             start = mapsto.load(minilm())
-        parts = [data.read(DATA / train), data.read(DATA / test)]
+        parts = [read_table(DATA / train), read_table(DATA / test)]
         if name == "TNEWS":
-            more = data.read(DATA / "tnews" / "dev_few_all.jsonl")
-            parts[0] = data.read({c: [*parts[0].column(c), *more.column(c)] for c in (text, label)})
+            more = read_table(DATA / "tnews" / "dev_few_all.jsonl")
+            parts[0] = read_table({c: [*parts[0].column(c), *more.column(c)] for c in (text, label)})
         (self.x, self.tested) = (start.embed(part.column(text)) for part in parts)
         names = sorted(set(map(str, parts[0].column(label))))
         self.classes = names

@@ -13,7 +13,7 @@ from mapsto import kinds
 from mapsto.data.encoding import encode
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import bind_to, read_rows
-from mapsto.data.table import read
+from mapsto.data.table import read_table
 from mapsto.fitting.build import make_config, make_mapping, make_sources
 from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
@@ -46,7 +46,7 @@ def make_table(count: int = 40) -> Any:
         }
         for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))
     ]
-    return read(rows)
+    return read_table(rows)
 
 
 def table_for(arrow: str) -> Any:
@@ -54,7 +54,7 @@ def table_for(arrow: str) -> Any:
     if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
         return make_table()
     (column,) = {port.kind for port in parse(arrow).sources}
-    return read([{column: value} for value in make_table().column(column)])
+    return read_table([{column: value} for value in make_table().column(column)])
 
 
 def make_picture(number: int, striped: bool) -> Any:

@@ -12,7 +12,7 @@ from runs import run, sentences
 
 import mapsto
 from mapsto.active_learning import choose, doubt
-from mapsto.data import table as data
+from mapsto.data.table import read_table, write_rows
 from mapsto.options import LARGEST_SEED
 
 TOPICS = ("river mill old", "hope winter spring", "今天 天气 真好", "服务 房间 干净")
@@ -67,23 +67,23 @@ def test_a_start_without_answers_suggests_typical_rows(tmp_path: Path) -> None:
 
 def test_labels_come_back(clf: Path, tmp_path: Path) -> None:
     """A table is written, filled in, and fitted together with the rows there were."""
-    data.write_rows(tmp_path / "train.csv", ["text", "label"], topics(80))
+    write_rows(tmp_path / "train.csv", ["text", "label"], topics(80))
     pool = [{"text": row["text"], "note": f"n{i}"} for i, row in enumerate([*topics(40, 7), *topics(8)])]
-    data.write_rows(tmp_path / "pool.csv", ["text", "note"], pool)
+    write_rows(tmp_path / "pool.csv", ["text", "note"], pool)
     asked = ["suggest", str(clf), str(tmp_path / "pool.csv"), "--labelled", str(tmp_path / "train.csv"), "--n", "10"]
     done = run(*asked, "--out", str(tmp_path / "todo.csv"))
     assert done.returncode == 0 and "wrote 10 doubted rows" in done.stderr
-    table = data.read(tmp_path / "todo.csv")
+    table = read_table(tmp_path / "todo.csv")
     assert table.columns == ("text", "note", "label") and table.column("label") == [None] * 10
     assert not set(table.column("text")) & {row["text"] for row in topics(80)}
     filled = [{"text": text, "label": "topic 1"} for text in table.column("text")]
-    data.write_rows(tmp_path / "filled.csv", ["text", "label"], filled)
+    write_rows(tmp_path / "filled.csv", ["text", "label"], filled)
     again = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--labelled", str(tmp_path / "filled.csv"), "--n", "5")
     assert again.returncode == 0 and len(again.stdout.splitlines()) == 5
 
 
 def test_label_studio_and_back(clf: Path, tmp_path: Path) -> None:
-    data.write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
+    write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
     done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "6", "--out", str(tmp_path / "tasks.json"))
     assert done.returncode == 0, done.stderr
     tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def test_label_studio_and_back(clf: Path, tmp_path: Path) -> None:
         result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [f"topic {i % 2}"]}}
         task["annotations"] = [{"was_cancelled": True, "result": []}, {"result": [result]}]
     (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
-    table = data.read(tmp_path / "export.json")
+    table = read_table(tmp_path / "export.json")
     assert table.column("label") == [f"topic {i % 2}" for i in range(6)]
     assert table.column("text") == [task["data"]["text"] for task in tasks]
 
@@ -136,12 +136,12 @@ def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any
             assert prediction["result"][0]["to_name"] == "text" and kind == "labels"
         task["annotations"] = [{"result": [{"from_name": kind, "to_name": "text", **result}]}]
     (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
-    assert data.read(tmp_path / "export.json").column(kind) == [cell] * 5
+    assert read_table(tmp_path / "export.json").column(kind) == [cell] * 5
 
 
 def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
     """What is there may be the pool, or hours of a person's work."""
-    data.write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
+    write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
     before = (tmp_path / "pool.csv").read_bytes()
     done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "3", "--out", str(tmp_path / "pool.csv"))
     assert done.returncode == 2 and "is there already" in done.stderr and "Traceback" not in done.stderr

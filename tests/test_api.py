@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import mapsto
 from mapsto.errors import CheckpointError, UsageError
-from mapsto.model import matmul as matmul_module
+from mapsto.model import matmul
 from mapsto.model.layers import ACTIVATIONS, Activation, Linear
 from mapsto.model.mapping import Unset
 from mapsto.model.matmul import CutProduct, packs
@@ -215,7 +215,7 @@ def test_packed_products_are_the_plain_ones(activation: Activation | None, bias:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_cut_product_is_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and every gradient, of an even number of rows and some more; and a learning map of many tokens is one."""
-    monkeypatch.setattr(matmul_module, "EVEN", 4)
+    monkeypatch.setattr(matmul, "EVEN", 4)
     torch.manual_seed(0)
     x, weight, gift = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((10, 3), (4, 3), (4,)))
     given = gift if bias else None

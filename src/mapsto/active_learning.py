@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto import files as checkpoint
-from mapsto.data import sampling as sampling_module
-from mapsto.data import table as tables
+from mapsto import files
+from mapsto.data import sampling
 from mapsto.data.encoding import encode
 from mapsto.data.rows import Rows, bind_to, read_rows, require_some
-from mapsto.data.table import Table
+from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
 from mapsto.inference.forward import asking, over
@@ -100,10 +99,10 @@ class Suggestions:
         if path.suffix == ".json":
             # Parquet holds dates, which JSON has as text.
             told = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
-            checkpoint.write_atomic(path, told.encode())
+            files.write_atomic(path, told.encode())
             return len(self.found)
         columns = list(dict.fromkeys([*self.pool.columns, self.column]))
-        return tables.write_rows(path, columns, list(self.rows()))
+        return write_rows(path, columns, list(self.rows()))
 
 
 def require_new(path: Path) -> None:
@@ -262,7 +261,7 @@ def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | Non
         raise DataError("every row of the pool that can be read has a label already")
     chosen = np.array(kept, np.int64)
     if len(chosen) > MOST_POOL:
-        chosen = np.sort(chosen[sampling_module.permutation(seed, 0, len(chosen))[:MOST_POOL]])
+        chosen = np.sort(chosen[sampling.permutation(seed, 0, len(chosen))[:MOST_POOL]])
     return rows.select(chosen), faults
 
 

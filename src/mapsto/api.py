@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.active_learning import Suggestions
 from mapsto.active_learning import suggest as suggest_rows
-from mapsto.comparison import runs as cells
+from mapsto.comparison import runs
 from mapsto.comparison.analysis import Comparison, understand
 from mapsto.comparison.report import write
-from mapsto.data import table as tables
+from mapsto.data.table import is_table_name, read_table
 from mapsto.device import choose_device
 from mapsto.errors import UsageError, near
 from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
-from mapsto.explain import attribution as explaining
+from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explanations
-from mapsto.fitting import fit as train
-from mapsto.fitting import run_folder as folder
-from mapsto.fitting import search
-from mapsto.inference import embedder as embedding
+from mapsto.fitting import run_folder, search
+from mapsto.fitting.fit import pretrain_mapping
+from mapsto.inference import embedder
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
@@ -57,7 +56,7 @@ class Model:
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
         named = {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
-        answer = next(self.predictor.answer(tables.read([named])))
+        answer = next(self.predictor.answer(read_table([named])))
         if "error" in answer:
             raise UsageError(answer["error"])
         return answer
@@ -71,7 +70,7 @@ class Model:
 
     def predict(self, data: Any) -> list[dict[str, Any]]:
         """One answer a row, in order, of a table or a list of values; {"error": reason} where a row cannot be read."""
-        return list(self.predictor.answer(tables.read(self._table(data))))
+        return list(self.predictor.answer(read_table(self._table(data))))
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
         """Each value with the share `hide` of it, or what a `mask` marks, hidden and filled in again: text, or pixels (h, w, 3)
@@ -82,21 +81,21 @@ class Model:
     def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
         """Scores on a table with answers, each with its number of items and 95 % interval. Raises DataError for bad rows,
         unless `bad_rows` is "skip" and they are at most 1 %."""
-        return evaluate_mapping(self.predictor.mapping, tables.read(data), self.predictor.device, bad_rows)
+        return evaluate_mapping(self.predictor.mapping, read_table(data), self.predictor.device, bad_rows)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
         """One vector a value, (n, d); `pooling` is "first", "mean" or "normed_mean", by default the model's own.
 
         Raises UsageError naming the value that cannot be read.
         """
-        return embedding.embed(self.predictor.mapping, values, self.predictor.device, pooling)
+        return embedder.embed(self.predictor.mapping, values, self.predictor.device, pooling)
 
     def explain(
         self,
         data: Any,
-        method: str = explaining.DEFAULT,
+        method: str = attribution.DEFAULT,
         sample: Any = None,
-        steps: int = explaining.STEPS,
+        steps: int = attribution.STEPS,
         progress: Progress | None = None,
     ) -> Explanations:
         """Which parts of each value decided, in order: of one value, a list of values, or a table.
@@ -106,24 +105,24 @@ class Model:
         values that cannot be read.
         """
         given = [data] if isinstance(data, str) and not self.is_table_name(data) else data
-        explainer = explaining.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
-        measured = sample if sample is None else tables.read(sample)
-        return explanations(explainer, tables.read(self._table(given)), measured, progress)
+        explainer = attribution.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
+        measured = sample if sample is None else read_table(sample)
+        return explanations(explainer, read_table(self._table(given)), measured, progress)
 
     def is_table_name(self, text: str) -> bool:
         """Whether a text names a table for this model, and is no value."""
         port = self.mapping.arrow.sources[0]
-        return tables.is_table_name(text, folders=bool(kinds.source(port.kind).suffixes))
+        return is_table_name(text, folders=bool(kinds.source(port.kind).suffixes))
 
     def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
         """`n` rows of `pool` worth a label next; see `mapsto.suggest.suggest`."""
-        table, given = tables.read(self._table(pool)), None if labelled is None else tables.read(labelled)
+        table, given = read_table(self._table(pool)), None if labelled is None else read_table(labelled)
         return suggest_rows(self.mapping, table, n, given, known, seed, self.device, self.precision)
 
     def save(self, path: str | Path) -> None:
         """Write a folder that mapsto and transformers open. Raises UsageError if it holds something else."""
         target = Path(path)
-        folder.require_free(target, overwrite=False)
+        run_folder.require_free(target, overwrite=False)
         model_folder.save_mapping(self.mapping, target, {})
 
     def _table(self, data: Any) -> Any:
@@ -140,23 +139,23 @@ def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Mod
 
 
 def fit(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
-    """Fit the map that `arrow` names; see `mapsto.train.fit`. Fields of Options are taken as keywords.
+    """Fit the map that `arrow` names; see `mapsto.fitting.fit.fit_mapping`. Fields of Options are taken as keywords.
 
-    search, search_minutes: trials of other settings before it; see `mapsto.search.fit`.
+    search, search_minutes: trials of other settings before it; see `mapsto.search.search_and_fit`.
 
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
-    return _trained(search.fit, arrow, data, out, given)
+    return _trained(search.search_and_fit, arrow, data, out, given)
 
 
 def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Model:
     """Pretrain on values without labels: `what` is a kind such as "text", or an arrow with `~`."""
-    return _trained(train.pretrain, what, data, out, given)
+    return _trained(pretrain_mapping, what, data, out, given)
 
 
 def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Comparison:
     """What did the pretraining buy? Fits from every start with several numbers of labels, scored on the same rows; see
-    `mapsto.cells.run`. Fields of Options are taken as keywords.
+    `mapsto.comparison.runs.run`. Fields of Options are taken as keywords.
 
     out: a folder that keeps finished fits and gets report.html and results.json. test: rows to score on, else a fifth of the
     data. starts: folders, hub names and "scratch". labels: numbers, and "all". seeds: how many draws of them. shift: rows
@@ -168,7 +167,7 @@ def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) 
     own = {name: given.pop(name) for name in names if name in given}
     options = _options(given, set(names))
     folder_ = None if out is None else Path(out)
-    made, outcomes, facts = cells.run(arrow, data, folder_, options=options, **own)
+    made, outcomes, facts = runs.run(arrow, data, folder_, options=options, **own)
     found = understand(made, outcomes)
     if folder_ is not None:
         write(folder_, found, made, outcomes, facts)
@@ -190,7 +189,7 @@ def _options(given: dict[str, Any], others: set[str]) -> Options:
 
 def _trained(call: Any, first: str, data: Any, out: str | Path | None, given: dict[str, Any]) -> Model:
     known = {"start", "like", "test", "progress", "overwrite"}
-    known |= {"search", "search_minutes"} if call is search.fit else set()
+    known |= {"search", "search_minutes"} if call is search.search_and_fit else set()
     options = _options(given, known)
     if isinstance(given.get("start"), Model):
         given["start"] = given["start"].mapping

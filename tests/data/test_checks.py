@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mapsto import kinds
-from mapsto.data import checks as check
-from mapsto.data import table as data
+from mapsto.data import checks
 from mapsto.data.rows import Rows, read_rows
+from mapsto.data.table import read_table
 from mapsto.task.arrow import parse
 
 ENGLISH = re.findall(
@@ -58,15 +58,15 @@ SAME: dict[str, Callable[[str], str]] = {
 }
 
 
-def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -> check.Report:
+def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -> checks.Report:
     """What the doctor says of these values beside those of a test."""
     arrow = parse(f"{kind}:{kind} -> label:label")
 
     def rows(values: Sequence[Any]) -> Rows:
-        table = data.read([{kind: value, "label": "ab"[i % 2]} for i, value in enumerate(values)])
+        table = read_table([{kind: value, "label": "ab"[i % 2]} for i, value in enumerate(values)])
         return read_rows(arrow, table, {kind: kinds.source(kind)}, [kinds.target("label")])
 
-    return check.doctor(arrow, rows(values), rows(tested))
+    return checks.doctor(arrow, rows(values), rows(tested))
 
 
 def require_rates(known: Sequence[Any], twins: Sequence[Any], strangers: Sequence[Any], kind: str) -> None:
@@ -111,7 +111,7 @@ ALIKE: dict[str, Callable[[Image.Image], bytes]] = {
 
 def cifar(folder: Path) -> tuple[list[bytes], list[bytes]]:
     """8,000 pictures of 32 × 32 pixels and 2,000 others."""
-    parts = (data.read(folder / "cifar10" / f"{part}.parquet").column("image") for part in ("train", "test"))
+    parts = (read_table(folder / "cifar10" / f"{part}.parquet").column("image") for part in ("train", "test"))
     known, strangers = ([cell["bytes"] for cell in cells] for cells in parts)
     return known, strangers
 

@@ -16,16 +16,16 @@ from runs import KILL, TINY, memory_growth, result, run, sentences, start, write
 from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
-from mapsto import files as checkpoint
 from mapsto import kinds
 from mapsto.data import corpus, readers, shards
-from mapsto.data import table as data
 from mapsto.data.encoding import encode
 from mapsto.data.examples import make_examples
 from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.table import read_table, stream_tables, write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.fitting import corpus_tokenizer as begin_with
+from mapsto.files import read_sealed
+from mapsto.fitting import corpus_tokenizer, setup_corpus
 from mapsto.fitting.setup import Work, prepare
 from mapsto.fitting.start import begin
 from mapsto.options import Options
@@ -79,7 +79,7 @@ def test_stored_examples_are_those_of_the_table(long: str, shape: str, tmp_path:
     """The path of labelled tables and the path of corpora: the same examples, hidden tokens and order."""
     write_corpus(tmp_path / "a.txt")
     made = work(tmp_path / "a.txt", tmp_path / "run", hold_out=0.0, length=16, long=long, shape=shape)
-    table = data.read(tmp_path / "a.txt")
+    table = read_table(tmp_path / "a.txt")
     arrow = bind_to(ARROW, table)
     rows = read_rows(arrow, table, made.mapping.sources, made.mapping.targets)
     encoded = encode(arrow, rows, made.mapping.sources, 16, long, aligned=shape != "token")
@@ -101,10 +101,10 @@ def test_every_way_of_giving_a_corpus_gives_the_same_bits(tmp_path: Path, small_
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("\n".join(texts).encode()))
     rows = [{"text": text} for text in texts]
     for name in ("a.csv", "a.jsonl", "a.parquet"):
-        data.write_rows(tmp_path / name, ["text"], rows)
+        write_rows(tmp_path / name, ["text"], rows)
     (tmp_path / "folder").mkdir()
     for i in range(4):
-        data.write_rows(tmp_path / "folder" / f"{i}.jsonl", ["text"], rows[50 * i : 50 * i + 50])
+        write_rows(tmp_path / "folder" / f"{i}.jsonl", ["text"], rows[50 * i : 50 * i + 50])
     given: dict[str, Any] = {"hold_out": 0.1, "steps": 3, **TINY_OPTIONS}
     names = ("a.txt", "a.txt.gz", "a.csv", "a.jsonl", "a.parquet", "folder")
     models = {name: mapsto.pretrain("text", tmp_path / name, tmp_path / f"run-{name}", **given) for name in names}
@@ -175,7 +175,7 @@ def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shard
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_every_shard_is_looked_at_by_one_process(size: int, tmp_path: Path, small_shards: None) -> None:
     work(write_corpus(tmp_path / "a.txt"), tmp_path / "run")
-    record = checkpoint.read_sealed(tmp_path / "run" / "corpus" / "manifest.json")
+    record = read_sealed(tmp_path / "run" / "corpus" / "manifest.json")
     for path in shards_of(tmp_path / "run"):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -212,7 +212,7 @@ def test_test_rows_in_a_corpus_are_found_before_its_first_shard(tmp_path: Path, 
 
 
 def test_the_sample_for_a_vocabulary_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch, small_shards: None) -> None:
-    rows = data.read([{"text": f"{i:04d} river mill"} for i in range(2000)])
+    rows = read_table([{"text": f"{i:04d} river mill"} for i in range(2000)])
     arrow = bind_to(ARROW, rows)
     parts = [rows.select(range(at, at + 16)) for at in range(0, 2000, 16)]
     values, share = corpus.sample(arrow, parts)
@@ -222,7 +222,7 @@ def test_the_sample_for_a_vocabulary_is_bounded_and_spread(monkeypatch: pytest.M
     size = sum(map(len, values))
     assert 500 < size <= 2000 and share == pytest.approx(size / (2000 * 15)) and values == sorted(values)
     assert values[0] < "0300" and values[-1] > "1700" and corpus.sample(arrow, parts) == (values, share)
-    assert corpus.sample(arrow, [data.read([{"text": "x" * 9000}])])[0] == ["x" * 9000]
+    assert corpus.sample(arrow, [read_table([{"text": "x" * 9000}])])[0] == ["x" * 9000]
 
 
 def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_shards: None) -> None:
@@ -263,13 +263,13 @@ def exchange(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [grow, cut_off, exchange, Path.unlink])
-@pytest.mark.parametrize("when", ["fingerprint", "sample", "fill"])
+@pytest.mark.parametrize("when", ["fingerprint_source", "sample", "fill"])
 def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
     when: str, change: Any, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_corpus(tmp_path / "a.txt")
     content = path.read_bytes()
-    module: Any = {"fingerprint": data, "sample": begin_with, "fill": corpus}[when]
+    module: Any = {"fingerprint_source": setup_corpus, "sample": corpus_tokenizer, "fill": corpus}[when]
     real = getattr(module, when)
 
     def and_then(*given: Any) -> Any:
@@ -420,17 +420,17 @@ def test_bytes_that_are_no_text_stop_the_run_wherever_they_are(tmp_path: Path) -
 def test_a_corpus_read_in_parts_is_the_table_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": f"{i}\n\n{'x' * (i % 50)}", "n": i, "late": i if i > 500 else None} for i in range(900)]
     for name in ("a.csv", "a.csv.gz", "a.jsonl", "a.parquet"):
-        data.write_rows(tmp_path / name, ["text", "n", "late"], rows)
-        whole = data.read(tmp_path / name)
+        write_rows(tmp_path / name, ["text", "n", "late"], rows)
+        whole = read_table(tmp_path / name)
         for size in (7, 100_000):
             monkeypatch.setattr(readers, "PART_ROWS", size)
-            parts = list(data.stream(tmp_path / name))
+            parts = list(stream_tables(tmp_path / name))
             assert (len(parts) > 100) == (size == 7)
             assert [origin for part in parts for origin in part.origins] == whole.origins
             assert {c: [v for part in parts for v in part.column(c)] for c in whole.columns} == whole.data
         monkeypatch.setattr(readers, "PART_ROWS", 10**9)
         monkeypatch.setattr(readers, "PART_CHARACTERS", 300)
-        assert name == "a.parquet" or len(list(data.stream(tmp_path / name))) > 50
+        assert name == "a.parquet" or len(list(stream_tables(tmp_path / name))) > 50
         monkeypatch.undo()
 
 

@@ -17,9 +17,9 @@ from runs import run
 
 import mapsto
 from mapsto import cli, kinds
-from mapsto.data import encoding as encoding_module
-from mapsto.data import rows as rows_module
-from mapsto.data import table as data
+from mapsto.data import encoding
+from mapsto.data.rows import bind_to, read_cells
+from mapsto.data.table import fingerprint_source, read_table, stream_tables, write_rows
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning
@@ -30,22 +30,22 @@ FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
 
 
 def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
-    table = data.read(write_photo_folder(tmp_path / "photos", 6))
+    table = read_table(write_photo_folder(tmp_path / "photos", 6))
     assert table.columns == ("image", "label") and set(table.column("label")) == {"bright", "暗"}
     assert table.name == "photos" and table.select([0]).name == "000.png"
-    flat = data.read(tmp_path / "photos" / "暗")
+    flat = read_table(tmp_path / "photos" / "暗")
     assert flat.columns == ("image",) and len(flat) == 3
-    assert data.read(Path(flat.column("image")[0])).column("image") == flat.column("image")[:1]
-    before = data.fingerprint(tmp_path / "photos")
+    assert read_table(Path(flat.column("image")[0])).column("image") == flat.column("image")[:1]
+    before = fingerprint_source(tmp_path / "photos")
     Image.new("RGB", (3, 3)).save(tmp_path / "photos" / "暗" / "001.png")
-    assert data.fingerprint(tmp_path / "photos") != before
+    assert fingerprint_source(tmp_path / "photos") != before
 
 
 def test_a_picture_among_texts_leaves_them_texts(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text(f"a text {number}\n")
     Image.new("RGB", (8, 8)).save(tmp_path / "cover.png")
-    assert data.read(tmp_path).data == {"text": ["a text 0", "a text 1", "a text 2"]}
+    assert read_table(tmp_path).data == {"text": ["a text 0", "a text 1", "a text 2"]}
 
 
 def test_names_stand_beside_their_table(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_names_stand_beside_their_table(tmp_path: Path) -> None:
     rows = [
         {"image": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in (tmp_path / "photos").rglob("*.png")
     ]
-    data.write_rows(tmp_path / "photos" / "list.csv", ["image", "label"], rows)
+    write_rows(tmp_path / "photos" / "list.csv", ["image", "label"], rows)
     done = run("check", "image -> label", str(tmp_path / "photos" / "list.csv"))
     assert done.returncode == 0, done.stdout
 
@@ -65,11 +65,11 @@ def test_a_folder_of_files_comes_in_parts(kind: str, tmp_path: Path, monkeypatch
         (tmp_path / "all" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "all" / f"{number % 2}" / f"{number}{kinds.source(kind).suffixes[0]}").write_bytes(b"x")
     (tmp_path / "all" / "empty").mkdir()
-    whole = data.read(tmp_path / "all")
-    monkeypatch.setattr(data, "FILES_AT_ONCE", 3)
-    parts = list(data.stream(tmp_path / "all"))
+    whole = read_table(tmp_path / "all")
+    monkeypatch.setattr("mapsto.data.table.FILES_AT_ONCE", 3)
+    parts = list(stream_tables(tmp_path / "all"))
     assert [len(part) for part in parts] == [3, 3, 1] and [len(part.remarks) for part in parts] == [1, 0, 0]
-    assert data.read(tmp_path / "all") == whole and len(whole) == 7
+    assert read_table(tmp_path / "all") == whole and len(whole) == 7
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -80,11 +80,11 @@ def test_names_of_files_are_no_text(kind: str, tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for number in range(3):
             (tmp_path / label / f"{number}{suffix}").write_bytes(b"x")
-    table = data.read(tmp_path)
-    assert rows_module.bind_to(parse(f"{kind} -> label"), table).sources[0].column == kind
+    table = read_table(tmp_path)
+    assert bind_to(parse(f"{kind} -> label"), table).sources[0].column == kind
     with pytest.raises(UsageError, match=f"no column left can be 'text'; the columns are: '{kind}', 'label'"):
-        rows_module.bind_to(parse("text -> label"), table)
-    assert rows_module.bind_to(parse(f"{kind}:text -> label"), table).sources[0].column == kind
+        bind_to(parse("text -> label"), table)
+    assert bind_to(parse(f"{kind}:text -> label"), table).sources[0].column == kind
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -129,11 +129,11 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
         with pytest.raises(BadCell, match=said):
             source.read(source.located(name, own))
     (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
-    table = data.read(own / "list.csv")
-    (fault,) = rows_module.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    table = read_table(own / "list.csv")
+    (fault,) = read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
     assert (fault.row, fault.column) == (2, kind) and "below its own folder" in fault.reason
-    table = data.read([{kind: str(away / f"a{suffix}")}])
-    (fault,) = rows_module.read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    table = read_table([{kind: str(away / f"a{suffix}")}])
+    (fault,) = read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
     assert "below its own folder" not in fault.reason
 
 
@@ -144,12 +144,12 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
     for name in ("cat/a", "cat/b", "狗 dog/a", "狗 dog/.hidden", "cat/old/c"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / f"{name}{suffix.upper()}").write_bytes(b"x")
-    assert [remark.column for remark in data.read(root).remarks] == ["label"], "and of what is whole nothing more"
+    assert [remark.column for remark in read_table(root).remarks] == ["label"], "and of what is whole nothing more"
     (root / "linked").symlink_to(root / "cat")
     (root / "bird").mkdir()
     (root / "cat" / "lost.heic").write_bytes(b"x")
     (root / "cat" / f"gone{suffix}").symlink_to(root / "nowhere")
-    table = data.read(root)
+    table = read_table(root)
     assert table.column("label") == ["cat"] * 4 + ["狗 dog"] and Path(table.origin(2)[0]).name == f"gone{suffix}"
     assert [(remark.file, remark.column, remark.reason) for remark in table.remarks] == [
         (str(root), None, "folders that are links are not entered: linked"),
@@ -161,7 +161,7 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "cat").symlink_to(root / "cat")
     with pytest.raises(DataError, match="holds no file(.|\n)*not entered: cat"):
-        data.read(tmp_path / "links")
+        read_table(tmp_path / "links")
 
 
 def test_every_command_says_what_is_left_aside(
@@ -210,13 +210,13 @@ def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.
         "augment": "crop",
     }
     found, held = [], []
-    for room in (encoding_module.ROOM, 2000, 0):
-        monkeypatch.setattr(encoding_module, "ROOM", room)
+    for room in (encoding.ROOM, 2000, 0):
+        monkeypatch.setattr(encoding, "ROOM", room)
         work = prepare(
             parse("image -> label"), str(folder), None, Beginning(), Options(hold_out=0.0), lambda text: None
         )
         pieces = work.examples.pieces
-        assert isinstance(pieces, encoding_module.Whole)
+        assert isinstance(pieces, encoding.Whole)
         sizes = [sum(len(piece) for piece in pieces[row]) for row in range(len(pieces))]
         held.append(len(pieces.kept))
         model = mapsto.fit("image -> label", str(folder), **given)

@@ -18,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mapsto.data import readers, writers
-from mapsto.data import sampling as sampling_module
-from mapsto.data import table as data
+from mapsto.data import readers, sampling, writers
+from mapsto.data.table import Table, read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError, places
 
 quick = settings(
@@ -41,7 +40,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def faults(part: readers.Part | data.Table) -> list[tuple[int | None, str | None, str]]:
+def faults(part: readers.Part | Table) -> list[tuple[int | None, str | None, str]]:
     return [(finding.row, finding.column, finding.reason) for finding in part.rejected]
 
 
@@ -67,7 +66,7 @@ def test_names_without_a_format_are_refused_with_the_list_of_formats(tmp_path: P
 def test_a_missing_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
     put(tmp_path, "train.csv", "a\n1\n")
     with pytest.raises(DataError, match="no file .*trian.csv .did you mean 'train.csv'"):
-        data.read(tmp_path / "trian.csv")
+        read_table(tmp_path / "trian.csv")
     for path in (
         tmp_path / "none" / "a.csv",
         Path("a\0b.csv"),
@@ -75,7 +74,7 @@ def test_a_missing_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
         tmp_path / "train.csv" / "b.csv",
     ):
         with pytest.raises(DataError):
-            data.read(path)
+            read_table(path)
 
 
 def test_what_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +87,13 @@ def test_what_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(Path, method, refuse)
             with pytest.raises(DataError, match="cannot be read: Permission denied"):
-                data.read(path)
+                read_table(path)
     put(tmp_path, "b.csv", "a\n1\n")
     (tmp_path / "inner").mkdir()
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda at: refuse() if str(at).endswith("inner") else scan(at))
     with pytest.raises(DataError, match="cannot be read: Permission denied"):  # never the rest of the folder in silence
-        data.read(tmp_path)
+        read_table(tmp_path)
 
 
 # Encodings and newlines
@@ -231,7 +230,7 @@ def test_a_header_alone_has_columns_and_no_rows(tmp_path: Path) -> None:
     path = put(tmp_path, "a.csv", "a,b\n")
     assert readers.read_file(path) == readers.Part(str(path), {"a": [], "b": []}, [], [])
     with pytest.raises(DataError, match="has no rows"):
-        data.read(path)
+        read_table(path)
     with pytest.raises(DataError, match="is empty"):
         readers.read_file(put(tmp_path, "b.csv", "\n\r\n"))
 
@@ -429,22 +428,22 @@ def test_every_kind_of_table_gives_the_same(tmp_path: Path) -> None:
     rows = [{"text": "a", "n": 1.0}, {"text": "你", "n": None}, {"text": "c", "n": 3.0}]
     columns = {"text": ["a", "你", "c"], "n": [1.0, None, 3.0]}
     for name in ("a.jsonl", "a.parquet"):
-        data.write_rows(tmp_path / name, ["text", "n"], rows)
+        write_rows(tmp_path / name, ["text", "n"], rows)
     sources = [
         rows, iter(rows), columns, pa.table(columns), pa.RecordBatch.from_pylist(rows), pd.DataFrame(rows),
         datasets.Dataset.from_list(rows), tmp_path / "a.jsonl", str(tmp_path / "a.parquet"),
     ]  # fmt: skip
-    tables = [data.read(source) for source in sources]
+    tables = [read_table(source) for source in sources]
     assert all(table.data == columns for table in tables)
     assert len({table.fingerprint for table in tables}) == 1
     assert tables[0].origins == [("data", 1), ("data", 2), ("data", 3)]
-    assert data.read(tables[0]) is tables[0]
+    assert read_table(tables[0]) is tables[0]
     with pytest.raises(UsageError, match="one split"):
-        data.read(datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}))
+        read_table(datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}))
 
 
 def test_records_are_joined_by_name() -> None:
-    table = data.read([{"a": 1}, {"b": "x", 7: "seven"}])
+    table = read_table([{"a": 1}, {"b": "x", 7: "seven"}])
     assert table.data == {"a": [1, None], "b": [None, "x"], "7": [None, "seven"]}
     part = readers.from_records("f", [(4, {"a": 1}), (9, {})], [])
     assert part == readers.Part("f", {"a": [1, None]}, [4, 9], [])
@@ -454,15 +453,15 @@ def test_objects_that_are_no_table_are_refused() -> None:
     pd = pytest.importorskip("pandas")
     for source in (3, None, [1], ["text"], {"text": "abc"}, {"text": 3}, b"bytes"):
         with pytest.raises(UsageError):
-            data.read(source)
+            read_table(source)
     with pytest.raises(DataError, match="'a' more than once"):
-        data.read(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+        read_table(pd.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(DataError, match="'a' more than once"):
-        data.read(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]))
+        read_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]))
     with pytest.raises(DataError, match="different lengths"):
-        data.read({"a": [1], "b": []})
+        read_table({"a": [1], "b": []})
     with pytest.raises(DataError, match="no rows"):
-        data.read([])
+        read_table([])
 
 
 def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
@@ -473,7 +472,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     for inner in ("c", ".ipynb_checkpoints"):
         (tmp_path / inner).mkdir()
         put(tmp_path / inner, "c.tsv.gz", gzip.compress(b"text\tn\nc\t3\n"))
-    table = data.read(tmp_path)
+    table = read_table(tmp_path)
     assert table.data == {"n": ["1", "2", None, "3"], "text": ["a", "b", None, "c"]}
     assert [(Path(file).name, row) for file, row in table.origins] == [
         ("a.jsonl", 1), ("b.csv", 2), ("b.csv", 3), ("c.tsv.gz", 2),
@@ -482,13 +481,13 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     assert [remark.reason for remark in table.remarks] == ["left out by their endings: .md (1)"]
     put(tmp_path, "d.csv", "text\nd\n")
     with pytest.raises(DataError, match="d.csv has no column 'n'"):
-        data.read(tmp_path)
+        read_table(tmp_path)
 
 
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "notes.md", "z")
     with pytest.raises(DataError, match="holds no file of these kinds: csv"):
-        data.read(tmp_path)
+        read_table(tmp_path)
 
 
 def test_places_are_told_apart_without_what_they_share() -> None:
@@ -499,7 +498,7 @@ def test_places_are_told_apart_without_what_they_share() -> None:
 
 
 def test_a_selection_keeps_values_and_origins() -> None:
-    table = data.read([{"a": value} for value in "wxyz"])
+    table = read_table([{"a": value} for value in "wxyz"])
     chosen = table.select(np.array([3, 0]))
     assert chosen.column("a") == ["z", "w"] and chosen.columns == ("a",) and len(chosen) == 2
     assert chosen.origin(0) == ("data", 4)
@@ -514,18 +513,18 @@ def test_the_fingerprint_changes_when_a_cell_changes(values: list[Any], draw: st
     at = draw.draw(st.integers(0, len(values) - 1))
     other = draw.draw(CELLS.filter(lambda value: repr(value) != repr(values[at])))
     changed = [*values[:at], other, *values[at + 1 :]]
-    before = data.read({"a": values, "b": changed}).fingerprint
-    assert before == data.read({"a": list(values), "b": list(changed)}).fingerprint
-    assert before != data.read({"a": changed, "b": changed}).fingerprint
-    assert before != data.read({"a": values, "c": changed}).fingerprint
-    assert before != data.read({"b": changed, "a": values}).fingerprint
+    before = read_table({"a": values, "b": changed}).fingerprint
+    assert before == read_table({"a": list(values), "b": list(changed)}).fingerprint
+    assert before != read_table({"a": changed, "b": changed}).fingerprint
+    assert before != read_table({"a": values, "c": changed}).fingerprint
+    assert before != read_table({"b": changed, "a": values}).fingerprint
 
 
 def test_the_fingerprint_sees_the_middle_of_a_long_array() -> None:
     plain = np.zeros(5000)
     dented = plain.copy()
     dented[2500] = 1
-    prints = [data.read({"a": [array]}).fingerprint for array in (plain, dented, plain.astype(np.float32))]
+    prints = [read_table({"a": [array]}).fingerprint for array in (plain, dented, plain.astype(np.float32))]
     assert len(set(prints)) == 3
 
 
@@ -535,15 +534,15 @@ def test_the_fingerprint_sees_the_middle_of_a_long_array() -> None:
 @given(st.integers(0, 2**31), st.integers(0, 50), st.integers(1, 200))
 @quick
 def test_an_order_is_a_function_of_seed_and_epoch(seed: int, epoch: int, n: int) -> None:
-    order = sampling_module.permutation(seed, epoch, n)
-    assert np.array_equal(order, sampling_module.permutation(seed, epoch, n))
+    order = sampling.permutation(seed, epoch, n)
+    assert np.array_equal(order, sampling.permutation(seed, epoch, n))
     assert sorted(order.tolist()) == list(range(n))
     places = np.arange(n)[::3]
-    assert np.array_equal(sampling_module.permuted(seed, epoch, n, places), order[::3])  # each place alone
+    assert np.array_equal(sampling.permuted(seed, epoch, n, places), order[::3])  # each place alone
 
 
 def test_an_order_of_any_number_of_rows_takes_no_memory() -> None:
-    rows = sampling_module.rows_of_step(0, 10**6, 4096, 10**12)
+    rows = sampling.rows_of_step(0, 10**6, 4096, 10**12)
     assert len(set(rows.tolist())) == 4096 and rows.min() >= 0 and rows.max() < 10**12
     assert 0.45 < rows.mean() / 10**12 < 0.55
 
@@ -552,26 +551,26 @@ def test_every_row_comes_to_every_place_about_equally_often() -> None:
     for n in (2, 5, 17):
         counts = np.zeros((n, n))
         for seed in range(2000):
-            counts[np.arange(n), sampling_module.permutation(seed, 3, n)] += 1
+            counts[np.arange(n), sampling.permutation(seed, 3, n)] += 1
         expected = 2000 / n
         statistic = ((counts - expected) ** 2 / expected).sum()
         assert statistic < 1.5 * (n - 1) ** 2 + 20, (n, statistic)
 
 
 def test_orders_differ_by_seed_and_epoch() -> None:
-    orders = {tuple(sampling_module.permutation(seed, epoch, 50).tolist()) for seed in range(5) for epoch in range(5)}
+    orders = {tuple(sampling.permutation(seed, epoch, 50).tolist()) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
 
 @given(st.integers(0, 99), st.integers(1, 12), st.integers(1, 30), st.integers(0, 40))
 @quick
 def test_steps_read_every_epoch_once_and_need_no_state(seed: int, batch: int, n: int, step: int) -> None:
-    alone = sampling_module.rows_of_step(seed, step, batch, n)
+    alone = sampling.rows_of_step(seed, step, batch, n)
     assert len(alone) == batch
-    run = np.concatenate([sampling_module.rows_of_step(seed, s, batch, n) for s in range(step + 1)])
+    run = np.concatenate([sampling.rows_of_step(seed, s, batch, n) for s in range(step + 1)])
     assert np.array_equal(run[-batch:], alone)
     for epoch in range(len(run) // n):
-        assert np.array_equal(run[epoch * n : (epoch + 1) * n], sampling_module.permutation(seed, epoch, n))
+        assert np.array_equal(run[epoch * n : (epoch + 1) * n], sampling.permutation(seed, epoch, n))
 
 
 @given(
@@ -587,7 +586,7 @@ def test_a_split_keeps_groups_whole_and_gives_each_stratum_its_share(
     strata = [sizes[group][0] % 3 for group in groups]  # a group lies in one stratum
     n = len(groups)
     share = tenths / 10
-    kept, held = sampling_module.split(n, groups, strata, share, seed)
+    kept, held = sampling.split(n, groups, strata, share, seed)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(n))
     assert kept.tolist() == sorted(kept) and held.tolist() == sorted(held)
     assert not {groups[row] for row in kept} & {groups[row] for row in held}
@@ -595,14 +594,14 @@ def test_a_split_keeps_groups_whole_and_gives_each_stratum_its_share(
     for stratum, count in wanted.items():
         largest = max(size for key, size in sizes if key % 3 == stratum)
         assert -0.5 - 1e-6 <= count * share - got[stratum] <= largest - 0.5 + 1e-6
-    again = sampling_module.split(n, groups, strata, share, seed)
+    again = sampling.split(n, groups, strata, share, seed)
     assert np.array_equal(kept, again[0]) and np.array_equal(held, again[1])
 
 
 def test_a_split_of_single_rows_is_the_share_within_half_a_row() -> None:
     strata = ["a"] * 700 + ["b"] * 250 + ["c"] * 50
     for seed in range(5):
-        _, held = sampling_module.split(1000, range(1000), strata, 0.1, seed)
+        _, held = sampling.split(1000, range(1000), strata, 0.1, seed)
         counts = Counter(strata[row] for row in held)
         assert all(abs(counts[name] - wanted) <= 1 for name, wanted in {"a": 70, "b": 25, "c": 5}.items())
-        assert len(sampling_module.split(1000, range(1000), None, 0.2, seed)[1]) == pytest.approx(200, abs=1)
+        assert len(sampling.split(1000, range(1000), None, 0.2, seed)[1]) == pytest.approx(200, abs=1)

@@ -12,19 +12,18 @@ pytest.importorskip("snownlp", reason="the extra [demo] is not here")
 pytest.importorskip("matplotlib", reason="the extra [demo] is not here")
 
 import mapsto
-from mapsto.demo import data as demo_data
-from mapsto.demo import run as demo
+from mapsto.demo import data, run
 from mapsto.progress import Progress
 
 
 def test_reviews_stand_once_and_under_one_label() -> None:
-    rows = demo_data.reviews()
+    rows = data.reviews()
     assert len(rows) == len({row["text"] for row in rows}) > 15_000
     assert set(Counter(row["label"] for row in rows)) == {"positive", "negative"}
 
 
 def test_news_stand_once() -> None:
-    rows = demo_data.news()
+    rows = data.news()
     assert len(rows) == len({row["text"] for row in rows}) > 2_000
     assert len({row["label"] for row in rows}) == 5
 
@@ -32,19 +31,19 @@ def test_news_stand_once() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same demo on less data."""
-    reviews, news = demo_data.reviews(), demo_data.news()
-    monkeypatch.setattr(demo_data, "reviews", lambda: reviews[-80:] + reviews[:80])
-    monkeypatch.setattr(demo_data, "news", lambda: news[::37])
+    reviews, news = data.reviews(), data.news()
+    monkeypatch.setattr(data, "reviews", lambda: reviews[-80:] + reviews[:80])
+    monkeypatch.setattr(data, "news", lambda: news[::37])
     sizes = {"TESTED_REVIEWS": 20, "TESTED_NEWS": 10, "REVIEW_LABELS": (8, 16), "NEWS_LABELS": (10, 20), "SEEDS": 2}
     for name, value in sizes.items():
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(run, name, value)
 
 
 @pytest.mark.usefixtures("small")
 def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo.run(tmp_path, 0.02, Progress())
+    run.run(tmp_path, 0.02, Progress())
     said = capsys.readouterr().out
-    assert "base, full" in said and "TF-IDF, linear" in said and f"{demo.QUESTION} ↦ " in said
+    assert "base, full" in said and "TF-IDF, linear" in said and f"{run.QUESTION} ↦ " in said
     assert (tmp_path / "report.txt").read_text(encoding="utf-8").strip() in said
     found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert found["answer"]["label"] in ("positive", "negative")
@@ -59,25 +58,25 @@ def test_a_demo_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(demo, "_published_start", stop)
-        demo.run(tmp_path, 0.02, Progress())
+        patched.setattr(run, "_published_start", stop)
+        run.run(tmp_path, 0.02, Progress())
     manifest = tmp_path / "base" / "mapsto.json"
     made = manifest.stat().st_mtime_ns
-    demo.run(tmp_path, 0.02, Progress())
+    run.run(tmp_path, 0.02, Progress())
     assert manifest.stat().st_mtime_ns == made
-    demo.run(tmp_path, 0.02, Progress())
+    run.run(tmp_path, 0.02, Progress())
     assert manifest.stat().st_mtime_ns != made
 
 
 def test_the_demo_on_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digits = demo_data.digits()
+    digits = data.digits()
     assert len(digits) == 1797 and len({row["label"] for row in digits}) == 10
-    monkeypatch.setattr(demo_data, "digits", lambda: digits[:90])
+    monkeypatch.setattr(data, "digits", lambda: digits[:90])
     for name, value in {"TESTED_DIGITS": 30, "DIGIT_LABELS": (10, 20), "SEEDS": 2}.items():
-        monkeypatch.setattr(demo, name, value)
-    demo.run_pictures(tmp_path, 0.02, Progress())
+        monkeypatch.setattr(run, name, value)
+    run.run_pictures(tmp_path, 0.02, Progress())
     said = capsys.readouterr().out
     assert "base, full" in said and "colours and edges, linear" in said
     assert (tmp_path / "digits-report" / "report.html").stat().st_size > 10_000

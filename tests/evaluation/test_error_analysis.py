@@ -14,8 +14,8 @@ from sklearn.metrics import log_loss
 
 import mapsto
 from mapsto import kinds
-from mapsto.data import table as data
 from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.table import read_table, write_rows
 from mapsto.errors import Finding
 from mapsto.evaluation.error_analysis import scrutinize
 from mapsto.evaluation.evaluate import Answers, Evaluation
@@ -38,7 +38,7 @@ def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0,
     given = truth.copy()
     given[:mislabelled] = (truth[:mislabelled] + 1) % 3
     outputs[torch.arange(mislabelled), torch.from_numpy(truth[:mislabelled])] += 8
-    table = data.read(
+    table = read_table(
         [
             {
                 "text": f"row {i} {'x' * (i % 40)}",
@@ -88,8 +88,8 @@ def test_every_column_of_a_table_is_looked_at(tmp_path: Path) -> None:
         }
         for i in range(400)
     ]
-    data.write_rows(tmp_path / "test.csv", ["text", "label", "size", "town"], rows)
-    table = data.read(tmp_path / "test.csv")
+    write_rows(tmp_path / "test.csv", ["text", "label", "size", "town"], rows)
+    table = read_table(tmp_path / "test.csv")
     arrow, target = bind_to(parse("text -> label"), table), kinds.target("label")(labels)
     read = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
     outputs = torch.randn(400, len(labels), generator=torch.Generator().manual_seed(0))
@@ -182,7 +182,7 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
         for i, text in enumerate(sentences(200))
     ]
     mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=20)
-    data.write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
+    write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
     page = tmp_path / "report.html"
     done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page), "--bad-rows", "skip")
     assert done.returncode == 0 and "answering only when sure" in done.stdout
@@ -229,7 +229,7 @@ def test_of_several_answers_each_has_its_name(tmp_path: Path) -> None:
         {"text": text, "place": "yes" if "winter" in text else "no", "long": "yes" if len(text) > 40 else "no"}
         for text in sentences(120)
     ]
-    data.write_rows(tmp_path / "test.csv", ["text", "place", "long"], rows[80:])
+    write_rows(tmp_path / "test.csv", ["text", "place", "long"], rows[80:])
     given = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 3}
     mapsto.fit("text -> place:label, long:label", rows[:80], tmp_path / "clf", **given)
     done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "page.html"))
@@ -242,7 +242,7 @@ def test_of_several_answers_each_has_its_name(tmp_path: Path) -> None:
 def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(100)]
     clf = mapsto.fit("text -> label", rows, tmp_path / "clf", layers=1, width=64, vocabulary=300, steps=3)
-    data.write_rows(tmp_path / "new.csv", ["text"], rows)
+    write_rows(tmp_path / "new.csv", ["text"], rows)
     sure = sorted(answer["probability"] for answer in clf.predict([row["text"] for row in rows]))
     for suffix in ("csv", "jsonl"):
         out = tmp_path / f"out.{suffix}"
@@ -256,7 +256,7 @@ def test_answers_that_are_not_sure_enough_are_withheld(tmp_path: Path) -> None:
             str(sure[50]),
         )
         assert done.returncode == 0
-        table = data.read(out)
+        table = read_table(out)
         withheld = [label is None for label in table.column("label")]
         assert 40 <= sum(withheld) <= 60
         assert all((float(p) < sure[50]) == gone for p, gone in zip(table.column("probability"), withheld, strict=True))

@@ -13,7 +13,7 @@ from models import LABELS, TEXTS, make_model
 from runs import run, sentences
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table
 from mapsto.explain.attnlrp import Relevance
 from mapsto.explain.attribution import METHODS, Explainer, parts_of
 from mapsto.model.config import TransformerConfig
@@ -44,7 +44,7 @@ def test_integrated_gradients_equal_captum(shape: str, tmp_path: Path) -> None:
 
     reference = make_model(shape, "label", tmp_path / "model")
     ours = explainer(tmp_path / "model", "integrated", steps=20)
-    rows = ours.read(data.read([{"text": text} for text in TEXTS]))
+    rows = ours.read(read_table([{"text": text} for text in TEXTS]))
     examples = ours.examples(rows)
     outputs = ours.outputs(examples)
     found = ours.weights(examples, outputs)
@@ -76,7 +76,7 @@ def test_integrated_gradients_are_complete(clf: Path) -> None:
 def test_relevance_computes_the_same_and_differentiates_otherwise(shape: str, tmp_path: Path) -> None:
     make_model(shape, "label", tmp_path / "model")
     ours = explainer(tmp_path / "model", "relevance")
-    batch = collate(ours.examples(ours.read(data.read([{"text": text} for text in TEXTS]))))
+    batch = collate(ours.examples(ours.read(read_table([{"text": text} for text in TEXTS]))))
     x = ours.mapping.embed(batch).detach()
     plain = ours.mapping.hidden(batch, x)
     with Relevance():
@@ -155,17 +155,17 @@ def test_an_untrained_model_is_not_called_faithful_for_nothing(tmp_path: Path) -
     ]
     from mapsto.explain.faithfulness import faithfulness
 
-    found = faithfulness(ours, ours.read(data.read([{"text": text} for text in sentences(60)])))
+    found = faithfulness(ours, ours.read(read_table([{"text": text} for text in sentences(60)])))
     assert found is not None and not found.better_than_random and "NOT better than random" in found.verdict
 
 
 def test_leaving_out_is_reading_what_is_left(clf: Path) -> None:
     ours = explainer(clf, "occlusion")
-    (example,) = ours.examples(ours.read(data.read([{"text": "old river winter"}])))
+    (example,) = ours.examples(ours.read(read_table([{"text": "old river winter"}])))
     parts = parts_of(example)
     assert len(parts) == 3
     left = ours.without(example, [parts[1]])
-    (spelt,) = ours.examples(ours.read(data.read([{"text": "old winter"}])))
+    (spelt,) = ours.examples(ours.read(read_table([{"text": "old winter"}])))
     assert np.array_equal(left.pieces[0].tokens, spelt.pieces[0].tokens)
     assert np.array_equal(left.pieces[0].positions, spelt.pieces[0].positions)
 

@@ -15,11 +15,10 @@ from runs import KILL, result, run, sentences, start, write_labelled
 
 import mapsto
 from mapsto.data.rows import read_rows
-from mapsto.data.table import read
+from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.fitting import fit as train
-from mapsto.fitting import run_folder as folder
-from mapsto.fitting import search
+from mapsto.fitting import run_folder, search
+from mapsto.fitting.fit import fit_mapping
 from mapsto.fitting.search import Trial, suggest
 from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning, begin
@@ -116,17 +115,17 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
 
 
 class Spy:
-    """Calls of train.fit on their way, with the rows that each was given."""
+    """Calls of fit_mapping on their way, with the rows that each was given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[dict[str, Any]] = []
-        real = train.fit
+        real = fit_mapping
 
         def fit(arrow: str, data: Any, out: Any = None, **given: Any) -> Any:
-            self.calls.append({"texts": set(read(data).column("text")), "out": out, **given})
+            self.calls.append({"texts": set(read_table(data).column("text")), "out": out, **given})
             return real(arrow, data, out, **given)
 
-        monkeypatch.setattr(train, "fit", fit)
+        monkeypatch.setattr(search, "fit_mapping", fit)
 
 
 def test_a_trial_never_reads_the_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +164,10 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
 @pytest.mark.parametrize(("count", "times", "held"), [(40, 5, 8), (1000, 5, 200), (2500, 2, 500), (20000, 1, 1000)])
 def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]
-    mapping = prepare(parse("text -> label"), read(rows), None, Beginning(), Options(**SIZE), lambda text: None).mapping
-    parts = search.parts(mapping.arrow, read_rows(mapping.arrow, read(rows), mapping.sources, mapping.targets), 0)
+    mapping = prepare(
+        parse("text -> label"), read_table(rows), None, Beginning(), Options(**SIZE), lambda text: None
+    ).mapping
+    parts = search.parts(mapping.arrow, read_rows(mapping.arrow, read_table(rows), mapping.sources, mapping.targets), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
     assert all(abs(aside.column("label").count("a") - held / 2) <= 1 for _, aside in parts)
@@ -203,10 +204,10 @@ def test_methods_are_tried_where_they_are_possible(tmp_path: Path) -> None:
     base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=2, **SIZE)
 
     def planned(rows: list[dict[str, str]], **given: Any) -> search.Search:
-        read_table, options = read(rows), Options(device="cpu", **given)
+        made, options = read_table(rows), Options(device="cpu", **given)
         beginning = begin(base.mapping, None)
-        work = prepare(parse("text -> label"), read_table, None, beginning, options, lambda text: None)
-        return search._planned(work, read_table, {}, 5, None)
+        work = prepare(parse("text -> label"), made, None, beginning, options, lambda text: None)
+        return search._planned(work, made, {}, 5, None)
 
     plain = planned(table(60))
     assert plain.space["method"] == ["probe+full", "full", "contrast"]
@@ -253,7 +254,7 @@ def test_folders_of_other_runs(tmp_path: Path) -> None:
     given: dict[str, Any] = {"search": 1, "steps": 2, **SIZE}
     plain = tmp_path / "plain"
     plain.mkdir()
-    folder.record_run(plain, {}, {})
+    run_folder.record_run(plain, {}, {})
     with pytest.raises(UsageError, match="an unfinished run without a search"):
         mapsto.fit("text -> label", table(), plain, **given)
     (plain / "mine.txt").write_text("kept")
@@ -323,7 +324,7 @@ def test_minutes_end_a_search(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_diverges_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = train.fit, []
+    real, calls = fit_mapping, []
 
     def fit(arrow: str, data: Any, out: Any = None, **given: Any) -> Any:
         calls.append(out)
@@ -331,7 +332,7 @@ def test_a_trial_that_diverges_ends_no_search(tmp_path: Path, monkeypatch: pytes
             raise RunError("loss is not finite")
         return real(arrow, data, out, **given)
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(search, "fit_mapping", fit)
     mapsto.fit("text -> label", table(), tmp_path / "run", search=2, steps=2, **SIZE)
     first, second = finished(tmp_path / "run")
     assert first["error"] is None and first["failed"] == "loss is not finite"

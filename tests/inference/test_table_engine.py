@@ -15,7 +15,7 @@ import mapsto
 from mapsto.api import Model
 from mapsto.cli import answering
 from mapsto.data import readers
-from mapsto.data import table as data
+from mapsto.data.table import read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.evaluation.evaluate import evaluate
 from mapsto.inference.forward import ahead
@@ -53,11 +53,11 @@ def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -
 def test_a_vector_for_every_row(
     fitted: Path, model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    rows = write_rows(tmp_path / "table.parquet")
+    rows = write_numbered_rows(tmp_path / "table.parquet")
     out = tmp_path / name
     answering.embed(str(fitted), tmp_path / "table.parquet", None, out, "cpu", "fp32", None, False, None)
     assert "2 of 300 rows could not be answered" in capfd.readouterr().err
-    table = data.read(out)
+    table = read_table(out)
     texts = [row["text"] for row in rows]
     assert table.column("text") == texts and [i for i in range(300) if table.column("vector")[i] is None] == [41, 200]
     found = [vector for vector in table.column("vector") if vector is not None]
@@ -75,7 +75,7 @@ def test_vectors_of_texts_that_are_too_long_are_counted(fitted: Path, capfd: pyt
         answering.embed(str(fitted), None, ["short"], None, "cpu", "fp32", None, True, "men")
 
 
-def write_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:
+def write_numbered_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:
     """Rows of which some cannot be read or answered, a column that comes late, and one of numbers and nothing."""
     rows: list[dict[str, Any]] = [
         {"text": text, "n": i if i > 150 else None} for i, text in enumerate(sentences(count))
@@ -86,7 +86,7 @@ def write_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:
         rows[222]["label"] = "late"
         path.write_text("\n".join([*map(json.dumps, rows), "broken"]), encoding="utf-8")
     else:
-        data.write_rows(path, ["text", "n"], rows)
+        write_rows(path, ["text", "n"], rows)
     return rows
 
 
@@ -95,11 +95,11 @@ def write_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:
 def test_streamed_answers_are_those_of_the_table_at_once(
     source: str, target: str, fitted: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = write_rows(tmp_path / source)
-    expected = list(model.predictor.answer(data.read(tmp_path / source)))
+    rows = write_numbered_rows(tmp_path / source)
+    expected = list(model.predictor.answer(read_table(tmp_path / source)))
     monkeypatch.setattr(readers, "PART_ROWS", 16)
     command(fitted, tmp_path / source, tmp_path / target)
-    found = data.read(tmp_path / target)
+    found = read_table(tmp_path / target)
     late = source == "a.jsonl"
     assert len(found) == len(expected) == 300 + late
     name = "predicted_label" if late else "label"
@@ -121,8 +121,8 @@ def test_streamed_answers_are_those_of_the_table_at_once(
 def test_answers_on_the_screen_come_in_order(
     fitted: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "a.jsonl")
-    expected = list(model.predictor.answer(data.read(tmp_path / "a.jsonl")))
+    write_numbered_rows(tmp_path / "a.jsonl")
+    expected = list(model.predictor.answer(read_table(tmp_path / "a.jsonl")))
     monkeypatch.setattr(readers, "PART_ROWS", 16)
     command(fitted, tmp_path / "a.jsonl", None, as_json=True)
     out, err = capsys.readouterr()
@@ -130,7 +130,7 @@ def test_answers_on_the_screen_come_in_order(
     assert [line.get("label") for line in lines] == [answer.get("label") for answer in expected]
     assert "3 of 301 rows could not be answered" in err and "row 301" in err
     command(fitted, tmp_path / "a.jsonl", tmp_path / "out.jsonl", as_json=True)
-    assert len(data.read(tmp_path / "out.jsonl")) == 301, "--out is written with --json too"
+    assert len(read_table(tmp_path / "out.jsonl")) == 301, "--out is written with --json too"
 
 
 def test_what_was_there_stays_when_writing_or_reading_fails(
@@ -163,7 +163,7 @@ def test_how_far_it_is_is_told_part_by_part(model: Model, tmp_path: Path) -> Non
         def rows(self, what: str, done: int, total: int | None) -> None:
             heard.append((what, done, total))
 
-    write_rows(tmp_path / "table.csv", 5000)
+    write_numbered_rows(tmp_path / "table.csv", 5000)
     list(answer_all(model.predictor, tmp_path / "table.csv", progress=Heard()))
     assert heard == [
         ("answered", 0, None),
@@ -173,7 +173,7 @@ def test_how_far_it_is_is_told_part_by_part(model: Model, tmp_path: Path) -> Non
     ]
     heard.clear()
     rows = [{"text": text, "label": "warm"} for text in sentences(300)]
-    evaluate(model.mapping, data.read(rows), model.predictor.device, progress=Heard())
+    evaluate(model.mapping, read_table(rows), model.predictor.device, progress=Heard())
     assert heard[-1] == ("scored", 300, 300) and 1 < len(heard) == len(set(heard))
 
 
@@ -193,11 +193,11 @@ def test_memory_does_not_grow_with_the_rows(form: str, fitted: Path, tmp_path: P
     found = []
     for count in (6_000, 60_000):
         rows = ({"text": "river mill", "more": f"{i} " + "carried along " * 36} for i in range(count))
-        data.write_rows(tmp_path / f"{count}.csv", ["text", "more"], rows)
+        write_rows(tmp_path / f"{count}.csv", ["text", "more"], rows)
         out = tmp_path / f"out{count}.{form}"
         arguments = ("predict", str(fitted), str(tmp_path / f"{count}.csv"), "--out", str(out), "--device", "cpu")
         found.append(memory_growth(*arguments))
-        assert len(data.read(out)) == count
+        assert len(read_table(out)) == count
     assert (tmp_path / "60000.csv").stat().st_size > 30e6
     assert found[1] < found[0] + 50, found
 

@@ -18,15 +18,13 @@ from runs import write_voc as as_voc
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
 import mapsto
-from mapsto.data import table as data
+from mapsto.data.table import read_table, write_rows
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.kinds import image
 from mapsto.kinds.boxes import Box, Boxes
 from mapsto.metrics.average_precision import AveragePrecision, match_detections
 from mapsto.sequence.corruption import generator
-from mapsto.vision import detection_annotations as annotated
-from mapsto.vision import image_io as pictures
-from mapsto.vision import resize as resize_module
+from mapsto.vision import detection_annotations, image_io, resize
 from mapsto.vision.patch_embedding import PLACES
 
 SMALL = {"layers": 1, "width": 32, "device": "cpu", "precision": "fp32"}
@@ -71,7 +69,7 @@ def as_yolo(folder: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_coco, as_voc, as_yolo])
 def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
-    table = data.read(write(tmp_path / "set"))
+    table = read_table(write(tmp_path / "set"))
     assert set(table.columns) == {"image", "boxes"} and len(table) == 4
     for number, cell in enumerate(table.column("boxes")):
         assert Path(table.column("image")[number]).stem == str(number)
@@ -83,7 +81,7 @@ def test_what_data_sets_keep_is_read(write: Any, tmp_path: Path) -> None:
 
 def test_cocos_file_may_be_named_alone(tmp_path: Path) -> None:
     folder = as_coco(tmp_path / "set")
-    named, whole = data.read(folder / "annotations.json"), data.read(folder)
+    named, whole = read_table(folder / "annotations.json"), read_table(folder)
     assert all(named.column(name) == whole.column(name) for name in ("image", "boxes"))
 
 
@@ -91,11 +89,11 @@ def test_a_picture_that_nobody_told_of_is_named_and_yolo_has_none_there(tmp_path
     voc, yolo = as_voc(tmp_path / "voc"), as_yolo(tmp_path / "yolo")
     (voc / "Annotations" / "2.xml").unlink()
     (yolo / "labels" / "2.txt").unlink()
-    cells = data.read(voc).column("boxes")
+    cells = read_table(voc).column("boxes")
     assert cells[2] is None
     with pytest.raises(BadCell, match="no boxes are given"):
         Boxes.read(cells[2])
-    assert Boxes.read(data.read(yolo).column("boxes")[2]) == ()
+    assert Boxes.read(read_table(yolo).column("boxes")[2]) == ()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_a_picture_that_nobody_told_of_is_named_and_yolo_has_none_there(tmp_path
 def test_what_cannot_be_read_is_one_bad_cell(write: Any, file: str, content: str, says: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     (folder / file).write_text(content)
-    cells = data.read(folder).column("boxes")
+    cells = read_table(folder).column("boxes")
     with pytest.raises(BadCell, match=says):
         Boxes.read(cells[1])
     assert [len(Boxes.read(cell)) for at, cell in enumerate(cells) if at != 1] == [1, 1, 2]
@@ -127,7 +125,7 @@ def test_cocos_file_that_does_not_hold_together_is_refused(changes: dict[str, An
     folder = as_coco(tmp_path / "set")
     edited(folder / "annotations.json", **changes)
     with pytest.raises(DataError, match=f"cannot be read as COCO's: .*({says})"):
-        data.read(folder)
+        read_table(folder)
 
 
 def edited(path: Path, **changes: Any) -> None:
@@ -143,7 +141,7 @@ def test_cocos_pictures_lie_in_its_folder(tmp_path: Path) -> None:
     for at, name in enumerate(("../away.png", str(tmp_path / "away.png"), "/data/2.png")):
         said["images"][at]["file_name"] = name
     file.write_text(json.dumps(said), encoding="utf-8")
-    table = data.read(file)
+    table = read_table(file)
     cells = dict(zip(table.column("image"), table.column("boxes"), strict=True))
     assert len(cells) == len(said["images"])
     out = [
@@ -156,7 +154,7 @@ def test_cocos_pictures_lie_in_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [as_voc, as_coco, as_yolo])
 def test_folders_that_part_pictures_from_boxes_are_no_labels(write: Any, tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
-    assert "label" not in data.read(folder).columns
+    assert "label" not in read_table(folder).columns
     with pytest.raises(UsageError, match="no column left can be 'label'"):
         mapsto.fit("image -> label, boxes", str(folder), steps=1, **SMALL)
 
@@ -188,13 +186,13 @@ def test_parts_of_coco_keep_their_own_pictures(tmp_path: Path) -> None:
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(said))
         captions = {**said, "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}
         (root / "annotations" / f"captions_{part}.json").write_text(json.dumps(captions))
-    table = data.read(root)
+    table = read_table(root)
     assert [len(cell) for cell in table.column("boxes")] == [1, 2]
-    (alone,) = data.read(root / "annotations" / "instances_val2017.json").column("boxes")
+    (alone,) = read_table(root / "annotations" / "instances_val2017.json").column("boxes")
     assert len(alone) == 2
     shutil.copy(root / "annotations" / "instances_val2017.json", root / "annotations" / "keypoints_val2017.json")
     with pytest.raises(DataError, match=r"both tell of .*val2017/0.png"):
-        data.read(root)
+        read_table(root)
 
 
 def test_a_line_of_yolo_is_a_box_a_polygon_or_named(tmp_path: Path) -> None:
@@ -202,7 +200,7 @@ def test_a_line_of_yolo_is_a_box_a_polygon_or_named(tmp_path: Path) -> None:
     lines = ["0 0.1 0.2 0.9 0.2 0.9 0.8 0.1 0.8", "1 0.5 0.5 0.2 0.2 0.9", "-1 0.5 0.5 0.2 0.2", "0 0.1 0.2 0.3"]
     for number, line in enumerate(lines):
         (folder / "labels" / f"{number}.txt").write_text(line)
-    polygon, sure, *bad = data.read(folder).column("boxes")
+    polygon, sure, *bad = read_table(folder).column("boxes")
     assert np.allclose(polygon[0]["box"], [4.8, 6.4, 43.2, 25.6]) and polygon[0]["label"] == "red"
     assert np.allclose(sure[0]["box"], [19.2, 12.8, 28.8, 19.2])
     assert ["-1 is no class" in cell["fault"] for cell in bad] == [True, False]
@@ -214,25 +212,25 @@ def test_other_files_beside_pictures_tell_of_no_boxes(tmp_path: Path) -> None:
         write_boxed(tmp_path / label, 2)
     (tmp_path / "a" / "0.txt").write_text("a red thing on a dark ground")
     (tmp_path / "info.xml").write_text("<about><title>things</title></about>")
-    assert data.read(tmp_path).data["label"] == ["a", "a", "b", "b"]
-    assert "boxes" not in data.read(tmp_path).columns
+    assert read_table(tmp_path).data["label"] == ["a", "a", "b", "b"]
+    assert "boxes" not in read_table(tmp_path).columns
 
 
 def test_of_pictures_of_one_name_the_file_says_which_is_meant(tmp_path: Path) -> None:
     folder = as_voc(tmp_path / "set")
     shutil.copy(folder / "JPEGImages" / "1.png", folder / "JPEGImages" / "1.jpg")
-    table = data.read(folder)
+    table = read_table(folder)
     found = dict(zip((Path(name).name for name in table.column("image")), table.column("boxes"), strict=True))
     assert found["1.jpg"] is None and len(found["1.png"]) == 2, "the file names the second one"
 
 
 def test_boxes_come_through_every_format(tmp_path: Path) -> None:
     folder = as_voc(tmp_path / "set")
-    table = data.read(folder)
+    table = read_table(folder)
     records = [dict(zip(table.columns, row, strict=True)) for row in zip(*table.data.values(), strict=True)]
     for name in ("t.csv", "t.jsonl", "t.parquet"):
-        data.write_rows(tmp_path / name, table.columns, records)
-        again = data.read(tmp_path / name).column("boxes")
+        write_rows(tmp_path / name, table.columns, records)
+        again = read_table(tmp_path / name).column("boxes")
         assert [Boxes.read(cell) for cell in again] == [Boxes.read(cell) for cell in table.column("boxes")]
 
 
@@ -242,7 +240,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
     target.learn(answers)
     assert target.queries == 1024
     assert target.notes(answers) == ["1 rows have more boxes than the 100 that can be told; there the surest count"]
-    source = image.ImageSource(resize_module.Frame(4, 32), [0.5] * 3, [0.2] * 3)
+    source = image.ImageSource(resize.Frame(4, 32), [0.5] * 3, [0.2] * 3)
     target.meet({"image": source}, None)
     (piece,) = source.encode([source.read(np.zeros((8, 1503, 3), np.uint8))], 0, aligned=True)
     values = target.encode(answers[0], (piece,)).values
@@ -277,7 +275,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)
     pixels[12:28, 20:40] = 120
-    frame = resize_module.Frame(4, 32, fit, 32)
+    frame = resize.Frame(4, 32, fit, 32)
     source = image.ImageSource(frame, [0.5] * 3, [0.2] * 3)
     target = Boxes()
     answer = target.read([{"label": "bright", "box": [20, 12, 40, 28]}])
@@ -288,7 +286,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     for step in range(20):
         varied = source.augment(piece, generator(0, 0, step), how)
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
-        seen = resize_module.joined(varied.tokens[~varied.special, PLACES:], grid, 4).mean(-1)
+        seen = resize.joined(varied.tokens[~varied.special, PLACES:], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
         if seen.max() - seen.min() < 30:
             continue  # nothing is told apart any more
@@ -306,7 +304,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
 def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     """A rectangle in a colour of its own in each of four pictures: where enough of one is seen, its box is about it."""
     colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
-    source, target = image.ImageSource(resize_module.Frame(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
+    source, target = image.ImageSource(resize.Frame(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
     answers = [target.read([{"label": name, "box": [12, 8, 28, 20]}]) for name in colours]
     target.learn(answers)
     target.meet({"image": source}, None)
@@ -318,7 +316,7 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     for step in range(30):
         rng = generator(0, 0, step)
         mixed, parts = source.mix([source.augment(piece, rng, how) for piece in pieces], rng, "mosaic")
-        seen = resize_module.joined(mixed.tokens[~mixed.special, PLACES:], (10, 16), 4)
+        seen = resize.joined(mixed.tokens[~mixed.special, PLACES:], (10, 16), 4)
         values = target.mixed(answers, (mixed,), parts).values
         for name, colour in colours.items():
             found = values[values[:, 0] == target.classes.index(name), 1:]
@@ -346,7 +344,7 @@ def test_of_answers_that_overlap_the_surest_is_told_and_counts() -> None:
 
 
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
-    target, source = Boxes(), image.ImageSource(resize_module.Frame(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
+    target, source = Boxes(), image.ImageSource(resize.Frame(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
     answer = target.read([{"label": "a", "box": [0, 0, 6, 32]}, {"label": "a", "box": [30, 0, 50, 32]}])
     target.learn([answer])
     target.meet({"image": source}, None)
@@ -457,8 +455,8 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     assert len(out.read_text(encoding="utf-8").splitlines()) == 4
     files = sorted(path.name for path in drawn.iterdir())
     assert files == [f"{i + 1:05}-{i}.png" for i in range(4)]
-    before = pictures.decode((folder / "JPEGImages" / "1.png").read_bytes())
-    after = pictures.decode((drawn / "00002-1.png").read_bytes())
+    before = image_io.decode((folder / "JPEGImages" / "1.png").read_bytes())
+    after = image_io.decode((drawn / "00002-1.png").read_bytes())
     assert before.shape == after.shape and (before != after).any()
     traced = run("trace", "image -> boxes", str(folder), "--start", str(tmp_path / "det"))
     assert " places →" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
@@ -506,7 +504,7 @@ def test_pictures_are_read_in_the_size_that_is_asked_for(tmp_path: Path) -> None
 
 def test_blood_cells_are_read_and_the_two_without_an_area_named(shared_data: Path, tmp_path: Path) -> None:
     bccd = shared_data / "image" / "bccd"
-    table = data.read(bccd)
+    table = read_table(bccd)
     assert len(table) == 364
     bad = []
     for name, cell in zip(table.column("image"), table.column("boxes"), strict=True):
@@ -517,5 +515,5 @@ def test_blood_cells_are_read_and_the_two_without_an_area_named(shared_data: Pat
     assert [name for name, _ in bad] == ["BloodImage_00338", "BloodImage_00343"]
     assert all("without an area" in reason for _, reason in bad)
     shutil.copytree(bccd / "Annotations", tmp_path / "Annotations")
-    cells = annotated.read(tmp_path, lambda folder: sorted(folder.rglob("*.xml")))
+    cells = detection_annotations.read(tmp_path, lambda folder: sorted(folder.rglob("*.xml")))
     assert len(cells) == 364, "files that are told of and not there are rows too, and bad ones"

@@ -27,7 +27,7 @@ from runs import in_a_browser, run, sentences
 
 import mapsto
 from mapsto import kinds
-from mapsto.data import table as data
+from mapsto.data.table import fingerprint_source, read_table, write_rows
 from mapsto.demo.data import digits
 from mapsto.errors import BadCell
 from mapsto.explain.report import explained
@@ -36,11 +36,7 @@ from mapsto.fitting.start import Beginning
 from mapsto.options import Options
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import parse
-from mapsto.vision import augmentation
-from mapsto.vision import features as features_module
-from mapsto.vision import image_io as pictures
-from mapsto.vision import image_value as picture_kind
-from mapsto.vision import resize as resize_module
+from mapsto.vision import augmentation, features, image_io, image_value, resize
 from mapsto.vision.image_value import Picture
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import Frame
@@ -64,11 +60,11 @@ def test_every_mode_is_read_as_colours() -> None:
         (two_coloured_image().convert("CMYK"), "TIFF", (255, 0, 0)),
         (two_coloured_image(), "WEBP", None),
     ):
-        pixels = pictures.decode(encode_image(image, kind))
+        pixels = image_io.decode(encode_image(image, kind))
         assert pixels.shape == (4, 8, 3) and pixels.dtype == np.uint8
         if corner is not None:
             assert np.abs(pixels[0, 0].astype(int) - corner).max() <= 4, (kind, image.mode, pixels[0, 0])
-    assert pictures.decode(encode_image(grey16))[3, 7, 0] == round(62000 / 257)
+    assert image_io.decode(encode_image(grey16))[3, 7, 0] == round(62000 / 257)
 
 
 def test_pictures_of_pillow_are_read_as_their_files() -> None:
@@ -83,14 +79,14 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
     ):
         content = encode_image(image, kind, **how)
         opened = Image.open(io.BytesIO(content))
-        assert np.array_equal(read(opened).pixels, pictures.decode(content)), (image.mode, kind)
+        assert np.array_equal(read(opened).pixels, image_io.decode(content)), (image.mode, kind)
         assert np.array_equal(read(opened).pixels, read(opened).pixels), "what was opened stays so"
         assert fits([opened, None]) and fits([opened, "a.png"]) and not fits([opened, "words"])
     with pytest.raises(BadCell, match="damaged"):
         read(Image.open(io.BytesIO(encode_image(two_coloured_image((60, 60)), "JPEG")[:-60])))
     rows = [{"image": Image.new("RGB", (8, 8), (9 * i, 0, 0)), "label": "ab"[i % 2]} for i in range(12)]
     again = [{**row, "image": row["image"].copy()} for row in rows]
-    assert data.fingerprint(rows) == data.fingerprint(again) != data.fingerprint(rows[1:] + rows[:1])
+    assert fingerprint_source(rows) == fingerprint_source(again) != fingerprint_source(rows[1:] + rows[:1])
     model = mapsto.fit("image -> label", rows, steps=1, layers=1, width=32, device="cpu")
     assert model(rows[0]["image"])["label"] in "ab"
 
@@ -98,7 +94,7 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
 def test_a_camera_held_upright_is_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right
-    pixels = pictures.decode(encode_image(two_coloured_image((40, 20)), "JPEG", exif=exif, quality=95))
+    pixels = image_io.decode(encode_image(two_coloured_image((40, 20)), "JPEG", exif=exif, quality=95))
     assert pixels.shape == (40, 20, 3)
     assert pixels[2, 10, 0] > 200 and pixels[37, 10, 2] > 200
 
@@ -106,7 +102,7 @@ def test_a_camera_held_upright_is_turned() -> None:
 def test_of_a_moving_picture_the_first_frame_is_read() -> None:
     frames = [Image.new("RGB", (6, 6), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     content = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert pictures.decode(content)[0, 0].tolist() == [255, 0, 0]
+    assert image_io.decode(content)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +111,8 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
     with (tmp_path / "large.png").open("wb") as stream:
-        stream.truncate(pictures.MOST_BYTES + 1)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 5000)
+        stream.truncate(image_io.MOST_BYTES + 1)
+    monkeypatch.setattr(image_io, "MOST_PIXELS", 5000)
     for cell, said in (
         (b"plain text", "no picture of a known format"),
         (str(tmp_path / "cut.jpg"), "damaged"),
@@ -217,7 +213,7 @@ def test_nothing_is_squashed_unless_asked(h: int, w: int, patch: int, side: int)
 @settings(max_examples=40, deadline=None)
 def test_patches_are_joined_again(g: int, k: int, p: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (g * p, k * p, 3)).astype(np.uint8)
-    assert np.array_equal(resize_module.joined(resize_module.patches(pixels, p), (g, k), p), pixels)
+    assert np.array_equal(resize.joined(resize.patches(pixels, p), (g, k), p), pixels)
 
 
 @pytest.mark.parametrize("how", kinds.source("image").augmented)
@@ -308,17 +304,17 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
     (piece,) = source.encode([source.read(pixels)], 0, aligned=aligned)
     varied = [source.augment(piece, generator(0, 0, step), "rand") for step in range(20)]
     upright = [
-        np.ptp(resize_module.joined(one.tokens[~one.special, PLACES:], (4, 4), 4).astype(int), axis=0).max() == 0
+        np.ptp(resize.joined(one.tokens[~one.special, PLACES:], (4, 4), 4).astype(int), axis=0).max() == 0
         for one in varied
     ]
     assert all(upright) == aligned
 
 
 def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, decoded = picture_kind.Decoded(3 * 4 * 4 * 3), []
-    monkeypatch.setattr(picture_kind, "DECODED", kept)
-    decode = pictures.decode
-    monkeypatch.setattr(pictures, "decode", lambda content: decoded.append(content) or decode(content))
+    kept, decoded = image_value.Decoded(3 * 4 * 4 * 3), []
+    monkeypatch.setattr(image_value, "DECODED", kept)
+    decode = image_io.decode
+    monkeypatch.setattr(image_io, "decode", lambda content: decoded.append(content) or decode(content))
     cells = [np.full((4, 4, 3), 10 * at, np.uint8) for at in range(4)]
     values = [kinds.source("image").read(cell) for cell in cells]
     assert len(decoded) == 4 and kept.room == 0 and len(kept.kept) == 3, "the first made room for the fourth"
@@ -330,7 +326,7 @@ def test_features_tell_colours_and_edges_apart() -> None:
     flat = np.full((16, 16, 3), 100, np.uint8)
     red, striped = flat.copy(), flat.copy()
     red[:, :, 0], striped[:, ::4] = 250, 0
-    found = features_module.counted([flat, red, striped, flat])
+    found = features.counted([flat, red, striped, flat])
     assert found.shape[0] == 4 and np.array_equal(found[0], found[3])
     assert np.abs(found[0] - found[1]).max() > 0.1 and np.abs(found[0] - found[2]).max() > 0.1
 
@@ -346,7 +342,7 @@ def test_from_photos_to_answers(tmp_path: Path) -> None:
     fitted = run("fit", "image -> label", str(folder), *given)
     assert fitted.returncode == 0, fitted.stderr
     names = [{"image": str(path), "label": path.parent.name} for path in sorted(folder.rglob("*.png"))]
-    data.write_rows(tmp_path / "all.csv", ["image", "label"], names)
+    write_rows(tmp_path / "all.csv", ["image", "label"], names)
     scored = run(
         "evaluate", str(tmp_path / "clf"), str(tmp_path / "all.csv"), "--out", str(tmp_path / "page.html"), "--json"
     )
@@ -394,7 +390,7 @@ def test_bad_pictures_are_named_and_can_be_skipped(tmp_path: Path) -> None:
     assert rejected.count("bad.png") >= 3 and "damaged" in rejected
     done = run("predict", str(tmp_path / "clf"), str(folder), "--out", str(tmp_path / "out.csv"))
     assert done.returncode == 0 and "3 of 303 rows could not be answered" in done.stderr
-    table = data.read(tmp_path / "out.csv")
+    table = read_table(tmp_path / "out.csv")
     assert len(table) == 303 and sum(error is not None for error in table.column("error")) == 3
 
 
@@ -404,7 +400,7 @@ def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> Non
         (tmp_path / label).mkdir(exist_ok=True)
         (tmp_path / label / f"{at}.jpg").write_bytes(encode_image(two_coloured_image((16, 9 + at)), "JPEG", exif=exif))
     with pytest.warns(UserWarning, match="EXIF"):
-        pictures.decode((tmp_path / "a" / "0.jpg").read_bytes())
+        image_io.decode((tmp_path / "a" / "0.jpg").read_bytes())
     done = run("check", "image -> label", str(tmp_path))
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
 
@@ -455,9 +451,7 @@ def test_two_pictures_are_not_told_apart(tmp_path: Path) -> None:
 
 
 def test_options_that_are_not_for_text_are_refused(tmp_path: Path) -> None:
-    data.write_rows(
-        tmp_path / "t.csv", ["text", "label"], [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)]
-    )
+    write_rows(tmp_path / "t.csv", ["text", "label"], [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)])
     done = run(
         "fit",
         "text -> label",
@@ -547,7 +541,7 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
     names = [str(path) for path in sorted(folder.rglob("*.png"))]
     half, again = base.complete(names, 0.5), base.complete(names, 0.5)
     for name, one, other in zip(names, half, again, strict=True):
-        was = pictures.decode(Path(name).read_bytes())
+        was = image_io.decode(Path(name).read_bytes())
         assert np.array_equal(one, other) and max(one.shape[:2]) == 16
         if one.shape == was.shape:
             same = (one == was).all(axis=2).mean()
@@ -555,7 +549,7 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
             assert abs(float(one.mean()) - float(was.mean())) < 60
     done = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled"))
     assert done.returncode == 0 and len(list((tmp_path / "filled").iterdir())) == 12
-    assert pictures.decode(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
+    assert image_io.decode(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
     (folder / "bright" / "002.png").write_bytes(b"no picture")
     (folder / "bright" / "000.png").write_bytes(b"no picture")
     rest = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "most"))

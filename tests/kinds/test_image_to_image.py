@@ -21,13 +21,11 @@ from sklearn.datasets import load_digits
 import mapsto
 from mapsto import kinds
 from mapsto.cli.answering import complete, predict
-from mapsto.data import table as data
+from mapsto.data.table import write_rows
 from mapsto.kinds.image import ImageSource
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import generator
-from mapsto.vision import image_io as pictures
-from mapsto.vision import resize as resize_module
-from mapsto.vision import similarity as likeness
+from mapsto.vision import image_io, resize, similarity
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import Frame
 
@@ -84,7 +82,7 @@ def test_likeness(h: int, w: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = (rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for _ in range(2))
     error = np.mean((one.astype(float) - other) ** 2)
-    assert likeness.psnr(one, other) == pytest.approx(20 * np.log10(255) - 10 * np.log10(error))
+    assert similarity.psnr(one, other) == pytest.approx(20 * np.log10(255) - 10 * np.log10(error))
     windows, (a, b) = [], (min(7, h), min(7, w))
     for y in range(h - a + 1):
         for x in range(w - b + 1):
@@ -93,8 +91,8 @@ def test_likeness(h: int, w: int, seed: int) -> None:
                 both = np.mean(u * v) - u.mean() * v.mean()
                 like = (2 * u.mean() * v.mean() + 6.5025) * (2 * both + 58.5225)
                 windows.append(like / ((u.mean() ** 2 + v.mean() ** 2 + 6.5025) * (u.var() + v.var() + 58.5225)))
-    assert likeness.ssim(one, other) == pytest.approx(np.mean(windows))
-    assert likeness.ssim(one, one) == pytest.approx(1) and likeness.psnr(one, one) > 58
+    assert similarity.ssim(one, other) == pytest.approx(np.mean(windows))
+    assert similarity.ssim(one, one) == pytest.approx(1) and similarity.psnr(one, one) > 58
 
 
 # As a user has them
@@ -108,7 +106,7 @@ def test_digits_are_cleaned(tmp_path: Path) -> None:
     assert found["psnr"].value - found["psnr_unchanged"].value == pytest.approx(found["psnr_gained"].value, abs=1e-4)
     assert found["ssim"].low > found["ssim_unchanged"].high
     said = model.predict([row["noisy"] for row in rows[400:]])
-    by_hand = [likeness.psnr(answer["image"], row["clean"]) for answer, row in zip(said, rows[400:], strict=True)]
+    by_hand = [similarity.psnr(answer["image"], row["clean"]) for answer, row in zip(said, rows[400:], strict=True)]
     assert np.mean(by_hand) == pytest.approx(found["psnr"].value, abs=1e-3)
     opened = mapsto.load(tmp_path / "run", precision="fp32")
     assert np.array_equal(opened(rows[400]["noisy"])["image"], said[0]["image"])
@@ -125,7 +123,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
         Image.fromarray(smooth_image(16, 24, i)).save(tmp_path / "in" / f"{i}.png")
         Image.fromarray(255 - smooth_image(32, 48, i)).save(tmp_path / "in" / f"{i}-negative.png")
         listed.append({"photo": f"{i}.png", "negative": f"{i}-negative.png"})
-    data.write_rows(tmp_path / "in" / "pairs.csv", ["photo", "negative"], listed)
+    write_rows(tmp_path / "in" / "pairs.csv", ["photo", "negative"], listed)
     arrow, out = "photo:image -> negative:image", str(tmp_path / "run")
     given = [arrow, str(tmp_path / "in" / "pairs.csv"), "--out", out, "--steps", "3", "--layers", "1", "--width", "64"]
     done = run("fit", *given)
@@ -135,11 +133,11 @@ def test_from_files_to_files(tmp_path: Path) -> None:
     assert scored.returncode == 0 and json.loads(scored.stdout)["scores"]["psnr_unchanged"]["n"] == 8
     shown = page.read_text(encoding="utf-8")
     assert "What it makes" in shown and shown.count("data:image/jpeg;base64,") == 3 * 8
-    data.write_rows(tmp_path / "in" / "new.csv", ["photo"], [{"photo": "0.png"}, {"photo": "none.png"}])
+    write_rows(tmp_path / "in" / "new.csv", ["photo"], [{"photo": "0.png"}, {"photo": "none.png"}])
     said = run("predict", out, str(tmp_path / "in" / "new.csv"), "--out", str(tmp_path / "made"))
     assert said.returncode == 0 and "new.csv, row 3: photo: " in said.stderr and "wrote 1 files" in said.stderr
     (path,) = (tmp_path / "made").iterdir()
-    assert pictures.decode(path.read_bytes()).shape == (16, 24, 3)
+    assert image_io.decode(path.read_bytes()).shape == (16, 24, 3)
     new = tmp_path / "in" / "new.csv"
     for into, draw, reason in (
         (None, None, "name a folder"),
@@ -158,7 +156,7 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
     found = model.evaluate(rows)
     assert {"b: psnr", "label: accuracy"} <= set(found.scores)
     Image.fromarray(rows[0]["a"]).save(tmp_path / "a.png")
-    data.write_rows(tmp_path / "t.csv", ["a"], [{"a": "a.png"}])
+    write_rows(tmp_path / "t.csv", ["a"], [{"a": "a.png"}])
     predict(str(tmp_path / "run"), tmp_path / "t.csv", None, tmp_path / "made", "cpu", "fp32", None, True, "cut")
     assert Path(json.loads(capsys.readouterr().out)["b"]["image"]).parent == tmp_path / "made"
 
@@ -197,11 +195,11 @@ def test_what_a_mask_marks_is_filled_in(tmp_path: Path) -> None:
     mask[15:17, 40] = 1  # of the rows of patches, 16 raw pixels each, both; of the columns one
     (filled,) = model.complete([rows[0]["image"]], mask=mask)
     (piece,) = source.encode([source.read(rows[0]["image"])], 0)
-    before = resize_module.joined(piece.tokens[~piece.special, PLACES:], (2, 4), 8)
+    before = resize.joined(piece.tokens[~piece.special, PLACES:], (2, 4), 8)
     changed = (filled != before).any(axis=2).reshape(2, 8, 4, 8).any(axis=(1, 3))
     assert changed.tolist() == [[False, False, True, False]] * 2
     coloured = np.repeat(mask[:, :, None], 3, axis=2)
-    for same in (coloured, [coloured], pictures.encode(coloured)):
+    for same in (coloured, [coloured], image_io.encode(coloured)):
         assert np.array_equal(model.complete([rows[0]["image"]], mask=same)[0], filled)
 
 
@@ -219,7 +217,7 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
     done = run("predict", base, str(photos), "--mask", str(tmp_path / "masks"), "--out", str(filled))
     assert done.returncode == 0, done.stderr
     for i, path in enumerate(sorted(filled.iterdir())):
-        before, after = smooth_image(16, 16, i), pictures.decode(path.read_bytes())
+        before, after = smooth_image(16, 16, i), image_io.decode(path.read_bytes())
         assert np.array_equal(after[8 * (i + 1) :], before[8 * (i + 1) :]) and not np.array_equal(after[:8], before[:8])
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "nothing.png")
     Image.fromarray(np.full((8, 16), 255, np.uint8)).save(tmp_path / "small.png")

@@ -16,7 +16,7 @@ from sklearn import metrics
 
 import mapsto
 from mapsto import kinds
-from mapsto.data import table as data
+from mapsto.data.table import read_table, write_rows
 from mapsto.errors import BadCell
 from mapsto.evaluation.error_analysis import scrutinize
 
@@ -89,8 +89,8 @@ def test_cells_of_labels() -> None:
 
 def test_a_number_is_learnt_and_given_back(tmp_path: Path) -> None:
     rows = [{"text": text, "number": 20.0 * ("winter" in text) + len(text) % 3} for text in sentences(300)]
-    data.write_rows(tmp_path / "train.csv", ["text", "number"], rows[:240])
-    data.write_rows(tmp_path / "test.csv", ["text", "number"], rows[240:])
+    write_rows(tmp_path / "train.csv", ["text", "number"], rows[:240])
+    write_rows(tmp_path / "test.csv", ["text", "number"], rows[240:])
     done = run(
         "fit", "text -> number", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--out",
         str(tmp_path / "run"), "--layers", "1", "--width", "64", "--vocabulary", "300", "--device", "cpu",
@@ -117,10 +117,10 @@ def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:
     look = scrutinize(found.answers[0])
     assert look is not None and "truth holds winter" in {part.name for part in look.slices}
     assert {case.truth for case in look.examples} <= {"winter", "summer", "winter, summer", "none"}
-    data.write_rows(tmp_path / "new.csv", ["text"], rows[240:])
+    write_rows(tmp_path / "new.csv", ["text"], rows[240:])
     done = run("predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "out.csv"))
     assert done.returncode == 0, done.stderr
-    again = [kinds.target("labels").read(cell) for cell in data.read(tmp_path / "out.csv").column("labels")]
+    again = [kinds.target("labels").read(cell) for cell in read_table(tmp_path / "out.csv").column("labels")]
     assert np.mean([set(one) == set(row["labels"]) for one, row in zip(again, rows[240:], strict=True)]) > 0.8
     compared = mapsto.compare(
         "text -> labels", rows[:200], tmp_path / "cmp", test=rows[240:], labels=[30, "all"], seeds=2, epochs=1, **SMALL

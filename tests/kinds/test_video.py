@@ -25,18 +25,17 @@ from vision_models import edit_json
 
 import mapsto
 from mapsto import cli, kinds
-from mapsto.data import table as data
+from mapsto.data.table import write_rows
 from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose, generator
-from mapsto.vision import image_io as pictures
-from mapsto.vision import video_io as videos
+from mapsto.vision import image_io, video_io
 from mapsto.vision.patch_embedding import STACKED
 from mapsto.vision.pixels import Unreadable
 from mapsto.vision.resize import Frame
 
-DECODES = pytest.mark.skipif(videos.missing(), reason="the extra [video] is not here: no PyAV")
+DECODES = pytest.mark.skipif(video_io.missing(), reason="the extra [video] is not here: no PyAV")
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
 HOW: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
@@ -66,10 +65,10 @@ def rows(start: int, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[videos.Child]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[video_io.Child]:
     """A decoding process of the test's own."""
-    child = videos.Child()
-    monkeypatch.setattr(videos, "CHILD", child)
+    child = video_io.Child()
+    monkeypatch.setattr(video_io, "CHILD", child)
     yield child
     child.close()
 
@@ -81,11 +80,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[videos.Child]:
 def test_frames_are_those_that_were_written(ending: str, codec: str, tmp_path: Path) -> None:
     pixels = np.stack([np.full((32, 48, 3), 20 + 20 * at, np.uint8) for at in range(10)])
     path = str(write_clip(tmp_path / f"a.{ending}", pixels, rate=25, codec=codec))
-    facts = videos.facts(path)
+    facts = video_io.facts(path)
     assert (facts.frames, facts.height, facts.width) == (10, 32, 48) and facts.seconds == pytest.approx(0.4, abs=0.05)
-    assert videos.facts(None, Path(path).read_bytes()) == facts
+    assert video_io.facts(None, Path(path).read_bytes()) == facts
     for count, expected in ((10, range(10)), (5, range(1, 10, 2)), (2, (2, 7)), (20, (at // 2 for at in range(20)))):
-        shown = videos.shown(path, None, videos.middles(0.4, count))
+        shown = video_io.shown(path, None, video_io.middles(0.4, count))
         assert shown.shape == (count, 32, 48, 3)
         assert [round((frame.mean() - 20) / 20) for frame in shown] == list(expected)
 
@@ -99,8 +98,8 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
     at = content.index(b"tkhd") + 4 + 40
     turn = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)  # by a quarter to the right
     turned = content[:at] + turn + content[at + 36 :]
-    assert videos.facts(None, turned) == videos.Facts(4, 48, 32, 0.4)
-    (shown,) = videos.shown(None, turned, [0.1])
+    assert video_io.facts(None, turned) == video_io.Facts(4, 48, 32, 0.4)
+    (shown,) = video_io.shown(None, turned, [0.1])
     assert shown.shape == (48, 32, 3) and shown[:, 28:].mean() > 200 and shown[:, :16].mean() < 50
 
 
@@ -145,9 +144,9 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"), [("MOST_PIXELS", "32 × 32 pixels are more than the 9"), ("MOST_FRAMES", "more than the 9 frames")]
 )
-def test_limits(name: str, said: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_limits(name: str, said: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", np.zeros((12, 32, 32, 3), np.uint8))
-    monkeypatch.setattr(videos, "SERVE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()")
+    monkeypatch.setattr(video_io, "SERVE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()")
     with pytest.raises(BadCell, match=said):
         read(str(path))
 
@@ -155,7 +154,7 @@ def test_limits(name: str, said: str, fresh: videos.Child, monkeypatch: pytest.M
 @DECODES
 @pytest.mark.parametrize("end", ["killed", "hangs"])
 def test_a_decoder_that_dies_costs_one_video(
-    end: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    end: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And the next one is decoded by another."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
@@ -165,17 +164,17 @@ def test_a_decoder_that_dies_costs_one_video(
     if end == "killed":
         threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
     else:
-        monkeypatch.setattr(videos, "LIMIT", 0.3)
+        monkeypatch.setattr(video_io, "LIMIT", 0.3)
     begun = time.monotonic()
     with pytest.raises(BadCell, match="SIGKILL" if end == "killed" else "more than 0.3 s and was stopped"):
         read(path)
     assert time.monotonic() - begun < 20
-    monkeypatch.setattr(videos, "LIMIT", 60.0)
+    monkeypatch.setattr(video_io, "LIMIT", 60.0)
     assert read(path).facts.frames == 8 and fresh.process.pid != first
 
 
 @DECODES
-def test_a_decoder_that_died_between_two_videos_costs_none(fresh: videos.Child, tmp_path: Path) -> None:
+def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.Child, tmp_path: Path) -> None:
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
     read(path)
     assert fresh.process is not None
@@ -190,16 +189,18 @@ def test_a_decoder_that_died_between_two_videos_costs_none(fresh: videos.Child, 
     ["'x'", "'{\"shape\": [1, 9, 9, 3]}'", "'{\"shape\": [1, 99999, 99999, 3]}'", "'{\"shape\": [2, 1, 1, 3]}'"],
 )
 def test_an_answer_that_is_none_is_not_believed(
-    answer: str, fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    answer: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever a decoder was made to say, no more is read than was asked for."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
-    monkeypatch.setattr(videos, "SERVE", f"input(); print({answer})")
+    monkeypatch.setattr(video_io, "SERVE", f"input(); print({answer})")
     with pytest.raises(Unreadable, match="broke off"):
-        videos.shown(path, None, [0.0])
+        video_io.shown(path, None, [0.0])
 
 
-def test_a_path_is_read_from_where_we_are(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_path_is_read_from_where_we_are(
+    fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Not from where we were when the first video was decoded."""
     path = write_clip(tmp_path / "a.mp4", clip(0)[0])
     assert fresh.ask(str(path), None, None) == fresh.ask(str(path), None, None)
@@ -207,9 +208,11 @@ def test_a_path_is_read_from_where_we_are(fresh: videos.Child, monkeypatch: pyte
     assert fresh.ask("a.mp4", None, None) == fresh.ask(str(path), None, None)
 
 
-def test_without_the_package_it_is_named(fresh: videos.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_package_it_is_named(
+    fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
-    monkeypatch.setattr(videos, "missing", lambda: True)
+    monkeypatch.setattr(video_io, "missing", lambda: True)
     with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
         read(str(tmp_path / "a.mp4"))
 
@@ -309,7 +312,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
 def test_features_tell_what_changes_from_what_stands_still() -> None:
     still = np.full((8, 16, 16, 3), 100, np.uint8)
     brighter = still + np.arange(0, 80, 10, dtype=np.uint8)[:, None, None, None]
-    of = videos.counting()
+    of = video_io.counting()
     one, other, back, again = of([still, brighter, brighter[::-1], still]).toarray()
     assert np.array_equal(one, again) and np.abs(one - other).max() > 0.1 and np.abs(other - back).max() > 0.1
     assert np.allclose(np.linalg.norm(of([clip(0)[0]]).toarray()), 1)
@@ -355,7 +358,7 @@ def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
     command("pretrain", "video", folder, "--out", base, *SMALL, "--steps", "6", "--shape", "word")
     command("fit", "video -> label", folder, "--start", base, "--out", clf, "--steps", "2")
     names = [{"video": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in sorted(folder.rglob("*.mp4"))]
-    data.write_rows(folder / "all.csv", ["video", "label"], names)
+    write_rows(folder / "all.csv", ["video", "label"], names)
     said = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
     assert json.loads(said)["scores"]["accuracy"]["n"] == 24
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -417,8 +420,8 @@ def test_arrays_of_three_and_of_four_axes_are_told_apart() -> None:
 
 def test_a_video_says_what_it_is() -> None:
     assert str(Video.of(np.zeros((5, 4, 8, 3), np.uint8))) == "a video of 5 frames of 8 × 4 pixels"
-    moving = videos.moving(np.stack([np.full((4, 4, 3), 50 * at, np.uint8) for at in range(3)]))
-    assert pictures.decode(moving).shape == (4, 4, 3)
+    moving = video_io.moving(np.stack([np.full((4, 4, 3), 50 * at, np.uint8) for at in range(3)]))
+    assert image_io.decode(moving).shape == (4, 4, 3)
     with Image.open(io.BytesIO(moving)) as image:
         assert image.n_frames == 3
 

@@ -14,7 +14,7 @@ from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_don
 
 import mapsto
 from mapsto.errors import RunError, UsageError
-from mapsto.fitting import run_folder as folder
+from mapsto.fitting import run_folder
 
 SAVE_EVERY = 4
 
@@ -215,12 +215,12 @@ def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeyp
     real, heard = fcntl.flock, []
 
     def late(stream: Any, how: int) -> None:
-        (tmp_path / folder.LOCK).unlink()
+        (tmp_path / run_folder.LOCK).unlink()
         real(stream, how)
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", late)
-        with pytest.raises(RunError, match="in use by another process"), folder.locked(tmp_path, heard.append):
+        with pytest.raises(RunError, match="in use by another process"), run_folder.locked(tmp_path, heard.append):
             pytest.fail("two runs at once")
 
     def unsupported(*_: Any) -> None:
@@ -228,9 +228,9 @@ def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", unsupported)
-        with folder.locked(tmp_path, heard.append):
+        with run_folder.locked(tmp_path, heard.append):
             assert len(heard) == 1 and "cannot be locked" in heard[0] and "Function not implemented" in heard[0]
-    with folder.locked(tmp_path, heard.append):
+    with run_folder.locked(tmp_path, heard.append):
         assert len(heard) == 1
 
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from mapsto.metrics import classification as classification_module
-from mapsto.metrics import intervals as scores
+from mapsto.metrics import classification, intervals
 
 
 @given(st.integers(0, 2**31), st.integers(2, 400), st.integers(2, 7))
@@ -19,17 +18,17 @@ def test_equal_to_scikit_learn(seed: int, count: int, classes: int) -> None:
     truth, guess = rng.integers(0, classes, count), rng.integers(0, classes, count)
     probabilities = rng.dirichlet(np.full(classes, 0.3), count)
     close = {"abs": 1e-8, "rel": 0}
-    assert scores.accuracy(truth, guess) == pytest.approx(metrics.accuracy_score(truth, guess), **close)
+    assert intervals.accuracy(truth, guess) == pytest.approx(metrics.accuracy_score(truth, guess), **close)
     expected = metrics.f1_score(truth, guess, average="macro", zero_division=0)
-    assert classification_module.macro_f1(truth, guess) == pytest.approx(expected, **close)
+    assert classification.macro_f1(truth, guess) == pytest.approx(expected, **close)
     expected = metrics.log_loss(truth, probabilities, labels=range(classes))
-    assert classification_module.log_loss(truth, probabilities) == pytest.approx(expected, **close)
+    assert classification.log_loss(truth, probabilities) == pytest.approx(expected, **close)
 
 
 def test_log_loss_of_a_sure_mistake_is_finite_and_equal() -> None:
     probabilities = np.array([[1.0, 0.0], [0.0, 1.0]])
     truth = np.array([1, 1])
-    assert classification_module.log_loss(truth, probabilities) == pytest.approx(
+    assert classification.log_loss(truth, probabilities) == pytest.approx(
         metrics.log_loss(truth, probabilities, labels=[0, 1]), abs=1e-8
     )
 
@@ -49,10 +48,10 @@ def test_calibration_error() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(5, 0.3), 700)
     truth = rng.integers(0, 5, 700)
-    found = classification_module.expected_calibration_error(truth, probabilities)
+    found = classification.expected_calibration_error(truth, probabilities)
     assert found == pytest.approx(reference_calibration(truth, probabilities, 15), abs=1e-8)
     sure = np.eye(3)[rng.integers(0, 3, 50)]
-    assert classification_module.expected_calibration_error(sure.argmax(1), sure) == 0.0
+    assert classification.expected_calibration_error(sure.argmax(1), sure) == 0.0
 
 
 @pytest.mark.parametrize("count", [10, 20, 50, 200, 1000])
@@ -62,7 +61,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(count: int) -> None:
     inside = 0
     for right in rng.uniform(0.5, 1, 500):
         guess = (rng.random(count) > right).astype(int)
-        score = scores.with_interval(scores.accuracy, np.zeros(count, int), guess)
+        score = intervals.with_interval(intervals.accuracy, np.zeros(count, int), guess)
         assert 0 <= score.low <= score.value <= score.high <= 1 and score.n == count
         inside += score.low <= right <= score.high
     assert 0.93 <= inside / 500 <= 0.98
@@ -71,7 +70,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(count: int) -> None:
 def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
     found = [
-        scores.with_interval(scores.mean_score, rng.beta(2, 1, 200), seed=trial, resamples=400) for trial in range(500)
+        intervals.with_interval(intervals.mean_score, rng.beta(2, 1, 200), seed=trial, resamples=400)
+        for trial in range(500)
     ]
     assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in found]) <= 0.97
 
@@ -80,25 +80,25 @@ def test_an_interval_of_a_share_is_wilsons() -> None:
     """As in Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, and with the hits and misses turned round."""
     for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
         items = np.arange(count) < hits
-        score, turned = (scores.with_interval(scores.mean_score, part.astype(float)) for part in (items, ~items))
+        score, turned = (intervals.with_interval(intervals.mean_score, part.astype(float)) for part in (items, ~items))
         assert (score.low, score.high) == pytest.approx((low, high), abs=5e-5)
         assert (turned.low, turned.high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 def test_intervals_are_a_function_of_their_seed() -> None:
     truth, guess = np.arange(50) % 3, np.arange(50) % 4 % 3
-    one = scores.with_interval(classification_module.macro_f1, truth, guess, seed=3)
-    assert one == scores.with_interval(classification_module.macro_f1, truth, guess, seed=3)
+    one = intervals.with_interval(classification.macro_f1, truth, guess, seed=3)
+    assert one == intervals.with_interval(classification.macro_f1, truth, guess, seed=3)
 
 
 def test_over_seeds() -> None:
-    score = scores.mean_interval([0.8, 0.9, 0.85])
+    score = intervals.mean_interval([0.8, 0.9, 0.85])
     assert score.n == 3 and score.value == pytest.approx(0.85)
     assert score.high - score.value == pytest.approx(4.302652729911275 * 0.05 / 3**0.5)
-    assert np.isnan(scores.mean_interval([0.5]).low)
+    assert np.isnan(intervals.mean_interval([0.5]).low)
 
 
 def test_how_they_are_shown() -> None:
-    score = scores.Score(0.8142, 0.79, 0.8364, 1179)
+    score = intervals.Score(0.8142, 0.79, 0.8364, 1179)
     assert score.percent == "81.4 % (79.0–83.6, n = 1,179)"
     assert str(score) == "0.8142 (0.7900–0.8364, n = 1,179)"

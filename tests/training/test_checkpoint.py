@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import mapsto
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.errors import CheckpointError, RunError
 from mapsto.pretrained.model_folder import MANIFEST_FILE, MODEL_FILES, open_model_folder
-from mapsto.training import checkpoint as checkpoint_module
+from mapsto.training import checkpoint
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -34,7 +34,7 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
 
 def write(run: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint_module.save(checkpoint_module.place(run, step), tensors(step), {"step": step, "best": float("inf")})
+        checkpoint.save(checkpoint.place(run, step), tensors(step), {"step": step, "best": float("inf")})
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -43,25 +43,25 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    held, state = checkpoint_module.load(checkpoint_module.place(tmp_path, 5))
+    held, state = checkpoint.load(checkpoint.place(tmp_path, 5))
     assert equal(held, tensors(5)) and state == {"step": 5, "best": float("inf")}
     assert all(held[name].dtype == tensor.dtype for name, tensor in tensors(5).items())
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3)
-    checkpoint_module.prune(tmp_path, 3, keep=2)
-    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+    checkpoint.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
 def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
     """Those were refused, the run went back, and what it saved since is all there is."""
     write(tmp_path, 2, 4, 6)
     for step in (4, 6):
-        flip(checkpoint_module.place(tmp_path, step) / checkpoint_module.TENSORS, random.Random(step))
+        flip(checkpoint.place(tmp_path, step) / checkpoint.TENSORS, random.Random(step))
     write(tmp_path, 3)
-    checkpoint_module.prune(tmp_path, 3, keep=2)
-    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+    checkpoint.prune(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
 def flip(path: Path, rng: random.Random) -> None:
@@ -117,16 +117,16 @@ def sweep(folder: Path, count: int) -> None:
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(folder / "whole", run)
-        newest = checkpoint_module.place(run, 7)
-        path = newest / rng.choice([checkpoint_module.TENSORS, checkpoint_module.STATE, checkpoint_module.MANIFEST])
+        newest = checkpoint.place(run, 7)
+        path = newest / rng.choice([checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST])
         damage = DAMAGES[number % len(DAMAGES)]
         damage(path, rng)
         with pytest.raises(CheckpointError) as refused:
-            checkpoint_module.load(newest)
+            checkpoint.load(newest)
         named = newest if damage is not stray else newest / "extra.safetensors"
         assert str(named) in str(refused.value), (damage.__name__, path)
         said: list[str] = []
-        found = checkpoint_module.newest(run, said.append)
+        found = checkpoint.newest(run, said.append)
         assert found is not None and found[0].name == "step-00000003" and equal(found[1], tensors(3))
         assert len(said) == 1 and "older checkpoint" in said[0]
 
@@ -170,7 +170,7 @@ def test_a_thousand_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
     sweep_of_a_model(tmp_path, 1000)
 
 
-@pytest.mark.parametrize("suffix", checkpoint.PICKLED)
+@pytest.mark.parametrize("suffix", files.PICKLED)
 @pytest.mark.parametrize("form", ["pickle", "numpy", "text"])
 def test_what_may_run_code_is_never_opened(
     form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,11 +191,11 @@ def test_what_may_run_code_is_never_opened(
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, opened)
     with pytest.raises(CheckpointError, match="never opens it; .* save_pretrained"):
-        checkpoint.open_tensors(path)
+        files.open_tensors(path)
     safe = path.with_suffix(".safetensors")
     path.rename(safe)
     with pytest.raises(CheckpointError, match="is a pickle under another name|is no whole safetensors file"):
-        checkpoint.open_tensors(safe)
+        files.open_tensors(safe)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
@@ -218,7 +218,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(
         write(tmp_path, 2)
     assert "what was saved before stands" in str(failed.value) and failed.value.exit_status == 1
     monkeypatch.undo()
-    found = checkpoint_module.newest(tmp_path, print)
+    found = checkpoint.newest(tmp_path, print)
     assert found is not None and equal(found[1], tensors(1))
     assert not list((tmp_path / "checkpoints").glob(".unfinished-*")), "nothing half-written stays"
 
@@ -229,51 +229,51 @@ def test_space_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(RunError, match="1,000 are free"):
         write(tmp_path, 2)
-    assert [path.name for path in checkpoint_module.steps(tmp_path)] == ["step-00000001"]
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000001"]
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
-    checkpoint.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
 
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "injected")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(RunError, match="disk is full"):
-        checkpoint.write_atomic(path, b"new")
+        files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
 def test_verify_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    hashes = {"a.json": checkpoint.hash_file(tmp_path / "a.json")}
-    checkpoint.verify(tmp_path, hashes)
+    hashes = {"a.json": files.hash_file(tmp_path / "a.json")}
+    files.verify(tmp_path, hashes)
     (tmp_path / "a.json").write_text("{ }")
     with pytest.raises(CheckpointError, match=r"a\.json is damaged"):
-        checkpoint.verify(tmp_path, hashes)
+        files.verify(tmp_path, hashes)
     with pytest.raises(CheckpointError, match="is missing"):
-        checkpoint.verify(tmp_path, {"b.json": "0"})
+        files.verify(tmp_path, {"b.json": "0"})
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "b.json").write_text("[]")
-    checkpoint.verify(tmp_path, {"inner/b.json": checkpoint.hash_file(inner / "b.json")})
+    files.verify(tmp_path, {"inner/b.json": files.hash_file(inner / "b.json")})
     with pytest.raises(CheckpointError, match=r"inner/b\.json is damaged"):
-        checkpoint.verify(tmp_path, {"inner/b.json": "0"})
+        files.verify(tmp_path, {"inner/b.json": "0"})
     for outside in ("../a.json", "sub/../../a.json", str(tmp_path / "a.json")):
         with pytest.raises(CheckpointError, match="is missing"):
-            checkpoint.verify(inner, {outside: checkpoint.hash_file(tmp_path / "a.json")})
+            files.verify(inner, {outside: files.hash_file(tmp_path / "a.json")})
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'"text"'])
 def test_json_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"state\.json"):
-        checkpoint.read_json(tmp_path / "state.json")
+        files.read_json(tmp_path / "state.json")
 
 
 def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LARGEST_JSON", 100)
+    monkeypatch.setattr(files, "LARGEST_JSON", 100)
     (tmp_path / "big.json").write_text(json.dumps({"a": "b" * 200}))
     with pytest.raises(CheckpointError, match="larger than"):
-        checkpoint.read_json(tmp_path / "big.json")
+        files.read_json(tmp_path / "big.json")

@@ -22,8 +22,7 @@ import mapsto
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.training import checkpoint as checkpoint_module
-from mapsto.training import metrics_log as metrics
+from mapsto.training import checkpoint, metrics_log
 from mapsto.training.loop import State, Training
 from mapsto.training.optimizer import end_of_fall, schedule
 
@@ -302,7 +301,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
         Training(mapping, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert stopped.value.exit_status == 1
     monkeypatch.undo()
-    found = checkpoint_module.newest(tmp_path, print)
+    found = checkpoint.newest(tmp_path, print)
     assert found is not None
     again, examples = small_mapping("text:text -> label")
     state = Training(again, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
@@ -376,7 +375,7 @@ def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: 
     kept = path.read_bytes().splitlines(keepends=True)
     assert kept[:5] == [*lines[:3], *lines[4:6]], "whole lines stay as they were"
     assert [json.loads(line)["step"] for line in kept] == [1, 2, 3, 5, 6, 7, 8, 9]
-    metrics.read(tmp_path, said.say)
+    metrics_log.read(tmp_path, said.say)
     assert [line for line in said.lines if "metrics.jsonl" in line] == notes, "it was said once"
 
 

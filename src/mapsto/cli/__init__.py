@@ -151,11 +151,11 @@ def pretrain(
 ) -> None:
     """Learn from values without labels: the map from a corrupted value back to itself."""
     from mapsto import device, progress
-    from mapsto.fitting import fit as train
+    from mapsto.fitting.fit import pretrain_mapping
 
     device.keep_memory()
     shown = progress.choose(quiet, json)
-    train.pretrain(
+    pretrain_mapping(
         what, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite
     )
 
@@ -180,7 +180,7 @@ def fit(
 ) -> None:
     """Learn the map that an arrow names, from a table with its columns."""
     from mapsto import device, progress
-    from mapsto.fitting.search import fit
+    from mapsto.fitting.search import search_and_fit
 
     device.keep_memory()
     shown = progress.choose(quiet, json)
@@ -191,7 +191,7 @@ def fit(
         "like": like,
         "test": test,
     }
-    fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
+    search_and_fit(arrow, data, out, **given, options=options, progress=shown, overwrite=overwrite)
 
 
 @app.command(
@@ -427,14 +427,14 @@ def demo(
 ) -> None:
     """Pretrain, fit and compare on data that packages carry; about 11 minutes on two cores, 4 with pictures."""
     from mapsto import device, options, progress
-    from mapsto.demo import run as demo
+    from mapsto.demo import run
 
     options.require_choice("what", what, ("text", "image"))
     device.keep_memory()
     if what == "image":
-        demo.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose(quiet))
+        run.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose(quiet))
     else:
-        demo.run(out or Path("runs/demo"), minutes or 5.0, progress.choose(quiet))
+        run.run(out or Path("runs/demo"), minutes or 5.0, progress.choose(quiet))
 
 
 def main() -> None:

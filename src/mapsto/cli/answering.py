@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data import table as tables
 from mapsto.data.readers import format_of
 from mapsto.data.rows import bind_to, read_rows, require_some
+from mapsto.data.table import Table, read_table, write_rows
 from mapsto.data.writers import legible, require_place, require_writable
 from mapsto.errors import DataError, Finding, UsageError, place
 from mapsto.inference.embedder import Embedder
@@ -123,14 +123,14 @@ def complete(
         print("\n".join(filled.get(at, "") if isinstance(at, int) else "" for at in table.in_order()))
     else:
         answers = [{port.kind: filled.get(at) if isinstance(at, int) else None} for at in table.in_order()]
-        tables.write_rows(out, [port.kind], answers)
+        write_rows(out, [port.kind], answers)
     for fault in faults:
         _note(fault)
     if bad := len(table) + len(table.rejected) - len(rows):
         print(f"note: {bad:,} rows could not be filled in", file=sys.stderr)
 
 
-def _file_filled(target: Target, table: tables.Table, filled: Mapping[int, Any], out: Path) -> None:
+def _file_filled(target: Target, table: Table, filled: Mapping[int, Any], out: Path) -> None:
     """What each row of a table was filled in to as a file, named by its number in the table."""
     out.mkdir(parents=True, exist_ok=True)
     for number, at in enumerate(table.in_order(), 1):
@@ -200,7 +200,7 @@ def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None, n
     """Every row with its answer, to a file or as csv; counts as of `_show`."""
     answered = Answered(engine, given, encoding, choose(), None if out is None else out.parent, nested)
     if out is not None:
-        print(f"wrote {tables.write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
+        print(f"wrote {write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
     else:
         writer = csv.DictWriter(sys.stdout, answered.columns)
         writer.writeheader()
@@ -227,9 +227,9 @@ def _engine(engine: str, model: str, *how: Any) -> Engine:
     return Workers(model, *how) if engine == "ray" else Predictor(model_folder.load_mapping(model), *how)
 
 
-def read_noted(source: Any, encoding: str | None, answers: bool = False) -> tables.Table:
+def read_noted(source: Any, encoding: str | None, answers: bool = False) -> Table:
     """A table, and on the screen what was left aside where it was read from; with `answers` also of what they are."""
-    table = tables.read(source, encoding=encoding)
+    table = read_table(source, encoding=encoding)
     for remark in table.remarks_on(table.columns if answers else ()):
         _note(remark)
     return table

@@ -16,10 +16,10 @@ from mapsto.active_learning import require_new
 from mapsto.api import compare as compare_starts
 from mapsto.api import load
 from mapsto.cli.answering import read_noted
-from mapsto.data import table as tables
 from mapsto.data.checks import doctor
 from mapsto.data.encoding import encode, unknown_in
 from mapsto.data.rows import bind_to, read_cells, read_rows
+from mapsto.data.table import Table, read_table, write_rows
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, places, shorten
 from mapsto.evaluation.error_analysis import looks_at
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
@@ -134,7 +134,7 @@ def explain(
             explained(found, model).write(out)
         else:
             columns = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "error"]
-            tables.write_rows(out, columns, found.records())
+            write_rows(out, columns, found.records())
         print(f"wrote {len(found)} explanations to {out}; {verdict}", file=sys.stderr)
         return
     if as_json:
@@ -193,8 +193,8 @@ def compare(arrow: str, data: Path, out: Path, as_json: bool, **given: Any) -> N
 
 def check(arrow: str, data: Path, test: Path | None, start: str | None, encoding: str | None, as_json: bool) -> None:
     """Every fault of a table in one pass. Raises DataError when something must be mended."""
-    table = tables.read(data, encoding=encoding)
-    tested = None if test is None else tables.read(test, encoding=encoding)
+    table = read_table(data, encoding=encoding)
+    tested = None if test is None else read_table(test, encoding=encoding)
     bound = bind_to(parse(arrow), table)
     readers = {port.kind: kinds.source(port.kind) for port in bound.sources}
     targets = [kinds.target(port.kind) for port in bound.targets]
@@ -239,7 +239,7 @@ def _listed(found: Iterable[Finding | str]) -> Iterator[str]:
             yield f"… and {count - SHOWN_FINDINGS:,} more rows{where} (--json lists them all): {reason}"
 
 
-def _lengths(bound: Arrow, table: tables.Table, start: str | None) -> list[str]:
+def _lengths(bound: Arrow, table: Table, start: str | None) -> list[str]:
     """How much text is unknown to the start, or longer than it, or a new model of the usual size, takes."""
     beginning = begin(start, None)
     rows = read_rows(replace(bound, targets=()), table, kinds.reading(bound), [])

@@ -18,11 +18,10 @@ import numpy as np
 from torch import Tensor
 
 from mapsto import kinds
-from mapsto.data import table as tables
 from mapsto.data.checks import seen
 from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.split import apart, examined, without
-from mapsto.data.table import Table
+from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Answers
 from mapsto.fitting.build import make_config, started_sources
@@ -180,7 +179,7 @@ def planned(
     if not starts:
         raise UsageError(f"--starts names nothing to begin from; {SCRATCH} is random weights")
     wanted = parse(arrow)
-    table = tables.read(data, encoding=options.encoding)
+    table = read_table(data, encoding=options.encoding)
     bound = bind_to(wanted, table)
     if bound.corrupted or not any(kinds.target(port.kind).gain for port in bound.targets):
         raise UsageError(f"compare is about answers whose worth can be measured, such as labels; {bound} gives none")
@@ -195,7 +194,7 @@ def planned(
         rows = rows.select(pool)
         progress.say(f"no --test: {len(held):,} of the {len(pool) + len(held):,} rows are kept aside to test on")
     else:
-        tested = tables.read(test, encoding=options.encoding)
+        tested = read_table(test, encoding=options.encoding)
     left, findings = examined(bound, rows, tested, targets, options, progress.say)
     assert left is not None
     views = _views(bound, left, targets)
@@ -294,7 +293,7 @@ def _from_elsewhere(
     arrow: Arrow, pool: Rows, shift: Any, targets: Sequence[Target], options: Options, progress: Progress
 ) -> Rows:
     """Rows from elsewhere. Raises DataError for rows that cannot be read, or that also stand in the pool."""
-    other = tables.read(shift, encoding=options.encoding)
+    other = read_table(shift, encoding=options.encoding)
     read = read_rows(bind_to(arrow, other), other, kinds.reading(arrow), targets)
     require_whole(read, other.rejected, len(other), options.bad_rows)
     left = without(seen(arrow, [pool], read), other, options, progress.say, "--shift")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from mapsto import files as checkpoint
 from mapsto import kinds
 from mapsto.comparison.analysis import Comparison, Point, labels_saved, shown, signed
 from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
@@ -21,6 +20,7 @@ from mapsto.data.rows import Rows
 from mapsto.evaluation.error_analysis import scrutinize
 from mapsto.evaluation.evaluate import Answers
 from mapsto.evaluation.report_sections import failures, reasons, slices
+from mapsto.files import write_atomic
 from mapsto.report.figures import data_findings, reliability
 from mapsto.report.page import DASHES, SERIES, Page, Section, Table, drawing
 
@@ -43,9 +43,7 @@ def write(
     Raises UsageError without matplotlib.
     """
     record = {**comparison.record(), "how": facts}
-    checkpoint.write_atomic(
-        out / RESULTS, (json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
-    )
+    write_atomic(out / RESULTS, (json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
     fits = [fit for cell, outcome in outcomes.items() for fit in _rows(cell, outcome)]
     writers.write_file(out / FITS, list(fits[0]), fits)
     page = compared(comparison, study, outcomes, facts)

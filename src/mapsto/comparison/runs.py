@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.comparison.baselines import _without_pretraining
 from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
 from mapsto.data.rows import Rows
@@ -30,14 +30,14 @@ from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.evaluation.error_analysis import explained
 from mapsto.evaluation.evaluate import said_of
 from mapsto.explain.attribution import Part
-from mapsto.fitting import fit as train
-from mapsto.fitting import run_folder as folder
+from mapsto.fitting import run_folder
+from mapsto.fitting.fit import fit_mapping
 from mapsto.fitting.hyperparameters import idle
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
-from mapsto.training import checkpoint as checkpoint_module
+from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
 
 PLAN, CELLS = "compare.json", "cells"
@@ -100,13 +100,13 @@ def run(
     done: dict[Cell, Outcome] = {}
     with ExitStack() as stack:
         if out is not None:
-            stack.enter_context(folder.locked(out, progress.say))
+            stack.enter_context(run_folder.locked(out, progress.say))
             if overwrite and (out / PLAN).exists():
                 shutil.rmtree(out / CELLS, ignore_errors=True)
                 for name in (*MADE, PLAN):  # what says that a comparison is here goes last
                     (out / name).unlink(missing_ok=True)
             _require_same(out, facts)
-            checkpoint.write_atomic(out / PLAN, checkpoint.sealed(facts))
+            files.write_atomic(out / PLAN, files.sealed(facts))
             done = _kept(study, out, progress)
         left = [cell for cell in study.cells if cell not in done]
         kept = f", {len(done)} of them done before" if done else ""
@@ -201,7 +201,7 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         target, answer = _without_pretraining(study, rows, cell)
         seconds = time.monotonic() - began
     else:
-        mapping = train.fit(
+        mapping = fit_mapping(
             str(study.arrow),
             study.pool.table.select(rows.rows),
             start=cell.way.start,
@@ -257,7 +257,7 @@ def _require_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out needs a folder")
     held = set(os.listdir(out)) if out.exists() else set()
-    if PLAN not in held and held - {folder.LOCK, f"{checkpoint.TEMPORARY}{PLAN}"}:
+    if PLAN not in held and held - {run_folder.LOCK, f"{files.TEMPORARY}{PLAN}"}:
         raise UsageError(f"{out} holds other files; choose another --out")
 
 
@@ -266,7 +266,7 @@ def _require_same(out: Path, facts: dict[str, Any]) -> None:
     if not (out / PLAN).exists():
         return
     try:
-        held = checkpoint.read_sealed(out / PLAN)
+        held = files.read_sealed(out / PLAN)
     except CheckpointError as error:
         raise UsageError(f"{error}; begin again with --overwrite") from error
     if differing := sorted(name for name in facts if held.get(name) != facts[name]):
@@ -280,7 +280,7 @@ def _keep(out: Path, cell: Cell, outcome: Outcome) -> None:
     tensors = {"output": outcome.output, **{f"gains.{name}": gains for name, gains in outcome.gains.items()}}
     state = {name: getattr(outcome, name) for name in ("target", "figures", "seconds", "tokens", "peak")}
     state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in outcome.parts.items()}
-    checkpoint_module.save(out / CELLS / cell.name, tensors, state)
+    checkpoint.save(out / CELLS / cell.name, tensors, state)
 
 
 def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
@@ -291,7 +291,7 @@ def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
         if not path.exists():
             continue
         try:
-            tensors, state = checkpoint_module.load(path)
+            tensors, state = checkpoint.load(path)
         except CheckpointError as error:
             progress.say(f"{error}; this fit is made again")
             continue

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data import sampling as sampling_module
+from mapsto.data import sampling
 from mapsto.data.encoding import too_much_unknown
 from mapsto.data.rows import read_rows, require_few
 from mapsto.data.shards import Arrays, Shards, joined
@@ -64,7 +64,7 @@ def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
     chosen: list[tuple[int, int, Any]] = []
     threshold, size, total, row = 2**64, 0, 0, 0
     for part in parts:
-        draws = sampling_module.mix(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
+        draws = sampling.mix(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
         row += len(part)
         for draw, cell in zip(draws, part.column(str(port.column)), strict=True):
             try:
@@ -182,7 +182,7 @@ class Corpus:
         different: set[int] = set()
         for number in range(self.shards.count or 0):
             shard = self.shards[number]
-            held = sampling_module.mix(shard["draws"].astype(np.uint64), seed) < limit
+            held = sampling.mix(shard["draws"].astype(np.uint64), seed) < limit
             rows += int(held.sum())
             if len(different) < 2:
                 different |= set(np.unique(shard["draws"])[:2].tolist())

@@ -14,7 +14,7 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data import readers
 from mapsto.errors import DataError, Finding
-from mapsto.vision import detection_annotations as annotated
+from mapsto.vision import detection_annotations
 
 LABEL = "label"  # the column of the names of folders
 
@@ -42,7 +42,7 @@ class Walked:
     empty: list[Path]
 
 
-def listed(path: Path) -> Listed:
+def list_files(path: Path) -> Listed:
     """What a path stands for. Raises DataError for a folder that holds nothing, or that cannot be listed."""
     walk = cache(_walked)
     try:
@@ -133,7 +133,7 @@ def _named(
     """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
     but part files from what is told of them are no labels."""
     data: dict[str, list[Any]] = {kind: files}
-    apart = annotated.APART if told else ()
+    apart = detection_annotations.APART if told else ()
     inner = [
         [part for part in Path(file).relative_to(root).parts[:-1] if part.lower() not in apart]
         if Path(file).is_relative_to(root)

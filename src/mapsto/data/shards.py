@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.distributed import ALONE, Ranks
 from mapsto.errors import CheckpointError, RunError, UsageError
 
@@ -65,7 +65,7 @@ def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None
             raise UsageError(f"{folder} holds other files; choose another --out")
         return None
     try:
-        return checkpoint.read_sealed(folder / MANIFEST)
+        return files.read_sealed(folder / MANIFEST)
     except CheckpointError as error:
         say(f"{error}; all of the corpus is read again")
         return None
@@ -82,7 +82,7 @@ def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
 
 
 def _intact(path: Path, sha256: str) -> bool:
-    return path.is_file() and checkpoint.hash_file(path) == sha256
+    return path.is_file() and files.hash_file(path) == sha256
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -117,7 +117,7 @@ class Shards:
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> Shards:
         """What the main process has made, for the others, which write nothing. Raises CheckpointError for a damaged shard."""
-        record = checkpoint.read_sealed(run / FOLDER / MANIFEST)
+        record = files.read_sealed(run / FOLDER / MANIFEST)
         for number in _damaged(run / FOLDER, record, ranks):
             path = _path(run / FOLDER, number)
             raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
@@ -177,9 +177,9 @@ class Shards:
         content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         path = _path(self.folder, number)
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.require_space(self.folder, len(content))
-        checkpoint.write_atomic(path, content)
-        self.entries[number]["sha256"] = digest = checkpoint.hash_file(path)
+        files.require_space(self.folder, len(content))
+        files.write_atomic(path, content)
+        self.entries[number]["sha256"] = digest = files.hash_file(path)
         if self._known.get(number, digest) != digest:
             path.unlink()
             raise RunError(f"{path} was made again and is another one: the corpus changed while it was read")
@@ -211,7 +211,7 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = {str(number): self.entries[number] for number in sorted(self.entries)}
         record = {"key": self.key, "facts": self.facts, "count": self.count, "shards": shards}
-        checkpoint.write_atomic(self.folder / MANIFEST, checkpoint.sealed(record))
+        files.write_atomic(self.folder / MANIFEST, files.sealed(record))
 
 
 def joined(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import kinds
-from mapsto.data import sampling as sampling_module
+from mapsto.data import sampling
 from mapsto.data.checks import doctor, seen
 from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.table import Table
@@ -123,4 +123,4 @@ def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
     strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
-    return sampling_module.split(len(rows), groups, strata, share, seed)
+    return sampling.split(len(rows), groups, strata, share, seed)

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto import files as checkpoint
-from mapsto.data import files as listing
 from mapsto.data import readers, writers
+from mapsto.data.files import list_files
 from mapsto.data.readers import Part
 from mapsto.errors import DataError, Finding, UsageError
+from mapsto.files import hash_file
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Table:
         return digest.hexdigest()
 
 
-def read(source: Any, encoding: str | None = None) -> Table:
+def read_table(source: Any, encoding: str | None = None) -> Table:
     """A table from a path, a DataFrame, an Arrow table, a data set of Hugging Face, or a list of dicts.
 
     Rows that cannot be read are in `.rejected`. Raises DataError for a file of which nothing can be read.
@@ -110,7 +110,7 @@ def read(source: Any, encoding: str | None = None) -> Table:
     if isinstance(source, Table):
         return source
     if is_path(source):
-        return _joined(list(stream(source, encoding)))
+        return _joined(list(stream_tables(source, encoding)))
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
         part = _columns({name: list(source[name]) for name in source.column_names})
     elif hasattr(source, "to_pylist"):
@@ -152,15 +152,15 @@ def is_table_name(text: str, folders: bool = False) -> bool:
         return False
 
 
-def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
-    """What `read` gives in one, in tables of bounded size, in order. A table has the columns of those before it.
+def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
+    """Yield a source as tables of bounded size, in order; each table has the columns of those before it.
 
     Raises DataError for a file that cannot be read on, and at the end when there was no row.
     """
     if not is_path(source):
-        yield read(source, encoding)
+        yield read_table(source, encoding)
         return
-    found = listing.listed(Path(source))
+    found = list_files(Path(source))
     if found.data is not None:
         listed = Table(found.data, [(str(file), 0) for file in found.files], [])
         for at in range(0, len(listed), FILES_AT_ONCE):
@@ -190,15 +190,15 @@ def stream(source: Any, encoding: str | None = None) -> Iterator[Table]:
         raise DataError(f"{path} has no rows", rejected)
 
 
-def fingerprint(source: Any) -> str:
+def fingerprint_source(source: Any) -> str:
     """SHA-256 of what a source holds: of the bytes of its files, in their order, or of a table."""
     if not is_path(source):
-        return read(source).fingerprint
-    hashes = _of_files(Path(source), checkpoint.hash_file)
+        return read_table(source).fingerprint
+    hashes = _of_files(Path(source), hash_file)
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def written(source: Any) -> list[tuple[str, int, int]]:
+def file_signatures(source: Any) -> list[tuple[str, int, int]]:
     """Name, size and time of the last change of the files of a source; what was written to meanwhile has others."""
 
     def sign(path: Path) -> tuple[str, int, int]:
@@ -211,7 +211,7 @@ def written(source: Any) -> list[tuple[str, int, int]]:
 def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
     """What `call` gives for each file that a source is read from, in their order. Raises DataError where it cannot be read."""
     try:
-        return [call(path) for path in listing.listed(source).files]
+        return [call(path) for path in list_files(source).files]
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mapsto.api import Model, compare, fit, pretrain
 from mapsto.comparison.analysis import Comparison
-from mapsto.demo import data as demo_data
+from mapsto.demo import data
 from mapsto.demo.data import INSTALL
 from mapsto.errors import UsageError
 from mapsto.pretrained import model_folder
@@ -73,7 +73,7 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     """Handwritten digits: pretrain without labels, and see what that is worth with few. A demo that was stopped goes on."""
     began = time.monotonic()
     again = _entered(out)
-    digits = _shuffled(demo_data.digits())
+    digits = _shuffled(data.digits())
     test, pool = digits[:TESTED_DIGITS], digits[TESTED_DIGITS:]
     progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
@@ -106,7 +106,7 @@ def _entered(out: Path) -> bool:
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool) -> tuple[str, Comparison]:
     """(a) Chinese reviews: pretrain on text without labels, then fit with few."""
-    reviews = _shuffled(demo_data.reviews())
+    reviews = _shuffled(data.reviews())
     test, pool = reviews[:TESTED_REVIEWS], reviews[TESTED_REVIEWS:]
     texts = [{"text": row["text"]} for row in pool]
     characters = sum(len(row["text"]) for row in texts) / 1e6
@@ -124,10 +124,10 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool)
 
 def _published_start(out: Path, progress: Progress, again: bool) -> tuple[str, Comparison]:
     """(b) English news topics: a published sentence encoder as the start."""
-    news = _shuffled(demo_data.news())
+    news = _shuffled(data.news())
     test, pool = news[:TESTED_NEWS], news[TESTED_NEWS:]
     progress.say(f"(b) {len(news):,} different English news texts, start: all-MiniLM-L6-v2")
-    start = str(demo_data.minilm())
+    start = str(data.minilm())
     # What would be chosen, contrast, takes a minute a fit here, and all weights from scratch longer; a probe takes seconds.
     found = compare(
         ARROW, pool, out / "news-report", test=test, starts=[start], labels=NEWS_LABELS, seeds=SEEDS,

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mapsto import files as checkpoint
 from mapsto import kinds
 from mapsto.errors import Finding, places
 from mapsto.evaluation.error_analysis import Scrutiny
 from mapsto.evaluation.evaluate import Answers, Evaluation
 from mapsto.evaluation.report_sections import failures, reasons, slices
+from mapsto.files import write_atomic
 from mapsto.metrics.intervals import to_json
 from mapsto.progress import duration
 from mapsto.report.figures import data_findings, reliability
@@ -72,7 +72,7 @@ def write_page(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
     beside.mkdir(exist_ok=True)
     page.write_figures(beside)
     told = json.dumps(record(found, looks), ensure_ascii=False, indent=1, allow_nan=False)
-    checkpoint.write_atomic(beside / RESULTS, f"{told}\n".encode("utf-8", "replace"))
+    write_atomic(beside / RESULTS, f"{told}\n".encode("utf-8", "replace"))
 
 
 def record(found: Evaluation, looks: Looks) -> dict[str, Any]:

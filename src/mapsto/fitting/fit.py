@@ -10,13 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mapsto import files as checkpoint
-from mapsto import zoo
+from mapsto import files, zoo
 from mapsto.data import corpus, shards
-from mapsto.data import table as tables
+from mapsto.data.table import is_path
 from mapsto.distributed import Ranks, join
 from mapsto.errors import UsageError
-from mapsto.fitting import run_folder as folder
+from mapsto.fitting import run_folder
 from mapsto.fitting.hyperparameters import choose_method, make_objective, make_plan
 from mapsto.fitting.outcome import _command, _report, _scored, _watcher, write_rejected
 from mapsto.fitting.probe import _calibrated, frozen, probe
@@ -40,18 +39,18 @@ METHODS = {
 }
 
 
-def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
-    """`fit` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`.
+def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
+    """`fit_mapping` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`.
 
-    Raises UsageError for an arrow that hides nothing, and what `fit` raises.
+    Raises UsageError for an arrow that hides nothing, and what `fit_mapping` raises.
     """
     arrow = what if "->" in what else f"~{what} -> {what}"
     if not parse(arrow).corrupted:
         raise UsageError(f"{arrow} hides nothing, so it is no pretraining; fit learns it: mapsto fit {arrow!r} …")
-    return fit(arrow, data, out, **given)
+    return fit_mapping(arrow, data, out, **given)
 
 
-def fit(
+def fit_mapping(
     arrow: str,
     data: Any,
     out: str | Path | None = None,
@@ -77,9 +76,9 @@ def fit(
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        ranks.on_main(lambda: folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
+        ranks.on_main(lambda: run_folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
     with ExitStack() as stack:
-        ranks.on_main(lambda: stack.enter_context(folder.locked(run, progress.say)))
+        ranks.on_main(lambda: stack.enter_context(run_folder.locked(run, progress.say)))
         work = _prepared(
             lambda kept: prepare(
                 wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
@@ -94,7 +93,7 @@ def fit(
         if (
             run is not None
             and ranks.restarts
-            and ranks.tell(ranks.on_main(lambda: folder.finished_run(run, work.facts, options)))
+            and ranks.tell(ranks.on_main(lambda: run_folder.finished_run(run, work.facts, options)))
         ):
             progress.say(f"{run} was finished before the processes were started again")
             return ranks.each(lambda: model_folder.load_mapping(run))
@@ -123,7 +122,7 @@ def fit(
         temperatures = _calibrated(work, progress.say)
 
         paths = [path for path in (data, test, start) if path is not None]
-        command = _command(work, data, test, start) if all(tables.is_path(path) for path in paths) else None
+        command = _command(work, data, test, start) if all(is_path(path) for path in paths) else None
 
         def finish() -> None:
             scores, found = _scored(work, progress)
@@ -152,8 +151,8 @@ def fit(
 
 def _make_room(run: Path, work: Work, again: bool) -> None:
     """Take away the run that the folder holds; not where processes were started `again` and it is this one."""
-    if not again or folder.holds_another(run, work.facts, work.options):
-        folder.clear(run)
+    if not again or run_folder.holds_another(run, work.facts, work.options):
+        run_folder.clear(run)
 
 
 def _prepared(
@@ -163,7 +162,7 @@ def _prepared(
     main process makes what is missing and the others open it."""
     if run is None:
         return ranks.each(lambda: prepare(None))
-    ranks.each(lambda: folder.require_shared(run))
+    ranks.each(lambda: run_folder.require_shared(run))
     kept = shards.look(run, ranks, say)
     made = ranks.on_main(lambda: prepare(kept))
     return ranks.each(lambda: made or prepare(None))
@@ -185,7 +184,7 @@ def _planned(
         )
     _require_same(work.facts, ranks)
     recorded = ranks.tell(
-        None if run is None else ranks.on_main(lambda: folder.recorded_run(run, work.facts, options, say))
+        None if run is None else ranks.on_main(lambda: run_folder.recorded_run(run, work.facts, options, say))
     )
     if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
@@ -204,9 +203,9 @@ def _planned(
 
         def record() -> None:
             if run is not None:
-                checkpoint.require_space(run, space(mapping, plan))
+                files.require_space(run, space(mapping, plan))
                 write_rejected(run, work.rejected)
-                folder.record_run(run, work.facts, asdict(plan))
+                run_folder.record_run(run, work.facts, asdict(plan))
 
         ranks.on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
@@ -221,7 +220,7 @@ def _planned(
 
 def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
     """Raise UsageError when the processes have not read the same data, start and options."""
-    theirs = ranks.tell({name: facts[name] for name in (*folder.SAME, "options")})
+    theirs = ranks.tell({name: facts[name] for name in (*run_folder.SAME, "options")})
 
     def compare() -> None:
         differing = [name for name in theirs if facts[name] != theirs[name]]
@@ -235,6 +234,6 @@ def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
     """Where the weights live, as the options say."""
     if not options.shard:
         return Replicas(ranks, mapping)
-    from mapsto.training import fsdp as shard
+    from mapsto.training import fsdp
 
-    return shard.Shards(ranks, mapping)
+    return fsdp.Shards(ranks, mapping)

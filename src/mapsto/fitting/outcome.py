@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from mapsto.data import table as tables
 from mapsto.data.examples import Examples
+from mapsto.data.table import write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import looks_at
 from mapsto.evaluation.evaluate import Evaluation, as_scored, evaluate, score_examples
 from mapsto.evaluation.report import evaluated, headline, write_page
-from mapsto.fitting import run_folder as folder
+from mapsto.fitting import run_folder
 from mapsto.fitting.setup import Work
 from mapsto.inference.forward import over
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
-from mapsto.training import metrics_log as metrics
+from mapsto.training import metrics_log
 
 
 def _watcher(
@@ -81,11 +81,11 @@ def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: 
     looks = looks_at(found, work.mapping, work.device)
     if looks or found.made:
         try:
-            steps = metrics.read(run, say)
+            steps = metrics_log.read(run, say)
             page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
-            write_page(run / folder.REPORT, page, found, looks)
+            write_page(run / run_folder.REPORT, page, found, looks)
         except UsageError as error:
-            say(f"note: no {folder.REPORT}: {error}")
+            say(f"note: no {run_folder.REPORT}: {error}")
     return headline(found, looks)
 
 
@@ -95,4 +95,4 @@ def write_rejected(run: Path, rejected: Iterable[Finding]) -> None:
     if (first := next(rows, None)) is None:
         return
     columns = ["file", "row", "column", "value", "reason"]
-    tables.write_rows(run / "rejected.csv", columns, map(asdict, chain([first], rows)))
+    write_rows(run / "rejected.csv", columns, map(asdict, chain([first], rows)))

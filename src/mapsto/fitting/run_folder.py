@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, RUN_FILE
-from mapsto.training import metrics_log as metrics
+from mapsto.training import metrics_log
 
 try:
     import fcntl
@@ -41,7 +41,7 @@ OWN: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
     "report_files",
-    metrics.METRICS,
+    metrics_log.METRICS,
     "rejected.csv",
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
@@ -58,7 +58,7 @@ OWN: tuple[str, ...] = (
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
-    *(f"{checkpoint.TEMPORARY}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
+    *(f"{files.TEMPORARY}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
     shards.FOLDER,
 }
 
@@ -140,7 +140,7 @@ def require_shared(folder: Path) -> None:
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
-    checkpoint.write_atomic(folder / RUN_FILE, checkpoint.sealed({"facts": facts, "plan": plan}))
+    files.write_atomic(folder / RUN_FILE, files.sealed({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
@@ -149,7 +149,7 @@ def recorded_run(
     """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
     if not (folder / RUN_FILE).exists():
         return None
-    recorded = checkpoint.read_sealed(folder / RUN_FILE)
+    recorded = files.read_sealed(folder / RUN_FILE)
     before = recorded["facts"]
     _require_same(folder, "an unfinished run", SAME, before, facts, options)
     for name in ("device", "versions"):
@@ -164,7 +164,7 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
     if not (folder / MANIFEST_FILE).exists():
         return False
     _require_same(
-        folder, "a finished run", SAME, checkpoint.read_sealed(folder / MANIFEST_FILE)["provenance"], facts, options
+        folder, "a finished run", SAME, files.read_sealed(folder / MANIFEST_FILE)["provenance"], facts, options
     )
     return True
 
@@ -181,14 +181,14 @@ def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Write down what a search is, and its finished trials."""
-    checkpoint.write_atomic(folder / SEARCH, checkpoint.sealed({"facts": facts, "trials": trials}))
+    files.write_atomic(folder / SEARCH, files.sealed({"facts": facts, "trials": trials}))
 
 
 def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
     """The finished trials of the search in the folder. Raises UsageError naming the fields in which it was another one."""
     if not (folder / SEARCH).exists():
         return None
-    recorded = checkpoint.read_sealed(folder / SEARCH)
+    recorded = files.read_sealed(folder / SEARCH)
     _require_same(
         folder, "an unfinished search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options
     )

@@ -1,6 +1,6 @@
 """A search for the numbers of a fit: trials on parts of the training rows, then the fit with those that did best.
 
-A trial is `train.fit` in memory with other Options. What the next trial tries is a function of the seed and of the
+A trial is `fit_mapping` in memory with other Options. What the next trial tries is a function of the seed and of the
 finished trials alone, so a search that was killed goes on to the same end. Rows of a test are never part of a trial.
 """
 
@@ -18,17 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.data import table as tables
 from mapsto.data.encoding import encode
 from mapsto.data.examples import make_examples
 from mapsto.data.rows import Rows, bind_to, read_rows
 from mapsto.data.split import apart
-from mapsto.data.table import Ints, Table
+from mapsto.data.table import Ints, Table, read_table
 from mapsto.distributed import ALONE, place
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.evaluate import as_scored
-from mapsto.fitting import fit as train
-from mapsto.fitting import run_folder as folder
+from mapsto.fitting import run_folder
+from mapsto.fitting.fit import fit_mapping
 from mapsto.fitting.hyperparameters import choose_method, contrasted, make_objective, make_plan
 from mapsto.fitting.setup import Work, prepare
 from mapsto.fitting.start import begin
@@ -108,7 +107,7 @@ class Search:
     minutes: float | None
 
 
-def fit(
+def search_and_fit(
     arrow: str,
     data: Any,
     out: str | Path | None = None,
@@ -122,36 +121,38 @@ def fit(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Mapping:
-    """`train.fit`, after `search` trials where that is given; none begins after `search_minutes` minutes of trials.
+    """`fit_mapping`, after `search` trials where that is given; none begins after `search_minutes` minutes of trials.
 
     Trials are kept in search.json of the run's folder, and none that is finished runs again. Raises UsageError without
-    the extra [search], and what `train.fit` raises.
+    the extra [search], and what `fit_mapping` raises.
     """
     options, progress = options or Options(), progress or Progress()
     begins: dict[str, Any] = {"start": start, "like": like}
     if search is None and search_minutes is None:
-        return train.fit(arrow, data, out, **begins, test=test, options=options, progress=progress, overwrite=overwrite)
+        return fit_mapping(
+            arrow, data, out, **begins, test=test, options=options, progress=progress, overwrite=overwrite
+        )
     trials = _require(parse(arrow), options, search, search_minutes)
     run = None if out is None else Path(out)
     if run is not None:
-        folder.require_free(run, overwrite, searched=True)
+        run_folder.require_free(run, overwrite, searched=True)
         _require_apart(run, begins)
-    table = tables.read(data, encoding=options.encoding)
-    tested = None if test is None else tables.read(test, encoding=options.encoding)
+    table = read_table(data, encoding=options.encoding)
+    tested = None if test is None else read_table(test, encoding=options.encoding)
     work = prepare(parse(arrow), table, tested, begin(start, like), options, progress.say)
     facts = {**work.facts, "--search": trials, "--search-minutes": search_minutes}
     planned = _planned(work, table, begins, trials, search_minutes)
     del work  # its mapping and examples are of no use to the trials
-    with folder.locked(run, progress.say):
+    with run_folder.locked(run, progress.say):
         if run is not None and overwrite:
-            folder.clear(run)
+            run_folder.clear(run)
         done = _run(planned, run, facts, progress)
     best = min(done, key=lambda trial: trial.rank)
     if best.error is None:
         raise RunError(f"none of {len(done)} trials came to an end; the last one: {done[-1].failed}")
     progress.say(f"chosen: trial {best.number} of {len(done)}, {best}")
     progress.say(f"without a search: {done[0]}")
-    return train.fit(
+    return fit_mapping(
         arrow,
         table,
         out,
@@ -290,10 +291,10 @@ def _known(arrow: Arrow, rows: Rows, kept: Ints, held: Ints) -> Ints:
 
 def _run(search: Search, run: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
     """All trials: those that search.json of the folder holds, and the others now."""
-    recorded = None if run is None else folder.recorded_search(run, facts, Options(**facts["options"]))
+    recorded = None if run is None else run_folder.recorded_search(run, facts, Options(**facts["options"]))
     done = [Trial(**{**kept, "error": kept["error"] and Score(**kept["error"])}) for kept in recorded or []]
     if recorded is None and run is not None:
-        folder.record_search(run, facts, [])
+        run_folder.record_search(run, facts, [])
     scored = sum(len(held) for _, held in search.parts)
     how = f"in {len(search.parts)} turns, each learning from the others" if len(search.parts) > 1 else "held out"
     progress.say(f"search: {search.trials} trials, each scored on {scored:,} of the training rows, {how}")
@@ -305,7 +306,7 @@ def _run(search: Search, run: Path | None, facts: Dict[str, Any], progress: Prog
         except Interrupted as stopped:
             raise _with_advice(stopped, len(done) + 1, run) from stopped
         if run is not None:
-            folder.record_search(run, facts, [asdict(trial) for trial in done])
+            run_folder.record_search(run, facts, [asdict(trial) for trial in done])
         progress.say(f"trial {len(done)} of {search.trials}: {done[-1]}, {duration(done[-1].seconds)}")
     return done
 
@@ -334,7 +335,7 @@ def _try(search: Search, done: Sequence[Trial]) -> Trial:
     found: list[tuple[float, float]] = []
     try:
         for learnt, held in search.parts:
-            found += mistakes(train.fit(search.arrow, learnt, **search.begins, options=options), held)
+            found += mistakes(fit_mapping(search.arrow, learnt, **search.begins, options=options), held)
     except Interrupted:
         raise
     except RunError as error:

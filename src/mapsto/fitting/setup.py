@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from mapsto.data import corpus
-from mapsto.data import table as tables
 from mapsto.data.examples import Examples
 from mapsto.data.rows import Rows
 from mapsto.data.shards import Kept
-from mapsto.data.table import Table
+from mapsto.data.table import Table, read_table
 from mapsto.device import choose_device, choose_precision, describe
 from mapsto.distributed import ALONE, Ranks
 from mapsto.errors import Finding
@@ -73,7 +72,7 @@ def prepare(
     """
     device = choose_device(options.device, ranks.local)
     precision = choose_precision(options.precision, device)
-    tested = None if test is None else tables.read(test, encoding=options.encoding)
+    tested = None if test is None else read_table(test, encoding=options.encoding)
     if options.words is not None:
         beginning = with_words(beginning, read_words(options.words))
     for note in beginning.notes:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.data import corpus
-from mapsto.data import table as tables
 from mapsto.data.encoding import require_room
 from mapsto.data.examples import Examples
 from mapsto.data.rows import bind_to
 from mapsto.data.shards import Kept, Shards
 from mapsto.data.split import say_all, share_of, unseen
-from mapsto.data.table import Table
+from mapsto.data.table import Table, file_signatures, fingerprint_source, is_path, read_table, stream_tables
 from mapsto.distributed import Ranks
 from mapsto.errors import DataError
 from mapsto.fitting.build import make_config, started_sources
@@ -45,12 +44,12 @@ def _from_corpus(
     the others open it and read no corpus."""
     require_choice("bad_rows", options.bad_rows)
     opened = None if run is None or ranks.main else Shards.opened(run, ranks)
-    values = data if opened or tables.is_path(data) else tables.read(data)
+    values = data if opened or is_path(data) else read_table(data)
 
     def parts() -> Iterable[Table]:
-        return tables.stream(values, options.encoding)
+        return stream_tables(values, options.encoding)
 
-    signs = [] if opened else tables.written(values)
+    signs = [] if opened else file_signatures(values)
     if opened:
         arrow = parse(opened.facts["arrow"])
     else:
@@ -69,7 +68,7 @@ def _from_corpus(
     else:
         if tested is not None:
             tested = unseen(arrow, parts(), tested, targets, options, say)
-        key = _key(arrow, tables.fingerprint(values), started, limits, options)
+        key = _key(arrow, fingerprint_source(values), started, limits, options)
         begun = run is not None and (run / model_folder.RUN_FILE).exists() and not overwrite
         shards = Shards(run, key, say, begun, kept)
         shards.remember({"arrow": str(arrow)})
@@ -77,7 +76,7 @@ def _from_corpus(
     config = _begun(arrow, sources, targets, beginning, options)
     if not shards.whole:
         corpus.fill(shards, parts(), arrow, sources[kind], limits)
-        if tables.written(values) != signs:
+        if file_signatures(values) != signs:
             shards.forget()
             raise DataError(f"{values} changed while it was read; give the same command again when it is complete")
     read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)

@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mapsto import files as checkpoint
 from mapsto import kinds
-from mapsto.data import table as tables
 from mapsto.data.encoding import encode, lie_in_raw, unknown_in
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.split import examined, split
-from mapsto.data.table import Table
+from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
+from mapsto.files import hash_file
 from mapsto.fitting.build import make_sources
 from mapsto.fitting.setup_checks import Material, _begun, _corruption, _limits, _require_ways, made_targets
 from mapsto.fitting.start import Beginning
@@ -31,7 +30,7 @@ def _from_table(
     wanted: Arrow, data: Any, tested: Table | None, beginning: Beginning, options: Options, say: Callable[[str], None]
 ) -> Material:
     """Rows with answers, all in memory."""
-    table = tables.read(data, encoding=options.encoding)
+    table = read_table(data, encoding=options.encoding)
     arrow = _bound(wanted, table, options)
     _require_ways(arrow, options)
     targets = made_targets(arrow, options)
@@ -85,7 +84,7 @@ def _fingerprint(arrow: Arrow, rows: Rows, options: Options) -> str:
     found = fingerprint_of(arrow, rows)
     if options.style is None:
         return found
-    return hashlib.sha256((found + checkpoint.hash_file(Path(options.style))).encode()).hexdigest()
+    return hashlib.sha256((found + hash_file(Path(options.style))).encode()).hexdigest()
 
 
 def _examples(

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from mapsto import kinds
-from mapsto.data import table as tables
 from mapsto.data.encoding import encode
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
-from mapsto.data.table import Table
+from mapsto.data.table import Table, read_table
 from mapsto.data.writers import legible
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
@@ -36,7 +35,7 @@ SHOWN_TOKENS = 24
 
 def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | None = None) -> Iterator[str]:
     """The lines that show row `row` (from 1) of the table on its way. Raises UsageError, DataError, CheckpointError."""
-    table = tables.read(data, encoding=encoding)
+    table = read_table(data, encoding=encoding)
     if not 1 <= row <= len(table):
         raise UsageError(f"--row {row}: the table has the rows 1 to {len(table)}")
     mapping, rows = _made(arrow, table, start)

@@ -8,8 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mapsto import files as checkpoint
-from mapsto import kinds
+from mapsto import files, kinds
 from mapsto.data.rows import bind_to
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, UsageError
@@ -25,7 +24,7 @@ def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, 
     file, row = origin
     name = f"{Path(file).stem}-{row}" if row else Path(file).stem
     path = folder / f"{number:05}-{name}{suffix}"
-    checkpoint.write_atomic(path, content)
+    files.write_atomic(path, content)
     return path
 
 

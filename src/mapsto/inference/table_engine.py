@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
-from mapsto.data import table as tables
+from mapsto.data.table import Table, stream_tables
 from mapsto.errors import DataError, Finding
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
@@ -23,14 +23,14 @@ class Engine(Protocol):
     @property
     def arrow(self) -> Arrow: ...
 
-    def answer_parts(self, parts: Iterable[tables.Table]) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
+    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
         ...
 
 
 def answer_all(
     engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
-) -> Iterator[tuple[tables.Table, list[dict[str, Any]]]]:
+) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     """Each part of a source with one answer for every row of it, in order; `progress` is told how many there are, what could
     not be read, and what was left aside.
 
@@ -38,8 +38,8 @@ def answer_all(
     """
     shown, done = progress or Progress(), 0
 
-    def noted() -> Iterator[tables.Table]:
-        for part in tables.stream(source, encoding):
+    def noted() -> Iterator[Table]:
+        for part in stream_tables(source, encoding):
             for fault in (*part.remarks_on(), *part.rejected):
                 shown.say(f"note: {fault}")
             yield part
@@ -96,7 +96,7 @@ class Answered:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each row with its answer. Raises DataError when the source is no longer what it was."""
         self._kept.seek(0)
-        for part in tables.stream(self.source, self.encoding):
+        for part in stream_tables(self.source, self.encoding):
             for place in part.in_order():
                 line = self._kept.readline()
                 if not line:

@@ -34,7 +34,7 @@ from mapsto.sequence.piece import Part, Piece
 from mapsto.task.source import Learning, Mark, Source
 from mapsto.task.target import Figure, State, Target
 from mapsto.text.features import no_text
-from mapsto.vision import detection_annotations as annotated
+from mapsto.vision import detection_annotations
 from mapsto.vision.detection_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
@@ -165,7 +165,7 @@ class Boxes(Target):
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """What COCO's, Pascal VOC's or YOLO's files say."""
-        return dict(annotated.read(path, within))
+        return dict(detection_annotations.read(path, within))
 
     def learn(self, answers: Sequence[tuple[Box, ...]], balance: bool = False) -> None:
         """The classes in order of their names, and how many boxes there are. Raises DataError where there is none."""

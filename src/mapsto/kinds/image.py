@@ -22,18 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.piece import Alignment, Ints, Part, Piece
 from mapsto.task.source import Mark, Mixing
 from mapsto.text.shingles import Hashes, hashes
-from mapsto.vision import augmentation
-from mapsto.vision import features as features_module
-from mapsto.vision import image_io as pictures
-from mapsto.vision import image_value as picture
-from mapsto.vision import mixup as mixing
-from mapsto.vision import preprocessor_config as processor
+from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
+from mapsto.vision.features import ROUNDED, counting, disturbed, strongest
 from mapsto.vision.image_targets import ImageTarget, PictureTarget
 from mapsto.vision.image_value import THUMBNAIL, Picture
 from mapsto.vision.patch_embedding import MOST_SIDE, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
@@ -90,7 +86,7 @@ class ImageSource(PatchedSource):
     features = "colours and edges"
     measured = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
-    suffixes = pictures.SUFFIXES
+    suffixes = image_io.SUFFIXES
     rows_at_once = 32
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
     mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
@@ -144,7 +140,7 @@ class ImageSource(PatchedSource):
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """The source that its settings, and the weights of the patches or the network in front, describe."""
-        said = checkpoint.read_json(folder / PROCESSOR)
+        said = files.read_json(folder / PROCESSOR)
         if front is None:
             patch, told = _patches(folder, weights)
         else:
@@ -155,17 +151,17 @@ class ImageSource(PatchedSource):
                 f"{MOST_QUERIES} queries"
             )
         try:
-            frame = processor.frame_of(said, patch)
+            frame = preprocessor_config.frame_of(said, patch)
             if front is not None and frame.size % patch:
                 raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {frame.size}")
-            return cls(frame, *processor.normal_of(said), **told)
+            return cls(frame, *preprocessor_config.normal_of(said), **told)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """preprocessor_config.json; the sizes that a config repeats."""
-        frame, said = self.frame, processor.written(self.frame, self.mean, self.std)
-        checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
+        frame, said = self.frame, preprocessor_config.written(self.frame, self.mean, self.std)
+        files.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
         rows, columns = self.table
         side = frame.size if (frame.side, frame.side) == self.table else rows * frame.patch
         both = [rows * frame.patch, columns * frame.patch]
@@ -174,14 +170,14 @@ class ImageSource(PatchedSource):
         sizes |= {NORMED: True} if self.scale == OWN else {}
         return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
 
-    samples = staticmethod(picture.samples)
-    fits = staticmethod(picture.fits)
-    read = staticmethod(picture.read)
+    samples = staticmethod(image_value.samples)
+    fits = staticmethod(image_value.fits)
+    read = staticmethod(image_value.read)
 
     @classmethod
     def sketch(cls, value: Picture) -> Hashes:
         """Of its strongest waves."""
-        return hashes(features_module.strongest(value.small).astype(np.uint64))
+        return hashes(strongest(value.small).astype(np.uint64))
 
     @staticmethod
     def extent(value: Picture) -> float:
@@ -201,11 +197,11 @@ class ImageSource(PatchedSource):
         """As of all patches, or four side by side ("mosaic")."""
         if how != "mosaic":
             return super().mix(pieces, rng, how)
-        mixed, places = mixing.mosaic(list(map(self.joined, pieces)), self.frame.patch, rng)
+        mixed, places = mixup.mosaic(list(map(self.joined, pieces)), self.frame.patch, rng)
         whole = self._shown(pieces[0], mixed)
         return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
 
-    def _placed(self, whole: Piece, piece: Piece, place: mixing.Place | None) -> Part:
+    def _placed(self, whole: Piece, piece: Piece, place: mixup.Place | None) -> Part:
         """What a mosaic has of the picture of `piece`."""
         if place is None:
             return Part(0.0)
@@ -235,13 +231,13 @@ class ImageSource(PatchedSource):
     def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
         """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
         self.require_parts()
-        marked, size = picture.marked_by(mask), (value.height, value.width)
+        marked, size = image_value.marked_by(mask), (value.height, value.width)
         if marked.shape != size:
             wide, high = marked.shape[1], marked.shape[0]
             raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
         assert piece.alignment is not None
         before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
-        regions = piece.alignment.regions.round(features_module.ROUNDED)
+        regions = piece.alignment.regions.round(ROUNDED)
         top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
         bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
         inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
@@ -296,7 +292,7 @@ class ImageSource(PatchedSource):
     @classmethod
     def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
         """A PNG of the picture with a frame and a name about each region."""
-        return ".png", pictures.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
+        return ".png", image_io.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
 
     def read_whole(self, size: int | None) -> ImageSource:
         """Pictures in their own shape, at most `size` pixels to a side."""
@@ -314,14 +310,14 @@ class ImageSource(PatchedSource):
     @classmethod
     def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
         """Histograms of colours and of edges in the parts of the picture."""
-        of = features_module.counting()
+        of = counting()
         return lambda asked: of([value.pixels for value in asked])
 
     @staticmethod
     def disturbed(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
         """With noise, blurred, in half the light."""
-        changed = features_module.disturbed(value.pixels, rng)
-        return {name: Picture.of(pictures.encode(pixels)) for name, pixels in changed.items()}
+        changed = disturbed(value.pixels, rng)
+        return {name: Picture.of(image_io.encode(pixels)) for name, pixels in changed.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -351,7 +347,7 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
     if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
         raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
     placed, queries, patch = sizes["cls_token"][0], sizes["query_tokens"][1], sizes["projection.weight"][3]
-    said = checkpoint.read_json(folder / CONFIG)
+    said = files.read_json(folder / CONFIG)
     return patch, {
         "table": _table(max(0, sizes["position_embeddings"][1] - placed - queries), said.get("image_size"), patch),
         "registers": sizes["register_tokens"][1],

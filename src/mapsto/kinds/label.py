@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics import classification as classification_module
-from mapsto.metrics import intervals as scores
+from mapsto.metrics import classification, intervals
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import logistic
@@ -197,13 +196,13 @@ class Label(Target):
         predicted = probabilities.argmax(axis=1)
         known = truth < len(self.classes)
         found: dict[str, Figure] = {
-            "accuracy": (scores.accuracy, truth, predicted),
-            "macro_f1": (classification_module.macro_f1, truth, predicted),
+            "accuracy": (intervals.accuracy, truth, predicted),
+            "macro_f1": (classification.macro_f1, truth, predicted),
         }
         if known.any():
-            found["log_loss"] = (classification_module.log_loss, truth[known], probabilities[known])
+            found["log_loss"] = (classification.log_loss, truth[known], probabilities[known])
             found["calibration_error"] = (
-                classification_module.expected_calibration_error,
+                classification.expected_calibration_error,
                 truth[known],
                 probabilities[known],
             )
@@ -230,7 +229,7 @@ class Label(Target):
         names = sorted(set(answers))
         truth = np.array([names.index(answer) for answer in answers])
         guess = np.full(len(truth), np.bincount(truth).argmax())
-        return {"accuracy": scores.with_interval(scores.accuracy, truth, guess)}
+        return {"accuracy": intervals.with_interval(intervals.accuracy, truth, guess)}
 
     def state(self) -> State:
         """Classes in the order of the logits, and their weights in the loss."""

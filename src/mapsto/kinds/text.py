@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
-from mapsto.metrics import intervals as scores
+from mapsto.metrics import intervals
 from mapsto.metrics.intervals import Score
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.model.layers import Transform, TransformConfig
@@ -27,9 +27,8 @@ from mapsto.sequence.corruption import READS_ON, Corruption, choose, hide, read_
 from mapsto.sequence.piece import Alignment, Flat, Ints, Piece
 from mapsto.task.source import FAINTEST_SHADE, Source
 from mapsto.task.target import Figure, State, Target
-from mapsto.text import features as textual
-from mapsto.text import perturb as perturb_module
-from mapsto.text.features import no_text
+from mapsto.text import perturb
+from mapsto.text.features import no_text, tfidf
 from mapsto.text.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 32
@@ -209,15 +208,15 @@ class TextSource(Source):
     @classmethod
     def classical(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
         """Of words and of runs of characters, which are the words of Chinese."""
-        return textual.tfidf(values)
+        return tfidf(values)
 
     @staticmethod
     def disturbed(value: str, rng: np.random.Generator) -> dict[str, str]:
         """With typing errors, in capitals, without punctuation."""
         return {
-            "typing errors": perturb_module.mistyped(value, rng),
+            "typing errors": perturb.mistyped(value, rng),
             "all capitals": value.upper(),
-            "no punctuation": perturb_module.unpunctuated(value),
+            "no punctuation": perturb.unpunctuated(value),
         }
 
     @property
@@ -316,13 +315,13 @@ class TextTarget(Target):
     def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
         """Mean loss (nats a token) and share found, over the hidden tokens."""
         losses, hits = output.double().numpy().T
-        return {"masked_loss": (np.mean, losses), "token_accuracy": (scores.mean_score, hits)}
+        return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, hits)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
         """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""
         ids = np.asarray(answers, np.int64)
         frequency = np.bincount(ids, minlength=self.reader.vocabulary) / max(1, len(ids))
-        return {"masked_loss": scores.with_interval(np.mean, -np.log(frequency[ids]))}
+        return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
 
     def state(self) -> State:
         """The shape of the head, and how tokens were hidden."""

@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.vision import preprocessor_config as processor
-from mapsto.vision import video_io as videos
+from mapsto.vision import preprocessor_config, video_io
 from mapsto.vision.patch_embedding import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, StackPlaces
 from mapsto.vision.patch_reconstruction import PatchedTarget
 from mapsto.vision.patch_source import (
@@ -73,16 +72,16 @@ class Video:
     content: bytes | None = field(compare=False, repr=False)
     frames: Pixels | None = field(compare=False, repr=False)
     digest: str
-    facts: videos.Facts
+    facts: video_io.Facts
 
     def sampled(self, count: int) -> Pixels:
         """(count, h, w, 3), what is seen in the middle of as many equal parts. Raises DataError for a file that is no longer what
         it was."""
-        times = videos.middles(self.facts.seconds, count)
+        times = video_io.middles(self.facts.seconds, count)
         if self.frames is not None:
             return self.frames[np.array(times).astype(np.int64)]
         try:
-            return videos.shown(self.path, self.content, times)
+            return video_io.shown(self.path, self.content, times)
         except (OSError, Unreadable) as error:
             raise DataError(f"{self} changed while it was read: {error}") from error
 
@@ -91,13 +90,13 @@ class Video:
         """The video of these frames."""
         k, h, w, _ = frames.shape
         digest = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()
-        return cls(None, None, frames, digest, videos.Facts(k, h, w, float(k)))
+        return cls(None, None, frames, digest, video_io.Facts(k, h, w, float(k)))
 
     @classmethod
     def encoded(cls, path: str | None, content: bytes | None) -> Video:
         """The video in a file or in its bytes. Raises OSError, Unreadable."""
-        facts = videos.facts(path, content)
-        digest = hashlib.sha256(content).hexdigest() if content is not None else checkpoint.hash_file(Path(str(path)))
+        facts = video_io.facts(path, content)
+        digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
         return cls(path, content, None, digest, facts)
 
     def __str__(self) -> str:
@@ -113,7 +112,7 @@ def _samples() -> list[Any]:
 
 
 def _fits(values: Sequence[object]) -> bool:
-    return fit(values, videos.SUFFIXES, axes=4)
+    return fit(values, video_io.SUFFIXES, axes=4)
 
 
 def _read(cell: object) -> Video:
@@ -144,7 +143,7 @@ class VideoSource(PatchedSource):
     features = "colours and changes"
     measured = "seconds"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.75, "mae": 0.9}
-    suffixes = videos.SUFFIXES
+    suffixes = video_io.SUFFIXES
     rows_at_once = 64
 
     def __init__(
@@ -189,7 +188,7 @@ class VideoSource(PatchedSource):
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """The source that its settings and the weights of the patches describe."""
-        said, config = checkpoint.read_json(folder / PROCESSOR), checkpoint.read_json(folder / CONFIG)
+        said, config = files.read_json(folder / PROCESSOR), files.read_json(folder / CONFIG)
         kernel = tuple(weights["projection.weight"].shape[2:]) if "projection.weight" in weights else ()
         if len(kernel) != 3 or kernel[1] != kernel[2] or not 0 < kernel[1] <= LARGEST_READ or not kernel[0]:
             raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
@@ -197,7 +196,7 @@ class VideoSource(PatchedSource):
         try:
             frames, side = int(config.get("num_frames", MOST_FRAMES)), config.get("image_size", 224)
             height, width = (side, side) if isinstance(side, int) else map(int, side)
-            frame = processor.frame_of(said, patch)
+            frame = preprocessor_config.frame_of(said, patch)
             table = height // patch
             if frames % depth or height != width or frame.side != table:
                 raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {frame.size} and {kernel}")
@@ -205,15 +204,15 @@ class VideoSource(PatchedSource):
                 raise ValueError(f"{NORMED} must be true or false, not {config[NORMED]!r}")
             if not 0 < frames // depth <= MOST_SIDE or frames // depth * table**2 > MOST_TOKENS:
                 raise ValueError(f"{frames} frames of {table} × {table} patches are not supported")
-            return cls(frame, *processor.normal_of(said), frames, depth, scale=SCALES[config.get(NORMED)])
+            return cls(frame, *preprocessor_config.normal_of(said), frames, depth, scale=SCALES[config.get(NORMED)])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare videos: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """preprocessor_config.json; the sizes that a config repeats."""
-        said = processor.written(self.frame, self.mean, self.std)
+        said = preprocessor_config.written(self.frame, self.mean, self.std)
         said |= {"image_processor_type": PREPARES, "do_center_crop": self.frame.cuts}
-        checkpoint.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
+        files.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
         sizes = {
             "image_size": self.frame.size,
             "patch_size": self.frame.patch,
@@ -242,7 +241,7 @@ class VideoSource(PatchedSource):
     def _whole(value: Video) -> tuple[float, ...]:
         return value.facts.seconds, value.facts.height, value.facts.width
 
-    _varied = staticmethod(videos.varied)
+    _varied = staticmethod(video_io.varied)
 
     def _config(self) -> PatchConfig:
         return PatchConfig(
@@ -277,7 +276,7 @@ class VideoSource(PatchedSource):
         """A few frames in a row, and below each with the parts that it shows in the colour of what they speak for."""
         count = min(SHOWN, value.facts.frames)
         found = []
-        for at, pixels in zip(videos.middles(value.facts.seconds, count), value.sampled(count), strict=True):
+        for at, pixels in zip(video_io.middles(value.facts.seconds, count), value.sampled(count), strict=True):
             here = [
                 shaded(place, shade)
                 for ((begin, end), *place), shade in zip(regions, shades, strict=True)
@@ -290,13 +289,13 @@ class VideoSource(PatchedSource):
     @classmethod
     def classical(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
         """Histograms of colours and of edges, of a video's mean and of what changes in it."""
-        of = videos.counting()
+        of = video_io.counting()
         return lambda asked: of([value.sampled(GLANCE) for value in asked])
 
     @staticmethod
     def disturbed(value: Video, rng: np.random.Generator) -> dict[str, Any]:
         """With noise, blurred, in half the light."""
-        changed = videos.disturbed(value.sampled(MOST_FRAMES), rng)
+        changed = video_io.disturbed(value.sampled(MOST_FRAMES), rng)
         return {name: Video.of(frames) for name, frames in changed.items()}
 
     @property
@@ -318,7 +317,7 @@ class VideoTarget(PatchedTarget):
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
         """A PNG that moves."""
-        return ".png", videos.moving(value)
+        return ".png", video_io.moving(value)
 
 
 source = VideoSource

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from mapsto.model import matmul as matmul_module
+from mapsto.model import matmul
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
 
@@ -39,21 +39,21 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """`activation` of the linear map of x, (…, in) → (…, out)."""
-        if self.packed is not None and activation in matmul_module.POST_OPS:
-            return matmul_module.packed_linear(x, self.packed, self.bias, activation)
+        if self.packed is not None and activation in matmul.POST_OPS:
+            return matmul.packed_linear(x, self.packed, self.bias, activation)
         x = self.product(x)
         return x if activation is None else ACTIVATIONS[activation](x)
 
     def product(self, x: Tensor) -> Tensor:
         """The linear map alone."""
         if self.packed is not None:
-            return matmul_module.packed_linear(x, self.packed, self.bias, None)
+            return matmul.packed_linear(x, self.packed, self.bias, None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return matmul_module.product(x, self.weight.to(x.dtype), bias)
+        return matmul.product(x, self.weight.to(x.dtype), bias)
 
     def pack(self) -> None:
         """Give up learning: only answer from now on, with the weights laid out as the products want them."""
-        self.packed = matmul_module.pack(self.weight)
+        self.packed = matmul.pack(self.weight)
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 

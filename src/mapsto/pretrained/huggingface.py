@@ -19,10 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mapsto import files as checkpoint
 from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError, MapstoError
-from mapsto.files import CONVERT, PICKLED, open_tensors, read_json
+from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import Decoder
 from mapsto.model.mapping import Mapping, Unset
@@ -148,11 +147,11 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
         stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
         tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
     content = safetensors.torch.save(tensors, {"format": "pt"})
-    checkpoint.require_space(folder, len(content))
-    checkpoint.write_atomic(folder / WEIGHTS, content)
+    require_space(folder, len(content))
+    write_atomic(folder / WEIGHTS, content)
     if config.sentence is not None:
         sentence_transformers.write_sentence_config(config.sentence, config.transformer.width, folder)
-    checkpoint.write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
+    write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:

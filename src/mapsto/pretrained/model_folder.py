@@ -14,16 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto import __version__, kinds
-from mapsto import files as checkpoint
+from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping, Unset
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
-from mapsto.task import arrow as arrows
-from mapsto.task.arrow import Arrow, Port
+from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.target import Target
 
 FORMAT = 1
@@ -85,12 +83,12 @@ def open_model_folder(name: str | Path) -> ModelFolder:
     path = Path(name)
     manifest = None
     if (path / MANIFEST_FILE).exists():
-        manifest = checkpoint.read_sealed(path / MANIFEST_FILE)
+        manifest = files.read_sealed(path / MANIFEST_FILE)
         if manifest.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path / MANIFEST_FILE} has format {manifest.get('format')!r}; this version reads {FORMAT}"
             )
-        checkpoint.verify(path, manifest["files"])
+        files.verify(path, manifest["files"])
     elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
     return ModelFolder(huggingface.open_pretrained(str(name)), manifest)
@@ -102,14 +100,14 @@ def load_mapping(name: str | Path) -> Mapping:
     (kind,) = opened.pretrained.sources
     if opened.manifest is not None:
         said = opened.manifest["arrow"]
-        arrow = arrows.parse(said) if opened.manifest["targets"] else Arrow(arrows.parse_ports(said), ())
+        arrow = parse(said) if opened.manifest["targets"] else Arrow(parse_ports(said), ())
         states = [entry["state"] for entry in opened.manifest["targets"]]
         targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
     elif opened.pretrained.labels:
         arrow = Arrow((Port(kind),), (Port(opened.pretrained.answered),))
         targets = [_target(kinds.target(opened.pretrained.answered), {"classes": opened.pretrained.labels})]
     elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.pretrained.tensors):
-        arrow = arrows.parse(f"~{kind} -> {kind}")
+        arrow = parse(f"~{kind} -> {kind}")
         targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.pretrained.config.decoder is None else "mae"
         targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
@@ -179,7 +177,7 @@ def save_mapping(
     telling = [t for t in mapping.targets if t.named or (t.kind == task and hasattr(t, "classes"))]
     labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
     huggingface.save_pretrained(mapping, folder, labels)
-    checkpoint.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
+    files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
     names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES)
     manifest = {
         "format": FORMAT,
@@ -188,9 +186,9 @@ def save_mapping(
         "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
         "provenance": {**provenance, "versions": versions()},
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},
-        "files": {name: checkpoint.hash_file(folder / name) for name in names if (folder / name).exists()},
+        "files": {name: files.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
-    checkpoint.write_atomic(folder / MANIFEST_FILE, checkpoint.sealed(manifest))
+    files.write_atomic(folder / MANIFEST_FILE, files.sealed(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.model.lora import ALPHA_A_RANK, Update
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import weight_names
@@ -57,5 +57,5 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, Update], start:
     }
     place = run / ADAPTER_FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomic(place / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    checkpoint.write_atomic(place / "adapter_config.json", (json.dumps(config, indent=1) + "\n").encode())
+    files.write_atomic(place / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
+    files.write_atomic(place / "adapter_config.json", (json.dumps(config, indent=1) + "\n").encode())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapsto import files as checkpoint
+from mapsto import files
 from mapsto.errors import UsageError
 
 INSTALL = "reports need the package matplotlib: pip install 'mapsto[report]'"
@@ -97,13 +97,13 @@ class Page:
 
     def write(self, path: Path) -> None:
         """The page as a file that is whole or not there. Raises RunError, and UsageError where figures need matplotlib."""
-        checkpoint.write_atomic(path, self.html().encode("utf-8", "replace"))
+        files.write_atomic(path, self.html().encode("utf-8", "replace"))
 
     def write_figures(self, folder: Path) -> None:
         """Every figure as an SVG of its own, in a folder that is there. Raises RunError."""
         for section in self.sections:
             if section.figure is not None:
-                checkpoint.write_atomic(folder / section.file, plain_svg(section.figure).encode())
+                files.write_atomic(folder / section.file, plain_svg(section.figure).encode())
 
 
 def safe(html: str) -> Any:

@@ -19,8 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from mapsto.errors import CheckpointError, RunError, UsageError
-from mapsto.text import tokenizer_files as files
-from mapsto.text import vocabulary as vocabularies
+from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
 from mapsto.text.vocabulary import OWN_SPECIAL, Style, no_text, template
 
@@ -50,9 +49,9 @@ class Tokenizer:
         self._config = dict(config)
         backend.no_truncation()
         backend.no_padding()
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self._roles = files.roles_of(self._config, vocabulary)
-        self.size: int = max(vocabulary.values(), default=-1) + 1
+        token_ids = backend.get_vocab(with_added_tokens=True)
+        self._roles = tokenizer_files.roles_of(self._config, token_ids)
+        self.size: int = max(token_ids.values(), default=-1) + 1
         if backend.post_processor is None:
             _frame_by_roles(backend, self._roles, self._config)
         self._frame = _read_frame(backend)
@@ -64,8 +63,8 @@ class Tokenizer:
 
         Raises CheckpointError when there is none, or what is there is damaged.
         """
-        backend, config = files.open_backend(Path(path))
-        with files.refusing(path):
+        backend, config = tokenizer_files.open_backend(Path(path))
+        with tokenizer_files.refusing(path):
             return cls(backend, config)
 
     @classmethod
@@ -80,16 +79,16 @@ class Tokenizer:
         share: which part of the corpus the texts are.
         Raises UsageError for an unknown style or a size that is too small, DataError when there is no text.
         """
-        backend = vocabularies.train(list(texts), size, style, share)
+        backend = vocabulary.train(list(texts), size, style, share)
         roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OWN_SPECIAL, strict=True))
         return cls(backend, {**roles, "clean_up_tokenization_spaces": False})
 
     @classmethod
     def from_state(cls, state: str) -> Tokenizer:
         """The tokenizer that `state()` described. Raises CheckpointError when `state` is damaged."""
-        with files.refusing("tokenizer state"):
+        with tokenizer_files.refusing("tokenizer state"):
             parts = json.loads(state)
-            return cls(files.from_parts(parts["tokenizer"]), parts["config"])
+            return cls(tokenizer_files.from_parts(parts["tokenizer"]), parts["config"])
 
     def state(self) -> str:
         """All there is to know about this tokenizer, as JSON."""
@@ -139,9 +138,9 @@ class Tokenizer:
         before = 0
         while chunk := list(islice(rest, CHUNK)):
             try:
-                if max(map(len, chunk)) > vocabularies.AT_ONCE and self._parted:
+                if max(map(len, chunk)) > vocabulary.AT_ONCE and self._parted:
                     for text in chunk:
-                        each = (self._ids([part])[0] for part in vocabularies.parts(text))
+                        each = (self._ids([part])[0] for part in vocabulary.parts(text))
                         yield np.concatenate([np.array(ids, np.int32) for ids in each])
                 else:
                     yield from self._ids(chunk)
@@ -185,8 +184,8 @@ class Tokenizer:
         }
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_tokens([tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in cut])
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        return Tokenizer(backend, self._config), {vocabulary[word]: ids for word, ids in cut.items()}
+        token_ids = backend.get_vocab(with_added_tokens=True)
+        return Tokenizer(backend, self._config), {token_ids[word]: ids for word, ids in cut.items()}
 
     @property
     def mask_id(self) -> int:
@@ -195,7 +194,7 @@ class Tokenizer:
         if number is None:
             raise CheckpointError(
                 "this tokenizer has no mask token, so '~text' cannot hide anything: "
-                f"name one as mask_token in {files.SPECIAL_FILE}, or start from a model that was pretrained with masks"
+                f"name one as mask_token in {tokenizer_files.SPECIAL_FILE}, or start from a model that was pretrained with masks"
             )
         return number
 
@@ -220,7 +219,7 @@ class Tokenizer:
     def max_length(self) -> int | None:
         """The longest sequence the published model took, in tokens with their frame; None when it is not said."""
         limit = self._config.get("model_max_length")
-        return int(limit) if isinstance(limit, int | float) and 0 < limit < files.NO_LIMIT else None
+        return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
         """Write files into `folder` that transformers.AutoTokenizer opens with the same ids and frame.
@@ -230,12 +229,14 @@ class Tokenizer:
         """
         config = self._saved_config(max_length)
         special = {
-            role: files.described(config[role]) for role in (*self._roles, *files.MORE_SPECIAL) if config.get(role)
+            role: tokenizer_files.described(config[role])
+            for role in (*self._roles, *tokenizer_files.MORE_SPECIAL)
+            if config.get(role)
         }
         written = {
-            files.TOKENIZER_FILE: self._backend.to_str(),
-            files.CONFIG_FILE: files.as_json(config),
-            files.SPECIAL_FILE: files.as_json(special),
+            tokenizer_files.TOKENIZER_FILE: self._backend.to_str(),
+            tokenizer_files.CONFIG_FILE: tokenizer_files.as_json(config),
+            tokenizer_files.SPECIAL_FILE: tokenizer_files.as_json(special),
         }
         target = Path(folder)
         try:
@@ -250,18 +251,20 @@ class Tokenizer:
         return None if name is None else self._backend.token_to_id(name)
 
     def _saved_config(self, max_length: int | None) -> dict[str, Any]:
-        config = {key: value for key, value in self._config.items() if key not in files.NEVER_SAVED}
+        config = {key: value for key, value in self._config.items() if key not in tokenizer_files.NEVER_SAVED}
         for role, name in self._roles.items():
-            config[role] = files.described(config.get(role) or name, typed=True)
+            config[role] = tokenizer_files.described(config.get(role) or name, typed=True)
         if max_length is not None:
             config["model_max_length"] = max_length
         if "tokenizer_class" not in config:
-            config["tokenizer_class"] = files.GENERIC_CLASS
+            config["tokenizer_class"] = tokenizer_files.GENERIC_CLASS
             types = ["token_type_ids"] if self._frame.second_type else []
             config.setdefault("model_input_names", ["input_ids", *types, "attention_mask"])
-        if config["tokenizer_class"] not in files.GENERIC_CLASSES and files.is_bert(self._backend.normalizer):
+        if config["tokenizer_class"] not in tokenizer_files.GENERIC_CLASSES and tokenizer_files.is_bert(
+            self._backend.normalizer
+        ):
             # transformers builds the normalizer of these classes from the config and lower-cases unless told.
-            for setting, attribute in files.BERT_SETTINGS.items():
+            for setting, attribute in tokenizer_files.BERT_SETTINGS.items():
                 config[setting] = getattr(self._backend.normalizer, attribute)
         return config
 

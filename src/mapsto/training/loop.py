@@ -26,8 +26,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import batches
-from mapsto.training import checkpoint as checkpoint_module
-from mapsto.training import metrics_log as metrics
+from mapsto.training import checkpoint, metrics_log
 from mapsto.training.data_parallel import Replicas
 from mapsto.training.objectives import Objective
 from mapsto.training.optimizer import Optimizers, end_of_fall, schedule
@@ -179,7 +178,7 @@ class Training:
         folder = self.folder if self.ranks.main else None
         self.mapping.train()
         try:
-            with _signals() as received, metrics.writing(folder, self.state.step, self.progress.say) as write:
+            with _signals() as received, metrics_log.writing(folder, self.state.step, self.progress.say) as write:
                 while self.state.step < self.end:
                     loss, rate = self.step(self.state.step)
                     self.state.seconds = before + time.monotonic() - started
@@ -334,15 +333,15 @@ class Training:
                 whole = self.layout.gathered(tensor.detach())
                 if self.ranks.main:
                     tensors[f"{part}/{name}"] = whole.cpu()
-        path = checkpoint_module.place(self.folder, self.state.step)
-        self.ranks.on_main(lambda: checkpoint_module.save(path, tensors, asdict(self.state)))
+        path = checkpoint.place(self.folder, self.state.step)
+        self.ranks.on_main(lambda: checkpoint.save(path, tensors, asdict(self.state)))
         if self.ranks.main:
-            checkpoint_module.prune(self.folder, self.state.step, KEPT_CHECKPOINTS)
+            checkpoint.prune(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, where there is one; only the main process opens the folder."""
         run, say = self.folder, self.progress.say
-        found = None if run is None else self.ranks.on_main(lambda: checkpoint_module.newest(run, say))
+        found = None if run is None else self.ranks.on_main(lambda: checkpoint.newest(run, say))
         told = self.ranks.tell(found and [found[0].name, found[2]])
         if told is None:
             return

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mapsto import files as checkpoint
+from mapsto import files
 
 METRICS = "metrics.jsonl"
 
@@ -46,13 +46,13 @@ def writing(run: Path | None, step: int, say: Callable[[str], None]) -> Iterator
     run.mkdir(parents=True, exist_ok=True)
     path = run / METRICS
     kept = [record for record in read(run, say) if record["step"] <= step]
-    checkpoint.write_atomic(path, b"".join(map(_line, kept)))
+    files.write_atomic(path, b"".join(map(_line, kept)))
     # Unbuffered: what did not fit on a full disk would be written again when the file is closed, and fail once more.
     with path.open("ab", buffering=0) as stream:
 
         def write(record: dict[str, Any]) -> None:
             line = _line(record)
-            with checkpoint.explaining(path):
+            with files.explaining(path):
                 while line:
                     line = line[stream.write(line) :]
 

@@ -13,8 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mapsto.errors import DataError
-from mapsto.vision import image_io as pictures
-from mapsto.vision import pixels as pixels_module
+from mapsto.vision import image_io, pixels
 
 Cell = list[dict[str, Any]] | dict[str, str] | None
 
@@ -58,7 +57,7 @@ def read(path: Path, within: Callable[[Path], Sequence[Path]]) -> Cells:
 
 
 def _pictures(files: Sequence[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in pictures.SUFFIXES]
+    return [file for file in files if file.suffix.lower() in image_io.SUFFIXES]
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
@@ -269,7 +268,7 @@ def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
     found: list[dict[str, Any]] = []
     lines = 0
     try:
-        wide, high = pictures.size(pictures.content_of(image))
+        wide, high = image_io.size(image_io.content_of(image))
         for line in file.read_text(encoding="utf-8-sig").splitlines():
             lines += 1
             if line.strip():
@@ -278,7 +277,7 @@ def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
                     raise ValueError(f"there is no class {kind} among the {len(names)} that have a name")
                 label = names[kind] if names else str(kind)
                 found.append({"label": label, "box": [left * wide, top * high, right * wide, bottom * high]})
-    except pixels_module.Unreadable:
+    except pixels.Unreadable:
         return []  # the picture itself says what is wrong with it
     except (OSError, ValueError) as error:
         return {"fault": f"{file.name}, line {lines}: no class and box as YOLO writes them: {error}"}

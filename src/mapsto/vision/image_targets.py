@@ -18,10 +18,7 @@ from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.source import Source
 from mapsto.task.target import Figure, State
-from mapsto.vision import image_io as pictures
-from mapsto.vision import image_value as picture
-from mapsto.vision import resize as resize_module
-from mapsto.vision import similarity as likeness
+from mapsto.vision import image_io, image_value, resize, similarity
 from mapsto.vision.image_value import THUMBNAIL, Picture
 from mapsto.vision.patch_embedding import PLACES, by_grid
 from mapsto.vision.patch_reconstruction import PatchedTarget
@@ -34,14 +31,14 @@ class ImageTarget(PatchedTarget):
 
     kind = "image"
 
-    samples = staticmethod(picture.samples)
-    fits = staticmethod(picture.fits)
-    read = staticmethod(picture.read)
+    samples = staticmethod(image_value.samples)
+    fits = staticmethod(image_value.fits)
+    read = staticmethod(image_value.read)
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
         """A PNG."""
-        return ".png", pictures.encode(value)
+        return ".png", image_io.encode(value)
 
 
 class PictureTarget(ImageTarget):
@@ -50,7 +47,7 @@ class PictureTarget(ImageTarget):
 
     lies_in = "image"
     resembles = True
-    suffixes = pictures.SUFFIXES
+    suffixes = image_io.SUFFIXES
     stem = ""
     gain = "ssim"
     amounts = ("psnr", "psnr_unchanged", "psnr_gained")
@@ -75,9 +72,9 @@ class PictureTarget(ImageTarget):
         scale = np.array([answer.height, answer.width]) / (end - begin)
         box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1)
         p, grid = self.source.frame.patch, self.source.grid(piece)
-        truth = resize_module.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
+        truth = resize.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
         source = piece.tokens[~piece.special, PLACES:]
-        return Answer(np.stack([resize_module.patches(truth, p), source], axis=1), at)
+        return Answer(np.stack([resize.patches(truth, p), source], axis=1), at)
 
     def asked(self, pieces: Sequence[Piece]) -> Ints:
         """All patches."""
@@ -129,8 +126,8 @@ class PictureTarget(ImageTarget):
         found = []
         for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
             patches = part.byte().numpy()
-            said, truth, source = (resize_module.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
-            found.append([of(one, truth) for one in (said, source) for of in (likeness.psnr, likeness.ssim)])
+            said, truth, source = (resize.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
+            found.append([of(one, truth) for one in (said, source) for of in (similarity.psnr, similarity.ssim)])
         return torch.tensor(found)
 
     def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:

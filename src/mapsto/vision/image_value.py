@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.errors import BadCell, DataError
-from mapsto.vision import features as features_module
-from mapsto.vision import image_io as pictures
-from mapsto.vision import pixels as pixels_module
+from mapsto.vision import features, image_io
 from mapsto.vision.patch_source import encoded, fit
-from mapsto.vision.pixels import Pixels
+from mapsto.vision.pixels import Pixels, Unreadable
 
 MOST_DECODED = 128 * 2**20
 
@@ -75,15 +73,15 @@ class Picture:
         if (known := DECODED.take(self.digest)) is not None:
             return known
         try:
-            return pictures.decode(pictures.content_of(str(self.path)) if self.content is None else self.content)
-        except (OSError, pixels_module.Unreadable) as error:
+            return image_io.decode(image_io.content_of(str(self.path)) if self.content is None else self.content)
+        except (OSError, Unreadable) as error:
             raise DataError(f"{self} changed while it was read: {error}") from error
 
     @classmethod
     def of(cls, content: bytes, path: str | None = None) -> Picture:
         """The picture that these bytes are. Raises pictures.Unreadable."""
-        pixels, digest = pictures.decode(content), hashlib.sha256(content).hexdigest()
-        (height, width), small = pixels.shape[:2], features_module.small(pixels)
+        pixels, digest = image_io.decode(content), hashlib.sha256(content).hexdigest()
+        (height, width), small = pixels.shape[:2], features.small(pixels)
         DECODED.put(digest, pixels)
         return cls(path, None if path else content, digest, height, width, small)
 
@@ -96,14 +94,14 @@ def samples() -> list[Any]:
     rng = np.random.default_rng(0)
     sizes = ((16, 16), (16, 8), (12, 16), (16, 16))
     return [
-        {"bytes": pictures.encode(rng.integers(0, 256, (*size, 3)).astype(np.uint8)), "path": None} for size in sizes
+        {"bytes": image_io.encode(rng.integers(0, 256, (*size, 3)).astype(np.uint8)), "path": None} for size in sizes
     ]
 
 
 def fits(values: Sequence[object]) -> bool:
     """Whether a column of these values can be of pictures."""
-    others = [value for value in values if value is not None and not pictures.is_opened(value)]
-    return fit(others, pictures.SUFFIXES, axes=3) if others else any(map(pictures.is_opened, values))
+    others = [value for value in values if value is not None and not image_io.is_opened(value)]
+    return fit(others, image_io.SUFFIXES, axes=3) if others else any(map(image_io.is_opened, values))
 
 
 def read(cell: object) -> Picture:
@@ -111,22 +109,22 @@ def read(cell: object) -> Picture:
     bytes."""
     if isinstance(cell, Picture):
         return cell
-    if pictures.is_opened(cell):
+    if image_io.is_opened(cell):
         try:
-            cell = pictures.encode(pictures.pixels_of(cell))
-        except pixels_module.Unreadable as error:
+            cell = image_io.encode(image_io.pixels_of(cell))
+        except Unreadable as error:
             raise BadCell(str(error)) from error
     if hasattr(cell, "__array__"):
         pixels = np.asarray(cell)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadCell(f"pixels are (h, w, 3) of bytes, not {pixels.shape} of {pixels.dtype}")
-        cell = pictures.encode(pixels)
+        cell = image_io.encode(pixels)
     path, content = encoded(cell, "picture", "pixels")
     try:
-        return Picture.of(content or pictures.content_of(str(path)), path)
+        return Picture.of(content or image_io.content_of(str(path)), path)
     except OSError as error:
         raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
-    except pixels_module.Unreadable as error:
+    except Unreadable as error:
         raise BadCell(str(error)) from error
 
 

@@ -25,9 +25,7 @@ from mapsto.errors import BadCell
 from mapsto.sequence.corruption import Corruption, choose
 from mapsto.sequence.piece import Alignment, Ints, Part, Piece
 from mapsto.task.source import FAINTEST_SHADE, Learning, Mixing, Source
-from mapsto.vision import image_io as pictures
-from mapsto.vision import mixup as mixing
-from mapsto.vision import resize as resize_module
+from mapsto.vision import image_io, mixup, resize
 from mapsto.vision.patch_embedding import FIRST_OF_FRAME, HIDDEN, PLACES, select
 from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import Frame
@@ -184,7 +182,7 @@ class PatchedSource(Source):
         special[inner] = False
         tokens[special, 0] = FIRST_OF_FRAME + np.arange(first + self.queries)
         tokens[inner, 1 : 1 + axes], tokens[:, 1 + axes : self.places] = places, grid
-        tokens[inner, self.places :] = resize_module.patches(pixels, self.frame.patch, self.block[0])
+        tokens[inner, self.places :] = resize.patches(pixels, self.frame.patch, self.block[0])
         alignment = units = None
         if aligned:
             corners = np.stack([places, places + 1], axis=-1) * np.array(self.block)[:, None]
@@ -212,13 +210,13 @@ class PatchedSource(Source):
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
         """Two values seen through each other ("mixup") or one in the other ("cutmix"), in the size of the first."""
-        mixed, shares = (mixing.blended if how == "mixup" else mixing.pasted)(list(map(self.joined, pieces)), rng)
+        mixed, shares = (mixup.blended if how == "mixup" else mixup.pasted)(list(map(self.joined, pieces)), rng)
         return self._shown(pieces[0], mixed), [Part(share) for share in shares]
 
     def _shown(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
         """The piece of a whole value with these pixels in its stead."""
         tokens = piece.tokens.copy()
-        tokens[~piece.special, self.places :] = resize_module.patches(pixels, self.frame.patch, self.block[0])
+        tokens[~piece.special, self.places :] = resize.patches(pixels, self.frame.patch, self.block[0])
         return replace(piece, tokens=tokens, alignment=alignment)
 
     def _regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -238,7 +236,7 @@ class PatchedSource(Source):
     def joined(self, piece: Piece) -> Pixels:
         """The pixels (…, h, w, 3) of all patches of a value."""
         found = piece.tokens[~piece.special, self.places :]
-        return resize_module.joined(found, self.grid(piece), self.frame.patch, self.block[0])
+        return resize.joined(found, self.grid(piece), self.frame.patch, self.block[0])
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
@@ -367,7 +365,7 @@ def _image(pixels: Pixels, side: int, named: str) -> str:
     h, w = pixels.shape[:2]
     scale = min(1.0, 2 * side / max(h, w))
     shown = Frame(1, max(1, round(max(h, w) * scale))).framed(pixels)[0]
-    content = base64.b64encode(pictures.thumbnail(shown)).decode()
+    content = base64.b64encode(image_io.thumbnail(shown)).decode()
     return (
         f'<image{named} width="{w}" height="{h}" preserveAspectRatio="none" href="data:image/jpeg;base64,{content}"/>'
     )

@@ -25,9 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.errors import UsageError
-from mapsto.vision import augmentation
-from mapsto.vision import features as features_module
-from mapsto.vision import image_io as pictures
+from mapsto.vision import augmentation, features, image_io
 from mapsto.vision.pixels import Pixels, Unreadable
 
 INSTALL = "videos need the package PyAV: pip install 'mapsto[video]'"
@@ -194,7 +192,7 @@ def shown(path: str | None, content: bytes | None, times: Sequence[float]) -> Pi
 def _require_file(path: str | None) -> None:
     """Raise OSError unless it can be read, Unreadable for what is there and is no file."""
     if path is not None:
-        pictures.require_file(path)
+        image_io.require_file(path)
         with open(path, "rb"):
             return
 
@@ -206,7 +204,7 @@ def middles(seconds: float, count: int) -> list[float]:
 
 def moving(pixels: Pixels) -> bytes:
     """An animated PNG of the frames."""
-    return pictures.encode_moving(list(pixels), MILLISECONDS)
+    return image_io.encode_moving(list(pixels), MILLISECONDS)
 
 
 def varied(
@@ -220,14 +218,14 @@ def varied(
 
 def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
     """As another camera would have it; see pictures.disturbed."""
-    frames = [features_module.disturbed(frame, rng) for frame in pixels]
+    frames = [features.disturbed(frame, rng) for frame in pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
 def counting() -> Callable[[Sequence[Pixels]], Any]:
     """From videos to sparse vectors (n, f) of length 1 that need no training: colours and edges of the mean frame, of how the
     second half differs from the first, and of how much a frame differs from the one before."""
-    of = features_module.counting()
+    of = features.counting()
     return lambda asked: of([picture for pixels in asked for picture in _summed(pixels)], 3)
 
 
