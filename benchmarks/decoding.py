@@ -57,7 +57,7 @@ def main() -> None:
 
     ways = {
         "ours: decoded, patches": ours(None),
-        **{f"the same, varied: {how}": ours(how) for how in source.augmented},
+        **{f"the same, varied: {how}": ours(how) for how in source.augmentations},
         "transformers: decoded, processed": lambda content, at: processor(
             Image.open(io.BytesIO(content)), return_tensors="pt"
         ),

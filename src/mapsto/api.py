@@ -33,6 +33,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
+from mapsto.task.capabilities import FileBacked
 
 
 class Model:
@@ -112,7 +113,7 @@ class Model:
     def is_table_name(self, text: str) -> bool:
         """Whether a text names a table for this model, and is no value."""
         port = self.mapping.arrow.sources[0]
-        return is_table_name(text, folders=bool(kinds.source(port.kind).suffixes))
+        return is_table_name(text, folders=issubclass(kinds.source(port.kind), FileBacked))
 
     def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
         """`n` rows of `pool` worth a label next; see `mapsto.suggest.suggest`."""

@@ -163,8 +163,8 @@ def test_disturbed_values_can_be_read(kind: str) -> None:
     for value in source.samples():
         read = source.read(value)
         for seed in range(20):
-            first = source.disturbed(read, np.random.default_rng(seed))
-            again = source.disturbed(read, np.random.default_rng(seed))
+            first = source.perturb(read, np.random.default_rng(seed))
+            again = source.perturb(read, np.random.default_rng(seed))
             assert first == again and all(source.read(changed) for changed in first.values())
 
 

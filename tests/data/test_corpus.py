@@ -30,6 +30,7 @@ from mapsto.fitting.setup import Work, prepare
 from mapsto.fitting.start import begin
 from mapsto.options import Options
 from mapsto.task.arrow import parse
+from mapsto.task.capabilities import Tokenized
 
 ARROW = parse("~text -> text")
 
@@ -58,7 +59,7 @@ def shards_of(run: Path) -> list[Path]:
     return sorted((run / "corpus").glob("shard-*"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.names("source") if kinds.source(kind).flat])
+@pytest.mark.parametrize("kind", [kind for kind in kinds.names("source") if issubclass(kinds.source(kind), Tokenized)])
 @pytest.mark.parametrize("units", [False, True])
 def test_pieces_are_made_again_from_their_tokens(kind: str, units: bool) -> None:
     source = kinds.source(kind).new(kinds.source(kind).samples() * 4, 300)

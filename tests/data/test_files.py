@@ -25,8 +25,9 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning
 from mapsto.options import Options
 from mapsto.task.arrow import parse
+from mapsto.task.capabilities import FileBacked
 
-FILES = [kind for kind in kinds.names("source") if kinds.source(kind).suffixes]
+FILES = [kind for kind in kinds.names("source") if issubclass(kinds.source(kind), FileBacked)]
 
 
 def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
@@ -115,11 +116,11 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
         for cell in (f" {name}{suffix}", {"bytes": None, "path": f"{name}{suffix}"}):
             if meant is None:
                 with pytest.raises(BadCell, match="below its own folder"):
-                    source.located(cell, own)
+                    source.locate(cell, own)
             else:
-                found = source.located(cell, own)
+                found = source.locate(cell, own)
                 assert (found["path"] if isinstance(found, dict) else found) == f"{meant}{suffix}"
-            assert source.located(cell, None) == cell
+            assert source.locate(cell, None) == cell
     for name, said in (
         (f"not{suffix}", f"no such file below {own}, nor"),
         (f"pipe{suffix}", "this is no file"),
@@ -127,7 +128,7 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
         (f"x://a{suffix}", "no address"),
     ):
         with pytest.raises(BadCell, match=said):
-            source.read(source.located(name, own))
+            source.read(source.locate(name, own))
     (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
     table = read_table(own / "list.csv")
     (fault,) = read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults

@@ -269,7 +269,7 @@ def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:
         Boxes.read(cell)
 
 
-@pytest.mark.parametrize("how", image.ImageSource.augmented)
+@pytest.mark.parametrize("how", image.ImageSource.augmentations)
 @pytest.mark.parametrize("fit", ["inside", "squash", "middle", "shorter"])
 def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
@@ -497,7 +497,7 @@ def test_pictures_are_read_in_the_size_that_is_asked_for(tmp_path: Path) -> None
     model = mapsto.fit("image -> boxes", rows(6), tmp_path / "det", steps=1, size=64, hold_out=0, **SMALL)
     source = mapsto.load(tmp_path / "det", device="cpu").mapping.sources["image"]
     assert isinstance(source, image.ImageSource) and source.frame.size == 64 and source.frame.fit == "inside"
-    assert model.mapping.config.transformer.longest >= source.longest
+    assert model.mapping.config.transformer.longest >= source.max_tokens
     with pytest.raises(UsageError, match="--size is for pictures"):
         mapsto.fit("text -> label", [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}], size=64, **SMALL)
 

@@ -216,7 +216,7 @@ def test_patches_are_joined_again(g: int, k: int, p: int, seed: int) -> None:
     assert np.array_equal(resize.joined(resize.patches(pixels, p), (g, k), p), pixels)
 
 
-@pytest.mark.parametrize("how", kinds.source("image").augmented)
+@pytest.mark.parametrize("how", kinds.source("image").augmentations)
 def test_what_is_moved_keeps_its_place(how: str) -> None:
     """A red spot: after moving, the patches that show it still say where it was in the raw picture."""
     pixels = np.zeros((64, 48, 3), np.uint8)
@@ -242,7 +242,7 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"), [(kind, how) for kind in ("image", "video") for how in kinds.source(kind).mixings]
+    ("kind", "how"), [(kind, how) for kind in ("image", "video") for how in kinds.source(kind).mixtures]
 )
 def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> None:
     """Of pictures of one colour each, in other sizes, the mean is that of their colours by their shares."""
@@ -253,7 +253,7 @@ def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> No
     values = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
     pieces = source.encode([source.read(value) for value in values], 0, aligned=True)
     for first in range(4):
-        given = [*pieces[first:], *pieces[:first]][: source.mixings[how].of]
+        given = [*pieces[first:], *pieces[:first]][: source.mixtures[how].num_values]
         known = np.array([*colours[first:], *colours[:first]][: len(given)])
         for step in range(20):
             mixed, parts = source.mix(given, generator(0, first, step), how)
@@ -500,7 +500,7 @@ def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
     assert "bright/000.png" in page and str(tmp_path) not in page
     named, used = (re.findall(pattern, page) for pattern in ('<image id="(.*?)"', '<use href="#(.*?)"'))
     assert named == used and len(set(named)) == 12
-    assert "<use" not in kinds.source("image").marked(found.rows.sources[0][0], [], []), "where nothing decided"
+    assert "<use" not in kinds.source("image").highlight(found.rows.sources[0][0], [], []), "where nothing decided"
     for width in (390, 1200):
         whole = in_a_browser(tmp_path, page.replace('class="wide"', "", 1), width)
         assert whole[0] == width >= whole[1] and not whole[2]
@@ -514,7 +514,7 @@ def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:
     assert len(kept) == 14 and not kept & {piece.tokens.tobytes() for (piece,) in work.watched.pieces}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("how", ["rand", *(f"none+{name}" for name in kinds.source("image").mixings)])
+@pytest.mark.parametrize("how", ["rand", *(f"none+{name}" for name in kinds.source("image").mixtures)])
 def test_digits_are_learnt_from_what_is_varied_and_mixed(how: str) -> None:
     rows = digits()
     given: Any = {"layers": 2, "width": 64, "heads": 2, "device": "cpu", "precision": "fp32"}

@@ -44,7 +44,7 @@ def digits(count: int) -> list[dict[str, Any]]:
 # Where the answer lies
 
 
-@pytest.mark.parametrize("how", ["", *kinds.source("image").augmented])
+@pytest.mark.parametrize("how", ["", *kinds.source("image").augmentations])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
     """Of a picture as its own answer, also in twice its size, the same lies in each patch, however the source is varied."""
@@ -236,5 +236,5 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
 
 def test_texts_have_no_masks() -> None:
     model = mapsto.pretrain("text", [{"text": f"row {i}"} for i in range(20)], steps=1, vocabulary=300, **SMALL_OPTIONS)
-    with pytest.raises(mapsto.MapstoError, match="no masks for 'text'"):
+    with pytest.raises(mapsto.MapstoError, match="'text' cannot be masked by a picture"):
         model.complete(["row 3"], mask="mask.png")

@@ -32,6 +32,7 @@ from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.vision import image_io, video_io
 from mapsto.vision.patch_embedding import STACKED
+from mapsto.vision.patch_source import grid_neighbours
 from mapsto.vision.pixels import Unreadable
 from mapsto.vision.resize import Frame
 
@@ -240,7 +241,7 @@ def test_patches_hold_the_frames_and_say_when_and_where() -> None:
     assert len(piece) == 3 * 4 * 2 and piece.alignment is not None
     assert np.array_equal(of.joined(piece), pixels[1::2]), "the frame in the middle of each of six parts"
     at = piece.alignment.to_tokens([(4, 8), (4, 8), (0, 4)])
-    assert [of.words(piece)[i] for i in at] == ["1,1,0"]
+    assert [of.token_names(piece)[i] for i in at] == ["1,1,0"]
     assert np.array_equal(piece.alignment.to_raw(at), [(4, 8), (4, 8), (0, 4)])
 
 
@@ -255,7 +256,7 @@ def test_what_is_hidden_together() -> None:
     assert len(block) == 6 and (np.ptp(block, axis=0) < [5, 4, 4]).all()
 
 
-@pytest.mark.parametrize("how", VideoSource.augmented)
+@pytest.mark.parametrize("how", VideoSource.augmentations)
 def test_all_frames_are_moved_alike(how: str) -> None:
     """What stands still, still does; and the patches that show it say where it was."""
     pixels = np.zeros((6, 16, 16, 3), np.uint8)
@@ -274,7 +275,7 @@ def test_all_frames_are_moved_alike(how: str) -> None:
     assert seen
 
 
-@pytest.mark.parametrize("how", VideoSource.mixings)
+@pytest.mark.parametrize("how", VideoSource.mixtures)
 def test_all_frames_are_mixed_alike(how: str) -> None:
     of = source()
     stills = [np.random.default_rng(n).integers(0, 256, (1, 16, 8 * n, 3)).astype(np.uint8) for n in (1, 2)]
@@ -287,9 +288,9 @@ def test_all_frames_are_mixed_alike(how: str) -> None:
 def test_places_lie_between_the_patches_about_them() -> None:
     """In time as in rows and columns: in the grid of the patches they are these, in another the mean of eight."""
     (piece,) = source().encode([read(np.zeros((6, 16, 8, 3), np.uint8))], 0)
-    at, shares = source().between_tokens(piece, (3, 4, 2))
+    at, shares = grid_neighbours((3, 4, 2), (3, 4, 2))
     assert (at[np.arange(24), shares.argmax(1)] == np.arange(24)).all() and (shares.max(1) == 1).all()
-    at, shares = source().between_tokens(piece, (2, 3, 5))
+    at, shares = grid_neighbours((3, 4, 2), (2, 3, 5))
     where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
     wanted = (np.indices((2, 3, 5)).reshape(3, -1).T + 0.5) / (2, 3, 5) * (3, 4, 2)
     assert np.allclose(where, wanted.clip(0.5, np.array((3, 4, 2)) - 0.5), atol=1e-6)
@@ -300,7 +301,7 @@ def test_videos_are_not_made_of_others_nor_masked(tmp_path: Path) -> None:
     with pytest.raises(mapsto.MapstoError, match="puts back what `~video` hides, and tells none of its own"):
         mapsto.fit("video:video -> clean:video", pairs, steps=1, **HOW)
     model = mapsto.fit("~video -> video", [{"video": row["video"]} for row in pairs], steps=1, **HOW)
-    with pytest.raises(mapsto.MapstoError, match="there are no masks for 'video'"):
+    with pytest.raises(mapsto.MapstoError, match="'video' cannot be masked by a picture"):
         model.complete([pairs[0]["video"]], 0.5, mask=np.ones((8, 8)))
 
 

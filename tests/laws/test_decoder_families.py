@@ -66,7 +66,7 @@ def hidden(mapping: Mapping, values: list[Any]) -> tuple[Batch, Tensor]:
     (source,) = mapping.sources.values()
     examples, masks = [], []
     for row, piece in enumerate(source.encode([source.read(value) for value in values], 0)):
-        left, at = source.corrupt(piece, HIDES, generator(0, row, 0), 0.0)
+        left, at = source.mask(piece, HIDES, generator(0, row, 0), 0.0)
         examples.append(Example((left,), (Answer(piece.tokens[at], at),), row))
         masks.append(torch.from_numpy(left.tokens[~left.special, 0] == HIDDEN))
     return collate(examples), torch.stack(masks)
@@ -132,7 +132,7 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed:
     for given in samples(shape):
         value = source.read(given)
         (piece,) = source.encode([value], 0)
-        _, at = source.corrupt(piece, HIDES, generator(0, 0, 0), 0.0)
+        _, at = source.mask(piece, HIDES, generator(0, 0, 0), 0.0)
         wanted = target._wanted(torch.from_numpy(piece.tokens[at]))
         assert np.array_equal(target.completed(value, piece, at, wanted), source._framed(value)[0])
         truth, mean = (torch.from_numpy(one.tokens[at]) for one in (piece, source.blank(piece)))

@@ -104,11 +104,11 @@ def test_places_lie_between_the_cells(tmp_path: Path) -> None:
     source = model_folder.load_mapping(tmp_path).sources["image"]
     for piece in source.encode([source.read(value) for value in smooth_pictures(((32, 32), (16, 32), (24, 16)))], 0):
         grid = tuple(map(int, piece.tokens[0, 3:5]))
-        at, shares = source.between_tokens(piece, grid)
+        at, shares = source.tokens_around(piece, grid)
         assert (at[np.arange(len(piece)), shares.argmax(1)] == np.arange(len(piece))).all() and (
             shares.max(1) == 1
         ).all()
-        at, shares = source.between_tokens(piece, (3, 5))
+        at, shares = source.tokens_around(piece, (3, 5))
         where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
         wanted = (np.indices((3, 5)).reshape(2, -1).T + 0.5) / (3, 5) * grid
         assert np.allclose(shares.sum(1), 1) and np.allclose(where, wanted.clip(0.5, np.array(grid) - 0.5), atol=1e-6)
@@ -162,7 +162,7 @@ def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> N
     (tmp_path / "preprocessor_config.json").write_text(page.split("```text\n")[1].split("```")[0])
     start = huggingface.open_pretrained(str(tmp_path))
     assert start.labels is None and "left out (1 in all): classifier.0.weight" in start.notes[0]
-    assert start.sources["image"].longest == (224 // 8) ** 2
+    assert start.sources["image"].max_tokens == (224 // 8) ** 2
     safetensors.torch.save_file({**tensors, "features.99.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not know: features\.99"):
         huggingface.open_pretrained(str(tmp_path))

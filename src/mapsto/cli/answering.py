@@ -26,6 +26,7 @@ from mapsto.options import require_choice
 from mapsto.pretrained import model_folder
 from mapsto.progress import Lines, choose
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import FileBacked, require
 from mapsto.task.target import Target
 
 ENGINES = ("local", "ray")
@@ -53,7 +54,7 @@ def predict(
     answering = _engine(engine, model, device, precision, long, min_confidence)
     filed = are_files(answering.arrow)
     source = answering.arrow.sources[0]
-    if None not in restores(answering.arrow) and kinds.source(source.kind).suffixes:
+    if None not in restores(answering.arrow) and issubclass(kinds.source(source.kind), FileBacked):
         raise UsageError(f"{answering.arrow} puts back what is hidden: say what is, with --hide 0.5 or --mask")
     if any(filed):
         answering, out = Filing(answering, _folder(out)), None
@@ -105,7 +106,7 @@ def complete(
     require_place(out)
     held = Predictor(model_folder.load_mapping(model), device, precision)
     port = held.arrow.sources[0]
-    files = _folder(out) if kinds.source(port.kind).suffixes else None
+    files = _folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
     if files is None and out is not None:
         require_writable(out)
     given = _given(data, texts, held.arrow)
@@ -145,7 +146,7 @@ def _masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
         return [str(path)] * len(values)
     if not path.is_dir():
         raise UsageError(f"--mask {path}: there is no such file or folder")
-    suffixes = kinds.source(kind).suffixes
+    suffixes = require(kinds.source(kind), FileBacked, "masked by a picture").suffixes
     named = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
     if missing := [str(value) for value in values if Path(str(value)).stem not in named]:
         more = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""

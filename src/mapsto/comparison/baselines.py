@@ -10,6 +10,7 @@ import torch
 from mapsto import kinds
 from mapsto.comparison.design import BLIND, Cell, Study
 from mapsto.data.rows import Rows
+from mapsto.task.capabilities import Describable
 from mapsto.task.target import Target
 
 
@@ -25,7 +26,7 @@ def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, 
     from scipy.sparse import hstack  # a second to import
 
     read = [kinds.source(port.kind) for port in study.arrow.sources]
-    made = [(at, kind.classical(rows.sources[at])) for at, kind in enumerate(read) if kind.features]
+    made = [(at, kind.fit_features(rows.sources[at])) for at, kind in enumerate(read) if issubclass(kind, Describable)]
 
     def features(view: Rows) -> Any:
         return hstack([of(view.sources[at]) for at, of in made], format="csr")

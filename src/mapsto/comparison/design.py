@@ -34,6 +34,8 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import Arrow, parse
+from mapsto.task.capabilities import Describable
+from mapsto.task.source import Source
 from mapsto.task.target import Target
 
 SCRATCH = "scratch"
@@ -241,7 +243,8 @@ def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
     pooled = compared.way == "pooled"
     methods = methods if pooled else ("full",)
     found = [Way(compared.blindly, BLIND)] if pooled else []
-    features = dict.fromkeys(filter(None, (kinds.source(port.kind).features for port in arrow.sources)))
+    sources = (kinds.source(port.kind) for port in arrow.sources)
+    features = dict.fromkeys(source.feature_name for source in sources if issubclass(source, Describable))
     if features and pooled:
         found.append(Way(f"{' and '.join(features)}, linear", CLASSICAL))
     for start in starts:
@@ -277,7 +280,7 @@ def _views(arrow: Arrow, tested: Table, targets: Sequence[Target]) -> dict[str, 
     rows = read_rows(bind_to(arrow, tested), tested, kinds.reading(arrow), targets)
     found = {TEST: rows}
     changed = [
-        [kinds.source(port.kind).disturbed(value, generator(0, row, 0)) for row, value in enumerate(values)]
+        [_perturbed(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
     for name in changed[0][0]:
@@ -287,6 +290,11 @@ def _views(arrow: Arrow, tested: Table, targets: Sequence[Target]) -> dict[str, 
         ]
         found[name] = replace(rows, sources=columns)
     return found
+
+
+def _perturbed(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
+    """Return the variants of a test row's value by name; none where its kind has none."""
+    return kind.perturb(value, generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 
 def _from_elsewhere(

@@ -14,6 +14,7 @@ from mapsto.data.near_duplicates import near_twins
 from mapsto.data.rows import Rows
 from mapsto.errors import Finding, place, shorten
 from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Describable
 from mapsto.task.source import Source
 from mapsto.text.shingles import Hashes
 
@@ -57,11 +58,15 @@ class _Values:
         return self.read[0].kind if len(self.read) == 1 else "row"
 
     def sketches(self, chosen: Iterable[int]) -> list[Hashes | None]:
-        """By row, for those that are chosen: see Source.sketch."""
+        """By row, for those that are chosen: see Describable.sketch."""
         found: list[Hashes | None] = [None] * len(self.rows)
-        for index in chosen:
+        columns = [
+            (kind, values)
+            for kind, values in zip(self.read, self.rows.sources, strict=True)
+            if issubclass(kind, Describable)
+        ]
+        for index in chosen if columns else ():
             if self.keys[index] is not None:
-                columns = zip(self.read, self.rows.sources, strict=True)
                 found[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
         return found
 
@@ -191,7 +196,10 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
         else:
             others.append(index)
     near = []
-    sketches, alike = train.sketches(range(len(train.keys))), max(kind.alike for kind in train.read)
+    sketches, alike = (
+        train.sketches(range(len(train.keys))),
+        max(kind.defaults.near_duplicate_threshold for kind in train.read),
+    )
     for index, twin, similarity in near_twins(sketches, test.sketches(others), others, alike):
         where, shown = train.place(twin), train.shown(twin)
         where += "" if shown == where else f": {shorten(shown, 40)!r}"

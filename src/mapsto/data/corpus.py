@@ -26,7 +26,7 @@ from mapsto.data.table import Ints, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow, restores
-from mapsto.task.source import Source
+from mapsto.task.capabilities import Tokenized
 
 SHARD_PARTS = 16
 
@@ -43,7 +43,9 @@ LONGEST_VALUE = 200
 def takes(arrow: Arrow) -> bool:
     """Whether all there is to an example of this arrow are the tokens of one corrupted source."""
     (first, *more), targets = arrow.sources, arrow.targets
-    if more or not first.corrupted or first.kind not in kinds.names("source") or not kinds.source(first.kind).flat:
+    if more or not first.corrupted or first.kind not in kinds.names("source"):
+        return False
+    if not issubclass(kinds.source(first.kind), Tokenized):
         return False
     return bool(targets) and all(port is not None for port in restores(arrow))
 
@@ -83,7 +85,7 @@ def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
     return [value for _, _, value in chosen], size / max(1, total)
 
 
-def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Source, limits: Limits) -> None:
+def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: Limits) -> None:
     """Make the shards that are missing; shard i holds SHARD_PARTS parts from the i × SHARD_PARTS-th on."""
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
@@ -116,7 +118,7 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
             yield waiting.result()
 
 
-def _encoded(arrow: Arrow, source: Source, limits: Limits, part: Table) -> dict[str, Any]:
+def _encoded(arrow: Arrow, source: Tokenized, limits: Limits, part: Table) -> dict[str, Any]:
     """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
     rows = read_rows(replace(arrow, targets=()), part, {source.kind: source}, [])
     values = rows.sources[0]
@@ -156,7 +158,7 @@ def _line(finding: Finding) -> str:
 class Corpus:
     """The whole shards of a corpus. Raises DataError for bad rows, as `bad_rows` says, and for long ones when `limits` do."""
 
-    def __init__(self, shards: Shards, source: Source, limits: Limits, bad_rows: str) -> None:
+    def __init__(self, shards: Shards, source: Tokenized, limits: Limits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
         shown = [finding for finding, _ in zip(self.faults(), range(SHOWN), strict=False)]

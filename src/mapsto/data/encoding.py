@@ -12,6 +12,7 @@ from mapsto.data.rows import Rows
 from mapsto.errors import DataError, UsageError
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Tokenized
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -29,7 +30,8 @@ def too_much_unknown(read: Iterable[tuple[Source, Ints]]) -> str | None:
     where they are few."""
     unknown = total = 0
     for source, tokens in read:
-        unknown, total = unknown + source.unknown(tokens), total + len(tokens)
+        unknown += source.count_unknown(tokens) if isinstance(source, Tokenized) else 0
+        total += len(tokens)
     if unknown <= MOST_UNKNOWN * total:
         return None
     share = f"{100 * unknown / total:.0f} %"
@@ -78,7 +80,7 @@ def encode(
     Raises UsageError when `longest` leaves no room for a value.
     """
     require_room(arrow, longest)
-    if all(sources[port.kind].longest is not None for port in arrow.sources):
+    if all(sources[port.kind].max_tokens is not None for port in arrow.sources):
         return Encoded(Whole(arrow, rows, sources, aligned), np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
     columns = [
         sources[port.kind].encode(values, place, aligned)

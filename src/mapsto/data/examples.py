@@ -14,6 +14,7 @@ from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import Corruption, generator
 from mapsto.sequence.piece import Ints, Part, Piece
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import Augmentable, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -69,7 +70,7 @@ class Examples:
         hidden: dict[int, Ints] = {}
         for i, port in enumerate(self.arrow.sources):
             if port.corrupted:
-                shown[i], hidden[i] = self.sources[port.kind].corrupt(pieces[i], self.corruption, rng, progress)
+                shown[i], hidden[i] = self.sources[port.kind].mask(pieces[i], self.corruption, rng, progress)
         found = list(answers)
         for port_index, source in enumerate(restores(self.arrow)):
             if source in hidden and len(hidden[source]):
@@ -87,7 +88,10 @@ class Examples:
         if self.augment is None:
             return pieces
         how = self.augment, self.recolour
-        return tuple(self.sources[piece.kind].augment(piece, rng, *how) for piece in pieces)
+        return tuple(
+            source.augment(piece, rng, *how) if isinstance(source := self.sources[piece.kind], Augmentable) else piece
+            for piece in pieces
+        )
 
     def _mixed(
         self, how: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
@@ -95,10 +99,10 @@ class Examples:
         """The value of example `row` with those of others at random, each varied in its own way."""
         assert self.mixed is not None and self.of is not None
         (piece,), rows = pieces, [row]
-        source, parts = self.sources[piece.kind], [Part(1.0, piece)]
-        known = source.mixings[how]
-        if rng.random() < known.often:
-            others = 1 + rng.integers(max(1, len(self) - 1), size=known.of - 1)
+        source, parts = require(self.sources[piece.kind], Augmentable, "mixed"), [Part(1.0, piece)]
+        mixture = source.mixtures[how]
+        if rng.random() < mixture.probability:
+            others = 1 + rng.integers(max(1, len(self) - 1), size=mixture.num_values - 1)
             rows += ((row + others) % len(self)).tolist()
             beside = [self._varied(other, rng)[0] for other in rows[1:]]
             piece, parts = source.mix([piece, *beside], rng, how)

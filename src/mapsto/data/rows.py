@@ -15,6 +15,7 @@ from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow, Port, bind, require_kinds, restores
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -92,9 +93,11 @@ def read_cells(
     def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
         assert port.column is not None
         values = []
+        cls = kind if isinstance(kind, type) else type(kind)
+        locate = cls.locate if issubclass(cls, FileBacked) else None
         for row, cell in enumerate(table.column(port.column)):
             try:
-                values.append(kind.read(kind.located(cell, table.beside(row)) if kind.suffixes else cell))
+                values.append(kind.read(cell if locate is None else locate(cell, table.beside(row))))
             except BadCell as bad:
                 value = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, PLAIN) else None
                 blame(row, port.column, value, bad)

@@ -24,6 +24,7 @@ from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import generator
 from mapsto.sequence.piece import Ints
+from mapsto.task.capabilities import Describable
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
@@ -218,7 +219,8 @@ def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     rows = answers.rows
     for port, values in zip(answers.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
-        yield from _quarters(f"{kind.measured} of {port.column}", np.array([kind.extent(value) for value in values]))
+        if issubclass(kind, Describable):
+            yield from _quarters(f"{kind.size_unit} of {port.column}", np.array([kind.size(value) for value in values]))
     yield from _of_classes(answers)
     used = {port.column for port in (*answers.arrow.sources, *answers.arrow.targets)}
     for column in rows.table.columns:

@@ -120,7 +120,7 @@ def _made(found: Evaluation) -> list[Section]:
     rows = [
         [
             where,
-            safe(kinds.source(one.target.lies_in).marked(one.read, [], [])),
+            safe(kinds.source(one.target.lies_in).show(one.read)),
             safe(one.target.show(one.answer)),
             safe(one.target.show(one.truth)),
         ]

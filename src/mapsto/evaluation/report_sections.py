@@ -13,6 +13,7 @@ from mapsto.evaluation.evaluate import Answers
 from mapsto.explain.report import marked
 from mapsto.report.figures import COLOURS, SHOWN_CONFUSIONS, SHOWN_SLICES, _short
 from mapsto.report.page import Section, Table, safe
+from mapsto.task.capabilities import Spatial, require
 
 LEGEND = f"{COLOURS} How far to trust such colours: mapsto explain measures it."
 
@@ -56,7 +57,8 @@ def _outlined(answers: Answers, case: Case) -> Any:
     (port,) = (at for at, port in enumerate(answers.arrow.sources) if port.kind == target.lies_in)
     said = target.decode(answers.outputs[case.at : case.at + 1])[0][target.kind]
     marks = [*target.marks(answers.truths[case.at], true=True), *target.marks(said)]
-    return safe(kinds.source(target.lies_in).outlined(answers.rows.sources[port][case.at], marks))
+    kind = require(kinds.source(target.lies_in), Spatial, "outlined")
+    return safe(kind.outline(answers.rows.sources[port][case.at], marks))
 
 
 def slices(look: Scrutiny, where: str = "") -> list[Section]:

@@ -28,6 +28,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints
+from mapsto.task.capabilities import Explainable, require
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 
@@ -109,6 +110,7 @@ class Explainer:
             raise UsageError(f"--steps must be above 0, not {steps}")
         self.mapping = mapping.to(device).eval().float().computing_in(torch.float32)
         self.device, self.method, self.steps = device, method, steps
+        self.sources = {kind: require(of, Explainable, "explained") for kind, of in mapping.sources.items()}
         self.cut_rows = 0
         ports = [i for i, target in enumerate(mapping.targets) if target.way == "pooled"]
         if not ports:
@@ -245,9 +247,7 @@ class Explainer:
 
     def blank(self, example: Example) -> Example:
         """An example in which nothing stands."""
-        return Example(
-            tuple(self.mapping.sources[p.kind].blank(p) for p in example.pieces), example.answers, example.row
-        )
+        return Example(tuple(self.sources[p.kind].blank(p) for p in example.pieces), example.answers, example.row)
 
     def without(self, example: Example, parts: Sequence[Ints]) -> Example:
         """An example without some of its parts."""
@@ -255,7 +255,7 @@ class Explainer:
         pieces, first = [], 0
         for piece in example.pieces:
             own = left_out[(left_out >= first) & (left_out < first + len(piece))] - first
-            pieces.append(self.mapping.sources[piece.kind].without(piece, own) if len(own) else piece)
+            pieces.append(self.sources[piece.kind].without(piece, own) if len(own) else piece)
             first += len(piece)
         return Example(tuple(pieces), example.answers, example.row)
 
@@ -268,7 +268,7 @@ class Explainer:
             assert piece.alignment is not None
             region = piece.alignment.to_raw(tokens - firsts[port])
             if region is not None:
-                text = self.mapping.sources[piece.kind].excerpt(values[port], region)
+                text = self.sources[piece.kind].excerpt(values[port], region)
                 found.append(Part(text, region.tolist(), float(weights[tokens].sum()), port))
         return found
 

@@ -13,6 +13,7 @@ from mapsto.explain.attribution import Part
 from mapsto.explain.faithfulness import Explanations
 from mapsto.report.figures import COLOURS
 from mapsto.report.page import Page, Section, Table, safe
+from mapsto.task.capabilities import Explainable
 
 
 def marked(ports: Sequence[str], values: Sequence[Any], parts: Sequence[Part]) -> Any:
@@ -22,7 +23,11 @@ def marked(ports: Sequence[str], values: Sequence[Any], parts: Sequence[Part]) -
     for port, (kind, value) in enumerate(zip(ports, values, strict=True)):
         own = [part for part in parts if part.port == port]
         shades = [part.weight / strongest for part in own]
-        lines.append(kinds.source(kind).marked(value, [part.region for part in own], shades))
+        source, regions = kinds.source(kind), [part.region for part in own]
+        if issubclass(source, Explainable):
+            lines.append(source.highlight(value, regions, shades))
+        else:
+            lines.append(source.show(value))
     return safe("\n".join(lines))
 
 

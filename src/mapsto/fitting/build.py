@@ -17,6 +17,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options, splits
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
+from mapsto.task.capabilities import Spatial, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -50,7 +51,9 @@ def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> d
     """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
     held = {target.lies_in for target in kinds.answering(arrow)}
     return {
-        kind: source.read_whole(options.size) if options.size is not None or kind in held else source
+        kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
+        if options.size is not None or kind in held
+        else source
         for kind, source in sources.items()
     }
 
@@ -78,7 +81,7 @@ def make_config(
         read = list((sources or {}).values())
         if len({source.kind for source in read}) > 1:
             raise UsageError("models that read values of several kinds are not here yet")
-        largest = next((source.longest for source in read if source.longest is not None), None)
+        largest = next((source.max_tokens for source in read if source.max_tokens is not None), None)
         longest = max(LENGTH, options.length or 0) if largest is None else largest
         family = read[0].family if read else Source.family
         made = zoo.family(family).fresh
@@ -90,8 +93,8 @@ def make_config(
         raise UsageError(f"{', '.join(fixed)} cannot change the shape of a start")
     config = replace(beginning.config, sentence=None, length=length)
     for source in (sources or {}).values():
-        if source.longest is not None:
-            config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
+        if source.max_tokens is not None:
+            config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     if pretraining:
         config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
     return _undecoded(_decoded(config, options) if restoring else replace(config, decoder=None))
@@ -150,7 +153,7 @@ def bare(name: str) -> Mapping:
         raise UsageError(f"--features {name}: there is no such folder")
     found = begin(name, None)
     assert found.sources is not None and found.config is not None
-    (kind,) = found.sources
-    if kind != "image":
+    ((kind, source),) = found.sources.items()
+    if not isinstance(source, Spatial):
         raise UsageError(f"--features {name} reads {kind}, and no pictures")
     return make_mapping(Arrow((Port(kind),), ()), found.config, found.sources, [], found)

@@ -96,7 +96,7 @@ def _measured(
     said = f"{a_class:,.0f} labels a class" if port is not None else f"{count:,} answers"
     if a_class > MANY_LABELS:
         return "full", f"{said}, more than {MANY_LABELS}"
-    contrasts = all(source.contrasts for source in mapping.sources.values())
+    contrasts = all(source.defaults.contrastive_few_labels for source in mapping.sources.values())
     without = ""
     if a_class <= FEW_LABELS and (contrasts or not beginning.made_here):
         method = "contrast" if port is not None and contrasts and a_class > 1 else "probe"
@@ -137,7 +137,7 @@ def learning(mapping: Mapping, beginning: Beginning) -> Learning:
     for target in mapping.targets:
         if target.learning is not None:
             return target.learning
-    return next(iter(mapping.sources.values())).learning if beginning.made_here else Learning()
+    return next(iter(mapping.sources.values())).defaults.learning if beginning.made_here else Learning()
 
 
 def contrasted(mapping: Mapping) -> int | None:
@@ -210,7 +210,7 @@ def make_plan(
         patience=options.patience,
         average=pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
-        head=learning(mapping, beginning).head if started and not pretraining and options.lora is None else 1.0,
+        head=learning(mapping, beginning).head_factor if started and not pretraining and options.lora is None else 1.0,
     )
     layout.require(batch, optimizer)
     per_epoch = len(examples) / batch
@@ -247,7 +247,7 @@ def _steps(
     if options.epochs is None and isinstance(objective, Contrast):
         return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
     usual = learning(mapping, beginning)
-    epochs = options.epochs or max(usual.fewest, min(usual.most, usual.steps / per_epoch))
+    epochs = options.epochs or max(usual.min_epochs, min(usual.max_epochs, usual.steps / per_epoch))
     return max(1, round(epochs * per_epoch))
 
 

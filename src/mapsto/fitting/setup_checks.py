@@ -19,6 +19,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import Augmentable, Tokenized
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -62,7 +63,7 @@ def _begun(
 ) -> ModelConfig:
     """The shape of the model; the targets meet their sources. Everything random begins here."""
     seed_all(options.seed)
-    if options.length is not None and any(source.longest is not None for source in sources.values()):
+    if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     config = make_config(beginning, options, arrow.corrupted, sources)
     if config.decoder is not None and options.objective != "mae":
@@ -78,11 +79,13 @@ def _require_ways(arrow: Arrow, options: Options) -> None:
     """Raise UsageError for options that no source of the arrow knows; before anything is read, which may take long."""
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
-        if kind.alone and sum(port.kind == kind.kind for port in arrow.sources) > 1:
+        if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
-    if options.varied not in ("auto", "none") and not any(options.varied in kind.augmented for kind in read):
+    if options.varied not in ("auto", "none") and not any(
+        issubclass(kind, Augmentable) and options.varied in kind.augmentations for kind in read
+    ):
         raise UsageError(f"--augment {options.varied} would change nothing: {arrow} reads nothing that it is about")
     if options.mixed is not None and options.mixed not in (possible := mixings(arrow)):
         instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
@@ -98,8 +101,10 @@ def mixings(arrow: Arrow) -> list[str]:
     if len(arrow.sources) > 1:
         return []  # nothing would say how much of a row is there
     answered = [kinds.target(port.kind).mixes for port in arrow.targets]
-    known = kinds.source(arrow.sources[0].kind).mixings
-    return [name for name, mixing in known.items() if all(mixing.result in mixes for mixes in answered)]
+    source = kinds.source(arrow.sources[0].kind)
+    if not issubclass(source, Augmentable):
+        return []
+    return [name for name, mixture in source.mixtures.items() if all(mixture.layout in mixes for mixes in answered)]
 
 
 def _corruption(arrow: Arrow, options: Options) -> Corruption:
@@ -112,7 +117,7 @@ def _limits(
 ) -> tuple[int, str, bool]:
     """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
     most, units = config.transformer.longest, pretraining and options.shape in ("word", "span")
-    if any(source.longest is not None for source in (sources or {}).values()):
+    if any(source.max_tokens is not None for source in (sources or {}).values()):
         return most, "cut", units
     if options.length is not None and options.length > most:
         raise UsageError(f"--length {options.length} is more than the {most} tokens that this model takes")

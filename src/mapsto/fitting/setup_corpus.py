@@ -25,6 +25,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options, require_choice
 from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow, parse
+from mapsto.task.capabilities import Tokenized, require
 from mapsto.task.source import Source
 
 
@@ -74,12 +75,13 @@ def _from_corpus(
         shards.remember({"arrow": str(arrow)})
         sources = started or {kind: sampled_source(arrow, parts, shards, options, say)}
     config = _begun(arrow, sources, targets, beginning, options)
+    source = require(sources[kind], Tokenized, "read as a corpus")
     if not shards.whole:
-        corpus.fill(shards, parts(), arrow, sources[kind], limits)
+        corpus.fill(shards, parts(), arrow, source, limits)
         if file_signatures(values) != signs:
             shards.forget()
             raise DataError(f"{values} changed while it was read; give the same command again when it is complete")
-    read = corpus.Corpus(shards, sources[kind], limits, options.bad_rows)
+    read = corpus.Corpus(shards, source, limits, options.bad_rows)
     read.report(say)
     learnt_from, held, count = read.split(share_of(read.rows, True, options), options.seed)
 

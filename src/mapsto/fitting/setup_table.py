@@ -22,6 +22,7 @@ from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import Augmentable, FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -74,7 +75,7 @@ def fingerprint_of(arrow: Arrow, rows: Rows) -> str:
     read = [kinds.source(port.kind) for port in arrow.sources]
     known: list[type[Source] | type[Target]] = [*read, *kinds.answering(arrow)]
     columns = zip(known, [*rows.sources, *rows.targets], strict=True)
-    files = [kind.key(value) for kind, values in columns if kind.suffixes for value in values]
+    files = [kind.key(value) for kind, values in columns if issubclass(kind, FileBacked) for value in values]
     found = rows.table.fingerprint
     return hashlib.sha256("".join([found, *files]).encode()).hexdigest() if files else found
 
@@ -110,7 +111,8 @@ def _examples(
 
 def _augment(arrow: Arrow, options: Options) -> str | None:
     """How rows that are learnt from are varied."""
-    ways = {way: None for port in arrow.sources for way in kinds.source(port.kind).augmented}
+    sources = (kinds.source(port.kind) for port in arrow.sources)
+    ways = {way: None for source in sources if issubclass(source, Augmentable) for way in source.augmentations}
     if options.varied == "auto":
         return next(iter(ways), None)
     return None if options.varied == "none" else options.varied

@@ -15,6 +15,7 @@ from mapsto.errors import DataError, UsageError
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import model_folder, weight_names
+from mapsto.task.capabilities import Tokenized, require
 from mapsto.task.source import Source
 
 
@@ -88,7 +89,7 @@ def with_words(beginning: Beginning, words: Sequence[str]) -> Beginning:
     if beginning.sources is None:
         raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")
     ((kind, source),) = beginning.sources.items()
-    extended, cut = source.extended(words)
+    extended, cut = require(source, Tokenized, "given words (--words): it has no vocabulary").extend_vocabulary(words)
     tensors = None if beginning.tensors is None else dict(beginning.tensors)
     for name in (f"embedders.{kind}.weight", "vocabulary_head.bias"):
         if tensors is not None and name in tensors:

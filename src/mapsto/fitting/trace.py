@@ -25,7 +25,9 @@ from mapsto.options import Options
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.packing import collate
+from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse, restores
+from mapsto.task.capabilities import Explainable
 
 NEIGHBOURS = 16
 
@@ -93,7 +95,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
 def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
     """Each token, its id, and the raw region that the alignment gives for it."""
     for port, piece in zip(mapping.arrow.sources, examples.pieces[0], strict=True):
-        names = mapping.sources[port.kind].words(piece)
+        names = _names(mapping, piece)
         yield f"tokens   {port.column}: {len(piece)}, of which {int(piece.special.sum())} are the frame"
         for i in range(min(len(piece), SHOWN_TOKENS)):
             raw = None if piece.alignment is None else piece.alignment.to_raw([i])
@@ -104,6 +106,12 @@ def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
             yield f"         … and {len(piece) - SHOWN_TOKENS} more"
 
 
+def _names(mapping: Mapping, piece: Piece) -> list[str]:
+    """Return what each token of a piece is, in words; its number where the kind has no names."""
+    source = mapping.sources[piece.kind]
+    return source.token_names(piece) if isinstance(source, Explainable) else list(map(str, range(len(piece))))
+
+
 def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[str]:
     """What `~` takes away in step 1, and what is seen in its place."""
     for i, port in enumerate(mapping.arrow.sources):
@@ -111,10 +119,10 @@ def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[
             before, after = examples.pieces[0][i], example.pieces[i]
             different = before.tokens != after.tokens
             changed = np.flatnonzero(different if different.ndim == 1 else different.any(axis=1))
-            named = mapping.sources[port.kind].words(before)
+            named = _names(mapping, before)
             places = ", ".join(f"{at} {named[at]!r}" for at in changed[:SHOWN_TOKENS])
             yield f"hidden   {len(changed)} of {int((~before.special).sum())} tokens in step 1: {places}"
-            yield f"seen     {shorten(' '.join(mapping.sources[port.kind].words(after)), 110)}"
+            yield f"seen     {shorten(' '.join(_names(mapping, after)), 110)}"
 
 
 def _row(batch: Batch) -> Iterator[str]:

@@ -71,7 +71,7 @@ def embed(
         ]
 
     def examples() -> Iterator[Example]:
-        for part in ahead(enumerate(known), source.rows_at_once, encoded):
+        for part in ahead(enumerate(known), source.defaults.rows_at_once, encoded):
             yield from part
 
     return vectors(mapping, examples(), len(known), device, read)

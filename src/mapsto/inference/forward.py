@@ -49,7 +49,7 @@ def held(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example
 
 def rows_at_once(mapping: Mapping) -> int:
     """How many rows may be held as pieces."""
-    return min(source.rows_at_once for source in mapping.sources.values())
+    return min(source.defaults.rows_at_once for source in mapping.sources.values())
 
 
 def ahead(items: Iterable[T], at_once: int, make: Callable[[list[T]], R]) -> Iterator[R]:

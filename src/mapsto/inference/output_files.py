@@ -14,7 +14,7 @@ from mapsto.data.table import Table
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.table_engine import Engine
 from mapsto.task.arrow import Arrow
-from mapsto.task.source import Mark
+from mapsto.task.capabilities import FileBacked, Mark, Spatial, require
 
 FEW = 256  # rows whose files are held at once
 
@@ -67,20 +67,20 @@ class Drawing(Written):
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
         told = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
-        self.ports = [port for port, target in told if target.lies_in and not target.suffixes]
+        self.ports = [port for port, target in told if target.lies_in and not issubclass(target, FileBacked)]
         if not self.ports:
             raise UsageError(f"--draw is for answers that lie in what is read, such as boxes, not {engine.arrow}")
 
     def write(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
-        kind = kinds.source(kinds.target(self.ports[0].kind).lies_in)
+        kind = require(kinds.source(kinds.target(self.ports[0].kind).lies_in), Spatial, "drawn into")
         column = next(port.column for port in bound.sources if port.kind == kind.kind)
         assert column is not None
         file = part.origin(row)
         try:
-            value = kind.read(kind.located(part.column(column)[row], part.beside(row)))
+            value = kind.read(require(kind, FileBacked, "named").locate(part.column(column)[row], part.beside(row)))
         except BadCell:  # as it changed meanwhile; its answer stands in the table
             return
-        suffix, content = kind.drawn(value, _marks(self.ports, answer))
+        suffix, content = kind.draw(value, _marks(self.ports, answer))
         write_file(self.folder, file, self.number, suffix, content)
 
 
@@ -98,7 +98,7 @@ class Filing(Written):
         for port, target in zip(ports, kinds.answering(self.arrow), strict=True):
             name = port.column or port.kind
             own, folder = answer if len(ports) == 1 else answer[name], self.folder / name if several else self.folder
-            if target.suffixes and (content := target.file(own[port.kind])) is not None:
+            if issubclass(target, FileBacked) and (content := target.file(own[port.kind])) is not None:
                 folder.mkdir(exist_ok=True)
                 own[port.kind] = str(write_file(folder, part.origin(row), self.number, *content))
 
@@ -115,7 +115,7 @@ def _few(part: Table) -> Iterator[Table]:
 
 def are_files(arrow: Arrow) -> list[bool]:
     """Of each port behind an arrow, whether its answers are files."""
-    return [bool(target.suffixes) for target in kinds.answering(arrow)]
+    return [issubclass(target, FileBacked) for target in kinds.answering(arrow)]
 
 
 def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[Mark]:

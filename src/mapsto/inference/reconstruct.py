@@ -14,6 +14,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import READS_ON, Corruption, generator
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.capabilities import Spatial, require
 from mapsto.task.source import Source
 
 
@@ -49,9 +50,7 @@ def completed(
     examples, chosen = [], []
     for row, piece in enumerate(pieces):
         if masks is None:
-            shown, hidden = source.corrupt(
-                piece, corruption, generator(seed, row if rows is None else rows[row], 0), 0.0
-            )
+            shown, hidden = source.mask(piece, corruption, generator(seed, row if rows is None else rows[row], 0), 0.0)
         else:
             shown, hidden = _covered(source, piece, values[row], masks[row])
         chosen.append(hidden)
@@ -64,6 +63,6 @@ def completed(
 
 def _covered(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
     try:
-        return source.covered(piece, value, mask)
+        return require(source, Spatial, "masked by a picture").mask_region(piece, value, mask)
     except BadCell as bad:
         raise UsageError(f"the mask for {value} cannot be used: {bad}") from bad

@@ -1,63 +1,92 @@
 """The registry of kinds: the file name is the entry.
 
-A kind is one file here. It defines `source`, a Source class (source.py), `target`, a Target class (target.py), or both; and
-`restored`, where what puts back the hidden part of a source is another Target than what answers a value of its own. Nothing else
-is edited.
+A kind is one file here. It defines `source`, a Source class (task/source.py), `target`, a Target class (task/target.py), or both;
+and `restored`, where the hidden part of a source is put back by another Target than the one that answers values of its own.
+Nothing else is edited.
+
+A kind's file is imported only when the kind is used: which roles a file defines is read from its text, which takes a
+millisecond where importing torch modules takes seconds.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
 from mapsto.errors import UsageError, near
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
+Role = Literal["source", "target"]
+
+# The top-level assignments that make a file a kind of a role.
+DEFINITIONS = {
+    "source": re.compile(r"^source\s*(?::[^=\n]*)?=", re.MULTILINE),
+    "target": re.compile(r"^(?:target|restored)\s*(?::[^=\n]*)?=", re.MULTILINE),
+}
+
+
+def names(role: Role) -> tuple[str, ...]:
+    """Return the kinds that can stand on one side of an arrow, without importing them."""
+    return _names(role, tuple(__path__))
+
 
 @cache
-def names(role: Literal["source", "target"]) -> tuple[str, ...]:
-    """The kinds that can stand on one side of an arrow."""
-    found = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(name for name in found if hasattr(_module(name), role))
+def _names(role: Role, folders: tuple[str, ...]) -> tuple[str, ...]:
+    modules = sorted(module.name for module in pkgutil.iter_modules(folders))
+    return tuple(name for name in modules if DEFINITIONS[role].search(_code(name)))
 
 
-@cache
+def _code(name: str) -> str:
+    """Return the source text of a kind's file."""
+    spec = find_spec(f"{__name__}.{name}")
+    assert spec is not None and isinstance(spec.loader, InspectLoader)
+    return spec.loader.get_source(spec.name) or ""
+
+
 def media() -> dict[str, tuple[str, ...]]:
-    """The endings of files that are a value each, by kind."""
-    return {kind: source(kind).suffixes for kind in names("source") if source(kind).suffixes}
+    """Return the suffixes of files that are one value each, by source kind."""
+    sources = {kind: source(kind) for kind in names("source")}
+    return {kind: cls.suffixes for kind, cls in sources.items() if issubclass(cls, FileBacked)}
 
 
 def source(kind: str) -> type[Source]:
-    """The Source of `kind`. Raises UsageError naming the kinds there are."""
+    """Return the Source class of a kind. Raises UsageError naming the kinds there are."""
     _require(kind, "source")
-    found: type[Source] = _module(kind).source
-    return found
+    cls: type[Source] = _module(kind).source
+    return cls
 
 
 def target(kind: str, restored: bool = False) -> type[Target]:
-    """The Target of `kind`, or the one that puts back what `~` hides of it. Raises UsageError naming the kinds there are."""
+    """Return the Target class of a kind. Raises UsageError naming the kinds there are.
+
+    restored: whether the answer is the hidden part of a source behind `~`.
+    """
     _require(kind, "target")
     module = _module(kind)
-    found: type[Target] = getattr(module, "restored", module.target) if restored else module.target
-    return found
+    cls: type[Target] = getattr(module, "restored", module.target) if restored else module.target
+    return cls
 
 
 def reading(arrow: Arrow) -> dict[str, type[Source]]:
-    """The Source of each kind that an arrow reads. Raises UsageError."""
+    """Return the Source class of each kind that an arrow reads. Raises UsageError."""
     return {port.kind: source(port.kind) for port in arrow.sources}
 
 
 def answering(arrow: Arrow) -> list[type[Target]]:
-    """The Target of each port behind an arrow. Raises UsageError."""
+    """Return the Target class of each target port of an arrow. Raises UsageError."""
     return [target(port.kind, of is not None) for port, of in zip(arrow.targets, restores(arrow), strict=True)]
 
 
-def _require(kind: str, role: Literal["source", "target"]) -> None:
+def _require(kind: str, role: Role) -> None:
     if kind not in names(role):
         raise UsageError(f"no {role} kind {kind!r} here{near(kind, names(role))}; there are: {', '.join(names(role))}")
 

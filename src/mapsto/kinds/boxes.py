@@ -31,7 +31,8 @@ from mapsto.metrics.average_precision import AveragePrecision, match_detections,
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Part, Piece
-from mapsto.task.source import Learning, Mark, Source
+from mapsto.task.capabilities import Mark, Spatial, require
+from mapsto.task.source import Learning, Source
 from mapsto.task.target import Figure, State, Target
 from mapsto.text.features import no_text
 from mapsto.vision import detection_annotations
@@ -56,7 +57,7 @@ LEFT = 0.25  # the share of a box that must be seen for it to be asked for
 SURE, MOST_TOLD = 0.4, 100
 
 
-LEARNING, LEARNT = Learning(20, 100, 250, 1e-4, head=10), Learning(20, 100, 250, 1e-4)
+LEARNING, LEARNT = Learning(20, 100, 250, 1e-4, head_factor=10), Learning(20, 100, 250, 1e-4)
 
 
 Floats = NDArray[np.float64]
@@ -181,7 +182,8 @@ class Boxes(Target):
         """Meet the pictures, and the queries that they bring. Raises UsageError without pictures."""
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
-        self.source, self.learnt = source, source.queries
+        self.source = require(source, Spatial, "asked about places")
+        self.learnt = self.source.queries
 
     def question(self, pieces: Sequence[Piece]) -> Answer:
         """The queries, and nothing known."""
@@ -190,7 +192,7 @@ class Boxes(Target):
         if self.learnt:
             end = first + len(pieces[port])
             return Answer(nothing, np.arange(end - self.learnt, end))
-        at, shares = self.source.between_tokens(pieces[port], (self.grid, self.grid))
+        at, shares = self.source.tokens_around(pieces[port], (self.grid, self.grid))
         return Answer(nothing, first + at, shares=shares)
 
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:

@@ -26,7 +26,7 @@ from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.piece import Alignment, Ints, Part, Piece
-from mapsto.task.source import Mark, Mixing
+from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.text.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
 from mapsto.vision.features import ROUNDED, counting, disturbed, strongest
@@ -41,6 +41,7 @@ from mapsto.vision.patch_source import (
     PROCESSOR,
     PatchedSource,
     PixelScale,
+    grid_neighbours,
     normal,
     shaded,
     small,
@@ -73,24 +74,22 @@ MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
 LARGEST_SIDE, SEEN = 224, 500
 
 
-class ImageSource(PatchedSource):
+class ImageSource(PatchedSource, Spatial):
     """Pictures cut into patches. table: rows and columns of the grid that positions were learnt on. placed: tokens in front that
     have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have a
     vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
     the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be hidden, and
-    no token stands in front. queries: learnt tokens behind the patches. between: layers behind which it is told again where
-    tokens stand."""
+    no token stands in front. queries: learnt tokens behind the patches. layer_positions: layers that add the positions again."""
 
     kind = "image"
     family = "dinov2"
-    features = "colours and edges"
-    measured = "pixels"
+    feature_name = "colours and edges"
+    size_unit = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = image_io.SUFFIXES
-    rows_at_once = 32
+    defaults = replace(PatchedSource.defaults, rows_at_once=32, near_duplicate_threshold=0.8)
     # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
-    mixings: ClassVar[Mapping[str, Mixing]] = {**PatchedSource.mixings, "mosaic": Mixing(4, "placed", 0.5)}
-    alike = 0.8
+    mixtures: ClassVar[Mapping[str, Mixture]] = {**PatchedSource.mixtures, "mosaic": Mixture(4, "placed", 0.5)}
 
     def __init__(
         self,
@@ -105,11 +104,11 @@ class ImageSource(PatchedSource):
         scale: PixelScale = ALL,
         front: ConvolutionConfig | None = None,
         queries: int = 0,
-        between: int = 0,
+        layer_positions: int = 0,
     ) -> None:
         super().__init__(frame, mean, std, table, scale)
         self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
-        self.front, self.queries, self.between = front, queries, between
+        self.front, self.queries, self.layer_positions = front, queries, layer_positions
 
     def __str__(self) -> str:
         p, side = self.frame.patch, self.frame.size
@@ -123,7 +122,12 @@ class ImageSource(PatchedSource):
         return self.placed + self.registers
 
     @property
-    def longest(self) -> int:
+    def trailing(self) -> int:
+        """Learnt queries behind the patches."""
+        return self.queries
+
+    @property
+    def max_tokens(self) -> int:
         """Tokens of the largest picture."""
         return self.leading + max(self.frame.largest, math.prod(self.table)) + self.queries
 
@@ -180,7 +184,7 @@ class ImageSource(PatchedSource):
         return hashes(strongest(value.small).astype(np.uint64))
 
     @staticmethod
-    def extent(value: Picture) -> float:
+    def size(value: Picture) -> float:
         """How many pixels there are."""
         return value.height * value.width
 
@@ -220,15 +224,15 @@ class ImageSource(PatchedSource):
         """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
         config = PatchConfig(
             self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias, self.queries,
-            self.between,
+            self.layer_positions,
         )  # fmt: skip
         return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
 
-    def placer(self, width: int) -> nn.Module:
+    def decoder_positions(self, width: int) -> nn.Module:
         """Sines and cosines of row and column, zero for the frame, as MAE has them."""
         return PatchPlaces(self.table, width)
 
-    def covered(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
+    def mask_region(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
         """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
         self.require_parts()
         marked, size = image_value.marked_by(mask), (value.height, value.width)
@@ -247,6 +251,11 @@ class ImageSource(PatchedSource):
                 "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
             )
         return self._hidden(piece, hidden), hidden
+
+    def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+        """The patches, or cells of a network, about each place of a grid, two along each axis."""
+        patches, shares = grid_neighbours(self.grid(piece), counts)
+        return np.flatnonzero(~piece.special)[patches], shares
 
     def _framing(self) -> list[str]:
         registers, queries = (
@@ -268,33 +277,37 @@ class ImageSource(PatchedSource):
         return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
-    def marked(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
+    def highlight(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The picture, and beside it with its parts in the colour of what they speak for, the stronger the more."""
         if not regions:
             return small(value.pixels, THUMBNAIL, "a picture")
         return " ".join(twice(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades)))
 
     @classmethod
-    def outlined(cls, value: Picture, marks: Sequence[Mark]) -> str:
+    def outline(cls, value: Picture, marks: Sequence[Mark]) -> str:
         """The picture with a frame about each region, named where a pointer rests on it."""
         found = []
         for mark in marks:
             (top, bottom), (left, right) = mark.region
-            look = 'stroke="rgb(var(--for))" stroke-dasharray="6 4"' if mark.true else 'stroke="rgb(var(--against))"'
+            look = (
+                'stroke="rgb(var(--for))" stroke-dasharray="6 4"' if mark.from_label else 'stroke="rgb(var(--against))"'
+            )
             found.append(
                 f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" '
                 f'stroke-width="2" vector-effect="non-scaling-stroke" pointer-events="all" {look}>'
                 f"<title>{html.escape(mark.text)}</title></rect>"
             )
-        told = ", ".join(f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.true).items())
+        told = ", ".join(
+            f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.from_label).items()
+        )
         return small(value.pixels, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
 
     @classmethod
-    def drawn(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
+    def draw(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
         """A PNG of the picture with a frame and a name about each region."""
         return ".png", image_io.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
 
-    def read_whole(self, size: int | None) -> ImageSource:
+    def resize(self, size: int | None) -> ImageSource:
         """Pictures in their own shape, at most `size` pixels to a side."""
         if size is None and not self.frame.cuts:
             return self
@@ -308,13 +321,13 @@ class ImageSource(PatchedSource):
         return found
 
     @classmethod
-    def classical(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
+    def fit_features(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
         """Histograms of colours and of edges in the parts of the picture."""
         of = counting()
         return lambda asked: of([value.pixels for value in asked])
 
     @staticmethod
-    def disturbed(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
+    def perturb(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
         """With noise, blurred, in half the light."""
         changed = disturbed(value.pixels, rng)
         return {name: Picture.of(image_io.encode(pixels)) for name, pixels in changed.items()}
@@ -334,7 +347,7 @@ class ImageSource(PatchedSource):
             asdict(self.scale),
             repr(self.front),
             self.queries,
-            self.between,
+            self.layer_positions,
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -356,7 +369,7 @@ def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str
         "bias": "projection.bias" in weights,
         "scale": OWN if said.get(NORMED) is True else ALL,
         "queries": queries,
-        "between": sizes["later_positions"][0],
+        "layer_positions": sizes["later_positions"][0],
     }
 
 

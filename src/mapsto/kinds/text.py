@@ -25,7 +25,8 @@ from mapsto.model.layers import Transform, TransformConfig
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import READS_ON, Corruption, choose, hide, read_on
 from mapsto.sequence.piece import Alignment, Flat, Ints, Piece
-from mapsto.task.source import FAINTEST_SHADE, Source
+from mapsto.task.capabilities import FAINTEST_SHADE, Describable, Explainable, Tokenized
+from mapsto.task.source import Source
 from mapsto.task.target import Figure, State, Target
 from mapsto.text import perturb
 from mapsto.text.features import no_text, tfidf
@@ -60,12 +61,11 @@ def _read(cell: object) -> str:
     return cell
 
 
-class TextSource(Source):
+class TextSource(Tokenized, Explainable, Describable):
     """Text through a tokenizer. `vocabulary` is the number of embeddings, at least the tokenizer's size."""
 
     kind = "text"
-    flat = True
-    features = "TF-IDF"
+    feature_name = "TF-IDF"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30, "causal": 0.30, "hybrid": 0.30, "replaced": 0.30}
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
@@ -94,7 +94,7 @@ class TextSource(Source):
             )
         return cls(tokenizer, vocabulary)
 
-    def extended(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
+    def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
         """The tokenizer with these words as tokens; spare rows of the table are used first."""
         tokenizer, cut = self.tokenizer.extended(words)
         return TextSource(tokenizer, self.vocabulary), dict(cut)
@@ -135,7 +135,7 @@ class TextSource(Source):
         begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in found]
         return Flat(_joined([encoded.ids for encoded in found], np.int32), lengths, _joined(begins, np.bool_))
 
-    def unknown(self, tokens: Ints) -> int:
+    def count_unknown(self, tokens: Ints) -> int:
         """How many of them are the tokenizer's unknown one."""
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
 
@@ -166,7 +166,7 @@ class TextSource(Source):
         nn.init.normal_(table.weight, std=0.02)
         return table
 
-    def corrupt(
+    def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
         """Some tokens replaced by the mask; or all of them read from the start on."""
@@ -175,7 +175,7 @@ class TextSource(Source):
         hidden = choose(corruption, piece, rng, progress)
         return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
-    def words(self, piece: Piece) -> list[str]:
+    def token_names(self, piece: Piece) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
@@ -194,7 +194,7 @@ class TextSource(Source):
         return value[int(start) : int(end)]
 
     @classmethod
-    def marked(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
+    def highlight(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """The text with its parts in the colour of what they speak for, the stronger the more."""
         found, at = [], 0
         for ((start, end),), shade in zip(regions, shades, strict=True):
@@ -206,12 +206,12 @@ class TextSource(Source):
         return "".join([*found, html.escape(value[at:])])
 
     @classmethod
-    def classical(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
+    def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
         """Of words and of runs of characters, which are the words of Chinese."""
         return tfidf(values)
 
     @staticmethod
-    def disturbed(value: str, rng: np.random.Generator) -> dict[str, str]:
+    def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
         """With typing errors, in capitals, without punctuation."""
         return {
             "typing errors": perturb.mistyped(value, rng),

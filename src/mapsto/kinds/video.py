@@ -140,11 +140,10 @@ class VideoSource(PatchedSource):
     kind = "video"
     places = STACKED
     family = "videomae"
-    features = "colours and changes"
-    measured = "seconds"
+    feature_name = "colours and changes"
+    size_unit = "seconds"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.75, "mae": 0.9}
     suffixes = video_io.SUFFIXES
-    rows_at_once = 64
 
     def __init__(
         self,
@@ -169,7 +168,7 @@ class VideoSource(PatchedSource):
         return f"patches of {self.depth} × {p} × {p} pixels, of {self.frames} frames up to {side} × {side}"
 
     @property
-    def longest(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens of the largest video."""
         return self.frames // self.depth * math.prod(self.table)
 
@@ -228,7 +227,7 @@ class VideoSource(PatchedSource):
     read = staticmethod(_read)
 
     @staticmethod
-    def extent(value: Video) -> float:
+    def size(value: Video) -> float:
         """How long it lasts."""
         return value.facts.seconds
 
@@ -261,7 +260,7 @@ class VideoSource(PatchedSource):
         """A linear map of the pixels, and fixed waves of where the patch stands."""
         return StackEmbedder(self._config(), width)
 
-    def placer(self, width: int) -> nn.Module:
+    def decoder_positions(self, width: int) -> nn.Module:
         """The same waves in another width."""
         return StackPlaces(self._config(), width)
 
@@ -272,7 +271,7 @@ class VideoSource(PatchedSource):
         return f"{begin:.2f}–{end:.2f} s, y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
-    def marked(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
+    def highlight(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """A few frames in a row, and below each with the parts that it shows in the colour of what they speak for."""
         count = min(SHOWN, value.facts.frames)
         found = []
@@ -287,13 +286,13 @@ class VideoSource(PatchedSource):
         return f'<span title="{html.escape(str(value))}">{"<br>".join(map(" ".join, rows))}</span>'
 
     @classmethod
-    def classical(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
+    def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
         """Histograms of colours and of edges, of a video's mean and of what changes in it."""
         of = video_io.counting()
         return lambda asked: of([value.sampled(GLANCE) for value in asked])
 
     @staticmethod
-    def disturbed(value: Video, rng: np.random.Generator) -> dict[str, Any]:
+    def perturb(value: Video, rng: np.random.Generator) -> dict[str, Any]:
         """With noise, blurred, in half the light."""
         changed = video_io.disturbed(value.sampled(MOST_FRAMES), rng)
         return {name: Video.of(frames) for name, frames in changed.items()}

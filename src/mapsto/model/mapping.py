@@ -51,7 +51,7 @@ class Mapping(nn.Module):
         small, restored = config.decoder, [source is not None for source in restores(arrow)]
         self.decoder: Decoder | None = None
         if small is not None and any(restored):
-            places = {kind: source.placer(small.width) for kind, source in self.sources.items()}
+            places = {kind: source.decoder_positions(small.width) for kind, source in self.sources.items()}
             self.decoder = Decoder(width, small, places)
         self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
         pooled = any(target.way == "pooled" for target in self.targets)
@@ -126,7 +126,7 @@ class Mapping(nn.Module):
         )
         for kind, tokens in batch.tokens.items():
             embedder: Any = self.embedders[kind]
-            x = x.index_copy(1, batch.slots[kind], embedder.between(tokens).to(x.dtype))
+            x = x.index_copy(1, batch.slots[kind], embedder.layer_positions(tokens).to(x.dtype))
         return x.view(config.layers - 1, *shape, -1)
 
     def embed(self, batch: Batch) -> Tensor:

@@ -34,6 +34,7 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
+from mapsto.task.capabilities import Spatial
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
@@ -109,13 +110,14 @@ def open_pretrained(name: str) -> PretrainedModel:
     stem = f"embedders.{chosen.reads}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
     source = kinds.source(chosen.reads).open(folder, source_weights, config.front)
-    if source.longest is not None:
-        config = replace(config, transformer=replace(config.transformer, max_positions=source.longest))
+    if source.max_tokens is not None:
+        config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     layers = (config.transformer.layers - 1) * config.between
-    if (source.queries, source.between) != (config.queries, layers):
+    queries, layer_positions = (source.queries, source.layer_positions) if isinstance(source, Spatial) else (0, 0)
+    if (queries, layer_positions) != (config.queries, layers):
         raise CheckpointError(
             f"{folder}: config.json says {config.queries} learnt queries, and positions again behind {layers} layers; "
-            f"the weights have {source.queries}, and those for {source.between}"
+            f"the weights have {queries}, and those for {layer_positions}"
         )
     _require_body(config, source, tensors, folder)
     return PretrainedModel(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
@@ -286,7 +288,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
         parts: dict[str, torch.nn.Module] = {"transformer": Transformer(shape), f"embedders.{source.kind}": embedder}
         parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
         if config.decoder is not None:
-            places = {source.kind: source.placer(config.decoder.width)}
+            places = {source.kind: source.decoder_positions(config.decoder.width)}
             parts["decoder"] = Decoder(shape.width, config.decoder, places)
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     more = [name for name in tensors if name.startswith("decoder.") and name not in wanted]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Capability = TypeVar("Capability", bound=Kind)
 
+# The weakest shade that `highlight` colours.
+FAINTEST_SHADE = 0.05
+
 # How a mixture shows its values: through or in each other, or each at a place of its own.
 MixtureLayout = Literal["blended", "placed"]
 

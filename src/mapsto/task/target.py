@@ -13,7 +13,8 @@ import numpy as np
 from mapsto.errors import UsageError
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.sequence.batch import Answer
-from mapsto.task.source import Kind, Learning, Mark, Mixture, Source
+from mapsto.task.capabilities import Mark, MixtureLayout
+from mapsto.task.source import Kind, Learning, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class Target(Kind):
     way: ClassVar[Way]
     lies_in: ClassVar[str] = ""
     resembles: ClassVar[bool] = False
-    mixes: ClassVar[tuple[Mixture, ...]] = ()
+    mixes: ClassVar[tuple[MixtureLayout, ...]] = ()
     named: ClassVar[bool] = False
     likely: ClassVar[bool] = True
     blindly: ClassVar[str] = "always the commonest answer"

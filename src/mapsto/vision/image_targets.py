@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mapsto.metrics.intervals import Score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Figure, State
 from mapsto.vision import image_io, image_value, resize, similarity
@@ -41,7 +42,7 @@ class ImageTarget(PatchedTarget):
         return ".png", image_io.encode(value)
 
 
-class PictureTarget(ImageTarget):
+class PictureTarget(ImageTarget, FileBacked):
     """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
     differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
 
@@ -60,7 +61,6 @@ class PictureTarget(ImageTarget):
         super().beside(source, transform)
         self.scale = ALL  # the mean and deviation of patches are part of what is told
 
-    located = staticmethod(PatchedSource.located)
     key = staticmethod(PatchedSource.key)
 
     def encode(self, answer: Picture, pieces: Sequence[Piece]) -> Answer:

@@ -37,7 +37,8 @@ class PatchConfig:
     """How tokens are read. patch: pixels to a side. mean, std: of the pixels, from 0 to 1, by channel. table: rows and columns of
     the grid that positions were learnt on. placed: tokens in front that have a place in the table. registers: those behind them,
     that have none. masked: whether hidden patches have a vector of their own. bias: of the linear map. queries: learnt tokens at
-    the end, each with a place in the table. between: layers behind which where tokens stand is told again. depth: the pictures of
+    the end, each with a place in the table. layer_positions: layers
+    that add the positions again. depth: the pictures of
     a stack that a patch is of, and length: patches along it; None for a picture."""
 
     patch: int
@@ -49,7 +50,7 @@ class PatchConfig:
     masked: bool
     bias: bool
     queries: int = 0
-    between: int = 0
+    layer_positions: int = 0
     depth: int | None = None
     length: int | None = None
 
@@ -94,7 +95,9 @@ class PatchEmbedder(PixelEmbedder):
         self.query_tokens = nn.Parameter(torch.zeros(1, config.queries, width)) if config.queries else None
         self.mask_token = nn.Parameter(torch.zeros(1, width)) if config.masked else None
         self.position_embeddings = nn.Parameter(torch.zeros(1, places, width))
-        self.later_positions = nn.Parameter(torch.zeros(config.between, 1, places, width)) if config.between else None
+        self.later_positions = (
+            nn.Parameter(torch.zeros(config.layer_positions, 1, places, width)) if config.layer_positions else None
+        )
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
@@ -113,7 +116,7 @@ class PatchEmbedder(PixelEmbedder):
         learnt = [part[0] for part in (cls, self.register_tokens, self.query_tokens) if part is not None]
         return _learnt_where(what, x, learnt) + self._stands(self.position_embeddings[0], tokens)
 
-    def between(self, tokens: Tensor) -> Tensor:
+    def layer_positions(self, tokens: Tensor) -> Tensor:
         """What is added behind layers, (·, t, d): where tokens stand, once more."""
         assert self.later_positions is not None
         return torch.stack([self._stands(learnt[0], tokens) for learnt in self.later_positions])

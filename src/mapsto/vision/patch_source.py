@@ -11,11 +11,9 @@ import hashlib
 import html
 import itertools
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,7 +22,16 @@ from numpy.typing import NDArray
 from mapsto.errors import BadCell
 from mapsto.sequence.corruption import Corruption, choose
 from mapsto.sequence.piece import Alignment, Ints, Part, Piece
-from mapsto.task.source import FAINTEST_SHADE, Learning, Mixing, Source
+from mapsto.task.capabilities import (
+    FAINTEST_SHADE,
+    Augmentable,
+    Describable,
+    Explainable,
+    FileBacked,
+    Mixture,
+    why_not_local,
+)
+from mapsto.task.source import KindDefaults, Learning, Source
 from mapsto.vision import image_io, mixup, resize
 from mapsto.vision.patch_embedding import FIRST_OF_FRAME, HIDDEN, PLACES, select
 from mapsto.vision.pixels import Pixels
@@ -66,16 +73,9 @@ def encoded(cell: object, what: str, shown: str) -> tuple[str | None, bytes | No
         raise BadCell(f"a {what} is a file's name, bytes or {shown}, not {type(cell).__name__}")
     if not content and not path:
         raise BadCell(f"the {what} is blank")
-    if path and (reason := not_here(path)):
+    if path and (reason := why_not_local(path)):
         raise BadCell(f"a {what} is a file here, {reason}")
     return path, content
-
-
-def not_here(name: str) -> str:
-    """Why no file can have this name; nothing for other names."""
-    if "\0" in name:
-        return "whose name has no NUL character"
-    return "and no address: nothing is fetched from the network" if "://" in name else ""
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,14 @@ class PixelScale:
 ALL = PixelScale()
 
 
-class PatchedSource(Source):
+class PatchedSource(Source, FileBacked, Augmentable, Explainable, Describable):
     """Values cut into patches. places: bytes in front of the pixels of a token. mean, std: of the pixels, from 0 to 1, by
     channel. table: rows and columns of the largest grid that has positions."""
 
     places: ClassVar[int] = PLACES
-    alone = True
-    augmented: ClassVar[tuple[str, ...]] = ("move", "mirror", "rand", "crop")
-    mixings: ClassVar[Mapping[str, Mixing]] = {"mixup": Mixing(2, "blended"), "cutmix": Mixing(2, "blended")}
-    learning = Learning(20, 100, 600, 5e-4)
-    contrasts = False
+    augmentations: ClassVar[tuple[str, ...]] = ("move", "mirror", "rand", "crop")
+    mixtures: ClassVar[Mapping[str, Mixture]] = {"mixup": Mixture(2, "blended"), "cutmix": Mixture(2, "blended")}
+    defaults = KindDefaults(Learning(20, 100, 600, 5e-4), rows_at_once=64, contrastive_few_labels=False)
 
     def __init__(
         self,
@@ -127,24 +125,10 @@ class PatchedSource(Source):
         """Tokens before the patches."""
         return 0
 
-    @staticmethod
-    def located(cell: object, folder: Path | None) -> object:
-        """A name stands beside the table, where such a file is there, else in the folder that is worked in; what leads out of
-        both is refused, since tables come from others."""
-        if isinstance(cell, dict) and not cell.get("bytes"):
-            return {**cell, "path": PatchedSource.located(cell.get("path"), folder)}
-        if folder is None or not isinstance(cell, str) or not (name := cell.strip()) or not_here(name):
-            return cell
-        path = str(folder / name) if os.path.exists(folder / name) else name
-        if ".." in Path(name).parts or not any(
-            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())
-        ):
-            raise BadCell(
-                "a table names files below its own folder, or below the one that mapsto is run in, and no others"
-            )
-        if not os.path.exists(path):
-            raise BadCell(f"there is no such file below {folder}, nor below the folder that mapsto is run in")
-        return path
+    @property
+    def trailing(self) -> int:
+        """Tokens behind the patches."""
+        return 0
 
     @staticmethod
     def key(value: Any) -> str:
@@ -177,10 +161,10 @@ class PatchedSource(Source):
         axes, first = len(self.block), self.leading
         grid = tuple(whole // part for whole, part in zip(pixels.shape, self.block, strict=False))
         places = np.indices(grid).reshape(axes, -1).T
-        tokens = np.zeros((first + len(places) + self.queries, self.places + 3 * math.prod(self.block)), np.uint8)
+        tokens = np.zeros((first + len(places) + self.trailing, self.places + 3 * math.prod(self.block)), np.uint8)
         inner, special = slice(first, first + len(places)), np.ones(len(tokens), np.bool_)
         special[inner] = False
-        tokens[special, 0] = FIRST_OF_FRAME + np.arange(first + self.queries)
+        tokens[special, 0] = FIRST_OF_FRAME + np.arange(first + self.trailing)
         tokens[inner, 1 : 1 + axes], tokens[:, 1 + axes : self.places] = places, grid
         tokens[inner, self.places :] = resize.patches(pixels, self.frame.patch, self.block[0])
         alignment = units = None
@@ -238,6 +222,9 @@ class PatchedSource(Source):
         found = piece.tokens[~piece.special, self.places :]
         return resize.joined(found, self.grid(piece), self.frame.patch, self.block[0])
 
+    def require_parts(self) -> None:
+        """Raise UsageError where values are read whole, so that no part of one can be hidden or read alone."""
+
     def cut(self, piece: Piece, length: int) -> Piece:
         """The first patches."""
         self.require_parts()
@@ -250,7 +237,7 @@ class PatchedSource(Source):
         room = length - len(frame)
         return [select(piece, np.concatenate([frame, inner[at : at + room]])) for at in range(0, len(inner), room)]
 
-    def corrupt(
+    def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
         """Some patches hidden. Raises UsageError where values are read whole."""
@@ -267,28 +254,13 @@ class PatchedSource(Source):
         """What the tokens are called that are no patches."""
         return []
 
-    def words(self, piece: Piece) -> list[str]:
+    def token_names(self, piece: Piece) -> list[str]:
         """Row and column of each patch; of a stack, before that, its place along it."""
         frame = self._framing()
         return [
             frame[what - FIRST_OF_FRAME] if what >= FIRST_OF_FRAME else ",".join(map(str, at))
             for what, *at in piece.tokens[:, : 1 + len(self.block)].tolist()
         ]
-
-    def between_tokens(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """The patches, or cells of a network, about each place of a grid, two along each axis."""
-        size = np.array(self.grid(piece))
-        places = np.indices(tuple(counts)).reshape(len(size), -1).T
-        at = np.clip((places + 0.5) / counts * size - 0.5, 0, size - 1)
-        low = np.floor(at).astype(np.int64)
-        far = (at - low).astype(np.float32)
-        ends = [
-            [(low[:, a], 1 - far[:, a]), (np.minimum(low[:, a] + 1, most), far[:, a])]
-            for a, most in enumerate(size - 1)
-        ]
-        corners = [tuple(zip(*corner, strict=True)) for corner in itertools.product(*ends)]
-        numbers = np.stack([np.ravel_multi_index(about, size) for about, _ in corners], 1)
-        return np.flatnonzero(~piece.special)[numbers], np.stack([math.prod(shares) for _, shares in corners], 1)
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
         """The other patches, each where it stood."""
@@ -305,9 +277,28 @@ class PatchedSource(Source):
         tokens[which, self.places :] = mean
         return replace(piece, tokens=tokens)
 
-    def show(self, value: Any) -> str:
+    @classmethod
+    def show(cls, value: Any) -> str:
         """A thumbnail."""
-        return self.marked(value, [], [])
+        return cls.highlight(value, [], [])
+
+
+def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
+    """Return the patches (q, k) around each of q places on a regular grid, two along each axis, and their linear weights (q, k).
+
+    size: patches along each axis. counts: places along each axis; their product is q.
+    """
+    sizes = np.array(size)
+    places = np.indices(tuple(counts)).reshape(len(sizes), -1).T
+    at = np.clip((places + 0.5) / counts * sizes - 0.5, 0, sizes - 1)
+    low = np.floor(at).astype(np.int64)
+    far = (at - low).astype(np.float32)
+    ends = [
+        [(low[:, a], 1 - far[:, a]), (np.minimum(low[:, a] + 1, most), far[:, a])] for a, most in enumerate(sizes - 1)
+    ]
+    corners = [tuple(zip(*corner, strict=True)) for corner in itertools.product(*ends)]
+    patches = np.stack([np.ravel_multi_index(about, sizes) for about, _ in corners], 1)
+    return patches, np.stack([math.prod(shares) for _, shares in corners], 1)
 
 
 def usual_frame(sides: Sequence[int], largest: int) -> Frame:

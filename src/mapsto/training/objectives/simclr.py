@@ -17,6 +17,7 @@ from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
+from mapsto.task.capabilities import Augmentable, require
 from mapsto.training.objectives import Objective, bare, only_source
 from mapsto.training.objectives.supervised_contrastive import contrast
 
@@ -31,10 +32,10 @@ class Simclr(Objective):
     views = 2
 
     def __init__(self, mapping: Mapping, augment: str) -> None:
-        source = mapping.sources[only_source(mapping, "simclr")]
+        source = require(mapping.sources[only_source(mapping, "simclr")], Augmentable, "seen in two views")
         if augment == "none":
             raise UsageError("--objective simclr compares two views of a value, and with --augment none they are equal")
-        self.augment = source.augmented[-1] if augment == "auto" else augment
+        self.augment = source.augmentations[-1] if augment == "auto" else augment
         device = next(mapping.parameters()).device
         mapping.projection = projection(mapping.config.pooled_width).to(device)
 

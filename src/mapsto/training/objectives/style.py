@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mapsto.errors import BadCell, UsageError
-from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.piece import Role
+from mapsto.task.capabilities import Spatial
 from mapsto.vision.patch_embedding import PictureEmbedder, laid
+from mapsto.vision.patch_source import PatchedSource
 
 DEPTHS = 4  # of a stack at which it is looked into, evenly
 
@@ -45,8 +46,7 @@ class Style:
 
 def read_style(file: str, mapping: Mapping) -> Tensor:
     """The picture (3, h, w), from 0 to 1, in the size in which the mapping reads pictures. Raises UsageError."""
-    source = mapping.sources["image"]
-    assert isinstance(source, ImageSource)
+    source = _pictures(mapping)
     try:
         pixels = source.frame.framed(source.read(file).pixels)[0]
     except BadCell as bad:
@@ -57,9 +57,8 @@ def read_style(file: str, mapping: Mapping) -> Tensor:
 def grids(network: Mapping, pictures: Tensor) -> list[Tensor]:
     """What a network sees of pictures (n, 3, h, w) from 0 to 1 at several depths, (n, d, g, k) each, in fp32; they are brought to
     whole cells or patches of its own, as near to their size as these allow."""
-    source, embedder = network.sources["image"], network.embedders["image"]
-    assert isinstance(source, ImageSource)
-    p = source.frame.patch
+    source = _pictures(network)
+    embedder, p = network.embedders[source.kind], source.frame.patch
     rows, columns = (max(1, round(side / p)) for side in pictures.shape[2:])
     size = rows * p, columns * p
     whole = F.interpolate(pictures.float(), size, mode="bilinear", antialias=True, align_corners=False)
@@ -75,6 +74,13 @@ def grids(network: Mapping, pictures: Tensor) -> list[Tensor]:
     )
     deep = (round(len(states[1:]) * (at + 1) / DEPTHS) for at in range(DEPTHS))
     return [states[at][:, source.leading :].transpose(1, 2).unflatten(2, (rows, columns)) for at in deep]
+
+
+def _pictures(mapping: Mapping) -> PatchedSource:
+    """Return the one source of a mapping that reads pictures."""
+    (source,) = (source for source in mapping.sources.values() if isinstance(source, Spatial))
+    assert isinstance(source, PatchedSource)
+    return source
 
 
 def gram(grid: Tensor) -> Tensor:
