@@ -48,7 +48,7 @@ def main() -> None:
 
         def told(embedded: torch.Tensor) -> torch.Tensor:
             logits = reference(inputs_embeds=embedded).logits
-            return explainers["integrated"].target.told(logits, output[None].expand(len(logits), -1))
+            return explainers["integrated"].target.answer_score(logits, output[None].expand(len(logits), -1))
 
         table = reference.get_input_embeddings()
         here = torch.from_numpy(example.pieces[0].tokens)[None]

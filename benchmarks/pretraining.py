@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mapsto.data.examples import Examples
 from mapsto.device import choose_precision, keep_memory
-from mapsto.kinds.text import TextSource, TextTarget
+from mapsto.kinds.text import MaskedTextTarget, TextSource
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import Corruption
@@ -95,7 +95,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
     source = TextSource(Tokenizer.train(["a b c"], 300), VOCABULARY)
     shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, hidden=1024, max_positions=512)
     arrow = Arrow((Port("text", "text", True),), (Port("text", "text"),))
-    mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [TextTarget()])
+    mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [MaskedTextTarget()])
     mapping.computing_in(choose_precision("auto", torch.device("cpu"))).train()
     pieces = [(Piece("text", ids.numpy(), np.arange(len(ids))[:, None], np.zeros(len(ids), np.bool_)),) for ids in IDS]
     examples = Examples(

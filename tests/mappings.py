@@ -20,6 +20,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import parse, restores
+from mapsto.task.capabilities import Reconstruction
 
 CPU = torch.device("cpu")
 
@@ -80,12 +81,13 @@ def small_mapping(
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
     for target in targets:
-        target.meet(sources, config.vocabulary_head)
+        target.bind(sources, config.vocabulary_head)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
             target.learn(rows.targets[port])
         else:
+            assert isinstance(target, Reconstruction)
             target.restore(corruption)
     torch.manual_seed(seed)
     mapping = make_mapping(bound, config, sources, targets, Beginning())

@@ -22,6 +22,7 @@ import torch
 
 from mapsto import kinds
 from mapsto.sequence.piece import Piece
+from mapsto.task.capabilities import Located
 
 WORDS = [
     "river",
@@ -240,19 +241,19 @@ def write_voc(folder: Path, count: int = 4) -> Path:
 
 def read_beside(target: Any) -> tuple[Piece, ...]:
     """The pieces of an example in which an answer of this target can lie; the target meets their source."""
-    if not target.lies_in:
+    if not isinstance(target, Located):
         return ()
     kind = kinds.source(target.lies_in)
     values = [kind.read(value) for value in kind.samples()]
     source = kind.new(values)
-    target.meet({kind.kind: source}, None)
+    target.bind({kind.kind: source}, None)
     return (source.encode(values, 0, aligned=True)[0],)
 
 
 def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
     """The values of all answers, as a batch has them."""
     values = [target.encode(answer, pieces).values for answer in answers]
-    return torch.from_numpy(np.concatenate(values) if target.lies_in else np.stack(values))
+    return torch.from_numpy(np.concatenate(values) if isinstance(target, Located) else np.stack(values))
 
 
 def write_pairs(folder: Path, count: int = 12) -> Path:

@@ -33,6 +33,7 @@ from mapsto.model.linear_probe import SEEDS
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import restores
+from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.task.target import Target
 
 Vectors = NDArray[np.float32]
@@ -134,16 +135,19 @@ def suggest(
         raise UsageError(f"--n must be above 0, not {count}")
     predictor = Predictor(mapping, device, precision)
     asked = [at for at, source in enumerate(restores(mapping.arrow)) if source is None]
-    port = min(asked, key=lambda at: not mapping.targets[at].named, default=None)  # of several, one of a few names
+    port = min(
+        asked, key=lambda at: not has_exclusive_classes(mapping.targets[at]), default=None
+    )  # of several, one of a few names
     target = None if port is None else mapping.targets[port]
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, faults = _different(predictor.mapping, pool, column, labelled, seed)
     given = None if labelled is None else _read(predictor.mapping, labelled)
-    vectors, outputs = _seen(predictor, rows, port if target is not None and target.way == "pooled" else None)
+    vectors, outputs = _seen(predictor, rows, port if isinstance(target, LinearProbe) else None)
     others = np.zeros((0, vectors.shape[1]), np.float32) if given is None else _seen(predictor, given, None)[0]
     said: list[dict[str, Any]] = [{}] * len(rows)
     sure = doubts = None
-    if target is not None and outputs is not None and (sure := target.confidence(outputs)) is not None:
+    if isinstance(target, Classes) and outputs is not None:
+        sure = target.confidence(outputs)
         said = target.decode(outputs)
         if max(known, len(others)) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(target.classes)):
             doubts = _doubts(target, outputs, sure)
@@ -161,7 +165,7 @@ def suggest(
 
 def _doubts(target: Target, outputs: Tensor, sure: Floats) -> Floats:
     """How much a target doubts its answers, (p,): by the margin where one name is answered, else by how sure it is of all."""
-    return doubt(torch.softmax(outputs.double(), dim=-1).numpy()) if target.named else 1 - sure
+    return doubt(torch.softmax(outputs.double(), dim=-1).numpy()) if has_exclusive_classes(target) else 1 - sure
 
 
 def choose(vectors: Vectors, labelled: Vectors, doubts: Floats | None, count: int, seed: int) -> Ints:

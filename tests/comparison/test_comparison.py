@@ -28,8 +28,9 @@ from mapsto.comparison.analysis import Difference, labels_saved, over_draws, wor
 from mapsto.comparison.crossed_bootstrap import Means, interval
 from mapsto.comparison.design import nested
 from mapsto.comparison.learning_curves import ahead, reach
-from mapsto.metrics.intervals import Score, mean_interval
+from mapsto.metrics.intervals import Score, mean_interval, with_intervals
 from mapsto.model import linear_probe
+from mapsto.task.capabilities import Comparable, Located
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
 FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]
@@ -168,7 +169,7 @@ def test_disturbed_values_can_be_read(kind: str) -> None:
             assert first == again and all(source.read(changed) for changed in first.values())
 
 
-@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+@pytest.mark.parametrize("kind", [target.kind for target in kinds.targets() if issubclass(target, Comparable)])
 def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
     torch.manual_seed(0)
     target = kinds.target(kind)()
@@ -180,13 +181,15 @@ def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
         torch.nn.init.normal_(parameter)
     values = laid(target, answers, pieces)
     read = head(torch.randn(len(values), 16)).detach()
-    evidence = read if target.whole_rows else target.evidence(read, values)
-    output = target.by_example(evidence, [pieces] * len(answers))
-    gains = target.gains(output, answers)
+    evidence = read if target.readout.per_example else target.evidence(read, values)
+    output = target.by_example(evidence, [pieces] * len(answers)) if isinstance(target, Located) else evidence
+    assert isinstance(target, Comparable)
+    gains = target.per_item_metric(output, answers)
     assert gains is not None and gains.mean() <= 1
-    scores = target.score(output, answers)
-    assert float(gains.mean()) == pytest.approx(scores[target.gain].value)
-    assert set(target.amounts) < set(scores) and all(scores[name].high <= 1 for name in set(scores) - {*target.amounts})
+    scores = with_intervals(target.metrics(output, answers))
+    assert float(gains.mean()) == pytest.approx(scores[target.primary_metric].value)
+    assert set(target.unbounded_metrics) < set(scores)
+    assert all(scores[name].high <= 1 for name in set(scores) - {*target.unbounded_metrics})
 
 
 def test_a_figure_over_few_draws_ends_where_it_can() -> None:
@@ -390,7 +393,7 @@ def test_what_each_number_is_worth_varies_as_the_share_explained_does() -> None:
         truth = rng.standard_t(5, 400)
         output = torch.from_numpy(0.5 * truth + rng.normal(0, 0.5, 400))[:, None]
         target.learn([-1.0, 1.0])
-        gains = target.gains(output, truth.tolist())
+        gains = target.per_item_metric(output, truth.tolist())
         assert gains is not None
         found.append(gains.mean())
         widths.append(gains.std() / 20)

@@ -22,8 +22,10 @@ from mapsto.evaluation.evaluate import Answers, Evaluation
 from mapsto.evaluation.report import evaluated
 from mapsto.evaluation.report_sections import failures
 from mapsto.explain.attribution import Part
+from mapsto.metrics.intervals import with_intervals
 from mapsto.model.layers import Linear
 from mapsto.task.arrow import parse
+from mapsto.task.capabilities import Comparable
 
 
 def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:
@@ -63,7 +65,11 @@ def test_confidence_is_held_against_what_it_is_about() -> None:
     true = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1)) < share
     target, output = kinds.target("labels")(["a", "b", "c"]), torch.logit(share, 1e-6)
     truths = [tuple(name for name, has in zip("abc", row, strict=True) if has) for row in true.tolist()]
-    sure, right, worth = target.confidence(output), target.borne_out(output, truths), target.gains(output, truths)
+    sure, right, worth = (
+        target.confidence(output),
+        target.correctness(output, truths),
+        target.per_item_metric(output, truths),
+    )
     assert sure is not None and right is not None and worth is not None
     assert right.mean() == pytest.approx(sure.mean(), abs=0.01) and worth.mean() > sure.mean() + 0.1
 
@@ -130,7 +136,7 @@ def test_labels_that_are_wrong_are_found() -> None:
     assert any("its own mistakes" in line for line in titles["Surest mistakes"].text)
 
 
-@pytest.mark.parametrize("kind", [name for name in kinds.names("target") if kinds.target(name).gain])
+@pytest.mark.parametrize("kind", [target.kind for target in kinds.targets() if issubclass(target, Comparable)])
 def test_answers_are_shown_in_words(kind: str) -> None:
     target = kinds.target(kind)()
     for cell in target.samples():
@@ -141,7 +147,7 @@ def test_silence_is_worth_what_it_says() -> None:
     given = answers()
     look = scrutinize(given)
     assert look is not None
-    sure, worth = given.target.confidence(given.outputs), given.target.gains(given.outputs, given.truths)
+    sure, worth = given.target.confidence(given.outputs), given.target.per_item_metric(given.outputs, given.truths)
     assert sure is not None and worth is not None
     for kept in look.kept:
         chosen = sure >= kept.threshold
@@ -210,7 +216,7 @@ def test_a_page_stays_small(count: int) -> None:
     look = scrutinize(given, dict.fromkeys(range(count), parts))
     assert look is not None
     page = evaluated(
-        Evaluation(count, given.target.score(given.outputs, given.truths), answers=[given]),
+        Evaluation(count, with_intervals(given.target.metrics(given.outputs, given.truths)), answers=[given]),
         [(given, look)],
         "How good?",
         None,

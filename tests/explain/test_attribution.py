@@ -55,7 +55,7 @@ def test_integrated_gradients_equal_captum(shape: str, tmp_path: Path) -> None:
 
         def told(embedded: torch.Tensor, output: torch.Tensor = output) -> torch.Tensor:
             logits = reference(inputs_embeds=embedded).logits
-            return ours.target.told(logits, output[None].expand(len(logits), -1))
+            return ours.target.answer_score(logits, output[None].expand(len(logits), -1))
 
         attributed = IntegratedGradients(told).attribute(table(ids), table(base), n_steps=20, method="gausslegendre")
         assert np.allclose(weights, attributed.sum(-1)[0].detach().numpy(), atol=1e-4)

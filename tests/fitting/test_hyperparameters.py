@@ -98,7 +98,7 @@ def test_smoothing_is_that_of_torch_and_is_not_saved(weights: list[float] | None
     target = kinds.target("label")(classes=["a", "b", "c"], weights=weights)
     logits, truth = torch.randn(7, 3), torch.tensor([0, 1, 2, 2, 1, 0, 1])
     hard = target.loss(logits, truth)
-    target.smooth = 0.1
+    target.label_smoothing = 0.1
     given = None if weights is None else torch.tensor(weights)
     expected = F.cross_entropy(logits, truth, weight=given, reduction="sum", label_smoothing=0.1)
     torch.testing.assert_close(target.loss(logits, truth), expected)

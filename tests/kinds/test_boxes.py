@@ -241,7 +241,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
     assert target.queries == 1024
     assert target.notes(answers) == ["1 rows have more boxes than the 100 that can be told; there the surest count"]
     source = image.ImageSource(resize.Frame(4, 32), [0.5] * 3, [0.2] * 3)
-    target.meet({"image": source}, None)
+    target.bind({"image": source}, None)
     (piece,) = source.encode([source.read(np.zeros((8, 1503, 3), np.uint8))], 0, aligned=True)
     values = target.encode(answers[0], (piece,)).values
     assert (values[:, 3] < 1.5 / 1503).sum() == 1024 - 2 * 500, "of the smallest only as many as there was room for"
@@ -280,7 +280,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     target = Boxes()
     answer = target.read([{"label": "bright", "box": [20, 12, 40, 28]}])
     target.learn([answer])
-    target.meet({"image": source}, None)
+    target.bind({"image": source}, None)
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     told = 0
     for step in range(20):
@@ -307,7 +307,7 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     source, target = image.ImageSource(resize.Frame(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
     answers = [target.read([{"label": name, "box": [12, 8, 28, 20]}]) for name in colours]
     target.learn(answers)
-    target.meet({"image": source}, None)
+    target.bind({"image": source}, None)
     shown = [np.zeros((*size, 3), np.uint8) for size in ((40, 64), (64, 32), (48, 48), (24, 64))]
     for pixels, colour in zip(shown, colours.values(), strict=True):
         pixels[8:20, 12:28] = 200 * np.array(colour)
@@ -317,7 +317,7 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
         rng = generator(0, 0, step)
         mixed, parts = source.mix([source.augment(piece, rng, how) for piece in pieces], rng, "mosaic")
         seen = resize.joined(mixed.tokens[~mixed.special, PLACES:], (10, 16), 4)
-        values = target.mixed(answers, (mixed,), parts).values
+        values = target.mix_answers(answers, (mixed,), parts).values
         for name, colour in colours.items():
             found = values[values[:, 0] == target.classes.index(name), 1:]
             y, x = np.nonzero(((seen > 80) == np.array(colour)).all(-1))
@@ -347,7 +347,7 @@ def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
     target, source = Boxes(), image.ImageSource(resize.Frame(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
     answer = target.read([{"label": "a", "box": [0, 0, 6, 32]}, {"label": "a", "box": [30, 0, 50, 32]}])
     target.learn([answer])
-    target.meet({"image": source}, None)
+    target.bind({"image": source}, None)
     (piece,) = source.encode([source.read(np.zeros((32, 64, 3), np.uint8))], 0, aligned=True)
     values = target.encode(answer, (piece,)).values
     assert (values[:, 0] >= 0).sum() == 1, "the middle of the picture begins at 16 and ends at 48"

@@ -50,7 +50,7 @@ def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
     """Of a picture as its own answer, also in twice its size, the same lies in each patch, however the source is varied."""
     source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
     target = kinds.target("image")()
-    target.meet({"image": source}, None)
+    target.bind({"image": source}, None)
     pixels = smooth_image(40, 64)
     answer = source.read(smooth_image(40 * scale, 64 * scale))
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)

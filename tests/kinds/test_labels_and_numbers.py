@@ -37,7 +37,7 @@ def test_numbers_are_scored_as_scikit_learn_does(seed: int, count: int) -> None:
     target = kinds.target("number")()
     target.learn(truth.tolist())
     said = [answer["number"] for answer in target.decode(output)]
-    figures = target.figures(output, truth.tolist())
+    figures = target.metrics(output, truth.tolist())
     assert value(figures, "mae") == pytest.approx(metrics.mean_absolute_error(truth, said), **CLOSE)
     assert value(figures, "rmse") == pytest.approx(metrics.root_mean_squared_error(truth, said), **CLOSE)
     assert value(figures, "r2") == pytest.approx(metrics.r2_score(truth, said), **CLOSE)
@@ -52,7 +52,7 @@ def test_labels_are_scored_as_scikit_learn_does(seed: int, count: int, classes: 
     target = kinds.target("labels")(names)
     answers = [tuple(name for name, applies in zip(names, row, strict=True) if applies) for row in truth]
     said = (output > 0).numpy()
-    figures = target.figures(output, answers)
+    figures = target.metrics(output, answers)
     for name, average in (("macro_f1", "macro"), ("micro_f1", "micro")):
         assert value(figures, name) == pytest.approx(
             metrics.f1_score(truth, said, average=average, zero_division=0), **CLOSE

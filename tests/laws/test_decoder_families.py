@@ -134,7 +134,7 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed:
         (piece,) = source.encode([value], 0)
         _, at = source.mask(piece, HIDES, generator(0, 0, 0), 0.0)
         wanted = target._wanted(torch.from_numpy(piece.tokens[at]))
-        assert np.array_equal(target.completed(value, piece, at, wanted), source._framed(value)[0])
+        assert np.array_equal(target.complete(value, piece, at, wanted), source._framed(value)[0])
         truth, mean = (torch.from_numpy(one.tokens[at]) for one in (piece, source.blank(piece)))
         nothing, _ = target.evidence(wanted, truth).T
         flat = torch.zeros_like(wanted) if source.scale.own else target._wanted(mean)

@@ -22,13 +22,22 @@ from mapsto.fitting.hyperparameters import make_objective
 from mapsto.fitting.setup import prepare
 from mapsto.fitting.setup_checks import mixings
 from mapsto.fitting.start import Beginning
+from mapsto.metrics.intervals import with_intervals
 from mapsto.options import MIXED as MIXINGS
 from mapsto.options import VARIED, Options
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Part, Role
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Augmentable, Explainable
+from mapsto.task.capabilities import (
+    Augmentable,
+    Classes,
+    Explainable,
+    Located,
+    Mixable,
+    gather_outputs,
+    has_exclusive_classes,
+)
 from mapsto.training.loop import Loader, Plan, Training
 from mapsto.training.objectives import Objective
 from mapsto.vision.detection_heads import given_to, middles
@@ -194,14 +203,16 @@ class TestTarget:
         values = laid(target, answers, pieces)
         head = target.head(16, None)
         outputs = certain(target, values, head(torch.zeros(1, 16)).shape[1])
-        decoded = target.decode(target.whole(outputs, [pieces] * len(answers)))
+        decoded = target.decode(gather_outputs(target, outputs, [pieces] * len(answers)))
         for found, answer in zip(decoded, answers, strict=True):
             said = target.read(found[kind])
-            exact = target.likely or target.lies_in
+            exact = isinstance(target, Classes)
             assert set(said) == set(answer) if exact else said == pytest.approx(answer, abs=1e-3)
         assert all(0.99 < found.get("probability", 1.0) <= 1 for found in decoded)
         assert float(target.loss(outputs, values)) < 1e-3
-        scores = target.score(target.whole(outputs, [pieces] * len(answers)), answers).values()
+        scores = with_intervals(
+            target.metrics(gather_outputs(target, outputs, [pieces] * len(answers)), answers)
+        ).values()
         assert all(min(abs(score.value), abs(score.value - 1)) < 1e-3 for score in scores)
 
     def test_mixed_answers_lie_between(self, kind: str) -> None:
@@ -210,15 +221,19 @@ class TestTarget:
         answers = [target.read(answer) for answer in target.samples()]
         target.learn(answers)
         pieces = read_beside(target)
-        if "blended" not in target.mixes:
-            assert target.mixes == (("placed",) if target.lies_in else ())
+        layouts = target.mixture_layouts if isinstance(target, Mixable) else ()
+        if "blended" not in layouts:
+            assert layouts == (("placed",) if isinstance(target, Located) else ())
             return
+        assert isinstance(target, Mixable)
         single = laid(target, answers, pieces)
         outputs = torch.randn(1, target.head(16, None)(torch.zeros(1, 16)).shape[1])
 
         def cost(listed: list[Any], shares: list[float]) -> float:
-            values = torch.from_numpy(target.mixed(listed, pieces, [Part(share) for share in shares]).values)
-            assert values.dtype == torch.float32 and (not target.named or float(values.sum()) == pytest.approx(1))
+            values = torch.from_numpy(target.mix_answers(listed, pieces, [Part(share) for share in shares]).values)
+            assert values.dtype == torch.float32 and (
+                not has_exclusive_classes(target) or float(values.sum()) == pytest.approx(1)
+            )
             return float(target.loss(outputs, values[None]))
 
         for at, one in enumerate(answers):
@@ -254,14 +269,14 @@ class TestTarget:
 
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     """Outputs that say these values and nothing else."""
-    if target.lies_in:
+    if isinstance(target, Located):
         said = torch.full((len(values), width), -20.0)
         for grid, truth in zip(said.split(target.queries), values.split(target.queries), strict=True):
             true = truth[truth[:, 0] >= 0]
             at, which = given_to(middles(target.grid), true[:, 1:], 1 / target.grid)
             grid[at, true[which, 0].long()], grid[at, -4:] = 20.0, true[which, 1:]
         return said
-    if not target.likely:
+    if not isinstance(target, Classes):
         return values.view(len(values), -1).float()
     if values.ndim == 2:
         return 40 * values - 20

@@ -232,7 +232,7 @@ def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
     assert weights["rare"] == pytest.approx(5.0) and weights["common"] == pytest.approx(100 / 180)
     common = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
     assert balanced.mapping.targets[0].classes == ["common", "rare"]
-    error = balanced.mapping.targets[0].error(common, torch.tensor([1] * 10 + [0] * 90))
+    error = balanced.mapping.targets[0].validation_error(common, torch.tensor([1] * 10 + [0] * 90))
     assert float(error) == pytest.approx(50), "held-out rows choose no weights that always answer the common class"
 
 

@@ -26,8 +26,7 @@ from mapsto.options import require_choice
 from mapsto.pretrained import model_folder
 from mapsto.progress import Lines, choose
 from mapsto.task.arrow import Arrow, restores
-from mapsto.task.capabilities import FileBacked, require
-from mapsto.task.target import Target
+from mapsto.task.capabilities import FileBacked, Reconstruction, require
 
 ENGINES = ("local", "ray")
 
@@ -119,7 +118,9 @@ def complete(
     found = held.complete(rows.sources[0], hide or 0.0, mask=masks, rows=numbers)
     filled = dict(zip(numbers, found, strict=True))
     if files is not None:
-        _file_filled(held.mapping.targets[0], table, filled, files)
+        target = held.mapping.targets[0]
+        assert isinstance(target, Reconstruction)
+        _file_filled(target, table, filled, files)
     elif out is None:
         print("\n".join(filled.get(at, "") if isinstance(at, int) else "" for at in table.in_order()))
     else:
@@ -131,7 +132,7 @@ def complete(
         print(f"note: {bad:,} rows could not be filled in", file=sys.stderr)
 
 
-def _file_filled(target: Target, table: Table, filled: Mapping[int, Any], out: Path) -> None:
+def _file_filled(target: Reconstruction, table: Table, filled: Mapping[int, Any], out: Path) -> None:
     """What each row of a table was filled in to as a file, named by its number in the table."""
     out.mkdir(parents=True, exist_ok=True)
     for number, at in enumerate(table.in_order(), 1):

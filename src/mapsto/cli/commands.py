@@ -33,6 +33,7 @@ from mapsto.options import Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, choose
 from mapsto.task.arrow import Arrow, parse
+from mapsto.task.capabilities import Classes
 
 
 def evaluate(
@@ -74,7 +75,8 @@ def evaluate(
     for answers in found.answers:
         if answers.name:
             print(f"\n{answers.name}")
-        if confusion := answers.target.confusion(answers.outputs, answers.truths):
+        target = answers.target
+        if isinstance(target, Classes) and (confusion := target.confusion(answers.outputs, answers.truths)):
             _print_confusion(confusion)
         for look in (look for of, look in looks if of is answers):
             print("\n".join(look.lines()))

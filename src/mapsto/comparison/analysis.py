@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mapsto import kinds
 from mapsto.comparison.crossed_bootstrap import Means, interval
 from mapsto.comparison.design import BLIND, CLASSICAL, SHIFT, TEST, Cell, Study, Way
 from mapsto.comparison.learning_curves import ahead, reach
@@ -185,7 +184,7 @@ def over_draws(figures: list[float], most: float) -> Score:
 
 def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, score: Score) -> Point:
     found = [outcomes[Cell(way, count, seed)] for seed in study.seeds]
-    amounts = kinds.target(study.arrow.targets[study.port].kind).amounts
+    amounts = study.target.unbounded_metrics
     clean = _table(study, outcomes, way, count, TEST)
     views, changes = {}, {}
     for view in study.views:

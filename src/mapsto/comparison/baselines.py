@@ -10,17 +10,16 @@ import torch
 from mapsto import kinds
 from mapsto.comparison.design import BLIND, Cell, Study
 from mapsto.data.rows import Rows
-from mapsto.task.capabilities import Describable
-from mapsto.task.target import Target
+from mapsto.task.capabilities import Comparable, Describable, LinearProbe
 
 
-def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, Any]:
+def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Comparable, Any]:
     """A target that has learnt the classes, and the outputs (n, …) of any rows."""
-    target = kinds.target(study.arrow.targets[study.port].kind)()
+    target = study.target()
     target.learn(rows.targets[study.port], study.options.balance)
     values = np.array([target.encode(answer, ()).values for answer in rows.targets[study.port]])
     if cell.way.method == BLIND:
-        said = target.blind(values)
+        said = target.constant_output(values)
         assert said is not None
         return target, lambda view: said.expand(len(view), -1).clone()
     from scipy.sparse import hstack  # a second to import
@@ -31,7 +30,6 @@ def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Target, 
     def features(view: Rows) -> Any:
         return hstack([of(view.sources[at]) for at, of in made], format="csr")
 
-    fitted = target.probe(features(rows), values, cell.seed)
-    assert fitted is not None
-    weight, bias = (part.numpy() for part in fitted)
+    assert isinstance(target, LinearProbe)
+    weight, bias = (part.numpy() for part in target.probe(features(rows), values, cell.seed))
     return target, lambda view: torch.from_numpy(features(view) @ weight.T + bias).float()

@@ -34,7 +34,7 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.capabilities import Describable
+from mapsto.task.capabilities import Comparable, Describable, LinearProbe, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -107,12 +107,20 @@ class Study:
     @property
     def port(self) -> int:
         """The first target that can be compared by."""
-        return next(i for i, port in enumerate(self.arrow.targets) if kinds.target(port.kind).gain)
+        answered = kinds.answering(self.arrow)
+        return next(port for port, target in enumerate(answered) if issubclass(target, Comparable))
+
+    @property
+    def target(self) -> type[Comparable]:
+        """Return the kind of answer that is compared."""
+        target = kinds.answering(self.arrow)[self.port]
+        assert issubclass(target, Comparable)
+        return target
 
     @property
     def gain(self) -> str:
         """What is compared, in the field's words."""
-        return kinds.target(self.arrow.targets[self.port].kind).gain
+        return self.target.primary_metric
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -131,8 +139,7 @@ class Study:
 
     @property
     def _strata(self) -> list[Any]:
-        named = kinds.target(self.arrow.targets[self.port].kind).named
-        return self.pool.targets[self.port] if named else [None] * len(self.pool)
+        return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
     def answers(self, target: Target, output: Tensor) -> Answers:
         """What a fit said (n, …) of the test rows, to look at closely; `target` knows what it means."""
@@ -183,7 +190,7 @@ def planned(
     wanted = parse(arrow)
     table = read_table(data, encoding=options.encoding)
     bound = bind_to(wanted, table)
-    if bound.corrupted or not any(kinds.target(port.kind).gain for port in bound.targets):
+    if bound.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(bound)):
         raise UsageError(f"compare is about answers whose worth can be measured, such as labels; {bound} gives none")
     targets = made_targets(bound, options)
     rows = read_rows(bound, table, kinds.reading(bound), targets)
@@ -239,10 +246,10 @@ def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"no method {method!r} to compare{near(method, METHODS)}; there are: {', '.join(METHODS)}")
-    compared = next(kind for port in arrow.targets if (kind := kinds.target(port.kind)).gain)
-    pooled = compared.way == "pooled"
+    compared = next(target for target in kinds.answering(arrow) if issubclass(target, Comparable))
+    pooled = issubclass(compared, LinearProbe)
     methods = methods if pooled else ("full",)
-    found = [Way(compared.blindly, BLIND)] if pooled else []
+    found = [Way(compared.constant_rule, BLIND)] if compared.constant_rule else []
     sources = (kinds.source(port.kind) for port in arrow.sources)
     features = dict.fromkeys(source.feature_name for source in sources if issubclass(source, Describable))
     if features and pooled:

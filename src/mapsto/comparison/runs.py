@@ -37,6 +37,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
+from mapsto.task.capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
 
@@ -211,7 +212,9 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         )
         seconds = time.monotonic() - began
         predictor = Predictor(mapping, study.options.device, study.options.precision)
-        target = mapping.targets[study.port]
+        fitted_target = mapping.targets[study.port]
+        assert isinstance(fitted_target, Comparable)
+        target = fitted_target
 
         def answer(view: Rows) -> Tensor:
             return said_of(predictor.mapping, study.arrow, view, study.port, predictor.device)
@@ -219,14 +222,14 @@ def fitted(study: Study, cell: Cell) -> Outcome:
     outputs = {name: answer(view) for name, view in study.views.items()}
     gains = {}
     for name, view in study.views.items():
-        found = target.gains(outputs[name], view.targets[study.port])
+        found = target.per_item_metric(outputs[name], view.targets[study.port])
         if found is None:
             raise DataError(f"{study.gain} has nothing to measure by: the answers of the {name} rows are all the same")
         gains[name] = torch.from_numpy(found)
     parts: dict[int, list[Part]] = {}
     if mapping is not None and (cell.labels, cell.seed) == (study.labels[-1], study.seeds[0]):
         parts = explained(study.answers(target, outputs[TEST]), mapping, predictor.device)
-    figures = target.figures(outputs[TEST], study.views[TEST].targets[study.port])
+    figures = target.metrics(outputs[TEST], study.views[TEST].targets[study.port])
     values = {name: float(metric(*arrays)) for name, (metric, *arrays) in figures.items()}
     return Outcome(outputs[TEST], gains, target.state(), values, seconds, meter.tokens, _peak(), parts)
 

@@ -14,7 +14,7 @@ from mapsto.data.near_duplicates import near_twins
 from mapsto.data.rows import Rows
 from mapsto.errors import Finding, place, shorten
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Describable
+from mapsto.task.capabilities import Describable, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.text.shingles import Hashes
 
@@ -102,7 +102,8 @@ def _values(arrow: Arrow, rows: Rows) -> _Values:
         else "\n".join(kind.key(value) for kind, value in zip(read, values, strict=True))
         for values in zip(*rows.sources, strict=True)
     ]
-    named = next((i for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    answered = enumerate(kinds.answering(arrow))
+    named = next((port for port, target in answered if has_exclusive_classes(target)), None)
     return _Values(
         rows,
         read,

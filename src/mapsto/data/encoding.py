@@ -12,7 +12,7 @@ from mapsto.data.rows import Rows
 from mapsto.errors import DataError, UsageError
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Tokenized
+from mapsto.task.capabilities import Located, Tokenized
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -47,7 +47,7 @@ def unknown_in(encoded: Encoded, sources: Mapping[str, Source]) -> str | None:
 
 def lie_in_raw(targets: Sequence[Target]) -> bool:
     """Whether some answers are told in the raw coordinates of a source, so that the alignment of its pieces is needed."""
-    return any(target.lies_in for target in targets)
+    return any(isinstance(target, Located) for target in targets)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import Corruption, generator
 from mapsto.sequence.piece import Ints, Part, Piece
 from mapsto.task.arrow import Arrow, restores
-from mapsto.task.capabilities import Augmentable, require
+from mapsto.task.capabilities import Augmentable, Located, Mixable, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -125,19 +125,23 @@ def make_examples(
 
     def laid(index: int, pieces: tuple[Piece, ...]) -> Answered:
         return tuple(
-            target.encode(rows.targets[port][index], pieces) if told[port] and (pieces or not target.lies_in) else None
+            target.encode(rows.targets[port][index], pieces)
+            if told[port] and (pieces or not isinstance(target, Located))
+            else None
             for port, target in enumerate(targets)
         )
 
     def mixed(indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[Part]) -> Answered:
         return tuple(
-            target.mixed([rows.targets[port][index] for index in indices], pieces, parts) if told[port] else None
+            target.mix_answers([rows.targets[port][index] for index in indices], pieces, parts)
+            if told[port] and isinstance(target, Mixable)
+            else None
             for port, target in enumerate(targets)
         )
 
     answers = [laid(index, ()) for index in encoded.of.tolist()]
     moving = laid if lie_in_raw(targets) else None
-    recolour = not any(target.resembles for target in targets)
+    recolour = not any(isinstance(target, Located) and target.resembles for target in targets)
     return Examples(
         arrow,
         sources,

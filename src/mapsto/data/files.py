@@ -14,6 +14,7 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data import readers
 from mapsto.errors import DataError, Finding
+from mapsto.task.capabilities import Located
 from mapsto.vision import detection_annotations
 
 LABEL = "label"  # the column of the names of folders
@@ -111,7 +112,7 @@ def _values(path: Path, walk: Callable[[Path], Walked]) -> Listed | None:
     if of is not None and path.is_file():
         return Listed([path], {of: [str(path)]}, [])
     if told := _told(path, lambda folder: walk(folder).files):
-        (of,) = {kinds.target(kind).lies_in for kind in told}
+        (of,) = {target.lies_in for target in _located_targets() if target.kind in told}
         remarks = _aside(path, walk(path), walk(path).files) if path.is_dir() else []
         return _named(of, path, sorted({name for found in told.values() for name in found}), told, remarks)
     if not path.is_dir():
@@ -156,7 +157,11 @@ def _deeper(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
     return [Finding(str(root), None, LABEL, None, reason)]
 
 
+def _located_targets() -> list[type[Located]]:
+    return [target for target in kinds.targets() if issubclass(target, Located)]
+
+
 def _told(path: Path, within: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
     """By kind what is kept of files that are a value each, in a folder of them or in a file."""
-    told = ((kind, kinds.target(kind).annotations(path, within)) for kind in kinds.names("target"))
+    told = ((target.kind, target.annotations(path, within)) for target in _located_targets())
     return {kind: found for kind, found in told if found}

@@ -15,7 +15,7 @@ from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow, Port, bind, require_kinds, restores
-from mapsto.task.capabilities import FileBacked
+from mapsto.task.capabilities import FileBacked, is_located
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -110,6 +110,8 @@ def read_cells(
         [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
     ]
     for (port, target, _), found in zip(wanted, read_targets, strict=True):
+        if not is_located(target):
+            continue
         for source, values in zip(arrow.sources, read_sources, strict=True):
             if source.kind == target.lies_in:
                 for row, (answer, value) in enumerate(zip(found, values, strict=True)):

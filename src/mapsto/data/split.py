@@ -16,6 +16,7 @@ from mapsto.data.table import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.task.target import Target
 
 WATCHED_ROWS = 1000
@@ -122,5 +123,6 @@ def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np
     groups = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
-    strata = next((rows.targets[i] for i, port in enumerate(arrow.targets) if kinds.target(port.kind).named), None)
+    answered = enumerate(kinds.answering(arrow))
+    strata = next((rows.targets[port] for port, target in answered if has_exclusive_classes(target)), None)
     return sampling.split(len(rows), groups, strata, share, seed)

@@ -24,7 +24,7 @@ from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import generator
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Describable
+from mapsto.task.capabilities import Attributable, Classes, Comparable, Describable, has_exclusive_classes
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
@@ -150,7 +150,7 @@ def looks_at(found: Evaluation, mapping: Mapping | None, device: torch.device) -
 
 def explained(answers: Answers, mapping: Mapping, device: torch.device) -> dict[int, list[Part]]:
     """Which parts decided, of the surest mistakes and of the examples; nothing for answers that cannot be explained."""
-    first = next((target for target in mapping.targets if target.way == "pooled"), None)
+    first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != answers.target.state():
         return {}  # an Explainer is about the first target
     rows = np.unique(np.concatenate([_surest(answers), _drawn(answers)]))
@@ -164,17 +164,19 @@ def explained(answers: Answers, mapping: Mapping, device: torch.device) -> dict[
 
 def scrutinize(answers: Answers, parts: Dict[int, list[Part]] | None = None) -> Scrutiny | None:
     """A close look at one target's answers; None for answers that are neither right nor wrong. parts: see `explained`."""
-    gains = answers.target.gains(answers.outputs, answers.truths)
+    target = answers.target
+    gains = target.per_item_metric(answers.outputs, answers.truths) if isinstance(target, Comparable) else None
     if gains is None:
         return None
+    assert isinstance(target, Comparable)
     worth = gains.astype(np.float64)
-    sure = answers.target.confidence(answers.outputs)
+    sure = target.confidence(answers.outputs) if isinstance(target, Classes) else None
     return Scrutiny(
-        answers.target.gain,
+        target.primary_metric,
         _slices(answers, worth),
         [] if sure is None else _kept(worth, sure),
         _cases(answers, _surest(answers), parts or {}),
-        _suspects(answers) if answers.target.named and sure is not None else [],
+        _suspects(answers) if has_exclusive_classes(target) else [],
         _cases(answers, _drawn(answers), parts or {}),
     )
 
@@ -239,9 +241,10 @@ def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 def _of_classes(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The rows of each true class, and together those of the classes that have too few to be looked at alone."""
-    names = [set(answers.target.names(truth)) for truth in answers.truths]
+    target = answers.target
+    names = [set(target.class_names(truth)) if isinstance(target, Classes) else set() for truth in answers.truths]
     counts = Counter(name for found in names for name in found)
-    verb = "is" if answers.target.named else "holds"
+    verb = "is" if has_exclusive_classes(target) else "holds"
     for name in sorted(counts):
         yield f"truth {verb} {name}", np.array([name in found for found in names])
     rare = {name for name, count in counts.items() if count < SMALLEST_SLICE}
@@ -276,9 +279,11 @@ def _chance(inside: Floats, outside: Floats) -> float:
 
 def _surest(answers: Answers) -> Ints:
     """The rows that are wrong although the model was sure, the surest first."""
-    sure = answers.target.confidence(answers.outputs)
-    worth = answers.target.gains(answers.outputs, answers.truths)
-    if sure is None or worth is None:
+    target = answers.target
+    if not isinstance(target, Classes) or not isinstance(target, Comparable):
+        return np.zeros(0, np.int64)
+    sure, worth = target.confidence(answers.outputs), target.per_item_metric(answers.outputs, answers.truths)
+    if worth is None:
         return np.zeros(0, np.int64)
     wrong = np.flatnonzero(worth < 1)
     return wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN]
@@ -296,6 +301,7 @@ def _suspects(answers: Answers) -> list[Case] | None:
         find = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:
         return None
+    assert isinstance(answers.target, Classes)
     classes = answers.target.classes
     known = np.array([at for at, truth in enumerate(answers.truths) if truth in classes], np.int64)
     labels = np.array([classes.index(answers.truths[at]) for at in known])
@@ -307,15 +313,15 @@ def _suspects(answers: Answers) -> list[Case] | None:
 
 
 def _cases(answers: Answers, rows: Ints, parts: Dict[int, list[Part]]) -> list[Case]:
-    sure = answers.target.confidence(answers.outputs)
-    if not len(rows) or sure is None:
+    target = answers.target
+    if not len(rows) or not isinstance(target, Classes):
         return []
+    sure = target.confidence(answers.outputs)
     decoded = answers.target.decode(answers.outputs[torch.from_numpy(rows)])
     found = []
     for row, answer in zip(rows.tolist(), decoded, strict=True):
         file, line = answers.rows.table.origin(int(answers.rows.rows[row]))
         read = "\n".join(str(column[row]) for column in answers.rows.sources)
-        target = answers.target
         said, truth = target.brief(answer.get(target.kind, "")), target.brief(answers.truths[row])
         found.append(Case(row, file, line, read, truth, said, float(sure[row]), parts.get(row, [])))
     return found

@@ -16,12 +16,13 @@ from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.inference.forward import Done, asking, evidence, made, questions, row_outputs, told_by
-from mapsto.metrics.intervals import Floats, Score
+from mapsto.metrics.intervals import Floats, Score, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, generator
 from mapsto.task.arrow import Arrow, restores
+from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.target import Target
 
 SHOWN = 8  # rows of which what was made is kept
@@ -41,16 +42,17 @@ class Answers:
 
     def calibration(self) -> tuple[Floats, Floats] | None:
         """How sure each answer was (n,) and how far it turned out so (n,); None where they carry no probability."""
-        sure = self.target.confidence(self.outputs)
-        right = self.target.borne_out(self.outputs, self.truths)
-        return None if sure is None or right is None else (sure, right.astype(np.float64))
+        if not isinstance(self.target, Classes):
+            return None
+        confidence = self.target.confidence(self.outputs)
+        return confidence, self.target.correctness(self.outputs, self.truths).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Made:
     """What a target that lies in a source made of the value `read` in one row, and what is true."""
 
-    target: Target
+    target: Located
     file: str
     row: int
     read: Any
@@ -100,7 +102,7 @@ def evaluate(
     scores: dict[str, Score] = {}
     baseline: dict[str, Score] = {}
     confusion: dict[str, dict[str, int]] = {}
-    whole = mapping.whole_rows
+    whole = mapping.ports_per_example
     by_token = [port for port in range(len(mapping.targets)) if port not in whole]
     passes = bool(by_token) + bool(whole)
     done = _telling(progress or Progress(), len(encoded.of) * passes, len(rows))
@@ -112,12 +114,16 @@ def evaluate(
         target, answers = mapping.targets[port], rows.targets[port]
         name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         said.append(Answers(arrow, target, rows, answers, outputs, name))
-        scores |= {f"{name}{key}": value for key, value in target.score(outputs, answers).items()}
+        scores |= {f"{name}{key}": value for key, value in with_intervals(target.metrics(outputs, answers)).items()}
         baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
-        confusion |= {f"{name}{truth}": row for truth, row in target.confusion(outputs, answers).items()}
-        notes += target.notes(answers)
+        if isinstance(target, Classes):
+            confusion |= {f"{name}{truth}": row for truth, row in target.confusion(outputs, answers).items()}
+            notes += target.notes(answers)
     shown = [
-        row for port in by_token if mapping.targets[port].lies_in for row in _made(mapping, rows, encoded, port, device)
+        row
+        for port in by_token
+        if isinstance(mapping.targets[port], Located)
+        for row in _made(mapping, rows, encoded, port, device)
     ]
     return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
 
@@ -137,7 +143,7 @@ def _telling(progress: Progress, total: int, rows: int) -> Done:
 def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
     """What target `port` says of every row, (n, …): its outputs; the evidence of a kind that makes its answers of a source."""
     encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
-    if mapping.targets[port].whole_rows:
+    if mapping.targets[port].readout.per_example:
         (found,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
         return found
     examples = _told(mapping, arrow, rows, encoded, [port], 0)
@@ -148,13 +154,15 @@ def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch
 def _told(mapping: Mapping, arrow: Arrow, rows: Rows, encoded: Encoded, ports: Sequence[int], seed: int) -> Examples:
     """Examples that carry the answers of these ports alone."""
     given = replace(rows, targets=[values if port in ports else [] for port, values in enumerate(rows.targets)])
-    hides = next((mapping.targets[port].corruption for port in ports if restores(arrow)[port] is not None), None)
+    restored = [mapping.targets[port] for port in ports if restores(arrow)[port] is not None]
+    hides = next((target.corruption for target in restored if isinstance(target, Reconstruction)), None)
     return make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
 
 
 def _made(mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device) -> list[Made]:
     """A few rows drawn at random, always the same, with what target `port` makes of them."""
     target, count = mapping.targets[port], len(rows)
+    assert isinstance(target, Located)
     drawn = np.sort(generator(0, count, 0).permutation(count)[:SHOWN]).tolist()
     pieces = {row: encoded.pieces[row] for row in drawn}
     asked = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in drawn]
@@ -190,5 +198,6 @@ def score_examples(
         if restored[port] is None:
             assert rows is not None and examples.of is not None
             answers = [rows.targets[port][examples.of[row]] for row in said.rows]
-        found |= {f"{name}{key}": value for key, value in mapping.targets[port].score(said.shown, answers).items()}
+        scores = with_intervals(mapping.targets[port].metrics(said.shown, answers))
+        found |= {f"{name}{key}": value for key, value in scores.items()}
     return found

@@ -13,7 +13,7 @@ from mapsto.evaluation.evaluate import Answers
 from mapsto.explain.report import marked
 from mapsto.report.figures import COLOURS, SHOWN_CONFUSIONS, SHOWN_SLICES, _short
 from mapsto.report.page import Section, Table, safe
-from mapsto.task.capabilities import Spatial, require
+from mapsto.task.capabilities import Classes, Located, Spatial, require
 
 LEGEND = f"{COLOURS} How far to trust such colours: mapsto explain measures it."
 
@@ -23,7 +23,8 @@ OUTLINES = "In frames: broken and green what is true, red what was answered; a p
 
 def confusions(answers: Answers, caption: str) -> Table | None:
     """What is answered in place of what, the commonest first."""
-    counts = answers.target.confusion(answers.outputs, answers.truths)
+    target = answers.target
+    counts = target.confusion(answers.outputs, answers.truths) if isinstance(target, Classes) else {}
     pairs = sorted(
         ((n, truth, said) for truth, row in counts.items() for said, n in row.items() if n and said != truth),
         reverse=True,
@@ -42,7 +43,7 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
     for where, case in zip(places([(case.file, case.row) for case in listed]), listed, strict=True):
         values = [column[case.at] for column in answers.rows.sources]
         plain = not case.parts and all(isinstance(value, str) for value in values)
-        if answers.target.lies_in:
+        if isinstance(answers.target, Located):
             shown = _outlined(answers, case)
         else:
             shown = _short(case.read) if plain else marked(ports, values, case.parts)
@@ -54,9 +55,10 @@ def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | Non
 def _outlined(answers: Answers, case: Case) -> Any:
     """The value that the answer lies in, with what was said and what is true in it."""
     target = answers.target
+    assert isinstance(target, Located)
     (port,) = (at for at, port in enumerate(answers.arrow.sources) if port.kind == target.lies_in)
     said = target.decode(answers.outputs[case.at : case.at + 1])[0][target.kind]
-    marks = [*target.marks(answers.truths[case.at], true=True), *target.marks(said)]
+    marks = [*target.regions(answers.truths[case.at], true=True), *target.regions(said)]
     kind = require(kinds.source(target.lies_in), Spatial, "outlined")
     return safe(kind.outline(answers.rows.sources[port][case.at], marks))
 
@@ -106,11 +108,13 @@ def reasons(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
     legend = _legend(answers, look.examples)
     if table is None or not legend:
         return []
-    return [Section("What it finds" if answers.target.lies_in else "What it looks at", legend, tables=[table])]
+    return [
+        Section("What it finds" if isinstance(answers.target, Located) else "What it looks at", legend, tables=[table])
+    ]
 
 
 def _legend(answers: Answers, listed: Sequence[Case]) -> list[str]:
-    if answers.target.lies_in:
+    if isinstance(answers.target, Located):
         return [OUTLINES]
     return [LEGEND] if any(case.parts for case in listed) else []
 

@@ -1,7 +1,7 @@
 """Which part of the input decided: signed weights on the parts of a value, in raw coordinates, and how far to trust them.
 
-What is explained is how strongly the model says its own answer (`Target.told`): for a class its log-odds. A part with a
-weight above 0 speaks for the answer, one below 0 against it.
+What is explained is how strongly the model says its own answer (`Attributable.answer_score`): for a class its log-odds. A part
+with a weight above 0 speaks for the answer, one below 0 against it.
 Legend of shapes: n examples, r rows, l row length, d width, t tokens, u parts (words of a text, …).
 """
 
@@ -28,7 +28,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Explainable, require
+from mapsto.task.capabilities import Attributable, Explainable, require
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 
@@ -112,11 +112,12 @@ class Explainer:
         self.device, self.method, self.steps = device, method, steps
         self.sources = {kind: require(of, Explainable, "explained") for kind, of in mapping.sources.items()}
         self.cut_rows = 0
-        ports = [i for i, target in enumerate(mapping.targets) if target.way == "pooled"]
-        if not ports:
+        found = next(
+            ((i, target) for i, target in enumerate(mapping.targets) if isinstance(target, Attributable)), None
+        )
+        if found is None:
             raise UsageError(f"answers such as labels can be explained; {mapping.arrow} gives none")
-        self.port = ports[0]
-        self.target = mapping.targets[self.port]
+        self.port, self.target = found
 
     def read(self, table: Table) -> Rows:
         """The rows of a table that can be read; the faults of the others are in `faults`."""
@@ -156,7 +157,7 @@ class Explainer:
                 self._said(answers[row]),
                 self._parts(example, weights[row], values),
                 self.method,
-                self.target.strength,
+                self.target.score_unit,
                 float(told[row]),
                 float(blank[row]),
                 gap,
@@ -173,10 +174,8 @@ class Explainer:
 
     def told(self, outputs: Tensor, answered: Tensor) -> Floats:
         """How strongly `outputs` (n, …) say the answers of `answered` (n, …): (n,)."""
-        found = self.target.told(outputs, answered)
-        if found is None:
-            raise UsageError(f"answers of kind {self.target.kind!r} cannot be explained yet")
-        return found.double().numpy()
+        found: Floats = self.target.answer_score(outputs, answered).double().numpy()
+        return found
 
     def weights(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
         """The weight of every token of every example, [(t,)], by the chosen method; 0 in the frame for occlusion."""
@@ -229,8 +228,7 @@ class Explainer:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             output = self.mapping.read(self.mapping.hidden(batch, x), batch, self.port)
-            told = self.target.told(output.float(), answered)
-            assert told is not None
+            told = self.target.answer_score(output.float(), answered)
             (found,) = torch.autograd.grad(told.sum(), x)
         return found
 

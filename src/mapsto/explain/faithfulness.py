@@ -21,6 +21,7 @@ from mapsto.metrics.intervals import Floats, Score, with_interval
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
+from mapsto.task.capabilities import has_exclusive_classes
 
 DELETED = tuple(tenth / 10 for tenth in range(1, 10))
 
@@ -108,7 +109,7 @@ def _asked_again(explainer: Explainer, examples: Sequence[Example], seed: int, f
             changed += [explainer.without(example, _but(parts, ranked, share)) for share in KEPT]
     said = explainer.outputs(changed)
     of = torch.arange(len(examples)).repeat_interleave(len(ORDERS) * (len(DELETED) + len(KEPT)))
-    named = explainer.target.named
+    named = has_exclusive_classes(explainer.target)
     whole = _probability(explainer.told(outputs, outputs), named)
     return whole, _probability(explainer.told(said, outputs[of]), named).reshape(len(examples), len(ORDERS), -1)
 
@@ -120,7 +121,7 @@ def _measured(explainer: Explainer, whole: Floats, left: Floats) -> Faithfulness
     return Faithfulness(
         explainer.method,
         len(whole),
-        "probability" if explainer.target.named else explainer.target.strength,
+        "probability" if has_exclusive_classes(explainer.target) else explainer.target.score_unit,
         _measure(loss, 1),
         _measure(whole[:, None] - kept.mean(axis=2), -1),
         _measure(deleted.mean(axis=2), -1),

@@ -17,7 +17,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options, splits
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Spatial, require
+from mapsto.task.capabilities import Classes, Located, Spatial, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -49,7 +49,7 @@ def make_sources(
 
 def _read_whole(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
     """The sources in the size that is asked for; nothing is cut off where answers may lie. Raises UsageError."""
-    held = {target.lies_in for target in kinds.answering(arrow)}
+    held = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
     return {
         kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
         if options.size is not None or kind in held
@@ -136,7 +136,7 @@ def make_mapping(
     if beginning.tensors is None:
         return mapping
     known = beginning.classes
-    other = {t.kind for t in targets if hasattr(t, "classes") and t.classes != known.get(t.kind)}
+    other = {t.kind for t in targets if isinstance(t, Classes) and t.classes != known.get(t.kind)}
     missing = model_folder.copy_weights(mapping, beginning.tensors, other)
     # A start may have no decoder, or as a body alone; one that it has was found whole when it was opened.
     body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]

@@ -15,6 +15,7 @@ from mapsto.fitting.build import bare
 from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
+from mapsto.task.capabilities import Classes, LinearProbe, Located, has_exclusive_classes
 from mapsto.task.source import Learning
 from mapsto.training.data_parallel import Replicas
 from mapsto.training.loop import Plan, Training
@@ -70,7 +71,9 @@ def choose_method(
     why = "as asked"
     if method == "auto":
         method, why = _measured(options, mapping, beginning, count, pretraining)
-    elif method != "full" and (beginning.tensors is None or pretraining or mapping.targets[0].way != "pooled"):
+    elif method != "full" and (
+        beginning.tensors is None or pretraining or not isinstance(mapping.targets[0], LinearProbe)
+    ):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
     elif method == "contrast" and options.mixed is not None:
         raise UsageError(
@@ -90,9 +93,10 @@ def _measured(
     if beginning.tensors is None or pretraining:
         return "full", "nothing to probe" if not pretraining else "pretraining"
     port = contrasted(mapping)
-    if mapping.targets[0].way != "pooled":
+    if not isinstance(mapping.targets[0], LinearProbe):
         return "full", "the answers are no classes of whole examples"
-    a_class = count / (1 if port is None else len(mapping.targets[port].classes))
+    compared = None if port is None else mapping.targets[port]
+    a_class = count / (len(compared.classes) if isinstance(compared, Classes) else 1)
     said = f"{a_class:,.0f} labels a class" if port is not None else f"{count:,} answers"
     if a_class > MANY_LABELS:
         return "full", f"{said}, more than {MANY_LABELS}"
@@ -135,14 +139,15 @@ def learning(mapping: Mapping, beginning: Beginning) -> Learning:
     """How fits are run: as an answer that takes long to learn says, else as the kind that is read does, but for a published
     start, which needs no more than text does."""
     for target in mapping.targets:
-        if target.learning is not None:
+        if isinstance(target, Located) and target.learning is not None:
             return target.learning
     return next(iter(mapping.sources.values())).defaults.learning if beginning.made_here else Learning()
 
 
 def contrasted(mapping: Mapping) -> int | None:
     """The first target with classes that is read from one vector an example."""
-    return next((i for i, target in enumerate(mapping.targets) if target.named and target.way == "pooled"), None)
+    probed = [port for port, target in enumerate(mapping.targets) if isinstance(target, LinearProbe)]
+    return next((port for port in probed if has_exclusive_classes(mapping.targets[port])), None)
 
 
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:

@@ -42,7 +42,7 @@ def _watcher(
             if readout is not None:
                 output = mapping.read(hidden, batch, 0)
                 loss += float(target.loss(output, readout.values))
-                error += float(target.error(output, readout.values))
+                error += float(target.validation_error(output, readout.values))
                 count += len(readout.values)
         loss, error, total = ranks.sum([loss, error, count])
         return {"loss": loss / max(total, 1), "error": error / max(total, 1)}

@@ -13,6 +13,7 @@ from mapsto.evaluation.evaluate import as_scored
 from mapsto.fitting.setup import Work
 from mapsto.inference.forward import evidence, over
 from mapsto.model.mapping import Mapping
+from mapsto.task.capabilities import Classes, LinearProbe
 
 
 def frozen(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
@@ -39,14 +40,13 @@ def probe(
     for port, target in enumerate(mapping.targets):
         told = enumerate(examples.answers or ())
         known = [(row, answer) for row, answers in told if (answer := answers[port]) is not None]
-        if target.way != "pooled" or not known:
+        if not isinstance(target, LinearProbe) or not known:
             continue
         rows, values = [row for row, _ in known], np.array([answer.values for _, answer in known])
         fitted = target.probe(vectors[rows], values, seed, None if unlearnt is None else unlearnt[rows])
-        if fitted is not None:
-            with torch.no_grad():
-                for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):
-                    parameter.copy_(best)
+        with torch.no_grad():
+            for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):
+                parameter.copy_(best)
 
 
 def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
@@ -56,9 +56,10 @@ def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
     mapping = work.mapping.eval()
     found = []
     for port, said in evidence(mapping, as_scored(work.watched), work.device).items():
-        if mapping.targets[port].way != "pooled":
+        target = mapping.targets[port]
+        if not isinstance(target, Classes):
             continue
-        temperature = mapping.targets[port].calibrate(mapping.heads[port], said.shown, said.values)
+        temperature = target.calibrate(mapping.heads[port], said.shown, said.values)
         if temperature is not None:
             say(f"confidence set by {len(said.values):,} held-out rows: logits divided by {temperature:.2f}")
             found.append(round(temperature, 4))

@@ -32,13 +32,14 @@ from mapsto.fitting.hyperparameters import choose_method, contrasted, make_objec
 from mapsto.fitting.setup import Work, prepare
 from mapsto.fitting.start import begin
 from mapsto.inference.forward import over
-from mapsto.kinds import target as target_kind
+from mapsto.kinds import answering
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, parse
+from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.training.data_parallel import Replicas
 from mapsto.training.loop import Interrupted
 
@@ -282,8 +283,8 @@ def parts(arrow: Arrow, rows: Rows, seed: int) -> list[tuple[Table, Table]]:
 
 def _known(arrow: Arrow, rows: Rows, kept: Ints, held: Ints) -> Ints:
     """Those of `held` whose classes also stand in `kept`: a class that is never learnt tells nothing of a trial."""
-    for port, answers in zip(arrow.targets, rows.targets, strict=True):
-        if target_kind(port.kind).named:
+    for target, answers in zip(answering(arrow), rows.targets, strict=True):
+        if has_exclusive_classes(target):
             seen = {answers[row] for row in kept}
             held = np.array([row for row in held if answers[row] in seen], np.int64)
     return held
@@ -357,7 +358,7 @@ def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
             output = mapping.read(hidden, batch, 0)
             for at in range(len(readout.values)):
                 one = output[at : at + 1], readout.values[at : at + 1]
-                found.append((float(target.error(*one)), float(target.loss(*one))))
+                found.append((float(target.validation_error(*one)), float(target.loss(*one))))
     return found
 
 

@@ -19,7 +19,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, restores
-from mapsto.task.capabilities import Augmentable, Tokenized
+from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -51,10 +51,11 @@ def made_targets(arrow: Arrow, options: Options) -> list[Target]:
     """What the arrow answers, before anything is learnt. Raises UsageError for options that these answers have no use for."""
     targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
-        if getattr(options, name) and not any(target.named for target in targets):
+        if getattr(options, name) and not any(map(has_exclusive_classes, targets)):
             raise UsageError(f"--{name} is for classes, and {arrow} answers none")
     for target in targets:
-        target.smooth = options.smooth
+        if isinstance(target, Classes):
+            target.label_smoothing = options.smooth
     return targets
 
 
@@ -69,8 +70,9 @@ def _begun(
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
     for target, restored in zip(targets, restores(arrow), strict=True):
-        target.meet(sources, config.vocabulary_head)
+        target.bind(sources, config.vocabulary_head)
         if restored is not None:
+            assert isinstance(target, Reconstruction)
             target.restore(_corruption(arrow, options))
     return config
 
@@ -100,7 +102,8 @@ def mixings(arrow: Arrow) -> list[str]:
     """The ways to mix rows that the one value read knows and all answers can follow."""
     if len(arrow.sources) > 1:
         return []  # nothing would say how much of a row is there
-    answered = [kinds.target(port.kind).mixes for port in arrow.targets]
+    targets = [kinds.target(port.kind, restored=arrow.corrupted) for port in arrow.targets]
+    answered = [target.mixture_layouts if issubclass(target, Mixable) else () for target in targets]
     source = kinds.source(arrow.sources[0].kind)
     if not issubclass(source, Augmentable):
         return []

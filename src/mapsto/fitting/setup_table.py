@@ -22,7 +22,7 @@ from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow, restores
-from mapsto.task.capabilities import Augmentable, FileBacked
+from mapsto.task.capabilities import Augmentable, Classes, FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -42,7 +42,7 @@ def _from_table(
     for port, target in enumerate(targets):
         if restores(arrow)[port] is None:
             target.learn(rows.targets[port], options.balance)
-            for note in target.notes(rows.targets[port]):
+            for note in target.notes(rows.targets[port]) if isinstance(target, Classes) else ():
                 say(f"note: {note}")
     tested, findings = examined(arrow, rows, tested, targets, options, say)
     kept, held = split(arrow, rows, options)

@@ -15,7 +15,7 @@ from mapsto.errors import DataError, UsageError
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import model_folder, weight_names
-from mapsto.task.capabilities import Tokenized, require
+from mapsto.task.capabilities import Classes, Tokenized, require
 from mapsto.task.source import Source
 
 
@@ -77,7 +77,7 @@ def begin(start: str | Path | Mapping | None, like: str | Path | None) -> Beginn
 
 def _of_mapping(mapping: Mapping) -> Beginning:
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
-    classes = {target.kind: target.classes for target in reversed(mapping.targets) if hasattr(target, "classes")}
+    classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
     return Beginning("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
 
 

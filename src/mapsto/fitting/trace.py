@@ -27,7 +27,7 @@ from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse, restores
-from mapsto.task.capabilities import Explainable
+from mapsto.task.capabilities import Explainable, Located, gather_outputs
 
 NEIGHBOURS = 16
 
@@ -65,7 +65,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
-        target.meet(sources, config.vocabulary_head)
+        target.bind(sources, config.vocabulary_head)
     require_whole(replace(rows, faults=[]), [], len(rows), "skip")
     for port, target in enumerate(targets):
         if restores(bound)[port] is None:
@@ -152,19 +152,16 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
             continue
         output = mapping.read(hidden, batch, port)
         own = (readout.examples == 0).nonzero()[:, 0]
-        places = {
-            "pooled": f"pooled ({mapping.config.pooling})",
-            "aligned": f"{len(own)} {'places' if target.lies_in else 'hidden places'}",
-            "appended": f"{len(own)} tokens laid behind it",
-        }
-        where = places[target.way]
+        where = target.readout.describe(len(own), mapping.config.pooling)
         yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"
-        for answer in target.decode(target.whole(output[own], [example.pieces]))[:5]:
+        answers = target.decode(gather_outputs(target, output[own], [example.pieces]))
+        for answer in answers[:5]:
             said = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
             sure = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
             yield f"answer   {said}{sure}"
         if restores(mapping.arrow)[port] is None:
             yield f"truth    {target.brief(rows.targets[port][at])!r}"
         loss = float(target.loss(output[own], readout.values[own])) / max(1, len(own))
-        meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if target.likely else ""
+        is_likelihood = not isinstance(target, Located) and any("probability" in answer for answer in answers)
+        meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if is_likelihood else ""
         yield f"loss     {loss:.4f}{meaning}"

@@ -18,6 +18,7 @@ from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import restores
+from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
 TOKENS_AT_ONCE = 4096
@@ -91,7 +92,7 @@ def evidence(
                     target = mapping.targets[port]
                     shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
                     rows = batch.rows[readout.examples.cpu().numpy()]
-                    if target.lies_in:
+                    if isinstance(target, Located):
                         rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
                         shown = target.by_example(shown, [pieces[row] for row in rows.tolist()])
                     kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
@@ -110,12 +111,10 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     """Empty answers that say where each target is to be read."""
     found: list[Answer | None] = []
     for target, source in zip(mapping.targets, restores(mapping.arrow), strict=True):
-        if target.way == "pooled":
-            found.append(Answer(np.zeros((), np.int64)))
-        elif source is None:
-            found.append(target.question(pieces))
+        if source is None:
+            found.append(target.questions(pieces))
         else:
-            asked, before = target.question(pieces[source : source + 1]), sum(map(len, pieces[:source]))
+            asked, before = target.questions(pieces[source : source + 1]), sum(map(len, pieces[:source]))
             found.append(None if asked is None or asked.at is None else replace(asked, at=asked.at + before))
     return tuple(found)
 
@@ -139,9 +138,10 @@ def told_by(
 
 
 def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
-    """What a target that resembles a source makes of it, from what it said (m, …) of the tokens of one example."""
+    """Return the value that a target makes of the source that it resembles, from its outputs (m, …) for one example."""
+    assert isinstance(target, Located) and isinstance(target, Reconstruction)
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
-    return target.completed(None, piece, np.flatnonzero(~piece.special), output)
+    return target.complete(None, piece, np.flatnonzero(~piece.special), output)
 
 
 def row_outputs(
@@ -164,7 +164,7 @@ def row_outputs(
             rows = torch.from_numpy(batch.rows)
             for port in ports:
                 read = mapping.read(hidden, batch, port).float().cpu()
-                output = mapping.targets[port].whole(read, [pieces[row] for row in batch.rows.tolist()])
+                output = gather_outputs(mapping.targets[port], read, [pieces[row] for row in batch.rows.tolist()])
                 if port not in sums:
                     sums[port] = torch.zeros(count, *output.shape[1:])
                 sums[port].index_add_(0, rows, output)

@@ -14,7 +14,7 @@ from mapsto.data.table import Table
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.table_engine import Engine
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import FileBacked, Mark, Spatial, require
+from mapsto.task.capabilities import FileBacked, Located, Mark, Reconstruction, Spatial, require
 
 FEW = 256  # rows whose files are held at once
 
@@ -67,12 +67,14 @@ class Drawing(Written):
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
         told = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
-        self.ports = [port for port, target in told if target.lies_in and not issubclass(target, FileBacked)]
+        self.ports = [port for port, target in told if issubclass(target, Located) and not target.resembles]
         if not self.ports:
             raise UsageError(f"--draw is for answers that lie in what is read, such as boxes, not {engine.arrow}")
 
     def write(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
-        kind = require(kinds.source(kinds.target(self.ports[0].kind).lies_in), Spatial, "drawn into")
+        target = kinds.target(self.ports[0].kind)
+        assert issubclass(target, Located)
+        kind = require(kinds.source(target.lies_in), Spatial, "drawn into")
         column = next(port.column for port in bound.sources if port.kind == kind.kind)
         assert column is not None
         file = part.origin(row)
@@ -98,7 +100,10 @@ class Filing(Written):
         for port, target in zip(ports, kinds.answering(self.arrow), strict=True):
             name = port.column or port.kind
             own, folder = answer if len(ports) == 1 else answer[name], self.folder / name if several else self.folder
-            if issubclass(target, FileBacked) and (content := target.file(own[port.kind])) is not None:
+            if not issubclass(target, FileBacked):
+                continue
+            assert issubclass(target, Reconstruction)
+            if (content := target.file(own[port.kind])) is not None:
                 folder.mkdir(exist_ok=True)
                 own[port.kind] = str(write_file(folder, part.origin(row), self.number, *content))
 
@@ -123,5 +128,7 @@ def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[Mark]:
     for port in ports:
         own = answer.get(port.column or port.kind, answer)
         said = own.get(port.kind) if isinstance(own, dict) else own
-        found += kinds.target(port.kind).marks(said or [])
+        target = kinds.target(port.kind)
+        assert issubclass(target, Located)
+        found += target.regions(said or [])
     return found

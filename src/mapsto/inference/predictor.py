@@ -19,8 +19,8 @@ from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.source import Source
-from mapsto.task.target import Target
 
 
 def bound_parts(bound_to: Callable[[Table], Arrow], parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
@@ -68,7 +68,7 @@ class Predictor:
         require_choice("long", long)
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
-        if min_confidence and all(type(target).confidence is Target.confidence for target in mapping.targets):
+        if min_confidence and not any(isinstance(target, Classes) for target in mapping.targets):
             raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
         self.min_confidence = min_confidence
         self.long = "cut" if long == "auto" else long
@@ -140,7 +140,7 @@ class Predictor:
         """Answers of `count` rows; the windows of one long row share their mean output."""
         ports = self.mapping.arrow.targets
         found: list[dict[str, Any]] = [{} for _ in range(count)]
-        whole = self.mapping.whole_rows
+        whole = self.mapping.ports_per_example
         outputs = dict(zip(whole, row_outputs(self.mapping, examples, count, whole, self.device), strict=True))
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
@@ -150,7 +150,10 @@ class Predictor:
                     answer[target.kind] = None
                 row.update({name: answer} if name else answer)
         asked = {example.row for example in examples if any(question is not None for question in example.answers)}
-        unasked = {"error": self.mapping.targets[0].unasked}
+        first = self.mapping.targets[0]
+        unasked = {
+            "error": first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"
+        }
         return [answer if row in asked else dict(unasked) for row, answer in enumerate(found)]
 
     def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
@@ -159,7 +162,7 @@ class Predictor:
         found: list[Any] = [[] for _ in range(count)]
         pieces = {example.row: example.pieces for example in examples}
         for row, output in told_by(self.mapping, examples, port, self.device):
-            if target.resembles:
+            if isinstance(target, Located) and target.resembles:
                 found[row] = made(target, pieces[row], output)
             else:
                 found[row] += target.decode(output)

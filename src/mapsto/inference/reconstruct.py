@@ -14,7 +14,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import READS_ON, Corruption, generator
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Spatial, require
+from mapsto.task.capabilities import Reconstruction, Spatial, require
 from mapsto.task.source import Source
 
 
@@ -33,7 +33,7 @@ def completed(
     Raises UsageError for a mapping that does not put back what `~` hides of its one source.
     """
     source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
-    if len(mapping.arrow.sources) != 1 or target is None or not mapping.arrow.corrupted:
+    if len(mapping.arrow.sources) != 1 or not mapping.arrow.corrupted or not isinstance(target, Reconstruction):
         raise UsageError(
             f"--hide and --mask are for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
         )
@@ -58,7 +58,7 @@ def completed(
         examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
     said = dict(told_by(mapping, examples, 0, device))
     for row, (value, piece, hidden) in enumerate(zip(values, pieces, chosen, strict=True)):
-        yield target.completed(value, piece, hidden, said.get(row, torch.zeros(0)))
+        yield target.complete(value, piece, hidden, said.get(row, torch.zeros(0)))
 
 
 def _covered(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:

@@ -1,8 +1,8 @@
 """The registry of kinds: the file name is the entry.
 
-A kind is one file here. It defines `source`, a Source class (task/source.py), `target`, a Target class (task/target.py), or both;
-and `restored`, where the hidden part of a source is put back by another Target than the one that answers values of its own.
-Nothing else is edited.
+A kind is one file here. It defines `source`, a Source class (task/source.py); `target`, the Target class (task/target.py) that
+answers values of its own; `restored`, the Target class that puts back the hidden part of a source, where that is another one; or
+several of these. Nothing else is edited.
 
 A kind's file is imported only when the kind is used: which roles a file defines is read from its text, which takes a
 millisecond where importing torch modules takes seconds.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.abc import InspectLoader
 from importlib.util import find_spec
@@ -66,14 +67,26 @@ def source(kind: str) -> type[Source]:
 
 
 def target(kind: str, restored: bool = False) -> type[Target]:
-    """Return the Target class of a kind. Raises UsageError naming the kinds there are.
+    """Return the Target class of a kind.
 
     restored: whether the answer is the hidden part of a source behind `~`.
+
+    Raises UsageError naming the kinds there are, and for a kind that is answered only where it is restored.
     """
     _require(kind, "target")
     module = _module(kind)
-    cls: type[Target] = getattr(module, "restored", module.target) if restored else module.target
+    attributes = ("restored", "target") if restored else ("target",)
+    cls: type[Target] | None = next((getattr(module, name) for name in attributes if hasattr(module, name)), None)
+    if cls is None:
+        raise UsageError(f"a {kind} answer needs `~{kind}` among the sources; generated {kind} is not here yet")
     return cls
+
+
+def targets() -> Iterator[type[Target]]:
+    """Yield the Target classes that answer values of their own, each imported when its turn comes."""
+    for name in names("target"):
+        if hasattr(_module(name), "target"):
+            yield _module(name).target
 
 
 def reading(arrow: Arrow) -> dict[str, type[Source]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,10 @@ from mapsto.metrics.average_precision import AveragePrecision, match_detections,
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Part, Piece
-from mapsto.task.capabilities import Mark, Spatial, require
+from mapsto.task.capabilities import Classes, Comparable, Located, Mark, Mixable, Spatial, require
+from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.target import Metric, State
 from mapsto.text.features import no_text
 from mapsto.vision import detection_annotations
 from mapsto.vision.detection_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
@@ -103,18 +104,17 @@ def _box(said: object) -> Box:
     return box
 
 
-class Boxes(Target):
+class Boxes(Located, Classes, Comparable, Mixable):
     """The boxes of an example, each of one of the classes seen in training. grid: queries along each side, where the start brings
     none. usual: boxes in an example."""
 
     kind = "boxes"
-    way = "aligned"
-    likely = False
-    gain = "found"
-    stem = "box_head"
-    naming = "named."
+    readout = Queried()
+    head_name = "box_head"
+    class_weight_names = "named."
     lies_in = "image"
-    mixes = ("placed",)
+    primary_metric = "found"
+    mixture_layouts = ("placed",)
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
@@ -168,6 +168,12 @@ class Boxes(Target):
         """What COCO's, Pascal VOC's or YOLO's files say."""
         return dict(detection_annotations.read(path, within))
 
+    @classmethod
+    def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
+        """Return the classes of the box head, of which the last means that there is no box."""
+        bias = tensors.get(f"{cls.head_name}.named.bias")
+        return None if bias is None else len(bias) - 1
+
     def learn(self, answers: Sequence[tuple[Box, ...]], balance: bool = False) -> None:
         """The classes in order of their names, and how many boxes there are. Raises DataError where there is none."""
         told = [[box for box in answer if not box.crowd] for answer in answers]
@@ -178,14 +184,15 @@ class Boxes(Target):
         self.usual = max(1.0, counts.total() / len(told))
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, told))) ** 0.5), *GRIDS))
 
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Meet the pictures, and the queries that they bring. Raises UsageError without pictures."""
+    def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
+        """Take the picture source, and the learnt queries that it brings. Raises UsageError without one."""
+        source = sources.get(self.lies_in)
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
         self.source = require(source, Spatial, "asked about places")
         self.learnt = self.source.queries
 
-    def question(self, pieces: Sequence[Piece]) -> Answer:
+    def questions(self, pieces: Sequence[Piece]) -> Answer:
         """The queries, and nothing known."""
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         first, nothing = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
@@ -200,7 +207,7 @@ class Boxes(Target):
         further box."""
         return self._told(self._left(answer, self._seen(pieces)), pieces)
 
-    def mixed(self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+    def mix_answers(self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
         """The boxes of all pictures, each where its picture stands."""
         grid = self._seen(pieces).positions.max(0) + 1
         found: list[Left] = []
@@ -226,7 +233,7 @@ class Boxes(Target):
 
     def _told(self, boxes: Sequence[Left], pieces: Sequence[Piece]) -> Answer:
         """The largest boxes, as many as there are queries."""
-        asked = self.question(pieces)
+        asked = self.questions(pieces)
         largest = sorted(boxes, key=lambda box: -(box[2] - box[1]).prod())[: self.queries]
         for row, (kind, low, high) in enumerate(largest):
             asked.values[row] = kind, *((low + high) / 2)[::-1], *(high - low)[::-1]
@@ -237,7 +244,7 @@ class Boxes(Target):
         (seen,) = (piece for piece in pieces if piece.kind == self.lies_in)
         return seen
 
-    def whole(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+    def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """(n, q, c + 4), or c + 5 where nothing is a class: logits, and left, top, right, bottom in raw pixels."""
         found = output.view(len(pieces), self.queries, -1)
         ends = np.array([_ends(self._seen(one)) for one in pieces])[:, :, ::-1].copy()  # (n, 2, 2): first and last x, y
@@ -322,7 +329,7 @@ class Boxes(Target):
             told.append({"boxes": shown, "probability": _sure(scores)})
         return told
 
-    def figures(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Metric]:
         """COCO's average precision over ten overlaps, at 0.5 and at 0.75, its average recall; and what share of all boxes said
         or true is both, at an overlap of 0.5."""
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
@@ -331,7 +338,7 @@ class Boxes(Target):
             "map50": (lambda chosen: precision.precision(chosen, slice(0, 1)), pictures),
             "map75": (lambda chosen: precision.precision(chosen, slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
-            "found": (mean_score, self.gains(output, answers).astype(np.float64)),
+            "found": (mean_score, self.per_item_metric(output, answers).astype(np.float64)),
         }
 
     def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> AveragePrecision:
@@ -351,7 +358,7 @@ class Boxes(Target):
         """How likely the boxes that are told are right, in the mean; where none is told, how unlikely the likeliest one is."""
         return np.array([_sure(self.ranked(picture)[0]) for picture in output])
 
-    def gains(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
+    def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
         """For each picture what share of the boxes said or true is both, at an overlap of 0.5; 1 where there is neither."""
         worth = []
         for picture, answer in zip(output, answers, strict=True):
@@ -368,17 +375,21 @@ class Boxes(Target):
             worth.append(both / either if either else 1.0)
         return np.array(worth, np.float32)
 
+    def correctness(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
+        """Return the share of boxes found, as `per_item_metric`."""
+        return self.per_item_metric(output, answers)
+
     def baseline(self, answers: Sequence[tuple[Box, ...]]) -> dict[str, Score]:
         """None: what reads nothing has no box to tell."""
         return {}
 
     def brief(self, answer: Any) -> str:
         """How many of each class."""
-        counts = Counter(mark.text for mark in self.marks(answer))
+        counts = Counter(mark.text for mark in self.regions(answer))
         return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing"
 
     @staticmethod
-    def marks(answer: Any, true: bool = False) -> list[Mark]:
+    def regions(answer: Any, true: bool = False) -> list[Mark]:
         """Where each box stands."""
         told = [
             (box.label, (box.left, box.top, box.right, box.bottom))
@@ -388,7 +399,7 @@ class Boxes(Target):
         ]
         return [Mark([[top, bottom], [left, right]], label, true) for label, (left, top, right, bottom) in told]
 
-    def names(self, answer: tuple[Box, ...]) -> Sequence[str]:
+    def class_names(self, answer: tuple[Box, ...]) -> Sequence[str]:
         """What the boxes are of."""
         return [box.label for box in answer]
 

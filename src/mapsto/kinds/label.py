@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import logistic
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Part, Piece
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.readout import Pooled
+from mapsto.task.target import Metric, State
 from mapsto.text.features import no_text
 
 UNSEEN_LOGIT = -10.0
@@ -36,16 +38,21 @@ FEWEST_TO_CALIBRATE, LOG_TEMPERATURES = 100, (-3.0, 3.0)
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
 
 
-class Label(Target):
+class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     """One class out of those seen in training, read from the pooled vector."""
 
     kind = "label"
-    way = "pooled"
-    stem = "classifier"
-    mixes = ("blended", "placed")
-    named = True
-    gain = "accuracy"
-    amounts = ("log_loss",)
+    readout = Pooled()
+    head_name = "classifier"
+    exclusive = True
+    primary_metric = "accuracy"
+    unbounded_metrics = ("log_loss",)
+    constant_rule = "always the commonest answer"
+    hub_tasks: ClassVar[Mapping[str, str]] = {
+        "text": "text-classification",
+        "image": "image-classification",
+        "video": "video-classification",
+    }
 
     def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None) -> None:
         self.classes = list(classes)
@@ -76,6 +83,12 @@ class Label(Target):
             raise BadCell(f"the label holds {fault}")
         return str(cell)
 
+    @classmethod
+    def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
+        """Return the rows of the classifier."""
+        weight = tensors.get(f"{cls.head_name}.weight")
+        return None if weight is None else len(weight)
+
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
         counts = Counter(answers)
@@ -98,16 +111,16 @@ class Label(Target):
         """The index of the class."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
-    def mixed(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+    def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
         """The share of each class, (c,)."""
         shares = np.zeros(len(self.classes), np.float32)
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
 
-    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Logistic regression; classes without a row are hardly ever answered."""
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = logistic(features, values, seed, weights, chosen_by)
+        fitted = logistic(features, values, seed, weights, selection_features)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:
@@ -125,9 +138,11 @@ class Label(Target):
         """Cross-entropy of logits (m, c) against class indices (m,) or their shares (m, c), summed; weighted by class when
         balanced, the classes smoothed when asked (Szegedy et al. 2016)."""
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
-        return F.cross_entropy(output.float(), values, weight=weight, reduction="sum", label_smoothing=self.smooth)
+        return F.cross_entropy(
+            output.float(), values, weight=weight, reduction="sum", label_smoothing=self.label_smoothing
+        )
 
-    def error(self, output: Tensor, values: Tensor) -> Tensor:
+    def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
         """Wrong answers, weighed by class when balanced; in fine-tuning they go on falling when cross-entropy already grows."""
         wrong = (output.argmax(dim=-1) != values).float()
         return wrong.sum() if self.weights is None else wrong @ wrong.new_tensor(self.weights)[values]
@@ -163,12 +178,12 @@ class Label(Target):
                 parameter.div_(temperature)
         return temperature
 
-    def blind(self, values: Ints) -> Tensor:
+    def constant_output(self, values: Ints) -> Tensor:
         """The log of how common each class is, so that the commonest is always answered."""
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
-    def told(self, output: Tensor, answered: Tensor) -> Tensor:
+    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
         """The log-odds of the answered class against all others."""
         chosen = answered.argmax(dim=-1, keepdim=True)
         others = torch.full_like(output, 0.0).scatter(1, chosen, -torch.inf)
@@ -179,12 +194,16 @@ class Label(Target):
         found: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()
         return found
 
-    def gains(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
+    def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
         """1 where the class is right, else 0."""
         predicted = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         return np.array([said == truth for said, truth in zip(predicted, answers, strict=True)], np.float32)
 
-    def figures(self, output: Tensor, answers: Sequence[str]) -> dict[str, Figure]:
+    def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
+        """Return 1 for each correct class, else 0."""
+        return self.per_item_metric(output, answers)
+
+    def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Accuracy, macro F1, log loss and expected calibration error.
 
         A true class never seen in training counts as a mistake in the first two; the last two need a probability for the
@@ -195,7 +214,7 @@ class Label(Target):
         probabilities = torch.softmax(output.double(), dim=-1).numpy()
         predicted = probabilities.argmax(axis=1)
         known = truth < len(self.classes)
-        found: dict[str, Figure] = {
+        found: dict[str, Metric] = {
             "accuracy": (intervals.accuracy, truth, predicted),
             "macro_f1": (classification.macro_f1, truth, predicted),
         }
@@ -215,7 +234,7 @@ class Label(Target):
         truths = self.classes + sorted(set(answers) - set(self.classes))
         return {truth: {name: pairs[truth, name] for name in self.classes} for truth in truths}
 
-    def names(self, answer: str) -> Sequence[str]:
+    def class_names(self, answer: str) -> Sequence[str]:
         """The one."""
         return (answer,)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.metrics.classification import multilabel_macro_f1, multilabel_micro_f1
 from mapsto.metrics.intervals import Score, mean_score, with_interval
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import logistic
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.readout import Pooled
+from mapsto.task.target import Metric, State
 from mapsto.text.features import no_text
 
 BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands in a text parts its labels
@@ -31,13 +34,13 @@ BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands
 Values = NDArray[np.float64]
 
 
-class Labels(Target):
+class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
     """Those of the classes seen in training that apply, each told by a sigmoid of its own from the pooled vector."""
 
     kind = "labels"
-    way = "pooled"
-    mixes = ("blended", "placed")
-    gain = "agreement"
+    readout = Pooled()
+    primary_metric = "agreement"
+    constant_rule = "always the commonest answer"
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
         self.classes = list(classes)
@@ -78,6 +81,11 @@ class Labels(Target):
                 raise BadCell(f"a label holds {fault}")
         return tuple(dict.fromkeys(name for name in names if name))
 
+    @classmethod
+    def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
+        """Return None: no family publishes such a head."""
+        return None
+
     def learn(self, answers: Sequence[tuple[str, ...]], balance: bool = False) -> None:
         """The classes, in order of their names. Raises DataError where none is named."""
         counts = Counter(name for answer in answers for name in answer)
@@ -89,34 +97,34 @@ class Labels(Target):
         """1 for each class that applies, else 0: (c,)."""
         return Answer(self._truth([answer])[0].astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """A logistic regression for each class."""
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for at, column in enumerate(np.asarray(values).T):
             often = column.mean()
             if 0 < often < 1:
-                fitted = logistic(features, column > 0, seed, chosen_by=chosen_by)
+                fitted = logistic(features, column > 0, seed, chosen_by=selection_features)
                 weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[at] = 10.0 if often else -10.0
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
-    def blind(self, values: Ints) -> Tensor | None:
+    def constant_output(self, values: Ints) -> Tensor | None:
         """How often each applies."""
         often = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
         return torch.from_numpy(np.log(often / (1 - often))).float()
 
-    def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
+    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
         """The log-odds of all that is answered; where nothing is, those that the likeliest does not apply either."""
         applies = answered > 0
         nothing = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
         return torch.where(applies, output, torch.where(nothing, -output, torch.zeros_like(output))).sum(-1)
 
-    def gains(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
+    def per_item_metric(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
         """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
         return self._agreement(output, answers).astype(np.float32)
 
-    def borne_out(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+    def correctness(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
         """1 where all labels are right and none is missing, else 0."""
         return self._exact(output, answers).astype(np.float32)
 
@@ -156,14 +164,14 @@ class Labels(Target):
         found: NDArray[np.float64] = torch.maximum(share, 1 - share).prod(-1).cpu().numpy()
         return found
 
-    def figures(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
         """Agreement (Jaccard by row), the share of rows with exactly the true labels, and F1 over classes and over labels."""
         said, truth = _said(output), self._truth(answers)
         return {
             "agreement": (mean_score, self._agreement(output, answers)),
             "exact": (mean_score, self._exact(output, answers)),
-            "macro_f1": (_macro_f1, said, truth),
-            "micro_f1": (_micro_f1, said, truth),
+            "macro_f1": (multilabel_macro_f1, said, truth),
+            "micro_f1": (multilabel_micro_f1, said, truth),
         }
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
@@ -171,7 +179,7 @@ class Labels(Target):
         none = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(mean_score, none), "exact": with_interval(mean_score, none)}
 
-    def names(self, answer: tuple[str, ...]) -> Sequence[str]:
+    def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
         """Those that apply."""
         return answer
 
@@ -200,15 +208,6 @@ class Labels(Target):
 def _said(output: Tensor) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = (output > 0).cpu().numpy()
     return found
-
-
-def _macro_f1(said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    both, each = (said & truth).sum(0), said.sum(0) + truth.sum(0)
-    return float(np.where(each > 0, 2 * both / np.maximum(each, 1), 0.0).mean())
-
-
-def _micro_f1(said: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return float(2 * (said & truth).sum() / max(1, said.sum() + truth.sum()))
 
 
 target = Labels

@@ -16,26 +16,29 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
+from mapsto.metrics.regression import mean_absolute_error, r_squared, root_mean_squared_error
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import ridge
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.capabilities import Attributable, Comparable, LinearProbe, Mixable
+from mapsto.task.readout import Pooled
+from mapsto.task.target import Metric, State
 
 Values = NDArray[np.float64]
 
+METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_squared}
 
-class Number(Target):
+
+class Number(LinearProbe, Comparable, Attributable, Mixable):
     """A number, read from the pooled vector; the head tells how many deviations it lies from the mean of the training rows."""
 
     kind = "number"
-    way = "pooled"
-    mixes = ("blended", "placed")
-    likely = False
-    blindly = "always the mean"
-    gain = "r2"
-    amounts = ("mae", "rmse")
-    strength = "value"
+    readout = Pooled()
+    primary_metric = "r2"
+    unbounded_metrics = ("mae", "rmse")
+    constant_rule = "always the mean"
+    score_unit = "value"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
         self.mean, self.deviation = mean, deviation
@@ -76,15 +79,15 @@ class Number(Target):
         """Deviations from the mean."""
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Ridge regression."""
-        return ridge(features, values, seed, chosen_by)
+        return ridge(features, values, seed, selection_features)
 
-    def blind(self, values: Ints) -> Tensor | None:
+    def constant_output(self, values: Ints) -> Tensor | None:
         """The mean."""
         return torch.tensor([float(np.mean(values))])
 
-    def gains(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
+    def per_item_metric(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
         """R², and how much each answer moves it (its influence, by the delta method): their mean is R² and they vary as it does.
         None where all of `answers` are the same."""
         truth = np.asarray(answers, np.float64)
@@ -95,7 +98,7 @@ class Number(Target):
         found: NDArray[np.float32] = (1 - errors.mean() + errors.mean() * away - errors).astype(np.float32)
         return found
 
-    def told(self, output: Tensor, answered: Tensor) -> Tensor | None:
+    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
         """The number itself: parts with a weight above 0 raise it."""
         return output[:, 0] * self.deviation + self.mean
 
@@ -111,18 +114,16 @@ class Number(Target):
         """The numbers."""
         return [{"number": value} for value in self._numbers(output).tolist()]
 
-    def figures(self, output: Tensor, answers: Sequence[float]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[float]) -> dict[str, Metric]:
         """Mean absolute error, root of the mean squared error, and the share of the variance that is explained (R²)."""
         said, truth = self._numbers(output), np.asarray(answers, np.float64)
-        return {"mae": (_mae, said, truth), "rmse": (_rmse, said, truth), "r2": (_r2, said, truth)}
+        return {name: (metric, said, truth) for name, metric in METRICS.items()}
 
     def baseline(self, answers: Sequence[float]) -> dict[str, Score]:
         """Always the mean of the training rows."""
         truth = np.asarray(answers, np.float64)
         blind = np.full(len(truth), self.mean)
-        return {
-            name: with_interval(metric, blind, truth) for name, metric in (("mae", _mae), ("rmse", _rmse), ("r2", _r2))
-        }
+        return {name: with_interval(metric, blind, truth) for name, metric in METRICS.items()}
 
     def state(self) -> State:
         """Mean and deviation."""
@@ -144,19 +145,6 @@ def _parsed(cell: object) -> float | None:
         return float(cell)
     except (ValueError, OverflowError):
         return None
-
-
-def _mae(said: Values, truth: Values) -> float:
-    return float(np.abs(said - truth).mean())
-
-
-def _rmse(said: Values, truth: Values) -> float:
-    return float(np.sqrt(((said - truth) ** 2).mean()))
-
-
-def _r2(said: Values, truth: Values) -> float:
-    spread = ((truth - truth.mean()) ** 2).sum()
-    return float(1 - ((said - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
 target = Number

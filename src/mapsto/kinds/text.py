@@ -25,9 +25,10 @@ from mapsto.model.layers import Transform, TransformConfig
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import READS_ON, Corruption, choose, hide, read_on
 from mapsto.sequence.piece import Alignment, Flat, Ints, Piece
-from mapsto.task.capabilities import FAINTEST_SHADE, Describable, Explainable, Tokenized
+from mapsto.task.capabilities import FAINTEST_SHADE, Describable, Explainable, Reconstruction, Tokenized
+from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.target import Metric, State
 from mapsto.text import perturb
 from mapsto.text.features import no_text, tfidf
 from mapsto.text.tokenizer import Tokenizer
@@ -225,23 +226,24 @@ class TextSource(Tokenized, Explainable, Describable):
         return self.tokenizer.fingerprint
 
 
-class TextTarget(Target):
+class MaskedTextTarget(Reconstruction):
     """The hidden tokens of `~text`, read where they were hidden."""
 
     kind = "text"
-    way = "aligned"
-    stem = "vocabulary_head"
-    amounts = ("masked_loss",)
+    readout = PerToken()
+    head_name = "vocabulary_head"
+    yields_to_classifier = True
+    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
     reader: TextSource
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
         self.transform = None if transform is None else TransformConfig(**transform)
         self.corruption = Corruption(**(corruption or {}))
 
-    def beside(self, source: Source | None, transform: TransformConfig | None) -> None:
-        """Take the tokenizer from the source of this kind."""
-        if not isinstance(source, TextSource):
-            raise UsageError("a text answer needs `~text` among the sources; text from other kinds is not here yet")
+    def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
+        """Take the tokenizer from the text source."""
+        source = sources[self.kind]
+        assert isinstance(source, TextSource)
         self.reader, self.transform = source, transform
 
     samples = staticmethod(_samples)
@@ -251,11 +253,7 @@ class TextTarget(Target):
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Nothing: the vocabulary is the source's."""
 
-    def restore(self, corruption: Corruption) -> None:
-        """Keep how tokens are hidden, so that they are asked for in the same way."""
-        self.corruption = corruption
-
-    def completed(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
+    def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
         """The text with the likeliest tokens; what was not hidden stays as it was written."""
         assert piece.alignment is not None
         told = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
@@ -271,19 +269,20 @@ class TextTarget(Target):
         return "".join([*found, value[at:]])
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Text in words is an appended answer, which this kind does not give yet."""
+        """Raise UsageError: the answer is only what `~text` hides."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """The mask tokens written in the text; none where a model only reads on, and would see what stands behind them."""
+    def questions(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Ask for the mask tokens written in the text; for none where a model only reads on, and would see what stands behind
+        them."""
         if self.corruption.causal == 1:
-            return np.zeros(0, np.int64)
+            return None
         masks = np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id
-        return np.flatnonzero(masks) - self.corruption.ahead
+        return ask_at(np.flatnonzero(masks) - self.corruption.ahead)
 
     @property
-    def unasked(self) -> str:
-        """How tokens are hidden, where any can be filled in."""
+    def nothing_hidden(self) -> str:
+        """Return how tokens are hidden, where any can be filled in."""
         if self.corruption.causal == 1:
             return READS_ON
         mask = self.reader.tokenizer.token(self.reader.tokenizer.mask_id)
@@ -312,7 +311,7 @@ class TextTarget(Target):
             for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
         """Mean loss (nats a token) and share found, over the hidden tokens."""
         losses, hits = output.double().numpy().T
         return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, hits)}
@@ -413,4 +412,4 @@ def _select(piece: Piece, keep: Ints) -> Piece:
 source = TextSource
 
 
-target = TextTarget
+restored = MaskedTextTarget

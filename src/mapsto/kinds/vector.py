@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
+from mapsto.metrics.regression import mean_cosine, mean_r_squared
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import ridge
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.capabilities import LinearProbe, Mixable
+from mapsto.task.readout import Pooled
+from mapsto.task.target import Metric, State
 
 Values = NDArray[np.float64]
 
@@ -27,13 +30,11 @@ Values = NDArray[np.float64]
 SMALLEST = 1e-6  # deviation of a number that is the same in every row
 
 
-class Vector(Target):
+class Vector(LinearProbe, Mixable):
     """Numbers read from the pooled vector; the head tells how many deviations each lies from its mean over the training rows."""
 
     kind = "vector"
-    way = "pooled"
-    mixes = ("blended", "placed")
-    likely = False
+    readout = Pooled()
 
     def __init__(self, mean: Sequence[float] = (), deviation: Sequence[float] = ()) -> None:
         self.mean, self.deviation = list(mean), list(deviation)
@@ -86,9 +87,9 @@ class Vector(Target):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor] | None:
+    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Ridge regression."""
-        return ridge(features, values, seed, chosen_by)
+        return ridge(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""
@@ -102,15 +103,15 @@ class Vector(Target):
         """The numbers."""
         return [{"vector": row} for row in self._numbers(output).tolist()]
 
-    def figures(self, output: Tensor, answers: Sequence[tuple[float, ...]]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[tuple[float, ...]]) -> dict[str, Metric]:
         """The mean cosine between answer and truth, and the share of the variance that is explained (R², mean over numbers)."""
         said, truth = self._numbers(output), np.array(answers)
-        return {"cosine": (_cosine, said, truth), "r2": (_r2, said, truth)}
+        return {"cosine": (mean_cosine, said, truth), "r2": (mean_r_squared, said, truth)}
 
     def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
         """Always the mean of the training rows."""
         truth = np.array(answers)
-        return {"cosine": with_interval(_cosine, np.broadcast_to(self.mean, truth.shape), truth)}
+        return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, truth.shape), truth)}
 
     def state(self) -> State:
         """Mean and deviation of each number."""
@@ -119,17 +120,6 @@ class Vector(Target):
     def _numbers(self, output: Tensor) -> Values:
         found: Values = output.double().cpu().numpy() * self.deviation + self.mean
         return found
-
-
-def _cosine(said: Values, truth: Values) -> float:
-    lengths = np.linalg.norm(said, axis=1) * np.linalg.norm(truth, axis=1)
-    return float(((said * truth).sum(1) / np.maximum(lengths, 1e-12)).mean())
-
-
-def _r2(said: Values, truth: Values) -> float:
-    spread = ((truth - truth.mean(0)) ** 2).sum(0)
-    known = spread > 0
-    return float((1 - ((said - truth) ** 2).sum(0)[known] / spread[known]).mean()) if known.any() else float("nan")
 
 
 target = Vector

@@ -6,6 +6,7 @@ Each takes arrays over items, so that a bootstrap may resample them. Legend of s
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapsto.metrics.intervals import Array, Floats
 
@@ -34,3 +35,14 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gaps = np.bincount(bin_index, is_correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
+    """Return the mean over classes of F1, from which classes apply to each item, (n, c); 0 for a class without an item."""
+    num_both, num_either = (predictions & labels).sum(0), predictions.sum(0) + labels.sum(0)
+    return float(np.where(num_either > 0, 2 * num_both / np.maximum(num_either, 1), 0.0).mean())
+
+
+def multilabel_micro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
+    """Return F1 over all pairs of item and class, from which classes apply to each item, (n, c)."""
+    return float(2 * (predictions & labels).sum() / max(1, predictions.sum() + labels.sum()))

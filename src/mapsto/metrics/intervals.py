@@ -7,7 +7,7 @@ Legend of shapes: n items, b resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from statistics import NormalDist
 from typing import Any
@@ -70,6 +70,11 @@ def accuracy(labels: Array, predictions: Array) -> float:
 def mean_score(item_scores: Array) -> float:
     """Return the mean of the scores (n,) of single items."""
     return float(np.mean(item_scores))
+
+
+def with_intervals(metrics: Mapping[str, tuple[Any, ...]]) -> dict[str, Score]:
+    """Return the score of each metric, by name, from the metric functions and the arrays over items that they take."""
+    return {name: with_interval(metric, *arrays) for name, (metric, *arrays) in metrics.items()}
 
 
 def with_interval(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from mapsto.model.config import ModelConfig
 from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import Decoder
 from mapsto.model.transformer import Transformer, make_norm
-from mapsto.sequence.batch import Batch, Readout
-from mapsto.sequence.packing import few_sizes, shown
+from mapsto.sequence.batch import Batch
+from mapsto.sequence.packing import shown
 from mapsto.task.arrow import Arrow, restores
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -54,10 +55,10 @@ class Mapping(nn.Module):
             places = {kind: source.decoder_positions(small.width) for kind, source in self.sources.items()}
             self.decoder = Decoder(width, small, places)
         self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
-        pooled = any(target.way == "pooled" for target in self.targets)
+        pooled = any(target.readout.pooled for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
         for target in self.targets:
-            target.meet(self.sources, config.vocabulary_head)
+            target.bind(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
             target.head(
                 self._read_width(port),
@@ -69,9 +70,9 @@ class Mapping(nn.Module):
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @property
-    def whole_rows(self) -> list[int]:
-        """The target ports that give one answer a row."""
-        return [port for port, target in enumerate(self.targets) if target.whole_rows]
+    def ports_per_example(self) -> list[int]:
+        """Return the target ports that give one answer an example."""
+        return [port for port, target in enumerate(self.targets) if target.readout.per_example]
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The output (m, …) of every target: embed the pieces, run the Transformer, read out."""
@@ -101,10 +102,9 @@ class Mapping(nn.Module):
 
     def _read_width(self, port: int) -> int:
         """Width of the vectors that the head of a target port reads."""
-        if self.targets[port].way == "pooled":
-            return self.config.pooled_width
         shape = self.config.decoder if port in self.decoded else None
-        return (shape or self.config.transformer).width
+        token_width = (shape or self.config.transformer).width
+        return self.targets[port].readout.width(self.config.pooled_width, token_width)
 
     def _last(self, x: Tensor, batch: Batch) -> Tensor:
         out = self.states(x, batch)
@@ -139,20 +139,20 @@ class Mapping(nn.Module):
         return x.view(r, length, -1)
 
     def read(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """What target `port` says, (m, …): pooled, of every example or those the batch asks about; else at the places asked."""
-        readout = batch.answers[port] if batch.answers else None
-        if self.targets[port].way == "pooled":
-            vectors = self.summary(hidden, batch)
-            read = vectors if readout is None else vectors[readout.examples]
-        else:
-            assert readout is not None and readout.at is not None
-            if self.decoder is not None and port in self.decoded:
-                at = self.taken(batch)
-                assert at is not None
-                hidden = self.decoder(hidden, batch, at)
-            read = _read_at(hidden.flatten(0, 1), readout)
-        out: Tensor = self.heads[port](read)
-        return out if readout is None else out[: len(readout.values)]
+        """Return the outputs (m, …) of target `port`: where the batch asks it, or for every example."""
+        answers = batch.answers[port] if batch.answers else None
+        pooled, tokens = partial(self.summary, hidden, batch), partial(self._token_states, hidden, batch, port)
+        vectors = self.targets[port].readout.vectors(pooled, tokens, answers)
+        out: Tensor = self.heads[port](vectors)
+        return out if answers is None else out[: len(answers.values)]
+
+    def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
+        """Return the states (r·l, d) of all places that the head of target `port` reads, behind the decoder where it has one."""
+        if self.decoder is not None and port in self.decoded:
+            places = self.taken(batch)
+            assert places is not None
+            hidden = self.decoder(hidden, batch, places)
+        return hidden.flatten(0, 1)
 
     def summary(self, hidden: Tensor, batch: Batch) -> Tensor:
         """What pooled heads read of every example, (n, d): its pooled vector, through the pooler where there is one."""
@@ -210,14 +210,3 @@ class Mapping(nn.Module):
         """Compute in `precision`; the weights stay as they are (see transformer.Linear)."""
         self.precision = precision
         return self
-
-
-def _read_at(flat: Tensor, readout: Readout) -> Tensor:
-    """The vectors (m', d) that answers are read from, of few different numbers: those at their flat places, or the mean about
-    them, weighed by the shares."""
-    assert readout.at is not None
-    extra = few_sizes(len(readout.at)) - len(readout.at)
-    if readout.shares is None:
-        return F.embedding(F.pad(readout.at, (0, extra)), flat)
-    at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (readout.at, readout.shares.to(flat.dtype)))
-    return (flat[at] * shares[..., None]).sum(1)

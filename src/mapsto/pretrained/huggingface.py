@@ -30,11 +30,12 @@ from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.weight_names import (
     all_weights,
     can_save_decoder,
+    classifier,
     published_task,
     to_mapsto_names,
     to_published_names,
 )
-from mapsto.task.capabilities import Spatial
+from mapsto.task.capabilities import Classes, Spatial
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
@@ -63,7 +64,7 @@ class PretrainedModel:
     labels: list[str] | None
     folder: Path
     notes: tuple[str, ...] = ()
-    answered: str = "label"
+    answered: str = ""
 
 
 def open_pretrained(name: str) -> PretrainedModel:
@@ -100,11 +101,7 @@ def open_pretrained(name: str) -> PretrainedModel:
         config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
-    named = tensors.get(f"{kinds.target('boxes').stem}.named.bias") if "boxes" in chosen.names else None
-    if named is None:
-        answered, labels = "label", _labels(raw, chosen, tensors, notes)
-    else:  # the last one says that there is nothing
-        answered, labels = "boxes", _names(raw, len(named) - 1, notes)
+    answered, labels = _classes(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.longest))
     stem = f"embedders.{chosen.reads}."
@@ -131,7 +128,7 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
         "model_type": config.family,
         "dtype": "float32",
     }
-    if task == "label" and config.pooling == "normed_mean":
+    if task == classifier() and config.pooling == "normed_mean":
         raw[POOLING_KEY] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
     shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
@@ -223,18 +220,33 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{folder} has no {WEIGHTS}")
 
 
+def _classes(
+    raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]
+) -> tuple[str, list[str] | None]:
+    """Return the kind that a checkpoint's head answers, and its classes in order; no classes where it has no such head."""
+    for task in chosen.names:
+        target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
+        if target is not None and issubclass(target, Classes):
+            count = target.count_published_classes(tensors)
+            if count is not None:
+                return task, _names(raw, count, notes)
+    return classifier(), _labels(raw, chosen, tensors, notes)
+
+
 def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
     """The classes of a classifier over whole texts; the head of any other task is left out, with a note."""
-    if "classifier.weight" not in tensors:
+    target = kinds.target(classifier())
+    assert issubclass(target, Classes)
+    classes = target.count_published_classes(tensors)
+    if classes is None:
         return None
-    classes = len(tensors["classifier.weight"])
-    published = chosen.architectures.get("label")
+    published = chosen.architectures.get(classifier())
     architectures = raw.get("architectures") or [published]
     if not isinstance(architectures, list):
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
     if published not in (None, architectures[0]) or not single:
-        for name in [name for name in tensors if name.startswith(("classifier.", "pooler."))]:
+        for name in [name for name in tensors if name.startswith((f"{target.head_name}.", "pooler."))]:
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")
         return None

@@ -8,22 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mapsto import __version__
+from mapsto import __version__, kinds
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import restores
-
-# What the hub calls a task, by what is read and what is answered.
-HUB_TASKS = {
-    ("text", "label"): "text-classification",
-    ("~text", "text"): "fill-mask",
-    ("image", "label"): "image-classification",
-    ("image", "image"): "image-to-image",
-    ("~image", "image"): "image-feature-extraction",
-    ("image", ""): "image-feature-extraction",
-    ("video", "label"): "video-classification",
-}
-
+from mapsto.task.capabilities import Classes, Reconstruction
+from mapsto.task.target import Target
 
 # What the metadata calls our figures; those without a name there are in the table alone.
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
@@ -65,8 +55,7 @@ def render_model_card(
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
-    kind = mapping.targets[0].kind if mapping.targets else ""
-    task = None if _told_ahead(mapping) else HUB_TASKS.get((str(replace(mapping.arrow.sources[0], column=None)), kind))
+    task = None if _told_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     named = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
     if task and named:
@@ -85,14 +74,26 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
     return [*lines, "---"]
 
 
+def _hub_task(mapping: Mapping) -> str | None:
+    """Return what the hub calls the task of a mapping, from the first source and the first answer; None for no known task."""
+    source = replace(mapping.arrow.sources[0], column=None)
+    target: Target | type[Target] | None = mapping.targets[0] if mapping.targets else None
+    if target is None and source.kind in kinds.names("target"):
+        target = kinds.target(source.kind, restored=True)
+    capable = target if isinstance(target, type) or target is None else type(target)
+    if capable is None or not issubclass(capable, Classes | Reconstruction):
+        return None
+    return capable.hub_tasks.get(str(source))
+
+
 def _use(mapping: Mapping) -> list[str]:
     """What goes in and what comes out, and what it was not made for."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
-    for target in mapping.targets:
-        if target.named:
+    for target, restored in zip(mapping.targets, restores(mapping.arrow), strict=True):
+        if isinstance(target, Classes) and target.exclusive:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
-        elif target.way == "pooled" or target.lies_in:
+        elif restored is None:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
@@ -108,7 +109,9 @@ def _use(mapping: Mapping) -> list[str]:
 def _told_ahead(mapping: Mapping) -> bool:
     """Whether hidden tokens are told at the place before their own, where nobody else looks for them."""
     told = zip(mapping.targets, restores(mapping.arrow), strict=True)
-    return any(source is not None and target.corruption.ahead for target, source in told)
+    return any(
+        source is not None and isinstance(target, Reconstruction) and target.corruption.ahead for target, source in told
+    )
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:

@@ -22,6 +22,7 @@ from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
+from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
 
 FORMAT = 1
@@ -106,11 +107,13 @@ def load_mapping(name: str | Path) -> Mapping:
     elif opened.pretrained.labels:
         arrow = Arrow((Port(kind),), (Port(opened.pretrained.answered),))
         targets = [_target(kinds.target(opened.pretrained.answered), {"classes": opened.pretrained.labels})]
-    elif any(key.startswith(f"{kinds.target(kind, restored=True).stem}.") for key in opened.pretrained.tensors):
+    elif any(key.startswith(f"{kinds.target(kind, restored=True).head_name}.") for key in opened.pretrained.tensors):
         arrow = parse(f"~{kind} -> {kind}")
         targets = [target() for target in kinds.answering(arrow)]
         objective = "masked" if opened.pretrained.config.decoder is None else "mae"
-        targets[0].restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
+        (target,) = targets
+        assert isinstance(target, Reconstruction)
+        target.restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     else:
         arrow, targets = Arrow((Port(kind),), ()), []
     length = None if opened.manifest is None else opened.manifest.get("length")
@@ -155,10 +158,10 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
     """Whether a weight of a head, or of the pooler before heads, is there to name the classes of one of these kinds."""
     if name.startswith("pooler."):
-        return any(target.kind in kinds and target.way == "pooled" for target in mapping.targets)
+        return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
     target = mapping.targets[int(port)]
-    return target.kind in kinds and rest.startswith(target.naming)
+    return target.kind in kinds and isinstance(target, Classes) and rest.startswith(target.class_weight_names)
 
 
 def save_mapping(
@@ -174,7 +177,7 @@ def save_mapping(
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = weight_names.published_task(mapping)
-    telling = [t for t in mapping.targets if t.named or (t.kind == task and hasattr(t, "classes"))]
+    telling = [t for t in mapping.targets if isinstance(t, Classes) and (t.exclusive or t.kind == task)]
     labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
     huggingface.save_pretrained(mapping, folder, labels)
     files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())

@@ -45,7 +45,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, Update], start:
     modules = {HEAD if name.startswith(f"{HEAD}.") else name for name in modules}
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if weight_names.published_task(mapping) == "label" else None,
+        "task_type": "SEQ_CLS" if weight_names.published_task(mapping) == weight_names.classifier() else None,
         "base_model_name_or_path": start,
         "r": rank,
         "lora_alpha": ALPHA_A_RANK * rank,

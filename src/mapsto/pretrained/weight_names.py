@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mapsto import zoo
+from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import restores
+from mapsto.task.capabilities import Reconstruction, has_exclusive_classes
 from mapsto.zoo import Family, Task
 
 OWN_PREFIX = "mapsto."
@@ -31,8 +33,14 @@ def published_task(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
     tasks, alike = zoo.family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     told = zip(mapping.targets, restores(mapping.arrow), strict=True)
-    answered = {target.kind for target, restored in told if target.stem and (alike or restored is None)}
+    answered = {target.kind for target, restored in told if target.head_name and (alike or restored is None)}
     return next((task for task in reversed(list(tasks)) if task in answered), "body")
+
+
+@cache
+def classifier() -> str:
+    """Return the kind that published classifiers answer: one out of several classes."""
+    return next(target.kind for target in kinds.targets() if has_exclusive_classes(target))
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
@@ -47,7 +55,7 @@ def can_save_decoder(config: ModelConfig) -> bool:
 def all_weights(mapping: Mapping) -> dict[str, Tensor]:
     """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
     held = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    mean = published_task(mapping) == "label" and mapping.config.pooling == "normed_mean"
+    mean = published_task(mapping) == classifier() and mapping.config.pooling == "normed_mean"
     return held | _mean_layer(mapping.config.transformer) if mean else held
 
 
@@ -63,7 +71,7 @@ def weight_name(mapping: Mapping, name: str) -> str:
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
     first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = mapping.targets[int(port)].stem if first else ""
+    stem = mapping.targets[int(port)].head_name if first else ""
     return f"{stem}.{rest}" if stem else name
 
 
@@ -95,10 +103,9 @@ def to_mapsto_names(
         left = {
             key if key.startswith((OWN_PREFIX, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()
         }
-    has_label = any(
-        name in left for names in _expanded(chosen.names.get("label", ())[-1:], 1).values() for name in names
-    )
-    tasks = [task for task in chosen.names if not (has_label and task == "text")]
+    head = _expanded(chosen.names.get(classifier(), ())[-1:], 1)
+    has_classifier = any(name in left for names in head.values() for name in names)
+    tasks = [task for task in chosen.names if not (has_classifier and _yields_to_classifier(task))]
     found: dict[str, Tensor] = {
         key.removeprefix(OWN_PREFIX): left.pop(key) for key in list(left) if key.startswith(OWN_PREFIX)
     }
@@ -127,6 +134,12 @@ def to_mapsto_names(
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
     return {name: tensor.float() for name, tensor in found.items()}
+
+
+def _yields_to_classifier(task: Task) -> bool:
+    """Return whether weights that both this task's head and a classifier could have are the classifier's."""
+    target = None if task == "body" else kinds.target(task, restored=True)
+    return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
 
 
 def _head_names(chosen: Family) -> list[str]:

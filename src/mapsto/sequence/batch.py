@@ -64,7 +64,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Readout:
+class PackedAnswers:
     """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens, or (m, k) with
     the `shares` of each if between them; and `examples` (m,), the example each belongs to."""
 
@@ -93,7 +93,7 @@ class Batch:
     starts: Tensor
     lengths: Tensor
     rows: Ints
-    answers: tuple[Readout | None, ...] = field(default=())
+    answers: tuple[PackedAnswers | None, ...] = field(default=())
     draws: Ints = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @property
@@ -122,8 +122,8 @@ def _moved(value: Any, device: torch.device | str) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {key: tensor.to(device) for key, tensor in value.items()}
-    if isinstance(value, Readout):
-        return Readout(*(_moved(getattr(value, f.name), device) for f in fields(value)))
+    if isinstance(value, PackedAnswers):
+        return PackedAnswers(*(_moved(getattr(value, f.name), device) for f in fields(value)))
     if isinstance(value, tuple):
         return tuple(_moved(item, device) for item in value)
     return value

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.sequence.batch import Answer, Batch, Example, Readout
+from mapsto.sequence.batch import Answer, Batch, Example, PackedAnswers
 from mapsto.sequence.piece import Ints
 
 SHORTEST_ROW, SHORTEST_ALONE = 64, 16
@@ -153,17 +153,17 @@ def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     return Batch(tokens, slots, segments, roles, places, positions, owner, starts, lengths, batch.rows), stood
 
 
-def _readout(answers: list[Answer | None], starts: Ints) -> Readout | None:
+def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None:
     """The answers of one port, for the examples that have one; None when no example has."""
     known = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     if not known:
         return None
     if known[0][1].at is None:
         values = np.stack([answer.values for _, answer in known])
-        return Readout(torch.from_numpy(values), None, torch.tensor([i for i, _ in known]))
+        return PackedAnswers(torch.from_numpy(values), None, torch.tensor([i for i, _ in known]))
     sizes = [len(answer.values) for _, answer in known]
     shares = [answer.shares for _, answer in known if answer.shares is not None]
-    return Readout(
+    return PackedAnswers(
         torch.from_numpy(np.concatenate([answer.values for _, answer in known])),
         torch.from_numpy(np.concatenate([starts[i] + answer.at for i, answer in known])),
         torch.from_numpy(np.repeat([i for i, _ in known], sizes)),

@@ -6,23 +6,29 @@ says in words what a kind cannot do. No caller asks for a kind by its name.
 
 from __future__ import annotations
 
+import html
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, TypeVar, overload
 
 import numpy as np
 
 from mapsto.errors import BadCell, UsageError
+from mapsto.sequence.batch import Answer
 from mapsto.task.source import Kind, Source
+from mapsto.task.target import Target
 from mapsto.text.shingles import Hashes, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
+    from mapsto.sequence.corruption import Corruption
     from mapsto.sequence.piece import Flat, Ints, Part, Piece
+    from mapsto.task.source import Learning
 
 Capability = TypeVar("Capability", bound=Kind)
 
@@ -267,3 +273,208 @@ class Describable(Kind):
 
 
 # Capabilities of targets
+
+
+class Reconstruction(Target):
+    """A target whose answer replaces tokens of a source of its kind: those that `~` hides, or all of them."""
+
+    # How tokens are hidden, where the answer is what `~` hides.
+    corruption: Corruption
+    # What the hub calls the task, by the source port that is read; a port without `~` stands for a body without a head.
+    hub_tasks: ClassVar[Mapping[str, str]] = {}
+    # Whether weights that a published classifier shares with this head are the classifier's alone.
+    yields_to_classifier: ClassVar[bool] = False
+
+    def restore(self, corruption: Corruption) -> None:
+        """Keep how a source is hidden, so that questions ask for tokens hidden in the same way."""
+        self.corruption = corruption
+
+    @abstractmethod
+    def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
+        """Return the value with the tokens that were predicted in place of the hidden ones.
+
+        piece: of `value`, with its alignment.
+        hidden: (h,), the indices of the hidden tokens.
+        output: (h, …), the outputs at these.
+        """
+
+    @staticmethod
+    def file(value: Any) -> tuple[str, bytes] | None:
+        """Return the suffix and the content of a file of a completed value; None for kinds that are cells of a table."""
+        return None
+
+    @property
+    def nothing_hidden(self) -> str:
+        """Return the message for a value in which nothing is hidden."""
+        return "nothing is asked of this value"
+
+
+class Located(Target):
+    """A target whose answers lie in the raw coordinates of a source, and so move where that is augmented."""
+
+    # The kind of that source.
+    lies_in: ClassVar[str]
+    # Whether an answer also looks like the source, which augmentation then must not recolour, and is made out of its value.
+    resembles: ClassVar[bool] = False
+
+    @property
+    def learning(self) -> Learning | None:
+        """Return how long and how fast fits learn; None to leave that to the source kind."""
+        return None
+
+    @staticmethod
+    def misplaced(answer: Any, value: Any) -> str:
+        """Return why an answer cannot lie in a value of the source; an empty string where it can."""
+        return ""
+
+    @staticmethod
+    def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
+        """Return the answers kept in annotation files at `path`, by the files that they are about; empty where there are none.
+
+        within: lists the files of a folder. Raises DataError, OSError.
+        """
+        return {}
+
+    @staticmethod
+    def regions(answer: Any, true: bool = False) -> list[Mark]:
+        """Return the regions that an answer names, as marks to draw. true: whether it is a label, and not a prediction."""
+        return []
+
+    def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """Return one output an example, (n, …), in raw coordinates, from the outputs (m, …) read in examples of `pieces`."""
+        return output
+
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """Return one row of evidence an example, (n, …), from the evidence (m, …) of examples of `pieces`."""
+        return self.gather(evidence, pieces)
+
+    def show(self, answer: Any) -> str:
+        """Return a predicted or true answer as HTML, such as a thumbnail."""
+        return html.escape(self.brief(answer))
+
+
+class Classes(Target):
+    """A target whose answers are named out of classes seen in training, each with a probability."""
+
+    # The classes, in the order of the outputs.
+    classes: list[str]
+    # Whether an answer is exactly one of the classes.
+    exclusive: ClassVar[bool] = False
+    # The prefix of those weights of the head whose rows are the classes; a start lends them to the same classes alone.
+    class_weight_names: ClassVar[str] = ""
+    # The share of an answer that its loss spreads over all classes (Szegedy et al. 2016); an option of training, never saved.
+    label_smoothing: float = 0.0
+    # What the hub calls the task, by the source port that is read.
+    hub_tasks: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    @abstractmethod
+    def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
+        """Return how many classes the head among a published model's weights, under our names, has; None without a head."""
+
+    @abstractmethod
+    def class_names(self, answer: Any) -> Sequence[str]:
+        """Return the classes that a true answer names."""
+
+    def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
+        """Return how often each true class was answered by each class; empty where that is no table."""
+        return {}
+
+    @abstractmethod
+    def confidence(self, output: Tensor) -> NDArray[np.float64]:
+        """Return the probability (m,) that the target itself gives to each of its answers."""
+
+    @abstractmethod
+    def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
+        """Return how far each answer (m,) is right in the sense of its `confidence`."""
+
+    def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
+        """Rescale `head` so that its confidence is right on held-out outputs (m, …) with encoded answers (m, …).
+
+        No answer changes. Returns the temperature; None where the kind has none, or there are too few rows to tell.
+        """
+        return None
+
+    @abstractmethod
+    def notes(self, answers: Sequence[Any]) -> list[str]:
+        """Return what a reader of the scores must know about these true answers, such as classes never seen in training."""
+
+
+class LinearProbe(Target):
+    """A target read from the pooled vector whose best linear head can be computed from frozen vectors."""
+
+    @abstractmethod
+    def probe(
+        self, features: Any, values: NDArray[Any], seed: int, selection_features: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return weight (c, d) and bias (c,) of the best linear head on vectors.
+
+        features: (m, d), frozen vectors, or sparse features of length 1.
+        values: (m, …), the encoded answers.
+        selection_features: (m, d), features to choose the regularisation by, where the others were learnt from the same answers
+            and make them look easier than they are.
+        """
+
+
+class Comparable(Target):
+    """A target whose answers each have a worth, whose mean is what comparisons are about."""
+
+    # The field's name for the mean of `per_item_metric`.
+    primary_metric: ClassVar[str]
+    # Those of its metrics that may be larger than 1.
+    unbounded_metrics: ClassVar[tuple[str, ...]] = ()
+    # The constant answer in words, such as "always the mean"; empty where there is none.
+    constant_rule: ClassVar[str] = ""
+
+    @abstractmethod
+    def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """Return the worth of each answer, (m,), 1 at best; None where `answers` give nothing to measure by.
+
+        output: the outputs of kinds with one answer an example, the evidence of others.
+        """
+
+    def constant_output(self, values: NDArray[Any]) -> Tensor | None:
+        """Return the output (c,) that gives the constant answer, from encoded training answers; None where there is none."""
+        return None
+
+
+class Attributable(Target):
+    """A target whose answers have a strength that can be attributed to parts of the source."""
+
+    # What `answer_score` measures.
+    score_unit: ClassVar[str] = "log-odds"
+
+    @abstractmethod
+    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
+        """Return how strongly outputs (m, …) give the answers that the outputs `answered` (m, …) give, (m,)."""
+
+
+class Mixable(Target):
+    """A target that knows the answer to a mixture of several rows."""
+
+    # The mixtures to which it knows the answer.
+    mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
+
+    def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+        """Return the answer to mixed `pieces`: the mean of the rows' answers, weighted by their shares (Zhang et al. 2018).
+
+        parts: the part of each row in the mixture.
+        """
+        values = [self.encode(answer, pieces).values for answer in answers]
+        return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
+
+
+def has_exclusive_classes(target: Target | type[Target]) -> bool:
+    """Return whether each answer is exactly one out of several classes."""
+    kind = target if isinstance(target, type) else type(target)
+    return issubclass(kind, Classes) and kind.exclusive
+
+
+def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Located]]:
+    """Return whether the answers of a target, an object or a class, lie in a source."""
+    return issubclass(target if isinstance(target, type) else type(target), Located)
+
+
+def gather_outputs(target: Target, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+    """Return one output an example, (n, …), of a target with one answer an example."""
+    return target.gather(output, pieces) if isinstance(target, Located) else output

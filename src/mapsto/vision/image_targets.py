@@ -5,8 +5,8 @@ Legend of shapes: n examples, m patches that are told, f bytes of a patch, p pix
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from mapsto.metrics.intervals import Score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import FileBacked
+from mapsto.task.capabilities import Comparable, FileBacked, Located
+from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
-from mapsto.task.target import Figure, State
+from mapsto.task.target import Metric, State
 from mapsto.vision import image_io, image_value, resize, similarity
 from mapsto.vision.image_value import THUMBNAIL, Picture
 from mapsto.vision.patch_embedding import PLACES, by_grid
@@ -31,6 +32,10 @@ class ImageTarget(PatchedTarget):
     """The hidden patches of `~image`, read where they were hidden."""
 
     kind = "image"
+    hub_tasks: ClassVar[Mapping[str, str]] = {
+        "~image": "image-feature-extraction",
+        "image": "image-feature-extraction",
+    }
 
     samples = staticmethod(image_value.samples)
     fits = staticmethod(image_value.fits)
@@ -42,23 +47,25 @@ class ImageTarget(PatchedTarget):
         return ".png", image_io.encode(value)
 
 
-class PictureTarget(ImageTarget, FileBacked):
+class PictureTarget(ImageTarget, FileBacked, Located, Comparable):
     """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
     differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
 
     lies_in = "image"
     resembles = True
     suffixes = image_io.SUFFIXES
-    stem = ""
-    gain = "ssim"
-    amounts = ("psnr", "psnr_unchanged", "psnr_gained")
+    readout = PerToken("places")
+    head_name = ""
+    hub_tasks: ClassVar[Mapping[str, str]] = {"image": "image-to-image"}
+    primary_metric = "ssim"
+    unbounded_metrics = ("psnr", "psnr_unchanged", "psnr_gained")
 
     def __init__(self) -> None:
         """Nothing is known but what the source says."""
 
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Take how pictures are read from the source. Raises UsageError where it has none."""
-        super().beside(source, transform)
+    def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
+        """Take how pictures are read from the source. Raises UsageError where there is none."""
+        super().bind(sources, transform)
         self.scale = ALL  # the mean and deviation of patches are part of what is told
 
     key = staticmethod(PatchedSource.key)
@@ -76,9 +83,9 @@ class PictureTarget(ImageTarget, FileBacked):
         source = piece.tokens[~piece.special, PLACES:]
         return Answer(np.stack([resize.patches(truth, p), source], axis=1), at)
 
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """All patches."""
-        return self._among(pieces)[1]
+    def questions(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Ask for all patches."""
+        return ask_at(self._among(pieces)[1])
 
     def _among(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
         """The picture among the pieces of an example, and where its patches are, counted from the first token."""
@@ -130,17 +137,17 @@ class PictureTarget(ImageTarget, FileBacked):
             found.append([of(one, truth) for one in (said, source) for of in (similarity.psnr, similarity.ssim)])
         return torch.tensor(found)
 
-    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+    def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
         """The pixels (h, w, 3) of the answer in the size in which the source is read."""
         source = torch.from_numpy(piece.tokens[hidden, PLACES:])
-        return super().completed(value, piece, hidden, self._told(output.cpu(), source))
+        return super().complete(value, piece, hidden, self._told(output.cpu(), source))
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
         steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
         return [{"change": patch.round().tolist()} for patch in steps]
 
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
         """PSNR in dB and SSIM of the answers, of the sources unchanged, and by how many dB the answers are better."""
         psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
         return {
@@ -151,7 +158,7 @@ class PictureTarget(ImageTarget, FileBacked):
             "psnr_gained": (np.mean, psnr - source_psnr),
         }
 
-    def gains(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+    def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
         """The SSIM of each answer."""
         found: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
         return found

@@ -6,7 +6,7 @@ Legend of shapes: m patches that were hidden, f bytes of a patch, p pixels to it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
@@ -21,8 +21,10 @@ from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.capabilities import Reconstruction
+from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
-from mapsto.task.target import Figure, State, Target
+from mapsto.task.target import Metric, State
 from mapsto.vision.patch_embedding import HIDDEN
 from mapsto.vision.patch_source import PatchedSource, PixelScale
 from mapsto.vision.pixels import Pixels
@@ -33,23 +35,21 @@ LEAST_VARIANCE = 1e-6  # of a patch (MAE)
 LEAST_DEVIATION = 1e-6  # of a colour of one (VideoMAE)
 
 
-class PatchedTarget(Target):
+class PatchedTarget(Reconstruction):
     """The hidden patches behind `~`, read where they were hidden: their pixels, as the `scale` of the source says. In the order
     of MAE's heads: row, column, colour."""
 
-    way = "aligned"
-    stem = "patch_head"
-    likely = False
-
-    amounts: ClassVar[tuple[str, ...]] = ("patch_loss",)
+    readout: ClassVar[PerToken] = PerToken()
+    head_name = "patch_head"
     source: PatchedSource
     scale: PixelScale
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
 
-    def beside(self, source: Source | None, transform: Any) -> None:
-        """Take patches and the range of pixels from the source of this kind. Raises UsageError where it has none."""
+    def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
+        """Take patches and the range of pixels from the source of this kind. Raises UsageError where there is none."""
+        source = sources.get(self.kind)
         if not isinstance(source, PatchedSource):
             raise UsageError(
                 f"`{self.kind}` as an answer needs `{self.kind}` among the sources; one made of other kinds is not here yet"
@@ -60,11 +60,7 @@ class PatchedTarget(Target):
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
         """Nothing: the pixels are the source's."""
 
-    def restore(self, corruption: Corruption) -> None:
-        """Keep how patches are hidden, so that they are asked for in the same way."""
-        self.corruption = corruption
-
-    def completed(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
+    def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
         """The pixels (…, h, w, 3) of the value in the size in which it is read. Where these are part of its scale, each patch has
         its own mean and deviation, which the model does not tell."""
         tokens = piece.tokens.copy()
@@ -78,9 +74,9 @@ class PatchedTarget(Target):
         """Nothing can be told but what was hidden."""
         raise UsageError(f"`{self.kind}` as an answer puts back what `~{self.kind}` hides, and tells none of its own")
 
-    def asked(self, pieces: Sequence[Piece]) -> Ints:
-        """The patches that are hidden."""
-        return np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN)
+    def questions(self, pieces: Sequence[Piece]) -> Answer | None:
+        """Ask for the patches that are hidden."""
+        return ask_at(np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN))
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
@@ -142,7 +138,7 @@ class PatchedTarget(Target):
         """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
         return self._pixels(output, self.scale.ranged).movedim(-1, 1).flatten(1)
 
-    def figures(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Figure]:
+    def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
         """The error of the hidden patches, and the share of their variance that is explained."""
         errors, blind = output.double().numpy().T
         return {"patch_loss": (np.mean, errors), "explained": (_explained, errors, blind)}

@@ -12,6 +12,7 @@ from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
+from mapsto.task.capabilities import Reconstruction
 
 
 class Objective:
@@ -55,7 +56,7 @@ class Objective:
 
 def only_source(mapping: Mapping, objective: str) -> str:
     """The kind of the one source that the mapping puts back. Raises UsageError where there is more to it."""
-    if len(mapping.targets) != 1 or mapping.targets[0].way != "aligned":
+    if len(mapping.targets) != 1 or not isinstance(mapping.targets[0], Reconstruction):
         raise UsageError(f"--objective {objective} takes one source and puts back that alone, not {mapping.arrow}")
     (kind,) = mapping.sources
     return kind

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.batch import Batch, Readout
+from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.training.objectives import Objective
 from mapsto.vision.image_targets import PictureTarget
 
@@ -77,7 +77,7 @@ def picture_port(mapping: Mapping) -> int:
     return ports[0]
 
 
-def _tokens(batch: Batch, readout: Readout, kind: str) -> Tensor:
+def _tokens(batch: Batch, readout: PackedAnswers, kind: str) -> Tensor:
     """The tokens (m, …) of a kind that stand where a port is read."""
     assert readout.at is not None
     of_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=readout.at.device)

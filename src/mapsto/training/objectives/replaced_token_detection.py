@@ -17,7 +17,7 @@ from mapsto.data.sampling import mix
 from mapsto.model.layers import Linear, Transform, TransformConfig
 from mapsto.model.mapping import Mapping
 from mapsto.model.transformer import Transformer
-from mapsto.sequence.batch import Batch, Readout
+from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.training.objectives import Objective, bare, only_source
 
 GENERATOR_SHARE = 1 / 3
@@ -81,7 +81,7 @@ def sample(logits_mv: Tensor, chances_m: Tensor) -> Tensor:
     return torch.cat(found).clamp(max=logits_mv.shape[1] - 1)
 
 
-def chances(batch: Batch, readout: Readout) -> Tensor:
+def chances(batch: Batch, readout: PackedAnswers) -> Tensor:
     """A number from 0 to 1 for each hidden token (m,), from what is drawn for its row: the same in any batch and process."""
     of = readout.examples.cpu().numpy()
     nth = np.arange(len(of)) - np.searchsorted(of, of)
@@ -89,7 +89,7 @@ def chances(batch: Batch, readout: Readout) -> Tensor:
     return torch.from_numpy(drawn.astype(np.float32) / 2**24).to(readout.values.device)
 
 
-def fill(batch: Batch, kind: str, readout: Readout, guessed_m: Tensor) -> tuple[Batch, Tensor]:
+def fill(batch: Batch, kind: str, readout: PackedAnswers, guessed_m: Tensor) -> tuple[Batch, Tensor]:
     """The batch with the guesses in the hidden places, and for each of its tokens (t,) whether it is not what stood there."""
     assert readout.at is not None
     of_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=guessed_m.device)

@@ -19,7 +19,7 @@ from mapsto.data.examples import Examples
 from mapsto.data.sampling import rows_of_step
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.batch import Batch, Readout
+from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives import Objective
 
@@ -95,7 +95,7 @@ class Contrast(Objective):
     def _vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
         return mapping.pool(mapping.hidden(batch), batch)
 
-    def _answered(self, batch: Batch) -> Readout:
+    def _answered(self, batch: Batch) -> PackedAnswers:
         readout = batch.answers[self.port]
         assert readout is not None
         return readout

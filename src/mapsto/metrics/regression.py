@@ -1,0 +1,41 @@
+"""Metrics of numbers and vectors.
+
+Legend of shapes: n items, k numbers of a vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mapsto.metrics.intervals import Floats
+
+
+def mean_absolute_error(predictions: Floats, truth: Floats) -> float:
+    """Return the mean absolute error over items (n,)."""
+    return float(np.abs(predictions - truth).mean())
+
+
+def root_mean_squared_error(predictions: Floats, truth: Floats) -> float:
+    """Return the root of the mean squared error over items (n,)."""
+    return float(np.sqrt(((predictions - truth) ** 2).mean()))
+
+
+def r_squared(predictions: Floats, truth: Floats) -> float:
+    """Return the share of the variance of the truth (n,) that is explained (R²); NaN where it has none."""
+    spread = ((truth - truth.mean()) ** 2).sum()
+    return float(1 - ((predictions - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
+
+
+def mean_r_squared(predictions: Floats, truth: Floats) -> float:
+    """Return the mean of R² over the columns of vectors (n, k) that vary; NaN where none does."""
+    spread = ((truth - truth.mean(0)) ** 2).sum(0)
+    varies = spread > 0
+    if not varies.any():
+        return float("nan")
+    return float((1 - ((predictions - truth) ** 2).sum(0)[varies] / spread[varies]).mean())
+
+
+def mean_cosine(predictions: Floats, truth: Floats) -> float:
+    """Return the mean cosine similarity of vectors (n, k) with the truth."""
+    lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(truth, axis=1)
+    return float(((predictions * truth).sum(1) / np.maximum(lengths, 1e-12)).mean())
