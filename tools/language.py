@@ -1,6 +1,6 @@
 """Measure plain language in the package: docstrings that open with a riddle, and names that say nothing (`make lint`).
 
-Prints each offender with its place, then both shares; exits 1 when one is above its limit. Usage: python tools/language.py [FILE …]
+Prints each offender with its place, then both shares; exits 1 when one is above its limit. Usage: tools/language.py [FILE …]
 """
 
 from __future__ import annotations

@@ -1,32 +1,25 @@
-"""What a user may set of a run. Every field has a default that needs no thought."""
+"""Options of a run: what a user may set. Every field has a default that needs no thought.
+
+`Options` inherits five groups, so it is flat for users (one keyword, one flag per field), while a function that needs one group
+takes that group's type: `def make_config(…, options: ModelOptions)`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
-
-
 BadRows = Literal["stop", "skip"]
-
-
 Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
-
-
 Optimizer = Literal["auto", "adamw", "muon"]
-
-
-Shape = Literal["token", "word", "span", "block"]
-
-
-Objective = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
-
+MaskShape = Literal["token", "word", "span", "block"]
+ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
@@ -37,165 +30,221 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
 
-
-VARIED = ("auto", "none", "move", "mirror", "rand", "crop")
-
-
-MIXED = ("mixup", "cutmix", "mosaic")
-
+# What --augment takes: how a row is varied by itself, and how it is mixed with others.
+AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop")
+MIXTURES = ("mixup", "cutmix", "mosaic")
 
 MOST_THREADS = 64
-
-
 LARGEST_SEED = 2**63 - 1
+
+# Fields that cannot change a result, so that a resumed run may have other ones.
+FREE_FIELDS = frozenset({"save_every", "workers", "tensorboard", "shard"})
 
 
 def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
-    """Raise UsageError unless `value` is one that the option `name` can have: `allowed`, or what CHOICES says."""
+    """Raise UsageError unless `value` is a choice of the option `name`: one of `allowed`, by default of CHOICES."""
     allowed = allowed or CHOICES[name]
     if value not in allowed:
-        flag, shown = name.replace("_", "-"), ", ".join(allowed)
-        raise UsageError(f"--{flag} is one of {shown}, not {value!r}{near(str(value), allowed)}")
+        raise UsageError(f"{flag(name)} is one of {', '.join(allowed)}, not {value!r}{near(str(value), allowed)}")
 
 
-def splits(width: int, heads: int) -> bool:
-    """Whether `width` is `heads` times an even width, as rotary positions need it."""
+def flag(name: str) -> str:
+    """Return the command-line flag of a field: `bad_rows` is `--bad-rows`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def splits_into_heads(width: int, heads: int) -> bool:
+    """Return whether `width` is `heads` times an even number, as rotary positions need it."""
     return width % (2 * heads) == 0
 
 
 def _option(default: Any, text: str) -> Any:
+    """Declare a field with its help text."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
-class Options:
-    """How long, how large, how careful. None means: chosen from the data and the start, and recorded in run.json."""
+class OptionGroup:
+    """A group of options: their numbers are plain Python numbers, and their choices exist."""
+
+    def __post_init__(self) -> None:
+        self._convert_numbers()
+        self._check()
+
+    def _check(self) -> None:
+        """Raise UsageError for a value that an option cannot have; groups extend this for their own fields."""
+        for entry in fields(self):
+            if entry.name in CHOICES:
+                require_choice(entry.name, getattr(self, entry.name))
+
+    def _convert_numbers(self) -> None:
+        """Convert NumPy numbers to Python's, which JSON knows. Raises UsageError for a value that is no number."""
+        for name, hint in get_type_hints(type(self)).items():
+            value, is_whole = getattr(self, name), hint in (int, int | None)
+            if not (is_whole or hint in (float, float | None)) or (value is None and isinstance(None, hint)):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
+                raise UsageError(f"{flag(name)} is {'a whole number' if is_whole else 'a number'}, not {value!r}")
+            object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
+
+    def _require_positive(self, *names: str) -> None:
+        """Raise UsageError unless each of these fields is None or a finite number above 0."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{flag(name)} must be a number above 0, not {value}")
+
+
+@dataclass(frozen=True)
+class OptimizationOptions(OptionGroup):
+    """Options of the optimisation: how long, how fast, which weights, by which method."""
 
     steps: int | None = _option(None, "Train for this many updates.")
     epochs: float | None = _option(None, "Train for this many passes over the rows.")
     minutes: float | None = _option(
-        None, "Train for about this long: a number of steps, fixed after a short calibration."
+        None, "Train for about this long: the number of steps is fixed after a short calibration."
     )
-    batch: int | None = _option(None, "Examples in an update.")
+    batch: int | None = _option(None, "Examples per update.")
     rate: float | None = _option(None, "Peak learning rate.")
-    optimizer: Optimizer = _option("auto", "Muon for weights that begin random, AdamW for published ones.")
+    optimizer: Optimizer = _option("auto", "auto: Muon for weights that begin random, AdamW for published ones.")
     method: Method = _option(
         "auto",
-        "How answers are fitted to a start: a linear probe, all weights, one after the other, or the contrast of classes "
-        "before a probe.",
+        "How a starting model is fitted: all weights (full), a linear probe, a probe and then all weights, or supervised "
+        "contrastive learning before a probe (contrast). auto chooses by the number of labels.",
     )
     lora: int | None = _option(
-        None, "Learn updates of this rank to the start's blocks, and leave their weights (LoRA)."
+        None, "Train low-rank updates of this rank (LoRA) and keep the starting model's weights fixed."
     )
     freeze: str | None = _option(
-        None, "Leave the start's embeddings and this many of its lowest layers as they are; or `all` of it."
+        None, "Keep the starting model's embeddings and this many of its lowest layers fixed; or `all` of it."
     )
-    layer_decay: float = _option(1.0, "Each layer learns at this share of the rate of the one above it.")
-    smooth: float = _option(0.0, "Share of each label that is spread over all classes in the loss (label smoothing).")
+    layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.")
+    smooth: float = _option(0.0, "Label smoothing: share of each label spread over all classes in the loss.")
     average: bool | None = _option(
-        None, "End with the average of the last fifth's weights; pretraining does unless told otherwise."
+        None, "End with the average of the weights of the last fifth of the steps; the default in pretraining."
     )
-    seed: int = _option(0, "Everything random is a function of it.")
-    layers: int | None = _option(None, "Layers of a new model.")
-    width: int | None = _option(None, "Width of a new model.")
-    heads: int | None = _option(None, "Attention heads of a new model.")
-    vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
-    words: str | None = _option(None, "A file of words, one a line, to add to the vocabulary of a start.")
-    length: int | None = _option(None, "Longest example, in tokens; a fitted model reads as much of longer ones.")
-    size: int | None = _option(
-        None, "Pictures are read whole, at most so many pixels to a side; else as the start has it, or up to 224."
-    )
-    long: Long = _option("auto", "What happens to longer ones: cut off, cut into windows, or an error.")
-    bad_rows: BadRows = _option("stop", "Stop before the first step, or skip bad rows (at most 1 %) into rejected.csv.")
-    balance: bool = _option(False, "Weigh classes so that rare ones count as much as common ones.")
-    objective: Objective = _option(
-        "masked",
-        "How `~` is put back: masked tokens, each token from those before it, a hybrid of both, telling tokens that a "
-        "generator replaced, or patches that only a small decoder behind the model sees (mae); or nothing is hidden, and two "
-        "views of each picture are told from all others (simclr).",
-    )
-    hide: float | None = _option(
-        None,
-        "Share of the tokens that `~` hides (text 0.3, pictures 0.6, videos 0.75); it falls to half of this late in training. "
-        "With mae 0.75, of videos 0.9, to the end.",
-    )
-    augment: str = _option(
-        "auto",
-        "How training rows are varied: pictures and videos moved a little (auto), also mirrored (mirror), pictures after two of "
-        "many operations (rand), parts of them in other colours (crop; simclr's auto), or not (none). How they are mixed with "
-        "other rows, and their answers too: seen through each other (mixup), one in the other (cutmix), four pictures side by "
-        "side (mosaic). Joined by +: crop+mixup.",
-    )
-    style: str | None = _option(
-        None, "A picture as which `image -> image` shall make others look; no pairs are needed, but --features."
-    )
-    features: str | None = _option(
-        None, "The folder of the pretrained network that --style compares pictures by, such as a VGG, ResNet or DINOv2."
-    )
-    style_weight: float = _option(1.0, "Weight of looking as --style does; showing what the source shows weighs 1.")
-    adversarial: float = _option(
-        0.0,
-        "Weight of deceiving a network that learns along to tell pictures that are made from real ones; 0 for none.",
-    )
-    shape: Shape = _option(
-        "token",
-        "What is hidden together: tokens, whole words (of a video one place in all frames), spans of words, blocks.",
-    )
-    hold_out: float | None = _option(None, "Share of the rows kept aside to watch and to choose the best weights by.")
+    balance: bool = _option(False, "Weight the classes in the loss so that rare ones count as much as common ones.")
     patience: int = _option(
-        3, "Looks at the held-out rows without a better one before the rate falls and training ends."
+        3, "Evaluations of the held-out rows without improvement before the learning rate falls and training ends."
     )
-    save_every: int | None = _option(None, "Steps between checkpoints.")
-    precision: str = _option("auto", "bf16 where the hardware accelerates it, else fp32; or say which.")
-    device: str = _option("auto", "auto, cpu, cuda or mps.")
-    workers: int = _option(1, "Threads that make batches ahead; they never change the result.")
-    shard: bool = _option(False, "Under torchrun: every process keeps a part of each weight (FSDP2), not all of them.")
-    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).")
-    encoding: str | None = _option(None, "Encoding of text files, when it is not UTF-8 or UTF-16.")
 
-    def __post_init__(self) -> None:
-        self._make_plain()
+    def _check(self) -> None:
+        super()._check()
         if self.freeze is not None:
             object.__setattr__(self, "freeze", str(self.freeze))
             if self.freeze != "all" and not self.freeze.isdecimal():
                 raise UsageError(f"--freeze is a number of layers, or all, not {self.freeze!r}")
-        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(
-                f"give one of --steps, --epochs and --minutes, not {' and '.join(f'--{name}' for name in given)}"
-            )
-        positive = (
-            "steps",
-            "epochs",
-            "minutes",
-            "batch",
-            "rate",
-            "layers",
-            "width",
-            "heads",
-            "vocabulary",
-            "length",
-            "size",
-        )
-        for name in (*positive, "save_every", "patience", "lora"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
-        if self.hold_out is not None and not 0 <= self.hold_out < 1:
-            raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
-        if self.words is not None and self.lora is not None:
-            raise UsageError(
-                "an adapter (--lora) fits the vocabulary of its start; add --words in a run of their own first"
-            )
+        lengths = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise UsageError(f"give one of --steps, --epochs and --minutes, not {' and '.join(map(flag, lengths))}")
+        self._require_positive("steps", "epochs", "minutes", "batch", "rate", "patience", "lora")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
         if not 0 <= self.smooth < 1:
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
+
+
+@dataclass(frozen=True)
+class ModelOptions(OptionGroup):
+    """Options of the model's shape and of what it reads."""
+
+    layers: int | None = _option(None, "Layers of a new model.")
+    width: int | None = _option(None, "Width of a new model.")
+    heads: int | None = _option(None, "Attention heads of a new model.")
+    vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
+    words: str | None = _option(None, "A file of words, one per line, to add to the vocabulary of the starting model.")
+    length: int | None = _option(None, "Longest example in tokens; the fitted model reads as much of longer ones.")
+    size: int | None = _option(
+        None,
+        "Read pictures whole, scaled to at most this many pixels per side; by default as the starting model does, or up to 224.",
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        self._require_positive("layers", "width", "heads", "vocabulary", "length", "size")
+        if self.width and self.heads and not splits_into_heads(self.width, self.heads):
+            raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
+
+
+@dataclass(frozen=True)
+class DataOptions(OptionGroup):
+    """Options of how rows are read, cut, varied and held out."""
+
+    long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
+    bad_rows: BadRows = _option(
+        "stop", "Stop before the first step, or skip unreadable rows (at most 1 %) and list them in rejected.csv."
+    )
+    augment: str = _option(
+        "auto",
+        "How training rows are varied. Pictures and videos: moved a little (auto), also mirrored (mirror); pictures: two of "
+        "many operations (rand), or a recoloured crop (crop, auto with simclr); none. How they are mixed with other rows and "
+        "their answers: blended (mixup), one pasted into the other (cutmix), four side by side (mosaic). Join one of each "
+        "with +: crop+mixup.",
+    )
+    hold_out: float | None = _option(
+        None, "Share of the rows held out from training, to choose the best weights by and to score at the end."
+    )
+    encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.hold_out is not None and not 0 <= self.hold_out < 1:
+            raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
+        names = self.augment.split("+")
+        for name in names:
+            require_choice("augment", name, (*AUGMENTATIONS, *MIXTURES))
+        if any(sum(name in group for name in names) > 1 for group in (AUGMENTATIONS, MIXTURES)):
+            raise UsageError(f"--augment joins one way to vary rows and one to mix them, not {self.augment!r}")
+
+    @property
+    def augmentation(self) -> str:
+        """How training rows are varied by themselves."""
+        return next((name for name in self.augment.split("+") if name in AUGMENTATIONS), "auto")
+
+    @property
+    def mixture(self) -> str | None:
+        """How training rows are mixed with others; None where they are not."""
+        return next((name for name in self.augment.split("+") if name in MIXTURES), None)
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions(OptionGroup):
+    """Options of the training objective: what `~` hides, and what else generated pictures are judged by."""
+
+    objective: ObjectiveName = _option(
+        "masked",
+        "What pretraining predicts: masked tokens; each token from those before it (causal); both (hybrid); which tokens a "
+        "generator replaced (replaced, ELECTRA); patches, by a small decoder behind the model (mae); or which two views show "
+        "the same picture (simclr).",
+    )
+    hide: float | None = _option(
+        None,
+        "Share of the tokens that `~` hides (text 0.3, pictures 0.6, videos 0.75); it falls to half late in training. "
+        "With mae 0.75, for videos 0.9, throughout.",
+    )
+    shape: MaskShape = _option(
+        "token",
+        "What is hidden together: single tokens, whole words (in a video: one place in all frames), spans of words, blocks.",
+    )
+    style: str | None = _option(
+        None, "For `image -> image`: a picture whose style the answers take. Needs --features, and no pairs."
+    )
+    features: str | None = _option(
+        None, "The folder of the pretrained network that --style compares pictures with: a VGG, ResNet or DINOv2."
+    )
+    style_weight: float = _option(1.0, "Weight of the style in the loss; the content of the source weighs 1.")
+    adversarial: float = _option(
+        0.0,
+        "Weight of an adversarial loss: a network trained alongside tells generated pictures from real ones. 0: none.",
+    )
+
+    def _check(self) -> None:
+        super()._check()
         if self.hide is not None and not 0 < self.hide < 1:
             raise UsageError(f"--hide is a share between 0 and 1, not {self.hide}")
         if self.style is not None and self.features is None:
             raise UsageError(
-                "--style compares pictures by what a pretrained network sees in them: name its folder with --features"
+                "--style compares pictures by the features of a pretrained network: name its folder with --features"
             )
         if self.style is None and (self.features is not None or self.style_weight != 1):
             raise UsageError("--features and --style-weight would change nothing without --style")
@@ -203,68 +252,118 @@ class Options:
             raise UsageError(f"--style-weight must be a number above 0, not {self.style_weight}")
         if not 0 <= self.adversarial < math.inf:
             raise UsageError(f"--adversarial is a weight of at least 0, not {self.adversarial}")
+
+    @property
+    def hides(self) -> bool:
+        """Whether the objective hides tokens of the sources behind `~`."""
+        return self.objective != "simclr"
+
+
+@dataclass(frozen=True)
+class RunOptions(OptionGroup):
+    """Options of the run itself: seed, device, processes, checkpoints and logs."""
+
+    seed: int = _option(0, "Everything random is a function of it.")
+    save_every: int | None = _option(None, "Steps between checkpoints.")
+    precision: str = _option("auto", "bf16 or fp32. auto: bf16 where the hardware accelerates it.")
+    device: str = _option("auto", "auto, cpu, cuda or mps.")
+    workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.")
+    shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).")
+    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).")
+
+    def _check(self) -> None:
+        super()._check()
+        self._require_positive("save_every")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"--seed is a number from 0 to {LARGEST_SEED}, not {self.seed}")
         if not 0 <= self.workers <= MOST_THREADS:
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
-        for name in CHOICES:
-            require_choice(name, getattr(self, name))
-        names = self.augment.split("+")
-        for name in names:
-            require_choice("augment", name, (*VARIED, *MIXED))
-        if any(sum(name in known for name in names) > 1 for known in (VARIED, MIXED)):
-            raise UsageError(f"--augment joins one way to vary rows and one to mix them, not {self.augment!r}")
-        if self.width and self.heads and not splits(self.width, self.heads):
-            raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
 
-    def _make_plain(self) -> None:
-        """Take numbers of numpy as those of Python, which JSON knows. Raises UsageError for what is no number."""
-        for name, hint in get_type_hints(Options).items():
-            value, whole = getattr(self, name), hint in (int, int | None)
-            if not (whole or hint in (float, float | None)) or (value is None and isinstance(None, hint)):
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-                what = "a whole number" if whole else "a number"
-                raise UsageError(f"--{name.replace('_', '-')} is {what}, not {value!r}")
-            object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
-    @property
-    def varied(self) -> str:
-        """How training rows are varied."""
-        return next((name for name in self.augment.split("+") if name in VARIED), "auto")
+# Dataclasses collect the fields of their bases from the last base to the first, so the order of fields is optimisation first.
+@dataclass(frozen=True)
+class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, OptimizationOptions):
+    """All options of a run. None means: chosen from the data and the starting model, and recorded in run.json.
 
-    @property
-    def mixed(self) -> str | None:
-        """How they are mixed with others; None where they are not."""
-        return next((name for name in self.augment.split("+") if name in MIXED), None)
+    Raises UsageError for a value that an option cannot have, and for options that exclude each other.
+    """
 
-    @property
-    def hides(self) -> bool:
-        """Whether the objective hides what stands behind `~`."""
-        return self.objective != "simclr"
+    def _check(self) -> None:
+        super()._check()
+        if self.words is not None and self.lora is not None:
+            raise UsageError(
+                "an adapter (--lora) fits the vocabulary of its starting model; add --words in a separate run first"
+            )
 
     def require_use(self, corrupted: bool) -> None:
-        """Raise UsageError when an option is set that an arrow with (or without) `~` could only ignore."""
-        usual = Options()
-        idle: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
+        """Raise UsageError for an option that would be ignored by an arrow with (`corrupted`) or without `~`."""
+        default = Options()
+        ignored: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
         if not corrupted:
-            idle = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
+            ignored = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
         elif not self.hides:
-            idle[f"--objective {self.objective} hides nothing"] = ("hide", "shape")
-        for reason, names in idle.items():
-            if found := [f"--{name}" for name in names if getattr(self, name) != getattr(usual, name)]:
-                raise UsageError(f"{', '.join(found)} would change nothing: {reason}")
+            ignored[f"--objective {self.objective} hides nothing"] = ("hide", "shape")
+        for reason, names in ignored.items():
+            if flags := [flag(name) for name in names if getattr(self, name) != getattr(default, name)]:
+                raise UsageError(f"{', '.join(flags)} would change nothing: {reason}")
 
     def flags(self) -> list[str]:
-        """What a command has to say to get these options."""
-        usual, words = asdict(Options()), []
+        """Return the command-line words that give these options."""
+        default, words = asdict(Options()), []
         for name, value in asdict(self).items():
-            if value != usual[name]:
-                flag = name.replace("_", "-")
-                words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+            if value != default[name]:
+                words += (
+                    [flag(name if value else f"no_{name}")] if isinstance(value, bool) else [flag(name), str(value)]
+                )
         return words
 
-    def differing(self, other: dict[str, Any]) -> list[str]:
-        """Names of the fields that change a result and differ from the recorded `other`."""
-        free = {"save_every", "workers", "tensorboard", "shard"}
-        return sorted(name for name, value in asdict(self).items() if name not in free and other.get(name) != value)
+    def differing(self, recorded: dict[str, Any]) -> list[str]:
+        """Return the names of fields that change a result and differ from the recorded ones."""
+        return sorted(
+            name for name, value in asdict(self).items() if name not in FREE_FIELDS and recorded.get(name) != value
+        )
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of Options as keywords of `mapsto.fit`, `mapsto.pretrain` and `mapsto.compare`, for type checkers."""
+
+    steps: int | None
+    epochs: float | None
+    minutes: float | None
+    batch: int | None
+    rate: float | None
+    optimizer: Optimizer
+    method: Method
+    lora: int | None
+    freeze: str | None
+    layer_decay: float
+    smooth: float
+    average: bool | None
+    balance: bool
+    patience: int
+    layers: int | None
+    width: int | None
+    heads: int | None
+    vocabulary: int | None
+    words: str | None
+    length: int | None
+    size: int | None
+    long: Long
+    bad_rows: BadRows
+    augment: str
+    hold_out: float | None
+    encoding: str | None
+    objective: ObjectiveName
+    hide: float | None
+    shape: MaskShape
+    style: str | None
+    features: str | None
+    style_weight: float
+    adversarial: float
+    seed: int
+    save_every: int | None
+    precision: str
+    device: str
+    workers: int
+    shard: bool
+    tensorboard: bool

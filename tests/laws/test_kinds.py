@@ -23,8 +23,7 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.setup_checks import mixings
 from mapsto.fitting.start import Beginning
 from mapsto.metrics.intervals import with_intervals
-from mapsto.options import MIXED as MIXINGS
-from mapsto.options import VARIED, Options
+from mapsto.options import AUGMENTATIONS, MIXTURES, Options
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Part, Role
@@ -290,8 +289,8 @@ def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
 
 def test_options_name_what_kinds_can() -> None:
     sources = [source for kind in SOURCES if issubclass(source := kinds.source(kind), Augmentable)]
-    assert {way for source in sources for way in source.augmentations} == set(VARIED) - {"auto", "none"}
-    assert {way for source in sources for way in source.mixtures} == set(MIXINGS)
+    assert {way for source in sources for way in source.augmentations} == set(AUGMENTATIONS) - {"auto", "none"}
+    assert {way for source in sources for way in source.mixtures} == set(MIXTURES)
 
 
 @pytest.mark.parametrize(("arrow", "mixing"), MIXED)
@@ -331,7 +330,7 @@ def test_ten_mixed_steps_equal_five_and_five_more(arrow: str, mixing: str, tmp_p
     goes_on(arrow, "masked", "adamw", {}, tmp_path, mixing)
 
 
-REFUSED = [(arrow, mixing) for arrow in ARROWS for mixing in MIXINGS if (arrow, mixing) not in MIXED]
+REFUSED = [(arrow, mixing) for arrow in ARROWS for mixing in MIXTURES if (arrow, mixing) not in MIXED]
 
 
 @pytest.mark.parametrize(("arrow", "mixing"), REFUSED)

@@ -14,7 +14,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.fitting.start import Beginning, begin
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options, splits
+from mapsto.options import Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import Classes, Located, Spatial, require
@@ -76,7 +76,7 @@ def make_config(
     if beginning.config is None:
         width = options.width or WIDTH
         heads = options.heads or _heads(width)
-        if not splits(width, heads):
+        if not splits_into_heads(width, heads):
             raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
         read = list((sources or {}).values())
         if len({source.kind for source in read}) > 1:
@@ -122,7 +122,7 @@ def _undecoded(config: ModelConfig) -> ModelConfig:
 def _heads(width: int) -> int:
     """About HEAD_WIDTH wide."""
     most = max(1, width // HEAD_WIDTH)
-    return next((n for n in range(most, 0, -1) if splits(width, n)), most)
+    return next((n for n in range(most, 0, -1) if splits_into_heads(width, n)), most)
 
 
 def make_mapping(

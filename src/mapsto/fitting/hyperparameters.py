@@ -75,9 +75,9 @@ def choose_method(
         beginning.tensors is None or pretraining or not isinstance(mapping.targets[0], LinearProbe)
     ):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
-    elif method == "contrast" and options.mixed is not None:
+    elif method == "contrast" and options.mixture is not None:
         raise UsageError(
-            f"--method contrast compares rows of one class, and with --augment {options.mixed} they have several"
+            f"--method contrast compares rows of one class, and with --augment {options.mixture} they have several"
         )
     elif without := _without_use(method, options):
         raise UsageError(f"{without} --method {method}")
@@ -130,7 +130,7 @@ def idle(method: str, options: Options) -> list[str]:
         "patience": options.patience != Options().patience,
         "augment": options.augment != "auto",
     }
-    mixed = ("augment",) if options.mixed is not None else ()
+    mixed = ("augment",) if options.mixture is not None else ()
     without = {"probe": tuple(given), "contrast": ("freeze", "smooth", "patience", *mixed)}
     return [name for name in without.get(method, ()) if given[name]]
 
@@ -157,7 +157,7 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     if mapping.arrow.corrupted and options.objective == "replaced":
         return Replaced(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
-        return Simclr(mapping, options.varied)
+        return Simclr(mapping, options.augmentation)
     port = contrasted(mapping) if method == "contrast" else None
     return Objective() if port is None else Contrast(examples, port)
 

@@ -85,13 +85,15 @@ def _require_ways(arrow: Arrow, options: Options) -> None:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
-    if options.varied not in ("auto", "none") and not any(
-        issubclass(kind, Augmentable) and options.varied in kind.augmentations for kind in read
+    if options.augmentation not in ("auto", "none") and not any(
+        issubclass(kind, Augmentable) and options.augmentation in kind.augmentations for kind in read
     ):
-        raise UsageError(f"--augment {options.varied} would change nothing: {arrow} reads nothing that it is about")
-    if options.mixed is not None and options.mixed not in (possible := mixings(arrow)):
+        raise UsageError(
+            f"--augment {options.augmentation} would change nothing: {arrow} reads nothing that it is about"
+        )
+    if options.mixture is not None and options.mixture not in (possible := mixings(arrow)):
         instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
-        raise UsageError(f"--augment {options.mixed} is not for {arrow}{instead}")
+        raise UsageError(f"--augment {options.mixture} is not for {arrow}{instead}")
     if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
         raise UsageError(
             f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"

@@ -106,13 +106,13 @@ def _examples(
         say(f"note: {unknown}")
     corruption = _corruption(arrow, options)
     made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
-    return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixed)
+    return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixture)
 
 
 def _augment(arrow: Arrow, options: Options) -> str | None:
     """How rows that are learnt from are varied."""
     sources = (kinds.source(port.kind) for port in arrow.sources)
     ways = {way: None for source in sources if issubclass(source, Augmentable) for way in source.augmentations}
-    if options.varied == "auto":
+    if options.augmentation == "auto":
         return next(iter(ways), None)
-    return None if options.varied == "none" else options.varied
+    return None if options.augmentation == "none" else options.augmentation
