@@ -17,7 +17,7 @@ TOKENS, HEADS, WIDTH, ROUNDS = 8192, 6, 64, 5
 
 
 def plain(qkv: Tensor, mask: Tensor) -> Tensor:
-    return PlainAttention.apply(qkv, mask, HEADS, None, None, 0.0)
+    return PlainAttention.apply(qkv, mask, HEADS, None, 0.0)
 
 
 def fused(qkv: Tensor, mask: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
     """A step of the product's own loop over examples of the same lengths, with the default objective (30 % hidden)."""
     torch.manual_seed(0)
     source = TextSource(Tokenizer.train(["a b c"], 300), VOCABULARY)
-    shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, hidden=1024, max_positions=512)
+    shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, feed_forward_width=1024, max_positions=512)
     arrow = Arrow((Port("text", "text", True),), (Port("text", "text"),))
     mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [MaskedTextTarget()])
     mapping.computing_in(choose_precision("auto", torch.device("cpu"))).train()
@@ -116,7 +116,7 @@ def products(training: Training) -> float:
     """Seconds that the matrix products of a step (forward, and twice as much backward) take in bf16 on their own."""
     made = training.loader.make(0)
     places, hidden = sum(b.segments.numel() for b in made), sum(len(b.answers[0].values) for b in made)  # type: ignore[union-attr]
-    gated = training.mapping.config.transformer.hidden
+    gated = training.mapping.config.transformer.feed_forward_width
     layer = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * gated), (gated, WIDTH)]
     shapes = [(places, *shape) for shape in layer] * LAYERS + [(hidden, WIDTH, WIDTH), (hidden, WIDTH, VOCABULARY)]
     total = 0.0

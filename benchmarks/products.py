@@ -16,7 +16,7 @@ from common import ratio, record, seconds, spread, take_turns
 
 from mapsto.device import keep_memory
 from mapsto.model.layers import Activation, Linear
-from mapsto.model.matmul import packs, product
+from mapsto.model.matmul import can_pack, linear
 
 SHAPES, TOKENS, ROUNDS = ((384, 1152), (384, 384), (384, 1536), (1536, 384)), (16, 64, 1024, 8192), 7
 UNEVEN = (4 * 257, 10 * 257, 32 * 257, 64 * 257, 33 * 250, 32 * 256)  # tokens; of a ViT, of others, and even
@@ -28,8 +28,8 @@ def microseconds(linears: list[Linear], inputs: list[torch.Tensor], activation: 
     times = max(1, 4096 // len(inputs[0]))
     began = time.perf_counter()
     for _ in range(times):
-        for linear, x in zip(linears, inputs, strict=True):
-            linear(x, activation)
+        for layer, x in zip(linears, inputs, strict=True):
+            layer(x, activation)
     return 1e6 * (time.perf_counter() - began) / times
 
 
@@ -50,7 +50,7 @@ def uneven() -> list[str]:
     """The lines on products over numbers of tokens of which most are no multiple of 2,048."""
     lines = ["| tokens, forward and backward | whole, µs | cut, µs | cut / whole |", "|---|---|---|---|"]
     for tokens in UNEVEN:
-        ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(product, tokens)}
+        ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(linear, tokens)}
         take_turns(ways, 1)
         found = take_turns(ways, ROUNDS)
         shown = f"{spread(found['whole'])} | {spread(found['cut'])} | {ratio(found['cut'], found['whole'])}"
@@ -60,13 +60,13 @@ def uneven() -> list[str]:
 
 def main() -> None:
     keep_memory()  # as the command line does
-    if not packs():
+    if not can_pack():
         raise SystemExit("this CPU has no bf16 products to pack weights for")
     lines = ["| tokens | behind it | plain, µs | packed, µs | packed / plain |", "|---|---|---|---|---|"]
     plain = [Linear(*shape).to(torch.bfloat16) for shape in SHAPES]
     packed = copy.deepcopy(plain)
-    for linear in packed:
-        linear.pack()
+    for layer in packed:
+        layer.pack()
     activations: tuple[Activation | None, ...] = (None, "gelu")
     with torch.inference_mode():
         for tokens in TOKENS:

@@ -19,7 +19,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.model import matmul
 from mapsto.model.layers import ACTIVATIONS, Activation, Linear
 from mapsto.model.mapping import Unset
-from mapsto.model.matmul import CutProduct, packs
+from mapsto.model.matmul import SplitLinear, can_pack
 
 TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
 ANY: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -127,7 +127,7 @@ def test_what_a_fit_cut_off_is_cut_off_later(tmp_path: Path) -> None:
         for name, probability in answer["scores"].items():
             assert probability == pytest.approx(float(row[theirs.config.label2id[name]].detach()), abs=1e-5)
     longer = mapsto.fit("text -> label", labelled(60), start=tmp_path / "clf", steps=1, **ANY)
-    assert longer.mapping.config.longest == model.mapping.config.transformer.longest > 24
+    assert longer.mapping.config.max_tokens == model.mapping.config.transformer.max_tokens > 24
 
 
 def test_transformers_fills_the_same_masks(base: mapsto.Model, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_bf16_stays_close_to_fp32(clf: mapsto.Model) -> None:
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("bias", [True, False])
 def test_packed_products_are_the_plain_ones(activation: Activation | None, bias: bool) -> None:
-    if not packs():
+    if not can_pack():
         pytest.skip("this CPU has no bf16 products to pack weights for")
     torch.manual_seed(0)
     x, linear = torch.randn(3, 7, 64), Linear(64, 96, bias=bias).to(torch.bfloat16)
@@ -215,14 +215,14 @@ def test_packed_products_are_the_plain_ones(activation: Activation | None, bias:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_cut_product_is_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and every gradient, of an even number of rows and some more; and a learning map of many tokens is one."""
-    monkeypatch.setattr(matmul, "EVEN", 4)
+    monkeypatch.setattr(matmul, "SPLIT_TOKENS", 4)
     torch.manual_seed(0)
     x, weight, gift = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((10, 3), (4, 3), (4,)))
     given = gift if bias else None
-    torch.testing.assert_close(CutProduct.apply(x, weight, given), F.linear(x, weight, given))
-    assert torch.autograd.gradcheck(CutProduct.apply, (x, weight, given))
+    torch.testing.assert_close(SplitLinear.apply(x, weight, given), F.linear(x, weight, given))
+    assert torch.autograd.gradcheck(SplitLinear.apply, (x, weight, given))
     out = Linear(8, 4, bias=bias)(torch.randn(5, 30, 8, dtype=torch.bfloat16))
-    assert out.shape == (5, 30, 4) and "CutProduct" in str(out.grad_fn.next_functions)
+    assert out.shape == (5, 30, 4) and "SplitLinear" in str(out.grad_fn.next_functions)
 
 
 def test_what_is_read_anyway_gets_no_first_values() -> None:

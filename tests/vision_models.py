@@ -68,7 +68,7 @@ def smooth_pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (5
 
 def kind_of(shape: str) -> str:
     """Return the kind that a family reads."""
-    return zoo.family(shape.split(":")[0]).reads
+    return zoo.get_family(shape.split(":")[0]).source_kind
 
 
 def sample_values(shape: str) -> list[Any]:
@@ -111,12 +111,12 @@ def make_vision_model(shape: str, task: str, folder: Path, how: str = "squash") 
     kind, given = shape.split(":")[0], dict(ALL_VISION[shape])
     # A grid of another size than the positions were learnt on, for families that draw them over it.
     side = given.get("image_size", SIDE) - (given["patch_size"] if kind.startswith("dinov2") else 0)
-    told, tower = {}, zoo.family(kind).tower
+    told, tower = {}, zoo.get_family(kind).tower
     if task == "label":
         told = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-        told |= {"architectures": [zoo.family(kind).architectures[task]]}
+        told |= {"architectures": [zoo.get_family(kind).architectures[task]]}
     if tower is not None:
-        kind, given = (kind, {tower.key: given}) if task == "label" else (tower.own, given)
+        kind, given = (kind, {tower.config_key: given}) if task == "label" else (tower.model_type, given)
     torch.manual_seed(0)
     model: torch.nn.Module
     if kind == "vgg":

@@ -29,7 +29,7 @@ from mapsto.errors import DataError, UsageError
 from mapsto.inference.forward import asking, over
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
-from mapsto.model.linear_probe import SEEDS
+from mapsto.model.linear_probe import SKLEARN_SEEDS
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import restores
@@ -185,7 +185,7 @@ def _groups(vectors: Vectors, count: int, seed: int, weights: Floats | None = No
     """The group of each row, and their middles."""
     from sklearn.cluster import MiniBatchKMeans  # a second to import
 
-    fitted = MiniBatchKMeans(count, n_init=1, random_state=seed % SEEDS, batch_size=1024).fit(
+    fitted = MiniBatchKMeans(count, n_init=1, random_state=seed % SKLEARN_SEEDS, batch_size=1024).fit(
         vectors, sample_weight=weights
     )
     return fitted.labels_, fitted.cluster_centers_
@@ -279,7 +279,7 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 def _seen(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
     """Of every row one vector, (n, d), and what target `port` says of it, (n, …), in one pass; a row that is too long is cut."""
     mapping = predictor.mapping
-    encoded = encode(mapping.arrow, rows, mapping.sources, mapping.config.longest, "cut")
+    encoded = encode(mapping.arrow, rows, mapping.sources, mapping.config.max_tokens, "cut")
     vectors = outputs = None
     for batch, hidden in over(mapping, asking(mapping, encoded), predictor.device):
         of = torch.from_numpy(batch.rows)

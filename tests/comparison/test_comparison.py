@@ -219,11 +219,11 @@ def test_one_label_and_sets_of_labels_are_probed_alike(sparse: bool) -> None:
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_ridge_is_that_of_all_rows_with_a_strength_chosen_by_some(sparse: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(linear_probe, "ROWS", 50)
+    monkeypatch.setattr(linear_probe, "SELECTION_ROWS", 50)
     rng = np.random.default_rng(0)
     features = rng.normal(0, 1, (400, 6)).astype(np.float32)
     values = features @ rng.normal(0, 1, (6, 2)) + rng.normal(0, 0.5, (400, 2)) + 3
-    weight, bias = linear_probe.ridge(csr_matrix(features) if sparse else features, values, 0)
+    weight, bias = linear_probe.fit_ridge_regression(csr_matrix(features) if sparse else features, values, 0)
     said = features @ weight.numpy().T + bias.numpy()
     best = np.linalg.lstsq(np.c_[features, np.ones(400)], values, rcond=None)[0]
     assert np.abs(said - np.c_[features, np.ones(400)] @ best).max() < 0.15  # as all 400 rows say, and not 50 of them

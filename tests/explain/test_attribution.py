@@ -90,7 +90,7 @@ def test_relevance_of_linear_maps_and_norms_is_conserved(activation: Activation,
     """Where nothing is added on the way, relevances sum to what they explain."""
     torch.manual_seed(0)
     x = torch.randn(5, 8, requires_grad=True)
-    feed = FeedForward(TransformerConfig(width=8, hidden=6, activation=activation, gated=gated))
+    feed = FeedForward(TransformerConfig(width=8, feed_forward_width=6, activation=activation, gated=gated))
     with Relevance():
         out = feed(torch.nn.functional.layer_norm(x, [8], eps=0.0))
         (gradient,) = torch.autograd.grad(out.sum(), x)

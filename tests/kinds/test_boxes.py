@@ -497,7 +497,7 @@ def test_pictures_are_read_in_the_size_that_is_asked_for(tmp_path: Path) -> None
     model = mapsto.fit("image -> boxes", rows(6), tmp_path / "det", steps=1, size=64, hold_out=0, **SMALL)
     source = mapsto.load(tmp_path / "det", device="cpu").mapping.sources["image"]
     assert isinstance(source, image.ImageSource) and source.frame.size == 64 and source.frame.fit == "inside"
-    assert model.mapping.config.transformer.longest >= source.max_tokens
+    assert model.mapping.config.transformer.max_tokens >= source.max_tokens
     with pytest.raises(UsageError, match="--size is for pictures"):
         mapsto.fit("text -> label", [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}], size=64, **SMALL)
 

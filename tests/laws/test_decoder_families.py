@@ -114,7 +114,7 @@ def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path
     (loss / len(batch.answers[0].values)).backward()  # type: ignore[union-attr]
     reference(reference_pixels(tmp_path, samples(shape)), **asked(reference, mask)).loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.family_of(mapping.config), gradients, 99, tmp_path, [])
     learned = {weight_names.weight_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
     assert set(learned) == set(renamed)
     for name, gradient in learned.items():
@@ -153,9 +153,7 @@ def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_p
     at = mapping.taken(batch)
     assert at is not None
     left, stood = shown(batch, at)
-    states = mapping.transformer(
-        mapping.embed(left), left.segments, left.roles, left.positions, left.places, every_layer=True
-    )
+    states = mapping.transformer(mapping.embed(left), left, every_layer=True)
     body = reference.base_model
     found = body(reference_pixels(tmp_path, samples(shape)), **asked(reference, mask), output_hidden_states=True)
     expected = [*found.hidden_states[:-1], found.last_hidden_state]
@@ -182,7 +180,7 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, normed: bool, t
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
-    mended = {weight_names._modern_name(name, zoo.of(mapping.config)): tensor for name, tensor in theirs.items()}
+    mended = {weight_names._modern_name(name, zoo.family_of(mapping.config)): tensor for name, tensor in theirs.items()}
     assert mended.keys() == ours.keys() and all(torch.equal(tensor, ours[name]) for name, tensor in mended.items())
     opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(opened) is type(reference) and opened.config.norm_pix_loss == normed
@@ -214,7 +212,7 @@ def test_fitted_it_reads_the_whole_value_as_the_family_without_a_decoder(shape: 
     given = {"start": tmp_path / "start", "device": "cpu", "precision": "fp32", "method": "full"}
     clf = mapsto.fit(f"{kind} -> label", rows, tmp_path / "run", steps=5, **given)
     assert clf.mapping.decoder is None
-    assert clf.mapping.config.family == zoo.family(shape.split(":")[0]).undecoded
+    assert clf.mapping.config.family == zoo.get_family(shape.split(":")[0]).without_decoder
     opened = FITTED[kind].from_pretrained(tmp_path / "run").eval()
     shares = torch.softmax(opened(reference_pixels(tmp_path / "run", values)).logits, -1)
     answers = mapsto.load(tmp_path / "run", "cpu", "fp32").predict([{kind: value} for value in values])

@@ -37,7 +37,7 @@ from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import collate
 
-FAMILIES = zoo.families()
+FAMILIES = zoo.family_names()
 
 
 def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
@@ -53,7 +53,7 @@ def test_all_promised_families_are_here() -> None:
     assert set(FAMILIES) >= promised
     held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
     held |= {
-        tower.own for name in held if (tower := zoo.family(name).tower) is not None
+        tower.model_type for name in held if (tower := zoo.get_family(name).tower) is not None
     }  # as which their bodies are held
     assert set(FAMILIES) == {name.replace("_", "-") for name in held}, "every family is held to its laws"
 
@@ -68,9 +68,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
     assert sum(p.numel() for p in ours.values()) == sum(p.numel() for p in theirs.values())
     batch, _ = packed(mapping, TEXTS)
     assert batch.segments.max() > 1, "the texts must share rows"
-    states = mapping.transformer(
-        mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places, every_layer=True
-    )
+    states = mapping.transformer(mapping.embed(batch), batch, every_layer=True)
     inputs = pad_texts(tmp_path, TEXTS)
     expected = reference(**inputs, output_hidden_states=True).hidden_states
     assert len(states) == len(expected)
@@ -111,7 +109,7 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(zoo.family(shape.split(":")[0]), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.get_family(shape.split(":")[0]), gradients, 99, tmp_path, [])
     compared = 0
     learned = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
     assert {weight_names.weight_name(mapping, name) for name in learned} == set(renamed)

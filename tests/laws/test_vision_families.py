@@ -124,7 +124,7 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(zoo.of(mapping.config), written(gradients), 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(zoo.family_of(mapping.config), written(gradients), 99, tmp_path, [])
     learned = {
         weight_names.weight_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
     }
@@ -189,12 +189,14 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, objectiv
     torch.testing.assert_close(ours, expected, **CLOSE)
 
 
-WHOLE = sorted({tower.whole for name in zoo.families() if (tower := zoo.family(name).tower) is not None})
+WHOLE = sorted(
+    {tower.full_model_type for name in zoo.family_names() if (tower := zoo.get_family(name).tower) is not None}
+)
 
 
 @pytest.mark.parametrize("whole", WHOLE)
 def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp_path: Path) -> None:
-    tower = zoo.family(whole).tower
+    tower = zoo.get_family(whole).tower
     assert tower is not None
     words = {
         "hidden_size": 32,
@@ -204,7 +206,7 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
         "vocab_size": 9,
     }
     torch.manual_seed(0)
-    config = AutoConfig.for_model(whole, text_config=words, **{tower.key: VISION[whole]})
+    config = AutoConfig.for_model(whole, text_config=words, **{tower.config_key: VISION[whole]})
     reference = AutoModel.from_config(config).eval()
     reference.save_pretrained(tmp_path / "whole")
     make_processor("squash", VISION[whole]["image_size"]).save_pretrained(tmp_path / "whole")
@@ -214,15 +216,15 @@ def test_of_a_model_of_two_towers_the_one_for_pictures_is_opened(whole: str, tmp
     model_folder.save_mapping(model_folder.load_mapping(tmp_path / "whole"), tmp_path / "tower", {})
     alone = AutoModel.from_pretrained(tmp_path / "tower").eval()
     values = reference_pixels(tmp_path / "tower", smooth_pictures())
-    assert alone.config.model_type == tower.own
+    assert alone.config.model_type == tower.model_type
     found, expected = alone(values), reference.vision_model(values)
     torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, **CLOSE)
-    edit_json(tmp_path / "whole" / "config.json", **{tower.key: None})
-    with pytest.raises(CheckpointError, match=f"no configuration of {whole}: KeyError.*{tower.key}"):
+    edit_json(tmp_path / "whole" / "config.json", **{tower.config_key: None})
+    with pytest.raises(CheckpointError, match=f"no configuration of {whole}: KeyError.*{tower.config_key}"):
         huggingface.open_pretrained(str(tmp_path / "whole"))
     # Published files of whole models name what is not usual alone.
-    read = zoo.family(whole).read
-    assert read({}) == read(AutoConfig.for_model(tower.own).to_dict())
+    read = zoo.get_family(whole).read_config
+    assert read({}) == read(AutoConfig.for_model(tower.model_type).to_dict())
 
 
 @pytest.mark.parametrize("shape", ["clip", "dinov2", "deit"])
@@ -282,7 +284,7 @@ def test_pictures_larger_than_positions_were_learnt_on_are_read_whole(tmp_path: 
     make_processor("squash", 96).save_pretrained(tmp_path)
     model = mapsto.load(tmp_path, precision="fp32")
     batch = pack_values(model.mapping, smooth_pictures())
-    assert batch.lengths.tolist() == [145] * 3 and model.mapping.config.longest == 145
+    assert batch.lengths.tolist() == [145] * 3 and model.mapping.config.max_tokens == 145
     reference = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     answers = model.predict([{"image": value} for value in smooth_pictures()])
     ours = torch.tensor([[answer["scores"][label] for label in LABELS] for answer in answers])
@@ -329,7 +331,8 @@ def test_sources_of_other_settings_are_told_apart() -> None:
         {"scale": PixelScale(own="patch")},
     ]
     others += [
-        {"placed": 0, "front": zoo.family(shape.split(":")[0]).read(NETWORKS[shape]).front} for shape in NETWORKS
+        {"placed": 0, "front": zoo.get_family(shape.split(":")[0]).read_config(NETWORKS[shape]).backbone}
+        for shape in NETWORKS
     ]
     frames = [Frame(8, 32, fit) for fit in ("inside", "squash")]
     sources = [ImageSource(frame, [0.5] * 3, [0.5] * 3, **other) for frame in frames for other in others]

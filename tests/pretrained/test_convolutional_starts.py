@@ -62,13 +62,13 @@ COUNTED = [
 
 @pytest.mark.parametrize(("family", "given", "count"), COUNTED)
 def test_published_networks_have_their_size_and_their_grid(family: str, given: dict[str, Any], count: int) -> None:
-    config = zoo.family(family).read(given)
-    assert config.front is not None and config.front.stride == 32
+    config = zoo.get_family(family).read_config(given)
+    assert config.backbone is not None and config.backbone.stride == 32
     with torch.device("meta"), Unset():
-        network = config.front.network()
+        network = config.backbone.network()
         assert network(torch.zeros(1, 3, 224, 160)).shape == (1, config.transformer.width, 7, 5)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count
-    assert zoo.family(family).read(zoo.family(family).write(config)) == config
+    assert zoo.get_family(family).read_config(zoo.get_family(family).write_config(config)) == config
 
 
 @pytest.mark.parametrize("shape", NETWORKS)

@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapsto.kinds.text import TextSource
-from mapsto.model.attention import PlainAttention, Rotate, additive, kernel, rotary_angles, self_attention, visible
-from mapsto.model.dropout import Dropout
-from mapsto.model.layers import GatedGelu
+from mapsto.model.attention import (
+    PlainAttention,
+    Rotate,
+    additive_mask,
+    choose_kernel,
+    rotary_angles,
+    self_attention,
+    visibility,
+)
+from mapsto.model.layers import Dropout, GatedGelu
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import batches, collate, pack, row_length
 from mapsto.sequence.piece import Piece, Role
@@ -111,8 +118,8 @@ def test_who_sees_whom() -> None:
             [0, 0, 0, 0, 0, 0, 0, 1],
         ]
     ).bool()
-    assert torch.equal(visible(segments, roles)[0], expected)
-    near = visible(torch.ones(1, 6, dtype=torch.int32), torch.zeros(1, 6, dtype=torch.int8), window=2)[0]
+    assert torch.equal(visibility(segments, roles)[0], expected)
+    near = visibility(torch.ones(1, 6, dtype=torch.int32), torch.zeros(1, 6, dtype=torch.int8), window=2)[0]
     index = torch.arange(6)
     assert torch.equal(near, (index[:, None] - index).abs() <= 2)
 
@@ -125,8 +132,8 @@ def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype
     torch.manual_seed(0)
     qkv = torch.randn(2, length, 3 * 2 * 16, dtype=dtype, requires_grad=True)
     segments = torch.randint(1, 1 + examples, (2, length)).sort(dim=1).values
-    allowed = visible(segments, torch.zeros_like(segments, dtype=torch.int8))
-    mask = additive(allowed, dtype)
+    allowed = visibility(segments, torch.zeros_like(segments, dtype=torch.int8))
+    mask = additive_mask(allowed, dtype)
     assert (mask is None) == (examples == 1)
     wanted = qkv.detach().double().requires_grad_()
     q, k, v = wanted.view(2, length, 3, 2, 16).permute(2, 0, 3, 1, 4)
@@ -145,13 +152,15 @@ def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype
 
 
 def test_one_place_decides_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel(2, 128, torch.bfloat16, "cpu", training=True) == "plain"
-    assert {kernel(2, 128, torch.float32, "cpu", True), kernel(2, 128, torch.bfloat16, "cuda", True)} == {"fused"}
+    assert choose_kernel(2, 128, torch.bfloat16, "cpu", training=True) == "plain"
+    assert {choose_kernel(2, 128, torch.float32, "cpu", True), choose_kernel(2, 128, torch.bfloat16, "cuda", True)} == {
+        "fused"
+    }
     for amx, chosen in ((True, "fused"), (False, "plain")):
         monkeypatch.setattr("mapsto.model.attention.has_amx", lambda amx=amx: amx)
-        assert kernel(2, 128, torch.bfloat16, "cpu", training=False) == chosen
-        assert {kernel(2, 512, torch.bfloat16, "cpu", way) for way in (True, False)} == {chosen}
-        assert kernel(1, 64, torch.bfloat16, "cpu", training=False) == "fused"
+        assert choose_kernel(2, 128, torch.bfloat16, "cpu", training=False) == chosen
+        assert {choose_kernel(2, 512, torch.bfloat16, "cpu", way) for way in (True, False)} == {chosen}
+        assert choose_kernel(1, 64, torch.bfloat16, "cpu", training=False) == "fused"
 
 
 def test_rotary_turns_and_its_gradient() -> None:
@@ -177,16 +186,16 @@ def test_attention_written_out_equals_its_parts(
     turned: bool, rows: list[list[int]], kept: int, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What serves in bf16, held in fp64 against turn, products and softmax one after the other, however it is sliced."""
-    monkeypatch.setattr("mapsto.model.attention.SCORES_AT_ONCE", scores)
-    monkeypatch.setattr("mapsto.model.attention.LONGEST_KEPT_ROW", kept)
+    monkeypatch.setattr("mapsto.model.attention.MAX_SCORES_AT_ONCE", scores)
+    monkeypatch.setattr("mapsto.model.attention.MAX_SAVED_LENGTH", kept)
     torch.manual_seed(0)
     qkv = torch.randn(2, 6, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
     segments = torch.tensor(rows)
-    mask = additive(visible(segments, torch.zeros_like(segments, dtype=torch.int8)), torch.float64)
+    mask = additive_mask(visibility(segments, torch.zeros_like(segments, dtype=torch.int8)), torch.float64)
     rotary = rotary_angles(torch.arange(6).expand(2, 6)[..., None], 8, 10_000.0, torch.float64) if turned else None
 
     def ours(x: torch.Tensor) -> torch.Tensor:
-        return PlainAttention.apply(x, mask, 2, *(rotary or (None, None)), 0.0)
+        return PlainAttention.apply(x, mask, 2, rotary, 0.0)
 
     torch.testing.assert_close(ours(qkv), self_attention(qkv, mask, 2, rotary))
     assert torch.autograd.gradcheck(ours, (qkv,))
@@ -210,10 +219,10 @@ def test_attention_drops_weights_and_their_gradients_alike() -> None:
 
     def ours(x: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(1)
-        return PlainAttention.apply(x, mask, 2, None, None, 0.3)
+        return PlainAttention.apply(x, mask, 2, None, 0.3)
 
     assert torch.autograd.gradcheck(ours, (qkv,))
-    assert not torch.allclose(ours(qkv), PlainAttention.apply(qkv, mask, 2, None, None, 0.0))
+    assert not torch.allclose(ours(qkv), PlainAttention.apply(qkv, mask, 2, None, 0.0))
 
 
 def test_gated_gelu_equals_its_parts() -> None:

@@ -114,26 +114,28 @@ def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pyte
     base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     asked: list[tuple[Any, Any]] = []
-    plain = linear_probe._best
+    plain = linear_probe._choose_inverse_penalty
 
     def best(model: Any, features: Any, values: Any, *told: Any) -> float:
         asked.append((features, values))
         return plain(model, features, values, *told)
 
-    monkeypatch.setattr(linear_probe, "_best", best)
+    monkeypatch.setattr(linear_probe, "_choose_inverse_penalty", best)
     for method in ("probe", "contrast"):
         given = {"method": method, "device": "cpu", "precision": "fp32"}
         mapsto.fit("text -> label", rows, start=base, **given, **({"rate": 1e-2} if method == "contrast" else {}))
     (frozen, values), (judged, _) = asked
     np.testing.assert_allclose(judged, frozen, atol=1e-5)
     learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
-    sure, held = (linear_probe.logistic(learnt, values, 0, chosen_by=by).coef_ for by in (None, frozen))
+    sure, held = (
+        linear_probe.fit_logistic_regression(learnt, values, 0, selection_features=by).coef_ for by in (None, frozen)
+    )
     assert np.linalg.norm(held) < 0.8 * np.linalg.norm(sure)
 
 
 def test_any_seed_can_choose_a_penalty() -> None:
     features, values = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1] * 4)
-    assert linear_probe.logistic(features, values, LARGEST_SEED).coef_.shape == (1, 3)
+    assert linear_probe.fit_logistic_regression(features, values, LARGEST_SEED).coef_.shape == (1, 3)
 
 
 def test_contrast_needs_a_start_and_classes() -> None:

@@ -246,7 +246,7 @@ def _lengths(bound: Arrow, table: Table, start: str | None) -> list[str]:
     beginning = begin(start, None)
     rows = read_rows(replace(bound, targets=()), table, kinds.reading(bound), [])
     sources = make_sources(beginning, bound, rows, Options(), lambda text: None)
-    longest = make_config(beginning, Options(), bound.corrupted, sources).transformer.longest
+    longest = make_config(beginning, Options(), bound.corrupted, sources).transformer.max_tokens
     encoded = encode(bound, rows, sources, longest, "cut")
     what = f"the {longest} tokens that {start or 'a new model'} takes"
     unknown = list(filter(None, [unknown_in(encoded, sources)]))
@@ -276,11 +276,11 @@ def info(model: str, as_json: bool) -> None:
         "layers": held.config.transformer.layers,
         "width": held.config.transformer.width,
         "heads": held.config.transformer.heads,
-        "longest example": f"{held.config.longest} tokens",
+        "longest example": f"{held.config.max_tokens} tokens",
         "pooling": held.config.pooling,
     }
-    if held.config.front is not None:
-        facts["in front"] = str(held.config.front)
+    if held.config.backbone is not None:
+        facts["in front"] = str(held.config.backbone)
     if held.config.sentence is not None:
         facts["vectors"] = str(held.config.sentence)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in held.targets}

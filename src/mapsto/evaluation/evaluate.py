@@ -95,7 +95,7 @@ def evaluate(
     arrow = bind_to(mapping.arrow, table)
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
     faults = require_whole(rows, table.rejected, len(table), bad_rows)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", lie_in_raw(mapping.targets))
     notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
@@ -142,7 +142,7 @@ def _telling(progress: Progress, total: int, rows: int) -> Done:
 
 def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
     """What target `port` says of every row, (n, …): its outputs; the evidence of a kind that makes its answers of a source."""
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut", lie_in_raw(mapping.targets))
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", lie_in_raw(mapping.targets))
     if mapping.targets[port].readout.per_example:
         (found,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
         return found

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mapsto.model.layers import ACTIVATIONS, Activation, gated
+from mapsto.model.layers import ACTIVATIONS, Activation, gated_activation
 
 SMALL = 1e-6
 
@@ -75,6 +75,6 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: _attention,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
-    gated: _gated,
+    gated_activation: _gated,
     **{activation: _held(activation) for activation in (F.gelu, F.relu, F.silu, torch.tanh)},
 }

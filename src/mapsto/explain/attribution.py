@@ -130,7 +130,7 @@ class Explainer:
 
     def _encoded(self, rows: Rows) -> Encoded:
         mapping = self.mapping
-        return encode(mapping.arrow, rows, mapping.sources, mapping.config.longest, "cut", aligned=True)
+        return encode(mapping.arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
         """One explanation for each row, in order; so many rows at a time that few are held."""

@@ -84,7 +84,7 @@ def make_config(
         largest = next((source.max_tokens for source in read if source.max_tokens is not None), None)
         longest = max(LENGTH, options.length or 0) if largest is None else largest
         family = read[0].family if read else Source.family
-        made = zoo.family(family).fresh
+        made = zoo.get_family(family).new_config
         assert made is not None
         config = replace(made(width, options.layers or LAYERS, heads, longest), family=family, length=length)
         return _decoded(config, options) if restoring else config
@@ -109,13 +109,13 @@ def _decoded(config: ModelConfig, options: Options) -> ModelConfig:
         return config
     width = max(2, shape.width // 4 * 2)
     sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _heads(width)}
-    sizes["hidden"] = max(1, shape.hidden * width // shape.width)
+    sizes["feed_forward_width"] = max(1, shape.feed_forward_width * width // shape.width)
     return replace(config, decoder=huggingface.decoder_of(shape, sizes))
 
 
 def _undecoded(config: ModelConfig) -> ModelConfig:
     """Of the family that the stack is in, with its decoder or without one."""
-    other = zoo.family(config.family).undecoded
+    other = zoo.get_family(config.family).without_decoder
     return config if config.decoder is not None or other is None else replace(config, family=other)
 
 
@@ -143,7 +143,7 @@ def make_mapping(
     if body:
         raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
-        mapping.pooler.pass_through()
+        mapping.pooler.init_identity()
     return mapping
 
 

@@ -133,8 +133,8 @@ def fit_mapping(
                 provenance |= {"objective": options.objective} if wanted.corrupted else {}
                 provenance |= {"search": searched} if searched else {}
                 provenance |= {"temperatures": temperatures} if temperatures else {}
-                known = zoo.family(work.mapping.config.family)
-                if updates and (known.renamed or known.tower):
+                known = zoo.get_family(work.mapping.config.family)
+                if updates and (known.aliases or known.tower):
                     progress.say(
                         "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
                     )

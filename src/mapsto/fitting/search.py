@@ -349,7 +349,7 @@ def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     """(error, loss) of each answer to the first target: what held-out rows choose the weights of a run by."""
     arrow, target = bind_to(mapping.arrow, table), mapping.targets[0]
     rows = read_rows(arrow, table, mapping.sources, mapping.targets)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.longest, "cut")
+    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut")
     examples = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
     found = []
     for batch, hidden in over(mapping, as_scored(examples), next(mapping.parameters()).device):

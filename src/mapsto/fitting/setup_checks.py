@@ -121,7 +121,7 @@ def _limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> tuple[int, str, bool]:
     """The longest example in tokens, what happens to longer rows, and whether words must be known. Raises UsageError."""
-    most, units = config.transformer.longest, pretraining and options.shape in ("word", "span")
+    most, units = config.transformer.max_tokens, pretraining and options.shape in ("word", "span")
     if any(source.max_tokens is not None for source in (sources or {}).values()):
         return most, "cut", units
     if options.length is not None and options.length > most:

@@ -75,7 +75,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
 
 
 def _encoded(mapping: Mapping, rows: Rows) -> Examples:
-    longest = mapping.config.longest
+    longest = mapping.config.max_tokens
     encoded = encode(mapping.arrow, rows, mapping.sources, longest, "cut", aligned=True)
     return make_examples(mapping.arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
@@ -143,8 +143,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
     yield f"embed    {tuple(hidden.shape)}: rows, places, width"
-    if mapping.config.front is not None:
-        yield f"front    {mapping.config.front}"
+    if mapping.config.backbone is not None:
+        yield f"front    {mapping.config.backbone}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]

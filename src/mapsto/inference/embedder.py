@@ -82,9 +82,9 @@ def reading(mapping: Mapping, pooling: str | None) -> tuple[Read, int]:
     if pooling is not None and pooling not in (known := get_args(Pooling)):
         raise UsageError(f"no pooling {pooling!r}{near(str(pooling), known)}; there are: {', '.join(known)}")
     if pooling is not None:
-        return lambda hidden, batch: mapping.pool(hidden, batch, pooling), mapping.config.longest
+        return lambda hidden, batch: mapping.pool(hidden, batch, pooling), mapping.config.max_tokens
     said = mapping.config.sentence
-    return mapping.sentence, mapping.config.longest if said is None else said.longest
+    return mapping.sentence, mapping.config.max_tokens if said is None else said.max_tokens
 
 
 def vectors(

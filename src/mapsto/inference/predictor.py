@@ -86,7 +86,7 @@ class Predictor:
     @property
     def longest(self) -> int:
         """How many tokens of an example are read."""
-        return self.mapping.config.longest
+        return self.mapping.config.max_tokens
 
     def bound(self, table: Table) -> Arrow:
         """The arrow with the columns of a table. Raises UsageError."""

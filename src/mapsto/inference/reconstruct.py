@@ -42,7 +42,7 @@ def completed(
     if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
     corruption = Corruption(share, share, ahead=target.corruption.ahead)
-    longest = mapping.config.longest
+    longest = mapping.config.max_tokens
     pieces = [
         piece if len(piece) <= longest else source.cut(piece, longest)
         for piece in source.encode(values, 0, aligned=True)

@@ -21,7 +21,7 @@ from mapsto.errors import BadCell, DataError
 from mapsto.metrics import classification, intervals
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
-from mapsto.model.linear_probe import logistic
+from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Part, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
@@ -120,7 +120,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Logistic regression; classes without a row are hardly ever answered."""
         weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = logistic(features, values, seed, weights, selection_features)
+        fitted = fit_logistic_regression(features, values, seed, weights, selection_features)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:

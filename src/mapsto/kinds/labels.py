@@ -20,7 +20,7 @@ from mapsto.errors import BadCell, DataError
 from mapsto.metrics.classification import multilabel_macro_f1, multilabel_micro_f1
 from mapsto.metrics.intervals import Score, mean_score, with_interval
 from mapsto.model.layers import new_head
-from mapsto.model.linear_probe import logistic
+from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
@@ -103,7 +103,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         for at, column in enumerate(np.asarray(values).T):
             often = column.mean()
             if 0 < often < 1:
-                fitted = logistic(features, column > 0, seed, chosen_by=selection_features)
+                fitted = fit_logistic_regression(features, column > 0, seed, selection_features=selection_features)
                 weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[at] = 10.0 if often else -10.0

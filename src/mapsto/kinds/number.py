@@ -18,7 +18,7 @@ from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_absolute_error, r_squared, root_mean_squared_error
 from mapsto.model.layers import new_head
-from mapsto.model.linear_probe import ridge
+from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Attributable, Comparable, LinearProbe, Mixable
@@ -81,7 +81,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Ridge regression."""
-        return ridge(features, values, seed, selection_features)
+        return fit_ridge_regression(features, values, seed, selection_features)
 
     def constant_output(self, values: Ints) -> Tensor | None:
         """The mean."""

@@ -17,7 +17,7 @@ from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_cosine, mean_r_squared
 from mapsto.model.layers import new_head
-from mapsto.model.linear_probe import ridge
+from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import LinearProbe, Mixable
@@ -89,7 +89,7 @@ class Vector(LinearProbe, Mixable):
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Ridge regression."""
-        return ridge(features, values, seed, selection_features)
+        return fit_ridge_regression(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """A linear map that begins at the mean."""

@@ -1,6 +1,9 @@
-"""Attention over packed rows: who sees whom, the kernels that compute it, and rotary positions.
+"""Attention over packed rows: the mask, the kernels, and rotary positions.
 
-Legend of shapes: r rows, l row length, k length of the memory, h heads, e width of a head, d = h × e, a axes of position.
+Two kernels serve: torch's fused one, and one written out of plain products, which is faster on a CPU in bf16
+(`benchmarks/attention.py` measures both). `choose_kernel` is the only place that decides.
+
+Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads of a slice.
 """
 
 from __future__ import annotations
@@ -13,148 +16,169 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mapsto.device import has_amx
-from mapsto.model.dropout import keeping
+from mapsto.model.layers import dropout_mask
 from mapsto.sequence.piece import Role
 
+# Cosines and sines of rotary angles, (r, l, 1, e / 2) each.
+Rotary = tuple[Tensor, Tensor]
+
 # On a CPU in bf16 the plain products beat the fused kernel, forward and backward, at every length, when as many scores as a
-# core's cache holds are made, used and overwritten at a time; but not over a single short row. With AMX that was measured
-# for training on short rows alone. In fp32 the fused kernel wins (benchmarks/attention.py measures it).
-SCORES_AT_ONCE = 2**20
+# core's cache holds are computed, used and overwritten at a time; but not over a single short row. With AMX that was measured
+# for training on short rows alone. In fp32 the fused kernel wins.
+MAX_SCORES_AT_ONCE = 2**20
+MAX_PLAIN_LENGTH_WITH_AMX = 256
+MAX_FUSED_LENGTH_OF_SINGLE_ROW = 64
+
+# Weights of longer rows are computed again in the backward pass, which costs less than to keep them.
+MAX_SAVED_LENGTH = 256
 
 
-LONGEST_PLAIN_ROW_WITH_AMX, LONGEST_LONE_FUSED = 256, 64
-
-
-# Weights of longer rows are made again in the backward pass, which costs less than to keep them.
-LONGEST_KEPT_ROW = 256
-
-
-def visible(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
-    """Who sees whom, (r, l, l) of bool with the seeing token first.
+def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
+    """Return which token sees which, (r, l, l) of bool with the query token first.
 
     A source token sees the sources of its example, a causal token also the causal tokens up to itself, a parallel token
-    also all parallel tokens. Nobody sees another example; padding sees padding, so that no row of weights is empty.
+    also all parallel tokens. No token sees another example; padding sees padding, so that no row of weights is empty.
+
+    segments, roles: (r, l).
+    window: tokens seen to either side; None for all.
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     distance = index[:, None] - index[None, :]
-    seeing, seen = roles[:, :, None], roles[:, None, :]
-    before = (seen == Role.CAUSAL) & (seeing == Role.CAUSAL) & (distance >= 0)
-    beside = (seen == Role.PARALLEL) & (seeing == Role.PARALLEL)
-    allowed = (seen == Role.SOURCE) | before | beside
+    query_roles, key_roles = roles[:, :, None], roles[:, None, :]
+    is_causal = (key_roles == Role.CAUSAL) & (query_roles == Role.CAUSAL) & (distance >= 0)
+    is_parallel = (key_roles == Role.PARALLEL) & (query_roles == Role.PARALLEL)
+    allowed = (key_roles == Role.SOURCE) | is_causal | is_parallel
     allowed &= segments[:, :, None] == segments[:, None, :]
     return allowed if window is None else allowed & (distance.abs() <= window)
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The mask as it is added to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere. None where all is allowed, as in rows
-    of one picture each."""
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return the mask to add to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere.
+
+    None if everything is allowed, as in rows that hold one picture each: kernels are faster without a mask.
+    """
     if bool(allowed.all()):
         return None
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
-def kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
-    """Which attention kernel serves a call; the one place that decides, from measurement."""
+def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
+    """Return the faster kernel for `rows` rows of `length` tokens, as measured."""
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
     if has_amx():
-        return "plain" if training and length <= LONGEST_PLAIN_ROW_WITH_AMX else "fused"
-    return "fused" if not training and rows == 1 and length <= LONGEST_LONE_FUSED else "plain"
+        return "plain" if training and length <= MAX_PLAIN_LENGTH_WITH_AMX else "fused"
+    return "fused" if not training and rows == 1 and length <= MAX_FUSED_LENGTH_OF_SINGLE_ROW else "plain"
 
 
 def self_attention(
-    qkv: Tensor, mask: Tensor | None, heads: int, rotary: tuple[Tensor, Tensor] | None = None, dropout: float = 0.0
+    qkv: Tensor, mask: Tensor | None, heads: int, rotary: Rotary | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Attention of tokens to one another, (r, l, d), out of their fused projection (r, l, 3d); mask (r, 1, l, l)."""
+    """Return multi-head self-attention, (r, l, d).
+
+    qkv: queries, keys and values of one fused projection, (r, l, 3d).
+    mask: from `additive_mask`, (r, 1, l, l).
+    rotary: from `rotary_angles`; None leaves queries and keys as they are.
+    dropout: rate at which attention weights are dropped.
+    """
     training = torch.is_grad_enabled() and qkv.requires_grad
-    if kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
-        cos, sin = rotary or (None, None)
-        found: Tensor = PlainAttention.apply(qkv, mask, heads, cos, sin, dropout)  # type: ignore[no-untyped-call]
-        return found
+    if choose_kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
+        out: Tensor = PlainAttention.apply(qkv, mask, heads, rotary, dropout)  # type: ignore[no-untyped-call]
+        return out
     parts = qkv.view(*qkv.shape[:2], 3 * heads, -1)
     qk, v = parts[:, :, : 2 * heads], parts[:, :, 2 * heads :]
     if rotary is not None:
         qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
     q, k = qk.chunk(2, dim=2)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    return mixed.transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return out.transpose(1, 2).flatten(2)
 
 
 class PlainAttention(torch.autograd.Function):
-    """Rotary turn, scaled products and softmax over a fused projection (r, l, 3d), written out, slice by slice.
+    """Rotation, scaled products and softmax over a fused projection (r, l, 3d), written out slice by slice.
 
-    The turn brings queries and keys to where the products want them and scales them on the way; gradients go straight back
-    into one (r, l, 3d). Autograd would copy each of the three apart, transposed, and together again.
+    The rotation copies queries and keys to where the products want them and scales them on the way; gradients are written
+    straight into one (r, l, 3d). Autograd would copy each of the three apart, transposed, and together again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, cos: Tensor | None, sin: Tensor | None, dropout: float
+        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, rotary: Rotary | None, dropout: float
     ) -> Tensor:
         parts = qkv.view(*qkv.shape[:2], 3, heads, -1)
-        laid = qkv.new_empty(3, len(qkv), heads, qkv.shape[1], parts.shape[-1])
+        stacked = qkv.new_empty(3, len(qkv), heads, qkv.shape[1], parts.shape[-1])
         ctx.scale = parts.shape[-1] ** -0.5
-        _each(parts, laid.transpose(2, 3), cos, sin, ctx.scale, 1.0)
-        weights, kept, scores = None, None, _Scores(laid, mask)
-        if ctx.needs_input_grad[0] and (dropout or laid.shape[3] <= LONGEST_KEPT_ROW):
-            weights = laid.new_empty(*laid.shape[1:4], laid.shape[3])
-            kept = keeping(weights, dropout) if dropout else None
-        mixed = torch.empty_like(laid[0])
+        _rotate_qkv(parts, stacked.transpose(2, 3), rotary, ctx.scale, inverse=False)
+        weights, drop, scores = None, None, _Scores(stacked, mask)
+        # The drawn mask cannot be drawn again in the backward pass, so with dropout the weights are saved at any length.
+        if ctx.needs_input_grad[0] and (dropout or stacked.shape[3] <= MAX_SAVED_LENGTH):
+            weights = stacked.new_empty(*stacked.shape[1:4], stacked.shape[3])
+            drop = dropout_mask(weights, dropout) if dropout else None
+        out = torch.empty_like(stacked[0])
         for part in scores.slices():
-            q, k, v, out = (tensor[part].flatten(0, 1) for tensor in (*laid, mixed))
+            q, k, v, out_part = (tensor[part].flatten(0, 1) for tensor in (*stacked, out))
             w = scores.weights(q, k, part, None if weights is None else weights[part].flatten(0, 1))
-            torch.bmm(w if kept is None else w * kept[part].flatten(0, 1), v, out=out)
-        ctx.save_for_backward(laid, mask, weights, cos, sin, kept)
-        return mixed.transpose(1, 2).flatten(2)
+            torch.bmm(w if drop is None else w * drop[part].flatten(0, 1), v, out=out_part)
+        ctx.save_for_backward(stacked, mask, weights, drop, *(rotary or (None, None)))
+        return out.transpose(1, 2).flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        laid, mask, weights, cos, sin, kept = ctx.saved_tensors
-        of_mixed = gradients[0].view(laid.shape[1], laid.shape[3], laid.shape[2], -1).transpose(1, 2).contiguous()
-        of_laid, scores, spare = torch.empty_like(laid), _Scores(laid, mask), _Scores(laid, None)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        stacked, mask, weights, drop, cos, sin = ctx.saved_tensors
+        _, rows, heads, length, _ = stacked.shape
+        grad_out = gradients[0].view(rows, length, heads, -1).transpose(1, 2).contiguous()
+        grad_stacked, scores, grad_scores = torch.empty_like(stacked), _Scores(stacked, mask), _Scores(stacked, None)
         for part in scores.slices():
-            q, k, v, of_out, of_q, of_k, of_v = (tensor[part].flatten(0, 1) for tensor in (*laid, of_mixed, *of_laid))
+            tensors = (*stacked, grad_out, *grad_stacked)
+            q, k, v, grad_o, grad_q, grad_k, grad_v = (tensor[part].flatten(0, 1) for tensor in tensors)
             w = scores.weights(q, k, part) if weights is None else weights[part].flatten(0, 1)
-            of_w = torch.bmm(of_out, v.mT, out=spare.room(q))
-            if kept is None:
-                torch.bmm(w.mT, of_out, out=of_v)
+            grad_w = torch.bmm(grad_o, v.mT, out=grad_scores.buffer(q))
+            if drop is None:
+                torch.bmm(w.mT, grad_o, out=grad_v)
             else:
-                drop = kept[part].flatten(0, 1)
-                torch.bmm((w * drop).mT, of_out, out=of_v)
-                of_w.mul_(drop)
-            torch.ops.aten._softmax_backward_data.out(of_w, w, -1, w.dtype, grad_input=of_w)
-            torch.bmm(of_w, k, out=of_q)
-            torch.bmm(of_w.mT, q, out=of_k)
-        found = laid.new_empty(laid.shape[1], laid.shape[3], 3, laid.shape[2], laid.shape[4])
-        _each(of_laid.transpose(2, 3).permute(1, 2, 0, 3, 4), found.permute(2, 0, 1, 3, 4), cos, sin, ctx.scale, -1.0)
-        return found.flatten(2), None, None, None, None, None
+                drop_part = drop[part].flatten(0, 1)
+                torch.bmm((w * drop_part).mT, grad_o, out=grad_v)
+                grad_w.mul_(drop_part)
+            torch.ops.aten._softmax_backward_data.out(grad_w, w, -1, w.dtype, grad_input=grad_w)
+            torch.bmm(grad_w, k, out=grad_q)
+            torch.bmm(grad_w.mT, q, out=grad_k)
+        grad = stacked.new_empty(rows, length, 3, heads, stacked.shape[4])
+        grad_parts = grad_stacked.transpose(2, 3).permute(1, 2, 0, 3, 4)
+        rotary = None if cos is None else (cos, sin)
+        # The gradient of a rotation is the rotation back.
+        _rotate_qkv(grad_parts, grad.permute(2, 0, 1, 3, 4), rotary, ctx.scale, inverse=True)
+        return grad.flatten(2), None, None, None, None
 
 
 class _Scores:
-    """Room for the scores of as many rows, or heads of one row, as are made at once."""
+    """Buffer for the scores of as many rows, or heads of one row, as are computed at once.
 
-    def __init__(self, laid: Tensor, mask: Tensor | None) -> None:
-        """laid: (3, r, h, l, e); mask (r, 1, l, l)."""
+    stacked: queries, keys and values, (3, r, h, l, e).
+    mask: (r, 1, l, l).
+    """
+
+    def __init__(self, stacked: Tensor, mask: Tensor | None) -> None:
         self.mask = mask
-        _, self.rows, heads, self.length, _ = laid.shape
-        at_once = max(1, SCORES_AT_ONCE // self.length**2)
-        self.heads, self.some_rows, self.some_heads = heads, max(1, at_once // heads), min(heads, at_once)
-        self.memory = laid.new_empty(min(self.some_rows, self.rows) * self.some_heads, self.length, self.length)
+        _, self.rows, self.heads, self.length, _ = stacked.shape
+        num_heads = max(1, MAX_SCORES_AT_ONCE // self.length**2)
+        self.slice_rows, self.slice_heads = max(1, num_heads // self.heads), min(self.heads, num_heads)
+        size = min(self.slice_rows, self.rows) * self.slice_heads
+        self.memory = stacked.new_empty(size, self.length, self.length)
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
-        """Which rows, and which heads of them, one after the other."""
-        for row in range(0, self.rows, self.some_rows):
-            for head in range(0, self.heads, self.some_heads):
-                yield slice(row, row + self.some_rows), slice(head, head + self.some_heads)
+        """Yield the slices of rows and heads, one after the other."""
+        for row in range(0, self.rows, self.slice_rows):
+            for head in range(0, self.heads, self.slice_heads):
+                yield slice(row, row + self.slice_rows), slice(head, head + self.slice_heads)
 
-    def room(self, q: Tensor) -> Tensor:
-        """Where the scores of a slice of queries (m, l, e) go, (m, l, l)."""
+    def buffer(self, q: Tensor) -> Tensor:
+        """Return room for the scores (m, l, l) of a slice of queries (m, l, e); each call returns the same memory."""
         return self.memory[: len(q)]
 
     def weights(self, q: Tensor, k: Tensor, part: tuple[slice, slice], out: Tensor | None = None) -> Tensor:
-        """softmax(q kᵀ + mask), (m, l, l), of a slice, in `out` or here."""
-        out = self.room(q) if out is None else out
+        """Return softmax(q kᵀ + mask), (m, l, l), of the slice `part`, written to `out` or to the buffer."""
+        out = self.buffer(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
         if self.mask is not None:
             mask = self.mask[part[0]]
@@ -162,21 +186,22 @@ class _Scores:
         return torch.softmax(out, -1, out=out)
 
 
-def _each(parts: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None, scale: float, way: float) -> None:
-    """Queries turned and scaled, keys turned, values as they are: (r, l, 3, h, e) → `out` (3, r, l, h, e)."""
-    if cos is None or sin is None:
+def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float, inverse: bool) -> None:
+    """Write (r, l, 3, h, e) to `out` (3, r, l, h, e): queries rotated and scaled, keys rotated, values copied."""
+    if rotary is None:
         torch.mul(parts[:, :, 0], scale, out=out[0])
         out[1:].copy_(parts[:, :, 1:].permute(2, 0, 1, 3, 4))
         return
-    _turn(parts[:, :, 0], cos * scale, sin * scale, way, out[0])
-    _turn(parts[:, :, 1], cos, sin, way, out[1])
+    cos, sin = rotary
+    _rotate(parts[:, :, 0], (cos * scale, sin * scale), inverse, out[0])
+    _rotate(parts[:, :, 1], rotary, inverse, out[1])
     out[2].copy_(parts[:, :, 2])
 
 
-def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
+def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> Rotary:
+    """Return cosines and sines, (r, l, 1, e / 2), of rotary positions (r, l, a) (Su et al. 2021).
 
-    With several axes each axis turns an equal share of the planes.
+    With several axes each axis rotates an equal share of the planes.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
@@ -186,25 +211,27 @@ def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.
 
 
 class Rotate(torch.autograd.Function):
-    """Turn the planes (i, i + e / 2) of (r, l, h, e) by their angles.
+    """Rotation of the planes (i, i + e / 2) of (r, l, h, e) by their angles.
 
-    The gradient is the turn back. Written out, this takes a third of the passes over memory that autograd would take.
+    The gradient is the rotation back. Written out, this takes a third of the passes over memory that autograd would take.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
+        return _rotate(x, (cos, sin), inverse=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(gradients[0], cos, sin, -1.0), None, None
+        return _rotate(gradients[0], (cos, sin), inverse=True), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: float, out: Tensor | None = None) -> Tensor:
+def _rotate(x: Tensor, rotary: Rotary, inverse: bool, out: Tensor | None = None) -> Tensor:
+    cos, sin = rotary
+    sign = -1.0 if inverse else 1.0
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
-    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-way)
-    torch.mul(second, cos, out=other).addcmul_(first, sin, value=way)
+    (x1, x2), (out1, out2) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(x1, cos, out=out1).addcmul_(x2, sin, value=-sign)
+    torch.mul(x2, cos, out=out2).addcmul_(x1, sin, value=sign)
     return out

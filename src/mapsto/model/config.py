@@ -1,4 +1,8 @@
-"""Config."""
+"""Configuration of a model: the Transformer stack, and how vectors are read from it.
+
+Families in zoo/ translate a published `config.json` to these dataclasses and back. Numbers that follow from others are
+properties, so that each is stored once.
+"""
 
 from __future__ import annotations
 
@@ -11,57 +15,65 @@ from mapsto.model.layers import Activation, TransformConfig
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Everything that tells one published stack from another.
+    """Shape of a Transformer stack; its fields cover every published family in zoo/."""
 
-    hidden: width inside the feed-forward part (after gating). window: tokens seen to either side in local layers, for
-    layers that are not a multiple of `global_every`. rotary_base_local: base of the rotary angles in local layers.
-    embedding_width: width of the embeddings, where a linear map brings them to `width` (None: they have it already).
-    shared_layers: all layers are one and the same. languages: rows of a table that is kept but not added, as the
-    reference does where no language is named. layer_scale: what each part of a layer is multiplied by at first, channel by
-    channel, before it is added (CaiT, Touvron et al. 2021); None where it is added as it is. vector_norm: of the first token
-    alone, where the vector of a bare model is asked for; no head reads it, so it is kept and not trained. key_bias: whether keys
-    have a bias where the rest of a layer has, which attention cannot tell. map_bias: likewise whether a linear map has one that
-    brings tokens of another width to this one. final_epsilon: of the norm at the end, where it is another.
-    """
-
+    # Width of hidden states.
     width: int = 256
+    # Width of the embeddings if a linear map brings them to `width` (ALBERT, ELECTRA); None: they are of `width` already.
     embedding_width: int | None = None
     layers: int = 6
+    # Whether all layers use one set of weights (ALBERT).
     shared_layers: bool = False
+    # Attention heads per layer; each is width / heads wide, which must be even.
     heads: int = 4
-    hidden: int = 688
+    # Width inside the feed-forward part, after gating.
+    feed_forward_width: int = 688
     norm: Literal["layer", "rms"] = "layer"
+    # Whether a norm stands before each part of a layer, or after its residual sum.
     norm_place: Literal["pre", "post"] = "pre"
     norm_epsilon: float = 1e-5
     norm_bias: bool = False
+    # Whether the linear maps of a layer have biases.
     bias: bool = False
     activation: Activation = "gelu"
+    # Whether the feed-forward part is gated (GLU variants, Shazeer 2020).
     gated: bool = True
+    # Rotary angles, a learned table, or none where the embedder adds positions itself (pictures).
     positions: Literal["rotary", "absolute", "none"] = "rotary"
     max_positions: int = 512
+    # Index in the table of positions of an example's first token (RoBERTa counts from behind the padding id).
     position_offset: int = 0
-    axes: int = 1
+    # Base of the rotary angles in global layers, and in local ones.
     rotary_base: float = 10_000.0
     rotary_base_local: float = 10_000.0
+    # Tokens seen to either side in local layers, which are those that are not a multiple of `global_every`; None: all global.
     window: int | None = None
     global_every: int = 1
+    # Entries of the table of token types, one for each source of an arrow; 0: no table.
     token_types: int = 0
+    # Entries of XLM's table of languages, which is stored but not added where no language is named; 0: no table.
     languages: int = 0
+    # Whether a norm stands behind the embeddings.
     embedding_norm: bool = True
+    # Whether the first pre-norm layer has its norm although the embeddings are normalised already.
     first_norm: bool = False
+    # Whether a norm stands behind the last layer, and its epsilon if that is not `norm_epsilon`.
     final_norm: bool = True
-    cross_attention: bool = False
+    final_epsilon: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    # Initial scale, per channel, of what each part of a layer adds (CaiT, Touvron et al. 2021); None: no scale.
     layer_scale: float | None = None
+    # Whether a bare model normalises its vector of the first token (CLIP). No head reads it, so it is not trained.
     vector_norm: bool = False
+    # Whether keys have a bias where the other maps have one. It cannot change attention, and some families leave it out.
     key_bias: bool = True
-    map_bias: bool = True
-    final_epsilon: float | None = None
+    # Whether the linear map from another width to this one has a bias where the other maps have one.
+    projection_bias: bool = True
 
     @property
-    def longest(self) -> int:
-        """Tokens the stack can take at once."""
+    def max_tokens(self) -> int:
+        """Tokens of an example that the stack can take at once."""
         return self.max_positions - self.position_offset
 
     @property
@@ -70,12 +82,12 @@ class TransformerConfig:
         return self.embedding_width or self.width
 
     @property
-    def blocks(self) -> int:
+    def num_blocks(self) -> int:
         """Layers with weights of their own."""
         return 1 if self.shared_layers else self.layers
 
     def is_local(self, layer: int) -> bool:
-        """Whether `layer` sees its window only."""
+        """Return whether attention in `layer` is limited to the window."""
         return self.window is not None and layer % self.global_every != 0
 
 
@@ -84,46 +96,50 @@ Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """How a sentence encoder was trained to make its vectors: from the first token or the mean of at most `longest` tokens,
-    scaled to length 1 when `unit`."""
+    """Readout of a sentence encoder, as it was trained."""
 
+    # The first token, or the mean of all.
     pooling: Literal["first", "mean"]
-    unit: bool
-    longest: int
+    # Whether vectors are scaled to length 1.
+    normalize: bool
+    # Tokens of a text that are read; the rest is cut.
+    max_tokens: int
 
     def __str__(self) -> str:
         place = "the first token" if self.pooling == "first" else "the mean"
-        return f"{place} of at most {self.longest} tokens{', scaled to length 1' if self.unit else ''}"
+        return f"{place} of at most {self.max_tokens} tokens{', scaled to length 1' if self.normalize else ''}"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model but for its vocabulary and its answers.
+    """Shape of a model, without its vocabulary and its answers."""
 
-    pooling: where a pooled answer is read: the first token, the mean of the example's tokens, or that mean normalised;
-    the mean of all but the `frame` first ones, or the first token and that mean, end to end.
-    pooler: the dense layer behind it. vocabulary_head: the dense layer before the vocabulary. Either may be missing.
-    sentence: the vectors of a sentence encoder that was not trained further here. length: the most tokens of an example
-    that it was fitted to and reads, where the Transformer takes more. pooled_norm: whether a norm of its own, with weights,
-    stands behind the pooling. front: the network that makes the embedded tokens, where it is one of its own. decoder: the stack
-    that puts hidden tokens back; then the Transformer reads the others alone. None: it reads all, the hidden ones as a mask.
-    queries: learnt tokens at the end of what is read, which answers about its parts are read from. between: whether the embedder
-    tells behind every layer but the last where tokens stand.
-    """
-
+    # Module name in zoo/: the model_type of config.json.
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    # Vector that pooled answers read: the first token; the mean of the example's tokens, plain or normalised; the mean of all
+    # but the prefix tokens; or the first token and that mean, concatenated.
     pooling: Pooling = "mean"
+    # Dense layer between the pooled vector and its head; None: none.
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
+    # Dense layer between a hidden token and the vocabulary; None: none.
     vocabulary_head: TransformConfig | None = field(default_factory=TransformConfig)
+    # Readout of a sentence encoder that was not trained further here.
     sentence: SentenceConfig | None = None
+    # Tokens of an example that the model was fitted to, if fewer than the Transformer takes.
     length: int | None = None
-    frame: int = 1
+    # Special tokens in front of a picture's patches (class and distillation tokens, registers).
+    num_prefix_tokens: int = 1
+    # Whether a norm with weights stands behind the pooling (ConvNeXt).
     pooled_norm: bool = False
-    front: ConvolutionConfig | None = None
+    # Convolutional network that makes the embedded tokens; None: the embedder is a linear map or a table.
+    backbone: ConvolutionConfig | None = None
+    # Stack that restores hidden tokens (MAE); the Transformer then reads the visible ones alone. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
-    queries: int = 0
-    between: bool = False
+    # Learned tokens behind the patches that answers about parts of a picture are read from (YOLOS).
+    num_queries: int = 0
+    # Whether the embedder adds position embeddings again behind every layer but the last (YOLOS).
+    mid_positions: bool = False
 
     @property
     def pooled_width(self) -> int:
@@ -131,12 +147,12 @@ class ModelConfig:
         return self.transformer.width * (2 if self.pooling == "first_mean" else 1)
 
     @property
-    def longest(self) -> int:
-        """How many tokens of an example are read; what is longer is cut, or read in windows of so many."""
-        return self.length or self.transformer.longest
+    def max_tokens(self) -> int:
+        """Tokens of an example that are read; a longer one is cut, or read in windows of this length."""
+        return self.length or self.transformer.max_tokens
 
     @property
-    def counted(self) -> int:
-        """How far names of weights count: the layers of a stack, or what stands in a stage of the network in front."""
-        others = self.decoder.layers if self.decoder else 0, self.front.counted if self.front else 0
-        return max(self.transformer.layers, *others)
+    def num_indices(self) -> int:
+        """Upper bound of the indices in names of weights: layers of a stack, or modules of a convolutional stage."""
+        decoder_layers = self.decoder.layers if self.decoder else 0
+        return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

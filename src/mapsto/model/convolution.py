@@ -1,7 +1,9 @@
-"""Published convolutional networks, as what stands in front of a Transformer: from pictures to a grid of features.
+"""Convolutional networks (VGG, ResNet, ConvNeXt) as the backbone in front of a Transformer: pictures → grid of features.
 
-A network has a `stem`, where there is one, and `blocks`, so that rates by layer and names of weights find its stages.
-Legend of shapes: n pictures, c channels, h rows, w columns, d width of the last grid.
+A network has a `stem`, where there is one, and `blocks`, its stages, so that learning rates by layer and names of published
+weights find them. Names and defaults of the configurations are part of a source's fingerprint: changing one ends resuming.
+
+Legend of shapes: n pictures, c channels, h height, w width, d channels of the last grid.
 """
 
 from __future__ import annotations
@@ -17,24 +19,25 @@ from torch import Tensor, nn
 from mapsto.model.layers import Activation, LayerNorm, Linear
 
 NORM_EPSILON = {"batch": 1e-5, "layer": 1e-6}
-
-
-BOTTLENECK, WIDENED = 4, 4
+# A bottleneck of ResNet is this many times narrower inside; a layer of ConvNeXt this many times wider.
+BOTTLENECK, EXPANSION = 4, 4
 
 
 class Network(nn.Module, ABC):
-    """What makes a grid of features of pictures."""
+    """Convolutional network from pictures (n, 3, h, w) to a grid of features."""
 
     @abstractmethod
     def stages(self, x: Tensor) -> list[Tensor]:
-        """What each stage makes of pictures (n, 3, h, w), (n, c, h, w) each; of a VGG before it is halved."""
+        """Return the grid (n, c, h, w) behind each stage; for a VGG, before the pooling that ends the stage."""
 
 
 @dataclass(frozen=True)
 class ConvolutionConfig(ABC):
-    """What the networks share. widths, depths: channels and layers of each stage."""
+    """Shape of a convolutional network: the fields all of them share."""
 
+    # Channels of each stage.
     widths: tuple[int, ...]
+    # Layers of each stage.
     depths: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -47,28 +50,30 @@ class ConvolutionConfig(ABC):
         return self.widths[-1]
 
     @property
-    def counted(self) -> int:
-        """How far names of weights count what stands in one stage."""
+    def num_indices(self) -> int:
+        """Upper bound of the indices that names of weights give to the modules of a stage."""
         return max(self.depths)
 
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Pixels along a side of what one cell of the last grid stands for."""
+        """Pixels along a side of the square that one cell of the last grid stands for."""
 
     @abstractmethod
     def network(self) -> Network:
-        """(n, 3, h, w) → (n, d, h / stride, w / stride), for sides that are multiples of the stride."""
+        """Build the network, (n, 3, h, w) → (n, d, h / stride, w / stride), for sides that are multiples of the stride."""
 
 
 @dataclass(frozen=True)
 class PlainConfig(ConvolutionConfig):
-    """VGG (Simonyan & Zisserman 2015) up to its classifier. normed: whether each convolution is normalised."""
+    """Shape of a VGG (Simonyan & Zisserman 2015) without its classifier."""
 
+    # Whether a batch norm follows each convolution.
     normed: bool = False
 
     @property
-    def counted(self) -> int:
+    def num_indices(self) -> int:
+        # VGG numbers all its modules in one sequence: convolution, norm, ReLU, and a pooling per stage.
         return sum(self.depths) * (3 if self.normed else 2) + len(self.depths)
 
     @property
@@ -81,12 +86,15 @@ class PlainConfig(ConvolutionConfig):
 
 @dataclass(frozen=True)
 class ResidualConfig(ConvolutionConfig):
-    """ResNet (He et al. 2016). stem: channels in front of the stages. bottleneck: layers of three convolutions, not two.
-    halved_at_once: the first stage halves the grid too. halved_early: a bottleneck does it in its first convolution."""
+    """Shape of a ResNet (He et al. 2016)."""
 
+    # Channels of the first convolution.
     stem: int = 64
+    # Whether layers are bottlenecks of three convolutions, rather than two convolutions.
     bottleneck: bool = True
+    # Whether the first stage halves the grid, as the others do.
     halved_at_once: bool = False
+    # Whether a bottleneck halves the grid in its first convolution, rather than in its second.
     halved_early: bool = False
 
     @property
@@ -99,11 +107,12 @@ class ResidualConfig(ConvolutionConfig):
 
 @dataclass(frozen=True)
 class ConvNextConfig(ConvolutionConfig):
-    """ConvNeXt (Liu et al. 2022). patch: pixels along a side of what the stem maps. scale: what each layer is multiplied by at
-    first before it is added; None where it is added as it is."""
+    """Shape of a ConvNeXt (Liu et al. 2022)."""
 
+    # Pixels along a side of the patches that the stem maps.
     patch: int = 4
     activation: Activation = "gelu"
+    # Initial scale, per channel, of what a layer adds; None: no scale.
     scale: float | None = 1e-6
 
     @property
@@ -115,8 +124,10 @@ class ConvNextConfig(ConvolutionConfig):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by the statistics that come with the weights, in training too, as in DETR (Carion et al. 2020): scale
-    and shift learn, the statistics stay, so that no picture depends on those beside it."""
+    """Batch norm with the statistics that come with the weights, in training too, as in DETR (Carion et al. 2020).
+
+    Scale and shift learn, the statistics stay, so that no picture's features depend on the other pictures of its batch.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,50 +139,50 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=NORM_EPSILON["batch"])
 
 
-def _convolution(into: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """One that keeps the grid, but for its stride, and at first the spread of what goes through a ReLU (He et al. 2015)."""
-    made = nn.Conv2d(into, out, side, stride, padding=side // 2, bias=bias)
-    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
-    if made.bias is not None:
-        nn.init.zeros_(made.bias)
-    return made
+def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """Build a padded convolution with weights that keep the variance of what passes a ReLU (He et al. 2015)."""
+    convolution = nn.Conv2d(in_channels, out, side, stride, padding=side // 2, bias=bias)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return convolution
 
 
 class Plain(Network):
-    """Stages of 3 × 3 convolutions, each stage halved at its end; numbered through, as they are published."""
+    """VGG: stages of 3 × 3 convolutions, each ended by a pooling; one sequence of modules, numbered as it is published."""
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
-        parts: list[nn.Module] = []
-        into = 3
+        modules: list[nn.Module] = []
+        in_channels = 3
         for width, depth in zip(config.widths, config.depths, strict=True):
             for _ in range(depth):
-                parts.append(_convolution(into, width, 3, bias=True))
-                parts += [BatchNorm(width)] if config.normed else []
-                parts.append(nn.ReLU())
-                into = width
-            parts.append(nn.MaxPool2d(2))
-        self.blocks = nn.Sequential(*parts)
+                modules.append(_convolution(in_channels, width, 3, bias=True))
+                modules += [BatchNorm(width)] if config.normed else []
+                modules.append(nn.ReLU())
+                in_channels = width
+            modules.append(nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*modules)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x)
         return out
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for part in self.blocks:
-            if isinstance(part, nn.MaxPool2d):
-                found.append(x)
-            x = part(x)
-        return found
+        grids = []
+        for module in self.blocks:
+            if isinstance(module, nn.MaxPool2d):
+                grids.append(x)
+            x = module(x)
+        return grids
 
 
-class Normed(nn.Module):
-    """A convolution without bias, normalised."""
+class NormedConvolution(nn.Module):
+    """Convolution without bias, followed by a batch norm."""
 
-    def __init__(self, into: int, out: int, side: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out: int, side: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = _convolution(into, out, side, stride)
+        self.convolution = _convolution(in_channels, out, side, stride)
         self.norm = BatchNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,19 +191,27 @@ class Normed(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """Convolutions whose result is added to what came in; nothing at first, so that random weights of any depth can learn
-    although nothing is normalised by its own statistics (Goyal et al. 2017)."""
+    """Layer of a ResNet: convolutions and the shortcut around them.
 
-    def __init__(self, config: ResidualConfig, into: int, out: int, stride: int) -> None:
+    The last norm's scale is zero at first (Goyal et al. 2017), so that random weights of any depth can learn although
+    nothing is normalised by its own statistics.
+    """
+
+    def __init__(self, config: ResidualConfig, in_channels: int, out: int, stride: int) -> None:
         super().__init__()
         if config.bottleneck:
             inner = out // BOTTLENECK
             first, second = (stride, 1) if config.halved_early else (1, stride)
-            parts = [Normed(into, inner, 1, first), Normed(inner, inner, 3, second), Normed(inner, out, 1)]
+            parts = [
+                NormedConvolution(in_channels, inner, 1, first),
+                NormedConvolution(inner, inner, 3, second),
+                NormedConvolution(inner, out, 1),
+            ]
         else:
-            parts = [Normed(into, out, 3, stride), Normed(out, out, 3)]
+            parts = [NormedConvolution(in_channels, out, 3, stride), NormedConvolution(out, out, 3)]
         self.parts = nn.ModuleList(parts)
-        self.shortcut = Normed(into, out, 1, stride) if into != out or stride > 1 else nn.Identity()
+        has_new_shape = in_channels != out or stride > 1
+        self.shortcut = NormedConvolution(in_channels, out, 1, stride) if has_new_shape else nn.Identity()
         nn.init.zeros_(parts[-1].norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,18 +223,18 @@ class ResidualLayer(nn.Module):
 
 
 class Residual(Network):
-    """A wide convolution and a pool, which make the grid four times smaller, and the stages."""
+    """ResNet: a wide convolution and a pooling, which make the grid four times smaller, and the stages."""
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
-        self.stem = Normed(3, config.stem, 7, 2)
+        self.stem = NormedConvolution(3, config.stem, 7, 2)
         stages = []
-        into = config.stem
+        in_channels = config.stem
         for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             stride = 2 if stage or config.halved_at_once else 1
-            first = ResidualLayer(config, into, width, stride)
+            first = ResidualLayer(config, in_channels, width, stride)
             stages.append(nn.Sequential(first, *(ResidualLayer(config, width, width, 1) for _ in range(depth - 1))))
-            into = width
+            in_channels = width
         self.blocks = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,45 +242,45 @@ class Residual(Network):
 
     def stages(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2, padding=1)
-        return _each(self.blocks, x)
+        return _run_stages(self.blocks, x)
 
 
-def _shrinking(into: int, out: int, side: int) -> nn.Conv2d:
-    """A linear map of what stands in squares of `side`."""
-    made = nn.Conv2d(into, out, side, side)
-    nn.init.normal_(made.weight, std=0.02)
-    nn.init.zeros_(made.bias)  # type: ignore[arg-type]
-    return made
+def _patch_projection(in_channels: int, out: int, side: int) -> nn.Conv2d:
+    """Build a linear map of squares of `side` cells, which makes the grid that much smaller."""
+    projection = nn.Conv2d(in_channels, out, side, side)
+    nn.init.normal_(projection.weight, std=0.02)
+    nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+    return projection
 
 
-def _each(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
-    """What each stage makes of what the one before it made."""
-    found = []
+def _run_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """Return the output of each stage; each reads the one before it."""
+    grids = []
     for stage in stages:
         x = stage(x)
-        found.append(x)
-    return found
+        grids.append(x)
+    return grids
 
 
-def _of_channels(norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm` over the channels of (n, c, h, w)."""
+def _norm_channels(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply `norm` over the channels of (n, c, h, w)."""
     out: Tensor = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return out
 
 
 class ConvNextLayer(nn.Module):
-    """What each channel has around it, normalised, through a wide layer, added to what came in."""
+    """Layer of a ConvNeXt: 7 × 7 convolution of each channel, norm and a wide feed-forward part, added to its input."""
 
     def __init__(self, config: ConvNextConfig, width: int) -> None:
         super().__init__()
         self.activation = config.activation
         self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = LayerNorm(width, NORM_EPSILON["layer"])
-        self.up, self.down = Linear(width, WIDENED * width), Linear(WIDENED * width, width)
+        self.up, self.down = Linear(width, EXPANSION * width), Linear(EXPANSION * width, width)
         self.scale = None if config.scale is None else nn.Parameter(torch.full((width,), config.scale))
-        for part in (self.around, self.up, self.down):
-            nn.init.normal_(part.weight, std=0.02)
-            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+        for module in (self.around, self.up, self.down):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.down(self.up(self.norm(self.around(x).permute(0, 2, 3, 1)), self.activation))
@@ -270,34 +289,37 @@ class ConvNextLayer(nn.Module):
 
 
 class ConvNextStage(nn.Module):
-    """Layers behind a normalised halving of the grid, where it is halved."""
+    """Stage of a ConvNeXt: its layers, after a norm and a halving of the grid in all stages but the first.
 
-    def __init__(self, config: ConvNextConfig, into: int | None, width: int, depth: int) -> None:
+    in_channels: channels of the stage before; None for the first stage.
+    """
+
+    def __init__(self, config: ConvNextConfig, in_channels: int | None, width: int, depth: int) -> None:
         super().__init__()
-        self.norm = None if into is None else LayerNorm(into, NORM_EPSILON["layer"])
-        self.halving = None if into is None else _shrinking(into, width, 2)
+        self.norm = None if in_channels is None else LayerNorm(in_channels, NORM_EPSILON["layer"])
+        self.halving = None if in_channels is None else _patch_projection(in_channels, width, 2)
         self.layers = nn.Sequential(*(ConvNextLayer(config, width) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm is not None and self.halving is not None:
-            x = self.halving(_of_channels(self.norm, x))
+            x = self.halving(_norm_channels(self.norm, x))
         out: Tensor = self.layers(x)
         return out
 
 
 class ConvNext(Network):
-    """A linear map of small patches, normalised, and the stages."""
+    """ConvNeXt: a linear map of small patches, normalised, and the stages."""
 
     def __init__(self, config: ConvNextConfig) -> None:
         super().__init__()
-        self.stem = _shrinking(3, config.widths[0], config.patch)
+        self.stem = _patch_projection(3, config.widths[0], config.patch)
         self.norm = LayerNorm(config.widths[0], NORM_EPSILON["layer"])
-        before = (None, *config.widths[:-1])
-        shapes = zip(before, config.widths, config.depths, strict=True)
+        in_channels = (None, *config.widths[:-1])
+        shapes = zip(in_channels, config.widths, config.depths, strict=True)
         self.blocks = nn.ModuleList(ConvNextStage(config, *shape) for shape in shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(x)[-1]
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        return _each(self.blocks, _of_channels(self.norm, self.stem(x)))
+        return _run_stages(self.blocks, _norm_channels(self.norm, self.stem(x)))

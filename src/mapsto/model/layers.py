@@ -1,4 +1,7 @@
-"""Layers."""
+"""Layers that keep fp32 weights and compute in the precision of their input, so that a bf16 step needs no autocast.
+
+Legend of shapes: m vectors, d width, f width inside a feed-forward part.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,14 +19,13 @@ from mapsto.model import matmul
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh"]
 
-
-STEEPNESS = 1.702  # of the quick gelu
-
+# Slope of the sigmoid in CLIP's approximation of GELU.
+QUICK_GELU_SLOPE = 1.702
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: F.silu(STEEPNESS * x) / STEEPNESS,
+    "quick_gelu": lambda x: F.silu(QUICK_GELU_SLOPE * x) / QUICK_GELU_SLOPE,
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
@@ -30,36 +33,38 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class Linear(nn.Linear):
-    """A linear map that computes in the precision of its input while its weights stay as they are.
+    """Linear map that computes in the precision of its input while its weights keep theirs.
 
-    So fp32 weights are their own masters: a bf16 step needs no second copy and no autocast.
+    fp32 weights are thus their own master copies: a bf16 step needs no second copy and no autocast.
     """
 
+    # Weight in the layout of the CPU's bf16 kernels, after `pack`.
     packed: Tensor | None = None
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
-        """`activation` of the linear map of x, (…, in) → (…, out)."""
+        """Return activation(x Wᵀ + b), (…, in) → (…, out)."""
+        # A packed product applies the activation before it writes its result: one pass over memory fewer.
         if self.packed is not None and activation in matmul.POST_OPS:
             return matmul.packed_linear(x, self.packed, self.bias, activation)
-        x = self.product(x)
+        x = self.project(x)
         return x if activation is None else ACTIVATIONS[activation](x)
 
-    def product(self, x: Tensor) -> Tensor:
-        """The linear map alone."""
+    def project(self, x: Tensor) -> Tensor:
+        """Return x Wᵀ + b without activation."""
         if self.packed is not None:
             return matmul.packed_linear(x, self.packed, self.bias, None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return matmul.product(x, self.weight.to(x.dtype), bias)
+        return matmul.linear(x, self.weight.to(x.dtype), bias)
 
     def pack(self) -> None:
-        """Give up learning: only answer from now on, with the weights laid out as the products want them."""
-        self.packed = matmul.pack(self.weight)
+        """Replace the weight by its packed form where that is faster; the layer can then predict but not learn."""
+        self.packed = matmul.pack_weight(self.weight)
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 def new_head(width: int, out: int) -> Linear:
-    """A linear map (m, width) → (m, out) that begins near zero."""
+    """Build a linear head (m, width) → (m, out) with small random weights and zero biases."""
     head = Linear(width, out)
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
@@ -81,20 +86,53 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
 
 
+def dropout_mask(like: Tensor, rate: float) -> Tensor:
+    """Draw a dropout mask of the shape and dtype of `like`: 0 with probability `rate`, else 1 / (1 − rate).
+
+    The mask depends on torch's generator alone. On a CPU torch draws one number at a time, which costs more than the product
+    the mask goes into; so one key is drawn from it, and each element takes one byte of a fast generator seeded with that key.
+    Rates are thus rounded to a multiple of 1/256.
+    """
+    if like.device.type != "cpu":
+        return F.dropout(torch.ones_like(like), rate)
+    threshold = round(256 * rate)
+    key = int(torch.randint(2**62, ()))
+    random_bytes = np.frombuffer(np.random.Generator(np.random.SFC64(key)).bytes(like.numel()), np.uint8)
+    mask = torch.from_numpy(random_bytes >= threshold).view(like.shape)
+    return mask.to(like.dtype).mul_(256 / (256 - threshold))
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU (see `dropout_mask`)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * dropout_mask(x, self.rate) if self.training and self.rate else x
+
+
 @dataclass(frozen=True)
 class TransformConfig:
-    """The dense layer between a vector read out and the head: its activation, biases and optional norm; or that norm alone."""
+    """Shape of the dense layer between a vector that is read out and the head, as published encoders have it.
+
+    Saved with a target's state under these names.
+    """
 
     activation: Activation = "gelu"
+    # Whether the linear map has a bias.
     bias: bool = False
+    # Whether a norm follows the activation, and whether that has a bias.
     norm: bool = True
     norm_bias: bool = False
     norm_epsilon: float = 1e-5
+    # Whether there is a linear map and an activation at all; otherwise the norm alone.
     dense: bool = True
 
 
 class Transform(nn.Module):
-    """Dense → activation → norm, (m, d) → (m, o), as the heads of published encoders have it; o is d unless given."""
+    """Dense layer, activation and norm, (m, d) → (m, out); `out` is d by default."""
 
     def __init__(self, width: int, config: TransformConfig, out: int | None = None) -> None:
         super().__init__()
@@ -112,19 +150,19 @@ class Transform(nn.Module):
         return out
 
     @torch.no_grad()
-    def pass_through(self) -> None:
-        """Start as (nearly) the identity up to scale, so that a new head sees what the start has learned.
+    def init_identity(self) -> None:
+        """Set the weight to 0.1 × the identity, so that a new head reads what the starting model has learned.
 
-        Every activation here is close to linear for small inputs.
+        Every activation here is close to linear for small inputs, so the layer is close to the identity up to scale.
         """
         if self.dense is not None:
             self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
 
 
 class GatedGelu(torch.autograd.Function):
-    """gelu(value) × gate of (…, 2f) → (…, f), keeping nothing but its input.
+    """gelu(value) × gate of (…, 2f) → (…, f), saving only its input for the backward pass.
 
-    The gradient is written straight into the two halves; autograd would keep the activation, and join the halves by a copy.
+    The gradient is written straight into its two halves; autograd would keep the activation and join the halves by a copy.
     """
 
     @staticmethod
@@ -137,22 +175,25 @@ class GatedGelu(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         value, gate = x.chunk(2, dim=-1)
-        found = torch.empty_like(x)
-        of_value, of_gate = found.chunk(2, dim=-1)
-        spare = F.gelu(value)
-        torch.mul(spare, gradients[0], out=of_gate)
-        torch.mul(gate, gradients[0], out=spare)
-        torch.ops.aten.gelu_backward.grad_input(spare, value, grad_input=of_value)
-        return found
+        grad = torch.empty_like(x)
+        grad_value, grad_gate = grad.chunk(2, dim=-1)
+        buffer = F.gelu(value)
+        torch.mul(buffer, gradients[0], out=grad_gate)
+        torch.mul(gate, gradients[0], out=buffer)
+        torch.ops.aten.gelu_backward.grad_input(buffer, value, grad_input=grad_value)
+        return grad
 
 
-def gated(x: Tensor, activation: Activation) -> Tensor:
-    """activation(value) × gate of (…, 2f) → (…, f); a TorchFunctionMode may do it in another way (see relevance.py)."""
+def gated_activation(x: Tensor, activation: Activation) -> Tensor:
+    """Return activation(value) × gate of (…, 2f), (…, f).
+
+    A TorchFunctionMode may replace it, as AttnLRP does (explain/attnlrp.py).
+    """
     if has_torch_function_unary(x):
-        other: Tensor = handle_torch_function(gated, (x,), x, activation)
-        return other
+        replaced: Tensor = handle_torch_function(gated_activation, (x,), x, activation)
+        return replaced
     if activation == "gelu":
-        found: Tensor = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
-        return found
+        product: Tensor = GatedGelu.apply(x)  # type: ignore[no-untyped-call]
+        return product
     value, gate = x.chunk(2, dim=-1)
     return ACTIVATIONS[activation](value) * gate

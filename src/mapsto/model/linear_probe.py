@@ -1,4 +1,7 @@
-"""Linear models on frozen vectors or sparse features; how strongly they are held back is chosen within the rows given.
+"""Linear probes: logistic and ridge regression (scikit-learn) on frozen vectors or sparse features.
+
+The penalty is chosen within the given rows: by cross-validated log loss for classes, by leave-one-out error for numbers.
+1,000 rows choose it, since the time for all of them would grow as their cube; all rows then fit the model.
 
 Legend of shapes: m rows, d features, c outputs.
 """
@@ -15,79 +18,96 @@ from torch import Tensor
 
 from mapsto.sequence.piece import Ints
 
-INVERSE_PENALTIES, SPARSE_INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0), (1.0, 10.0, 100.0, 1000.0)
-
-
-PENALTIES = tuple(10.0**power for power in range(-2, 6))  # of squared errors
-
+# Candidates for the inverse penalty of a logistic regression, on dense and on sparse features.
+INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0)
+SPARSE_INVERSE_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+# Candidates for the penalty of a ridge regression.
+PENALTIES = tuple(10.0**power for power in range(-2, 6))
 
 FOLDS = 5
+# Rows that choose the penalty.
+SELECTION_ROWS = 1000
+MAX_ITERATIONS = 1000
+# scikit-learn takes seeds below this.
+SKLEARN_SEEDS = 2**32
 
 
-ROWS = 1000  # that a penalty is chosen by: by all of them, the time for it grows as their cube
-
-
-ITERATIONS = 1000
-
-
-SEEDS = 2**32  # that scikit-learn knows
-
-
-def logistic(
-    features: Any, values: Ints, seed: int, weights: dict[int, float] | None = None, chosen_by: Any = None
+def fit_logistic_regression(
+    features: Any,
+    labels: Ints,
+    seed: int,
+    class_weights: dict[int, float] | None = None,
+    selection_features: Any = None,
 ) -> Any:
-    """scikit-learn's model of the classes (m,) by features (m, d); its inverse penalty out of four, by cross-validated log loss
-    where every class has enough rows. weights: of the classes. chosen_by: other features of the rows, that choose it."""
-    from sklearn.exceptions import ConvergenceWarning  # a second to import, and only a probe needs it
+    """Fit scikit-learn's LogisticRegression of labels (m,) on features (m, d); return it for unscaled features.
+
+    The inverse penalty is the candidate with the best cross-validated log loss, or the second candidate if a class has one
+    row only.
+
+    features: dense array or scipy sparse matrix.
+    seed: draws the rows that choose the penalty, and the folds.
+    class_weights: weight of each class in the loss.
+    selection_features: other features of the same rows that choose the penalty, where `features` were learned from the rows.
+    """
+    # scikit-learn takes a second to import, and only probes need it.
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     scale = _scale(features)
-    model = LogisticRegression(max_iter=ITERATIONS, tol=1e-3, class_weight=weights)
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3, class_weight=class_weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
-        choices = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
-        judged = features / scale if chosen_by is None else chosen_by / _scale(chosen_by)
-        model.set_params(C=_best(model, judged, values, seed, choices))
-        fitted = model.fit(features / scale, values)
+        candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
+        selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
+        model.set_params(C=_choose_inverse_penalty(model, selection, labels, seed, candidates))
+        fitted = model.fit(features / scale, labels)
     fitted.coef_ = fitted.coef_ / scale
     return fitted
 
 
-def ridge(features: Any, values: Any, seed: int, chosen_by: Any = None) -> tuple[Tensor, Tensor]:
-    """Weight (c, d) and bias (c,) of the ridge regression of numbers (m,) or (m, c) by features (m, d); its penalty by leaving
-    one out (Golub et al. 1979). chosen_by: other features of the rows, that choose it."""
-    from sklearn.linear_model import Ridge, RidgeCV  # a second to import, and only a probe needs it
+def fit_ridge_regression(
+    features: Any, values: Any, seed: int, selection_features: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Return weight (c, d) and bias (c,) of the ridge regression of values (m,) or (m, c) on features (m, d).
+
+    The penalty has the lowest leave-one-out error (Golub et al. 1979).
+
+    seed: draws the rows that choose the penalty.
+    selection_features: other features of the same rows that choose the penalty, where `features` were learned from the rows.
+    """
+    from sklearn.linear_model import Ridge, RidgeCV
 
     scale = _scale(features)
-    read, rows = (features / scale).astype(np.float64), _some(len(values), seed)
-    judged = read if chosen_by is None else (chosen_by / _scale(chosen_by)).astype(np.float64)
-    fitted = Ridge(RidgeCV(PENALTIES).fit(judged[rows], values[rows]).alpha_).fit(read, values)
+    inputs, selection = (features / scale).astype(np.float64), selection_features
+    selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
+    rows = _selection_rows(len(values), seed)
+    fitted = Ridge(RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_).fit(inputs, values)
     weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
 def _scale(features: Any) -> float:
-    """How large dense features are; sparse ones are of length 1."""
+    """Return the root mean square of dense features, so that one set of penalties serves all; sparse ones have length 1."""
     return (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
 
 
-def _some(count: int, seed: int) -> Ints:
-    return np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(count)[:ROWS]
+def _selection_rows(count: int, seed: int) -> Ints:
+    return np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(count)[:SELECTION_ROWS]
 
 
-def _best(model: Any, features: Any, values: Ints, seed: int, choices: Sequence[float]) -> float:
-    """The inverse penalty with the best cross-validated log loss; the second one when a class has a single row."""
-    rows = _some(len(values), seed)
-    features, values = features[rows], values[rows]
-    folds = min(FOLDS, int(np.unique(values, return_counts=True)[1].min()))
-    if folds < 2 or len(np.unique(values)) < 2:
-        return choices[1]
+def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, candidates: Sequence[float]) -> float:
+    """Return the candidate with the best cross-validated log loss; the second one if a class has a single row."""
+    rows = _selection_rows(len(labels), seed)
+    features, labels = features[rows], labels[rows]
+    folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
+    if folds < 2 or len(np.unique(labels)) < 2:
+        return candidates[1]
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    order = StratifiedKFold(folds, shuffle=True, random_state=seed % SEEDS)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % SKLEARN_SEEDS)
 
-    def quality(choice: float) -> float:
-        model.set_params(C=choice)
-        return float(cross_val_score(model, features, values, cv=order, scoring="neg_log_loss").mean())
+    def negative_log_loss(candidate: float) -> float:
+        model.set_params(C=candidate)
+        return float(cross_val_score(model, features, labels, cv=splitter, scoring="neg_log_loss").mean())
 
-    return max(choices, key=quality)
+    return max(candidates, key=negative_log_loss)

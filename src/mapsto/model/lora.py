@@ -1,6 +1,7 @@
-"""Low-rank updates of the blocks' linear maps (LoRA, Hu et al. 2021), learnt beside frozen weights and merged at the end.
+"""LoRA (Hu et al. 2021): low-rank updates of the blocks' linear maps, learned beside frozen weights and merged at the end.
 
-Legend of shapes: o outputs, i inputs, k rank.
+Only the updates and the heads learn, so gradients and optimizer state shrink to a few per cent; a merged model is as fast as
+before. Legend of shapes: o outputs, i inputs, k rank.
 """
 
 from __future__ import annotations
@@ -15,58 +16,60 @@ from torch import Tensor, nn
 from mapsto.model.layers import Linear
 from mapsto.model.mapping import Mapping
 
-ALPHA_A_RANK = 2  # the update counts this much, at any rank
+# LoRA's alpha / rank: the update is scaled by it, whatever its rank, so that one learning rate serves all ranks.
+ALPHA_PER_RANK = 2
 
 
-class LowRank(Linear):
-    """A linear map whose weights stay, plus the product of two thin ones: W x + 2 B A x, B zero at first."""
+class LowRankLinear(Linear):
+    """Linear map with frozen weights and a low-rank update: W x + 2 B A x, with B zero at first."""
 
     def __init__(self, linear: Linear, rank: int) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # the weights are those of `linear`: none are drawn
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.lora_a = nn.Parameter(torch.empty(rank, linear.in_features))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
-    def product(self, x: Tensor) -> Tensor:
-        thin = F.linear(x, self.lora_a.to(x.dtype)) * ALPHA_A_RANK
-        return super().product(x) + F.linear(thin, self.lora_b.to(x.dtype))
+    def project(self, x: Tensor) -> Tensor:
+        """Return W x + b plus the update."""
+        low_rank = F.linear(x, self.lora_a.to(x.dtype)) * ALPHA_PER_RANK
+        return super().project(x) + F.linear(low_rank, self.lora_b.to(x.dtype))
 
     @torch.no_grad()
-    def merged(self) -> Linear:
-        """One linear map that gives the same."""
+    def to_linear(self) -> Linear:
+        """Return one plain linear map with the update added to its weights."""
         linear = Linear(self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
-        linear.weight.copy_(self.weight + ALPHA_A_RANK * self.lora_b @ self.lora_a)
+        linear.weight.copy_(self.weight + ALPHA_PER_RANK * self.lora_b @ self.lora_a)
         if self.bias is not None:
             linear.bias.copy_(self.bias)
         return linear
 
 
 @dataclass(frozen=True)
-class Update:
-    """The update of one linear map: a (k, i) and b (o, k), in fp32."""
+class LowRankUpdate:
+    """Update of one linear map: a (k, i) and b (o, k), in fp32."""
 
     a: Tensor
     b: Tensor
 
 
 def attach(mapping: Mapping, rank: int) -> None:
-    """Put a low-rank update beside every linear map of the blocks; nothing else of embeddings and stack learns."""
+    """Add a low-rank update to every linear map of the blocks; freeze all other weights of the embedders and the stack."""
     for module in (mapping.embedders, mapping.transformer):
         module.requires_grad_(False)
     for name, linear in list(mapping.transformer.blocks.named_modules()):
         if isinstance(linear, Linear):
-            mapping.transformer.blocks.set_submodule(name, LowRank(linear, rank))
+            mapping.transformer.blocks.set_submodule(name, LowRankLinear(linear, rank))
 
 
-def merge(mapping: Mapping) -> dict[str, Update]:
-    """Add every update to its weights, and give them back by the name of their linear map."""
+def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:
+    """Add every update to its weights; return the updates by the name of their linear map, as a PEFT adapter saves them."""
     updates = {}
     for name, module in list(mapping.named_modules()):
-        if isinstance(module, LowRank):
-            updates[name] = Update(module.lora_a.detach().float(), module.lora_b.detach().float())
-            mapping.set_submodule(name, module.merged())
+        if isinstance(module, LowRankLinear):
+            updates[name] = LowRankUpdate(module.lora_a.detach().float(), module.lora_b.detach().float())
+            mapping.set_submodule(name, module.to_linear())
     for name, parameter in mapping.named_parameters():
         parameter.requires_grad_(name not in mapping.fixed)
     return updates

@@ -1,7 +1,9 @@
-"""The decoder of a masked autoencoder (MAE, He et al. 2022): the stack reads what is left of a value, and a small one behind it
-puts the rest back.
+"""Decoder of a masked autoencoder (MAE, He et al. 2022).
 
-Legend of shapes: r rows, l row length, d width of the stack, e width of the decoder, m hidden tokens.
+The Transformer reads the visible tokens alone, which makes pretraining several times cheaper when most are hidden. The
+decoder, a small stack, gets its hidden states, one learned mask token in each hidden place, and restores the hidden tokens.
+
+Legend of shapes: r rows, l row length, d width of the Transformer, e width of the decoder, m hidden tokens, t tokens of a kind.
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from mapsto.model.config import TransformerConfig
-from mapsto.model.transformer import Transformer, make_map
+from mapsto.model.transformer import Transformer, make_projection
 from mapsto.sequence.batch import Batch
 
 
-class Decoder(nn.Module):
-    """From hidden states of the tokens that were read to those of all tokens. places: for kinds whose stacks are not told
-    positions, from tokens to vectors (t, e) of where they stand."""
+class MAEDecoder(nn.Module):
+    """Small Transformer from the hidden states of visible tokens to those of all tokens.
+
+    width: width d of the Transformer before it.
+    config: shape of the decoder's stack.
+    places: position embeddings by kind, (t, …) → (t, e), for kinds whose stacks have no positions of their own, else None.
+    """
 
     def __init__(self, width: int, config: TransformerConfig, places: Dict[str, nn.Module | None]) -> None:
         super().__init__()
-        self.embed = make_map(width, config)
+        self.embed = make_projection(width, config)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.places = nn.ModuleDict({kind: module for kind, module in places.items() if module is not None})
         self.transformer = Transformer(config)
@@ -31,15 +37,16 @@ class Decoder(nn.Module):
         if self.embed.bias is not None:
             nn.init.zeros_(self.embed.bias)
 
-    def forward(self, hidden: Tensor, batch: Batch, at: Tensor) -> Tensor:
-        """Hidden states (r, l, e) of the whole batch, from those (r, l, d) of the tokens that do not stand at the flat places
-        `at` (m,)."""
+    def forward(self, hidden: Tensor, batch: Batch, masked: Tensor) -> Tensor:
+        """Return hidden states (r, l, e) of all tokens of the batch.
+
+        hidden: states (r, l, d) of the Transformer; those in masked places are ignored.
+        masked: flat places (m,) of the hidden tokens.
+        """
         x = self.embed(hidden).flatten(0, 1)
-        x = x.index_copy(0, at, self.mask_token[0].to(x.dtype).expand(len(at), -1))
-        for kind, places in self.places.items():
-            x = x.index_add(0, batch.slots[kind], places(batch.tokens[kind]).to(x.dtype))
-        out = self.transformer(
-            x.view(*hidden.shape[:2], -1), batch.segments, batch.roles, batch.positions, batch.places
-        )
+        x = x.index_copy(0, masked, self.mask_token[0].to(x.dtype).expand(len(masked), -1))
+        for kind, positions in self.places.items():
+            x = x.index_add(0, batch.slots[kind], positions(batch.tokens[kind]).to(x.dtype))
+        out = self.transformer(x.view(*hidden.shape[:2], -1), batch)
         assert isinstance(out, Tensor)
         return out

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from mapsto.model.config import ModelConfig
 from mapsto.model.layers import Transform
-from mapsto.model.mae_decoder import Decoder
+from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import shown
@@ -50,10 +50,10 @@ class Mapping(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
         small, restored = config.decoder, [source is not None for source in restores(arrow)]
-        self.decoder: Decoder | None = None
+        self.decoder: MAEDecoder | None = None
         if small is not None and any(restored):
             places = {kind: source.decoder_positions(small.width) for kind, source in self.sources.items()}
-            self.decoder = Decoder(width, small, places)
+            self.decoder = MAEDecoder(width, small, places)
         self.decoded = [port for port, hidden in enumerate(restored) if hidden and self.decoder is not None]
         pooled = any(target.readout.pooled for target in self.targets)
         self.pooler = Transform(width, config.pooler) if pooled and config.pooler else None
@@ -113,9 +113,8 @@ class Mapping(nn.Module):
 
     def states(self, x: Tensor, batch: Batch, every_layer: bool = False) -> Tensor | list[Tensor]:
         """What the Transformer makes of embedded tokens `x`; see there."""
-        between = self._between(batch) if self.config.between else None
-        told = batch.segments, batch.roles, batch.positions, batch.places
-        out: Tensor | list[Tensor] = self.transformer(x, *told, every_layer=every_layer, between=between)
+        between = self._between(batch) if self.config.mid_positions else None
+        out: Tensor | list[Tensor] = self.transformer(x, batch, every_layer=every_layer, mid_positions=between)
         return out
 
     def _between(self, batch: Batch) -> Tensor:
@@ -169,7 +168,7 @@ class Mapping(nn.Module):
         if said is None:
             return self.pool(hidden, batch)
         vectors = self.pool(hidden, batch, said.pooling)
-        return F.normalize(vectors, dim=-1) if said.unit else vectors
+        return F.normalize(vectors, dim=-1) if said.normalize else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
         """One vector an example, (n, d) in fp32, read as `pooling` says; by default as the model does, through its norm too."""
@@ -188,9 +187,9 @@ class Mapping(nn.Module):
         # Of values without a frame everything may be hidden.
         lengths = batch.lengths_without(self.taken(batch)).clamp(min=1)
         if pooling in ("rest_mean", "first_mean"):
-            frames = [flat[batch.starts + at].float() for at in range(self.config.frame)]
+            frames = [flat[batch.starts + at].float() for at in range(self.config.num_prefix_tokens)]
             rest = sums[:n] - torch.stack(frames).sum(0)
-            rest = rest / (lengths - self.config.frame).clamp(min=1)[:, None]
+            rest = rest / (lengths - self.config.num_prefix_tokens).clamp(min=1)[:, None]
             return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
         mean = sums[:n] / lengths[:, None]
         if pooling == "normed_mean":

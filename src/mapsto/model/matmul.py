@@ -1,4 +1,8 @@
-"""Matmul."""
+"""Matrix products that are fast on a CPU in bf16: packed weights for prediction, split products for training.
+
+Packing lays a weight out once as oneDNN's bf16 kernels want it, instead of in every product. Splitting multiplies most of the
+tokens in a number that oneDNN's blocks divide, and the rest apart. `benchmarks/products.py` measures both.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Products in bf16 over more tokens are made over a multiple of so many, and then over the rest.
-EVEN = 2048
+# In training, bf16 products over more tokens than this are split after a multiple of it.
+SPLIT_TOKENS = 2048
 
-
-# How oneDNN names what a product may do with its result before it is written.
+# oneDNN's name and algorithm of the activations that a product can apply before it writes its result.
 POST_OPS = {
     None: ("none", ""),
     "gelu": ("gelu", "none"),
@@ -23,53 +26,50 @@ POST_OPS = {
 }
 
 
-def pack(weight: Tensor) -> Tensor | None:
-    """A weight (out, in) laid out as the products of this device want it, for `packed_linear`; None where none is faster.
-
-    A CPU with bf16 units lays weights out anew in every product otherwise. How much packing
-    saves, benchmarks/products.py measures.
-    """
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not packs():
+def pack_weight(weight: Tensor) -> Tensor | None:
+    """Lay a weight (out, in) out for `packed_linear`; return None where that would not be faster (not a CPU, not bf16)."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not can_pack():
         return None
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
 
 
-def packs() -> bool:
-    """Whether this CPU and this build of torch have products over packed bf16 weights."""
-    built = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def can_pack() -> bool:
+    """Return whether this CPU and this build of torch have products over packed bf16 weights."""
+    is_available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return is_available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """`activation` of the linear map of x, (…, in) → (…, out), with a weight from `pack`."""
+    """Return activation(x Wᵀ + b), (…, in) → (…, out), with a weight from `pack_weight`."""
     name, algorithm = POST_OPS[activation]
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
     return out
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The linear map of x, (…, in) → (…, out), with a weight (out, in), for learning too."""
-    tokens = x.shape[:-1].numel()
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and tokens > EVEN and tokens % EVEN:
-        found: Tensor = CutProduct.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
-        return found.view(*x.shape[:-1], -1)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x Wᵀ + b, (…, in) → (…, out), differentiable; split where that is faster."""
+    num_tokens = x.shape[:-1].numel()
+    is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:
+        out: Tensor = SplitLinear.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
+        return out.view(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)
 
 
-class CutProduct(torch.autograd.Function):
-    """The linear map of x, (m, in) → (m, out), over most of the tokens and then over the rest.
+class SplitLinear(torch.autograd.Function):
+    """x Wᵀ + b, (m, in) → (m, out), over a multiple of SPLIT_TOKENS tokens and then over the rest.
 
-    oneDNN makes products in blocks of a size that divides theirs. Over 32 × 257 tokens, as vision Transformers have them, a
-    block is good for nothing, and the product takes up to twice as long (benchmarks/products.py).
+    oneDNN multiplies in blocks whose size divides the number of tokens. 32 × 257 tokens, as vision Transformers have them,
+    leave only blocks that are too small, and the product takes up to twice as long.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
+        ctx.has_bias = bias is not None
         out = x.new_empty(len(x), len(weight))
-        for part in _cut(len(x)):
+        for part in _split(len(x)):
             if bias is None:
                 torch.mm(x[part], weight.t(), out=out[part])
             else:
@@ -78,15 +78,15 @@ class CutProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (x, weight), of_out, of_x = ctx.saved_tensors, gradients[0], None
+        (x, weight), grad_out, grad_x = ctx.saved_tensors, gradients[0], None
         if ctx.needs_input_grad[0]:
-            of_x = torch.empty_like(x)
-            for part in _cut(len(x)):
-                torch.mm(of_out[part], weight, out=of_x[part])
-        of_weight = of_out.t() @ x if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, of_out.sum(0) if ctx.biased and ctx.needs_input_grad[2] else None
+            grad_x = torch.empty_like(x)
+            for part in _split(len(x)):
+                torch.mm(grad_out[part], weight, out=grad_x[part])
+        grad_weight = grad_out.t() @ x if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, grad_out.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
 
 
-def _cut(tokens: int) -> tuple[slice, slice]:
-    even = tokens // EVEN * EVEN
-    return slice(even), slice(even, tokens)
+def _split(num_tokens: int) -> tuple[slice, slice]:
+    boundary = num_tokens // SPLIT_TOKENS * SPLIT_TOKENS
+    return slice(boundary), slice(boundary, num_tokens)

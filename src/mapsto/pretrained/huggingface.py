@@ -23,7 +23,7 @@ from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.model.mae_decoder import Decoder
+from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.mapping import Mapping, Unset
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.pretrained import sentence_transformers
@@ -45,7 +45,9 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 POOLING_KEY = "mapsto_pooling"
 
 
-DECODER_KEY, DECODER_SIZES = "mapsto_decoder", ("width", "layers", "heads", "hidden")
+# Key of config.json for a decoder the family cannot express, and its entries by the field of TransformerConfig they hold.
+DECODER_KEY = "mapsto_decoder"
+DECODER_SIZES = {"width": "width", "layers": "layers", "heads": "heads", "feed_forward_width": "hidden"}
 
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -80,49 +82,49 @@ def open_pretrained(name: str) -> PretrainedModel:
         )
     kind = raw.get("model_type")
     if not isinstance(kind, str):
-        raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.families())}")
-    family = zoo.family(kind)
+        raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.family_names())}")
+    family = zoo.get_family(kind)
     try:
         config = _config(family, raw, kind)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, MapstoError):
             raise
         raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
-    chosen = zoo.of(config)
-    for file, remedy in chosen.requires.items():
+    chosen = zoo.family_of(config)
+    for file, remedy in chosen.required_files.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     if DECODER_KEY in raw:
         config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
     notes: list[str] = []
     given = _weights(folder)
-    tensors = to_mapsto_names(chosen, given, min(config.counted, len(given)) + 1, folder, notes)
+    tensors = to_mapsto_names(chosen, given, min(config.num_indices, len(given)) + 1, folder, notes)
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
     answered, labels = _classes(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
-    config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.longest))
-    stem = f"embedders.{chosen.reads}."
+    config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
+    stem = f"embedders.{chosen.source_kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.reads).open(folder, source_weights, config.front)
+    source = kinds.source(chosen.source_kind).open(folder, source_weights, config.backbone)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
-    layers = (config.transformer.layers - 1) * config.between
+    layers = (config.transformer.layers - 1) * config.mid_positions
     queries, layer_positions = (source.queries, source.layer_positions) if isinstance(source, Spatial) else (0, 0)
-    if (queries, layer_positions) != (config.queries, layers):
+    if (queries, layer_positions) != (config.num_queries, layers):
         raise CheckpointError(
-            f"{folder}: config.json says {config.queries} learnt queries, and positions again behind {layers} layers; "
+            f"{folder}: config.json says {config.num_queries} learnt queries, and positions again behind {layers} layers; "
             f"the weights have {queries}, and those for {layer_positions}"
         )
     _require_body(config, source, tensors, folder)
-    return PretrainedModel(config, tensors, {chosen.reads: source}, labels, folder, tuple(notes), answered)
+    return PretrainedModel(config, tensors, {chosen.source_kind: source}, labels, folder, tuple(notes), answered)
 
 
 def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
     """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = zoo.of(mapping.config), published_task(mapping), mapping.config
+    chosen, task, config = zoo.family_of(mapping.config), published_task(mapping), mapping.config
     raw: dict[str, Any] = {
         "architectures": [chosen.architectures[task]],
         "model_type": config.family,
@@ -131,18 +133,24 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     if task == classifier() and config.pooling == "normed_mean":
         raw[POOLING_KEY] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    shape = {**mapping.sources[chosen.reads].save(folder, mapping.config.longest), **chosen.write(config)}
+    shape = {
+        **mapping.sources[chosen.source_kind].save(folder, mapping.config.max_tokens),
+        **chosen.write_config(config),
+    }
     if chosen.tower is not None and task != "body":
-        shape = {"model_type": chosen.tower.whole, chosen.tower.key: {"model_type": chosen.tower.own, **shape}}
+        shape = {
+            "model_type": chosen.tower.full_model_type,
+            chosen.tower.config_key: {"model_type": chosen.tower.model_type, **shape},
+        }
     raw |= shape
     if mapping.decoder is not None and not can_save_decoder(config):
-        raw[DECODER_KEY] = {name: getattr(config.decoder, name) for name in DECODER_SIZES}
+        raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
     tensors = to_published_names(mapping, all_weights(mapping))
-    if chosen.counter:
-        beside, end = chosen.counter
+    if chosen.step_counter:
+        beside, end = chosen.step_counter
         stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
         tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
     content = safetensors.torch.save(tensors, {"format": "pt"})
@@ -162,7 +170,7 @@ def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
     said = raw[DECODER_KEY]
     if not isinstance(said, dict):
         raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {said!r}")
-    return {name: zoo.whole(said, name) for name in DECODER_SIZES}
+    return {field: zoo.read_positive_int(said, key) for field, key in DECODER_SIZES.items()}
 
 
 def _find(name: str) -> Path:
@@ -199,8 +207,10 @@ def _config(family: Family, raw: Dict[str, Any], kind: str) -> ModelConfig:
     """What a config.json of model_type `kind` says, if of several towers, of the one that is read."""
     tower = family.tower
     if tower is None:
-        return replace(family.read(raw), family=kind)
-    return replace(family.read(raw[tower.key] if kind == tower.whole else raw), family=tower.own)
+        return replace(family.read_config(raw), family=kind)
+    return replace(
+        family.read_config(raw[tower.config_key] if kind == tower.full_model_type else raw), family=tower.model_type
+    )
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -224,7 +234,7 @@ def _classes(
     raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
     """Return the kind that a checkpoint's head answers, and its classes in order; no classes where it has no such head."""
-    for task in chosen.names:
+    for task in chosen.weight_names:
         target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
         if target is not None and issubclass(target, Classes):
             count = target.count_published_classes(tensors)
@@ -288,10 +298,10 @@ def _pooled(
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
     shape = config.transformer
-    deep = sum(config.front.depths) if config.front else 0
+    deep = sum(config.backbone.depths) if config.backbone else 0
     for stack in filter(None, (shape, config.decoder)):
         splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0  # into heads of an even width
-        if not splits or max(stack.blocks, deep) > len(tensors):
+        if not splits or max(stack.num_blocks, deep) > len(tensors):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
@@ -301,7 +311,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
         parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
         if config.decoder is not None:
             places = {source.kind: source.decoder_positions(config.decoder.width)}
-            parts["decoder"] = Decoder(shape.width, config.decoder, places)
+            parts["decoder"] = MAEDecoder(shape.width, config.decoder, places)
         wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
     more = [name for name in tensors if name.startswith("decoder.") and name not in wanted]
     if more:

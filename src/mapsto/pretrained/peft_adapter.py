@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mapsto import files
-from mapsto.model.lora import ALPHA_A_RANK, Update
+from mapsto.model.lora import ALPHA_PER_RANK, LowRankUpdate
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import weight_names
 
@@ -23,7 +23,7 @@ STEM = "base_model.model."
 HEAD = "classifier"  # peft keeps the whole of this module, of whatever layers
 
 
-def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, Update], start: str | None) -> None:
+def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate], start: str | None) -> None:
     """Write adapter_config.json and adapter_model.safetensors for the merged `mapping` and its `updates`.
 
     A fused map of ours is several of theirs: those share A, and each has its rows of B. Modules that the start does not
@@ -48,7 +48,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, Update], start:
         "task_type": "SEQ_CLS" if weight_names.published_task(mapping) == weight_names.classifier() else None,
         "base_model_name_or_path": start,
         "r": rank,
-        "lora_alpha": ALPHA_A_RANK * rank,
+        "lora_alpha": ALPHA_PER_RANK * rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": targets,

@@ -92,14 +92,14 @@ def _longest(folder: Path, most: int) -> int:
 
 def write_sentence_config(said: SentenceConfig, width: int, folder: Path) -> None:
     """Write the files that `read` reads, in the layout that every version of sentence-transformers opens."""
-    stack = STACK if said.unit else STACK[:2]
+    stack = STACK if said.normalize else STACK[:2]
     paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")
     modules = [
         {"idx": i, "name": str(i), "path": paths[i], "type": f"{PACKAGE}models.{name}"} for i, name in enumerate(stack)
     ]
     flags = {flag: MODES[mode] == said.pooling for flag, mode in FLAGS.items()}
     contents: dict[str, Any] = {
-        SETTINGS: {"max_seq_length": said.longest, "do_lower_case": False},
+        SETTINGS: {"max_seq_length": said.max_tokens, "do_lower_case": False},
         POOLING_FILE: {"word_embedding_dimension": width, **flags},
         MODULES: modules,
     }

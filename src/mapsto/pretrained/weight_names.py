@@ -31,7 +31,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 def published_task(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
-    tasks, alike = zoo.family(mapping.config.family).architectures, can_save_decoder(mapping.config)
+    tasks, alike = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     told = zip(mapping.targets, restores(mapping.arrow), strict=True)
     answered = {target.kind for target, restored in told if target.head_name and (alike or restored is None)}
     return next((task for task in reversed(list(tasks)) if task in answered), "body")
@@ -45,10 +45,10 @@ def classifier() -> str:
 
 def can_save_decoder(config: ModelConfig) -> bool:
     """Whether the family puts hidden tokens back as this model does: by a decoder that its config.json can say, or by none."""
-    chosen, found = zoo.family(config.family), config.decoder
-    if chosen.undecoded is None or found is None:
-        return chosen.undecoded is None and found is None
-    said = chosen.read(chosen.write(config)).decoder
+    chosen, found = zoo.get_family(config.family), config.decoder
+    if chosen.without_decoder is None or found is None:
+        return chosen.without_decoder is None and found is None
+    said = chosen.read_config(chosen.write_config(config)).decoder
     return said is not None and replace(said, max_positions=found.max_positions) == found
 
 
@@ -61,7 +61,7 @@ def all_weights(mapping: Mapping) -> dict[str, Tensor]:
 
 def to_published_names(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.of(mapping.config), held, published_task(mapping), mapping.config.counted + 1)
+    return _named(zoo.family_of(mapping.config), held, published_task(mapping), mapping.config.num_indices + 1)
 
 
 def weight_name(mapping: Mapping, name: str) -> str:
@@ -96,33 +96,33 @@ def to_mapsto_names(
 ) -> dict[str, Tensor]:
     """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
     left = {_modern_name(key, chosen): tensor for key, tensor in given.items()}
-    if chosen.counter:
-        left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.counter[1])}
+    if chosen.step_counter:
+        left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.step_counter[1])}
     if not any(key.startswith(chosen.prefix) for key in left):
         heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
         left = {
             key if key.startswith((OWN_PREFIX, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()
         }
-    head = _expanded(chosen.names.get(classifier(), ())[-1:], 1)
+    head = _expanded(chosen.weight_names.get(classifier(), ())[-1:], 1)
     has_classifier = any(name in left for names in head.values() for name in names)
-    tasks = [task for task in chosen.names if not (has_classifier and _yields_to_classifier(task))]
+    tasks = [task for task in chosen.weight_names if not (has_classifier and _yields_to_classifier(task))]
     found: dict[str, Tensor] = {
         key.removeprefix(OWN_PREFIX): left.pop(key) for key in list(left) if key.startswith(OWN_PREFIX)
     }
     for task in tasks:
-        for ours, theirs in _expanded(chosen.names[task], layers).items():
+        for ours, theirs in _expanded(chosen.weight_names[task], layers).items():
             parts = [left.pop(name) for name in theirs if name in left]
             if parts and len(parts) != len(theirs):
                 raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(theirs)}")
             if parts:
                 whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-                found[ours] = whole[(None,) * chosen.flat.get(ours, 0)]
-    for copy, ours in chosen.untied.items():
+                found[ours] = whole[(None,) * chosen.leading_ones.get(ours, 0)]
+    for copy, ours in chosen.tied_weights.items():
         tensor = left.pop(copy, None)
         if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
             raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
-    unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored)]
-    body = tuple(f"{name.split('.')[0]}." for _, theirs in chosen.names["body"] for name in _parts(theirs))
+    unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored_weights)]
+    body = tuple(f"{name.split('.')[0]}." for _, theirs in chosen.weight_names["body"] for name in _parts(theirs))
     other_task = [key for key in unknown if not key.startswith(body)]
     if len(other_task) < len(unknown):
         strange = [key for key in unknown if key not in other_task]
@@ -144,16 +144,16 @@ def _yields_to_classifier(task: Task) -> bool:
 
 def _head_names(chosen: Family) -> list[str]:
     """Their names outside the body."""
-    names = [name for task, named in chosen.names.items() if task != "body" for name in named]
+    names = [name for task, named in chosen.weight_names.items() if task != "body" for name in named]
     flat = [part for _, theirs in names for part in _parts(theirs)]
-    return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.untied]
+    return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.tied_weights]
 
 
 def _modern_name(key: str, chosen: Family) -> str:
     """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own, but for what is ours."""
     if key.startswith(OWN_PREFIX):
         return key
-    for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.renamed):
+    for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.aliases):
         key = re.sub(pattern, name, key)
     return key
 
@@ -161,15 +161,15 @@ def _modern_name(key: str, chosen: Family) -> str:
 def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> dict[str, Tensor]:
     """Our weights under their names; what they have no place for keeps ours behind `mapsto.`."""
     names = {
-        **_expanded(chosen.names["body"], layers),
-        **(_expanded(chosen.names[task], layers) if task != "body" else {}),
+        **_expanded(chosen.weight_names["body"], layers),
+        **(_expanded(chosen.weight_names[task], layers) if task != "body" else {}),
     }
     found: dict[str, Tensor] = {}
     for ours, tensor in held.items():
         theirs = names.get(ours, (OWN_PREFIX + ours,))
         for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
             bare = task == "body" and chosen.tower is None
-            part = part.reshape(part.shape[chosen.flat.get(ours, 0) :])
+            part = part.reshape(part.shape[chosen.leading_ones.get(ours, 0) :])
             found[name.removeprefix(chosen.prefix) if bare else name] = part.contiguous().clone()
     return found
 
@@ -189,9 +189,9 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
         "attention.out.bias": zero(d),
         "attention_norm.weight": torch.ones(d),
         "attention_norm.bias": zero(d),
-        "feed.up.weight": zero(shape.hidden, d),
-        "feed.up.bias": zero(shape.hidden),
-        "feed.down.weight": zero(d, shape.hidden),
+        "feed.up.weight": zero(shape.feed_forward_width, d),
+        "feed.up.bias": zero(shape.feed_forward_width),
+        "feed.down.weight": zero(d, shape.feed_forward_width),
         "feed.down.bias": zero(d),
         "feed_norm.weight": torch.ones(d),
         "feed_norm.bias": zero(d),

@@ -1,4 +1,7 @@
-"""ALBERT (Lan et al. 2020): narrow embeddings, and one layer that stands for all."""
+"""ALBERT (Lan et al. 2020): BERT with narrow embeddings and one set of weights for all layers.
+
+Opens albert/albert-base-v2 and its like, and the Chinese ALBERTs with one group of layers.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,29 @@ from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig
-from mapsto.zoo import Family, bert, whole
+from mapsto.zoo import Family, bert, read_positive_int
 
-USUAL = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# Settings that a config.json leaves out and that differ from BERT's.
+DEFAULTS = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
-
+# Their one layer.
 LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     for name in ("num_hidden_groups", "inner_group_num"):
         if raw.get(name, 1) != 1:
             raise CheckpointError(f"config.json: {name} must be 1, one layer shared by all, not {raw[name]!r}")
-    config = bert.read({**USUAL, **raw})
-    shape = replace(config.transformer, embedding_width=whole(raw, "embedding_size", 128), shared_layers=True)
+    config = bert.read({**DEFAULTS, **raw})
+    shape = replace(
+        config.transformer, embedding_width=read_positive_int(raw, "embedding_size", 128), shared_layers=True
+    )
     return replace(config, transformer=shape)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     return {
         **bert.write(config),
         "embedding_size": config.transformer.input_width,
@@ -39,9 +45,9 @@ def write(config: ModelConfig) -> dict[str, Any]:
 family = Family(
     architectures={"body": "AlbertModel", "text": "AlbertForMaskedLM", "label": "AlbertForSequenceClassification"},
     prefix="albert.",
-    names={
+    weight_names={
         "body": (
-            *bert.embeddings("albert."),
+            *bert.embedding_names("albert."),
             ("transformer.embedding_map", "albert.encoder.embedding_hidden_mapping_in"),
             (
                 "transformer.blocks.0.attention.qkv",
@@ -60,11 +66,11 @@ family = Family(
         ),
         "label": (("pooler.dense", "albert.pooler"), ("classifier", "classifier")),
     },
-    read=read,
-    write=write,
-    untied={
+    read_config=read,
+    write_config=write,
+    tied_weights={
         "predictions.decoder.weight": "embedders.text.weight",
         "predictions.decoder.bias": "vocabulary_head.bias",
     },
-    ignored=(r"albert\.embeddings\.position_ids$", r"sop_classifier\."),
+    ignored_weights=(r"albert\.embeddings\.position_ids$", r"sop_classifier\."),
 )

@@ -1,4 +1,8 @@
-"""BERT (Devlin et al. 2019), and with it MiniLM and the Chinese BERTs."""
+"""BERT (Devlin et al. 2019): post-norm encoder with learned positions and token types.
+
+Opens google-bert checkpoints (bert-base-uncased, bert-base-chinese, …), MiniLM, BGE, and the Chinese BERTs (hfl, including
+those named RoBERTa whose model_type is bert). ALBERT, RoBERTa and ELECTRA share its names and settings.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,32 @@ from typing import Any
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
-from mapsto.zoo import ACTIVATIONS, Family, Names, activation, share, whole
+from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
 
 
 def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     if raw.get("position_embedding_type", "absolute") != "absolute" or raw.get("is_decoder"):
         raise CheckpointError("relative positions and decoders of this family are not supported")
-    epsilon = share(raw, "layer_norm_eps", 1e-12)
+    epsilon = read_fraction(raw, "layer_norm_eps", 1e-12)
     shape = TransformerConfig(
-        width=whole(raw, "hidden_size"),
-        layers=whole(raw, "num_hidden_layers"),
-        heads=whole(raw, "num_attention_heads"),
-        hidden=whole(raw, "intermediate_size"),
+        width=read_positive_int(raw, "hidden_size"),
+        layers=read_positive_int(raw, "num_hidden_layers"),
+        heads=read_positive_int(raw, "num_attention_heads"),
+        feed_forward_width=read_positive_int(raw, "intermediate_size"),
         norm_place="post",
         norm_epsilon=epsilon,
         norm_bias=True,
         bias=True,
-        activation=activation(raw.get("hidden_act", "gelu")),
+        activation=read_activation(raw.get("hidden_act", "gelu")),
         gated=False,
         positions="absolute",
-        max_positions=whole(raw, "max_position_embeddings", 512),
+        max_positions=read_positive_int(raw, "max_position_embeddings", 512),
         position_offset=position_offset,
-        token_types=whole(raw, "type_vocab_size", 2),
+        token_types=read_positive_int(raw, "type_vocab_size", 2),
         final_norm=False,
-        dropout=share(raw, "hidden_dropout_prob", 0.1),
-        attention_dropout=share(raw, "attention_probs_dropout_prob", 0.1),
+        dropout=read_fraction(raw, "hidden_dropout_prob", 0.1),
+        attention_dropout=read_fraction(raw, "attention_probs_dropout_prob", 0.1),
     )
     return ModelConfig(
         transformer=shape,
@@ -44,15 +48,15 @@ def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
-        "intermediate_size": shape.hidden,
+        "intermediate_size": shape.feed_forward_width,
         "layer_norm_eps": shape.norm_epsilon,
-        "hidden_act": foreign(shape.activation),
+        "hidden_act": write_activation(shape.activation),
         "max_position_embeddings": shape.max_positions,
         "type_vocab_size": shape.token_types,
         "hidden_dropout_prob": shape.dropout,
@@ -60,13 +64,8 @@ def write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def foreign(ours: str) -> str:
-    """Their name of one of our activations."""
-    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
-
-
-def embeddings(prefix: str) -> Names:
-    """The embeddings under `prefix`."""
+def embedding_names(prefix: str) -> Names:
+    """Return the names of the embeddings under `prefix`."""
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
@@ -75,11 +74,11 @@ def embeddings(prefix: str) -> Names:
     )
 
 
-def body(prefix: str) -> Names:
-    """The encoder under `prefix`, which RoBERTa and ELECTRA share."""
+def body_names(prefix: str) -> Names:
+    """Return the names of the embeddings and the encoder under `prefix`."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
-        *embeddings(prefix),
+        *embedding_names(prefix),
         (
             "transformer.blocks.{i}.attention.qkv",
             (f"{layer}attention.self.query", f"{layer}attention.self.key", f"{layer}attention.self.value"),
@@ -95,8 +94,8 @@ def body(prefix: str) -> Names:
 family = Family(
     architectures={"body": "BertModel", "text": "BertForMaskedLM", "label": "BertForSequenceClassification"},
     prefix="bert.",
-    names={
-        "body": body("bert."),
+    weight_names={
+        "body": body_names("bert."),
         "text": (
             ("vocabulary_head.transform.dense", "cls.predictions.transform.dense"),
             ("vocabulary_head.transform.norm", "cls.predictions.transform.LayerNorm"),
@@ -104,11 +103,11 @@ family = Family(
         ),
         "label": (("pooler.dense", "bert.pooler.dense"), ("classifier", "classifier")),
     },
-    read=read,
-    write=write,
-    untied={
+    read_config=read,
+    write_config=write,
+    tied_weights={
         "cls.predictions.decoder.weight": "embedders.text.weight",
         "cls.predictions.decoder.bias": "vocabulary_head.bias",
     },
-    ignored=(r"bert\.embeddings\.position_ids$", r"cls\.seq_relationship\."),
+    ignored_weights=(r"bert\.embeddings\.position_ids$", r"cls\.seq_relationship\."),
 )

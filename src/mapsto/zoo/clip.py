@@ -1,4 +1,7 @@
-"""CLIP (Radford et al. 2021): its tower for pictures; the one for texts is left out. Classified by the mean of the patches."""
+"""CLIP (Radford et al. 2021), its tower for pictures: pre-norm ViT with a norm in front, classified by the mean of the patches.
+
+Opens openai/clip-vit-base-patch32 and its like, LAION's and OpenCLIP's in this format. The tower for texts is left out.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +10,42 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.zoo import Family, Names, Tower
-from mapsto.zoo.bert import foreign
-from mapsto.zoo.vit import REQUIRES, stack
+from mapsto.zoo import Family, Names, Tower, write_activation
+from mapsto.zoo.vit import REQUIRES, read_stack
 
 PREFIX = "vision_model."
 
+# Settings that a config.json leaves out; that of a full model lists only what differs from them.
+DEFAULTS = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
-# What a config.json leaves out; that of a whole model names what differs alone.
-USUAL = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
-
-def tower(raw: Mapping[str, Any], usual: Mapping[str, Any]) -> TransformerConfig:
-    """The stack that a config.json of one of the towers for pictures says. Raises CheckpointError."""
-    return stack({**usual, **raw, "attention_probs_dropout_prob": raw.get("attention_dropout", 0.0)})
+def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> TransformerConfig:
+    """Return the stack of a tower for pictures; `defaults` are its family's. Raises CheckpointError."""
+    return read_stack({**defaults, **raw, "attention_probs_dropout_prob": raw.get("attention_dropout", 0.0)})
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    shape = replace(tower(raw, USUAL), embedding_norm=True, first_norm=True, final_norm=False, vector_norm=True)
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    shape = replace(read_tower(raw, DEFAULTS), embedding_norm=True, first_norm=True, final_norm=False, vector_norm=True)
     return ModelConfig(transformer=shape, pooling="rest_mean", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
-        "intermediate_size": shape.hidden,
+        "intermediate_size": shape.feed_forward_width,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "layer_norm_eps": shape.norm_epsilon,
-        "hidden_act": foreign(shape.activation),
+        "hidden_act": write_activation(shape.activation),
         "attention_dropout": shape.attention_dropout,
     }
 
 
-def body() -> Names:
-    """What the towers for pictures share."""
+def tower_names() -> Names:
+    """Return the names that CLIP's and SigLIP's towers for pictures share."""
     layer = f"{PREFIX}encoder.layers.{{i}}."
     return (
         ("embedders.image.projection", f"{PREFIX}embeddings.patch_embedding"),
@@ -61,21 +62,21 @@ def body() -> Names:
 family = Family(
     architectures={"body": "CLIPVisionModel", "label": "CLIPForImageClassification"},
     prefix=PREFIX,
-    names={
+    weight_names={
         "body": (
-            *body(),
+            *tower_names(),
             ("embedders.image.cls_token", f"{PREFIX}embeddings.class_embedding"),
             ("transformer.embedding_norm", f"{PREFIX}pre_layrnorm"),
             ("transformer.vector_norm", f"{PREFIX}post_layernorm"),
         ),
         "label": (("classifier", "classifier"),),
     },
-    read=read,
-    write=write,
-    untied={},
-    ignored=(r"vision_model\.embeddings\.position_ids$",),
-    requires=REQUIRES,
-    reads="image",
-    flat={"embedders.image.cls_token": 2, "embedders.image.position_embeddings": 1},
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    ignored_weights=(r"vision_model\.embeddings\.position_ids$",),
+    required_files=REQUIRES,
+    source_kind="image",
+    leading_ones={"embedders.image.cls_token": 2, "embedders.image.position_embeddings": 1},
     tower=Tower("clip_vision_model", "clip", "vision_config"),
 )

@@ -1,4 +1,4 @@
-"""CLIP's tower for pictures under its own model_type."""
+"""CLIP's tower for pictures (clip.py) in a folder of its own, model_type clip_vision_model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ConvNeXt (Liu et al. 2022): a convolutional network with layers like those of a Transformer; its mean is normalised."""
+"""ConvNeXt (Liu et al. 2022): convolutional network with layers like those of a Transformer, read at its normalised mean.
+
+Opens facebook/convnext-tiny-224 and its like.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,47 @@ from typing import Any
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig
 from mapsto.model.convolution import ConvNextConfig
-from mapsto.zoo import Family, Names, activation, share, whole
-from mapsto.zoo.bert import foreign
-from mapsto.zoo.resnet import MOST_STAGES, NETWORK, hosted, sizes
+from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
+from mapsto.zoo.resnet import MAX_STAGES, NETWORK, backbone_config, read_stages
 from mapsto.zoo.vit import REQUIRES
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     scale = raw.get("layer_scale_init_value", 1e-6)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layer_scale_init_value must be a number, not {scale!r}")
-    front = ConvNextConfig(
-        **sizes(raw, (96, 192, 384, 768), (3, 3, 9, 3)),
-        patch=whole(raw, "patch_size", 4),
-        activation=activation(raw.get("hidden_act", "gelu")),
+    backbone = ConvNextConfig(
+        **read_stages(raw, (96, 192, 384, 768), (3, 3, 9, 3)),
+        patch=read_positive_int(raw, "patch_size", 4),
+        activation=read_activation(raw.get("hidden_act", "gelu")),
         scale=float(scale) if scale > 0 else None,
     )
-    if whole(raw, "num_stages", 4) != len(front.depths):
+    if read_positive_int(raw, "num_stages", 4) != len(backbone.depths):
         raise CheckpointError(
-            f"config.json: num_stages is {raw.get('num_stages', 4)}, depths lists {len(front.depths)}"
+            f"config.json: num_stages is {raw.get('num_stages', 4)}, depths lists {len(backbone.depths)}"
         )
-    config = hosted(front)
-    shape = replace(config.transformer, norm_epsilon=share(raw, "layer_norm_eps", 1e-12), norm_bias=True)
+    config = backbone_config(backbone)
+    shape = replace(config.transformer, norm_epsilon=read_fraction(raw, "layer_norm_eps", 1e-12), norm_bias=True)
     return replace(config, transformer=shape, pooled_norm=True)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    front = config.front
-    assert isinstance(front, ConvNextConfig)
+    """Return the config.json of a configuration: the inverse of `read`."""
+    backbone = config.backbone
+    assert isinstance(backbone, ConvNextConfig)
     return {
-        "patch_size": front.patch,
-        "num_stages": len(front.depths),
-        "hidden_sizes": list(front.widths),
-        "depths": list(front.depths),
-        "hidden_act": foreign(front.activation),
+        "patch_size": backbone.patch,
+        "num_stages": len(backbone.depths),
+        "hidden_sizes": list(backbone.widths),
+        "depths": list(backbone.depths),
+        "hidden_act": write_activation(backbone.activation),
         "layer_norm_eps": config.transformer.norm_epsilon,
-        "layer_scale_init_value": front.scale or 0.0,
+        "layer_scale_init_value": backbone.scale or 0.0,
     }
 
 
-def _stage(stage: int) -> Names:
+def _stage_names(stage: int) -> Names:
     ours, theirs = f"{NETWORK}blocks.{stage}.", f"convnext.encoder.stages.{stage}."
     layer, theirs_layer = f"{ours}layers.{{i}}.", f"{theirs}layers.{{i}}."
     return (
@@ -67,18 +69,18 @@ def _stage(stage: int) -> Names:
 family = Family(
     architectures={"body": "ConvNextModel", "label": "ConvNextForImageClassification"},
     prefix="convnext.",
-    names={
+    weight_names={
         "body": (
             (f"{NETWORK}stem", "convnext.embeddings.patch_embeddings"),
             (f"{NETWORK}norm", "convnext.embeddings.layernorm"),
-            *(name for stage in range(MOST_STAGES) for name in _stage(stage)),
+            *(name for stage in range(MAX_STAGES) for name in _stage_names(stage)),
             ("pooled_norm", "convnext.layernorm"),
         ),
         "label": (("classifier", "classifier"),),
     },
-    read=read,
-    write=write,
-    untied={},
-    requires=REQUIRES,
-    reads="image",
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=REQUIRES,
+    source_kind="image",
 )

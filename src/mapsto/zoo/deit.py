@@ -1,6 +1,6 @@
-"""DeiT (Touvron et al. 2021): ViT with a second token in front, which learnt from a teacher; classified by the first one.
+"""DeiT (Touvron et al. 2021): ViT with a distillation token beside the class token, classified by the class token.
 
-Of folders with a head for either token the body is opened alone.
+Opens facebook/deit-base-patch16-224 and its like. Of folders with a head for each of the two tokens only the body is opened.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from mapsto.zoo import vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    return replace(vit.read(raw), frame=2)
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    return replace(vit.read(raw), num_prefix_tokens=2)
 
 
-BOTH = tuple(f"deit.embeddings.{name}_token" for name in ("cls", "distillation"))
+# Their two tokens, which are the two rows of our one weight.
+PREFIX_TOKENS = tuple(f"deit.embeddings.{name}_token" for name in ("cls", "distillation"))
 
 
 family = replace(
     vit.family,
     architectures={"body": "DeiTModel", "label": "DeiTForImageClassification"},
     prefix="deit.",
-    names={
-        "body": (*vit.whole_body("deit."), ("embedders.image.cls_token", BOTH)),
-        "label": vit.family.names["label"],
+    weight_names={
+        "body": (*vit.body_names("deit."), ("embedders.image.cls_token", PREFIX_TOKENS)),
+        "label": vit.family.weight_names["label"],
     },
-    read=read,
-    ignored=(r"deit\.pooler\.",),
+    read_config=read,
+    ignored_weights=(r"deit\.pooler\.",),
 )

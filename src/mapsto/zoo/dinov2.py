@@ -1,5 +1,7 @@
-"""DINOv2 (Oquab et al. 2023): ViT with scaled layers; classified by its first token and the mean of the patches. The shape of
-our own models of pictures."""
+"""DINOv2 (Oquab et al. 2023): ViT with scaled layers, classified by its first token and the mean of the patches.
+
+Opens facebook/dinov2-small to -giant; new models of pictures take this shape.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +12,52 @@ from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.zoo import Family, Names, vit, whole
-from mapsto.zoo.vit import RENAMED, REQUIRES, sizes, stack
+from mapsto.zoo import Family, Names, read_positive_int, vit
+from mapsto.zoo.vit import RENAMED, REQUIRES, read_stack, write_stack
 
 EPSILON = 1e-6
 
 
-def read(raw: Mapping[str, Any], frame: int = 1) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    shape = stack({"layer_norm_eps": EPSILON, **raw})
+def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    shape = read_stack({"layer_norm_eps": EPSILON, **raw})
     scale = raw.get("layerscale_value", 1.0)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layerscale_value must be a number, not {scale!r}")
-    shape = replace(shape, hidden=shape.width * whole(raw, "mlp_ratio", 4), layer_scale=float(scale))
+    shape = replace(
+        shape, feed_forward_width=shape.width * read_positive_int(raw, "mlp_ratio", 4), layer_scale=float(scale)
+    )
     if raw.get("use_swiglu_ffn"):
-        shape = replace(shape, hidden=gated_width(shape.hidden), gated=True, activation="silu")
-    return ModelConfig(transformer=shape, pooling="first_mean", pooler=None, vocabulary_head=None, frame=frame)
+        shape = replace(shape, feed_forward_width=gated_width(shape.feed_forward_width), gated=True, activation="silu")
+    return ModelConfig(
+        transformer=shape, pooling="first_mean", pooler=None, vocabulary_head=None, num_prefix_tokens=num_prefix_tokens
+    )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape = config.transformer
-    ratio = shape.hidden // shape.width
+    ratio = shape.feed_forward_width // shape.width
     if shape.gated:
-        ratio = next(ratio for ratio in count(1) if gated_width(shape.width * ratio) >= shape.hidden)
+        # Several widths are rounded to one gated width; any ratio that gives it is right.
+        ratio = next(ratio for ratio in count(1) if gated_width(shape.width * ratio) >= shape.feed_forward_width)
     return {
-        **sizes(shape), "mlp_ratio": ratio, "layerscale_value": shape.layer_scale, "use_swiglu_ffn": shape.gated,
+        **write_stack(shape), "mlp_ratio": ratio, "layerscale_value": shape.layer_scale, "use_swiglu_ffn": shape.gated,
     }  # fmt: skip
 
 
 def gated_width(width: int) -> int:
-    """Of a gated feed-forward part that has about as many weights as one of this `width` without gates."""
+    """Return the width at which a gated feed-forward part has about as many weights as one of `width` without gates."""
     return (int(width * 2 / 3) + 7) // 8 * 8
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """A new model."""
+    """Return the configuration of a new model."""
     shape = TransformerConfig(
         width=width,
         layers=layers,
         heads=heads,
-        hidden=4 * width,
+        feed_forward_width=4 * width,
         norm_epsilon=EPSILON,
         norm_bias=True,
         bias=True,
@@ -63,11 +70,11 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
     return ModelConfig(transformer=shape, pooling="first_mean", pooler=None, vocabulary_head=None)
 
 
-def body(prefix: str) -> Names:
-    """All but the heads under `prefix`."""
+def body_names(prefix: str) -> Names:
+    """Return the names of all weights but the heads under `prefix`."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
-        *vit.body(prefix),
+        *vit.shared_names(prefix),
         ("embedders.image.register_tokens", f"{prefix}embeddings.register_tokens"),
         ("transformer.blocks.{i}.attention_norm", f"{layer}norm1"),
         ("transformer.blocks.{i}.attention_scale", f"{layer}layer_scale1.lambda1"),
@@ -78,8 +85,8 @@ def body(prefix: str) -> Names:
     )
 
 
-def gated(prefix: str) -> Names:
-    """The feed-forward parts under `prefix` where they are gated, as the giant model has them."""
+def gated_names(prefix: str) -> Names:
+    """Return the names of gated feed-forward parts under `prefix`, as the giant model has them."""
     layer = f"{prefix}encoder.layer.{{i}}.mlp."
     return (
         ("transformer.blocks.{i}.feed.up", f"{layer}weights_in"),
@@ -90,13 +97,13 @@ def gated(prefix: str) -> Names:
 family = Family(
     architectures={"body": "Dinov2Model", "label": "Dinov2ForImageClassification"},
     prefix="dinov2.",
-    names={"body": body("dinov2."), "label": (("classifier", "classifier"),)},
-    read=read,
-    write=write,
-    untied={},
-    requires=REQUIRES,
-    reads="image",
-    fresh=fresh,
-    renamed=RENAMED,
-    gated=gated("dinov2."),
+    weight_names={"body": body_names("dinov2."), "label": (("classifier", "classifier"),)},
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=REQUIRES,
+    source_kind="image",
+    new_config=fresh,
+    aliases=RENAMED,
+    gated_names=gated_names("dinov2."),
 )

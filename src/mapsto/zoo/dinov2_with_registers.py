@@ -1,4 +1,7 @@
-"""DINOv2 with registers (Darcet et al. 2024): tokens in front that are read by nobody."""
+"""DINOv2 with registers (Darcet et al. 2024): DINOv2 with learned tokens behind the first one that no head reads.
+
+Opens facebook/dinov2-with-registers-small to -giant.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from mapsto.model.config import ModelConfig
-from mapsto.zoo import Family, dinov2, whole
+from mapsto.zoo import Family, dinov2, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    return dinov2.read(raw, frame=1 + whole(raw, "num_register_tokens", 4))
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    return dinov2.read(raw, num_prefix_tokens=1 + read_positive_int(raw, "num_register_tokens", 4))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    return {**dinov2.write(config), "num_register_tokens": config.frame - 1}
+    """Return the config.json of a configuration: the inverse of `read`."""
+    return {**dinov2.write(config), "num_register_tokens": config.num_prefix_tokens - 1}
 
 
 family = Family(
     architectures={"body": "Dinov2WithRegistersModel", "label": "Dinov2WithRegistersForImageClassification"},
     prefix="dinov2_with_registers.",
-    names={"body": dinov2.body("dinov2_with_registers."), "label": (("classifier", "classifier"),)},
-    read=read,
-    write=write,
-    untied={},
-    requires=dinov2.family.requires,
-    reads="image",
-    renamed=dinov2.family.renamed,
-    gated=dinov2.gated("dinov2_with_registers."),
+    weight_names={"body": dinov2.body_names("dinov2_with_registers."), "label": (("classifier", "classifier"),)},
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=dinov2.family.required_files,
+    source_kind="image",
+    aliases=dinov2.family.aliases,
+    gated_names=dinov2.gated_names("dinov2_with_registers."),
 )

@@ -1,4 +1,7 @@
-"""DistilBERT (Sanh et al. 2019): half of BERT's layers, no token types."""
+"""DistilBERT (Sanh et al. 2019): BERT with half of the layers and no token types.
+
+Opens distilbert-base-uncased, distilbert-base-multilingual-cased and their like.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from typing import Any
 
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
-from mapsto.zoo import Family, activation, share, whole
-from mapsto.zoo.bert import foreign
+from mapsto.zoo import Family, read_activation, read_fraction, read_positive_int, write_activation
 
 EPSILON = 1e-12
 
@@ -17,23 +19,23 @@ LAYER = "distilbert.transformer.layer.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     shape = TransformerConfig(
-        width=whole(raw, "dim", 768),
-        layers=whole(raw, "n_layers", 6),
-        heads=whole(raw, "n_heads", 12),
-        hidden=whole(raw, "hidden_dim", 3072),
+        width=read_positive_int(raw, "dim", 768),
+        layers=read_positive_int(raw, "n_layers", 6),
+        heads=read_positive_int(raw, "n_heads", 12),
+        feed_forward_width=read_positive_int(raw, "hidden_dim", 3072),
         norm_place="post",
         norm_epsilon=EPSILON,
         norm_bias=True,
         bias=True,
-        activation=activation(raw.get("activation", "gelu")),
+        activation=read_activation(raw.get("activation", "gelu")),
         gated=False,
         positions="absolute",
-        max_positions=whole(raw, "max_position_embeddings", 512),
+        max_positions=read_positive_int(raw, "max_position_embeddings", 512),
         final_norm=False,
-        dropout=share(raw, "dropout", 0.1),
-        attention_dropout=share(raw, "attention_dropout", 0.1),
+        dropout=read_fraction(raw, "dropout", 0.1),
+        attention_dropout=read_fraction(raw, "attention_dropout", 0.1),
     )
     return ModelConfig(
         transformer=shape,
@@ -44,14 +46,14 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape = config.transformer
     return {
         "dim": shape.width,
         "n_layers": shape.layers,
         "n_heads": shape.heads,
-        "hidden_dim": shape.hidden,
-        "activation": foreign(shape.activation),
+        "hidden_dim": shape.feed_forward_width,
+        "activation": write_activation(shape.activation),
         "max_position_embeddings": shape.max_positions,
         "dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,
@@ -65,7 +67,7 @@ family = Family(
         "label": "DistilBertForSequenceClassification",
     },
     prefix="distilbert.",
-    names={
+    weight_names={
         "body": (
             ("embedders.text", "distilbert.embeddings.word_embeddings"),
             ("transformer.position_table", "distilbert.embeddings.position_embeddings"),
@@ -87,7 +89,7 @@ family = Family(
         ),
         "label": (("pooler.dense", "pre_classifier"), ("classifier", "classifier")),
     },
-    read=read,
-    write=write,
-    untied={"vocab_projector.weight": "embedders.text.weight"},
+    read_config=read,
+    write_config=write,
+    tied_weights={"vocab_projector.weight": "embedders.text.weight"},
 )

@@ -1,4 +1,8 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder behind embeddings that may be narrower; discriminators and generators."""
+"""ELECTRA (Clark et al. 2020): BERT's encoder behind embeddings that may be narrower.
+
+Opens google/electra-small-discriminator and its like, generators too; hfl's Chinese ELECTRAs. The discriminator's own head is
+left out.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ from typing import Any
 
 from mapsto.model.config import ModelConfig
 from mapsto.model.layers import TransformConfig
-from mapsto.zoo import Family, bert, whole
+from mapsto.zoo import Family, bert, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     config = bert.read(raw)
-    embedded = whole(raw, "embedding_size", 128)
+    embedded = read_positive_int(raw, "embedding_size", 128)
     shape = replace(config.transformer, embedding_width=None if embedded == config.transformer.width else embedded)
     return replace(
         config,
@@ -25,7 +29,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     return {**bert.write(config), "embedding_size": config.transformer.input_width}
 
 
@@ -36,8 +40,8 @@ family = Family(
         "label": "ElectraForSequenceClassification",
     },
     prefix="electra.",
-    names={
-        "body": (*bert.body("electra."), ("transformer.embedding_map", "electra.embeddings_project")),
+    weight_names={
+        "body": (*bert.body_names("electra."), ("transformer.embedding_map", "electra.embeddings_project")),
         "text": (
             ("vocabulary_head.transform.dense", "generator_predictions.dense"),
             ("vocabulary_head.transform.norm", "generator_predictions.LayerNorm"),
@@ -45,8 +49,8 @@ family = Family(
         ),
         "label": (("pooler.dense", "classifier.dense"), ("classifier", "classifier.out_proj")),
     },
-    read=read,
-    write=write,
-    untied={"generator_lm_head.weight": "embedders.text.weight"},
-    ignored=(r"electra\.embeddings\.position_ids$", r"discriminator_predictions\."),
+    read_config=read,
+    write_config=write,
+    tied_weights={"generator_lm_head.weight": "embedders.text.weight"},
+    ignored_weights=(r"electra\.embeddings\.position_ids$", r"discriminator_predictions\."),
 )

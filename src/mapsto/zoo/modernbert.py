@@ -1,4 +1,8 @@
-"""ModernBERT (Warner et al. 2024): pre-norm, rotary positions, gated feed-forward, no biases; the shape of our own models."""
+"""ModernBERT (Warner et al. 2024): pre-norm encoder with rotary positions, gated feed-forward parts and no biases.
+
+Most layers see a window of tokens, every third sees all. Opens answerdotai/ModernBERT-base and -large; new models of text take
+this shape.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,13 @@ from typing import Any
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
-from mapsto.zoo import Family, activation, share, whole
-from mapsto.zoo.bert import foreign
+from mapsto.zoo import Family, read_activation, read_fraction, read_positive_int, write_activation
 
+# Bases of the rotary angles that a config.json leaves out.
 GLOBAL_BASE, LOCAL_BASE = 160_000.0, 10_000.0
-
-
+# Their names of the two types of layers.
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-
-
+# Their names of poolings, and ours.
 POOLING = {"cls": "first", "mean": "mean"}
 
 
@@ -24,38 +26,38 @@ LAYER = "model.layers.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     bias = bool(raw.get("attention_bias", False))
     if bias != bool(raw.get("mlp_bias", False)):
         raise CheckpointError("config.json: attention_bias and mlp_bias differ, which is not supported")
     if not raw.get("decoder_bias", True):
         raise CheckpointError("config.json: decoder_bias false is not supported")
-    layers = whole(raw, "num_hidden_layers")
-    every = _global_every(raw, layers)
-    epsilon = share(raw, "norm_eps", 1e-5)
+    layers = read_positive_int(raw, "num_hidden_layers")
+    global_every = _global_every(raw, layers)
+    epsilon = read_fraction(raw, "norm_eps", 1e-5)
     norm_bias = bool(raw.get("norm_bias", False))
     shape = TransformerConfig(
-        width=whole(raw, "hidden_size"),
+        width=read_positive_int(raw, "hidden_size"),
         layers=layers,
-        heads=whole(raw, "num_attention_heads"),
-        hidden=whole(raw, "intermediate_size"),
+        heads=read_positive_int(raw, "num_attention_heads"),
+        feed_forward_width=read_positive_int(raw, "intermediate_size"),
         norm_epsilon=epsilon,
         norm_bias=norm_bias,
         bias=bias,
-        activation=activation(raw.get("hidden_activation", "gelu")),
-        max_positions=whole(raw, "max_position_embeddings", 8192),
-        rotary_base=_base(raw, GLOBAL, "global_rope_theta", GLOBAL_BASE),
-        rotary_base_local=_base(raw, LOCAL, "local_rope_theta", LOCAL_BASE),
-        window=whole(raw, "local_attention", 128) // 2 if every > 1 else None,
-        global_every=every,
-        dropout=share(raw, "mlp_dropout", 0.0),
-        attention_dropout=share(raw, "attention_dropout", 0.0),
+        activation=read_activation(raw.get("hidden_activation", "gelu")),
+        max_positions=read_positive_int(raw, "max_position_embeddings", 8192),
+        rotary_base=_rotary_base(raw, GLOBAL, "global_rope_theta", GLOBAL_BASE),
+        rotary_base_local=_rotary_base(raw, LOCAL, "local_rope_theta", LOCAL_BASE),
+        window=read_positive_int(raw, "local_attention", 128) // 2 if global_every > 1 else None,
+        global_every=global_every,
+        dropout=read_fraction(raw, "mlp_dropout", 0.0),
+        attention_dropout=read_fraction(raw, "attention_dropout", 0.0),
     )
     pooling = raw.get("classifier_pooling", "cls")
     if pooling not in POOLING:
         raise CheckpointError(f"config.json: classifier_pooling is cls or mean, not {pooling!r}")
     head = TransformConfig(
-        activation(raw.get("classifier_activation", "gelu")),
+        read_activation(raw.get("classifier_activation", "gelu")),
         bool(raw.get("classifier_bias", False)),
         True,
         norm_bias,
@@ -65,48 +67,53 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """A new model: the feed-forward part is as wide as without gates it would have as many weights at four widths."""
+    """Return the configuration of a new model.
+
+    Its gated feed-forward part has as many weights as one without gates that is four times as wide as the stack.
+    """
     hidden = max(64, round(width * 8 / 3 / 64) * 64)
     return ModelConfig(
-        transformer=TransformerConfig(width=width, layers=layers, heads=heads, hidden=hidden, max_positions=longest)
+        transformer=TransformerConfig(
+            width=width, layers=layers, heads=heads, feed_forward_width=hidden, max_positions=longest
+        )
     )
 
 
 def _global_every(raw: Mapping[str, Any], layers: int) -> int:
-    """Every how many layers attention is global. Raises CheckpointError for another pattern."""
-    kinds = raw.get("layer_types")
-    if kinds is None:
-        return whole(raw, "global_attn_every_n_layers", 3)
-    if kinds == [GLOBAL] * layers:
+    """Return n if every n-th layer has global attention, from the first on. Raises CheckpointError for other patterns."""
+    types = raw.get("layer_types")
+    if types is None:
+        return read_positive_int(raw, "global_attn_every_n_layers", 3)
+    if types == [GLOBAL] * layers:
         return 1
-    # With one global layer, the first, any number from the depth on says the same.
-    every = next((i for i, kind in enumerate(kinds) if i and kind == GLOBAL), max(layers, 2))
-    if kinds != [LOCAL if i % every else GLOBAL for i in range(layers)]:
-        raise CheckpointError("config.json: layer_types is no pattern of one global layer in every few")
-    return every
+    # If the first layer is the only global one, every n from the depth on describes that.
+    global_every = next((i for i, layer_type in enumerate(types) if i and layer_type == GLOBAL), max(layers, 2))
+    if types != [LOCAL if i % global_every else GLOBAL for i in range(layers)]:
+        raise CheckpointError("config.json: layer_types must have one global layer in every n, from the first on")
+    return global_every
 
 
-def _base(raw: Mapping[str, Any], kind: str, old: str, default: float) -> float:
-    said = (raw.get("rope_parameters") or {}).get(kind) or {}
-    if said.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default: float) -> float:
+    rope = (raw.get("rope_parameters") or {}).get(layer_type) or {}
+    if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
         raise CheckpointError("config.json: scaled rotary positions are not supported")
-    return float(said.get("rope_theta", raw.get(old, default)))
+    return float(rope.get("rope_theta", raw.get(old_key, default)))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape, head = config.transformer, config.pooler
     assert head is not None
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
-        "intermediate_size": shape.hidden,
+        "intermediate_size": shape.feed_forward_width,
         "norm_eps": shape.norm_epsilon,
         "norm_bias": shape.norm_bias,
         "attention_bias": shape.bias,
         "mlp_bias": shape.bias,
-        "hidden_activation": foreign(shape.activation),
+        "hidden_activation": write_activation(shape.activation),
         "max_position_embeddings": shape.max_positions,
         "rope_parameters": {
             GLOBAL: {"rope_type": "default", "rope_theta": shape.rotary_base},
@@ -117,7 +124,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "mlp_dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,
         "classifier_pooling": next(theirs for theirs, ours in POOLING.items() if ours == config.pooling),
-        "classifier_activation": foreign(head.activation),
+        "classifier_activation": write_activation(head.activation),
         "classifier_bias": head.bias,
         "decoder_bias": True,
     }
@@ -130,7 +137,7 @@ family = Family(
         "label": "ModernBertForSequenceClassification",
     },
     prefix="model.",
-    names={
+    weight_names={
         "body": (
             ("embedders.text", "model.embeddings.tok_embeddings"),
             ("transformer.embedding_norm", "model.embeddings.norm"),
@@ -149,8 +156,8 @@ family = Family(
         ),
         "label": (("pooler.dense", "head.dense"), ("pooler.norm", "head.norm"), ("classifier", "classifier")),
     },
-    read=read,
-    write=write,
-    untied={"decoder.weight": "embedders.text.weight"},
-    fresh=fresh,
+    read_config=read,
+    write_config=write,
+    tied_weights={"decoder.weight": "embedders.text.weight"},
+    new_config=fresh,
 )

@@ -1,4 +1,7 @@
-"""ResNet (He et al. 2016), and what the other convolutional families share with it."""
+"""ResNet (He et al. 2016): convolutional network, read at the mean of its last grid; with helpers of the other such families.
+
+Opens microsoft/resnet-18 to -152, and weights of torchvision and timm in such a folder, whose names are translated.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +11,63 @@ from typing import Any
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.convolution import ConvolutionConfig, ResidualConfig
-from mapsto.zoo import Family, Names, whole
+from mapsto.zoo import Family, Names, read_positive_int
 from mapsto.zoo.vit import REQUIRES
 
+# Our names of the network start so.
 NETWORK = "embedders.image.network."
-
-
-MOST_STAGES, DEEPEST, WIDEST = 6, 256, 2**16
-
-
+# Largest sizes that are read from a config.json.
+MAX_STAGES, MAX_DEPTH, MAX_WIDTH = 6, 256, 2**16
+# A batch norm's variance, and the number of batches it has seen, which nothing reads.
 COUNTER = (".running_var", ".num_batches_tracked")
 
 
-def sizes(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The channels and layers of each stage that a config.json says. Raises CheckpointError."""
-    if whole(raw, "num_channels", 3) != 3:
+def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the channels and the layers of each stage of a config.json, by default `widths` and `depths`.
+
+    Raises CheckpointError.
+    """
+    if read_positive_int(raw, "num_channels", 3) != 3:
         raise CheckpointError("config.json: only pictures of three channels are supported")
-    found = {}
-    for field, name, usual, most in (("widths", "hidden_sizes", widths, WIDEST), ("depths", "depths", depths, DEEPEST)):
-        given = raw.get(name, usual)
-        if not isinstance(given, list | tuple) or not 0 < len(given) <= MOST_STAGES:
-            raise CheckpointError(f"config.json: {name} must list 1 to {MOST_STAGES} stages, not {given!r}")
-        found[field] = tuple(whole({name: number}, name) for number in given)
-        if max(found[field]) > most:
-            raise CheckpointError(f"config.json: {name} may be up to {most:,}, not {max(found[field]):,}")
-    if len(found["widths"]) != len(found["depths"]):
-        raise CheckpointError("config.json: hidden_sizes and depths speak of different numbers of stages")
-    return found
+    stages = {}
+    limits = (("widths", "hidden_sizes", widths, MAX_WIDTH), ("depths", "depths", depths, MAX_DEPTH))
+    for field, name, default, maximum in limits:
+        sizes = raw.get(name, default)
+        if not isinstance(sizes, list | tuple) or not 0 < len(sizes) <= MAX_STAGES:
+            raise CheckpointError(f"config.json: {name} must list 1 to {MAX_STAGES} stages, not {sizes!r}")
+        stages[field] = tuple(read_positive_int({name: number}, name) for number in sizes)
+        if max(stages[field]) > maximum:
+            raise CheckpointError(f"config.json: {name} may be up to {maximum:,}, not {max(stages[field]):,}")
+    if len(stages["widths"]) != len(stages["depths"]):
+        raise CheckpointError("config.json: hidden_sizes and depths list different numbers of stages")
+    return stages
 
 
-def hosted(front: ConvolutionConfig) -> ModelConfig:
-    """A network and nothing behind it: no layers, no norms, read at the mean of its last grid."""
+def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
+    """Return the configuration of a network with nothing behind it: no layers, no norms, read at the mean of its last grid."""
     shape = TransformerConfig(
-        width=front.width, layers=0, heads=1, positions="none", embedding_norm=False, final_norm=False
+        width=backbone.width, layers=0, heads=1, positions="none", embedding_norm=False, final_norm=False
     )
-    return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, front=front)
+    return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, backbone=backbone)
 
 
-def normed(ours: str, theirs: str) -> Names:
-    """A batch norm's weights, and its statistics."""
+def batch_norm_names(ours: str, theirs: str) -> Names:
+    """Return the names of a batch norm's weights and statistics."""
     return tuple((f"{ours}{end}", f"{theirs}{end}") for end in ("", ".running_mean", ".running_var"))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     if raw.get("hidden_act", "relu") != "relu":
         raise CheckpointError(f"config.json: hidden_act {raw['hidden_act']!r} is not supported for ResNet, only 'relu'")
-    kind = raw.get("layer_type", "bottleneck")
-    if kind not in ("basic", "bottleneck"):
-        raise CheckpointError(f"config.json: layer_type must be 'basic' or 'bottleneck', not {kind!r}")
-    return hosted(
+    layer_type = raw.get("layer_type", "bottleneck")
+    if layer_type not in ("basic", "bottleneck"):
+        raise CheckpointError(f"config.json: layer_type must be 'basic' or 'bottleneck', not {layer_type!r}")
+    return backbone_config(
         ResidualConfig(
-            **sizes(raw, (256, 512, 1024, 2048), (3, 4, 6, 3)),
-            stem=whole(raw, "embedding_size", 64),
-            bottleneck=kind == "bottleneck",
+            **read_stages(raw, (256, 512, 1024, 2048), (3, 4, 6, 3)),
+            stem=read_positive_int(raw, "embedding_size", 64),
+            bottleneck=layer_type == "bottleneck",
             halved_at_once=bool(raw.get("downsample_in_first_stage", False)),
             halved_early=bool(raw.get("downsample_in_bottleneck", False)),
         )
@@ -69,32 +75,35 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    front = config.front
-    assert isinstance(front, ResidualConfig)
+    """Return the config.json of a configuration: the inverse of `read`."""
+    backbone = config.backbone
+    assert isinstance(backbone, ResidualConfig)
     return {
-        "embedding_size": front.stem,
-        "hidden_sizes": list(front.widths),
-        "depths": list(front.depths),
-        "layer_type": "bottleneck" if front.bottleneck else "basic",
+        "embedding_size": backbone.stem,
+        "hidden_sizes": list(backbone.widths),
+        "depths": list(backbone.depths),
+        "layer_type": "bottleneck" if backbone.bottleneck else "basic",
         "hidden_act": "relu",
-        "downsample_in_first_stage": front.halved_at_once,
-        "downsample_in_bottleneck": front.halved_early,
+        "downsample_in_first_stage": backbone.halved_at_once,
+        "downsample_in_bottleneck": backbone.halved_early,
     }
 
 
-def _convolution(ours: str, theirs: str) -> Names:
-    return ((f"{ours}.convolution", f"{theirs}.convolution"), *normed(f"{ours}.norm", f"{theirs}.normalization"))
+def _convolution_names(ours: str, theirs: str) -> Names:
+    return (
+        (f"{ours}.convolution", f"{theirs}.convolution"),
+        *batch_norm_names(f"{ours}.norm", f"{theirs}.normalization"),
+    )
 
 
-def _stage(stage: int) -> Names:
+def _stage_names(stage: int) -> Names:
     ours, theirs = f"{NETWORK}blocks.{stage}.{{i}}.", f"resnet.encoder.stages.{stage}.layers.{{i}}."
-    parts = (_convolution(f"{ours}parts.{part}", f"{theirs}layer.{part}") for part in range(3))
-    return (*_convolution(f"{ours}shortcut", f"{theirs}shortcut"), *(name for part in parts for name in part))
+    parts = (_convolution_names(f"{ours}parts.{part}", f"{theirs}layer.{part}") for part in range(3))
+    return (*_convolution_names(f"{ours}shortcut", f"{theirs}shortcut"), *(name for part in parts for name in part))
 
 
-# What torchvision and timm call the same weights.
-ELSEWHERE = (
+# Names of the same weights in torchvision and timm.
+ALIASES = (
     (r"^conv1\.", "resnet.embedder.embedder.convolution."),
     (r"^bn1\.", "resnet.embedder.embedder.normalization."),
     (r"^fc\.", "classifier.1."),
@@ -109,18 +118,18 @@ ELSEWHERE = (
 family = Family(
     architectures={"body": "ResNetModel", "label": "ResNetForImageClassification"},
     prefix="resnet.",
-    names={
+    weight_names={
         "body": (
-            *_convolution(f"{NETWORK}stem", "resnet.embedder.embedder"),
-            *(name for stage in range(MOST_STAGES) for name in _stage(stage)),
+            *_convolution_names(f"{NETWORK}stem", "resnet.embedder.embedder"),
+            *(name for stage in range(MAX_STAGES) for name in _stage_names(stage)),
         ),
         "label": (("classifier", "classifier.1"),),
     },
-    read=read,
-    write=write,
-    untied={},
-    requires=REQUIRES,
-    reads="image",
-    counter=COUNTER,
-    renamed=ELSEWHERE,
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=REQUIRES,
+    source_kind="image",
+    step_counter=COUNTER,
+    aliases=ALIASES,
 )

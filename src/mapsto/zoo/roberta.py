@@ -1,4 +1,7 @@
-"""RoBERTa (Liu et al. 2019): BERT's encoder, positions counted from behind the padding id."""
+"""RoBERTa (Liu et al. 2019): BERT's encoder with positions counted from behind the padding id.
+
+Opens FacebookAI/roberta-base and its like, sentence encoders and classifiers made of them.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,29 @@ from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig
-from mapsto.zoo import LARGEST_NUMBER, Family, bert
+from mapsto.zoo import MAX_SIZE, Family, bert
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     return bert.read(raw, position_offset=_padding(raw) + 1)
 
 
 def _padding(raw: Mapping[str, Any]) -> int:
-    given = raw.get("pad_token_id")
-    given = 1 if given is None else given
-    if not isinstance(given, int) or not 0 <= given <= LARGEST_NUMBER:
-        raise CheckpointError(f"config.json: pad_token_id must be a whole number from 0, not {given!r}")
-    return given
+    padding = raw.get("pad_token_id")
+    padding = 1 if padding is None else padding
+    if not isinstance(padding, int) or not 0 <= padding <= MAX_SIZE:
+        raise CheckpointError(f"config.json: pad_token_id must be a whole number from 0, not {padding!r}")
+    return padding
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     return {**bert.write(config), "pad_token_id": config.transformer.position_offset - 1}
 
 
-def make(stem: str) -> Family:
-    """RoBERTa or one of its like, whose classes begin with `stem`."""
+def make_family(stem: str) -> Family:
+    """Return RoBERTa, or a family of its shape whose classes start with `stem`."""
     return Family(
         architectures={
             "body": f"{stem}Model",
@@ -37,8 +40,8 @@ def make(stem: str) -> Family:
             "label": f"{stem}ForSequenceClassification",
         },
         prefix="roberta.",
-        names={
-            "body": bert.body("roberta."),
+        weight_names={
+            "body": bert.body_names("roberta."),
             "text": (
                 ("vocabulary_head.transform.dense", "lm_head.dense"),
                 ("vocabulary_head.transform.norm", "lm_head.layer_norm"),
@@ -46,11 +49,14 @@ def make(stem: str) -> Family:
             ),
             "label": (("pooler.dense", "classifier.dense"), ("classifier", "classifier.out_proj")),
         },
-        read=read,
-        write=write,
-        untied={"lm_head.decoder.weight": "embedders.text.weight", "lm_head.decoder.bias": "vocabulary_head.bias"},
-        ignored=(r"roberta\.embeddings\.position_ids$", r"roberta\.pooler\."),
+        read_config=read,
+        write_config=write,
+        tied_weights={
+            "lm_head.decoder.weight": "embedders.text.weight",
+            "lm_head.decoder.bias": "vocabulary_head.bias",
+        },
+        ignored_weights=(r"roberta\.embeddings\.position_ids$", r"roberta\.pooler\."),
     )
 
 
-family = make("Roberta")
+family = make_family("Roberta")

@@ -1,5 +1,7 @@
-"""SigLIP (Zhai et al. 2023): its tower for pictures, without the head that pools by attention; the tower for texts is left out.
-Classified by the mean of the patches."""
+"""SigLIP (Zhai et al. 2023), its tower for pictures: pre-norm ViT without a class token, classified by the mean of the patches.
+
+Opens google/siglip-base-patch16-224 and its like. The tower for texts and the head that pools by attention are left out.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +14,31 @@ from mapsto.zoo import Tower, clip
 
 PREFIX = clip.PREFIX
 
-
-USUAL = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+# Settings that a config.json leaves out.
+DEFAULTS = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    shape = clip.tower(raw, USUAL)
-    return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, frame=0)
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    shape = clip.read_tower(raw, DEFAULTS)
+    return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, num_prefix_tokens=0)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     return {**clip.write(config), "vision_use_head": False}
 
 
 family = replace(
     clip.family,
     architectures={"body": "SiglipVisionModel", "label": "SiglipForImageClassification"},
-    names={
-        "body": (*clip.body(), ("transformer.final_norm", f"{PREFIX}post_layernorm")),
-        "label": clip.family.names["label"],
+    weight_names={
+        "body": (*clip.tower_names(), ("transformer.final_norm", f"{PREFIX}post_layernorm")),
+        "label": clip.family.weight_names["label"],
     },
-    read=read,
-    write=write,
-    ignored=(*clip.family.ignored, r"vision_model\.head\."),
-    flat={"embedders.image.position_embeddings": 1},
+    read_config=read,
+    write_config=write,
+    ignored_weights=(*clip.family.ignored_weights, r"vision_model\.head\."),
+    leading_ones={"embedders.image.position_embeddings": 1},
     tower=Tower("siglip_vision_model", "siglip", "vision_config"),
 )

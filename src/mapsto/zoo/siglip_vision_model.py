@@ -1,4 +1,4 @@
-"""SigLIP's tower for pictures under its own model_type."""
+"""SigLIP's tower for pictures (siglip.py) in a folder of its own, model_type siglip_vision_model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""VGG (Simonyan & Zisserman 2015), under the names of torchvision, up to its classifier: that reads the last grid cell by cell,
-through layers of 4096, so what answers here is new and reads the mean. Its config.json is ours, since no one publishes one."""
+"""VGG (Simonyan & Zisserman 2015): stages of 3 × 3 convolutions, read at the mean of the last grid.
+
+Opens the weights of torchvision (vgg11 to vgg19, with batch norm or without) with a config.json of our own, since nobody
+publishes one. Their classifier is left out: it reads the last grid cell by cell, at one size of pictures.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,38 @@ from typing import Any
 from mapsto.model.config import ModelConfig
 from mapsto.model.convolution import PlainConfig
 from mapsto.zoo import Family
-from mapsto.zoo.resnet import COUNTER, NETWORK, hosted, normed, sizes
+from mapsto.zoo.resnet import COUNTER, NETWORK, backbone_config, batch_norm_names, read_stages
 
 REQUIRES = {
-    "preprocessor_config.json": "it says how pictures are brought to the size that the model was trained on; "
+    "preprocessor_config.json": "it tells how to resize and scale pictures as in training; "
     "docs/images.md has the one of torchvision's weights",
 }
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says; VGG-16 by default. Raises CheckpointError."""
-    stages = sizes(raw, (64, 128, 256, 512, 512), (2, 2, 3, 3, 3))
-    return hosted(PlainConfig(**stages, normed=bool(raw.get("batch_norm", False))))
+    """Return the configuration that a config.json describes; VGG-16 by default. Raises CheckpointError."""
+    stages = read_stages(raw, (64, 128, 256, 512, 512), (2, 2, 3, 3, 3))
+    return backbone_config(PlainConfig(**stages, normed=bool(raw.get("batch_norm", False))))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    front = config.front
-    assert isinstance(front, PlainConfig)
-    return {"hidden_sizes": list(front.widths), "depths": list(front.depths), "batch_norm": front.normed}
+    """Return the config.json of a configuration: the inverse of `read`."""
+    backbone = config.backbone
+    assert isinstance(backbone, PlainConfig)
+    return {"hidden_sizes": list(backbone.widths), "depths": list(backbone.depths), "batch_norm": backbone.normed}
 
 
 family = Family(
     architectures={"body": "VGG", "label": "VGGForImageClassification"},
     prefix="",
-    names={"body": normed(f"{NETWORK}blocks.{{i}}", "features.{i}"), "label": (("classifier", "classifier"),)},
-    read=read,
-    write=write,
-    untied={},
-    requires=REQUIRES,
-    reads="image",
-    counter=COUNTER,
+    weight_names={
+        "body": batch_norm_names(f"{NETWORK}blocks.{{i}}", "features.{i}"),
+        "label": (("classifier", "classifier"),),
+    },
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=REQUIRES,
+    source_kind="image",
+    step_counter=COUNTER,
 )

@@ -1,5 +1,8 @@
-"""VideoMAE (Tong et al. 2022): ViT over patches of two frames; classified by the mean of them; and the decoder that puts hidden
-ones back. The shape of our own models of videos, but for their decoders."""
+"""VideoMAE (Tong et al. 2022): ViT over patches of two frames, classified by their mean, with the decoder of its pretraining.
+
+Opens MCG-NJU/videomae-base, its large and huge models, and those fitted to actions (-finetuned-kinetics, …). New models of
+videos take this shape without the decoder.
+"""
 
 from __future__ import annotations
 
@@ -12,54 +15,55 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, Names, vit
 
-NORM = TransformConfig(norm_bias=True, dense=False)  # before the classes
-
-
-DECODER = dict(zip(vit.SIZES, (384, 4, 6, 1536), strict=True))  # where a config does not say it
-
-
-DECODER_EPSILON = 1e-5  # of its last norm, whatever a config says
+# Norm between the mean of the patches and the classes.
+POOLER = TransformConfig(norm_bias=True, dense=False)
+# Sizes of the decoder that a config.json leaves out.
+DECODER = dict(zip(vit.SIZES, (384, 4, 6, 1536), strict=True))
+# Epsilon of the decoder's last norm, which does not follow config.json in `transformers`.
+DECODER_EPSILON = 1e-5
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
     if not raw.get("qv_bias", True):
         raise CheckpointError("config.json: qv_bias false is not supported")
-    shape = replace(vit.stack(raw), key_bias=False)
-    small = replace(vit.behind(raw, DECODER), key_bias=False, map_bias=False, final_epsilon=DECODER_EPSILON)
-    return replace(_pooled(shape, mean=raw.get("use_mean_pooling", True)), decoder=small)
+    shape = replace(vit.read_stack(raw), key_bias=False)
+    decoder = replace(
+        vit.read_decoder(raw, DECODER), key_bias=False, projection_bias=False, final_epsilon=DECODER_EPSILON
+    )
+    return replace(_with_pooling(shape, mean=raw.get("use_mean_pooling", True)), decoder=decoder)
 
 
-def _pooled(shape: TransformerConfig, mean: bool) -> ModelConfig:
-    """Read by the mean, with a norm behind it; else by the first token, with a norm before it."""
+def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
+    """Return a model read at the mean, with a norm behind it; or at the first token, with a norm before it."""
     shape = replace(shape, final_norm=not mean)
     return ModelConfig(
-        transformer=shape, pooling="mean" if mean else "first", pooler=NORM if mean else None, vocabulary_head=None
+        transformer=shape, pooling="mean" if mean else "first", pooler=POOLER if mean else None, vocabulary_head=None
     )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    sizes = vit.write(config) | vit.behind_sizes(config)
+    """Return the config.json of a configuration: the inverse of `read`."""
+    sizes = vit.write(config) | vit.write_decoder(config)
     return sizes | {"qv_bias": sizes.pop("qkv_bias"), "use_mean_pooling": config.pooling == "mean"}
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """A new model."""
-    shape = vit.stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
-    return _pooled(replace(shape, key_bias=False, max_positions=longest), mean=True)
+    """Return the configuration of a new model."""
+    shape = vit.read_stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
+    return _with_pooling(replace(shape, key_bias=False, max_positions=longest), mean=True)
 
 
 BODY = "videomae."
 
 
-def layers(ours: str, theirs: str) -> Names:
-    """The layers `theirs` of our stack `ours`."""
+def layer_names(ours: str, theirs: str) -> Names:
+    """Return the names of the layers `theirs` of our stack `ours`."""
     biases = tuple(f"{theirs}attention.attention.{part}.bias" for part in ("query", "value"))
     return (
         (f"{ours}blocks.{{i}}.attention.qv_bias", biases),
-        *vit.attention(ours, theirs),
-        *vit.rest(ours, theirs),
+        *vit.attention_names(ours, theirs),
+        *vit.norm_and_feed_forward_names(ours, theirs),
     )
 
 
@@ -70,28 +74,28 @@ family = Family(
         "label": "VideoMAEForVideoClassification",
     },
     prefix=BODY,
-    names={
+    weight_names={
         "body": (
             ("embedders.video.projection", f"{BODY}embeddings.patch_embeddings.projection"),
-            *layers("transformer.", f"{BODY}encoder.layer.{{i}}."),
+            *layer_names("transformer.", f"{BODY}encoder.layer.{{i}}."),
             ("transformer.final_norm", f"{BODY}layernorm"),
         ),
         "label": (("pooler.norm", "fc_norm"), ("classifier", "classifier")),
         "video": (
             ("decoder.embed", "encoder_to_decoder"),
             ("decoder.mask_token", "mask_token"),
-            *layers("decoder.transformer.", "decoder.decoder_layers.{i}."),
+            *layer_names("decoder.transformer.", "decoder.decoder_layers.{i}."),
             ("decoder.transformer.final_norm", "decoder.norm"),
             ("patch_head", "decoder.head"),
         ),
     },
-    read=read,
-    write=write,
-    untied={},
-    requires=vit.REQUIRES,
-    reads="video",
-    fresh=fresh,
-    undecoded="videomae",
-    # As the first published files have them.
-    renamed=((r"\.attention\.q_bias$", ".attention.query.bias"), (r"\.attention\.v_bias$", ".attention.value.bias")),
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=vit.REQUIRES,
+    source_kind="video",
+    new_config=fresh,
+    without_decoder="videomae",
+    # Names in the first files that were published.
+    aliases=((r"\.attention\.q_bias$", ".attention.query.bias"), (r"\.attention\.v_bias$", ".attention.value.bias")),
 )

@@ -1,4 +1,7 @@
-"""ViT (Dosovitskiy et al. 2021), and what the other families of pictures share with it."""
+"""ViT (Dosovitskiy et al. 2021): pre-norm encoder over patches, classified by its first token; with helpers of its relatives.
+
+Opens google/vit-base-patch16-224 and its like.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,17 @@ from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.zoo import Family, Names, activation, share, whole
-from mapsto.zoo.bert import foreign
+from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
 
 REQUIRES = {
-    "preprocessor_config.json": "it says how pictures are brought to the size that the model was trained on; "
+    "preprocessor_config.json": "it tells how to resize and scale pictures as in training; "
     "take it from where the model was published",
 }
 
-
+# Settings of config.json that a decoder has too, there with the prefix "decoder_".
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
-
-# What transformers 5 calls its weights in memory, and what it writes.
+# Names of weights in the memory of transformers 5, and in the files it writes.
 RENAMED = (
     (r"\.layers\.(\d+)\.", r".encoder.layer.\1."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -30,73 +31,77 @@ RENAMED = (
 )
 
 
-def stack(raw: Mapping[str, Any]) -> TransformerConfig:
-    """The stack that a config.json of a vision Transformer says; its longest example is the source's. Raises CheckpointError."""
+def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
+    """Return the stack of a vision Transformer's config.json. Raises CheckpointError.
+
+    The length of an example follows from the pictures' size, which the source reads.
+    """
     if not raw.get("qkv_bias", True):
         raise CheckpointError("config.json: qkv_bias false is not supported")
-    if whole(raw, "num_channels", 3) != 3:
+    if read_positive_int(raw, "num_channels", 3) != 3:
         raise CheckpointError("config.json: only pictures of three channels are supported")
-    width = whole(raw, "hidden_size", 768)
+    width = read_positive_int(raw, "hidden_size", 768)
     return TransformerConfig(
         width=width,
-        layers=whole(raw, "num_hidden_layers", 12),
-        heads=whole(raw, "num_attention_heads", 12),
-        hidden=whole(raw, "intermediate_size", 4 * width),
-        norm_epsilon=share(raw, "layer_norm_eps", 1e-12),
+        layers=read_positive_int(raw, "num_hidden_layers", 12),
+        heads=read_positive_int(raw, "num_attention_heads", 12),
+        feed_forward_width=read_positive_int(raw, "intermediate_size", 4 * width),
+        norm_epsilon=read_fraction(raw, "layer_norm_eps", 1e-12),
         norm_bias=True,
         bias=True,
-        activation=activation(raw.get("hidden_act", "gelu")),
+        activation=read_activation(raw.get("hidden_act", "gelu")),
         gated=False,
         positions="none",
         embedding_norm=False,
-        dropout=share(raw, "hidden_dropout_prob", 0.0),
-        attention_dropout=share(raw, "attention_probs_dropout_prob", 0.0),
+        dropout=read_fraction(raw, "hidden_dropout_prob", 0.0),
+        attention_dropout=read_fraction(raw, "attention_probs_dropout_prob", 0.0),
     )
 
 
-def sizes(shape: TransformerConfig) -> dict[str, Any]:
-    """The inverse of `stack`, but for what the source of pictures writes."""
+def write_stack(shape: TransformerConfig) -> dict[str, Any]:
+    """Return the config.json of a stack, without the settings that the source of pictures writes."""
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "layer_norm_eps": shape.norm_epsilon,
-        "hidden_act": foreign(shape.activation),
+        "hidden_act": write_activation(shape.activation),
         "hidden_dropout_prob": shape.dropout,
         "attention_probs_dropout_prob": shape.attention_dropout,
         "qkv_bias": True,
     }
 
 
-def behind(raw: Mapping[str, Any], usual: Mapping[str, int]) -> TransformerConfig:
-    """The stack of a decoder behind such a one, whose sizes stand behind `decoder_`, or are the usual ones. Raises
-    CheckpointError."""
-    return stack({**raw, **{name: whole(raw, f"decoder_{name}", size) for name, size in usual.items()}})
+def read_decoder(raw: Mapping[str, Any], defaults: Mapping[str, int]) -> TransformerConfig:
+    """Return the stack of a masked autoencoder's decoder, whose sizes are the settings `decoder_*`. Raises CheckpointError."""
+    return read_stack(
+        {**raw, **{name: read_positive_int(raw, f"decoder_{name}", size) for name, size in defaults.items()}}
+    )
 
 
-def behind_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `behind`; nothing without a decoder."""
+def write_decoder(config: ModelConfig) -> dict[str, Any]:
+    """Return the settings `decoder_*`; empty without a decoder."""
     if config.decoder is None:
         return {}
-    small = write(replace(config, transformer=config.decoder))
-    return {f"decoder_{name}": small[name] for name in SIZES}
+    raw = write(replace(config, transformer=config.decoder))
+    return {f"decoder_{name}": raw[name] for name in SIZES}
 
 
-def body(prefix: str) -> Names:
-    """The embeddings and attention under `prefix`, which the vision families share."""
+def shared_names(prefix: str) -> Names:
+    """Return the names of embeddings, attention and last norm under `prefix`, which ViT's relatives share."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         ("embedders.image.cls_token", f"{prefix}embeddings.cls_token"),
         ("embedders.image.mask_token", f"{prefix}embeddings.mask_token"),
         ("embedders.image.position_embeddings", f"{prefix}embeddings.position_embeddings"),
         ("embedders.image.projection", f"{prefix}embeddings.patch_embeddings.projection"),
-        *attention("transformer.", layer),
+        *attention_names("transformer.", layer),
         ("transformer.final_norm", f"{prefix}layernorm"),
     )
 
 
-def attention(ours: str, theirs: str) -> Names:
-    """The attention of the layers `theirs` of our stack `ours`."""
+def attention_names(ours: str, theirs: str) -> Names:
+    """Return the names of the attention in the layers `theirs` of our stack `ours`."""
     parts = tuple(f"{theirs}attention.attention.{part}" for part in ("query", "key", "value"))
     return (
         (f"{ours}blocks.{{i}}.attention.qkv", parts),
@@ -104,8 +109,8 @@ def attention(ours: str, theirs: str) -> Names:
     )
 
 
-def rest(ours: str, theirs: str) -> Names:
-    """All but the attention of the layers `theirs` of our stack `ours`."""
+def norm_and_feed_forward_names(ours: str, theirs: str) -> Names:
+    """Return the names of norms and feed-forward parts in the layers `theirs` of our stack `ours`."""
     return (
         (f"{ours}blocks.{{i}}.attention_norm", f"{theirs}layernorm_before"),
         (f"{ours}blocks.{{i}}.feed_norm", f"{theirs}layernorm_after"),
@@ -115,33 +120,33 @@ def rest(ours: str, theirs: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    return ModelConfig(transformer=stack(raw), pooling="first", pooler=None, vocabulary_head=None)
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    return ModelConfig(transformer=read_stack(raw), pooling="first", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    return {**sizes(config.transformer), "intermediate_size": config.transformer.hidden}
+    """Return the config.json of a configuration: the inverse of `read`."""
+    return {**write_stack(config.transformer), "intermediate_size": config.transformer.feed_forward_width}
 
 
-def whole_body(prefix: str) -> Names:
-    """All but the heads under `prefix`."""
+def body_names(prefix: str) -> Names:
+    """Return the names of all weights but the heads under `prefix`."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
-        *body(prefix),
-        *rest("transformer.", layer),
+        *shared_names(prefix),
+        *norm_and_feed_forward_names("transformer.", layer),
     )
 
 
 family = Family(
     architectures={"body": "ViTModel", "label": "ViTForImageClassification"},
     prefix="vit.",
-    names={"body": whole_body("vit."), "label": (("classifier", "classifier"),)},
-    read=read,
-    write=write,
-    untied={},
-    ignored=(r"vit\.pooler\.",),
-    requires=REQUIRES,
-    reads="image",
-    renamed=(*RENAMED, (r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".output.dense.")),
+    weight_names={"body": body_names("vit."), "label": (("classifier", "classifier"),)},
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    ignored_weights=(r"vit\.pooler\.",),
+    required_files=REQUIRES,
+    source_kind="image",
+    aliases=(*RENAMED, (r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".output.dense.")),
 )

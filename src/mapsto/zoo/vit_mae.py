@@ -1,4 +1,7 @@
-"""MAE (He et al. 2022): ViT that reads the patches which are left, and the decoder that puts the hidden ones back."""
+"""MAE (He et al. 2022): ViT that reads the visible patches, and the decoder that restores the hidden ones.
+
+Opens facebook/vit-mae-base, -large and -huge.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ from typing import Any
 from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, vit
 
-DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))  # where a config does not say it
+# Sizes of the decoder that a config.json leaves out.
+DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    return replace(vit.read(raw), decoder=vit.behind(raw, DECODER))
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    return replace(vit.read(raw), decoder=vit.read_decoder(raw, DECODER))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    return vit.write(config) | vit.behind_sizes(config)
+    """Return the config.json of a configuration: the inverse of `read`."""
+    return vit.write(config) | vit.write_decoder(config)
 
 
 LAYER = "decoder.decoder_layers.{i}."
@@ -28,24 +32,24 @@ LAYER = "decoder.decoder_layers.{i}."
 family = Family(
     architectures={"body": "ViTMAEModel", "image": "ViTMAEForPreTraining"},
     prefix="vit.",
-    names={
-        "body": vit.family.names["body"],
+    weight_names={
+        "body": vit.family.weight_names["body"],
         "image": (
             ("decoder.embed", "decoder.decoder_embed"),
             ("decoder.mask_token", "decoder.mask_token"),
             ("decoder.places.image.table", "decoder.decoder_pos_embed"),
-            *vit.attention("decoder.transformer.", LAYER),
-            *vit.rest("decoder.transformer.", LAYER),
+            *vit.attention_names("decoder.transformer.", LAYER),
+            *vit.norm_and_feed_forward_names("decoder.transformer.", LAYER),
             ("decoder.transformer.final_norm", "decoder.decoder_norm"),
             ("patch_head", "decoder.decoder_pred"),
         ),
     },
-    read=read,
-    write=write,
-    untied={},
-    requires=vit.REQUIRES,
-    reads="image",
+    read_config=read,
+    write_config=write,
+    tied_weights={},
+    required_files=vit.REQUIRES,
+    source_kind="image",
     # transformers 5 writes other names for the decoder's layers than were published; it reads both.
-    renamed=(*vit.family.renamed, (r"\.decoder_encoder\.layer\.", ".decoder_layers.")),
-    undecoded="vit",
+    aliases=(*vit.family.aliases, (r"\.decoder_encoder\.layer\.", ".decoder_layers.")),
+    without_decoder="vit",
 )

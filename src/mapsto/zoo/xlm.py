@@ -1,7 +1,7 @@
-"""XLM (Conneau & Lample 2019): one encoder over many languages.
+"""XLM (Conneau & Lample 2019): post-norm encoder over many languages.
 
-Its table of languages is kept and not added to the tokens, as `transformers` does where no `langs` are given. A table of
-sinusoidal positions comes in the file like a learned one.
+Opens FacebookAI/xlm-mlm-xnli15-1024, xlm-mlm-100-1280 and their like. Their table of languages is stored but not added to the
+tokens, as in `transformers` where no `langs` are given. A table of sinusoidal positions comes in the file like a learned one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.zoo import Family, share, whole
+from mapsto.zoo import Family, read_fraction, read_positive_int
 
+# Settings that have one supported value.
 FIXED = {
     "causal": False,
     "asm": False,
@@ -23,9 +24,8 @@ FIXED = {
     "summary_proj_to_labels": True,
 }
 
-
-TIMES = 4  # how much wider the feed-forward part is; no field of config.json says so
-
+# Width of the feed-forward part by that of the stack; no setting of config.json gives it.
+FEED_FORWARD_RATIO = 4
 
 TOKENIZER = (
     "the vocab.json and merges.txt of XLM need rules that no tokenizer.json follows exactly (sacremoses and others); "
@@ -37,34 +37,34 @@ ATTENTION, FEED = "transformer.attentions.{i}.", "transformer.ffns.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    for name, only in FIXED.items():
-        if raw.get(name, only) != only:
-            raise CheckpointError(f"config.json: {name} {raw[name]!r} is not supported, only {only!r}")
-    width, languages = whole(raw, "emb_dim"), whole(raw, "n_langs", 1)
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    for name, supported in FIXED.items():
+        if raw.get(name, supported) != supported:
+            raise CheckpointError(f"config.json: {name} {raw[name]!r} is not supported, only {supported!r}")
+    width, languages = read_positive_int(raw, "emb_dim"), read_positive_int(raw, "n_langs", 1)
     shape = TransformerConfig(
         width=width,
-        layers=whole(raw, "n_layers"),
-        heads=whole(raw, "n_heads"),
-        hidden=TIMES * width,
+        layers=read_positive_int(raw, "n_layers"),
+        heads=read_positive_int(raw, "n_heads"),
+        feed_forward_width=FEED_FORWARD_RATIO * width,
         norm_place="post",
-        norm_epsilon=share(raw, "layer_norm_eps", 1e-12),
+        norm_epsilon=read_fraction(raw, "layer_norm_eps", 1e-12),
         norm_bias=True,
         bias=True,
         activation="gelu" if raw.get("gelu_activation", True) else "relu",
         gated=False,
         positions="absolute",
-        max_positions=whole(raw, "max_position_embeddings", 512),
+        max_positions=read_positive_int(raw, "max_position_embeddings", 512),
         languages=languages if languages > 1 and raw.get("use_lang_emb", True) else 0,
         final_norm=False,
-        dropout=share(raw, "dropout", 0.1),
-        attention_dropout=share(raw, "attention_dropout", 0.1),
+        dropout=read_fraction(raw, "dropout", 0.1),
+        attention_dropout=read_fraction(raw, "attention_dropout", 0.1),
     )
     return ModelConfig(transformer=shape, pooling="first", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
+    """Return the config.json of a configuration: the inverse of `read`."""
     shape = config.transformer
     return {
         "emb_dim": shape.width,
@@ -84,7 +84,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 family = Family(
     architectures={"body": "XLMModel", "text": "XLMWithLMHeadModel", "label": "XLMForSequenceClassification"},
     prefix="transformer.",
-    names={
+    weight_names={
         "body": (
             ("embedders.text", "transformer.embeddings"),
             ("transformer.position_table", "transformer.position_embeddings"),
@@ -103,9 +103,9 @@ family = Family(
         "text": (("vocabulary_head.bias", "pred_layer.proj.bias"),),
         "label": (("classifier", "sequence_summary.summary"),),
     },
-    read=read,
-    write=write,
-    untied={"pred_layer.proj.weight": "embedders.text.weight"},
-    ignored=(r"transformer\.position_ids$",),
-    requires={"tokenizer.json": TOKENIZER},
+    read_config=read,
+    write_config=write,
+    tied_weights={"pred_layer.proj.weight": "embedders.text.weight"},
+    ignored_weights=(r"transformer\.position_ids$",),
+    required_files={"tokenizer.json": TOKENIZER},
 )

@@ -1,7 +1,10 @@
-"""XLM-RoBERTa (Conneau et al. 2020): RoBERTa over a hundred languages."""
+"""XLM-RoBERTa (Conneau et al. 2020): RoBERTa over a hundred languages.
+
+Opens FacebookAI/xlm-roberta-base and -large, multilingual E5, BGE-M3 and their like.
+"""
 
 from __future__ import annotations
 
 from mapsto.zoo import roberta
 
-family = roberta.make("XLMRoberta")
+family = roberta.make_family("XLMRoberta")

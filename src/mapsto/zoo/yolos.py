@@ -1,4 +1,7 @@
-"""YOLOS (Fang et al. 2021): ViT with learnt tokens behind the patches, each of which tells one box or that there is none."""
+"""YOLOS (Fang et al. 2021): ViT with learned query tokens behind the patches, each of which answers one box or "no object".
+
+Opens hustvl/yolos-tiny, -small and -base.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +10,44 @@ from dataclasses import replace
 from typing import Any
 
 from mapsto.model.config import ModelConfig
-from mapsto.zoo import Names, vit, whole
+from mapsto.zoo import Names, read_positive_int, vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of this family says. Raises CheckpointError."""
-    queries, between = whole(raw, "num_detection_tokens", 100), raw.get("use_mid_position_embeddings", True)
-    return replace(vit.read(raw), queries=queries, between=bool(between))
+    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    num_queries = read_positive_int(raw, "num_detection_tokens", 100)
+    return replace(
+        vit.read(raw), num_queries=num_queries, mid_positions=bool(raw.get("use_mid_position_embeddings", True))
+    )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read`."""
-    own = {"num_detection_tokens": config.queries, "use_mid_position_embeddings": config.between}
-    return {**vit.write(config), **own}
+    """Return the config.json of a configuration: the inverse of `read`."""
+    settings = {"num_detection_tokens": config.num_queries, "use_mid_position_embeddings": config.mid_positions}
+    return {**vit.write(config), **settings}
 
 
-def _dense(ours: tuple[str, ...], theirs: str) -> Names:
-    """The layers of one of the heads."""
+def _head_names(ours: tuple[str, ...], theirs: str) -> Names:
+    """Return the names of the linear maps of one head."""
     return tuple((f"box_head.{name}", f"{theirs}.layers.{layer}") for layer, name in enumerate(ours))
 
 
 family = replace(
     vit.family,
     architectures={"body": "YolosModel", "boxes": "YolosForObjectDetection"},
-    names={
+    weight_names={
         "body": (
-            *vit.whole_body("vit."),
+            *vit.body_names("vit."),
             ("embedders.image.query_tokens", "vit.embeddings.detection_tokens"),
             ("embedders.image.later_positions", "vit.encoder.mid_position_embeddings"),
         ),
         "boxes": (
-            *_dense(("towards.0", "towards.1", "named"), "class_labels_classifier"),
-            *_dense(("sides.0", "sides.1", "sides.2"), "bbox_predictor"),
+            *_head_names(("towards.0", "towards.1", "named"), "class_labels_classifier"),
+            *_head_names(("sides.0", "sides.1", "sides.2"), "bbox_predictor"),
         ),
     },
-    read=read,
-    write=write,
-    # What transformers 5 calls it in memory.
-    renamed=((r"\.interpolation\.mid_position", ".mid_position"),),
+    read_config=read,
+    write_config=write,
+    # Name in the memory of transformers 5.
+    aliases=((r"\.interpolation\.mid_position", ".mid_position"),),
 )

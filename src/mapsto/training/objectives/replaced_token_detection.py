@@ -51,7 +51,7 @@ class Replaced(Objective):
         readout = batch.answers[0]
         assert readout is not None
         generator, detector = mapping.get_submodule("generator"), mapping.get_submodule("detector")
-        hidden = generator(mapping.embed(batch), batch.segments, batch.roles, batch.positions, batch.places)
+        hidden = generator(mapping.embed(batch), batch)
         guesses = mapping.read(hidden, batch, 0)
         filled, is_other = fill(batch, self.kind, readout, sample(guesses.detach(), chances(batch, readout)))
         seen = mapping.hidden(filled).flatten(0, 1)[batch.slots[self.kind]]

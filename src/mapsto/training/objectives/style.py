@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mapsto.errors import BadCell, UsageError
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.piece import Role
+from mapsto.model.transformer import SingleExampleLayout
 from mapsto.task.capabilities import Spatial
 from mapsto.vision.patch_embedding import PictureEmbedder, laid
 from mapsto.vision.patch_source import PatchedSource
@@ -68,10 +68,7 @@ def grids(network: Mapping, pictures: Tensor) -> list[Tensor]:
     tokens = laid(255 * whole, p, source.leading)
     n, t = tokens.shape[:2]
     embedded = embedder(tokens.flatten(0, 1)).view(n, t, -1)
-    ones = torch.ones(n, t, dtype=torch.long, device=tokens.device)
-    states = network.transformer(
-        embedded, ones, Role.SOURCE * ones, tokens[..., 1:3].long(), 0 * ones, every_layer=True
-    )
+    states = network.transformer(embedded, SingleExampleLayout(tokens[..., 1:3].long()), every_layer=True)
     deep = (round(len(states[1:]) * (at + 1) / DEPTHS) for at in range(DEPTHS))
     return [states[at][:, source.leading :].transpose(1, 2).unflatten(2, (rows, columns)) for at in deep]
 
