@@ -19,8 +19,8 @@ import mapsto
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
-from mapsto.explain.attribution import METHODS, STEPS, Explainer
-from mapsto.explain.faithfulness import faithfulness
+from mapsto.explain.attribution import DEFAULT_STEPS, METHODS, Explainer
+from mapsto.explain.faithfulness import measure_faithfulness
 from mapsto.sequence.batch import Example
 
 ROUNDS, TEXTS, CAPTUM_TEXTS, LONGEST = 5, 64, 8, 80
@@ -53,7 +53,7 @@ def main() -> None:
         table = reference.get_input_embeddings()
         here = torch.from_numpy(example.pieces[0].tokens)[None]
         base = torch.from_numpy(explainers["integrated"].blank(example).pieces[0].tokens)[None]
-        found = IntegratedGradients(told).attribute(table(here), table(base), n_steps=STEPS, method="gausslegendre")
+        found = IntegratedGradients(told).attribute(table(here), table(base), n_steps=DEFAULT_STEPS, method="gausslegendre")
         return found.sum(-1)[0].detach().numpy()
 
     def captum() -> list[np.ndarray]:
@@ -61,7 +61,7 @@ def main() -> None:
 
     apart = max(
         float(np.abs(ours - theirs).max())
-        for ours, theirs in zip(explainers["integrated"].weights(examples, outputs), captum(), strict=True)
+        for ours, theirs in zip(explainers["integrated"].token_weights(examples, outputs), captum(), strict=True)
     )
     ways = {
         f"ours, {method}": lambda m=method, r=(rows if method != "integrated" else few): (
@@ -72,7 +72,7 @@ def main() -> None:
     ways["captum, integrated gradients, text by text"] = lambda: CAPTUM_TEXTS / seconds(captum)
     found = take_turns(ways, ROUNDS)
     lines = [
-        f"MiniLM fitted to {given.rows:,} rows of SST-2; texts of at most {LONGEST} characters, fp32, {STEPS} steps",
+        f"MiniLM fitted to {given.rows:,} rows of SST-2; texts of at most {LONGEST} characters, fp32, {DEFAULT_STEPS} steps",
         f"of integrated gradients in both. Its weights of tokens are at most {apart:.1e} from captum's.",
         "",
         "| way | texts a second, median (range) | against captum |",
@@ -91,7 +91,7 @@ def main() -> None:
     ]
     everything = explainers["relevance"].read(test)
     for method, explainer in explainers.items():
-        measured = faithfulness(explainer, everything)
+        measured = measure_faithfulness(explainer, everything)
         assert measured is not None
         shown = (measured.comprehensiveness.value, measured.comprehensiveness.over_random, measured.deletion.value)
         cells = " | ".join(f"{score.value:.3f} ({score.low:.3f}–{score.high:.3f})" for score in shown)

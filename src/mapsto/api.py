@@ -24,7 +24,7 @@ from mapsto.errors import UsageError, near
 from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
 from mapsto.explain import attribution
-from mapsto.explain.faithfulness import Explanations, explanations
+from mapsto.explain.faithfulness import Explanations, explain_table
 from mapsto.fitting import run_folder, search
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
@@ -94,9 +94,9 @@ class Model:
     def explain(
         self,
         data: Any,
-        method: str = attribution.DEFAULT,
+        method: str = attribution.DEFAULT_METHOD,
         sample: Any = None,
-        steps: int = attribution.STEPS,
+        steps: int = attribution.DEFAULT_STEPS,
         progress: Progress | None = None,
     ) -> Explanations:
         """Which parts of each value decided, in order: of one value, a list of values, or a table.
@@ -108,7 +108,7 @@ class Model:
         given = [data] if isinstance(data, str) and not self.is_table_name(data) else data
         explainer = attribution.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
         measured = sample if sample is None else read_table(sample)
-        return explanations(explainer, read_table(self._table(given)), measured, progress)
+        return explain_table(explainer, read_table(self._table(given)), measured, progress)
 
     def is_table_name(self, text: str) -> bool:
         """Whether a text names a table for this model, and is no value."""

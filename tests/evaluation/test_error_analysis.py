@@ -17,18 +17,18 @@ from mapsto import kinds
 from mapsto.data.rows import bind_to, read_rows
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import Finding
-from mapsto.evaluation.error_analysis import scrutinize
-from mapsto.evaluation.evaluate import Answers, Evaluation
-from mapsto.evaluation.report import evaluated
-from mapsto.evaluation.report_sections import failures
-from mapsto.explain.attribution import Part
+from mapsto.evaluation.error_analysis import analyse_errors
+from mapsto.evaluation.evaluate import Evaluation, Predictions
+from mapsto.evaluation.report import Provenance, evaluation_page
+from mapsto.evaluation.report_sections import mistake_sections
+from mapsto.explain.attribution import Attribution
 from mapsto.metrics.intervals import with_intervals
 from mapsto.model.layers import Linear
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Comparable
 
 
-def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Answers:
+def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Predictions:
     """A model that is right four times in five, and less often where the place is `wrong_in`."""
     rng = np.random.default_rng(seed)
     places = rng.choice(["north", "south", "east"], count)
@@ -55,7 +55,7 @@ def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0,
     target = kinds.target("label")()
     rows = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
     target.learn(rows.targets[0])
-    return Answers(arrow, target, rows, rows.targets[0], outputs)
+    return Predictions(arrow, target, rows, rows.targets[0], outputs)
 
 
 def test_confidence_is_held_against_what_it_is_about() -> None:
@@ -75,10 +75,10 @@ def test_confidence_is_held_against_what_it_is_about() -> None:
 
 
 def test_a_slice_that_fails_is_found() -> None:
-    look = scrutinize(answers(wrong_in="east"))
-    assert look is not None and look.slices[0].name == "place is east" and look.slices[0].stands_out
-    assert look.slices[0].score.high < look.slices[0].others
-    assert {part.name.split(" ")[0] for part in look.slices} == {"place", "number", "length", "truth"}
+    look = analyse_errors(answers(wrong_in="east"))
+    assert look is not None and look.slices[0].name == "place is east" and look.slices[0].is_significant
+    assert look.slices[0].score.high < look.slices[0].rest_mean
+    assert {part.name.split(" ")[0] for part in look.slices} == {"place", "number", "length", "true"}
     assert not any("rare" in part.name or "blank" in part.name for part in look.slices)
 
 
@@ -99,10 +99,10 @@ def test_every_column_of_a_table_is_looked_at(tmp_path: Path) -> None:
     arrow, target = bind_to(parse("text -> label"), table), kinds.target("label")(labels)
     read = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
     outputs = torch.randn(400, len(labels), generator=torch.Generator().manual_seed(0))
-    look = scrutinize(Answers(arrow, target, read, read.targets[0], outputs))
+    look = analyse_errors(Predictions(arrow, target, read, read.targets[0], outputs))
     assert look is not None
     found = {part.name: part.score.n for part in look.slices}
-    assert found["size is blank"] == 40 and found["truth is one of 5 rare classes"] == 20
+    assert found["size is blank"] == 40 and found["true label is one of 5 rare classes"] == 20
     assert sum(n for name, n in found.items() if name.startswith("size ") and "blank" not in name) == 360
     assert {name for name in found if name.startswith("town")} == {f"town is town {i}" for i in range(3)}
 
@@ -112,28 +112,31 @@ def test_thresholds_hold_as_they_are_typed(sure: float) -> None:
     given = answers()
     logit = torch.tensor(sure, dtype=torch.float64).logit(eps=1e-9) + np.log(2)
     given.outputs[:] = torch.tensor([float(logit), 0.0, 0.0])
-    look = scrutinize(given)
+    look = analyse_errors(given)
     assert look is not None
-    (kept,) = look.kept
-    assert kept.coverage == 1 and float(kept.shown) == kept.threshold <= given.target.confidence(given.outputs).min()
+    (kept,) = look.coverage_curve
+    assert (
+        kept.coverage == 1
+        and float(kept.threshold_text) == kept.threshold <= given.target.confidence(given.outputs).min()
+    )
     assert kept.threshold == pytest.approx(sure, abs=1e-3)
 
 
 def test_looking_at_many_slices_finds_nothing_where_there_is_nothing() -> None:
     """Without a correction a dozen slices would stand out in about half of the trials."""
-    found = [scrutinize(answers(300, seed=seed)) for seed in range(40)]
-    alarms = sum(any(part.stands_out for part in look.slices) for look in found if look is not None)
+    found = [analyse_errors(answers(300, seed=seed)) for seed in range(40)]
+    alarms = sum(any(part.is_significant for part in look.slices) for look in found if look is not None)
     assert alarms <= 5
 
 
 def test_labels_that_are_wrong_are_found() -> None:
-    look = scrutinize(answers(mislabelled=8))
-    assert look is not None and look.suspects is not None
-    assert {case.row for case in look.suspects} >= set(range(1, 9))
-    titles = {section.title: section for section in failures(answers(mislabelled=8), look)}
-    (mistakes,) = titles["Surest mistakes"].tables
+    look = analyse_errors(answers(mislabelled=8))
+    assert look is not None and look.label_issues is not None
+    assert {case.row for case in look.label_issues} >= set(range(1, 9))
+    titles = {section.title: section for section in mistake_sections(answers(mislabelled=8), look)}
+    (mistakes,) = titles["Most confident mistakes"].tables
     assert any(row[2].endswith("may be wrong") for row in mistakes.rows)
-    assert any("its own mistakes" in line for line in titles["Surest mistakes"].text)
+    assert any("its own mistakes" in line for line in titles["Most confident mistakes"].text)
 
 
 @pytest.mark.parametrize("kind", [target.kind for target in kinds.targets() if issubclass(target, Comparable)])
@@ -145,14 +148,14 @@ def test_answers_are_shown_in_words(kind: str) -> None:
 
 def test_silence_is_worth_what_it_says() -> None:
     given = answers()
-    look = scrutinize(given)
+    look = analyse_errors(given)
     assert look is not None
-    sure, worth = given.target.confidence(given.outputs), given.target.per_item_metric(given.outputs, given.truths)
+    sure, worth = given.target.confidence(given.outputs), given.target.per_item_metric(given.outputs, given.labels)
     assert sure is not None and worth is not None
-    for kept in look.kept:
+    for kept in look.coverage_curve:
         chosen = sure >= kept.threshold
         assert kept.coverage == pytest.approx(chosen.mean()) and kept.score.value == pytest.approx(worth[chosen].mean())
-    assert look.kept[0].coverage == 1 and look.kept[-1].coverage == pytest.approx(0.5, abs=0.01)
+    assert look.coverage_curve[0].coverage == 1 and look.coverage_curve[-1].coverage == pytest.approx(0.5, abs=0.01)
 
 
 def test_temperature_lowers_the_loss_and_changes_no_answer() -> None:
@@ -191,7 +194,7 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.csv", ["text", "label", "day"], [*rows[:118], rows[0], rows[1]])
     page = tmp_path / "report.html"
     done = run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--out", str(page), "--bad-rows", "skip")
-    assert done.returncode == 0 and "answering only when sure" in done.stdout
+    assert done.returncode == 0 and "answering only when confident" in done.stdout
     shown = page.read_text(encoding="utf-8")
     assert "day is 2" in shown and "What it looks at" in shown and 'class="for"' in shown
     assert "rows repeat another one" in shown and f"mapsto evaluate {tmp_path / 'clf'}" in shown
@@ -212,20 +215,19 @@ def test_a_page_stays_small(count: int) -> None:
     """However many rows were scored, and however long they are: under 3 MB."""
     given = answers(count)
     given.rows.sources[0][:] = [f"{text} {'很长' * 600}" for text in given.rows.sources[0]]
-    parts = [Part("很", [[at, at + 1]], 1.0) for at in range(500)]
-    look = scrutinize(given, dict.fromkeys(range(count), parts))
+    parts = [Attribution("很", [[at, at + 1]], 1.0) for at in range(500)]
+    look = analyse_errors(given, dict.fromkeys(range(count), parts))
     assert look is not None
-    page = evaluated(
-        Evaluation(count, with_intervals(given.target.metrics(given.outputs, given.truths)), answers=[given]),
-        [(given, look)],
+    scores = with_intervals(given.target.metrics(given.outputs, given.labels))
+    provenance = Provenance(
         "How good?",
-        None,
-        [Finding("test.csv", row, "text", "很长" * 600, "contradicting labels") for row in range(count)],
-        [
+        findings=[Finding("test.csv", row, "text", "很长" * 600, "contradicting labels") for row in range(count)],
+        steps=[
             {"step": step, "loss": 1 + (step * 7919 % 1000) / 999, "tokens": step, "seconds": step}
             for step in range(100_000)
         ],
     )
+    page = evaluation_page(Evaluation(count, scores, predictions=[given]), [(given, look)], provenance)
     size = len(page.html().encode())
     assert 20_000 < size < 3_000_000, size
 
@@ -278,11 +280,11 @@ def test_a_fit_with_a_test_leaves_a_report_and_a_card(tmp_path: Path) -> None:
     mapsto.fit("text -> label", rows[:100], tmp_path / "clf", test=rows[100:], **given)
     page = (tmp_path / "clf" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "clf" / "report_files" / "loss.svg").exists()
-    assert "How good is clf?" in page and "While it learnt" in page and "10 steps" in page
+    assert "How good is clf?" in page and ">Training<" in page and "10 steps" in page
     card = ModelCard((tmp_path / "clf" / "README.md").read_text(encoding="utf-8"))
     (accuracy, f1) = card.data.eval_results
     assert accuracy.metric_type == "accuracy" and f1.metric_type == "f1"
-    assert "It could answer" in card.text and "a model that reads nothing" in card.text and "## Use" in card.text
+    assert "it reaches" in card.text and "a model that ignores its input" in card.text and "## Use" in card.text
     mapsto.fit("text -> label", rows[:100], tmp_path / "clf", overwrite=True, **given)
     assert not (tmp_path / "clf" / "report.html").exists() and not (tmp_path / "clf" / "report_files").exists()
 

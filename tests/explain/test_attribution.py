@@ -14,8 +14,8 @@ from runs import run, sentences
 
 import mapsto
 from mapsto.data.table import read_table
-from mapsto.explain.attnlrp import Relevance
-from mapsto.explain.attribution import METHODS, Explainer, parts_of
+from mapsto.explain.attnlrp import AttnLRP
+from mapsto.explain.attribution import METHODS, Explainer, split_parts
 from mapsto.model.config import TransformerConfig
 from mapsto.model.layers import ACTIVATIONS, Activation
 from mapsto.model.transformer import FeedForward
@@ -47,7 +47,7 @@ def test_integrated_gradients_equal_captum(shape: str, tmp_path: Path) -> None:
     rows = ours.read(read_table([{"text": text} for text in TEXTS]))
     examples = ours.examples(rows)
     outputs = ours.outputs(examples)
-    found = ours.weights(examples, outputs)
+    found = ours.token_weights(examples, outputs)
     table = reference.get_input_embeddings()
     for example, weights, output in zip(examples, found, outputs, strict=True):
         ids = torch.from_numpy(example.pieces[0].tokens)[None]
@@ -66,10 +66,12 @@ def test_integrated_gradients_are_complete(clf: Path) -> None:
     for explanation in mapsto.load(clf, precision="fp32").explain(rows, "integrated", steps=100):
         total = sum(part.weight for part in explanation.parts)
         assert (
-            explanation.gap is not None
-            and abs(explanation.gap) < 0.02 * abs(explanation.told - explanation.blank) + 0.01
+            explanation.completeness_gap is not None
+            and abs(explanation.completeness_gap) < 0.02 * abs(explanation.score - explanation.baseline_score) + 0.01
         )
-        assert total == pytest.approx(explanation.told - explanation.blank + explanation.gap, abs=1e-3)
+        assert total == pytest.approx(
+            explanation.score - explanation.baseline_score + explanation.completeness_gap, abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("shape", ["bert", "modernbert", "electra"])
@@ -79,7 +81,7 @@ def test_relevance_computes_the_same_and_differentiates_otherwise(shape: str, tm
     batch = collate(ours.examples(ours.read(read_table([{"text": text} for text in TEXTS]))))
     x = ours.mapping.embed(batch).detach()
     plain = ours.mapping.hidden(batch, x)
-    with Relevance():
+    with AttnLRP():
         held = ours.mapping.hidden(batch, x)
     assert torch.allclose(plain, held, atol=1e-5)
 
@@ -91,7 +93,7 @@ def test_relevance_of_linear_maps_and_norms_is_conserved(activation: Activation,
     torch.manual_seed(0)
     x = torch.randn(5, 8, requires_grad=True)
     feed = FeedForward(TransformerConfig(width=8, feed_forward_width=6, activation=activation, gated=gated))
-    with Relevance():
+    with AttnLRP():
         out = feed(torch.nn.functional.layer_norm(x, [8], eps=0.0))
         (gradient,) = torch.autograd.grad(out.sum(), x)
     assert torch.allclose((x * gradient).sum(), out.sum(), atol=1e-4)
@@ -109,16 +111,16 @@ def test_the_word_that_decides_is_found(clf: Path, method: str) -> None:
     if method != "gradient":  # which is known not to be faithful
         assert best.text == "winter"
     said = mapsto.load(clf, precision="fp32")(text)
-    assert explanation.told == pytest.approx(np.log(said["probability"] / (1 - said["probability"])), abs=1e-3)
+    assert explanation.score == pytest.approx(np.log(said["probability"] / (1 - said["probability"])), abs=1e-3)
 
 
 def test_faithful_explanations_are_told_from_others(clf: Path) -> None:
     rows = [{"text": text} for text in sentences(60, 9)]
     found = mapsto.load(clf).explain(rows[:3], sample=rows).faithfulness
-    assert found is not None and found.examples == 60 and found.better_than_random
+    assert found is not None and found.num_examples == 60 and found.better_than_random
     assert found.comprehensiveness.over_reversed.low > found.comprehensiveness.over_random.low > 0
     alone = mapsto.load(clf).explain(rows[:1]).faithfulness
-    assert alone is not None and alone.better_than_random is None and "cannot be told" in alone.verdict
+    assert alone is not None and alone.better_than_random is None and "cannot be measured" in alone.verdict
 
 
 @pytest.mark.parametrize(
@@ -135,34 +137,34 @@ def test_what_is_explained_is_the_answer_that_was_given(kind: str, answers: list
     model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, epochs=8)
     texts = ["old river winter times mill", "old river hope times mill"]
     found = mapsto.load(tmp_path / "model", precision="fp32").explain(texts, sample=rows[:30])
-    assert found.faithfulness is not None and f"of the answer's {of}," in found.faithfulness.verdict
+    assert found.faithfulness is not None and f"the answer's {of} by" in found.faithfulness.verdict
     for text, explanation, expected in zip(texts, found, answers, strict=True):
         (winter,) = [part.weight for part in explanation.parts if part.text in ("winter", "hope")]
         if kind == "number":
-            assert explanation.told == pytest.approx(explanation.answer["number"], abs=1e-3)
+            assert explanation.score == pytest.approx(explanation.answer["number"], abs=1e-3)
             assert (winter > 0) == (text == texts[0])
         else:
-            assert explanation.answer[kind] == expected and explanation.told > 0
-        assert explanation.said.split(", 0.")[0] == model.mapping.targets[0].brief(explanation.answer[kind])
+            assert explanation.answer[kind] == expected and explanation.score > 0
+        assert explanation.summary.split(", 0.")[0] == model.mapping.targets[0].brief(explanation.answer[kind])
 
 
 def test_an_untrained_model_is_not_called_faithful_for_nothing(tmp_path: Path) -> None:
     """Weights in no relation to the model are no better than random, and it says so."""
     make_model("bert", "label", tmp_path / "model")
     ours = explainer(tmp_path / "model", "relevance")
-    ours.weights = lambda examples, outputs: [  # type: ignore[method-assign]
+    ours.token_weights = lambda examples, outputs: [  # type: ignore[method-assign]
         np.random.default_rng(len(e)).normal(size=len(e)).astype(np.float32) for e in examples
     ]
-    from mapsto.explain.faithfulness import faithfulness
+    from mapsto.explain.faithfulness import measure_faithfulness
 
-    found = faithfulness(ours, ours.read(read_table([{"text": text} for text in sentences(60)])))
+    found = measure_faithfulness(ours, ours.read(read_table([{"text": text} for text in sentences(60)])))
     assert found is not None and not found.better_than_random and "NOT better than random" in found.verdict
 
 
 def test_leaving_out_is_reading_what_is_left(clf: Path) -> None:
     ours = explainer(clf, "occlusion")
     (example,) = ours.examples(ours.read(read_table([{"text": "old river winter"}])))
-    parts = parts_of(example)
+    parts = split_parts(example)
     assert len(parts) == 3
     left = ours.without(example, [parts[1]])
     (spelt,) = ours.examples(ours.read(read_table([{"text": "old winter"}])))
@@ -223,7 +225,7 @@ def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
     (tmp_path / "winter").mkdir()
     assert mapsto.load(clf).explain("winter")[0].parts[0].text == "winter"
     long = mapsto.load(clf).explain(["winter", "river mill " * 600])
-    assert long.cut == 1 and len(long[1].parts) < 1200
+    assert long.num_cut == 1 and len(long[1].parts) < 1200
 
 
 def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,13 +238,13 @@ def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch:
     texts = [*sentences(9, 4), "river mill " * 600]
     whole = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
     assert not heard, "what takes one turn needs no word"
-    monkeypatch.setattr("mapsto.explain.attribution.ROWS_AT_ONCE", 4)
-    monkeypatch.setattr("mapsto.explain.faithfulness.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("mapsto.explain.attribution.EXPLAINED_AT_ONCE", 4)
+    monkeypatch.setattr("mapsto.explain.faithfulness.EXPLAINED_AT_ONCE", 4)
     monkeypatch.setattr("mapsto.explain.faithfulness.MEASURED_AT_ONCE", 4)
     parted = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
     assert [done for what, done, _ in heard if what == "measured on"] == [4, 8, 10]
-    assert heard[-1] == ("explained", 10, 10) and parted.cut == whole.cut == 1
-    for one, other in zip(parted.found, whole.found, strict=True):
+    assert heard[-1] == ("explained", 10, 10) and parted.num_cut == whole.num_cut == 1
+    for one, other in zip(parted.explanations, whole.explanations, strict=True):
         weights = [[part.weight for part in found.parts] for found in (one, other)]
         assert weights[0] == pytest.approx(weights[1], abs=1e-4)
     assert parted.faithfulness is not None and whole.faithfulness is not None

@@ -30,7 +30,7 @@ from mapsto import kinds
 from mapsto.data.table import fingerprint_source, read_table, write_rows
 from mapsto.demo.data import digits
 from mapsto.errors import BadCell
-from mapsto.explain.report import explained
+from mapsto.explain.report import explanation_page
 from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning
 from mapsto.options import Options
@@ -495,7 +495,7 @@ def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
     folder = write_photo_folder(tmp_path / "photos", 12)
     clf = mapsto.fit("image -> label", str(folder), layers=1, width=64, steps=3)
     found = clf.explain(str(folder))
-    page = explained(found, "clf").html()
+    page = explanation_page(found, "clf").html()
     assert page.count("<image id=") == page.count("<use href=") == 12 and page.count("<rect") > 12
     assert "bright/000.png" in page and str(tmp_path) not in page
     named, used = (re.findall(pattern, page) for pattern in ('<image id="(.*?)"', '<use href="#(.*?)"'))

@@ -18,7 +18,7 @@ import mapsto
 from mapsto import kinds
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import BadCell
-from mapsto.evaluation.error_analysis import scrutinize
+from mapsto.evaluation.error_analysis import analyse_errors
 
 CLOSE = {"abs": 1e-8, "rel": 1e-8}
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "device": "cpu"}
@@ -114,9 +114,9 @@ def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:
     model = mapsto.fit("text -> labels", rows[:240], tmp_path / "run", **SMALL)
     found = model.evaluate(rows[240:])
     assert found.scores["agreement"].value > 0.9 and found.baseline["agreement"].value < 0.8
-    look = scrutinize(found.answers[0])
-    assert look is not None and "truth holds winter" in {part.name for part in look.slices}
-    assert {case.truth for case in look.examples} <= {"winter", "summer", "winter, summer", "none"}
+    look = analyse_errors(found.predictions[0])
+    assert look is not None and "true labels contain winter" in {part.name for part in look.slices}
+    assert {case.label for case in look.random_cases} <= {"winter", "summer", "winter, summer", "none"}
     write_rows(tmp_path / "new.csv", ["text"], rows[240:])
     done = run("predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "out.csv"))
     assert done.returncode == 0, done.stderr

@@ -215,7 +215,7 @@ def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
     assert regions.min() == 0 and regions[:, 0].max() == 50 and regions[:, 1].max() == 31
     if method == "integrated":
         total = sum(part.weight for part in why.parts)
-        assert total == pytest.approx(why.told - why.blank, abs=1e-2 * abs(why.told - why.blank))
+        assert total == pytest.approx(why.score - why.baseline_score, abs=1e-2 * abs(why.score - why.baseline_score))
 
 
 @pytest.mark.parametrize("arrow", ["image -> label", "image -> boxes"])

@@ -21,10 +21,10 @@ from mapsto.data.encoding import encode, unknown_in
 from mapsto.data.rows import bind_to, read_cells, read_rows
 from mapsto.data.table import Table, read_table, write_rows
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, places, shorten
-from mapsto.evaluation.error_analysis import looks_at
+from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
-from mapsto.evaluation.report import evaluated, record, write_page
-from mapsto.explain.report import explained
+from mapsto.evaluation.report import Provenance, evaluation_page, evaluation_record, write_page
+from mapsto.explain.report import explanation_page
 from mapsto.fitting.build import make_config, make_sources
 from mapsto.fitting.start import begin
 from mapsto.inference.predictor import Predictor
@@ -54,33 +54,34 @@ def evaluate(
     table = read_noted(data, encoding, answers=True)
     found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose(as_json=as_json))
     shown = out is not None or as_json  # the screen has no room for what decided
-    looks = looks_at(found, mapping if shown else None, predictor.device)
+    looks = analyse_evaluation(found, mapping if shown else None, predictor.device)
     if out is not None:
         flags = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
         given = [f"--{name}={value}" for name, (value, usual) in flags.items() if value != usual]
         given += [] if encoding is None else [f"--encoding={encoding}"]
         command = shlex.join(["mapsto", "evaluate", model, str(data), *given, "--out", str(out)])
         findings = doctor(looks[0][0].arrow, looks[0][0].rows).warnings if looks else []
-        write_page(out, evaluated(found, looks, f"How good is {Path(model).name}?", command, findings), found, looks)
+        provenance = Provenance(f"How good is {Path(model).name}?", command, findings)
+        write_page(out, evaluation_page(found, looks, provenance), found, looks)
         print(f"wrote {out}", file=sys.stderr)
     if as_json:
-        print(json.dumps(record(found, looks), ensure_ascii=False))
+        print(json.dumps(evaluation_record(found, looks), ensure_ascii=False))
         return
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{found.rows:,} rows")
+    print(f"{found.num_rows:,} rows")
     for name, value in found.scores.items():
         baseline = f"   (reading nothing: {found.baseline[name]})" if name in found.baseline else ""
         print(f"{name:<20} {value}{baseline}")
-    for answers in found.answers:
-        if answers.name:
-            print(f"\n{answers.name}")
+    for answers in found.predictions:
+        if answers.prefix:
+            print(f"\n{answers.prefix}")
         target = answers.target
-        if isinstance(target, Classes) and (confusion := target.confusion(answers.outputs, answers.truths)):
+        if isinstance(target, Classes) and (confusion := target.confusion(answers.outputs, answers.labels)):
             _print_confusion(confusion)
         for look in (look for of, look in looks if of is answers):
             print("\n".join(look.lines()))
-    if any(look.suspects is None for _, look in looks):
+    if any(look.label_issues is None for _, look in looks):
         print("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them", file=sys.stderr)
 
 
@@ -122,29 +123,29 @@ def explain(
     given: Any = read_noted(what, encoding) if held.is_table_name(what) else [what]
     measured = None if sample is None else read_noted(sample, encoding)
     found = held.explain(given, method, measured, steps, progress)
-    verdict = "nothing here has two parts" if found.faithfulness is None else found.faithfulness.verdict
+    verdict = "no row has two parts" if found.faithfulness is None else found.faithfulness.verdict
     if found.faults:
         left = f"{len(found.faults):,} rows cannot be read and have no explanation"
         print(f"note: {left}; the first: {found.faults[0]}", file=sys.stderr)
-    if found.cut:
+    if found.num_cut:
         print(
-            f"note: of {found.cut:,} rows only the start was read: they are longer than the model takes",
+            f"note: of {found.num_cut:,} rows only the start was read: they are longer than the model takes",
             file=sys.stderr,
         )
     if out is not None:
         if out.suffix == ".html":
-            explained(found, model).write(out)
+            explanation_page(found, model).write(out)
         else:
             columns = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "error"]
             write_rows(out, columns, found.records())
         print(f"wrote {len(found)} explanations to {out}; {verdict}", file=sys.stderr)
         return
     if as_json:
-        measures = None if found.faithfulness is None else asdict(found.faithfulness)
+        measures = None if found.faithfulness is None else found.faithfulness
         record = {"faithfulness": measures, "explanations": list(found.records())}
         print(json.dumps(to_json(record), ensure_ascii=False))
         return
-    for explanation in found.found:
+    for explanation in found.explanations:
         print("\n".join(explanation.lines()), end="\n\n")
     print(f"faithful? {verdict}")
 

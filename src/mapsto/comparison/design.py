@@ -23,7 +23,7 @@ from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.split import apart, examined, without
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
-from mapsto.evaluation.evaluate import Answers
+from mapsto.evaluation.evaluate import Predictions
 from mapsto.fitting.build import make_config, started_sources
 from mapsto.fitting.hyperparameters import FEW_LABELS
 from mapsto.fitting.setup_checks import made_targets
@@ -141,10 +141,10 @@ class Study:
     def _strata(self) -> list[Any]:
         return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
-    def answers(self, target: Target, output: Tensor) -> Answers:
+    def answers(self, target: Target, output: Tensor) -> Predictions:
         """What a fit said (n, …) of the test rows, to look at closely; `target` knows what it means."""
         rows = self.views[TEST]
-        return Answers(self.arrow, target, rows, rows.targets[self.port], output)
+        return Predictions(self.arrow, target, rows, rows.targets[self.port], output)
 
     def _contrasts(self, count: int, seed: int) -> bool:
         """Whether labels are few enough for contrast to be worth it, and two classes have two rows."""

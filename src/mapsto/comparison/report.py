@@ -17,12 +17,12 @@ from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SH
 from mapsto.comparison.runs import CALIBRATION, CURVES, FITS, REPORT, RESULTS, Outcome
 from mapsto.data import writers
 from mapsto.data.rows import Rows
-from mapsto.evaluation.error_analysis import scrutinize
-from mapsto.evaluation.evaluate import Answers
-from mapsto.evaluation.report_sections import failures, reasons, slices
+from mapsto.evaluation.error_analysis import analyse_errors
+from mapsto.evaluation.evaluate import Predictions
+from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
 from mapsto.files import write_atomic
-from mapsto.report.figures import data_findings, reliability
-from mapsto.report.page import DASHES, SERIES, Page, Section, Table, drawing
+from mapsto.report.figures import data_findings_section, reliability_diagram
+from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
 
 # What a way does, for people who do not know the names.
 WORDS = {
@@ -64,13 +64,13 @@ def _rows(cell: Cell, outcome: Outcome) -> Iterator[dict[str, Any]]:
 def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]) -> Page:
     """The page of a comparison."""
     draws = f"{comparison.seeds} draws of labels" if comparison.seeds > 1 else "one draw of labels, so no intervals"
-    about = (
+    subtitle = (
         f"{comparison.arrow} · {comparison.pool:,} rows with labels · {comparison.tested:,} rows to test on · {draws} · "
         f"{len(outcomes):,} fits"
     )
     return Page(
         title="What did the pretraining buy?",
-        about=about,
+        subtitle=subtitle,
         headline=comparison.headline,
         sections=[
             _curves(comparison, study),
@@ -79,7 +79,7 @@ def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]
             _robustness(comparison),
             _calibration(comparison, study, outcomes),
             *_looked_at(comparison, study, outcomes),
-            *data_findings(study.findings),
+            *data_findings_section(study.findings),
             _costs(comparison),
             _how(comparison, study, facts),
         ],
@@ -97,10 +97,10 @@ def _ways(study: Study) -> str:
 
 def _curves(comparison: Comparison, study: Study) -> Section:
     labels = comparison.labels
-    with drawing(
+    with draw_chart(
         f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
-    ) as drawn:
-        axes = drawn.axes
+    ) as chart:
+        axes = chart.axes
         for at, (name, points) in enumerate(comparison.curves.items()):
             colour, dash = SERIES[at % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
             x = [point.labels for point in points]
@@ -111,15 +111,15 @@ def _curves(comparison: Comparison, study: Study) -> Section:
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
         axes.set_xticks(labels, [f"{count:,}" for count in labels])
         axes.minorticks_off()
-        drawn.legend()
+        chart.add_legend()
     rows = []
     for name, points in comparison.curves.items():
         at_labels = {point.labels: shown(point.score) for point in points}
         rows.append([name, *(at_labels.get(count, "") for count in labels)])
     interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
-    table = Table(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
+    table = PageTable(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
     caption = "Bands are 95 % intervals." if comparison.seeds > 1 else "One draw of labels, so no bands."
-    return Section("Learning curves", [_ways(study)], drawn.svg, caption, CURVES, [table])
+    return Section("Learning curves", [_ways(study)], chart.svg, caption, CURVES, [table])
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -140,7 +140,9 @@ def _differences(comparison: Comparison) -> Section:
     if not rows:
         text = ["There is no start to compare with another."]
     columns = ["what", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
-    return Section("What a start is worth", text, tables=[Table("Paired differences", columns, rows)] if rows else [])
+    return Section(
+        "What a start is worth", text, tables=[PageTable("Paired differences", columns, rows)] if rows else []
+    )
 
 
 def _foresight(comparison: Comparison) -> Section:
@@ -158,7 +160,7 @@ def _foresight(comparison: Comparison) -> Section:
         "If the error goes on falling as a power of the number of labels. As a test, the last point was foretold from those "
         "before it; where that failed, do not trust the look ahead."
     ]
-    return Section("With more labels", text, tables=[Table(f"{comparison.gain} in %, looked ahead", columns, rows)])
+    return Section("With more labels", text, tables=[PageTable(f"{comparison.gain} in %, looked ahead", columns, rows)])
 
 
 def _robustness(comparison: Comparison) -> Section:
@@ -180,7 +182,7 @@ def _robustness(comparison: Comparison) -> Section:
                 if changed
                 else "Score on rows from elsewhere, %"
             )
-            tables.append(Table(f"{caption}, with the most labels", ["way", "labels", *columns], rows))
+            tables.append(PageTable(f"{caption}, with the most labels", ["way", "labels", *columns], rows))
     if not tables:
         return Section(
             "On data that looks different", ["This kind of value has no disturbed form, and no --shift was given."]
@@ -188,7 +190,7 @@ def _robustness(comparison: Comparison) -> Section:
     return Section("On data that looks different", tables=tables)
 
 
-def _answers(study: Study, outcome: Outcome) -> Answers:
+def _answers(study: Study, outcome: Outcome) -> Predictions:
     return study.answers(kinds.target(study.arrow.targets[study.port].kind)(**outcome.target), outcome.output)
 
 
@@ -208,11 +210,13 @@ def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outc
             ways.append((name, sure, right))
         rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
     caption = "Other figures, with the most labels; mean (95 % interval over draws)"
-    tables = [Table(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)] if figures else []
+    tables = (
+        [PageTable(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)] if figures else []
+    )
     title = "Can its confidence be trusted?"
     if not ways:
         return Section(title, ["These answers carry no probability."], tables=tables)
-    figure = reliability(ways)
+    figure = reliability_diagram(ways)
     return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=tables)
 
 
@@ -236,10 +240,10 @@ def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcom
     found = []
     for name in dict.fromkeys(filter(None, (best, told))):
         answers, where = _answers(study, first[name]), f"{name}, {most:,} labels, first draw"
-        look = scrutinize(answers, first[name].parts)
+        look = analyse_errors(answers, first[name].parts)
         assert look is not None  # what is compared has a worth
-        found += [*slices(look, where), *failures(answers, look, where)] if name == best else []
-        found += reasons(answers, look, where) if name == told else []
+        found += [*slice_sections(look, where), *mistake_sections(answers, look, where)] if name == best else []
+        found += example_sections(answers, look, where) if name == told else []
     return found
 
 
@@ -259,7 +263,7 @@ def _costs(comparison: Comparison) -> Section:
             before = point
     columns = ["way", "labels", "seconds a fit", "tokens read", "most memory, MB", "one more point cost"]
     text = ["One more point: what the step from the line above cost, divided by the points it brought."]
-    return Section("What it cost", text, tables=[Table("Medians over the draws", columns, rows)])
+    return Section("What it cost", text, tables=[PageTable("Medians over the draws", columns, rows)])
 
 
 def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section:
@@ -276,7 +280,7 @@ def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section
     ]
     if study.like is not None and any(way.start is None and way.method == "full" for way in study.ways):
         text.append(f"scratch has the shape and the tokenizer of {study.like}, and random weights.")
-    table = Table(
+    table = PageTable(
         "Provenance",
         ["what", "which"],
         [

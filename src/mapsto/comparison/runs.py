@@ -27,9 +27,9 @@ from mapsto.comparison.baselines import _without_pretraining
 from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
 from mapsto.data.rows import Rows
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.evaluation.error_analysis import explained
-from mapsto.evaluation.evaluate import said_of
-from mapsto.explain.attribution import Part
+from mapsto.evaluation.error_analysis import explain_cases
+from mapsto.evaluation.evaluate import predict_rows
+from mapsto.explain.attribution import Attribution
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import fit_mapping
 from mapsto.fitting.hyperparameters import idle
@@ -68,7 +68,7 @@ class Outcome:
     seconds: float
     tokens: int
     peak: float | None
-    parts: dict[int, list[Part]] = field(default_factory=dict)
+    parts: dict[int, list[Attribution]] = field(default_factory=dict)
 
 
 def run(
@@ -217,7 +217,7 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         target = fitted_target
 
         def answer(view: Rows) -> Tensor:
-            return said_of(predictor.mapping, study.arrow, view, study.port, predictor.device)
+            return predict_rows(predictor.mapping, study.arrow, view, study.port, predictor.device)
 
     outputs = {name: answer(view) for name, view in study.views.items()}
     gains = {}
@@ -226,9 +226,9 @@ def fitted(study: Study, cell: Cell) -> Outcome:
         if found is None:
             raise DataError(f"{study.gain} has nothing to measure by: the answers of the {name} rows are all the same")
         gains[name] = torch.from_numpy(found)
-    parts: dict[int, list[Part]] = {}
+    parts: dict[int, list[Attribution]] = {}
     if mapping is not None and (cell.labels, cell.seed) == (study.labels[-1], study.seeds[0]):
-        parts = explained(study.answers(target, outputs[TEST]), mapping, predictor.device)
+        parts = explain_cases(study.answers(target, outputs[TEST]), mapping, predictor.device)
     figures = target.metrics(outputs[TEST], study.views[TEST].targets[study.port])
     values = {name: float(metric(*arrays)) for name, (metric, *arrays) in figures.items()}
     return Outcome(outputs[TEST], gains, target.state(), values, seconds, meter.tokens, _peak(), parts)
@@ -300,6 +300,6 @@ def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
             continue
         output = tensors.pop("output")
         gains = {name.removeprefix("gains."): tensor for name, tensor in tensors.items()}
-        parts = {int(row): [Part(**part) for part in parts] for row, parts in state.pop("parts", {}).items()}
+        parts = {int(row): [Attribution(**part) for part in parts] for row, parts in state.pop("parts", {}).items()}
         found[cell] = Outcome(output, gains, **state, parts=parts)
     return found

@@ -1,1 +1,1 @@
-"""Evaluation."""
+"""Evaluation: scores on labelled rows, error analysis, and the report."""

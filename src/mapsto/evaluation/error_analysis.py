@@ -1,4 +1,10 @@
-"""Where a model fails: slices of the rows, surest mistakes, labels that may be wrong, and what silence would gain."""
+"""Error analysis of one target's predictions: slices, selective prediction, confident mistakes, and labels that may be wrong.
+
+Slices are rows with a common input length, class or column value. Each is tested against all other rows, and the p-values are
+adjusted for the number of slices (Holm 1979). Selective prediction answers only above a confidence threshold. Labels that may be
+wrong come from confident learning (Northcutt et al. 2021).
+Legend of shapes: n rows.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from itertools import pairwise
 from typing import Any
@@ -18,257 +24,288 @@ from numpy.typing import NDArray
 
 from mapsto import kinds
 from mapsto.errors import UsageError, place, shorten
-from mapsto.evaluation.evaluate import Answers, Evaluation
-from mapsto.explain.attribution import Explainer, Part
+from mapsto.evaluation.evaluate import Evaluation, Predictions
+from mapsto.explain.attribution import Attribution, Explainer
 from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import generator
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import Attributable, Classes, Comparable, Describable, has_exclusive_classes
 
+Bools = NDArray[np.bool_]
+
+# Shares of the rows that are answered in the table of selective prediction.
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
+# Rows shown of each list of cases: on the page, on the terminal, and of the random ones.
+MAX_CASES, MAX_CASES_ON_TERMINAL, NUM_RANDOM_CASES = 20, 5, 8
 
-SHOWN, SHOWN_ON_A_SCREEN = 20, 5
+MIN_SLICE_SIZE = 10  # smaller slices are not tested, nor those that leave fewer rows out
+MAX_VALUES_PER_COLUMN = (
+    20  # slices of a column, its most frequent values; numbers with more values are cut into quarters
+)
+SIGNIFICANCE_LEVEL = 0.05
 
-
-EXAMPLES = 8
-
-
-SMALLEST_SLICE = 10
-
-
-MOST_VALUES = 20  # of a column that are slices, the commonest; a number with more is cut into quarters
-
-
-CHANCE = 0.05
-
-
-# With 5 % of the labels of SST-2 made wrong, 63 % of the first 20 were these with a model of 84 % accuracy, 33 % with 70 %.
-IF_NOT_THE_MODEL = "or the model is: the weaker it is, the more of these are its own mistakes"
+# With 5 % of the labels of SST-2 flipped, 63 % of the first 20 listed were flipped ones with a model of 84 % accuracy, 33 % with
+# one of 70 %.
+LABEL_ISSUES_CAVEAT = "unless the model is: the weaker it is, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows that have something in common: their score, and the chance of one so unlike the other rows' by luck, corrected for
-    having looked at many slices (Holm 1979)."""
+    """Rows with a property in common.
+
+    rest_mean: the mean score of all other rows.
+    adjusted_p_value: of the difference, adjusted for the number of slices tested (Holm 1979).
+    """
 
     name: str
     score: Score
-    others: float
-    chance: float
+    rest_mean: float = field(metadata={"key": "others"})
+    adjusted_p_value: float = field(metadata={"key": "chance"})
 
     @property
-    def stands_out(self) -> bool:
-        """Whether luck does not explain it."""
-        return self.chance < CHANCE
+    def is_significant(self) -> bool:
+        """Return whether the slice differs significantly from the other rows."""
+        return self.adjusted_p_value < SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Answering only where the model is at least `threshold` sure: the share of rows answered, and their score."""
+class CoveragePoint:
+    """Selective prediction at one threshold: the share of rows at least that confident, and their score."""
 
     threshold: float
     coverage: float
     score: Score
 
     @property
-    def shown(self) -> str:
-        """The threshold, as it is typed."""
+    def threshold_text(self) -> str:
+        """Format the threshold so that `predict --min-confidence` reads the same number."""
         return np.format_float_positional(self.threshold, min_digits=3)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row to look at: the one at `at` of those answered. parts: which parts of it decided, where that was asked."""
+    """One row to look at, with its answer in words.
 
-    at: int
+    index: its index among the predictions. input: what the model read, as text.
+    parts: the attribution of the answer, where it was computed.
+    """
+
+    index: int = field(metadata={"key": "at"})
     file: str
     row: int
-    read: str
-    truth: str
+    input: str = field(metadata={"key": "read"})
+    label: str = field(metadata={"key": "truth"})
     answer: str
     confidence: float
-    parts: list[Part]
+    parts: list[Attribution]
 
     @property
-    def percent(self) -> str:
-        """The confidence, for people."""
+    def confidence_percent(self) -> str:
+        """Format the confidence: "98 %"."""
         return f"{100 * self.confidence:.0f} %"
 
     def __str__(self) -> str:
-        said = f"{self.truth!r} answered as {self.answer!r} ({self.percent})"
-        read = "" if self.read == self.file else f": {shorten(self.read)}"
-        return f"{place(self.file, self.row)}: {said}{read}"
+        value = "" if self.input == self.file else f": {shorten(self.input)}"
+        answer = f"{self.label!r} answered as {self.answer!r} ({self.confidence_percent})"
+        return f"{place(self.file, self.row)}: {answer}{value}"
 
 
 @dataclass(frozen=True)
-class Scrutiny:
-    """What a close look at the answers to one target found. suspects: None without the package that finds them. examples: a few
-    rows drawn at random."""
+class ErrorAnalysis:
+    """The error analysis of one target.
 
-    gain: str
+    metric: the field's name for the score of a row, such as "accuracy".
+    slices: by rising p-value. mistakes: the most confident first.
+    label_issues: rows whose label may be wrong; None without the package that finds them.
+    random_cases: a few rows, right or wrong.
+    """
+
+    metric: str = field(metadata={"key": "gain"})
     slices: list[Slice]
-    kept: list[Kept]
+    coverage_curve: list[CoveragePoint] = field(metadata={"key": "kept"})
     mistakes: list[Case]
-    suspects: list[Case] | None
-    examples: list[Case]
+    label_issues: list[Case] | None = field(metadata={"key": "suspects"})
+    random_cases: list[Case] = field(metadata={"key": "examples"})
 
     def lines(self) -> list[str]:
-        """For a screen."""
-        found = []
-        if worst := [part for part in self.slices if part.stands_out]:
-            found += ["", f"slices that stand out ({len(self.slices)} looked at, corrected for that):"]
-            found += [
-                f"  {part.name:<40} {part.score.percent}, others {100 * part.others:.1f} %" for part in worst[:10]
+        """Format for the terminal."""
+        lines = []
+        if significant := [part for part in self.slices if part.is_significant]:
+            lines += ["", f"slices that differ significantly ({len(self.slices)} tested, p-values adjusted for that):"]
+            lines += [
+                f"  {part.name:<40} {part.score.percent}, other rows {100 * part.rest_mean:.1f} %"
+                for part in significant[:10]
             ]
-        if self.kept:
-            found += ["", "answering only when sure (predict --min-confidence):"]
-            for kept in self.kept:
-                rows = f"{100 * kept.coverage:5.1f} % of the rows"
-                found.append(f"  at least {kept.shown} sure: {rows}, {kept.score.percent}")
-        looked_at = (
-            ("surest mistakes", self.mistakes),
-            (f"labels that may be wrong, {IF_NOT_THE_MODEL}", self.suspects or []),
+        if self.coverage_curve:
+            lines += ["", "answering only when confident (predict --min-confidence):"]
+            for point in self.coverage_curve:
+                coverage = f"{100 * point.coverage:5.1f} % of the rows"
+                lines.append(f"  confidence from {point.threshold_text}: {coverage}, {point.score.percent}")
+        case_lists = (
+            ("most confident mistakes", self.mistakes),
+            (f"labels that may be wrong, {LABEL_ISSUES_CAVEAT}", self.label_issues or []),
         )
-        for title, cases in looked_at:
+        for title, cases in case_lists:
             if cases:
-                found += ["", f"{title}:", *(f"  {case}" for case in cases[:SHOWN_ON_A_SCREEN])]
-        return found
+                lines += ["", f"{title}:", *(f"  {case}" for case in cases[:MAX_CASES_ON_TERMINAL])]
+        return lines
 
 
-def looks_at(found: Evaluation, mapping: Mapping | None, device: torch.device) -> list[tuple[Answers, Scrutiny]]:
-    """A close look at the answers to every target of which they are right or wrong; with what decided where the `mapping` that
-    gave them is here to say it."""
-    looks = []
-    for answers in found.answers:
-        parts = {} if mapping is None else explained(answers, mapping, device)
-        if (look := scrutinize(answers, parts)) is not None:
-            looks.append((answers, look))
-    return looks
+def analyse_evaluation(
+    evaluation: Evaluation, mapping: Mapping | None, device: torch.device
+) -> list[tuple[Predictions, ErrorAnalysis]]:
+    """Return the error analysis of every target whose answers are right or wrong.
+
+    mapping: the evaluated model, to attribute the answers shown to parts of their input; None leaves that out.
+    """
+    analyses = []
+    for predictions in evaluation.predictions:
+        parts = {} if mapping is None else explain_cases(predictions, mapping, device)
+        if (analysis := analyse_errors(predictions, parts)) is not None:
+            analyses.append((predictions, analysis))
+    return analyses
 
 
-def explained(answers: Answers, mapping: Mapping, device: torch.device) -> dict[int, list[Part]]:
-    """Which parts decided, of the surest mistakes and of the examples; nothing for answers that cannot be explained."""
+def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.device) -> dict[int, list[Attribution]]:
+    """Return the attribution, by row, of the most confident mistakes and the random cases.
+
+    Empty for answers that cannot be explained.
+    """
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
-    if first is None or first.state() != answers.target.state():
-        return {}  # an Explainer is about the first target
-    rows = np.unique(np.concatenate([_surest(answers), _drawn(answers)]))
+    if first is None or first.state() != predictions.target.state():
+        return {}  # an Explainer explains the first target only
+    rows = np.unique(np.concatenate([_confident_mistakes(predictions), _random_rows(predictions)]))
     try:
         explainer = Explainer(copy.deepcopy(mapping), device)
-        found = [explanation.parts for explanation in explainer.explain(answers.rows.select(rows))]
+        parts = [explanation.parts for explanation in explainer.explain(predictions.rows.select(rows))]
     except UsageError:
         return {}
-    return dict(zip(rows.tolist(), found, strict=True))
+    return dict(zip(rows.tolist(), parts, strict=True))
 
 
-def scrutinize(answers: Answers, parts: Dict[int, list[Part]] | None = None) -> Scrutiny | None:
-    """A close look at one target's answers; None for answers that are neither right nor wrong. parts: see `explained`."""
-    target = answers.target
-    gains = target.per_item_metric(answers.outputs, answers.truths) if isinstance(target, Comparable) else None
-    if gains is None:
+def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]] | None = None) -> ErrorAnalysis | None:
+    """Analyse one target's predictions; None for answers that are neither right nor wrong.
+
+    parts: attributions by row, as from `explain_cases`.
+    """
+    target, parts = predictions.target, parts or {}
+    if not isinstance(target, Comparable):
         return None
-    assert isinstance(target, Comparable)
-    worth = gains.astype(np.float64)
-    sure = target.confidence(answers.outputs) if isinstance(target, Classes) else None
-    return Scrutiny(
+    row_scores = target.per_item_metric(predictions.outputs, predictions.labels)
+    if row_scores is None:
+        return None
+    scores = row_scores.astype(np.float64)
+    confidence = target.confidence(predictions.outputs) if isinstance(target, Classes) else None
+    return ErrorAnalysis(
         target.primary_metric,
-        _slices(answers, worth),
-        [] if sure is None else _kept(worth, sure),
-        _cases(answers, _surest(answers), parts or {}),
-        _suspects(answers) if has_exclusive_classes(target) else [],
-        _cases(answers, _drawn(answers), parts or {}),
+        _slices(predictions, scores),
+        [] if confidence is None else _coverage_curve(scores, confidence),
+        _cases(predictions, _confident_mistakes(predictions), parts),
+        _label_issues(predictions) if has_exclusive_classes(target) else [],
+        _cases(predictions, _random_rows(predictions), parts),
     )
 
 
-def _kept(worth: Floats, sure: Floats) -> list[Kept]:
-    found: list[Kept] = []
-    for wanted in COVERAGES:
-        threshold = _short_of(float(np.sort(sure)[::-1][max(1, round(wanted * len(sure))) - 1]))
-        chosen = sure >= threshold
-        kept = Kept(threshold, float(chosen.mean()), with_interval(mean_score, worth[chosen]))
-        if not found or kept.coverage < found[-1].coverage:
-            found.append(kept)
-    return found
+def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
+    points: list[CoveragePoint] = []
+    for coverage in COVERAGES:
+        threshold = _round_down(float(np.sort(confidence)[::-1][max(1, round(coverage * len(confidence))) - 1]))
+        is_answered = confidence >= threshold
+        point = CoveragePoint(threshold, float(is_answered.mean()), with_interval(mean_score, scores[is_answered]))
+        if not points or point.coverage < points[-1].coverage:
+            points.append(point)
+    return points
 
 
-def _short_of(threshold: float) -> float:
-    """A probability that can be typed, no higher: of three digits, and up to six as it comes near 1."""
+def _round_down(threshold: float) -> float:
+    """Round a probability down to three digits, or to six near 1, so that it can be typed and excludes no row."""
     digits = 3 if threshold < 0.99 else 6
     return float(Decimal(threshold).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
-def _slices(answers: Answers, worth: Floats) -> list[Slice]:
-    """Slices from the likeliest to be no luck on; those that hold nearly all rows or nearly none say nothing."""
-    tried = [
-        (name, chosen)
-        for name, chosen in _candidates(answers)
-        if SMALLEST_SLICE <= chosen.sum() <= len(chosen) - SMALLEST_SLICE
+def _slices(predictions: Predictions, scores: Floats) -> list[Slice]:
+    """Test all candidate slices, and return them by rising p-value."""
+    candidates = [
+        (name, is_inside)
+        for name, is_inside in _candidate_slices(predictions)
+        if MIN_SLICE_SIZE <= is_inside.sum() <= len(is_inside) - MIN_SLICE_SIZE
     ]
-    chances = np.array([_chance(worth[chosen], worth[~chosen]) for _, chosen in tried])
-    corrected = np.empty(len(chances))
-    order = np.argsort(chances, kind="stable")
-    steps = chances[order] * np.arange(len(chances), 0, -1)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
-    found = [
-        Slice(name, with_interval(mean_score, worth[chosen]), float(worth[~chosen].mean()), float(chance))
-        for (name, chosen), chance in zip(tried, corrected, strict=True)
+    p_values = np.array([_p_value(scores[is_inside], scores[~is_inside]) for _, is_inside in candidates])
+    slices = [
+        Slice(name, with_interval(mean_score, scores[is_inside]), float(scores[~is_inside].mean()), float(p_value))
+        for (name, is_inside), p_value in zip(candidates, _adjust_p_values(p_values), strict=True)
     ]
-    return sorted(found, key=lambda part: (part.chance, part.score.value))
+    return sorted(slices, key=lambda part: (part.adjusted_p_value, part.score.value))
 
 
-def _candidates(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    rows = answers.rows
-    for port, values in zip(answers.arrow.sources, rows.sources, strict=True):
+def _adjust_p_values(p_values: Floats) -> Floats:
+    """Adjust p-values for multiple testing (Holm 1979)."""
+    adjusted = np.empty(len(p_values))
+    order = np.argsort(p_values, kind="stable")
+    multiplied = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(multiplied))
+    return adjusted
+
+
+def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
+    """Yield name and membership (n,) of slices by input size, by class, and by the values of all other columns."""
+    rows = predictions.rows
+    for port, values in zip(predictions.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
         if issubclass(kind, Describable):
-            yield from _quarters(f"{kind.size_unit} of {port.column}", np.array([kind.size(value) for value in values]))
-    yield from _of_classes(answers)
-    used = {port.column for port in (*answers.arrow.sources, *answers.arrow.targets)}
+            sizes = np.array([kind.size(value) for value in values])
+            yield from _quarters(f"{kind.size_unit} of {port.column}", sizes)
+    yield from _class_slices(predictions)
+    model_columns = {port.column for port in (*predictions.arrow.sources, *predictions.arrow.targets)}
     for column in rows.table.columns:
-        if column in used:
+        if column in model_columns:
             continue
         cells = [rows.table.column(column)[int(row)] for row in rows.rows]
         yield f"{column} is blank", np.array([cell is None for cell in cells])
-        shown = np.array(["" if cell is None else str(cell) for cell in cells])
-        different = Counter(shown[shown != ""].tolist())
-        if len(different) > MOST_VALUES and (numbers := _numbers(cells)) is not None:
+        texts = np.array(["" if cell is None else str(cell) for cell in cells])
+        counts = Counter(texts[texts != ""].tolist())
+        if len(counts) > MAX_VALUES_PER_COLUMN and (numbers := _parse_numbers(cells)) is not None:
             yield from _quarters(column, numbers)
         else:
-            for value, _ in different.most_common(MOST_VALUES):
-                yield f"{column} is {shorten(value, 30)}", shown == value
+            for value, _ in counts.most_common(MAX_VALUES_PER_COLUMN):
+                yield f"{column} is {shorten(value, 30)}", texts == value
 
 
-def _of_classes(answers: Answers) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """The rows of each true class, and together those of the classes that have too few to be looked at alone."""
-    target = answers.target
-    names = [set(target.class_names(truth)) if isinstance(target, Classes) else set() for truth in answers.truths]
-    counts = Counter(name for found in names for name in found)
-    verb = "is" if has_exclusive_classes(target) else "holds"
+def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
+    """Yield the rows of each class, and together those of all classes that are too rare for a slice."""
+    target = predictions.target
+    if not isinstance(target, Classes):
+        return
+    row_classes = [set(target.class_names(label)) for label in predictions.labels]
+    counts = Counter(name for names in row_classes for name in names)
+    verb = "label is" if has_exclusive_classes(target) else "labels contain"
     for name in sorted(counts):
-        yield f"truth {verb} {name}", np.array([name in found for found in names])
-    rare = {name for name, count in counts.items() if count < SMALLEST_SLICE}
-    yield f"truth {verb} one of {len(rare)} rare classes", np.array([bool(rare & found) for found in names])
+        yield f"true {verb} {name}", np.array([name in names for names in row_classes])
+    rare = {name for name, count in counts.items() if count < MIN_SLICE_SIZE}
+    yield f"true {verb} one of {len(rare)} rare classes", np.array([bool(rare & names) for names in row_classes])
 
 
-def _numbers(cells: Sequence[object]) -> Floats | None:
-    """Cells as numbers, blank ones as NaN; None where some are no numbers. A CSV file has them as text."""
+def _parse_numbers(cells: Sequence[object]) -> Floats | None:
+    """Return cells as numbers, blank ones as NaN; None where some are not numbers. A CSV file has numbers as text."""
     try:
-        found = np.array([np.nan if cell is None else float(cell) for cell in cells])  # type: ignore[arg-type]
+        numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return None if np.isinf(found).any() else found
+    return None if np.isinf(numbers).any() else numbers
 
 
-def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
+    """Yield slices between the quartiles of a number."""
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
-    for at, (low, high) in enumerate(pairwise(edges.tolist())):
-        chosen = (values >= low if at == 0 else values > low) & (values <= high)
-        yield f"{name} {'from' if at == 0 else 'above'} {low:,g} to {high:,g}", chosen
+    for index, (low, high) in enumerate(pairwise(edges.tolist())):
+        is_inside = (values >= low if index == 0 else values > low) & (values <= high)
+        yield f"{name} {'from' if index == 0 else 'above'} {low:,g} to {high:,g}", is_inside
 
 
-def _chance(inside: Floats, outside: Floats) -> float:
-    """Two-sided: Fisher's exact test for right and wrong, else Welch's."""
+def _p_value(inside: Floats, outside: Floats) -> float:
+    """Return the two-sided p-value of a difference: Fisher's exact test for right and wrong, else Welch's t-test."""
     from scipy import stats  # a second to import
 
     if set(np.unique(np.concatenate([inside, outside]))) <= {0.0, 1.0}:
@@ -277,51 +314,52 @@ def _chance(inside: Floats, outside: Floats) -> float:
     return float(np.nan_to_num(stats.ttest_ind(inside, outside, equal_var=False).pvalue, nan=1.0))
 
 
-def _surest(answers: Answers) -> Ints:
-    """The rows that are wrong although the model was sure, the surest first."""
-    target = answers.target
+def _confident_mistakes(predictions: Predictions) -> Ints:
+    """Return the rows that are not fully right, the most confident first."""
+    target = predictions.target
     if not isinstance(target, Classes) or not isinstance(target, Comparable):
         return np.zeros(0, np.int64)
-    sure, worth = target.confidence(answers.outputs), target.per_item_metric(answers.outputs, answers.truths)
-    if worth is None:
+    confidence = target.confidence(predictions.outputs)
+    scores = target.per_item_metric(predictions.outputs, predictions.labels)
+    if scores is None:
         return np.zeros(0, np.int64)
-    wrong = np.flatnonzero(worth < 1)
-    return wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN]
+    wrong = np.flatnonzero(scores < 1)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_CASES]
 
 
-def _drawn(answers: Answers) -> Ints:
-    """A few rows, right or wrong, always the same."""
-    count = len(answers.rows)
-    return np.sort(generator(0, count, 0).permutation(count)[:EXAMPLES])
+def _random_rows(predictions: Predictions) -> Ints:
+    """Return a few random rows, the same ones at every call."""
+    num_rows = len(predictions.rows)
+    return np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
-def _suspects(answers: Answers) -> list[Case] | None:
-    """Rows whose label may be wrong (confident learning, Northcutt et al. 2021), the likeliest first."""
+def _label_issues(predictions: Predictions) -> list[Case] | None:
+    """Return rows whose label may be wrong by confident learning, the likeliest first; None without cleanlab."""
     try:
-        find = importlib.import_module("cleanlab.filter").find_label_issues
+        find_label_issues = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:
         return None
-    assert isinstance(answers.target, Classes)
-    classes = answers.target.classes
-    known = np.array([at for at, truth in enumerate(answers.truths) if truth in classes], np.int64)
-    labels = np.array([classes.index(answers.truths[at]) for at in known])
+    assert isinstance(predictions.target, Classes)
+    classes = predictions.target.classes
+    # Labels that training never saw have no probability.
+    rows = np.array([row for row, label in enumerate(predictions.labels) if label in classes], np.int64)
+    labels = np.array([classes.index(predictions.labels[row]) for row in rows])
     if len(set(labels.tolist())) < 2:
         return []
-    probabilities = torch.softmax(answers.outputs.double(), dim=-1).numpy()[known]
-    found = find(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
-    return _cases(answers, known[np.asarray(found, np.int64)][:SHOWN], {})
+    probabilities = torch.softmax(predictions.outputs.double(), dim=-1).numpy()[rows]
+    issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return _cases(predictions, rows[np.asarray(issues, np.int64)][:MAX_CASES], {})
 
 
-def _cases(answers: Answers, rows: Ints, parts: Dict[int, list[Part]]) -> list[Case]:
-    target = answers.target
+def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
+    target, table_rows = predictions.target, predictions.rows
     if not len(rows) or not isinstance(target, Classes):
         return []
-    sure = target.confidence(answers.outputs)
-    decoded = answers.target.decode(answers.outputs[torch.from_numpy(rows)])
-    found = []
-    for row, answer in zip(rows.tolist(), decoded, strict=True):
-        file, line = answers.rows.table.origin(int(answers.rows.rows[row]))
-        read = "\n".join(str(column[row]) for column in answers.rows.sources)
-        said, truth = target.brief(answer.get(target.kind, "")), target.brief(answers.truths[row])
-        found.append(Case(row, file, line, read, truth, said, float(sure[row]), parts.get(row, [])))
-    return found
+    confidence = target.confidence(predictions.outputs)
+    cases = []
+    for row, answer in zip(rows.tolist(), target.decode(predictions.outputs[torch.from_numpy(rows)]), strict=True):
+        file, line = table_rows.table.origin(int(table_rows.rows[row]))
+        value = "\n".join(str(column[row]) for column in table_rows.sources)
+        label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
+        cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))
+    return cases

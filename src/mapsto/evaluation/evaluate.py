@@ -1,9 +1,13 @@
-"""How good is it: scores of a mapping on rows it has not seen, each with its number of items and a 95 % interval."""
+"""Scores of a model on labelled rows, each with its number of items and a 95 % interval, beside the majority-class baseline.
+
+Targets with one output a row are decoded row by row. Targets read at tokens (masked tokens, pictures made of pictures) are scored
+over their tokens; of those that restore a source, a few random outputs are kept to be shown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +20,7 @@ from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.inference.forward import Done, asking, evidence, made, questions, row_outputs, told_by
-from mapsto.metrics.intervals import Floats, Score, with_intervals
+from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
@@ -25,60 +29,68 @@ from mapsto.task.arrow import Arrow, restores
 from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.target import Target
 
-SHOWN = 8  # rows of which what was made is kept
+NUM_SAMPLES = 8  # rows of which outputs are kept to be shown
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one target said of some rows: outputs (n, …) beside the truths. name: stands before its scores, where there are other
-    answers too."""
+class Predictions:
+    """A target's outputs (n, …) for some rows beside their labels.
+
+    prefix: precedes the names of its scores where a model has several targets.
+    """
 
     arrow: Arrow
     target: Target
     rows: Rows
-    truths: list[Any]
+    labels: list[Any]
     outputs: Tensor
-    name: str = ""
+    prefix: str = ""
 
     def calibration(self) -> tuple[Floats, Floats] | None:
-        """How sure each answer was (n,) and how far it turned out so (n,); None where they carry no probability."""
+        """Return the confidence (n,) of each answer and its correctness (n,); None where answers have no probability."""
         if not isinstance(self.target, Classes):
             return None
         confidence = self.target.confidence(self.outputs)
-        return confidence, self.target.correctness(self.outputs, self.truths).astype(np.float64)
+        return confidence, self.target.correctness(self.outputs, self.labels).astype(np.float64)
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a target that lies in a source made of the value `read` in one row, and what is true."""
+class OutputSample:
+    """One row with the value that a target made of its `input`, and its label, for targets that restore a source."""
 
     target: Located
     file: str
     row: int
-    read: Any
+    input: Any
     answer: Any
-    truth: Any
+    label: Any
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by name, what a model that reads nothing reaches, how often each true class got each answer, and notes.
+    """Scores of a model on labelled rows.
 
-    answers: of every target that gives one output a row, for a closer look. made: of the others that lie in a source, a few rows
-    drawn at random.
+    scores: by name; with several targets, each name begins with its column.
+    baseline: what a model that ignores its input would score.
+    confusion: how often each label got each answer.
+    predictions: of the targets with one output a row, for the error analysis.
+    samples: of the targets that restore a source, outputs for a few random rows.
     """
 
-    rows: int
+    num_rows: int
     scores: dict[str, Score]
     baseline: dict[str, Score] = field(default_factory=dict)
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    answers: list[Answers] = field(default_factory=list, repr=False)
-    made: list[Made] = field(default_factory=list, repr=False)
+    predictions: list[Predictions] = field(default_factory=list, repr=False)
+    samples: list[OutputSample] = field(default_factory=list, repr=False)
 
     def record(self) -> dict[str, Any]:
-        """All but the answers, as JSON."""
-        return asdict(replace(self, answers=[], made=[]))
+        """Return the scores, the confusion and the notes as JSON, without predictions and samples."""
+        names = ("scores", "baseline", "confusion", "notes")
+        record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
+        plain: dict[str, Any] = to_json(record)
+        return plain
 
 
 def evaluate(
@@ -89,7 +101,12 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score every target on `table`. Raises DataError for rows that cannot be read."""
+    """Score every target on `table`.
+
+    bad_rows: "stop" or "skip", for rows that cannot be read. seed: chooses the masked tokens.
+
+    Raises DataError for unreadable rows, UsageError for a model without targets.
+    """
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
     arrow = bind_to(mapping.arrow, table)
@@ -99,105 +116,124 @@ def evaluate(
     notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long):
         notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
+    row_ports = mapping.ports_per_example
+    token_ports = [port for port in range(len(mapping.targets)) if port not in row_ports]
+    num_passes = bool(token_ports) + bool(row_ports)
+    on_scored = _report_rows(progress or Progress(), len(encoded.of) * num_passes, len(rows))
     scores: dict[str, Score] = {}
-    baseline: dict[str, Score] = {}
-    confusion: dict[str, dict[str, int]] = {}
-    whole = mapping.ports_per_example
-    by_token = [port for port in range(len(mapping.targets)) if port not in whole]
-    passes = bool(by_token) + bool(whole)
-    done = _telling(progress or Progress(), len(encoded.of) * passes, len(rows))
-    if by_token:
-        scores |= score_examples(mapping, _told(mapping, arrow, rows, encoded, by_token, seed), rows, device, done)
-    said: list[Answers] = []
-    told = row_outputs(mapping, asking(mapping, encoded), len(rows), whole, device, done)
-    for port, outputs in zip(whole, told, strict=True):
-        target, answers = mapping.targets[port], rows.targets[port]
-        name = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        said.append(Answers(arrow, target, rows, answers, outputs, name))
-        scores |= {f"{name}{key}": value for key, value in with_intervals(target.metrics(outputs, answers)).items()}
-        baseline |= {f"{name}{key}": value for key, value in target.baseline(answers).items()}
-        if isinstance(target, Classes):
-            confusion |= {f"{name}{truth}": row for truth, row in target.confusion(outputs, answers).items()}
-            notes += target.notes(answers)
-    shown = [
-        row
-        for port in by_token
-        if isinstance(mapping.targets[port], Located)
-        for row in _made(mapping, rows, encoded, port, device)
-    ]
-    return Evaluation(len(rows), scores, baseline, confusion, notes, said, shown)
+    if token_ports:
+        examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
+        scores |= score_examples(mapping, examples, rows, device, on_scored)
+    evaluation = Evaluation(len(rows), scores, notes=notes)
+    outputs_by_port = row_outputs(mapping, asking(mapping, encoded), len(rows), row_ports, device, on_scored)
+    for port, outputs in zip(row_ports, outputs_by_port, strict=True):
+        prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix)
+        _add_predictions(evaluation, predictions)
+    for port in token_ports:
+        if isinstance(mapping.targets[port], Located):
+            evaluation.samples.extend(_sample_outputs(mapping, rows, encoded, port, device))
+    return evaluation
 
 
-def _telling(progress: Progress, total: int, rows: int) -> Done:
-    """What tells of the rows that are scored, when told of examples, of which there are `total`."""
-    seen = 0
+def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
+    """Score one target with one output a row, and add the result to the evaluation."""
+    target, labels, prefix = predictions.target, predictions.labels, predictions.prefix
+    scores = with_intervals(target.metrics(predictions.outputs, labels))
+    evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
+    evaluation.baseline.update({f"{prefix}{name}": score for name, score in target.baseline(labels).items()})
+    if isinstance(target, Classes):
+        confusion = target.confusion(predictions.outputs, labels)
+        evaluation.confusion.update({f"{prefix}{label}": counts for label, counts in confusion.items()})
+        evaluation.notes.extend(target.notes(labels))
+    evaluation.predictions.append(predictions)
 
-    def done(count: int) -> None:
-        nonlocal seen
-        seen += count
-        progress.rows("scored", seen * rows // total, rows)
 
-    return done
+def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Done:
+    """Return the function that is called with a number of scored examples and reports progress in rows."""
+    num_scored = 0
+
+    def on_scored(count: int) -> None:
+        nonlocal num_scored
+        num_scored += count
+        progress.rows("scored", num_scored * num_rows // num_examples, num_rows)
+
+    return on_scored
 
 
-def said_of(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
-    """What target `port` says of every row, (n, …): its outputs; the evidence of a kind that makes its answers of a source."""
+def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
+    """Return the outputs (n, …) of target `port` for every row; for a target that restores a source, its evidence."""
     encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", lie_in_raw(mapping.targets))
     if mapping.targets[port].readout.per_example:
-        (found,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
-        return found
-    examples = _told(mapping, arrow, rows, encoded, [port], 0)
-    said = evidence(mapping, as_scored(examples), device)[port]
-    return said.shown[np.argsort(said.rows)]
+        (outputs,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
+        return outputs
+    examples = _labelled_examples(mapping, arrow, rows, encoded, [port], 0)
+    port_evidence = evidence(mapping, scoring_examples(examples), device)[port]
+    return port_evidence.shown[np.argsort(port_evidence.rows)]
 
 
-def _told(mapping: Mapping, arrow: Arrow, rows: Rows, encoded: Encoded, ports: Sequence[int], seed: int) -> Examples:
-    """Examples that carry the answers of these ports alone."""
-    given = replace(rows, targets=[values if port in ports else [] for port, values in enumerate(rows.targets)])
-    restored = [mapping.targets[port] for port in ports if restores(arrow)[port] is not None]
-    hides = next((target.corruption for target in restored if isinstance(target, Reconstruction)), None)
-    return make_examples(arrow, given, encoded, mapping.sources, mapping.targets, seed, hides or Corruption())
+def _labelled_examples(
+    mapping: Mapping, arrow: Arrow, rows: Rows, encoded: Encoded, ports: Sequence[int], seed: int
+) -> Examples:
+    """Build examples that carry the labels of these target ports alone."""
+    targets = [labels if port in ports else [] for port, labels in enumerate(rows.targets)]
+    restoring = [mapping.targets[port] for port in ports if restores(arrow)[port] is not None]
+    corruptions = (target.corruption for target in restoring if isinstance(target, Reconstruction))
+    return make_examples(
+        arrow,
+        replace(rows, targets=targets),
+        encoded,
+        mapping.sources,
+        mapping.targets,
+        seed,
+        next(corruptions, None) or Corruption(),
+    )
 
 
-def _made(mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device) -> list[Made]:
-    """A few rows drawn at random, always the same, with what target `port` makes of them."""
-    target, count = mapping.targets[port], len(rows)
+def _sample_outputs(
+    mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device
+) -> list[OutputSample]:
+    """Return target `port`'s outputs for a few random rows, the same ones at every call."""
+    target, num_rows = mapping.targets[port], len(rows)
     assert isinstance(target, Located)
-    drawn = np.sort(generator(0, count, 0).permutation(count)[:SHOWN]).tolist()
-    pieces = {row: encoded.pieces[row] for row in drawn}
-    asked = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in drawn]
-    said = dict(told_by(mapping, asked, port, device))
-    (of,) = (at for at, source in enumerate(mapping.arrow.sources) if source.kind == target.lies_in)
+    row_indices = np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
+    pieces = {row: encoded.pieces[row] for row in row_indices}
+    examples = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in row_indices]
+    outputs = dict(told_by(mapping, examples, port, device))
+    (source_port,) = (i for i, source in enumerate(mapping.arrow.sources) if source.kind == target.lies_in)
     return [
-        Made(
+        OutputSample(
             target,
             *rows.table.origin(int(rows.rows[row])),
-            read=rows.sources[of][row],
-            answer=made(target, pieces[row], said[row]),
-            truth=rows.targets[port][row],
+            input=rows.sources[source_port][row],
+            answer=made(target, pieces[row], outputs[row]),
+            label=rows.targets[port][row],
         )
-        for row in drawn
+        for row in row_indices
     ]
 
 
-def as_scored(examples: Examples) -> Iterator[Example]:
-    """All examples as scoring sees them: hidden tokens chosen by row alone, at the final rate."""
+def scoring_examples(examples: Examples) -> Iterator[Example]:
+    """Yield all examples as they are scored: masked tokens depend on the row alone, at the final masking rate."""
     return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 
 
 def score_examples(
     mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Done = lambda count: None
 ) -> dict[str, Score]:
-    """Scores over examples that carry their answers, as held-out ones do; `rows` has those not made by `~` in the user's
-    words. done: as of `evidence`."""
-    found: dict[str, Score] = {}
+    """Score examples that carry their labels, as held-out ones do.
+
+    rows: the rows with the labels of the targets that do not restore a `~` source; None where all do.
+    done: see `evidence`.
+    """
+    scores: dict[str, Score] = {}
     restored = restores(mapping.arrow)
-    for port, said in evidence(mapping, as_scored(examples), device, done).items():
-        answers = said.values.tolist()
-        name = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+    for port, port_evidence in evidence(mapping, scoring_examples(examples), device, done).items():
+        labels = port_evidence.values.tolist()
+        prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if restored[port] is None:
             assert rows is not None and examples.of is not None
-            answers = [rows.targets[port][examples.of[row]] for row in said.rows]
-        scores = with_intervals(mapping.targets[port].metrics(said.shown, answers))
-        found |= {f"{name}{key}": value for key, value in scores.items()}
-    return found
+            labels = [rows.targets[port][examples.of[row]] for row in port_evidence.rows]
+        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.shown, labels))
+        scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
+    return scores

@@ -1,192 +1,210 @@
-"""The page of an evaluation: scores, where it fails, what silence would gain, rows to look at."""
+"""The report of an evaluation: scores, error analysis, calibration, training curve, and how it was measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto import kinds
+from mapsto import files, kinds
 from mapsto.errors import Finding, places
-from mapsto.evaluation.error_analysis import Scrutiny
-from mapsto.evaluation.evaluate import Answers, Evaluation
-from mapsto.evaluation.report_sections import failures, reasons, slices
-from mapsto.files import write_atomic
+from mapsto.evaluation.error_analysis import ErrorAnalysis
+from mapsto.evaluation.evaluate import Evaluation, Predictions
+from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
 from mapsto.metrics.intervals import to_json
 from mapsto.progress import duration
-from mapsto.report.figures import data_findings, reliability
-from mapsto.report.page import SERIES, Page, Section, Table, drawing, safe
+from mapsto.report.figures import data_findings_section, reliability_diagram
+from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, trusted_html
 
-MOST_POINTS = 500
+MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
 
+INTERVALS = "95 % intervals over the rows: Wilson's for a share of correct answers, by bootstrap for other metrics"
 
-INTERVALS = "95 % intervals over the rows: Wilson's for a share of right ones, by bootstrap for other figures"
+FOLDER_SUFFIX, RESULTS_FILE = "_files", "results.json"  # beside page.html stands the folder page_files
 
-
-Looks = Sequence[tuple[Answers, Scrutiny]]
-
-
-FILES, RESULTS = "_files", "results.json"  # beside page.html stands the folder page_files
+Analyses = Sequence[tuple[Predictions, ErrorAnalysis]]
 
 
-def evaluated(
-    found: Evaluation,
-    looks: Looks,
-    title: str,
-    command: str | None,
-    findings: Sequence[Finding] = (),
-    steps: Sequence[Dict[str, Any]] = (),
-) -> Page:
-    """The page of an evaluation and of a close look at it. command: what makes it again. findings: what looks wrong in the
-    data. steps: the lines of metrics.jsonl, where it is of a model just fitted."""
-    sections = [_scores(found)]
-    for at, (answers, look) in enumerate(looks):
-        own = [
-            *_kept(look),
-            *_calibration(answers),
-            *slices(look),
-            *failures(answers, look),
-            *reasons(answers, look),
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about the evaluated model and data that the page shows beside the scores.
+
+    title: of the page.
+    command: the command that repeats the evaluation.
+    findings: problems found in the data, as by `mapsto check`.
+    steps: the lines of metrics.jsonl, where the model has just been fitted.
+    """
+
+    title: str
+    command: str | None = None
+    findings: Sequence[Finding] = ()
+    steps: Sequence[Dict[str, Any]] = ()
+
+
+def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Provenance) -> Page:
+    """Build the page of an evaluation and its error analyses."""
+    sections = [_score_section(evaluation)]
+    for index, (predictions, analysis) in enumerate(analyses):
+        target_sections = [
+            *_coverage_sections(analysis),
+            *_calibration_sections(predictions),
+            *slice_sections(analysis),
+            *mistake_sections(predictions, analysis),
+            *example_sections(predictions, analysis),
         ]
-        sections += [_named(section, answers.name, at) for section in own]
-    sections += [*_made(found), *data_findings(findings), *_learnt(steps), _how(found, steps, command)]
-    files = dict.fromkeys(answers.rows.table.name for answers in found.answers)
-    about = f"{found.rows:,} rows of {', '.join(files)}" if files else f"{found.rows:,} rows"
-    return Page(title, about, headline(found, looks), sections)
+        sections += [_name_section(section, predictions.prefix, index) for section in target_sections]
+    sections += [
+        *_sample_sections(evaluation),
+        *data_findings_section(provenance.findings),
+        *_training_sections(provenance.steps),
+        _method_section(evaluation, provenance),
+    ]
+    tables = dict.fromkeys(predictions.rows.table.name for predictions in evaluation.predictions)
+    rows = f"{evaluation.num_rows:,} rows"
+    subtitle = f"{rows} of {', '.join(tables)}" if tables else rows
+    return Page(provenance.title, subtitle, headline(evaluation, analyses), sections)
 
 
-def _named(section: Section, name: str, at: int) -> Section:
-    """The section of the answer at `at`."""
-    return replace(section, title=f"{name}{section.title}", file=f"{at + 1}-{section.file}" if at else section.file)
+def _name_section(section: Section, prefix: str, index: int) -> Section:
+    """Return the section with the target's prefix in its title, and its index in the name of its figure's file."""
+    file = f"{index + 1}-{section.file}" if index else section.file
+    return replace(section, title=f"{prefix}{section.title}", file=file)
 
 
-def write_page(path: Path, page: Page, found: Evaluation, looks: Looks) -> None:
-    """The page; in a folder beside it the figures as SVG and the numbers as JSON. Raises RunError."""
+def write_page(path: Path, page: Page, evaluation: Evaluation, analyses: Analyses) -> None:
+    """Write the page and, into a folder beside it, the figures as SVG and the numbers as JSON. Raises RunError."""
     page.write(path)
-    beside = path.with_name(f"{path.stem}{FILES}")
-    beside.mkdir(exist_ok=True)
-    page.write_figures(beside)
-    told = json.dumps(record(found, looks), ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomic(beside / RESULTS, f"{told}\n".encode("utf-8", "replace"))
+    folder = path.with_name(f"{path.stem}{FOLDER_SUFFIX}")
+    folder.mkdir(exist_ok=True)
+    page.write_figures(folder)
+    text = json.dumps(evaluation_record(evaluation, analyses), ensure_ascii=False, indent=1, allow_nan=False)
+    files.write_atomic(folder / RESULTS_FILE, f"{text}\n".encode("utf-8", "replace"))
 
 
-def record(found: Evaluation, looks: Looks) -> dict[str, Any]:
-    """An evaluation and a close look at it as JSON."""
-    told: dict[str, Any] = to_json({**found.record(), "looks": [look for _, look in looks]})
-    return told
+def evaluation_record(evaluation: Evaluation, analyses: Analyses) -> dict[str, Any]:
+    """Return an evaluation and its error analyses as JSON."""
+    record: dict[str, Any] = to_json({**evaluation.record(), "looks": [analysis for _, analysis in analyses]})
+    return record
 
 
-def headline(found: Evaluation, looks: Looks) -> list[str]:
-    """How good it is, where it is weakest, and what silence would gain, in words."""
+def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
+    """Say in sentences how good the model is, where it is weakest, and what selective prediction would gain."""
     lines = []
-    for answers, look in looks:
-        name = f"{answers.name}{look.gain}"
-        base = found.baseline.get(name)
-        beside = "" if base is None else f"; a model that reads nothing reaches {base.percent}"
-        lines.append(f"{name}: {found.scores[name].percent}{beside}.")
-        if worst := [part for part in look.slices if part.stands_out and part.score.value < part.others]:
-            part = worst[0]
-            lines.append(
-                f"{answers.name}It is weakest where {part.name}: {part.score.percent}, others {100 * part.others:.1f} %."
-            )
-        if len(look.kept) > 1:
-            at = min(look.kept, key=lambda kept: abs(kept.coverage - 0.8))
-            lines.append(f"{answers.name}It could answer {100 * at.coverage:.0f} % of the rows at {at.score.percent}.")
-    if not looks:  # scores of tokens or of pictures that are made, of which none is the one
-        named = (
-            f"{name.replace('_', ' ')} {s.value:.4g} ({s.low:.4g}–{s.high:.4g})" for name, s in found.scores.items()
+    for predictions, analysis in analyses:
+        prefix, name = predictions.prefix, f"{predictions.prefix}{analysis.metric}"
+        baseline = evaluation.baseline.get(name)
+        comparison = "" if baseline is None else f"; a model that ignores its input reaches {baseline.percent}"
+        lines.append(f"{name}: {evaluation.scores[name].percent}{comparison}.")
+        if weak := [part for part in analysis.slices if part.is_significant and part.score.value < part.rest_mean]:
+            rest = f"other rows {100 * weak[0].rest_mean:.1f} %"
+            lines.append(f"{prefix}It is weakest where {weak[0].name}: {weak[0].score.percent}, {rest}.")
+        if len(analysis.coverage_curve) > 1:
+            point = min(analysis.coverage_curve, key=lambda point: abs(point.coverage - 0.8))
+            rows = f"the {100 * point.coverage:.0f} % of the rows that it is most confident about"
+            lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}.")
+    if not analyses:  # scores of tokens or of pictures, none of which is the main one
+        values = (
+            f"{name.replace('_', ' ')} {score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
+            for name, score in evaluation.scores.items()
         )
-        lines.append(f"{'; '.join(named)}.")
-    return [*lines, *found.notes]
+        lines.append(f"{'; '.join(values)}.")
+    return [*lines, *evaluation.notes]
 
 
-def _scores(found: Evaluation) -> Section:
-    rows = [
-        [name.replace("_", " "), f"{s.value:.4f} ({s.low:.4f}–{s.high:.4f})", f"{s.n:,}",
-         f"{found.baseline[name].value:.4f}" if name in found.baseline else ""]
-        for name, s in found.scores.items()
-    ]  # fmt: skip
-    columns = ["figure", "value (95 % interval)", "rows", "reading nothing"]
-    return Section("Scores", tables=[Table(INTERVALS, columns, rows)])
+def _score_section(evaluation: Evaluation) -> Section:
+    rows = []
+    for name, score in evaluation.scores.items():
+        value = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f})"
+        baseline = f"{evaluation.baseline[name].value:.4f}" if name in evaluation.baseline else ""
+        rows.append([name.replace("_", " "), value, f"{score.n:,}", baseline])
+    text = ["The baseline ignores its input: it always gives the most frequent answer, or the mean of numbers."]
+    columns = ["metric", "value (95 % interval)", "rows", "baseline"]
+    return Section("Scores", text if evaluation.baseline else (), tables=[PageTable(INTERVALS, columns, rows)])
 
 
-def _made(found: Evaluation) -> list[Section]:
-    """What was read, made and true, side by side."""
+def _sample_sections(evaluation: Evaluation) -> list[Section]:
+    """Return the section that shows inputs, outputs and labels of random rows side by side."""
+    locations = places([(sample.file, sample.row) for sample in evaluation.samples])
     rows = [
         [
-            where,
-            safe(kinds.source(one.target.lies_in).show(one.read)),
-            safe(one.target.show(one.answer)),
-            safe(one.target.show(one.truth)),
+            location,
+            trusted_html(kinds.source(sample.target.lies_in).show(sample.input)),
+            trusted_html(sample.target.show(sample.answer)),
+            trusted_html(sample.target.show(sample.label)),
         ]
-        for where, one in zip(places([(one.file, one.row) for one in found.made]), found.made, strict=True)
+        for location, sample in zip(locations, evaluation.samples, strict=True)
     ]
-    columns = ["where", "what was read", "answer", "truth"]
-    table = Table("Rows drawn at random", columns, rows, texts=(1, 2, 3))
-    return [Section("What it makes", tables=[table])] if rows else []
+    columns = ["row", "input", "output", "label"]
+    table = PageTable("Random rows", columns, rows, text_columns=(1, 2, 3))
+    return [Section("Outputs", tables=[table])] if rows else []
 
 
-def _learnt(steps: Sequence[Dict[str, Any]]) -> list[Section]:
+def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
+    """Return the section with the loss by step of training."""
     if len(steps) < 2:
         return []
-    with drawing("The loss by step of training; the last and the lowest are in the table") as drawn:
-        x, losses = ([step[name] for step in steps] for name in ("step", "loss"))
-        bins = np.array_split(np.array([x, losses], np.float64), min(len(x), MOST_POINTS), axis=1)
-        drawn.axes.plot(
-            *np.stack([part.mean(1) for part in bins], 1), color=SERIES[0], alpha=0.5, linewidth=1, label="batches"
-        )
-        watched = [step for step in steps if "held_out_loss" in step]
-        if watched:
-            of = [[step[name] for step in watched] for name in ("step", "held_out_loss")]
-            drawn.axes.plot(*of, color=SERIES[2], marker="o", label="held-out rows")
-        drawn.axes.set(xlabel="step", ylabel="loss")
-        drawn.legend()
-    named = [("batches", x, losses), *([("held-out rows", *of)] if watched else [])]
+    curves = {"batches": ([step["step"] for step in steps], [step["loss"] for step in steps])}
+    if validations := [step for step in steps if "held_out_loss" in step]:
+        held_out_losses = [step["held_out_loss"] for step in validations]
+        curves["held-out rows"] = ([step["step"] for step in validations], held_out_losses)
+    with draw_chart("Training loss by step; its last and lowest values are in the table") as chart:
+        points = np.array(curves["batches"], np.float64)
+        bins = np.array_split(points, min(points.shape[1], MAX_POINTS), axis=1)
+        means = np.stack([part.mean(1) for part in bins], 1)
+        chart.axes.plot(*means, color=SERIES[0], alpha=0.5, linewidth=1, label="batches")
+        if validations:
+            chart.axes.plot(*curves["held-out rows"], color=SERIES[2], marker="o", label="held-out rows")
+        chart.axes.set(xlabel="step", ylabel="loss")
+        chart.add_legend()
     rows = [
-        [name, f"{values[-1]:.3f}", f"{min(values):.3f}", f"{at[values.index(min(values))]:,}"]
-        for name, at, values in named
+        [name, f"{losses[-1]:.3f}", f"{min(losses):.3f}", f"{indices[losses.index(min(losses))]:,}"]
+        for name, (indices, losses) in curves.items()
     ]
-    table = Table("Loss", ["of", "at the end", "lowest", "at step"], rows)
-    return [Section("While it learnt", (), drawn.svg, "The loss that training makes small.", "loss.svg", [table])]
+    table = PageTable("Loss", ["on", "at the end", "lowest", "at step"], rows)
+    return [Section("Training", (), chart.svg, "The loss that training minimises.", "loss.svg", [table])]
 
 
-def _how(found: Evaluation, steps: Sequence[Dict[str, Any]], command: str | None) -> Section:
+def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
+    origin = " that training did not use" if provenance.steps else ""
+    text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {INTERVALS}.", *evaluation.notes]
+    if provenance.steps:
+        last = provenance.steps[-1]
+        num_steps = len(provenance.steps)
+        text.append(f"Training took {num_steps:,} steps, {last['tokens']:,} tokens and {duration(last['seconds'])}.")
+    return Section("How it was measured", text, code=provenance.command)
+
+
+def _coverage_sections(analysis: ErrorAnalysis) -> list[Section]:
+    """Return the section on selective prediction."""
+    points = analysis.coverage_curve
+    if not points:
+        return []
+    label = f"{analysis.metric} of the rows answered, by the share of rows answered; the same numbers are in the table"
+    with draw_chart(label) as chart:
+        x = [100 * point.coverage for point in points]
+        chart.axes.plot(x, [100 * point.score.value for point in points], color=SERIES[2], marker="o")
+        low, high = ([100 * getattr(point.score, end) for point in points] for end in ("low", "high"))
+        chart.axes.fill_between(x, low, high, color=SERIES[2], alpha=0.15, linewidth=0)
+        chart.axes.set(xlabel="rows answered, %", ylabel=f"{analysis.metric} of these, %")
+    rows = [[point.threshold_text, f"{100 * point.coverage:.1f} %", point.score.percent] for point in points]
+    columns = ["confidence from", "rows answered", analysis.metric]
     text = [
-        f"Scored on {found.rows:,} rows{' that training did not see' if steps else ''}; {INTERVALS}.",
-        *found.notes,
+        "Answers below a confidence threshold can be left to a person: mapsto predict --min-confidence leaves them blank."
     ]
-    if steps:
-        seconds, tokens = steps[-1]["seconds"], steps[-1]["tokens"]
-        text.append(f"Training took {len(steps):,} steps, {tokens:,} tokens and {duration(seconds)}.")
-    return Section("How it was measured", text, code=command)
+    table = PageTable("Thresholds were chosen on these same rows", columns, rows)
+    caption = "The band is the 95 % interval."
+    return [Section("Answering only when confident", text, chart.svg, caption, "kept.svg", [table])]
 
 
-def _kept(look: Scrutiny) -> list[Section]:
-    if not look.kept:
+def _calibration_sections(predictions: Predictions) -> list[Section]:
+    calibration = predictions.calibration()
+    if calibration is None:
         return []
-    with drawing(
-        f"{look.gain} of the rows answered, by the share of rows answered; the same figures are in the table"
-    ) as drawn:
-        x = [100 * kept.coverage for kept in look.kept]
-        drawn.axes.plot(x, [100 * kept.score.value for kept in look.kept], color=SERIES[2], marker="o")
-        low, high = ([100 * getattr(kept.score, end) for kept in look.kept] for end in ("low", "high"))
-        drawn.axes.fill_between(x, low, high, color=SERIES[2], alpha=0.15, linewidth=0)
-        drawn.axes.set(xlabel="rows answered, %", ylabel=f"{look.gain} of those, %")
-    rows = [[kept.shown, f"{100 * kept.coverage:.1f} %", kept.score.percent] for kept in look.kept]
-    columns = ["at least this sure", "rows answered", look.gain]
-    text = ["Rows whose answer is less sure can be left to a person: mapsto predict --min-confidence."]
-    table = Table("Thresholds and scores are of the same rows", columns, rows)
-    return [Section("Answering only when sure", text, drawn.svg, "The band is the 95 % interval.", "kept.svg", [table])]
-
-
-def _calibration(answers: Answers) -> list[Section]:
-    told = answers.calibration()
-    if told is None:
-        return []
-    figure = reliability([("this model", *told)])
-    return [Section("Can its confidence be trusted?", (), figure, "On the diagonal it can.", "calibration.svg")]
+    figure = reliability_diagram([("this model", *calibration)])
+    caption = "On the diagonal, answers are correct as often as their confidence says."
+    return [Section("Can its confidence be trusted?", (), figure, caption, "calibration.svg")]

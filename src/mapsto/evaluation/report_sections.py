@@ -1,4 +1,7 @@
-"""What several pages show: how far confidence can be trusted, what is confused, rows to look at."""
+"""Sections of the error analysis, which the reports of an evaluation and of a comparison share.
+
+Each takes `context`, such as "base, full, 64 labels": the model and labels a section is about, where the page has several.
+"""
 
 from __future__ import annotations
 
@@ -8,116 +11,133 @@ from typing import Any
 
 from mapsto import kinds
 from mapsto.errors import places
-from mapsto.evaluation.error_analysis import IF_NOT_THE_MODEL, Case, Scrutiny
-from mapsto.evaluation.evaluate import Answers
-from mapsto.explain.report import marked
-from mapsto.report.figures import COLOURS, SHOWN_CONFUSIONS, SHOWN_SLICES, _short
-from mapsto.report.page import Section, Table, safe
+from mapsto.evaluation.error_analysis import LABEL_ISSUES_CAVEAT, Case, ErrorAnalysis
+from mapsto.evaluation.evaluate import Predictions
+from mapsto.explain.highlighting import highlight_parts
+from mapsto.report.figures import COLOUR_LEGEND, truncate
+from mapsto.report.page import PageTable, Section, trusted_html
 from mapsto.task.capabilities import Classes, Located, Spatial, require
 
-LEGEND = f"{COLOURS} How far to trust such colours: mapsto explain measures it."
+MAX_CONFUSIONS, MAX_SLICES = 12, 20
+
+HIGHLIGHT_LEGEND = f"{COLOUR_LEGEND} mapsto explain measures how far such colours can be trusted."
+OUTLINE_LEGEND = "Frames: dashed green for labels, red for answers; hover over a frame for its class."
 
 
-OUTLINES = "In frames: broken and green what is true, red what was answered; a pointer at rest on one names it."
-
-
-def confusions(answers: Answers, caption: str) -> Table | None:
-    """What is answered in place of what, the commonest first."""
-    target = answers.target
-    counts = target.confusion(answers.outputs, answers.truths) if isinstance(target, Classes) else {}
-    pairs = sorted(
-        ((n, truth, said) for truth, row in counts.items() for said, n in row.items() if n and said != truth),
-        reverse=True,
-    )
-    rows = [
-        [f"{truth} → {said}", n, f"{100 * n / sum(counts[truth].values()):.0f} %"]
-        for n, truth, said in pairs[:SHOWN_CONFUSIONS]
-    ]
-    return Table(caption, ["truth → answer", "rows", "of the rows of that truth"], rows) if rows else None
-
-
-def cases(answers: Answers, listed: Sequence[Case], caption: str) -> Table | None:
-    """Rows to look at, with the parts that decided in colour where they are known."""
-    ports = [port.kind for port in answers.arrow.sources]
-    rows = []
-    for where, case in zip(places([(case.file, case.row) for case in listed]), listed, strict=True):
-        values = [column[case.at] for column in answers.rows.sources]
-        plain = not case.parts and all(isinstance(value, str) for value in values)
-        if isinstance(answers.target, Located):
-            shown = _outlined(answers, case)
-        else:
-            shown = _short(case.read) if plain else marked(ports, values, case.parts)
-        said = f"{case.answer} ({case.percent})"
-        rows.append([where, shown, case.truth, said])
-    return Table(caption, ["where", "what was read", "truth", "answer"], rows, texts=(1,)) if rows else None
-
-
-def _outlined(answers: Answers, case: Case) -> Any:
-    """The value that the answer lies in, with what was said and what is true in it."""
-    target = answers.target
-    assert isinstance(target, Located)
-    (port,) = (at for at, port in enumerate(answers.arrow.sources) if port.kind == target.lies_in)
-    said = target.decode(answers.outputs[case.at : case.at + 1])[0][target.kind]
-    marks = [*target.regions(answers.truths[case.at], true=True), *target.regions(said)]
-    kind = require(kinds.source(target.lies_in), Spatial, "outlined")
-    return safe(kind.outline(answers.rows.sources[port][case.at], marks))
-
-
-def slices(look: Scrutiny, where: str = "") -> list[Section]:
-    """Where it is better or worse than elsewhere; `where` says of what, if that is not plain."""
+def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
+    """Return the section on slices of the rows."""
     rows = [
         [
             part.name,
             part.score.percent,
-            f"{100 * part.others:.1f} %",
-            ("below 0.001" if part.chance < 0.001 else f"{part.chance:.3f}") + (" ←" if part.stands_out else ""),
+            f"{100 * part.rest_mean:.1f} %",
+            _format_p_value(part.adjusted_p_value) + (" ← significant" if part.is_significant else ""),
         ]
-        for part in look.slices[:SHOWN_SLICES]
+        for part in analysis.slices[:MAX_SLICES]
     ]
     if not rows:
         return []
     text = [
-        "By luck: how likely a difference so large would be if the slice were like all other rows (Fisher's exact test; Welch's "
-        "where a row can be partly right), corrected for all slices looked at (Holm). ← stands out."
+        "Each slice is tested against all other rows (Fisher's exact test; Welch's t-test where an answer can be partly right). "
+        "p-values are adjusted for the number of slices (Holm); below 0.05 a difference is significant."
     ]
-    columns = ["rows where", look.gain, "all others", "by luck"]
-    return [Section("Slices", text, tables=[Table(f"{len(look.slices)} slices looked at{_of(where)}", columns, rows)])]
+    columns = ["rows where", analysis.metric, "all other rows", "adjusted p-value"]
+    table = PageTable(f"{len(analysis.slices)} slices tested{_in_caption(context)}", columns, rows)
+    return [Section("Slices", text, tables=[table])]
 
 
-def failures(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """What is confused, surest mistakes, labels that may be wrong; `where` says of what, if that is not plain."""
-    by, suspects = _of(where), look.suspects or []
-    doubted = {case.at for case in suspects}
+def _format_p_value(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
+    """Return the sections on confusions, the most confident mistakes, and labels that may be wrong."""
+    caption, issues = _in_caption(context), analysis.label_issues or []
+    doubtful = {case.index for case in issues}
     mistakes = [
-        replace(case, truth=f"{case.truth} – may be wrong") if case.at in doubted else case for case in look.mistakes
+        replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
+        for case in analysis.mistakes
     ]
-    others = [case for case in suspects if case.at not in {case.at for case in look.mistakes}]
-    doubts = [f"Labels may be wrong, {IF_NOT_THE_MODEL} (confident learning)."]
-    legend = _legend(answers, mistakes) + (doubts if any(case.at in doubted for case in mistakes) else [])
-    found = [
-        ("Confused most often", [], confusions(answers, f"By how often{by}")),
-        ("Surest mistakes", legend, cases(answers, mistakes, f"The surest first{by}")),
-        ("Other labels that may be wrong", doubts, cases(answers, others, f"By confident learning{by}")),
+    further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
+    caveat = [f"Labels marked by confident learning may be wrong, {LABEL_ISSUES_CAVEAT}."]
+    legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])
+    sections = [
+        ("Most frequent confusions", [], _confusion_table(predictions, f"By frequency{caption}")),
+        ("Most confident mistakes", legend, _case_table(predictions, mistakes, f"By confidence{caption}")),
+        (
+            "Other labels that may be wrong",
+            caveat,
+            _case_table(predictions, further_issues, f"By confident learning{caption}"),
+        ),
     ]
-    return [Section(title, text, tables=[table]) for title, text, table in found if table is not None]
+    return [Section(title, text, tables=[table]) for title, text, table in sections if table is not None]
 
 
-def reasons(answers: Answers, look: Scrutiny, where: str = "") -> list[Section]:
-    """A few rows with the parts that decided, where they are known, or with the answers that lie in them."""
-    table = cases(answers, look.examples, f"Rows drawn at random{_of(where)}")
-    legend = _legend(answers, look.examples)
+def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
+    """Return the section with random rows, their important parts highlighted or their answers outlined in them."""
+    table = _case_table(predictions, analysis.random_cases, f"Random rows{_in_caption(context)}")
+    legend = _legend(predictions, analysis.random_cases)
     if table is None or not legend:
         return []
-    return [
-        Section("What it finds" if isinstance(answers.target, Located) else "What it looks at", legend, tables=[table])
+    title = "What it finds" if isinstance(predictions.target, Located) else "What it looks at"
+    return [Section(title, legend, tables=[table])]
+
+
+def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None:
+    """Tabulate the most frequent pairs of a label and a wrong answer."""
+    target = predictions.target
+    confusion = target.confusion(predictions.outputs, predictions.labels) if isinstance(target, Classes) else {}
+    pairs = sorted(
+        (
+            (count, label, answer)
+            for label, counts in confusion.items()
+            for answer, count in counts.items()
+            if count and answer != label
+        ),
+        reverse=True,
+    )
+    rows = [
+        [f"{label} → {answer}", count, f"{100 * count / sum(confusion[label].values()):.0f} %"]
+        for count, label, answer in pairs[:MAX_CONFUSIONS]
     ]
+    return PageTable(caption, ["label → answer", "rows", "of the rows with this label"], rows) if rows else None
 
 
-def _legend(answers: Answers, listed: Sequence[Case]) -> list[str]:
-    if isinstance(answers.target, Located):
-        return [OUTLINES]
-    return [LEGEND] if any(case.parts for case in listed) else []
+def _case_table(predictions: Predictions, cases: Sequence[Case], caption: str) -> PageTable | None:
+    """Tabulate rows with their important parts highlighted, where they are attributed."""
+    locations = places([(case.file, case.row) for case in cases])
+    rows = [
+        [location, _render_input(predictions, case), case.label, f"{case.answer} ({case.confidence_percent})"]
+        for location, case in zip(locations, cases, strict=True)
+    ]
+    return PageTable(caption, ["row", "input", "label", "answer"], rows, text_columns=(1,)) if rows else None
 
 
-def _of(where: str) -> str:
-    return f" · {where}" if where else ""
+def _render_input(predictions: Predictions, case: Case) -> Any:
+    if isinstance(predictions.target, Located):
+        return _outline_answers(predictions, case)
+    values = [column[case.index] for column in predictions.rows.sources]
+    if not case.parts and all(isinstance(value, str) for value in values):
+        return truncate(case.input)
+    return highlight_parts([port.kind for port in predictions.arrow.sources], values, case.parts)
+
+
+def _outline_answers(predictions: Predictions, case: Case) -> Any:
+    """Return the input as HTML with its labels and the answers outlined, for targets whose answers are regions of it."""
+    target = predictions.target
+    assert isinstance(target, Located)
+    (port,) = (i for i, port in enumerate(predictions.arrow.sources) if port.kind == target.lies_in)
+    answer = target.decode(predictions.outputs[case.index : case.index + 1])[0][target.kind]
+    marks = [*target.regions(predictions.labels[case.index], true=True), *target.regions(answer)]
+    source = require(kinds.source(target.lies_in), Spatial, "outlined")
+    return trusted_html(source.outline(predictions.rows.sources[port][case.index], marks))
+
+
+def _legend(predictions: Predictions, cases: Sequence[Case]) -> list[str]:
+    if isinstance(predictions.target, Located):
+        return [OUTLINE_LEGEND]
+    return [HIGHLIGHT_LEGEND] if any(case.parts for case in cases) else []
+
+
+def _in_caption(context: str) -> str:
+    return f" · {context}" if context else ""

@@ -1,8 +1,8 @@
-"""Layer-wise relevance for Transformers (AttnLRP, Achtibat et al. 2024), as a way to differentiate.
+"""Layer-wise relevance propagation for Transformers (AttnLRP, Achtibat et al. 2024), as modified gradients.
 
-Input × gradient gives the relevance of the input when a few functions hand it back by other rules than the chain rule:
-an activation f by f(x)/x, a norm with its scale held, and a product of two factors to each of them by half. Linear maps
-and softmax keep their own gradient.
+Input × gradient is the relevance of the input once three kinds of functions use another backward rule: an activation f passes
+f(x)/x back, a norm treats its scale as constant, and each factor of a product receives half of the gradient. Linear maps and
+softmax keep their own gradient. The price is that of one backward pass.
 """
 
 from __future__ import annotations
@@ -18,37 +18,38 @@ from torch.overrides import TorchFunctionMode
 
 from mapsto.model.layers import ACTIVATIONS, Activation, gated_activation
 
-SMALL = 1e-6
+EPSILON = 1e-6  # activations f(x)/x are evaluated at least this far from 0
 
 
-class Relevance(TorchFunctionMode):
-    """What is computed inside is the same; gradients through it are relevances. For fp32: other precisions have kernels of
-    their own for attention."""
+class AttnLRP(TorchFunctionMode):
+    """A context in which the forward pass is unchanged and input × gradient is the AttnLRP relevance.
+
+    Only for fp32: other precisions use attention kernels that the rules do not intercept.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = RULES.get(func, func)
         return rule(*args, **(kwargs or {}))
 
 
-def _half(x: Tensor) -> Tensor:
-    """x, of whose gradient half goes back."""
+def _halve_gradient(x: Tensor) -> Tensor:
     return 0.5 * x + (0.5 * x).detach()
 
 
-def _held(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An activation as a factor f(x)/x that is held."""
+def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the activation as x times the constant f(x)/x."""
 
     def rule(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        away_from_0 = torch.where(x.abs() < SMALL, torch.full_like(x, SMALL), x)
-        return x * (of(away_from_0, *args, **kwargs) / away_from_0).detach()
+        nonzero = torch.where(x.abs() < EPSILON, torch.full_like(x, EPSILON), x)
+        return x * (activation(nonzero, *args, **kwargs) / nonzero).detach()
 
     return rule
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
-    scores = _half(q) @ _half(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
-    return _half(weights) @ _half(v)
+    return _halve_gradient(weights) @ _halve_gradient(v)
 
 
 def _layer_norm(
@@ -61,14 +62,14 @@ def _layer_norm(
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    small = torch.finfo(x.dtype).eps if eps is None else eps
-    out = x * (x.square().mean(dim=-1, keepdim=True) + small).rsqrt().detach()
+    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    out = x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt().detach()
     return out if weight is None else out * weight
 
 
 def _gated(x: Tensor, activation: Activation) -> Tensor:
     value, gate = x.chunk(2, dim=-1)
-    return _half(_held(ACTIVATIONS[activation])(value)) * _half(gate)
+    return _halve_gradient(_as_constant_factor(ACTIVATIONS[activation])(value)) * _halve_gradient(gate)
 
 
 RULES: dict[Any, Callable[..., Tensor]] = {
@@ -76,5 +77,5 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     gated_activation: _gated,
-    **{activation: _held(activation) for activation in (F.gelu, F.relu, F.silu, torch.tanh)},
+    **{activation: _as_constant_factor(activation) for activation in (F.gelu, F.relu, F.silu, torch.tanh)},
 }

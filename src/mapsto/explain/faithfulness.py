@@ -1,13 +1,16 @@
-"""Does an explanation name what the model goes by? Parts are left out in its order, in a random one and in the reverse.
+"""Faithfulness of explanations: does the model really rely on the parts with the largest weights?
 
-Comprehensiveness and sufficiency as in ERASER (DeYoung et al. 2020), and the area under the curve of deletion (Petsiuk et
-al. 2018), here with the parts really gone, not masked. What is followed is the probability of the answer where it has one.
+Parts are deleted in the order of their weights, in random order and in reverse order, and the model answers again. Measured are
+comprehensiveness and sufficiency (ERASER, DeYoung et al. 2020) and the area under the deletion curve (Petsiuk et al. 2018). Parts
+are removed from the input, not masked. The quantity followed is the answer's probability where it has one, else its score.
+The price is 36 forward passes an example: three orders of nine deletions and three retentions each.
+Legend of shapes: n examples, o orders, s shares of the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,28 +19,26 @@ import torch
 from mapsto.data.rows import Rows, require_some
 from mapsto.data.table import Table
 from mapsto.errors import Finding
-from mapsto.explain.attribution import ROWS_AT_ONCE, Explainer, Explanation, parts_of
-from mapsto.metrics.intervals import Floats, Score, with_interval
+from mapsto.explain.attribution import EXPLAINED_AT_ONCE, Explainer, Explanation, split_parts
+from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import has_exclusive_classes
 
-DELETED = tuple(tenth / 10 for tenth in range(1, 10))
-
-
-KEPT = (0.1, 0.2, 0.5)
-
-
-SAMPLE, MEASURED_AT_ONCE = 100, 20
-
+# Shares of the parts that are deleted, and that are retained when all others are deleted.
+DELETED_SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+RETAINED_SHARES = (0.1, 0.2, 0.5)
 
 ORDERS = ("explained", "random", "reversed")
+
+SAMPLE_SIZE = 100  # rows measured at most: the intervals are narrow enough, and it takes seconds
+MEASURED_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of an explanation, and by how much it is better than with parts in random and in reversed order."""
+    """One faithfulness measure, and by how much it is better than with the parts in random and in reverse order."""
 
     value: Score
     over_random: Score
@@ -46,168 +47,192 @@ class Measure:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How much the answer loses without the parts that weigh most (comprehensiveness, more is better), how much with them
-    alone (sufficiency, less is better), and how much of it is left while they go one after the other (deletion, less).
+    """Faithfulness of an attribution method on a sample of examples.
 
-    of: what of the answer these are shares or amounts of.
+    quantity: the quantity followed, such as "probability" or "log-odds".
+    comprehensiveness: its fall when the parts with the largest weights are deleted; more is better.
+    sufficiency: its fall when all other parts are deleted; less is better.
+    deletion: its mean while parts are deleted one after the other; less is better.
     """
 
     method: str
-    examples: int
-    of: str
+    num_examples: int = field(metadata={"key": "examples"})
+    quantity: str = field(metadata={"key": "of"})
     comprehensiveness: Measure
     sufficiency: Measure
     deletion: Measure
 
     @property
     def better_than_random(self) -> bool | None:
-        """Whether both tests of leaving parts out say so beyond chance; None where there are too few examples to tell."""
-        found = (self.comprehensiveness.over_random, self.deletion.over_random)
-        return None if any(np.isnan(score.low) for score in found) else all(score.low > 0 for score in found)
+        """Return whether comprehensiveness and deletion are significantly better than random; None for a single example."""
+        differences = (self.comprehensiveness.over_random, self.deletion.over_random)
+        if any(np.isnan(score.low) for score in differences):
+            return None
+        return all(score.low > 0 for score in differences)
 
     @property
     def verdict(self) -> str:
-        """In words."""
-        gain = self.comprehensiveness.over_random
+        """Say in one sentence whether the explanations can be relied on."""
         if self.better_than_random is None:
-            return "how faithful this is cannot be told from one example; name rows like yours with --sample"
-        said = f"on {self.examples:,} examples leaving out what weighs most costs {self.comprehensiveness.value.value:.3f} of the"
-        said += (
-            f" answer's {self.of}, {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) beside parts taken at random"
+            return "faithfulness cannot be measured on one example; name rows like yours with --sample"
+        value, difference = self.comprehensiveness.value.value, self.comprehensiveness.over_random
+        measured = (
+            f"on {self.num_examples:,} examples, deleting the parts with the largest weights lowers the answer's {self.quantity} "
+            f"by {self._amount(value)}{' points' if self._is_probability else ''}, deleting random parts by "
+            f"{self._amount(value - difference.value)} (difference {self._amount(difference.value)}, 95 % interval "
+            f"{self._amount(difference.low)} to {self._amount(difference.high)})"
         )
-        return said if self.better_than_random else f"{said}: NOT better than random, so do not rely on it"
+        if self.better_than_random:
+            return f"{measured}: the explanations are reliable"
+        return f"{measured}: NOT better than random, so do not rely on the explanations"
+
+    @property
+    def _is_probability(self) -> bool:
+        return self.quantity == "probability"
+
+    def _amount(self, value: float) -> str:
+        """Format a probability in points, another quantity in its own unit."""
+        return f"{100 * value:.0f}" if self._is_probability else f"{value:.3g}"
 
 
-def faithfulness(
+def measure_faithfulness(
     explainer: Explainer, rows: Rows, seed: int = 0, progress: Progress | None = None
 ) -> Faithfulness | None:
-    """Measured on at most SAMPLE of the rows, of those that have two parts or more; None where there is none."""
-    order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE]
-    examples = [e for e in explainer.examples(rows.select(np.sort(order))) if len(parts_of(e)) > 1]
+    """Measure on at most SAMPLE_SIZE random rows that have two parts or more; None where there is no such row."""
+    order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE_SIZE]
+    examples = [example for example in explainer.examples(rows.select(np.sort(order))) if len(split_parts(example)) > 1]
     if not examples:
         return None
-    found = []
-    for at in range(0, len(examples), MEASURED_AT_ONCE):
-        some = examples[at : at + MEASURED_AT_ONCE]
-        found.append(_asked_again(explainer, some, seed, at))
+    results = []
+    for start in range(0, len(examples), MEASURED_AT_ONCE):
+        chunk = examples[start : start + MEASURED_AT_ONCE]
+        results.append(_scores_without_parts(explainer, chunk, seed, start))
         if progress is not None and len(examples) > MEASURED_AT_ONCE:
-            progress.rows("measured on", at + len(some), len(examples))
-    whole, left = map(np.concatenate, zip(*found, strict=True))
-    return _measured(explainer, whole, left)
+            progress.rows("measured on", start + len(chunk), len(examples))
+    full, reduced = map(np.concatenate, zip(*results, strict=True))
+    return _summarise(explainer, full, reduced)
 
 
-def _asked_again(explainer: Explainer, examples: Sequence[Example], seed: int, first: int) -> tuple[Floats, Floats]:
-    """What is left of each answer, (n,) and without parts of its example (n, orders, shares); `first` is the number of the
-    first example."""
+def _scores_without_parts(
+    explainer: Explainer, examples: Sequence[Example], seed: int, first: int
+) -> tuple[Floats, Floats]:
+    """Return the quantity followed for the full examples, (n,), and with parts deleted, (n, o, s).
+
+    first: the index of the first example in the sample, which seeds the random orders.
+    """
     outputs = explainer.outputs(examples)
-    weights = explainer.weights(examples, outputs)
-    changed: list[Example] = []
-    for at, (example, weight) in enumerate(zip(examples, weights, strict=True), first):
-        parts = parts_of(example)
-        for ranked in _orders(np.array([weight[tokens].sum() for tokens in parts]), seed, at):
-            changed += [explainer.without(example, _taken(parts, ranked, share)) for share in DELETED]
-            changed += [explainer.without(example, _but(parts, ranked, share)) for share in KEPT]
-    said = explainer.outputs(changed)
-    of = torch.arange(len(examples)).repeat_interleave(len(ORDERS) * (len(DELETED) + len(KEPT)))
-    named = has_exclusive_classes(explainer.target)
-    whole = _probability(explainer.told(outputs, outputs), named)
-    return whole, _probability(explainer.told(said, outputs[of]), named).reshape(len(examples), len(ORDERS), -1)
+    weights = explainer.token_weights(examples, outputs)
+    reduced: list[Example] = []
+    for index, (example, token_weights) in enumerate(zip(examples, weights, strict=True), first):
+        parts = split_parts(example)
+        part_weights = np.array([token_weights[tokens].sum() for tokens in parts])
+        for order in _deletion_orders(part_weights, seed, index):
+            for share in DELETED_SHARES:
+                reduced.append(explainer.without(example, [parts[i] for i in order[: _count(len(parts), share)]]))
+            for share in RETAINED_SHARES:
+                reduced.append(explainer.without(example, [parts[i] for i in order[_count(len(parts), share) :]]))
+    reduced_outputs = explainer.outputs(reduced)
+    num_reductions = len(ORDERS) * (len(DELETED_SHARES) + len(RETAINED_SHARES))
+    indices = torch.arange(len(examples)).repeat_interleave(num_reductions)
+    full_scores = explainer.answer_scores(outputs, outputs)
+    reduced_scores = explainer.answer_scores(reduced_outputs, outputs[indices])
+    if has_exclusive_classes(explainer.target):  # the scores are log-odds of one class
+        full_scores, reduced_scores = _sigmoid(full_scores), _sigmoid(reduced_scores)
+    return full_scores, reduced_scores.reshape(len(examples), len(ORDERS), -1)
 
 
-def _measured(explainer: Explainer, whole: Floats, left: Floats) -> Faithfulness:
-    deleted, kept = left[:, :, : len(DELETED)], left[:, :, len(DELETED) :]
-    at_kept = [DELETED.index(share) for share in KEPT]
-    loss = whole[:, None] - deleted[:, :, at_kept].mean(axis=2)
+def _deletion_orders(weights: Floats, seed: int, index: int) -> tuple[Ints, Ints, Ints]:
+    """Return the parts by falling weight, in random order, and by rising weight; see ORDERS."""
+    ranked = np.argsort(-weights, kind="stable")
+    return ranked, np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(weights)), ranked[::-1]
+
+
+def _count(num_parts: int, share: float) -> int:
+    """Return how many parts a share is: at least one, and never all."""
+    return min(num_parts - 1, max(1, round(share * num_parts)))
+
+
+def _sigmoid(scores: Floats) -> Floats:
+    return 1 / (1 + np.exp(-scores))
+
+
+def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfulness:
+    """Compute the measures from the quantity of the full examples (n,) and with parts deleted (n, o, s)."""
+    deleted, retained = np.split(reduced, [len(DELETED_SHARES)], axis=2)
+    same_shares = [DELETED_SHARES.index(share) for share in RETAINED_SHARES]
     return Faithfulness(
         explainer.method,
-        len(whole),
+        len(full),
         "probability" if has_exclusive_classes(explainer.target) else explainer.target.score_unit,
-        _measure(loss, 1),
-        _measure(whole[:, None] - kept.mean(axis=2), -1),
-        _measure(deleted.mean(axis=2), -1),
+        comprehensiveness=_measure(full[:, None] - deleted[:, :, same_shares].mean(axis=2), 1),
+        sufficiency=_measure(full[:, None] - retained.mean(axis=2), -1),
+        deletion=_measure(deleted.mean(axis=2), -1),
     )
+
+
+def _measure(values: Floats, sign: int) -> Measure:
+    """Compare the orders' values (n, o); `sign` is 1 where more is better, else −1."""
+    explained, random, reverse = values.T
+    return Measure(*map(_mean_score, (explained, sign * (explained - random), sign * (explained - reverse))))
+
+
+def _mean_score(values: Floats) -> Score:
+    if len(values) < 2:
+        return Score(float(values[0]), float("nan"), float("nan"), 1)
+    return with_interval(np.mean, values)
 
 
 @dataclass(frozen=True)
 class Explanations:
-    """Explanations of rows, in order, and the kinds of what was read.
+    """Explanations of the rows of a table, in order.
 
-    faithfulness: measured on a sample; None where nothing has two parts. cut: rows of which only the start was read. faults: of
-    the rows that could not be read, which have none.
+    source_kinds: the kinds of the sources.
+    faithfulness: measured on a sample; None where no row has two parts.
+    num_cut: rows longer than the model takes, of which only the beginning was read.
+    faults: the rows that could not be read, which have no explanation.
     """
 
     rows: Rows
-    ports: list[str]
-    found: list[Explanation]
+    source_kinds: list[str]
+    explanations: list[Explanation]
     faithfulness: Faithfulness | None
-    cut: int
+    num_cut: int
     faults: list[Finding]
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.explanations)
 
     def __getitem__(self, row: int) -> Explanation:
-        return self.found[row]
+        return self.explanations[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Each row as JSON, with the file and row it stands in; behind them those that could not be read, which say why."""
-        for at, explanation in enumerate(self.found):
-            file, row = self.rows.table.origin(int(self.rows.rows[at]))
-            yield {"file": file, "row": row, **asdict(explanation)}
+        """Yield each row's explanation as JSON with its file and row, then the unreadable rows with their `error`."""
+        for index, explanation in enumerate(self.explanations):
+            file, row = self.rows.table.origin(int(self.rows.rows[index]))
+            yield {"file": file, "row": row, **to_json(explanation)}
         for fault in self.faults:
             yield {"file": fault.file, "row": fault.row, "error": fault.reason}
 
 
-def explanations(
+def explain_table(
     explainer: Explainer, table: Table, sample: Table | None, progress: Progress | None = None
 ) -> Explanations:
-    """Every row of a table explained that can be read, and measured on `sample`, by default on the table. Raises DataError where
-    no row can."""
+    """Explain every readable row of a table, and measure faithfulness on `sample`, by default on the table itself.
+
+    Raises DataError where no row can be read.
+    """
     rows, faults = _read(explainer, table)
-    measured = faithfulness(explainer, rows if sample is None else _read(explainer, sample)[0], progress=progress)
-    ports = [port.kind for port in explainer.mapping.arrow.sources]
-    found: list[Explanation] = []
+    sample_rows = rows if sample is None else _read(explainer, sample)[0]
+    faithfulness = measure_faithfulness(explainer, sample_rows, progress=progress)
+    explanations: list[Explanation] = []
     for explanation in explainer.explain(rows):
-        found.append(explanation)
-        if progress is not None and len(rows) > ROWS_AT_ONCE:
-            progress.rows("explained", len(found), len(rows))
-    return Explanations(rows, ports, found, measured, explainer.cut_rows, faults)
+        explanations.append(explanation)
+        if progress is not None and len(rows) > EXPLAINED_AT_ONCE:
+            progress.rows("explained", len(explanations), len(rows))
+    source_kinds = [port.kind for port in explainer.mapping.arrow.sources]
+    return Explanations(rows, source_kinds, explanations, faithfulness, explainer.num_cut, faults)
 
 
 def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
     rows = explainer.read(table)
     return rows, require_some(rows, table.rejected)
-
-
-def _orders(weights: Floats, seed: int, at: int) -> tuple[Ints, Ints, Ints]:
-    ranked = np.argsort(-weights, kind="stable")
-    return ranked, np.random.Generator(np.random.Philox(key=[seed, at])).permutation(len(weights)), ranked[::-1]
-
-
-def _taken(parts: Sequence[Ints], ranked: Ints, share: float) -> list[Ints]:
-    """The first parts of an order: at least one, and never all."""
-    return [parts[i] for i in ranked[: _count(len(parts), share)]]
-
-
-def _but(parts: Sequence[Ints], ranked: Ints, share: float) -> list[Ints]:
-    return [parts[i] for i in ranked[_count(len(parts), share) :]]
-
-
-def _count(parts: int, share: float) -> int:
-    return min(parts - 1, max(1, round(share * parts)))
-
-
-def _probability(told: Floats, named: bool) -> Floats:
-    return 1 / (1 + np.exp(-told)) if named else told
-
-
-def _measure(by_order: Floats, sign: int) -> Measure:
-    """From (n, 3): explained, random, reversed; `sign` is 1 where more is better."""
-    explained, chance, backwards = by_order.T
-    return Measure(*map(_score, (explained, sign * (explained - chance), sign * (explained - backwards))))
-
-
-def _score(values: Floats) -> Score:
-    if len(values) < 2:
-        return Score(float(values[0]), float("nan"), float("nan"), 1)
-    return with_interval(np.mean, values)

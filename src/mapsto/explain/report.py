@@ -1,99 +1,70 @@
-"""The page of explanations: what was read, with its parts in the colour of what they speak for."""
+"""The report of explanations: inputs with their parts coloured by weight, and how faithful the colours are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mapsto import kinds
 from mapsto.errors import places
-from mapsto.explain.attribution import Part
-from mapsto.explain.faithfulness import Explanations
-from mapsto.report.figures import COLOURS
-from mapsto.report.page import Page, Section, Table, safe
-from mapsto.task.capabilities import Explainable
+from mapsto.explain.faithfulness import Explanations, Faithfulness
+from mapsto.explain.highlighting import highlight_parts
+from mapsto.metrics.intervals import Score
+from mapsto.report.figures import COLOUR_LEGEND
+from mapsto.report.page import Page, PageTable, Section
+
+MAX_EXPLANATIONS_SHOWN = 500
 
 
-def marked(ports: Sequence[str], values: Sequence[Any], parts: Sequence[Part]) -> Any:
-    """Values of sources of the kinds `ports`, with their parts in the colour of what they speak for."""
-    strongest = max((abs(part.weight) for part in parts), default=0.0) or 1.0
-    lines = []
-    for port, (kind, value) in enumerate(zip(ports, values, strict=True)):
-        own = [part for part in parts if part.port == port]
-        shades = [part.weight / strongest for part in own]
-        source, regions = kinds.source(kind), [part.region for part in own]
-        if issubclass(source, Explainable):
-            lines.append(source.highlight(value, regions, shades))
-        else:
-            lines.append(source.show(value))
-    return safe("\n".join(lines))
+def explanation_page(result: Explanations, model: str) -> Page:
+    """Build the page of the explanations of one table. model: its folder or name."""
+    sections = [_explanations_section(result)]
+    verdict = "Faithfulness could not be measured: no row has two parts."
+    if result.faithfulness is not None:
+        sections.append(_faithfulness_section(result.faithfulness))
+        verdict = _as_sentence(result.faithfulness.verdict)
+    subtitle = f"{len(result):,} rows · method: {result[0].method}"
+    return Page(f"Explanations of {Path(model).name}", subtitle, [verdict], sections)
 
 
-SHOWN_EXPLANATIONS = 500
-
-
-def explained(found: Explanations, model: str) -> Page:
-    """The page of explanations: every text with its parts in the colour of what they speak for."""
-    faithful = found.faithfulness
+def _explanations_section(result: Explanations) -> Section:
+    shown_explanations = result.explanations[:MAX_EXPLANATIONS_SHOWN]
+    row_indices = result.rows.rows[: len(shown_explanations)].tolist()
+    locations = places([result.rows.table.origin(row) for row in row_indices])
     rows = []
-    shown = found.found[:SHOWN_EXPLANATIONS]
-    where = places([found.rows.table.origin(row) for row in found.rows.rows[: len(shown)].tolist()])
-    for at, explanation in enumerate(shown):
-        values = [column[at] for column in found.rows.sources]
-        rows.append(
-            [
-                where[at],
-                marked(found.ports, values, explanation.parts),
-                explanation.said,
-                f"{explanation.told:+.2f}",
-            ]
-        )
-    left_out = len(found) - len(rows)
+    for index, explanation in enumerate(shown_explanations):
+        values = [column[index] for column in result.rows.sources]
+        highlighted = highlight_parts(result.source_kinds, values, explanation.parts)
+        rows.append([locations[index], highlighted, explanation.summary, f"{explanation.score:+.2f}"])
+    score_name = result[0].score_name
+    text = [f"{COLOUR_LEGEND} The weights explain the answer's {score_name}, in the last column."]
+    if num_left_out := len(result) - len(rows):
+        text.append(f"{num_left_out:,} more rows are not shown; --out with a .jsonl file writes all of them.")
+    table = PageTable("Rows", ["row", "input", "answer", score_name], rows, text_columns=(1,))
+    return Section("Explanations", text, tables=[table])
+
+
+def _faithfulness_section(faithfulness: Faithfulness) -> Section:
+    measures = (
+        ("comprehensiveness: loss without the parts with the largest weights", faithfulness.comprehensiveness),
+        ("sufficiency: loss with these parts alone", faithfulness.sufficiency),
+        ("deletion: mean while parts are deleted one after the other", faithfulness.deletion),
+    )
+    rows = [
+        [name, *map(_format_score, (measure.value, measure.over_random, measure.over_reversed))]
+        for name, measure in measures
+    ]
+    columns = [f"measure of the {faithfulness.quantity}", "value", "better than random by", "better than reversed by"]
+    caption = f"{faithfulness.method}, {faithfulness.num_examples:,} examples; mean (95 % interval)"
     text = [
-        f"{COLOURS} Strength is the answer's {found[0].strength}, which green raises and red lowers.",
-        *([f"{left_out:,} more are not shown; --out with .jsonl has all of them."] if left_out else []),
+        "Parts are deleted from the input in the order of their weights, in random order and in reverse order, and the model "
+        "answers again. Colours are faithful if the order of the weights changes the answer faster than the random order."
     ]
-    sections = [
-        Section(
-            "Explanations", text, tables=[Table("Rows", ["where", "what was read", "answer", "strength"], rows, (1,))]
-        )
-    ]
-    if faithful is not None:
-        measures = [
-            [
-                name,
-                *(
-                    f"{s.value:+.3f}" + ("" if math.isnan(s.low) else f" ({s.low:+.3f} to {s.high:+.3f})")
-                    for s in scores
-                ),
-            ]
-            for name, measure in (
-                ("comprehensiveness: lost without what weighs most", faithful.comprehensiveness),
-                ("sufficiency: lost with that alone", faithful.sufficiency),
-                ("deletion: left while parts go one after the other", faithful.deletion),
-            )
-            for scores in [(measure.value, measure.over_random, measure.over_reversed)]
-        ]
-        columns = ["measure", "value", "better than random by", "better than reversed by"]
-        table = Table(f"{faithful.method}, {faithful.examples:,} examples; mean (95 % interval)", columns, measures)
-        sections.append(
-            Section(
-                "Is it faithful?",
-                ["Parts are left out in the order of their weight, and the model is asked again."],
-                tables=[table],
-            )
-        )
-    verdict = (
-        "Nothing here has two parts, so faithfulness was not measured."
-        if faithful is None
-        else _sentence(faithful.verdict)
-    )
-    return Page(
-        f"Why {Path(model).name} answers so", f"{len(found):,} rows · {found.found[0].method}", [verdict], sections
-    )
+    return Section("Are the colours faithful?", text, tables=[PageTable(caption, columns, rows)])
 
 
-def _sentence(text: str) -> str:
+def _format_score(score: Score) -> str:
+    return f"{score.value:+.3f}" + ("" if math.isnan(score.low) else f" ({score.low:+.3f} to {score.high:+.3f})")
+
+
+def _as_sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."

@@ -15,9 +15,9 @@ from mapsto.data.examples import Examples
 from mapsto.data.table import write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
-from mapsto.evaluation.error_analysis import looks_at
-from mapsto.evaluation.evaluate import Evaluation, as_scored, evaluate, score_examples
-from mapsto.evaluation.report import evaluated, headline, write_page
+from mapsto.evaluation.error_analysis import analyse_evaluation
+from mapsto.evaluation.evaluate import Evaluation, evaluate, score_examples, scoring_examples
+from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
 from mapsto.fitting.setup import Work
 from mapsto.inference.forward import over
@@ -33,7 +33,7 @@ def _watcher(
     """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = ranks.part(list(as_scored(watched)))
+    listed = ranks.part(list(scoring_examples(watched)))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
@@ -78,11 +78,12 @@ def _command(work: Work, data: Any, test: Any, start: Any) -> str:
 
 def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: Callable[[str], None]) -> list[str]:
     """report.html of what the test rows showed, where its package is here; the same in a few words."""
-    looks = looks_at(found, work.mapping, work.device)
-    if looks or found.made:
+    looks = analyse_evaluation(found, work.mapping, work.device)
+    if looks or found.samples:
         try:
             steps = metrics_log.read(run, say)
-            page = evaluated(found, looks, f"How good is {run.name}?", command, work.findings, steps)
+            provenance = Provenance(f"How good is {run.name}?", command, work.findings, steps)
+            page = evaluation_page(found, looks, provenance)
             write_page(run / run_folder.REPORT, page, found, looks)
         except UsageError as error:
             say(f"note: no {run_folder.REPORT}: {error}")

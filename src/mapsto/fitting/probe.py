@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mapsto.data.examples import Examples
-from mapsto.evaluation.evaluate import as_scored
+from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.setup import Work
 from mapsto.inference.forward import evidence, over
 from mapsto.model.mapping import Mapping
@@ -55,7 +55,7 @@ def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
         return []
     mapping = work.mapping.eval()
     found = []
-    for port, said in evidence(mapping, as_scored(work.watched), work.device).items():
+    for port, said in evidence(mapping, scoring_examples(work.watched), work.device).items():
         target = mapping.targets[port]
         if not isinstance(target, Classes):
             continue

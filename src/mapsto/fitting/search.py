@@ -25,7 +25,7 @@ from mapsto.data.split import apart
 from mapsto.data.table import Ints, Table, read_table
 from mapsto.distributed import ALONE, place
 from mapsto.errors import DataError, RunError, UsageError
-from mapsto.evaluation.evaluate import as_scored
+from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import fit_mapping
 from mapsto.fitting.hyperparameters import choose_method, contrasted, make_objective, make_plan
@@ -352,7 +352,7 @@ def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut")
     examples = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
     found = []
-    for batch, hidden in over(mapping, as_scored(examples), next(mapping.parameters()).device):
+    for batch, hidden in over(mapping, scoring_examples(examples), next(mapping.parameters()).device):
         readout = batch.answers[0]
         if readout is not None:
             output = mapping.read(hidden, batch, 0)

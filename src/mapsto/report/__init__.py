@@ -1,1 +1,1 @@
-"""Report."""
+"""HTML reports: the page, and the figures and sections that several reports share."""

@@ -1,4 +1,4 @@
-"""Figures."""
+"""Sections that several reports show: the reliability diagram, and the findings in the data."""
 
 from __future__ import annotations
 
@@ -8,60 +8,61 @@ import numpy as np
 
 from mapsto.errors import Finding, places
 from mapsto.metrics.intervals import Floats
-from mapsto.report.page import DASHES, SERIES, Section, Table, drawing
+from mapsto.report.page import DASHES, SERIES, PageTable, Section, draw_chart
 
-BINS = 10
+# Bins of the reliability diagram; one with fewer answers, or fewer than one in 200, is left out as noise.
+NUM_BINS, MIN_BIN_SIZE = 10, 5
 
+MAX_FINDINGS_SHOWN = 20
+MAX_TEXT_LENGTH = 400  # characters of a value in a table
 
-FEWEST_IN_A_BIN = 5
-
-
-SHOWN_CONFUSIONS, SHOWN_SLICES, SHOWN_FINDINGS, LONGEST_SHOWN = 12, 20, 20, 400
-
-
-COLOURS = (
-    "Green speaks for the answer, red (in text underlined with dots) against it; the stronger the colour, the more."
+COLOUR_LEGEND = (
+    "Green parts raise the model's confidence in its answer, red ones (in text underlined with dots) lower it; the stronger the "
+    "colour, the larger the effect."
 )
 
 
-def reliability(ways: Sequence[tuple[str, Floats, Floats]]) -> str:
-    """An SVG: for each way, with its name, how sure it was (n,) and how far its answers bore that out (n,), by bins of the
-    former."""
-    with drawing(
-        "How often an answer is right against how sure it is; on the diagonal confidence can be trusted"
-    ) as drawn:
-        drawn.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="to be trusted")
-        for at, (name, sure, right) in enumerate(ways):
-            which = np.clip((sure * BINS).astype(int), 0, BINS - 1)
-            counts = np.bincount(which, minlength=BINS)
-            kept = counts >= max(FEWEST_IN_A_BIN, len(sure) // 200)
-            x, y = (np.bincount(which, of, BINS)[kept] / counts[kept] for of in (sure, right))
-            colour, dash = SERIES[(at + 2 * (len(ways) == 1)) % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
-            drawn.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)
-        drawn.axes.set(xlabel="confidence", ylabel="share of such answers that is right")
-        drawn.legend()
-    return drawn.svg
+def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
+    """Draw accuracy by confidence, one line a model, and return the SVG (Niculescu-Mizil & Caruana 2005).
+
+    models: the name of each, the confidence (n,) of its answers, and how correct they are (n,), from 0 to 1.
+    """
+    label = "Accuracy of the answers by their confidence; a calibrated model lies on the diagonal"
+    with draw_chart(label) as chart:
+        chart.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="calibrated")
+        for index, (name, confidence, correctness) in enumerate(models):
+            bin_index = np.clip((confidence * NUM_BINS).astype(int), 0, NUM_BINS - 1)
+            counts = np.bincount(bin_index, minlength=NUM_BINS)
+            is_large = counts >= max(MIN_BIN_SIZE, len(confidence) // 200)
+            x, y = (
+                np.bincount(bin_index, values, NUM_BINS)[is_large] / counts[is_large]
+                for values in (confidence, correctness)
+            )
+            colour = SERIES[(index + 2 * (len(models) == 1)) % len(SERIES)]
+            dash = DASHES[index // len(SERIES) % len(DASHES)]
+            chart.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)
+        chart.axes.set(xlabel="confidence", ylabel="share of correct answers")
+        chart.add_legend()
+    return chart.svg
 
 
-def data_findings(findings: Sequence[Finding]) -> list[Section]:
-    """What looks wrong in the rows."""
-    shown = findings[:SHOWN_FINDINGS]
+def data_findings_section(findings: Sequence[Finding]) -> list[Section]:
+    """Return a section with the findings of `mapsto check` in the data, or nothing where there are none."""
+    shown_findings = findings[:MAX_FINDINGS_SHOWN]
+    locations = places([(finding.file, finding.row) for finding in shown_findings])
     rows = [
-        [where, found.reason, "" if found.value is None else _short(found.value)]
-        for where, found in zip(places([(found.file, found.row) for found in shown]), shown, strict=True)
+        [location, finding.reason, "" if finding.value is None else truncate(finding.value)]
+        for location, finding in zip(locations, shown_findings, strict=True)
     ]
     if not rows:
         return []
-    more = len(findings) - len(rows)
-    text = [f"{more:,} more are not shown; mapsto check lists them all."] if more else []
-    table = Table(
-        "Repeated and nearly repeated rows, contradicting labels, rare classes",
-        ["where", "what", "value"],
-        rows,
-        texts=(1, 2),
-    )
-    return [Section("What was found in the data", text, tables=[table])]
+    num_left_out = len(findings) - len(rows)
+    text = [f"{num_left_out:,} more are not shown; mapsto check lists them all."] if num_left_out else []
+    caption = "Duplicates and near-duplicates, contradicting labels, rare classes"
+    table = PageTable(caption, ["row", "finding", "value"], rows, text_columns=(1, 2))
+    return [Section("Findings in the data", text, tables=[table])]
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+def truncate(text: str) -> str:
+    """Return `text`, cut after MAX_TEXT_LENGTH characters."""
+    return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"

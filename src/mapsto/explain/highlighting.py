@@ -1,0 +1,25 @@
+"""Inputs as HTML with their parts coloured by weight, for the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mapsto import kinds
+from mapsto.explain.attribution import Attribution
+from mapsto.report.page import trusted_html
+from mapsto.task.capabilities import Explainable
+
+
+def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:
+    """Return the values of one row, one a source, as HTML with their parts shaded relative to the largest weight."""
+    largest = max((abs(part.weight) for part in parts), default=0.0) or 1.0
+    lines = []
+    for port, (kind, value) in enumerate(zip(source_kinds, values, strict=True)):
+        in_value = [part for part in parts if part.port == port]
+        source, regions = kinds.source(kind), [part.region for part in in_value]
+        if issubclass(source, Explainable):
+            lines.append(source.highlight(value, regions, [part.weight / largest for part in in_value]))
+        else:
+            lines.append(source.show(value))
+    return trusted_html("\n".join(lines))
