@@ -81,7 +81,7 @@ class PlainConfig(ConvolutionConfig):
         return 1 << len(self.depths)
 
     def network(self) -> Network:
-        return Plain(self)
+        return PlainNetwork(self)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ResidualConfig(ConvolutionConfig):
         return 1 << (len(self.depths) + 1 + self.halved_at_once)
 
     def network(self) -> Network:
-        return Residual(self)
+        return ResidualNetwork(self)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ConvNextConfig(ConvolutionConfig):
         return self.patch << (len(self.depths) - 1)
 
     def network(self) -> Network:
-        return ConvNext(self)
+        return ConvNextNetwork(self)
 
 
 class BatchNorm(nn.Module):
@@ -148,7 +148,7 @@ def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: b
     return convolution
 
 
-class Plain(Network):
+class PlainNetwork(Network):
     """VGG: stages of 3 × 3 convolutions, each ended by a pooling; one sequence of modules, numbered as it is published."""
 
     def __init__(self, config: PlainConfig) -> None:
@@ -222,7 +222,7 @@ class ResidualLayer(nn.Module):
         return F.relu(last(y) + self.shortcut(x))
 
 
-class Residual(Network):
+class ResidualNetwork(Network):
     """ResNet: a wide convolution and a pooling, which make the grid four times smaller, and the stages."""
 
     def __init__(self, config: ResidualConfig) -> None:
@@ -307,7 +307,7 @@ class ConvNextStage(nn.Module):
         return out
 
 
-class ConvNext(Network):
+class ConvNextNetwork(Network):
     """ConvNeXt: a linear map of small patches, normalised, and the stages."""
 
     def __init__(self, config: ConvNextConfig) -> None:

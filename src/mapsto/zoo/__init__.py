@@ -138,7 +138,7 @@ def read_activation(name: object) -> Any:
 
 def write_activation(name: str) -> str:
     """Return the published name of one of our activations."""
-    return next(published for published, ours in ACTIVATIONS.items() if ours == name)
+    return next(published for published, activation in ACTIVATIONS.items() if activation == name)
 
 
 def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None) -> int:

@@ -53,16 +53,16 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _stage_names(stage: int) -> Names:
-    ours, theirs = f"{NETWORK}blocks.{stage}.", f"convnext.encoder.stages.{stage}."
-    layer, theirs_layer = f"{ours}layers.{{i}}.", f"{theirs}layers.{{i}}."
+    module, published = f"{NETWORK}blocks.{stage}.", f"convnext.encoder.stages.{stage}."
+    module_layer, published_layer = f"{module}layers.{{i}}.", f"{published}layers.{{i}}."
     return (
-        (f"{ours}norm", f"{theirs}downsampling_layer.0"),
-        (f"{ours}halving", f"{theirs}downsampling_layer.1"),
-        (f"{layer}around", f"{theirs_layer}dwconv"),
-        (f"{layer}norm", f"{theirs_layer}layernorm"),
-        (f"{layer}up", f"{theirs_layer}pwconv1"),
-        (f"{layer}down", f"{theirs_layer}pwconv2"),
-        (f"{layer}scale", f"{theirs_layer}layer_scale_parameter"),
+        (f"{module}norm", f"{published}downsampling_layer.0"),
+        (f"{module}halving", f"{published}downsampling_layer.1"),
+        (f"{module_layer}around", f"{published_layer}dwconv"),
+        (f"{module_layer}norm", f"{published_layer}layernorm"),
+        (f"{module_layer}up", f"{published_layer}pwconv1"),
+        (f"{module_layer}down", f"{published_layer}pwconv2"),
+        (f"{module_layer}scale", f"{published_layer}layer_scale_parameter"),
     )
 
 

@@ -123,7 +123,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "local_attention": 2 * (shape.window or 64),
         "mlp_dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,
-        "classifier_pooling": next(theirs for theirs, ours in POOLING.items() if ours == config.pooling),
+        "classifier_pooling": next(name for name, pooling in POOLING.items() if pooling == config.pooling),
         "classifier_activation": write_activation(head.activation),
         "classifier_bias": head.bias,
         "decoder_bias": True,

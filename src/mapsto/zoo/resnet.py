@@ -51,9 +51,9 @@ def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
     return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, backbone=backbone)
 
 
-def batch_norm_names(ours: str, theirs: str) -> Names:
+def batch_norm_names(module: str, published: str) -> Names:
     """Return the names of a batch norm's weights and statistics."""
-    return tuple((f"{ours}{end}", f"{theirs}{end}") for end in ("", ".running_mean", ".running_var"))
+    return tuple((f"{module}{end}", f"{published}{end}") for end in ("", ".running_mean", ".running_var"))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
@@ -89,17 +89,20 @@ def write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _convolution_names(ours: str, theirs: str) -> Names:
+def _convolution_names(module: str, published: str) -> Names:
     return (
-        (f"{ours}.convolution", f"{theirs}.convolution"),
-        *batch_norm_names(f"{ours}.norm", f"{theirs}.normalization"),
+        (f"{module}.convolution", f"{published}.convolution"),
+        *batch_norm_names(f"{module}.norm", f"{published}.normalization"),
     )
 
 
 def _stage_names(stage: int) -> Names:
-    ours, theirs = f"{NETWORK}blocks.{stage}.{{i}}.", f"resnet.encoder.stages.{stage}.layers.{{i}}."
-    parts = (_convolution_names(f"{ours}parts.{part}", f"{theirs}layer.{part}") for part in range(3))
-    return (*_convolution_names(f"{ours}shortcut", f"{theirs}shortcut"), *(name for part in parts for name in part))
+    module, published = f"{NETWORK}blocks.{stage}.{{i}}.", f"resnet.encoder.stages.{stage}.layers.{{i}}."
+    parts = (_convolution_names(f"{module}parts.{part}", f"{published}layer.{part}") for part in range(3))
+    return (
+        *_convolution_names(f"{module}shortcut", f"{published}shortcut"),
+        *(name for part in parts for name in part),
+    )
 
 
 # Names of the same weights in torchvision and timm.

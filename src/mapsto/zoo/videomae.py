@@ -57,13 +57,13 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 BODY = "videomae."
 
 
-def layer_names(ours: str, theirs: str) -> Names:
-    """Return the names of the layers `theirs` of our stack `ours`."""
-    biases = tuple(f"{theirs}attention.attention.{part}.bias" for part in ("query", "value"))
+def layer_names(module: str, published: str) -> Names:
+    """Return the names of the layers `published` of our stack `module`."""
+    biases = tuple(f"{published}attention.attention.{part}.bias" for part in ("query", "value"))
     return (
-        (f"{ours}blocks.{{i}}.attention.qv_bias", biases),
-        *vit.attention_names(ours, theirs),
-        *vit.norm_and_feed_forward_names(ours, theirs),
+        (f"{module}blocks.{{i}}.attention.qv_bias", biases),
+        *vit.attention_names(module, published),
+        *vit.norm_and_feed_forward_names(module, published),
     )
 
 

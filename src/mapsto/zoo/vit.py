@@ -100,22 +100,22 @@ def shared_names(prefix: str) -> Names:
     )
 
 
-def attention_names(ours: str, theirs: str) -> Names:
-    """Return the names of the attention in the layers `theirs` of our stack `ours`."""
-    parts = tuple(f"{theirs}attention.attention.{part}" for part in ("query", "key", "value"))
+def attention_names(module: str, published: str) -> Names:
+    """Return the names of the attention in the layers `published` of our stack `module`."""
+    parts = tuple(f"{published}attention.attention.{part}" for part in ("query", "key", "value"))
     return (
-        (f"{ours}blocks.{{i}}.attention.qkv", parts),
-        (f"{ours}blocks.{{i}}.attention.out", f"{theirs}attention.output.dense"),
+        (f"{module}blocks.{{i}}.attention.qkv", parts),
+        (f"{module}blocks.{{i}}.attention.out", f"{published}attention.output.dense"),
     )
 
 
-def norm_and_feed_forward_names(ours: str, theirs: str) -> Names:
-    """Return the names of norms and feed-forward parts in the layers `theirs` of our stack `ours`."""
+def norm_and_feed_forward_names(module: str, published: str) -> Names:
+    """Return the names of norms and feed-forward parts in the layers `published` of our stack `module`."""
     return (
-        (f"{ours}blocks.{{i}}.attention_norm", f"{theirs}layernorm_before"),
-        (f"{ours}blocks.{{i}}.feed_norm", f"{theirs}layernorm_after"),
-        (f"{ours}blocks.{{i}}.feed.up", f"{theirs}intermediate.dense"),
-        (f"{ours}blocks.{{i}}.feed.down", f"{theirs}output.dense"),
+        (f"{module}blocks.{{i}}.attention_norm", f"{published}layernorm_before"),
+        (f"{module}blocks.{{i}}.feed_norm", f"{published}layernorm_after"),
+        (f"{module}blocks.{{i}}.feed.up", f"{published}intermediate.dense"),
+        (f"{module}blocks.{{i}}.feed.down", f"{published}output.dense"),
     )
 
 

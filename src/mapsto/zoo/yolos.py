@@ -27,9 +27,9 @@ def write(config: ModelConfig) -> dict[str, Any]:
     return {**vit.write(config), **settings}
 
 
-def _head_names(ours: tuple[str, ...], theirs: str) -> Names:
-    """Return the names of the linear maps of one head."""
-    return tuple((f"box_head.{name}", f"{theirs}.layers.{layer}") for layer, name in enumerate(ours))
+def _head_names(modules: tuple[str, ...], published: str) -> Names:
+    """Return the names of a head's linear maps, in their order."""
+    return tuple((f"box_head.{name}", f"{published}.layers.{layer}") for layer, name in enumerate(modules))
 
 
 family = replace(
