@@ -17,7 +17,7 @@ from PIL import Image
 from mapsto.data.examples import Examples
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.packing import collate
-from mapsto.training.objectives.image_losses import Pictured
+from mapsto.training.objectives.image_losses import ImageObjective
 
 SMALL_ARGUMENTS = ["--layers", "1", "--width", "64", "--device", "cpu", "--steps", "4"]
 SMALL_OPTIONS: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "precision": "fp32"}
@@ -58,7 +58,7 @@ IMAGE_PAIRS = [{"image": smooth_image(16, 16, i), "clean": 255 - smooth_image(16
 
 def check_judged_one_by_one(judge: Any, mapping: Mapping, examples: Examples) -> None:
     """Check that the loss of a judge over packed images of two shapes is the sum of its losses one by one."""
-    objective = Pictured(mapping, [judge], plain=False)
+    objective = ImageObjective(mapping, [judge], plain=False)
     listed = [examples.example(row, 0, 0.0) for row in range(6)]
     together, alone = dict(objective.losses(mapping.eval(), collate(listed))), 0.0
     counted = objective.counts(collate(listed))

@@ -1,7 +1,8 @@
-"""The processes of one run, as torchrun starts them: which one is this, and what all of them must agree on.
+"""The processes of one run, as torchrun starts them: this process's rank, and what all of them must agree on.
 
-A single process is the value `Ranks()`, which costs nothing; without torchrun neither torch nor a connection is opened
-here. What all must know goes through gloo on the CPU, gradients through the backend of their device (layout.py).
+A single process is the value `Ranks()`, which costs nothing: without torchrun neither torch.distributed is imported nor a
+connection opened. Facts and texts that all processes need travel over gloo on the CPU, gradients over the backend of their device
+(training/data_parallel.py).
 """
 
 from __future__ import annotations
@@ -24,245 +25,250 @@ from mapsto.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 T = TypeVar("T")
 
+# The environment variables that torchrun sets in every process.
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# A process that dies is noticed at once, by its closed connection; one that hangs only after this long without a message.
+TIMEOUT = timedelta(minutes=30)
 
+RESUME_HINT = "the same command goes on from what was saved last"
 
-# A process that dies is noticed at once, by its connection; one that hangs when nothing was heard of it for this long.
-LONGEST_SILENCE = timedelta(minutes=30)
+HEARTBEAT_SECONDS = 5.0
 
-
-GOES_ON = "the same command goes on from what was saved last"
-
-
-BEAT_SECONDS = 5.0
-
-
-# Of a processor's time; threads that only wait for others take less, and slow disks leave a process more.
-LEAST_WORK = 0.01
+# The share of a processor's time from which the main process counts as working. Threads that only wait take less, and slow
+# disks leave a process more.
+MIN_WORK_SHARE = 0.01
 
 
-class ElsewhereError(RunError):
-    """Another process of the run met a fault; the main one says which."""
+class OtherProcessError(RunError):
+    """An error in another process of the run, which the main process reports."""
 
     def __init__(self, rank: int, text: str, status: int) -> None:
         self.exit_status = status
         super().__init__(f"process {rank}: {text}")
 
 
-class SilentError(RunError):
-    """A process of the run does nothing any more; `speaker` is one that can still say so."""
+class SilentProcessError(RunError):
+    """A process of the run that no longer answers. reporter: the rank that prints this error."""
 
-    def __init__(self, who: str, speaker: int = 0) -> None:
-        self.speaker = speaker
-        minutes = LONGEST_SILENCE.total_seconds() / 60
-        super().__init__(f"nothing was heard of {who} for {minutes:g} minutes, so this run stops; {GOES_ON}")
+    def __init__(self, name: str, reporter: int = 0) -> None:
+        self.reporter = reporter
+        minutes = TIMEOUT.total_seconds() / 60
+        super().__init__(f"nothing was heard of {name} for {minutes:g} minutes, so this run stops; {RESUME_HINT}")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Process `rank` of `size`. local: its number on this machine. restarts: how often torchrun began anew."""
+    """Process `rank` of `size`, and the collective operations that all of them call at the same time."""
 
     rank: int = 0
     size: int = 1
-    local: int | None = None
+    # The number of this process among those of its machine; None without torchrun.
+    local_rank: int | None = None
+    # How often torchrun has started all processes anew.
     restarts: int = 0
 
     @property
-    def main(self) -> bool:
-        """Whether this process is the one that shows, writes and scores."""
+    def is_main(self) -> bool:
+        """Return whether this process is the one that prints, writes files and scores."""
         return self.rank == 0
 
-    def part(self, rows: Sequence[T]) -> Sequence[T]:
-        """This process's share of what all have."""
+    def own_share(self, rows: Sequence[T]) -> Sequence[T]:
+        """Return the rows that this process works on: every `size`-th, from its rank on."""
         return rows[self.rank :: self.size]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Each of the numbers, summed over the processes."""
-        return list(numbers) if self.size == 1 else self._reduced(numbers, "SUM")
+        """Sum each number over the processes."""
+        return list(numbers) if self.size == 1 else self._reduce(numbers, "SUM")
 
-    def most(self, number: int) -> int:
-        """The largest number that a process has."""
-        return number if self.size == 1 else int(self._reduced([number], "MAX")[0])
+    def maximum(self, number: int) -> int:
+        """Return the largest of the processes' numbers."""
+        return number if self.size == 1 else int(self._reduce([number], "MAX")[0])
 
-    def each(self, call: Callable[[], T]) -> T:
-        """What `call` gives here. A fault in one process is raised in all of them, and so said once, by the main one."""
+    def run_on_all(self, call: Callable[[], T]) -> T:
+        """Run `call` in every process and return its result; an error in one process is raised in all of them.
+
+        The others raise OtherProcessError, so that the main process reports an error once, wherever it happened.
+        """
         if self.size == 1:
             return call()
-        fault: Exception | None = None
+        failure: Exception | None = None
         try:
             value = call()
         except Exception as error:
-            fault = error
-        first = -self.most(-self.rank if fault else -self.size)
-        if first == self.size:
+            failure = error
+        first_failed = -self.maximum(-self.rank if failure else -self.size)
+        if first_failed == self.size:
             return value
-        told = self.tell([str(fault), getattr(fault, "exit_status", 1)], first)
-        raise fault or ElsewhereError(first, *told)
+        message = self.broadcast_json([str(failure), getattr(failure, "exit_status", 1)], first_failed)
+        raise failure or OtherProcessError(first_failed, *message)
 
-    def on_main(self, call: Callable[[], T]) -> T | None:
-        """What `call` gives in the main process; None in the others, which wait for as long as that one is at work."""
+    def run_on_main(self, call: Callable[[], T]) -> T | None:
+        """Run `call` in the main process and return its result there; the others wait for it and return None.
+
+        The main process may take longer than TIMEOUT, as long as it uses its processor. Raises SilentProcessError.
+        """
         if self.size == 1:
             return call()
-        if self.main:
-            return self.each(lambda: self._heard(call))
+        if self.is_main:
+            return self.run_on_all(lambda: self._call_with_heartbeat(call))
         try:
-            while self._beat(True):
+            while self._exchange_heartbeat(True):
                 pass
-        except SilentError as error:
-            raise SilentError("process 0", speaker=1) from error
-        return self.each(lambda: None)
+        except SilentProcessError as error:
+            raise SilentProcessError("process 0", reporter=1) from error
+        return self.run_on_all(lambda: None)
 
-    def tell(self, value: Any, source: int = 0) -> Any:
-        """What process `source` has as `value`, which is plain JSON, in every process."""
+    def broadcast_json(self, value: Any, source: int = 0) -> Any:
+        """Return the `value` of process `source`, plain JSON, in every process."""
         if self.size == 1:
             return value
         import torch
 
         content = bytearray(json.dumps(value).encode()) if self.rank == source else bytearray()
-        size = self.most(len(content))
-        return json.loads(
-            self.copied(torch.frombuffer(content or bytearray(size), dtype=torch.uint8), source).numpy().tobytes()
-        )
+        size = self.maximum(len(content))
+        buffer = torch.frombuffer(content or bytearray(size), dtype=torch.uint8)
+        return json.loads(self.broadcast(buffer, source).numpy().tobytes())
 
-    def share(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of the main process, on the CPU, in every process."""
+    def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the main process, on the CPU, in every process."""
         if self.size == 1:
             return tensors
         import torch
 
-        listed = self.tell([[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()])
+        shapes = self.broadcast_json(
+            [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()]
+        )
         return {
-            name: self.copied(tensors[name] if self.main else torch.empty(shape, dtype=getattr(torch, dtype)))
-            for name, shape, dtype in listed
+            name: self.broadcast(tensors[name] if self.is_main else torch.empty(shape, dtype=getattr(torch, dtype)))
+            for name, shape, dtype in shapes
         }
 
-    def copied(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """`tensor`, with what it holds in process `source` written into it."""
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Overwrite `tensor` with its values in process `source`, and return it."""
         if self.size > 1:
             import torch.distributed as dist
 
-            with together():
+            with explaining_lost_processes():
                 dist.broadcast(tensor.detach(), source)
         return tensor
 
-    def added(self, tensor: Tensor) -> Callable[[], None]:
-        """Begin to sum `tensor` over the processes, in place; call what this gives to wait for the end."""
+    def start_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Start to sum `tensor` over the processes, in place; return a function that waits for the result."""
         import torch.distributed as dist
 
-        with together():
+        with explaining_lost_processes():
             work = dist.all_reduce(tensor, async_op=True)
 
         def wait() -> None:
-            with together():
+            with explaining_lost_processes():
                 work.wait()
 
         return wait
 
-    def _heard(self, call: Callable[[], T]) -> T:
-        """What `call` gives, while a thread tells the others that this process is at work: that it uses its processor."""
-        ended = threading.Event()
+    def _call_with_heartbeat(self, call: Callable[[], T]) -> T:
+        """Run `call` while a thread sends a heartbeat to the other processes, as long as this one uses its processor."""
+        finished = threading.Event()
 
-        def tell() -> None:
-            used = time.process_time()
+        def send_heartbeats() -> None:
+            processor_time = time.process_time()
             with suppress(RunError):
-                while not ended.wait(BEAT_SECONDS):
-                    before, used = used, time.process_time()
-                    if used - before >= LEAST_WORK * BEAT_SECONDS:
-                        self._beat(True)
+                while not finished.wait(HEARTBEAT_SECONDS):
+                    before, processor_time = processor_time, time.process_time()
+                    if processor_time - before >= MIN_WORK_SHARE * HEARTBEAT_SECONDS:
+                        self._exchange_heartbeat(True)
 
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
+        thread = threading.Thread(target=send_heartbeats, daemon=True)
+        thread.start()
         try:
             return call()
         finally:
-            ended.set()
-            teller.join()
-            with suppress(RunError):  # whoever has gone is missed by what all do next; a fault here is more news
-                self._beat(False)
+            finished.set()
+            thread.join()
+            # The next collective operation misses a process that has gone; an error of `call` matters more here.
+            with suppress(RunError):
+                self._exchange_heartbeat(False)
 
-    def _beat(self, working: bool) -> bool:
-        """Whether the main process says that it goes on working."""
+    def _exchange_heartbeat(self, is_working: bool) -> bool:
+        """Return whether the main process says that it is still working."""
         import torch
 
-        return bool(self.copied(torch.tensor([working])))
+        return bool(self.broadcast(torch.tensor([is_working])))
 
-    def _reduced(self, numbers: Sequence[float], how: str) -> list[float]:
+    def _reduce(self, numbers: Sequence[float], operation: str) -> list[float]:
         import torch
         import torch.distributed as dist
 
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        with together():
-            dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
-        found: list[float] = tensor.tolist()
-        return found
+        with explaining_lost_processes():
+            dist.all_reduce(tensor, getattr(dist.ReduceOp, operation))
+        reduced: list[float] = tensor.tolist()
+        return reduced
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Something that all processes do at the same time. Raises RunError when one of them is gone, or silent for too long."""
-    began = time.monotonic()
+def explaining_lost_processes() -> Iterator[None]:
+    """Turn an error of a collective operation into a RunError: another process has gone, or did not answer in time."""
+    started = time.monotonic()
     try:
         yield
     except RuntimeError as error:
-        if time.monotonic() - began >= LONGEST_SILENCE.total_seconds():
-            raise SilentError("another process") from error
-        raise RunError(f"another process of this run has gone, so this one stops too; {GOES_ON}") from error
+        if time.monotonic() - started >= TIMEOUT.total_seconds():
+            raise SilentProcessError("another process") from error
+        raise RunError(f"another process of this run has gone, so this one stops too; {RESUME_HINT}") from error
 
 
-def place() -> Ranks:
-    """This process among those that torchrun started; a single one without torchrun."""
-    found = [os.environ.get(name) for name in STARTED_BY_TORCHRUN]
-    if None in found or found[1] == "1":
+def read_ranks() -> Ranks:
+    """Read this process's rank from torchrun's environment variables; a single process without torchrun."""
+    values = [os.environ.get(name) for name in TORCHRUN_VARIABLES]
+    if None in values or values[1] == "1":
         return Ranks()
-    rank, size, local = (int(number or 0) for number in found[:3])
-    return Ranks(rank, size, local, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    rank, size, local_rank = (int(number or 0) for number in values[:3])
+    return Ranks(rank, size, local_rank, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
 @cache
-def join() -> Ranks:
-    """Meet the other processes, once in a process's life. Raises RunError when they cannot be reached."""
-    ranks = place()
+def join_process_group() -> Ranks:
+    """Connect to the other processes, once in a process's life. Raises RunError when they cannot be reached."""
+    ranks = read_ranks()
     if ranks.size > 1:
         import torch
         import torch.distributed as dist
 
-        # Before the group is there: functions of this module take it for a default, and would keep it and its threads.
+        # Imported before the group exists: functions of this module take the group as a default argument, and would keep it and
+        # its threads alive.
         import torch.distributed.nn
 
         try:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_SILENCE
-            )
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the other processes of this run cannot be reached: {error}") from error
-        atexit.register(part)
+        atexit.register(leave_process_group)
     return ranks
 
 
-def part() -> None:
-    """Leave the other processes, if they were met, and end the threads that served the group."""
+def leave_process_group() -> None:
+    """Disconnect from the other processes, if they were connected, and end the threads that served the group."""
     import torch.distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def leave(status: int) -> None:
-    """End this process, if it is one of several, without taking the interpreter apart.
+def exit_process(status: int) -> None:
+    """End this process with `status`, if it is one of several, without shutting the interpreter down.
 
-    Caches of sharded tensors hold the group, so gloo's threads outlive `part`; one of them that meets an interpreter
-    on its way out aborts a process which has done its work, and torchrun takes that for a fault.
+    Caches of sharded tensors hold the group, so gloo's threads outlive `leave_process_group`. Such a thread aborts a process
+    that has done its work while its interpreter shuts down, and torchrun takes that for an error.
     """
-    if place().size > 1:
-        if join.cache_info().currsize:
-            part()
+    if read_ranks().size > 1:
+        if join_process_group.cache_info().currsize:
+            leave_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

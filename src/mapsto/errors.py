@@ -12,11 +12,11 @@ SHOWN_FINDINGS = 20
 
 
 class MapstoError(Exception):
-    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with, `speaker` which of several
+    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with, `reporter` which of several
     processes says it."""
 
     exit_status = 1
-    speaker = 0
+    reporter = 0
 
 
 class UsageError(MapstoError, ValueError):

@@ -1,26 +1,26 @@
-"""How a run tells where it is: a live line on a terminal, plain lines in a log, JSON lines, or nothing."""
+"""Progress for people and scripts, on standard error: a live line on a terminal, plain lines in a log, JSON lines, or nothing.
+
+Everything that takes long writes to one `Progress`: training steps, counts of rows, messages and the scores at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TextIO
 
-from mapsto.errors import UsageError
 from mapsto.metrics.intervals import Score
 
-LOG_EVERY_SECONDS = 15.0
-
-
-REDRAW_EVERY_SECONDS = 0.2
+# How often a log gets a line about progress, and how often the line on a terminal is drawn again.
+LOG_SECONDS = 15.0
+REDRAW_SECONDS = 0.2
 
 
 def duration(seconds: float) -> str:
-    """For people: 8 s, 3 min 20 s, 2 h 05 min."""
+    """Format a duration for people: 8 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -29,85 +29,102 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """The numbers of one training step, which every logger of a run gets."""
+
+    step: int  # from 1
+    last_step: int  # of the run; smaller than planned where the learning rate falls early
+    tokens: int  # real tokens read since the first step
+    seconds: float  # of training since the first step
+    loss: float  # mean over the answers of the step
+    learning_rate: float
+    held_out: Mapping[str, float] = field(
+        default_factory=dict
+    )  # metrics of the held-out rows, where this step scored them
+
+
 class Progress:
-    """Nothing is shown; the others override this."""
+    """A silent progress; subclasses print."""
 
     def say(self, text: str) -> None:
-        """A line for the reader."""
+        """Print a message."""
 
-    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
-        """Training is at `step` of `steps`: real tokens and seconds so far, this step's loss and learning rate."""
+    def step(self, report: StepReport) -> None:
+        """Show how far training is, its speed and the loss of the last step."""
 
-    def rows(self, what: str, done: int, total: int | None) -> None:
-        """So many of all rows are `what`, such as explained; total: None while it is not known."""
+    def rows(self, label: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` rows are finished; total: None while unknown. label: a participle such as "explained"."""
 
     def close(self) -> None:
-        """It is over; leave the screen tidy."""
+        """End an unfinished live line."""
 
-    def scores(self, found: Mapping[str, Score]) -> None:
-        """What was reached in the end."""
-        for name, value in found.items():
-            self.say(f"{name}: {value}")
+    def scores(self, scores: Mapping[str, Score]) -> None:
+        """Print the scores of a finished run, by metric."""
+        for name, score in scores.items():
+            self.say(f"{name}: {score}")
 
 
 class Lines(Progress):
-    """Plain lines, one every few seconds: for logs and pipes."""
+    """Plain lines for logs and pipes, one every LOG_SECONDS."""
 
-    every = LOG_EVERY_SECONDS
+    interval = LOG_SECONDS
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.last = 0.0
-        self.first: tuple[int, float] | None = None
+        self.last_shown = 0.0
+        # (items done, seconds) of the first call: the speed since then gives the time that is left.
+        self.origin: tuple[int, float] | None = None
 
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
 
-    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
-        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds else ""
-        self._at(step, steps, seconds, f"step {step}/{steps}, loss {loss:.4f}{speed}", last=step == steps)
+    def step(self, report: StepReport) -> None:
+        speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
+        text = f"step {report.step}/{report.last_step}, loss {report.loss:.4f}{speed}"
+        self._advance(report.step, report.last_step, report.seconds, text, is_last=report.step == report.last_step)
 
-    def rows(self, what: str, done: int, total: int | None) -> None:
+    def rows(self, label: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if self.first is None:
-            self.last = now  # what is done soon needs no word
-        self._at(done, total, now, f"{what} {done:,}{'' if total is None else f'/{total:,}'} rows")
+        if self.origin is None:
+            self.last_shown = now  # nothing is printed about work that takes less than one interval
+        self._advance(done, total, now, f"{label} {done:,}{'' if total is None else f'/{total:,}'} rows")
         if done == total:
             self._clear()
             self.close()
 
-    def _at(self, done: int, total: int | None, seconds: float, text: str, last: bool = False) -> None:
-        """Show where it is, and how long the rest takes at the speed since the first time, or that speed."""
-        if self.first is None:
-            self.first = (done, seconds)
+    def _advance(self, done: int, total: int | None, seconds: float, text: str, is_last: bool = False) -> None:
+        """Show `text` if an interval has passed, with the time that is left, or with the speed where `total` is unknown."""
+        if self.origin is None:
+            self.origin = (done, seconds)
         now = time.monotonic()
-        if now - self.last < self.every and not last:
+        if now - self.last_shown < self.interval and not is_last:
             return
-        self.last = now
-        since, spent = done - self.first[0], seconds - self.first[1]
-        if not since:
+        self.last_shown = now
+        done_since, seconds_since = done - self.origin[0], seconds - self.origin[1]
+        if not done_since:
             self.show(text)
         elif total is None:
-            self.show(f"{text}, {since / spent:,.0f} rows/s")
+            self.show(f"{text}, {done_since / seconds_since:,.0f} rows/s")
         else:
-            self.show(f"{text}, {duration((total - done) * spent / since)} left")
+            self.show(f"{text}, {duration((total - done) * seconds_since / done_since)} left")
 
     def show(self, text: str) -> None:
-        """Put a progress line where it belongs."""
+        """Print a line about progress."""
         self.say(text)
 
     def close(self) -> None:
-        self.first, self.last = None, 0.0
+        self.origin, self.last_shown = None, 0.0
 
     def _clear(self) -> None:
-        """Take back a progress line that is no line of its own."""
+        """Erase the live line, where there is one."""
 
 
 class Live(Lines):
-    """One line, drawn again and again: for a terminal."""
+    """One line on a terminal, drawn again and again; messages scroll above it."""
 
-    every = REDRAW_EVERY_SECONDS
-    drawn = False
+    interval = REDRAW_SECONDS
+    is_drawn = False
 
     def say(self, text: str) -> None:
         self._clear()
@@ -116,67 +133,59 @@ class Live(Lines):
     def show(self, text: str) -> None:
         self._clear()
         print(text, end="", file=self.stream, flush=True)
-        self.drawn = True
+        self.is_drawn = True
 
     def close(self) -> None:
-        if self.drawn:
+        if self.is_drawn:
             print(file=self.stream, flush=True)
-        self.drawn = False
+        self.is_drawn = False
         super().close()
 
     def _clear(self) -> None:
-        if self.drawn:
+        if self.is_drawn:
             print("\r\x1b[2K", end="", file=self.stream)
-        self.drawn = False
+        self.is_drawn = False
 
 
-class Json(Progress):
-    """One JSON object a line on standard error, so that standard output keeps the result alone."""
+class JsonLines(Progress):
+    """One JSON object a line on standard error, so that standard output holds nothing but the result."""
 
     def __init__(self) -> None:
-        self.last = time.monotonic()
+        self.last_shown = time.monotonic()
 
     def say(self, text: str) -> None:
         self._write({"message": text})
 
-    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
-        self._write({"step": step, "steps": steps, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
+    def step(self, report: StepReport) -> None:
+        self._write(
+            {
+                "step": report.step,
+                "steps": report.last_step,
+                "tokens": report.tokens,
+                "seconds": report.seconds,
+                "loss": report.loss,
+                "lr": report.learning_rate,
+            }
+        )
 
-    def rows(self, what: str, done: int, total: int | None) -> None:
+    def rows(self, label: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if done == total or now - self.last >= LOG_EVERY_SECONDS:
-            self.last = now
-            self._write({what.replace(" ", "_"): done, "rows": total})
+        if done == total or now - self.last_shown >= LOG_SECONDS:
+            self.last_shown = now
+            self._write({label.replace(" ", "_"): done, "rows": total})
 
-    def scores(self, found: Mapping[str, Score]) -> None:
-        if found:
-            self._write({"scores": {name: asdict(value) for name, value in found.items()}})
+    def scores(self, scores: Mapping[str, Score]) -> None:
+        if scores:
+            self._write({"scores": {name: asdict(score) for name, score in scores.items()}})
 
     def _write(self, record: dict[str, object]) -> None:
         print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
-def choose(quiet: bool = False, as_json: bool = False) -> Progress:
-    """The right one for where standard error goes."""
+def choose_progress(quiet: bool = False, as_json: bool = False) -> Progress:
+    """Return a silent progress, JSON lines, a live line where standard error is a terminal, or plain lines."""
     if quiet:
         return Progress()
     if as_json:
-        return Json()
+        return JsonLines()
     return Live() if sys.stderr.isatty() else Lines()
-
-
-def tensorboard(run: Path) -> Callable[[dict[str, Any]], None]:
-    """A listener that writes the records of a run as TensorBoard events. Raises UsageError without the package."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs the package: pip install 'mapsto[tensorboard]'") from error
-    writer: Any = SummaryWriter(str(run / "tensorboard"))
-
-    def write(record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if name != "step":
-                writer.add_scalar(name, value, record["step"])
-        writer.flush()
-
-    return write

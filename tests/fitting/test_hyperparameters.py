@@ -23,7 +23,7 @@ from mapsto.fitting.start import Beginning
 from mapsto.model import lora
 from mapsto.options import Options
 from mapsto.training.loop import Training
-from mapsto.training.optimizer import Optimizers, layer_shares
+from mapsto.training.optimizer import Optimizers, layer_rate_factors
 
 ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
 
@@ -72,15 +72,15 @@ def test_what_cannot_be_frozen_is_said() -> None:
 @pytest.mark.parametrize(("arrow", "objective"), [("text:text -> label", "masked"), ("~image -> image", "mae")])
 def test_each_layer_learns_at_its_share(arrow: str, objective: str) -> None:
     mapping, _ = small_mapping(arrow, objective)
-    shares = layer_shares([name for name, _ in mapping.named_parameters()], 0.5)
+    shares = layer_rate_factors([name for name, _ in mapping.named_parameters()], 0.5)
     for name, share in shares.items():
         expected = 1.0 if name.startswith(("heads.", "pooler.", "decoder.", "transformer.final_norm.")) else 0.5
         expected = (
             0.25 if name.startswith("transformer.blocks.0.") else 0.125 if name.startswith("embedders.") else expected
         )
         assert share == (0.125 if "embedding_norm" in name else expected), name
-    assert set(layer_shares(shares, 1.0).values()) == {1.0}
-    faster = {name for name, share in layer_shares(shares, 1.0, head=10.0).items() if share == 10.0}
+    assert set(layer_rate_factors(shares, 1.0).values()) == {1.0}
+    faster = {name for name, share in layer_rate_factors(shares, 1.0, head=10.0).items() if share == 10.0}
     assert faster == {name for name in shares if name.startswith("heads.")} != set()
     for kind in ("adamw", "muon"):
         optimizers = Optimizers(mapping, kind, 1e-2, layer_decay=0.5)  # type: ignore[arg-type]

@@ -227,7 +227,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(arrow: str, photos: Path, 
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     (tmp_path / "stopped" / model_folder.MANIFEST_FILE).unlink()
     (tmp_path / "stopped" / "model.safetensors").unlink()
-    shutil.rmtree(checkpoint.place(tmp_path / "stopped", 6))
+    shutil.rmtree(checkpoint.checkpoint_folder(tmp_path / "stopped", 6))
     mapsto.fit(arrow, rows, tmp_path / "stopped", **given)
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
     assert one == other

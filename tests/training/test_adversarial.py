@@ -17,8 +17,8 @@ from mappings import small_mapping
 import mapsto
 from mapsto.errors import UsageError
 from mapsto.sequence.packing import collate
-from mapsto.training.objectives.adversarial import Adversarial
-from mapsto.training.objectives.image_losses import Pictured
+from mapsto.training.objectives.adversarial import AdversarialLoss
+from mapsto.training.objectives.image_losses import ImageObjective
 
 
 @pytest.mark.parametrize("painted", [True, False])
@@ -27,15 +27,15 @@ def test_pictures_are_judged_one_by_one(painted: bool) -> None:
     mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
     check_judged_one_by_one(
-        Adversarial(mapping, 0.5, torch.full((3, 14, 40), 0.5) if painted else None), mapping, examples
+        AdversarialLoss(mapping, 0.5, torch.full((3, 14, 40), 0.5) if painted else None), mapping, examples
     )
 
 
 def test_neither_side_moves_the_other() -> None:
     """The discriminator learns the same however much the map deceives it, and the map from nothing but that."""
     mapping, examples = small_mapping("image:image -> clean:image")
-    judge, batch = Adversarial(mapping, 0.0), collate([examples.example(0, 0, 0.0)])
-    objective, gradients = Pictured(mapping, [judge], plain=False), []
+    judge, batch = AdversarialLoss(mapping, 0.0), collate([examples.example(0, 0, 0.0)])
+    objective, gradients = ImageObjective(mapping, [judge], plain=False), []
     for judge.weight in (0.0, 1.0):
         mapping.zero_grad()
         for _, loss in objective.losses(mapping, batch):

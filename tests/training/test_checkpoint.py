@@ -34,7 +34,7 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
 
 def write(run: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.save(checkpoint.place(run, step), tensors(step), {"step": step, "best": float("inf")})
+        checkpoint.save_checkpoint(checkpoint.checkpoint_folder(run, step), tensors(step), {"step": step, "best": float("inf")})
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -43,25 +43,25 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    held, state = checkpoint.load(checkpoint.place(tmp_path, 5))
+    held, state = checkpoint.load_checkpoint(checkpoint.checkpoint_folder(tmp_path, 5))
     assert equal(held, tensors(5)) and state == {"step": 5, "best": float("inf")}
     assert all(held[name].dtype == tensor.dtype for name, tensor in tensors(5).items())
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3)
-    checkpoint.prune(tmp_path, 3, keep=2)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+    checkpoint.prune_checkpoints(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
 def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
     """Those were refused, the run went back, and what it saved since is all there is."""
     write(tmp_path, 2, 4, 6)
     for step in (4, 6):
-        flip(checkpoint.place(tmp_path, step) / checkpoint.TENSORS, random.Random(step))
+        flip(checkpoint.checkpoint_folder(tmp_path, step) / checkpoint.TENSORS_FILE, random.Random(step))
     write(tmp_path, 3)
-    checkpoint.prune(tmp_path, 3, keep=2)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000002"]
+    checkpoint.prune_checkpoints(tmp_path, 3, keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
 def flip(path: Path, rng: random.Random) -> None:
@@ -117,16 +117,16 @@ def sweep(folder: Path, count: int) -> None:
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(folder / "whole", run)
-        newest = checkpoint.place(run, 7)
-        path = newest / rng.choice([checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST])
+        newest = checkpoint.checkpoint_folder(run, 7)
+        path = newest / rng.choice([checkpoint.TENSORS_FILE, checkpoint.STATE_FILE, checkpoint.HASHES_FILE])
         damage = DAMAGES[number % len(DAMAGES)]
         damage(path, rng)
         with pytest.raises(CheckpointError) as refused:
-            checkpoint.load(newest)
+            checkpoint.load_checkpoint(newest)
         named = newest if damage is not stray else newest / "extra.safetensors"
         assert str(named) in str(refused.value), (damage.__name__, path)
         said: list[str] = []
-        found = checkpoint.newest(run, said.append)
+        found = checkpoint.load_newest_checkpoint(run, said.append)
         assert found is not None and found[0].name == "step-00000003" and equal(found[1], tensors(3))
         assert len(said) == 1 and "older checkpoint" in said[0]
 
@@ -216,9 +216,9 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(
         monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(RunError, match="could not be written") as failed:
         write(tmp_path, 2)
-    assert "what was saved before stands" in str(failed.value) and failed.value.exit_status == 1
+    assert "what was saved before is unchanged" in str(failed.value) and failed.value.exit_status == 1
     monkeypatch.undo()
-    found = checkpoint.newest(tmp_path, print)
+    found = checkpoint.load_newest_checkpoint(tmp_path, print)
     assert found is not None and equal(found[1], tensors(1))
     assert not list((tmp_path / "checkpoints").glob(".unfinished-*")), "nothing half-written stays"
 
@@ -229,7 +229,7 @@ def test_space_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(RunError, match="1,000 are free"):
         write(tmp_path, 2)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000001"]
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000001"]
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_json_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGEST_JSON", 100)
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
     (tmp_path / "big.json").write_text(json.dumps({"a": "b" * 200}))
     with pytest.raises(CheckpointError, match="larger than"):
         files.read_json(tmp_path / "big.json")

@@ -31,7 +31,7 @@ from runs import (
 )
 
 from mapsto.data.sampling import rows_of_step
-from mapsto.distributed import Ranks, place
+from mapsto.distributed import Ranks, read_ranks
 from mapsto.training.loop import Loader, Plan
 from mapsto.training.objectives import Objective
 
@@ -62,8 +62,9 @@ def require_equal(one: Path, other: Path) -> None:
 
 # Every process runs the real command line; what differs is said by its RANK.
 MANY_BATCHES = """
-from mapsto import cli, loop
-loop.TOKENS_AT_ONCE = 128  # so that a step has several batches, not equally many in every process
+from mapsto import cli
+from mapsto.training import loop
+loop.BATCH_TOKENS = 128  # so that a step has several batches, not equally many in every process
 cli.main()
 """
 OTHER_WORDS = """
@@ -77,8 +78,9 @@ cli.main()
 SLOW_MAIN = """
 import os, time
 from datetime import timedelta
-from mapsto import cli, corpus, ranks
-ranks.LONGEST_SILENCE, ranks.BEAT_SECONDS = timedelta(seconds=8), 0.5
+from mapsto import cli, distributed
+from mapsto.data import corpus
+distributed.TIMEOUT, distributed.HEARTBEAT_SECONDS = timedelta(seconds=8), 0.5
 real = corpus.fill
 def fill(*given):
     end = time.monotonic() + {seconds}
@@ -100,7 +102,7 @@ BROKEN_ROW = """
 import os
 from mapsto import cli
 from mapsto.errors import DataError
-from mapsto.examples import Examples
+from mapsto.data.examples import Examples
 real = Examples.example
 def example(self, row, step, progress, view=0):
     if os.environ["RANK"] == "1" and step == 5 and progress < 1:
@@ -112,20 +114,21 @@ cli.main()
 NOT_FINITE = """
 import gc, hashlib, os, sys
 from pathlib import Path
-from mapsto import progress, train
+from mapsto import progress
+from mapsto.fitting.fit import pretrain_mapping
 from mapsto.kinds.text import MaskedTextTarget
 from mapsto.options import Options
-from mapsto.ranks import part
+from mapsto.distributed import leave_process_group
 real, calls = MaskedTextTarget.loss, []
 def loss(self, output, values):
     calls.append(1)
     return real(self, output, values) * (float("nan") if os.environ["RANK"] == "1" and len(calls) == 3 else 1.0)
 MaskedTextTarget.loss = loss
 options = Options(steps=6, batch=8, layers=2, width=64, vocabulary=300, hold_out=0, device="cpu", precision="fp32")
-mapping = train.pretrain("text", sys.argv[1], options=options, progress=progress.Lines())
+mapping = pretrain_mapping("text", sys.argv[1], options=options, progress=progress.Lines())
 digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in mapping.parameters())).hexdigest()
 Path(sys.argv[1]).with_name(os.environ["RANK"]).write_text(digest)
-part()
+leave_process_group()
 gc.collect()
 if os.path.isdir("/proc/self/task"):
     threads = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
@@ -133,7 +136,8 @@ if os.path.isdir("/proc/self/task"):
 """
 DIES_BEFORE_THE_RUN = """
 import os
-from mapsto import cli, corpus
+from mapsto import cli
+from mapsto.data import corpus
 real = corpus.Corpus.split
 def split(*given):
     if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -145,32 +149,32 @@ cli.main()
 ABORTS_AT_THE_END = """
 import os
 from mapsto import cli
-real = cli.leave
-def leave(status):
+real = cli.exit_process
+def exit_process(status):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.abort()
     real(status)
-cli.leave = leave
+cli.exit_process = exit_process
 cli.main()
 """
 GRADIENTS = """
 import os, sys, torch
-from mapsto.layout import Replicas
-from mapsto.ranks import join
-ranks = join()
+from mapsto.training.data_parallel import ReplicatedWeights
+from mapsto.distributed import join_process_group
+ranks = join_process_group()
 torch.manual_seed(ranks.rank)
 net = torch.nn.ModuleDict({name: torch.nn.Linear(3, 2) for name in ("all", "one", "none")})
-layout = Replicas(ranks, net)
+layout = ReplicatedWeights(ranks, net)
 start = [p.detach().clone() for p in net.parameters()]
 loss = torch.zeros(())
-for turn, _ in layout.turns([0, 1][ranks.rank :]):
+for turn, _ in layout.iterate_batches([0, 1][ranks.rank :]):
     share = net["all"](torch.full((1, 3), 1.0 + turn)).sum() * (ranks.rank + 1)
     if ranks.rank == 1:
         share = share + net["one"](torch.ones(1, 3)).sum()
     share.backward()
     loss += share.detach()
 here = float(loss)
-loss = layout.summed(loss)
+loss = layout.sum_over_processes(loss)
 assert abs(float(loss) - ranks.sum([here])[0]) < 1e-5
 assert ranks.sum([float(start[0].sum())])[0] == 2 * float(start[0].sum()), "all begin with the same weights"
 assert torch.equal(net["all"].weight.grad, torch.full((2, 3), 1.0 + 2.0 + 2 * 2.0)), net["all"].weight.grad
@@ -198,7 +202,7 @@ def test_two_and_four_processes_and_shards_are_one(optimizer: str, tmp_path: Pat
         assert parallel["provenance"]["tokens"] == alone["provenance"]["tokens"]
         for score, value in alone["scores"].items():
             assert parallel["scores"][score]["n"] == value["n"]
-            assert small_mapping["scores"][score]["value"] == pytest.approx(value["value"], rel=1e-3)
+            assert parallel["scores"][score]["value"] == pytest.approx(value["value"], rel=1e-3)
 
 
 def test_every_process_reads_its_part_of_the_same_rows() -> None:
@@ -208,7 +212,7 @@ def test_every_process_reads_its_part_of_the_same_rows() -> None:
         wanted = sorted(rows_of_step(3, step, 7, len(examples)).tolist())
         for size in (1, 2, 4):
             loaders = [Loader(examples, plan, 0, Objective(), Ranks(rank, size)) for rank in range(size)]
-            read = [int(row) for loader in loaders for batch in loader.get(step) for row in batch.rows]
+            read = [int(row) for loader in loaders for batch in loader.get_batches(step) for row in batch.rows]
             assert sorted(read) == wanted
 
 
@@ -419,5 +423,5 @@ def test_held_out_rows_stop_all_processes_together(tmp_path: Path) -> None:
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
-    assert place() == Ranks() and Ranks().main
+    assert read_ranks() == Ranks() and Ranks().is_main
     assert Ranks().sum([1, 2]) == [1, 2] and Ranks().most(7) == 7 and Ranks().tell({"a": 1}) == {"a": 1}

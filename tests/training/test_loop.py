@@ -23,8 +23,8 @@ from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.training import checkpoint, metrics_log
-from mapsto.training.loop import State, Training
-from mapsto.training.optimizer import end_of_fall, schedule
+from mapsto.training.loop import TrainingState, Training
+from mapsto.training.optimizer import decay_end, schedule
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -117,7 +117,7 @@ def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
     )  # fmt: skip
     state = training.run()
     assert [look["step"] for look in state.watched if look["loss"] == 0.7] == [12]
-    assert state.step == state.end == end_of_fall(18), "the rate falls where the loss got no better for the third time"
+    assert state.step == state.end == decay_end(18), "the rate falls where the loss got no better for the third time"
 
 
 def test_the_tail_is_averaged() -> None:
@@ -301,7 +301,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
         Training(mapping, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
     assert stopped.value.exit_status == 1
     monkeypatch.undo()
-    found = checkpoint.newest(tmp_path, print)
+    found = checkpoint.load_newest_checkpoint(tmp_path, print)
     assert found is not None
     again, examples = small_mapping("text:text -> label")
     state = Training(again, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
@@ -311,7 +311,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     """It falls from step 6 on, until step 10; the first go breaks off behind step 8."""
 
-    def run(folder: Path, last: int | None = None) -> tuple[State, Mapping]:
+    def run(folder: Path, last: int | None = None) -> tuple[TrainingState, Mapping]:
         mapping, examples = small_mapping("text:text -> label")
 
         def heard(record: dict[str, Any]) -> None:
@@ -337,7 +337,7 @@ def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(RunError, match=r"metrics\.jsonl could not be written.*; what was saved before stands"):
+        with pytest.raises(RunError, match=r"metrics\.jsonl could not be written.*; what was saved before is unchanged"):
             Training(mapping, examples, make_plan(steps=50, save_every=50), CPU, tmp_path).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -13,7 +13,7 @@ from runs import sentences
 import mapsto
 from mapsto.sequence.packing import collate
 from mapsto.training.loop import Plan, Training
-from mapsto.training.objectives.replaced_token_detection import Replaced, fill, sample
+from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection, fill, sample
 
 TEXTS = [{"text": text} for text in sentences(80)]
 SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu"}
@@ -47,7 +47,7 @@ def test_guesses_have_the_chances_that_the_generator_gives_them() -> None:
 def test_guesses_are_a_function_of_seed_step_and_row() -> None:
     """So that several processes, which have other batches, learn what one learns."""
     mapping, examples = small_mapping("~text -> text")
-    objective = Replaced(mapping)
+    objective = ReplacedTokenDetection(mapping)
 
     def told(step: int, *parts: list[int]) -> list[float]:
         batches = [collate([examples.example(i, step, 0.0) for i in part]) for part in parts]
@@ -61,7 +61,7 @@ def test_guesses_are_a_function_of_seed_step_and_row() -> None:
 
 def test_both_learn() -> None:
     mapping, examples = small_mapping("~text -> text")
-    objective = Replaced(mapping)
+    objective = ReplacedTokenDetection(mapping)
     batch = collate([examples.example(i, 0, 0.0) for i in range(40)])
 
     def losses() -> list[float]:

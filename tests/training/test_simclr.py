@@ -15,7 +15,7 @@ import mapsto
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import collate
 from mapsto.training.loop import Loader, Plan, Training
-from mapsto.training.objectives.simclr import Simclr
+from mapsto.training.objectives.simclr import SimCLR
 
 ROWS = [{"image": make_picture(i, i % 2 == 0)} for i in range(40)]
 SMALL = {"layers": 2, "width": 64, "heads": 2, "device": "cpu"}
@@ -25,7 +25,7 @@ PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=
 def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most_tokens)
     mapping, examples = small_mapping("~image -> image")
-    return Loader(examples, PLAN, 0, Simclr(mapping, "auto")).make(3)
+    return Loader(examples, PLAN, 0, SimCLR(mapping, "auto")).make(3)
 
 
 @pytest.mark.parametrize("most_tokens", [8192, 200])
@@ -51,7 +51,7 @@ def test_a_batch_holds_both_views_of_its_rows(most_tokens: int, monkeypatch: pyt
 def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() -> None:
     """Moved a little, since that leaves these few colours apart; at a step that is not learnt from."""
     mapping, examples = small_mapping("~image -> image")
-    objective = Simclr(mapping, "move")
+    objective = SimCLR(mapping, "move")
     asked = objective.asked(examples)
 
     def known() -> tuple[float, float]:

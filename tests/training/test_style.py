@@ -23,7 +23,7 @@ import mapsto
 from mapsto.errors import UsageError
 from mapsto.fitting.build import bare
 from mapsto.kinds.image import ImageSource
-from mapsto.training.objectives.style import Style, grids
+from mapsto.training.objectives.style import StyleLoss, grids
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import joined
 
@@ -56,7 +56,7 @@ def test_a_picture_has_its_own_style(tmp_path: Path) -> None:
     make_vision_model("resnet", "body", tmp_path)
     network = bare(str(tmp_path))
     one, other = (torch.from_numpy(smooth_image(32, 32, seed)).permute(2, 0, 1)[None] / 255 for seed in (1, 2))
-    judge = Style(network, one, 1.0)
+    judge = StyleLoss(network, one, 1.0)
     mapping, _ = small_mapping("~image -> image")
     same, mirrored, apart = (
         float(judge(mapping, said, source, source)) for said, source in ((one, one), (one.flip(3), one), (other, other))
@@ -69,7 +69,7 @@ def test_pictures_are_judged_one_by_one(tmp_path: Path) -> None:
     mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
     make_vision_model("resnet", "body", tmp_path)
-    check_judged_one_by_one(Style(bare(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples)
+    check_judged_one_by_one(StyleLoss(bare(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples)
 
 
 # As a user has them

@@ -1,4 +1,4 @@
-"""Contrast: what it compares, that it is a function of seed and step, and that it learns."""
+"""SupervisedContrastive: what it compares, that it is a function of seed and step, and that it learns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mapsto.model import linear_probe
 from mapsto.options import LARGEST_SEED
 from mapsto.training import loop
 from mapsto.training.loop import Plan, Training
-from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, Contrast, contrast
+from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, SupervisedContrastive, contrast
 
 CPU = torch.device("cpu")
 
@@ -54,12 +54,12 @@ def test_the_order_of_rows_changes_nothing_and_a_class_of_one_has_no_pair() -> N
 def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> None:
     _, examples = small_mapping("text:text -> label, other:label")
     for port in (0, 1):
-        objective = Contrast(examples, port)
+        objective = SupervisedContrastive(examples, port)
         labels = [int(answers[port].values) for answers in examples.answers]  # type: ignore[union-attr]
         seen: Counter[int] = Counter()
         for step in range(40):
             rows = objective.rows(7, step, 12, len(examples))
-            assert np.array_equal(rows, Contrast(examples, port).rows(7, step, 12, len(examples)))
+            assert np.array_equal(rows, SupervisedContrastive(examples, port).rows(7, step, 12, len(examples)))
             assert len(set(rows.tolist())) == len(rows)
             assert min(Counter(labels[row] for row in rows.tolist()).values()) >= 2
             seen.update(rows.tolist())
@@ -73,7 +73,7 @@ def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
     losses: list[float] = []
     plan = Plan(steps=40, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
     listener = lambda record: losses.append(record["loss"])  # noqa: E731
-    Training(mapping, examples, plan, CPU, listener=listener, objective=Contrast(examples, 0)).run()
+    Training(mapping, examples, plan, CPU, listener=listener, objective=SupervisedContrastive(examples, 0)).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
 
 
@@ -85,7 +85,7 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
         monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
         monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
         mapping, examples = small_mapping("text:text -> label")
-        training = Training(mapping, examples, plan, CPU, objective=Contrast(examples, 0))
+        training = Training(mapping, examples, plan, CPU, objective=SupervisedContrastive(examples, 0))
         batches = len(training.loader.make(0))
         steps = [training.step(number)[0] for number in range(3)]
         told.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from mapsto.distributed import leave, place
+from mapsto.distributed import exit_process, read_ranks
 from mapsto.errors import MapstoError
 from mapsto.options import CHOICES, Options
 
@@ -154,7 +154,7 @@ def pretrain(
     from mapsto.fitting.fit import pretrain_mapping
 
     device.keep_memory()
-    shown = progress.choose(quiet, json)
+    shown = progress.choose_progress(quiet, json)
     pretrain_mapping(
         what, data, out, start=start, like=like, test=test, options=options, progress=shown, overwrite=overwrite
     )
@@ -183,7 +183,7 @@ def fit(
     from mapsto.fitting.search import search_and_fit
 
     device.keep_memory()
-    shown = progress.choose(quiet, json)
+    shown = progress.choose_progress(quiet, json)
     given: dict[str, Any] = {
         "search": search,
         "search_minutes": search_minutes,
@@ -221,7 +221,7 @@ def compare(
     device.keep_memory()
     given: dict[str, Any] = {"test": test, "shift": shift, "seeds": seeds, "jobs": jobs, "overwrite": overwrite}
     given |= {"starts": _listed(starts), "labels": _listed(labels), "methods": _listed(methods), "options": options}
-    commands.compare(arrow, data, out, json, progress=progress.choose(quiet, json), **given)
+    commands.compare(arrow, data, out, json, progress=progress.choose_progress(quiet, json), **given)
 
 
 def _listed(text: str) -> list[str]:
@@ -352,7 +352,7 @@ def explain(
     from mapsto import progress
     from mapsto.cli import commands
 
-    shown = progress.choose(as_json=json)
+    shown = progress.choose_progress(as_json=json)
     commands.explain(model, what, out, method, sample, steps, device, encoding, json, shown)
 
 
@@ -432,9 +432,9 @@ def demo(
     options.require_choice("what", what, ("text", "image"))
     device.keep_memory()
     if what == "image":
-        run.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose(quiet))
+        run.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose_progress(quiet))
     else:
-        run.run(out or Path("runs/demo"), minutes or 5.0, progress.choose(quiet))
+        run.run(out or Path("runs/demo"), minutes or 5.0, progress.choose_progress(quiet))
 
 
 def main() -> None:
@@ -442,7 +442,7 @@ def main() -> None:
     try:
         _run()
     except SystemExit as end:
-        leave(end.code if isinstance(end.code, int) else 0)
+        exit_process(end.code if isinstance(end.code, int) else 0)
         raise
 
 
@@ -451,7 +451,7 @@ def _run() -> None:
     try:
         app()
     except MapstoError as error:
-        _fail(str(error), error.exit_status, error.speaker)
+        _fail(str(error), error.exit_status, error.reporter)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -459,9 +459,9 @@ def _run() -> None:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
 
 
-def _fail(text: str, status: int, speaker: int = 0) -> None:
+def _fail(text: str, status: int, reporter: int = 0) -> None:
     """Say it, once for all processes of a run, and end."""
-    if place().rank != speaker:
+    if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_SPEAK)
         sys.exit(status)
     if "--json" in sys.argv:

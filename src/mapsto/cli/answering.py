@@ -24,7 +24,7 @@ from mapsto.inference.ray_engine import Workers
 from mapsto.inference.table_engine import Answered, Engine, answer_all
 from mapsto.options import require_choice
 from mapsto.pretrained import model_folder
-from mapsto.progress import Lines, choose
+from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow, restores
 from mapsto.task.capabilities import FileBacked, Reconstruction, require
 
@@ -200,7 +200,7 @@ def _print_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, i
 
 def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None, nested: bool) -> tuple[int, int]:
     """Every row with its answer, to a file or as csv; counts as of `_show`."""
-    answered = Answered(engine, given, encoding, choose(), None if out is None else out.parent, nested)
+    answered = Answered(engine, given, encoding, choose_progress(), None if out is None else out.parent, nested)
     if out is not None:
         print(f"wrote {write_rows(out, answered.columns, answered)} rows to {out}", file=sys.stderr)
     else:
@@ -213,7 +213,7 @@ def _table(engine: Engine, given: Any, encoding: str | None, out: Path | None, n
 def _file_all(engine: Engine, given: Any, encoding: str | None) -> tuple[int, int]:
     """Have every row answered by an engine that writes files, and say which rows have none; counts as of `_show`."""
     rows = failed = 0
-    shown = choose()
+    shown = choose_progress()
     for part, found in answer_all(engine, given, encoding, shown):
         for at, answer in zip(part.in_order(), found, strict=True):
             if isinstance(at, int) and "error" in answer:

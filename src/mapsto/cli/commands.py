@@ -31,7 +31,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import to_json
 from mapsto.options import Options
 from mapsto.pretrained import model_folder
-from mapsto.progress import Progress, choose
+from mapsto.progress import Progress, choose_progress
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Classes
 
@@ -52,7 +52,9 @@ def evaluate(
     mapping = model_folder.load_mapping(model)
     predictor = Predictor(mapping, device, precision)
     table = read_noted(data, encoding, answers=True)
-    found = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose(as_json=as_json))
+    found = evaluate_mapping(
+        predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=as_json)
+    )
     shown = out is not None or as_json  # the screen has no room for what decided
     looks = analyse_evaluation(found, mapping if shown else None, predictor.device)
     if out is not None:

@@ -36,7 +36,7 @@ from mapsto.fitting.hyperparameters import idle
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
-from mapsto.progress import Progress, duration
+from mapsto.progress import Progress, StepReport, duration
 from mapsto.task.capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
@@ -107,7 +107,7 @@ def run(
                 for name in (*MADE, PLAN):  # what says that a comparison is here goes last
                     (out / name).unlink(missing_ok=True)
             _require_same(out, facts)
-            files.write_atomic(out / PLAN, files.sealed(facts))
+            files.write_atomic(out / PLAN, files.seal(facts))
             done = _kept(study, out, progress)
         left = [cell for cell in study.cells if cell not in done]
         kept = f", {len(done)} of them done before" if done else ""
@@ -188,8 +188,8 @@ class _Meter(Progress):
 
     tokens = 0
 
-    def step(self, step: int, steps: int, tokens: int, seconds: float, loss: float, rate: float) -> None:
-        self.tokens = tokens
+    def step(self, report: StepReport) -> None:
+        self.tokens = report.tokens
 
 
 def fitted(study: Study, cell: Cell) -> Outcome:
@@ -260,7 +260,7 @@ def _require_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out needs a folder")
     held = set(os.listdir(out)) if out.exists() else set()
-    if PLAN not in held and held - {run_folder.LOCK, f"{files.TEMPORARY}{PLAN}"}:
+    if PLAN not in held and held - {run_folder.LOCK, f"{files.TEMPORARY_PREFIX}{PLAN}"}:
         raise UsageError(f"{out} holds other files; choose another --out")
 
 
@@ -283,7 +283,7 @@ def _keep(out: Path, cell: Cell, outcome: Outcome) -> None:
     tensors = {"output": outcome.output, **{f"gains.{name}": gains for name, gains in outcome.gains.items()}}
     state = {name: getattr(outcome, name) for name in ("target", "figures", "seconds", "tokens", "peak")}
     state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in outcome.parts.items()}
-    checkpoint.save(out / CELLS / cell.name, tensors, state)
+    checkpoint.save_checkpoint(out / CELLS / cell.name, tensors, state)
 
 
 def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
@@ -294,7 +294,7 @@ def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
         if not path.exists():
             continue
         try:
-            tensors, state = checkpoint.load(path)
+            tensors, state = checkpoint.load_checkpoint(path)
         except CheckpointError as error:
             progress.say(f"{error}; this fit is made again")
             continue

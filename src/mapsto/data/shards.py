@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from mapsto import files
-from mapsto.distributed import ALONE, Ranks
+from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.errors import CheckpointError, RunError, UsageError
 
 FOLDER = "corpus"
@@ -51,10 +51,10 @@ class Kept:
 
 def look(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Kept:
     """What is kept in `run`/corpus, every byte of it read by one of the processes. Raises UsageError for other files there."""
-    record = ranks.tell(ranks.on_main(lambda: _recorded(run / FOLDER, say)))
+    record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / FOLDER, say)))
     if record is None:
         return Kept()
-    found = ranks.each(lambda: _damaged(run / FOLDER, record, ranks))
+    found = ranks.run_on_all(lambda: _damaged(run / FOLDER, record, ranks))
     counts = ranks.sum([number in found for number in range(_highest(record))])
     return Kept(record, frozenset(number for number, count in enumerate(counts) if count))
 
@@ -77,7 +77,7 @@ def _highest(record: Mapping[str, Any]) -> int:
 
 def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
     """Of this process's part of the shards those that are missing or not as they were recorded."""
-    numbers = ranks.part(sorted(map(int, record["shards"])))
+    numbers = ranks.own_share(sorted(map(int, record["shards"])))
     return {n for n in numbers if not _intact(_path(folder, n), record["shards"][str(n)]["sha256"])}
 
 
@@ -112,7 +112,7 @@ class Shards:
         self._before: Mapping[str, Any] = {"facts": {}, "count": None}
         self._arrays: dict[int, Arrays] = {}
         if run is not None:
-            self._open(run / FOLDER, kept or look(run, ALONE, say), begun)
+            self._open(run / FOLDER, kept or look(run, SINGLE_PROCESS, say), begun)
 
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> Shards:
@@ -211,7 +211,7 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = {str(number): self.entries[number] for number in sorted(self.entries)}
         record = {"key": self.key, "facts": self.facts, "count": self.count, "shards": shards}
-        files.write_atomic(self.folder / MANIFEST, files.sealed(record))
+        files.write_atomic(self.folder / MANIFEST, files.seal(record))
 
 
 def joined(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
 from mapsto.data.table import is_path
-from mapsto.distributed import Ranks, join
+from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
 from mapsto.fitting import run_folder
 from mapsto.fitting.hyperparameters import choose_method, make_objective, make_plan
@@ -25,10 +25,11 @@ from mapsto.model import lora
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
-from mapsto.progress import Progress, duration, tensorboard
+from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
-from mapsto.training.data_parallel import Replicas
-from mapsto.training.loop import Plan, Training, space
+from mapsto.training.data_parallel import ReplicatedWeights
+from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
+from mapsto.training.loop import Plan, RunContext, Training, required_bytes
 from mapsto.training.objectives import Objective
 
 METHODS = {
@@ -71,14 +72,14 @@ def fit_mapping(
     UsageError, DataError, CheckpointError, RunError.
     """
     began = time.monotonic()
-    ranks = join()
-    options, progress = options or Options(), progress if progress and ranks.main else Progress()
+    ranks = join_process_group()
+    options, progress = options or Options(), progress if progress and ranks.is_main else Progress()
     wanted = parse(arrow)
     run = None if out is None else Path(out)
     if run is not None:
-        ranks.on_main(lambda: run_folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
+        ranks.run_on_main(lambda: run_folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
     with ExitStack() as stack:
-        ranks.on_main(lambda: stack.enter_context(run_folder.locked(run, progress.say)))
+        ranks.run_on_main(lambda: stack.enter_context(run_folder.locked(run, progress.say)))
         work = _prepared(
             lambda kept: prepare(
                 wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
@@ -88,29 +89,25 @@ def fit_mapping(
             progress.say,
         )
         if run is not None and overwrite:
-            ranks.on_main(lambda: _make_room(run, work, ranks.restarts > 0))
+            ranks.run_on_main(lambda: _make_room(run, work, ranks.restarts > 0))
         # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
         if (
             run is not None
             and ranks.restarts
-            and ranks.tell(ranks.on_main(lambda: run_folder.finished_run(run, work.facts, options)))
+            and ranks.broadcast_json(ranks.run_on_main(lambda: run_folder.finished_run(run, work.facts, options)))
         ):
             progress.say(f"{run} was finished before the processes were started again")
-            return ranks.each(lambda: model_folder.load_mapping(run))
+            return ranks.run_on_all(lambda: model_folder.load_mapping(run))
         method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
-        training = Training(
-            work.mapping,
-            work.examples,
-            plan,
-            work.device,
-            run,
-            _watcher(work.watched, work.device, ranks),
-            progress,
-            options.workers,
-            tensorboard(run) if options.tensorboard and run is not None and ranks.main else None,
-            layout,
-            objective,
+        context = RunContext(
+            device=work.device,
+            folder=run,
+            loggers=_loggers(run if ranks.is_main else None, options, progress),
+            score_held_out=_watcher(work.watched, work.device, ranks),
+            workers=options.workers,
+            layout=layout,
         )
+        training = Training(work.mapping, work.examples, plan, context, objective)
         unlearnt = frozen(work.mapping, work.examples, work.device) if method == "contrast" else None
         state = training.run()
         work = replace(work, mapping=training.mapping)
@@ -145,8 +142,17 @@ def fit_mapping(
                 model_folder.save_mapping(work.mapping.float(), run, provenance, scores, findings)
                 progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
 
-        ranks.on_main(finish)
+        ranks.run_on_main(finish)
     return work.mapping
+
+
+def _loggers(run: Path | None, options: Options, progress: Progress) -> list[Logger]:
+    """Return the sinks of a run's events; those that write files where `run` is its folder. Raises UsageError."""
+    loggers: list[Logger] = [ProgressLogger(progress)]
+    if run is not None:
+        loggers.append(MetricsFile(run, progress.say))
+        loggers += [TensorBoard(run)] if options.tensorboard else []
+    return loggers
 
 
 def _make_room(run: Path, work: Work, again: bool) -> None:
@@ -161,16 +167,16 @@ def _prepared(
     """What `prepare` gives in every process. Where it makes shards, in the folder `run`, all look at what is there already, the
     main process makes what is missing and the others open it."""
     if run is None:
-        return ranks.each(lambda: prepare(None))
-    ranks.each(lambda: run_folder.require_shared(run))
+        return ranks.run_on_all(lambda: prepare(None))
+    ranks.run_on_all(lambda: run_folder.require_shared(run))
     kept = shards.look(run, ranks, say)
-    made = ranks.on_main(lambda: prepare(kept))
-    return ranks.each(lambda: made or prepare(None))
+    made = ranks.run_on_main(lambda: prepare(kept))
+    return ranks.run_on_all(lambda: made or prepare(None))
 
 
 def _planned(
     work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
-) -> tuple[str, Plan, Replicas, Objective]:
+) -> tuple[str, Plan, ReplicatedWeights, Objective]:
     """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
 
     Also where its weights live.
@@ -178,13 +184,13 @@ def _planned(
     options, mapping = work.options, work.mapping
     method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
     objective = make_objective(method, options, mapping, work.examples)
-    if objective.compares and ranks.size > 1:
+    if objective.single_process_option and ranks.size > 1:
         raise UsageError(
-            f"{objective.compares} ({why}) compares rows within one process; give another, or start one process"
+            f"{objective.single_process_option} ({why}) compares rows within one process; give another, or start one process"
         )
     _require_same(work.facts, ranks)
-    recorded = ranks.tell(
-        None if run is None else ranks.on_main(lambda: run_folder.recorded_run(run, work.facts, options, say))
+    recorded = ranks.broadcast_json(
+        None if run is None else ranks.run_on_main(lambda: run_folder.recorded_run(run, work.facts, options, say))
     )
     if method in ("probe", "probe+full"):
         probe(mapping, work.examples, work.device, options.seed)
@@ -199,15 +205,15 @@ def _planned(
         plan = make_plan(
             options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
         )
-        plan = Plan(**ranks.tell(asdict(plan)))
+        plan = Plan(**ranks.broadcast_json(asdict(plan)))
 
         def record() -> None:
             if run is not None:
-                files.require_space(run, space(mapping, plan))
+                files.require_space(run, required_bytes(mapping, plan))
                 write_rejected(run, work.rejected)
                 run_folder.record_run(run, work.facts, asdict(plan))
 
-        ranks.on_main(record)
+        ranks.run_on_main(record)
     parameters = sum(p.numel() for p in mapping.parameters())
     held = f" + {work.facts['held_out']:,} held out" if work.facts["held_out"] else ""
     how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
@@ -220,20 +226,20 @@ def _planned(
 
 def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
     """Raise UsageError when the processes have not read the same data, start and options."""
-    theirs = ranks.tell({name: facts[name] for name in (*run_folder.SAME, "options")})
+    theirs = ranks.broadcast_json({name: facts[name] for name in (*run_folder.SAME, "options")})
 
     def compare() -> None:
         differing = [name for name in theirs if facts[name] != theirs[name]]
         if differing:
             raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
 
-    ranks.each(compare)
+    ranks.run_on_all(compare)
 
 
-def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> Replicas:
+def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> ReplicatedWeights:
     """Where the weights live, as the options say."""
     if not options.shard:
-        return Replicas(ranks, mapping)
+        return ReplicatedWeights(ranks, mapping)
     from mapsto.training import fsdp
 
-    return fsdp.Shards(ranks, mapping)
+    return fsdp.ShardedWeights(ranks, mapping)

@@ -17,15 +17,15 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.task.capabilities import Classes, LinearProbe, Located, has_exclusive_classes
 from mapsto.task.source import Learning
-from mapsto.training.data_parallel import Replicas
-from mapsto.training.loop import Plan, Training
+from mapsto.training.data_parallel import ReplicatedWeights
+from mapsto.training.loop import Plan, RunContext, Training
 from mapsto.training.objectives import Objective
-from mapsto.training.objectives.adversarial import Adversarial
-from mapsto.training.objectives.image_losses import Judge, Pictured, picture_port
-from mapsto.training.objectives.replaced_token_detection import Replaced
-from mapsto.training.objectives.simclr import Simclr
-from mapsto.training.objectives.style import Style, read_style
-from mapsto.training.objectives.supervised_contrastive import Contrast
+from mapsto.training.objectives.adversarial import AdversarialLoss
+from mapsto.training.objectives.image_losses import ImageLoss, ImageObjective, image_port
+from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from mapsto.training.objectives.simclr import SimCLR
+from mapsto.training.objectives.style import StyleLoss, read_style_image
+from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
 
 PRETRAIN_MINUTES = 10.0
 
@@ -155,25 +155,25 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     if options.style is not None or options.adversarial:
         return _pictured(options, mapping)
     if mapping.arrow.corrupted and options.objective == "replaced":
-        return Replaced(mapping)
+        return ReplacedTokenDetection(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
-        return Simclr(mapping, options.augmentation)
+        return SimCLR(mapping, options.augmentation)
     port = contrasted(mapping) if method == "contrast" else None
-    return Objective() if port is None else Contrast(examples, port)
+    return Objective() if port is None else SupervisedContrastive(examples, port)
 
 
 def _pictured(options: Options, mapping: Mapping) -> Objective:
     """What judges pictures as a whole. Raises UsageError for arrows that make none, CheckpointError."""
-    picture_port(mapping)
-    judges: list[Judge] = []
+    image_port(mapping)
+    judges: list[ImageLoss] = []
     picture = None
     if options.style is not None:
         device = next(mapping.parameters()).device
-        picture = read_style(options.style, mapping).to(device)
-        judges.append(Style(bare(str(options.features)).to(device), picture[None], options.style_weight))
+        picture = read_style_image(options.style, mapping).to(device)
+        judges.append(StyleLoss(bare(str(options.features)).to(device), picture[None], options.style_weight))
     if options.adversarial:
-        judges.append(Adversarial(mapping, options.adversarial, picture))
-    return Pictured(mapping, judges, plain=options.style is None)
+        judges.append(AdversarialLoss(mapping, options.adversarial, picture))
+    return ImageObjective(mapping, judges, with_pixel_loss=options.style is None)
 
 
 def make_plan(
@@ -186,7 +186,7 @@ def make_plan(
     device: torch.device,
     pretraining: bool,
     began: float,
-    layout: Replicas,
+    layout: ReplicatedWeights,
 ) -> Plan:
     """The numbers of a new run. With `--minutes`, counted from `began`, some steps are tried out on the side."""
     started = beginning.tensors is not None
@@ -197,7 +197,7 @@ def make_plan(
     optimizer: Literal["adamw", "muon"] = "adamw"
     if options.optimizer != "auto":
         optimizer = options.optimizer
-    elif layout.takes_muon and (not started or (pretraining and beginning.made_here)):
+    elif layout.supports_muon and (not started or (pretraining and beginning.made_here)):
         optimizer = "muon"
     rate = RATES[optimizer]
     if started and not pretraining:
@@ -217,12 +217,12 @@ def make_plan(
         layer_decay=options.layer_decay,
         head=learning(mapping, beginning).head_factor if started and not pretraining and options.lora is None else 1.0,
     )
-    layout.require(batch, optimizer)
+    layout.check(batch, optimizer)
     per_epoch = len(examples) / batch
     steps = 0
     if method != "probe":
         steps = _steps(options, plan, mapping, examples, objective, device, pretraining, began, layout, beginning)
-    watches = objective.watches and not plan.average and not pretraining
+    watches = objective.trains_heads and not plan.average and not pretraining
     return replace(
         plan,
         steps=steps,
@@ -240,7 +240,7 @@ def _steps(
     device: torch.device,
     pretraining: bool,
     began: float,
-    layout: Replicas,
+    layout: ReplicatedWeights,
     beginning: Beginning,
 ) -> int:
     if options.steps is not None:
@@ -249,7 +249,7 @@ def _steps(
     if options.epochs is None and (pretraining or options.minutes is not None):
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - began)
         return _calibrate(plan, mapping, examples, objective, device, seconds, layout)
-    if options.epochs is None and isinstance(objective, Contrast):
+    if options.epochs is None and isinstance(objective, SupervisedContrastive):
         return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
     usual = learning(mapping, beginning)
     epochs = options.epochs or max(usual.min_epochs, min(usual.max_epochs, usual.steps / per_epoch))
@@ -263,13 +263,13 @@ def _calibrate(
     objective: Objective,
     device: torch.device,
     seconds: float,
-    layout: Replicas,
+    layout: ReplicatedWeights,
 ) -> int:
     """How many steps fit into `seconds`: some are run, then every weight is put back."""
     started = time.monotonic()
     before = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
     longer = replace(plan, steps=10_000, save_every=10_000)
-    trial = Training(mapping, examples, longer, device, workers=0, layout=layout, objective=objective)
+    trial = Training(mapping, examples, longer, RunContext(device, workers=0, layout=layout), objective)
     mapping.train()
     taken = []
     for number in range(CALIBRATION_STEPS + 1):

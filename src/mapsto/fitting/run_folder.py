@@ -16,7 +16,7 @@ from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, RUN_FILE
-from mapsto.training import metrics_log
+from mapsto.training.loggers import METRICS_FILE
 
 try:
     import fcntl
@@ -41,7 +41,7 @@ OWN: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
     "report_files",
-    metrics_log.METRICS,
+    METRICS_FILE,
     "rejected.csv",
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
@@ -58,7 +58,7 @@ OWN: tuple[str, ...] = (
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
-    *(f"{files.TEMPORARY}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
+    *(f"{files.TEMPORARY_PREFIX}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
     shards.FOLDER,
 }
 
@@ -140,7 +140,7 @@ def require_shared(folder: Path) -> None:
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Write down what a run is, before its first step."""
-    files.write_atomic(folder / RUN_FILE, files.sealed({"facts": facts, "plan": plan}))
+    files.write_atomic(folder / RUN_FILE, files.seal({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
@@ -181,7 +181,7 @@ def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Write down what a search is, and its finished trials."""
-    files.write_atomic(folder / SEARCH, files.sealed({"facts": facts, "trials": trials}))
+    files.write_atomic(folder / SEARCH, files.seal({"facts": facts, "trials": trials}))
 
 
 def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:

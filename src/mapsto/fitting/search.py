@@ -23,7 +23,7 @@ from mapsto.data.examples import make_examples
 from mapsto.data.rows import Rows, bind_to, read_rows
 from mapsto.data.split import apart
 from mapsto.data.table import Ints, Table, read_table
-from mapsto.distributed import ALONE, place
+from mapsto.distributed import SINGLE_PROCESS, read_ranks
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting import run_folder
@@ -40,7 +40,7 @@ from mapsto.progress import Progress, duration
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import has_exclusive_classes
-from mapsto.training.data_parallel import Replicas
+from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Interrupted
 
 # Bounds of the knobs, as multiples of what a fit without a search takes.
@@ -176,7 +176,7 @@ def _require(wanted: Arrow, options: Options, trials: int | None, minutes: float
         raise UsageError(f"--search looks for the best fit of answers, and {wanted} is pretraining")
     if options.minutes is not None:
         raise UsageError("--search needs trials that can be repeated: give --steps or --epochs in place of --minutes")
-    if place().size > 1 or options.shard:
+    if read_ranks().size > 1 or options.shard:
         raise UsageError(
             "--search runs in one process; search without torchrun and --shard, then train with its choice"
         )
@@ -235,7 +235,10 @@ def _methods(work: Work, scored_on: Sequence[tuple[Table, Table]]) -> list[Any]:
 def _usual(work: Work, method: str) -> dict[str, Any]:
     """The knobs of a fit by `method` without a search."""
     mapping, examples = work.mapping, work.examples
-    objective, layout = make_objective(method, work.options, mapping, examples), Replicas(ALONE, mapping)
+    objective, layout = (
+        make_objective(method, work.options, mapping, examples),
+        ReplicatedWeights(SINGLE_PROCESS, mapping),
+    )
     now, device = time.monotonic(), work.device
     plan = make_plan(work.options, mapping, examples, work.beginning, method, objective, device, False, now, layout)
     epochs = plan.steps * plan.batch / len(examples)

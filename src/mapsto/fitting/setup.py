@@ -16,7 +16,7 @@ from mapsto.data.rows import Rows
 from mapsto.data.shards import Kept
 from mapsto.data.table import Table, read_table
 from mapsto.device import choose_device, choose_precision, describe
-from mapsto.distributed import ALONE, Ranks
+from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.errors import Finding
 from mapsto.fitting.build import make_mapping
 from mapsto.fitting.freeze import restrict
@@ -63,14 +63,14 @@ def prepare(
     say: Callable[[str], None],
     run: Path | None = None,
     overwrite: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     kept: Kept | None = None,
 ) -> Work:
     """From files and a start to a mapping and its examples; everything that can be wrong with them is found here.
 
     kept: the shards that were found in the folder of the `run`, where they were looked at before.
     """
-    device = choose_device(options.device, ranks.local)
+    device = choose_device(options.device, ranks.local_rank)
     precision = choose_precision(options.precision, device)
     tested = None if test is None else read_table(test, encoding=options.encoding)
     if options.words is not None:

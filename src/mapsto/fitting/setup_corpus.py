@@ -44,7 +44,7 @@ def _from_corpus(
     """Values of one corrupted source, as many as there are, in the run's folder: the main process makes what is missing there,
     the others open it and read no corpus."""
     require_choice("bad_rows", options.bad_rows)
-    opened = None if run is None or ranks.main else Shards.opened(run, ranks)
+    opened = None if run is None or ranks.is_main else Shards.opened(run, ranks)
     values = data if opened or is_path(data) else read_table(data)
 
     def parts() -> Iterable[Table]:

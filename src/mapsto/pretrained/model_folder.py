@@ -191,7 +191,7 @@ def save_mapping(
         "scores": {name: asdict(value) for name, value in (scores or {}).items()},
         "files": {name: files.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
-    files.write_atomic(folder / MANIFEST_FILE, files.sealed(manifest))
+    files.write_atomic(folder / MANIFEST_FILE, files.seal(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""Checkpoint."""
+"""Checkpoints of a run: all tensors and the state of training, so that a killed run goes on bit for bit.
+
+A checkpoint is a folder `checkpoints/step-…` of three files: tensors as safetensors, state as JSON, and a manifest with the SHA-256
+of both. It is written to a temporary folder, fsynced and renamed, so that a reader finds all of it or nothing. Loading hashes every
+byte again; the newest checkpoint that is whole is taken.
+"""
 
 from __future__ import annotations
 
@@ -11,86 +16,102 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from mapsto.errors import CheckpointError
-from mapsto.files import TEMPORARY, _read, _sync, _write, explaining, hash_file, read_sealed, require_space, sealed
+from mapsto.files import (
+    TEMPORARY_PREFIX,
+    explaining_write_errors,
+    hash_file,
+    read_bytes,
+    read_sealed,
+    require_space,
+    seal,
+    sync_folder,
+    write_synced,
+)
 
-STATE, TENSORS, MANIFEST = "state.json", "state.safetensors", "manifest.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+STATE_FILE, TENSORS_FILE, HASHES_FILE = "state.json", "state.safetensors", "manifest.json"
+STEP_FOLDER = re.compile(r"step-(\d{8})")
+
+Tensors = dict[str, torch.Tensor]
+State = dict[str, Any]
 
 
-FOLDER = "checkpoints"
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step`."""
+    return run / CHECKPOINTS_FOLDER / f"step-{step:08d}"
 
 
-STEP = re.compile(r"step-(\d{8})")
-
-
-def place(run: Path, step: int) -> Path:
-    """The folder of the checkpoint after `step`."""
-    return run / FOLDER / f"step-{step:08d}"
-
-
-def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and state as one checkpoint: in a temporary folder, hashed, fsynced, renamed. Raises RunError."""
+def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and state as one checkpoint, all of it or nothing. Raises RunError."""
     parent = folder.parent
-    with explaining(folder):
+    with explaining_write_errors(folder):
         parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.glob(f"{TEMPORARY}*"):
+        for leftover in parent.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         require_space(parent, sum(t.numel() * t.element_size() for t in tensors.values()))
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
         try:
+            # safetensors refuses tensors that share memory, as a view does with its base.
             plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-            _write(temporary / TENSORS, safetensors.torch.save(plain))
-            _write(temporary / STATE, json.dumps(state).encode())
-            manifest = {name: hash_file(temporary / name) for name in (TENSORS, STATE)}
-            _write(temporary / MANIFEST, sealed({"files": manifest}))
-            _sync(temporary)
+            write_synced(temporary / TENSORS_FILE, safetensors.torch.save(plain))
+            write_synced(temporary / STATE_FILE, json.dumps(state).encode())
+            hashes = {name: hash_file(temporary / name) for name in (TENSORS_FILE, STATE_FILE)}
+            write_synced(temporary / HASHES_FILE, seal({"files": hashes}))
+            sync_folder(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
-            _sync(parent)
+            sync_folder(parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
-def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint, every byte verified first. Raises CheckpointError naming the damaged file."""
-    manifest = read_sealed(folder / MANIFEST)["files"]
-    unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS, STATE, MANIFEST})
-    if unexpected or set(manifest) != {TENSORS, STATE}:
-        raise CheckpointError(f"{folder / (unexpected or [MANIFEST])[0]}: this file does not belong to a checkpoint")
-    held = {}
-    for name, expected in manifest.items():
-        held[name] = _read(folder / name)
-        if hashlib.sha256(held[name]).hexdigest() != expected:
+def load_checkpoint(folder: Path) -> tuple[Tensors, State]:
+    """Return the tensors and the state of a checkpoint after verifying every byte.
+
+    Raises CheckpointError naming the damaged file.
+    """
+    hashes = read_sealed(folder / HASHES_FILE)["files"]
+    unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS_FILE, STATE_FILE, HASHES_FILE})
+    if unexpected or set(hashes) != {TENSORS_FILE, STATE_FILE}:
+        raise CheckpointError(f"{folder / (unexpected or [HASHES_FILE])[0]}: this file does not belong to a checkpoint")
+    contents = {}
+    for name, expected in hashes.items():
+        contents[name] = read_bytes(folder / name)
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise CheckpointError(f"{folder / name} is damaged: its SHA-256 is not the one it was saved with")
-    tensors: dict[str, torch.Tensor] = safetensors.torch.load(held[TENSORS])
-    return tensors, json.loads(held[STATE])
+    tensors: Tensors = safetensors.torch.load(contents[TENSORS_FILE])
+    return tensors, json.loads(contents[STATE_FILE])
 
 
-def steps(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    if not (run / FOLDER).is_dir():
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, newest first."""
+    folder = run / CHECKPOINTS_FOLDER
+    if not folder.is_dir():
         return []
-    return sorted((p for p in (run / FOLDER).iterdir() if STEP.fullmatch(p.name)), reverse=True)
+    return sorted((path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name)), reverse=True)
 
 
-def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
-    """The newest whole checkpoint of a run with its contents; says which ones were refused and why."""
-    for path in steps(run):
+def load_newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Path, Tensors, State] | None:
+    """Load the newest whole checkpoint of a run; `say` which newer ones are damaged, and why. None where none is whole."""
+    for path in list_checkpoints(run):
         try:
-            return (path, *load(path))
+            return (path, *load_checkpoint(path))
         except CheckpointError as error:
             say(f"{error}; looking for an older checkpoint")
     return None
 
 
-def prune(run: Path, step: int, keep: int = 2) -> None:
-    """Keep the `keep` newest checkpoints up to the one after `step`; later ones are those that a run which went back refused."""
-    upto = [path for path in steps(run) if path <= place(run, step)]
-    for path in set(steps(run)) - set(upto[:keep]):
+def prune_checkpoints(run: Path, step: int, keep: int = 2) -> None:
+    """Delete all but the `keep` newest checkpoints up to the one after `step`.
+
+    Later ones are deleted too: they are damaged, and the run went back to one before them.
+    """
+    valid = [path for path in list_checkpoints(run) if path <= checkpoint_folder(run, step)]
+    for path in set(list_checkpoints(run)) - set(valid[:keep]):
         shutil.rmtree(path, ignore_errors=True)

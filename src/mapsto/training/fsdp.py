@@ -1,4 +1,8 @@
-"""Weights, gradients and optimizer state in parts, one in each process (FSDP2: torch.distributed.fsdp.fully_shard)."""
+"""Fully sharded training: weights, gradients and optimizer state divided among the processes.
+
+FSDP2 (torch.distributed.fsdp.fully_shard; Zhao et al. 2023, https://arxiv.org/abs/2304.11277): a block's weights are gathered where it
+is used and dropped again, so memory falls with the number of processes at the price of more communication.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +18,29 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
-from mapsto.training.data_parallel import Replicas
+from mapsto.training.data_parallel import ReplicatedWeights
 
 
-class Shards(Replicas):
-    """Every process keeps a part of each weight; a block is put together where it is used."""
+class ShardedWeights(ReplicatedWeights):
+    """A layout in which every process holds a shard of each weight."""
 
-    takes_muon = False
+    supports_muon = False
 
     def prepare(self, mapping: Mapping) -> None:
+        """Copy the main process's weights, and shard each block of the Transformer and what is around them."""
         for parameter in mapping.parameters():
-            self.ranks.copied(parameter)
+            self.ranks.broadcast(parameter)
         mesh = init_device_mesh(next(mapping.parameters()).device.type, (self.ranks.size,))
         for module in (*mapping.transformer.blocks, mapping):
             sharded: Any = fully_shard(module, mesh=mesh)
             assert isinstance(sharded, FSDPModule)
-            # Losses are divided by the answers of all processes, so gradients are added, not averaged.
+            # Losses are divided by the number of answers of all processes, so gradients are added, not averaged.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
         register_fsdp_forward_method(mapping, "losses")
 
-    def require(self, batch: int, optimizer: str) -> None:
-        super().require(batch, optimizer)
+    def check(self, batch_size: int, optimizer: str) -> None:
+        super().check(batch_size, optimizer)
         if self.ranks.size == 1:
             raise UsageError("--shard divides a model among processes, and this is one; start it with torchrun")
         if optimizer == "muon":
@@ -43,24 +48,27 @@ class Shards(Replicas):
                 "Muon needs whole matrices and --shard divides them; give --optimizer adamw, or no --shard"
             )
 
-    def turns(self, made: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
-        """As many turns in every process, since each takes part in putting the blocks together; the last may count nothing."""
-        idle = self.ranks.most(len(made)) - len(made)
-        yield from ((batch, 1.0) for batch in made)
-        yield from ((made[0], 0.0) for _ in range(idle))
+    def iterate_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
+        """Yield equally many batches in every process, since all must help to gather each block.
 
-    def whole(self, mapping: Mapping) -> Mapping:
-        made = Mapping(mapping.arrow, mapping.config, mapping.sources, mapping.targets).computing_in(mapping.precision)
+        A process with fewer repeats its first batch with weight 0.
+        """
+        num_repeats = self.ranks.maximum(len(batches)) - len(batches)
+        yield from ((batch, 1.0) for batch in batches)
+        yield from ((batches[0], 0.0) for _ in range(num_repeats))
+
+    def gather_mapping(self, mapping: Mapping) -> Mapping:
+        copy = Mapping(mapping.arrow, mapping.config, mapping.sources, mapping.targets).computing_in(mapping.precision)
         device = next(mapping.parameters()).device
         with torch.no_grad():
-            for own, part in zip(made.to(device).parameters(), mapping.parameters(), strict=True):
-                own.copy_(self.gathered(part))
-        return made.eval()
+            for weight, shard in zip(copy.to(device).parameters(), mapping.parameters(), strict=True):
+                weight.copy_(self.gather(shard))
+        return copy.eval()
 
-    def gathered(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def own(self, tensor: Tensor, parameter: Tensor) -> Tensor:
+    def shard_like(self, tensor: Tensor, parameter: Tensor) -> Tensor:
         if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
             return tensor
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)

@@ -1,4 +1,10 @@
-"""The one loop: every arrow, every objective, exact to the bit when killed and run again."""
+"""The training loop: one for every arrow and every objective, and exact to the bit when a run is killed and started again.
+
+A step reads its rows, packs them, sums the losses of all packed batches, divides by the number of answers of all processes, clips the
+gradient and updates the weights. Rows and random numbers are functions of (seed, step), so a run that goes on from a checkpoint
+computes what an unbroken one would have. The next steps' batches are packed by threads while the current one computes; checkpoints,
+scores of held-out rows and logging are the only other work.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -20,121 +26,151 @@ from torch import Tensor
 
 from mapsto.data.examples import Examples
 from mapsto.device import seed_all
-from mapsto.distributed import ALONE, Ranks
+from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.errors import RunError
 from mapsto.model.mapping import Mapping
-from mapsto.progress import Progress
+from mapsto.progress import StepReport
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import batches
-from mapsto.training import checkpoint, metrics_log
-from mapsto.training.data_parallel import Replicas
+from mapsto.training.checkpoint import (
+    checkpoint_folder,
+    load_newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from mapsto.training.data_parallel import ReplicatedWeights
+from mapsto.training.loggers import Logger, Loggers
 from mapsto.training.objectives import Objective
-from mapsto.training.optimizer import Optimizers, end_of_fall, schedule
+from mapsto.training.optimizer import Optimizers, decay_end, rate_factor
 
-LARGEST_NORM = 1.0
+# The gradient is scaled down to this norm.
+MAX_GRADIENT_NORM = 1.0
 
+# So many steps in a row without a finite loss and gradient end a run.
+MAX_SKIPPED_STEPS = 3
 
-MOST_SKIPPED_STEPS = 3
-
-
-TOKENS_AT_ONCE = 8192
-
+# The most tokens of a packed batch; a step with more has several.
+BATCH_TOKENS = 8192
 
 # Rows of 128 hold five titles of 25 tokens where rows of 64 hold two: 97 % full for 94, and 8 % more real tokens a second.
-# Without a backward pass what attention costs in longer rows is more than that (sequence.SHORTEST_ROW).
+# Without a backward pass what attention costs in longer rows is more than that (sequence.packing.SHORTEST_ROW).
 SHORTEST_TRAINING_ROW = 128
 
-
+# The share of the steps, at the end, over which `Plan.average` averages the weights.
 AVERAGED_TAIL = 0.20
-
 
 KEPT_CHECKPOINTS = 2
 
+# The size of a checkpoint, at most, in copies of the weights: the weights, two moments of each, their average or the best ones.
+CHECKPOINT_COPIES = 4
 
-# What a checkpoint holds at most: weights, two moments of each, their average or the best ones.
-COPIES = 4
+# The parts of a checkpoint's tensor names, `part/parameter`.
+CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
 
 
 class Interrupted(RunError):
-    """Stopped by a signal after a whole step was saved."""
+    """A signal stopped the run after a whole step, which was saved."""
 
     def __init__(self, signum: int, step: int, folder: Path | None) -> None:
         self.exit_status = 128 + signum
-        how = f"; the same command goes on from there ({folder})" if folder else ""
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}{how}")
+        hint = f"; the same command goes on from there ({folder})" if folder else ""
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}{hint}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run, fixed before its first step and recorded. watch_every: steps between looks at held-out rows."""
+    """The numbers of a run, fixed before its first step and recorded in run.json under these names."""
 
     steps: int
-    batch: int
-    rate: float
+    batch: int  # examples of a step, over all processes
+    rate: float  # peak learning rate
     optimizer: Literal["adamw", "muon"]
     seed: int
-    save_every: int
-    watch_every: int = 0
-    patience: int = 3
-    average: bool = False
-    layer_decay: float = 1.0
-    head: float = 1.0
+    save_every: int  # steps between checkpoints
+    watch_every: int = 0  # steps between scores of the held-out rows; 0: never
+    patience: int = 3  # scores in a row without an improvement after which the learning rate decays
+    average: bool = False  # whether the weights are averaged over the tail of the run
+    layer_decay: float = 1.0  # share of the learning rate of a block of that of the block above
+    head: float = 1.0  # share of the learning rate of the heads
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and with what a run is carried out; nothing here changes its weights but rounding on another device."""
+
+    device: torch.device
+    # The run's folder; None keeps everything in memory.
+    folder: Path | None = None
+    loggers: Sequence[Logger] = ()
+    # Returns {"loss": …, "error": …} of the held-out rows; None where none are held out.
+    score_held_out: Callable[[Mapping], dict[str, float]] | None = None
+    # Threads that pack batches ahead; 0 packs them in the main thread.
+    workers: int = 1
+    # How the weights are laid out over processes; None for a single process.
+    layout: ReplicatedWeights | None = None
 
 
 @dataclass
-class State:
-    """Where a run is. `stale`: looks at the held-out rows since they last got better. `end`: the last step, where it is not
-    the planned one."""
+class TrainingState:
+    """How far a run is; saved with every checkpoint under these names."""
 
-    step: int = 0
-    tokens: int = 0
+    step: int = 0  # steps done
+    tokens: int = 0  # real tokens read
     seconds: float = 0.0
-    skipped: int = 0
-    averaged: int = 0
-    best: float = math.inf
-    best_step: int = 0
-    stale: int = 0
-    end: int | None = None
-    watched: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0  # steps in a row without a finite loss and gradient
+    averaged: int = 0  # steps in the running mean of the weights
+    best: float = math.inf  # lowest held-out error
+    stale: int = 0  # scores of the held-out rows since the last improvement
+    end: int | None = None  # the last step, where the learning rate decays before it was planned
+    watched: list[dict[str, float]] = field(default_factory=list)  # every score of the held-out rows, with its step
+
+    @classmethod
+    def restore(cls, saved: dict[str, Any]) -> TrainingState:
+        """Make the state that a checkpoint holds; fields that only older versions saved are dropped."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in saved.items() if name in names})
 
 
-def space(mapping: Mapping, plan: Plan) -> int:
-    """The bytes that a run writes at most: its checkpoints, one more while it is written, and the mapping itself."""
+def required_bytes(mapping: Mapping, plan: Plan) -> int:
+    """Return the most bytes that a run writes: its checkpoints, one more while it is being written, and the model itself."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in mapping.parameters())
-    return weights * (1 + (COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))
+    return weights * (1 + (CHECKPOINT_COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))
 
 
 class Loader:
-    """The batches of a step, made ahead by `workers` threads; what they hold depends on (seed, step) and the rank alone."""
+    """The batches of each step, packed ahead by threads; they depend on the seed, the step and the rank alone.
+
+    workers: the number of threads, and of steps ahead.
+    """
 
     def __init__(
-        self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = ALONE
+        self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = SINGLE_PROCESS
     ) -> None:
-        self.examples, self.plan, self.ahead, self.ranks = objective.asked(examples), plan, workers, ranks
+        self.examples, self.plan, self.workers, self.ranks = objective.adapt(examples), plan, workers, ranks
         self.objective = objective
         self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.waiting: dict[int, Future[list[Batch]]] = {}
+        self.pending: dict[int, Future[list[Batch]]] = {}
 
-    def rows(self, step: int) -> list[int]:
-        """The rows of `step`, those of all processes."""
+    def rows_of_step(self, step: int) -> list[int]:
+        """Return the indices of the examples that all processes read in `step`."""
         rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
         return rows
 
-    def make(self, step: int) -> list[Batch]:
-        """The batches of `step` in this process."""
+    def pack_batches(self, step: int) -> list[Batch]:
+        """Pack this process's share of the examples of `step`."""
         progress = step / self.plan.steps
-        rows, views = self.ranks.part(self.rows(step)), self.objective.views
-        seen = [self.examples.example(row, step, progress, view) for view in range(views) for row in rows]
-        return batches(seen, TOKENS_AT_ONCE, SHORTEST_TRAINING_ROW, views)
+        rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
+        examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
+        return batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
 
-    def get(self, step: int) -> list[Batch]:
-        """The batches of `step`, while those behind it are being made."""
+    def get_batches(self, step: int) -> list[Batch]:
+        """Return the batches of `step`, and let the threads pack those of the steps after it."""
         if self.pool is None:
-            return self.make(step)
-        for wanted in range(step, min(step + self.ahead + 1, self.plan.steps)):
-            if wanted not in self.waiting:
-                self.waiting[wanted] = self.pool.submit(self.make, wanted)
-        return self.waiting.pop(step).result()
+            return self.pack_batches(step)
+        for number in range(step, min(step + self.workers + 1, self.plan.steps)):
+            if number not in self.pending:
+                self.pending[number] = self.pool.submit(self.pack_batches, number)
+        return self.pending.pop(step).result()
 
     def close(self) -> None:
         """Stop the threads."""
@@ -143,119 +179,126 @@ class Loader:
 
 
 class Training:
-    """One run of the loop over a mapping; `folder` None keeps everything in memory."""
+    """One run of the loop over a mapping."""
 
     def __init__(
         self,
         mapping: Mapping,
         examples: Examples,
         plan: Plan,
-        device: torch.device,
-        folder: Path | None = None,
-        watch: Callable[[Mapping], dict[str, float]] | None = None,
-        progress: Progress | None = None,
-        workers: int = 1,
-        listener: Callable[[dict[str, Any]], None] | None = None,
-        layout: Replicas | None = None,
+        context: RunContext,
         objective: Objective | None = None,
     ) -> None:
-        self.layout = layout or Replicas(ALONE, mapping)
-        self.layout.require(plan.batch, plan.optimizer)
+        self.mapping, self.plan, self.context = mapping, plan, context
+        self.device, self.folder = context.device, context.folder
+        self.logger = Loggers(context.loggers)
+        self.layout = context.layout or ReplicatedWeights(SINGLE_PROCESS, mapping)
+        self.layout.check(plan.batch, plan.optimizer)
         self.ranks = self.layout.ranks
         self.objective = objective or Objective()
-        self.mapping, self.plan, self.device, self.folder, self.watch = mapping, plan, device, folder, watch
-        self.progress, self.listener = progress or Progress(), listener
         self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head)
-        self.loader = Loader(examples, plan, workers, self.objective, self.ranks)
-        self.state = State()
+        self.loader = Loader(examples, plan, context.workers, self.objective, self.ranks)
+        self.state = TrainingState()
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
 
-    def run(self) -> State:
-        """Train to the end, or to early stopping; the mapping is left with its final (best or averaged) weights."""
+    @property
+    def last_step(self) -> int:
+        """Return the planned last step, or an earlier one where the learning rate decays early."""
+        return self.plan.steps if self.state.end is None else self.state.end
+
+    def run(self) -> TrainingState:
+        """Train to the last step; leave the best weights in the mapping, else the averaged, else the last ones.
+
+        Raises Interrupted after a signal, RunError when losses stay not finite or a file cannot be written.
+        """
         self.resume()
-        started, before = time.monotonic(), self.state.seconds
-        folder = self.folder if self.ranks.main else None
+        started, seconds_before = time.monotonic(), self.state.seconds
         self.mapping.train()
         try:
-            with _signals() as received, metrics_log.writing(folder, self.state.step, self.progress.say) as write:
-                while self.state.step < self.end:
-                    loss, rate = self.step(self.state.step)
-                    self.state.seconds = before + time.monotonic() - started
-                    record = self._record(loss, rate)
-                    write(record)
-                    if self.listener:
-                        self.listener(record)
-                    self.progress.step(self.state.step, self.end, self.state.tokens, self.state.seconds, loss, rate)
-                    if stopped := self.ranks.most(received[0] if received else 0):
+            with _collected_signals() as signals:
+                self.logger.start(self.state.step)
+                while self.state.step < self.last_step:
+                    loss, learning_rate = self.step(self.state.step)
+                    self.state.seconds = seconds_before + time.monotonic() - started
+                    self.logger.step(self._report(loss, learning_rate))
+                    # All processes stop after the same step, whichever of them got the signal.
+                    if signum := self.ranks.maximum(signals[0] if signals else 0):
                         self.save()
-                        raise Interrupted(stopped, self.state.step, self.folder)
-                    if self.state.step % self.plan.save_every == 0 or self.state.step == self.end:
+                        raise Interrupted(signum, self.state.step, self.folder)
+                    if self._is_due(self.plan.save_every):
                         self.save()
         finally:
             self.loader.close()
-            self.progress.close()
+            self.logger.close()
         self._finish()
         return self.state
 
     def step(self, number: int) -> tuple[float, float]:
-        """One update over the rows of step `number`: (loss, learning rate). Every answer weighs the same, however packed."""
-        made = self.ranks.each(lambda: self.loader.get(number))
+        """Make one update over the rows of step `number`, from 0; return (loss, learning rate).
+
+        Every answer weighs the same, however the rows are packed and divided among processes.
+        """
+        step_batches = self.ranks.run_on_all(lambda: self.loader.get_batches(number))
         seed_all(self.plan.seed, number, *([self.ranks.rank] if self.ranks.rank else []))
-        self.objective.meet(self.mapping, made)
-        here: Counter[int] = Counter()
-        for batch in made:
-            here.update(self.objective.counts(batch))
-        terms = range(self.objective.terms(self.mapping))
-        *counts, tokens = self.ranks.sum([*(here[term] for term in terms), sum(batch.real_tokens for batch in made)])
+        self.objective.begin_step(self.mapping, step_batches)
+        own_counts: Counter[int] = Counter()
+        for batch in step_batches:
+            own_counts.update(self.objective.counts(batch))
+        terms = range(self.objective.num_terms(self.mapping))
+        own_tokens = sum(batch.real_tokens for batch in step_batches)
+        *counts, tokens = self.ranks.sum([*(own_counts[term] for term in terms), own_tokens])
         loss = torch.zeros((), device=self.device)
-        for batch, weight in self.layout.turns(made):
-            parts = self.objective.losses(self.mapping, batch.to(self.device))
-            shares = (total / max(counts[term], 1) for term, total in parts)
+        for batch, weight in self.layout.iterate_batches(step_batches):
+            losses = self.objective.losses(self.mapping, batch.to(self.device))
+            shares = (total / max(counts[term], 1) for term, total in losses)
             share = weight * sum(shares, torch.zeros((), device=self.device))
             if share.requires_grad:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
-        loss = self.layout.summed(loss)
-        norm = self._clip()
-        factor = schedule(number, self.end)
+        loss = self.layout.sum_over_processes(loss)
+        norm = self._clip_gradients()
+        factor = rate_factor(number, self.last_step)
         self._update(factor, loss.isfinite() & norm.isfinite())
         self.state.step = number + 1
         self.state.tokens += int(tokens)
-        self._average()
-        every = self.plan.watch_every
-        if self.watch and every and (self.state.step % every == 0 or self.state.step == self.end):
-            self._look(self.watch)
+        self._update_average()
+        if self.context.score_held_out and self.plan.watch_every and self._is_due(self.plan.watch_every):
+            self._score_held_out(self.context.score_held_out)
         return float(loss), self.plan.rate * factor
 
-    def _clip(self) -> Tensor:
-        """Scale the gradients down to LARGEST_NORM where they are longer; their norm before that."""
+    def _is_due(self, interval: int) -> bool:
+        """Return whether work that is done every `interval` steps, and after the last one, is due."""
+        return self.state.step % interval == 0 or self.state.step == self.last_step
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to MAX_GRADIENT_NORM where their norm is larger; return the norm before that."""
         parameters = [parameter for parameter in self.mapping.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        whole = self.layout.gathered(norm)
-        if whole > LARGEST_NORM:
-            torch.nn.utils.clip_grads_with_norm_(parameters, LARGEST_NORM, norm)
-        return whole
+        whole_norm = self.layout.gather(norm)
+        if whole_norm > MAX_GRADIENT_NORM:
+            torch.nn.utils.clip_grads_with_norm_(parameters, MAX_GRADIENT_NORM, norm)
+        return whole_norm
 
-    def _update(self, factor: float, finite: Tensor) -> None:
-        """Apply the gradients, unless they or the loss are not finite; stop when that goes on."""
-        if finite:
+    def _update(self, factor: float, is_finite: Tensor) -> None:
+        """Update the weights where loss and gradient are finite. Raises RunError when too many steps in a row are not."""
+        if is_finite:
             self.optimizers.step(factor)
             self.state.skipped = 0
             return
         self.optimizers.drop_gradients()
         self.state.skipped += 1
-        rows = sorted(self.loader.rows(self.state.step))
-        shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
-        text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {shown})"
-        self.progress.say(text)
-        if self.state.skipped >= MOST_SKIPPED_STEPS:
+        rows = sorted(self.loader.rows_of_step(self.state.step))
+        listed = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
+        text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {listed})"
+        self.logger.note(text)
+        if self.state.skipped >= MAX_SKIPPED_STEPS:
             raise RunError(
-                f"{text}. {MOST_SKIPPED_STEPS} such steps in a row: a lower --rate or --precision fp32 may help"
+                f"{text}. {MAX_SKIPPED_STEPS} such steps in a row: a lower --rate or --precision fp32 may help"
             )
 
-    def _average(self) -> None:
-        """Keep the running mean of the weights over the tail of the run."""
+    def _update_average(self) -> None:
+        """Update the running mean of the weights over the tail of the run."""
         if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
             return
         self.state.averaged += 1
@@ -266,116 +309,112 @@ class Training:
                 else:
                     self.average[name] = weight.detach().clone()
 
-    def _look(self, watch: Callable[[Mapping], dict[str, float]]) -> None:
-        """Score the held-out rows; remember the weights when they are the best so far. Where they got no better for long, in
-        their loss either (few rows tell it more exactly than an error), the rate begins to fall, in which they get better once
-        more; a fall is never broken off."""
+    def _score_held_out(self, score: Callable[[Mapping], dict[str, float]]) -> None:
+        """Score the held-out rows, keep the weights where their error is the lowest, and decay early where it stays.
+
+        The learning rate decays when neither error nor loss (which few rows tell more exactly) has improved for `patience` scores.
+        The scores improve once more while it decays, so a decay is never broken off.
+        """
         self.mapping.eval()
-        scores = watch(self.layout.whole(self.mapping))
+        scores = score(self.layout.gather_mapping(self.mapping))
         self.mapping.train()
-        least = min((look["loss"] for look in self.state.watched), default=math.inf)
+        lowest_loss = min((earlier["loss"] for earlier in self.state.watched), default=math.inf)
         self.state.watched.append({"step": self.state.step, **scores})
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.progress.say(f"step {self.state.step}: held out: {shown}")
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.logger.note(f"step {self.state.step}: held out: {listed}")
         error = scores["error"]
-        better = error < self.state.best or scores["loss"] < least
-        self.state.stale = 0 if better else self.state.stale + 1
-        if error <= self.state.best:  # of equally good weights the later ones: the rate has fallen further
-            self.state.best, self.state.best_step = error, self.state.step
+        has_improved = error < self.state.best or scores["loss"] < lowest_loss
+        self.state.stale = 0 if has_improved else self.state.stale + 1
+        if error <= self.state.best:  # of equally good weights the later ones: the learning rate has decayed further
+            self.state.best = error
             self.best = {name: weight.detach().clone() for name, weight in self.mapping.named_parameters()}
-        last = end_of_fall(self.state.step)
-        if self.state.stale >= self.plan.patience and last < self.end:
-            self.state.end = last
-            self.progress.say(
-                f"step {self.state.step}: the held-out rows get no better; the rate falls until step {last}"
+        end = decay_end(self.state.step)
+        if self.state.stale >= self.plan.patience and end < self.last_step:
+            self.state.end = end
+            self.logger.note(
+                f"step {self.state.step}: the held-out rows get no better; the learning rate decays until step {end}"
             )
 
-    @property
-    def end(self) -> int:
-        """The last step: the planned one, or an earlier one where the rate fell early."""
-        return self.plan.steps if self.state.end is None else self.state.end
-
     def _finish(self) -> None:
-        """Take the best weights where a held-out part chose them, else the average of the tail where there is one."""
-        chosen = self.best or self.average
+        """Copy the best weights into the mapping where held-out rows chose some, else the averaged ones where there are some."""
+        final = self.best or self.average
         with torch.no_grad():
             for name, weight in self.mapping.named_parameters():
-                if name in chosen:
-                    weight.copy_(chosen[name])
-        self.mapping = self.layout.whole(self.mapping).eval()
+                if name in final:
+                    weight.copy_(final[name])
+        self.mapping = self.layout.gather_mapping(self.mapping).eval()
 
-    def _record(self, loss: float, rate: float) -> dict[str, Any]:
+    def _report(self, loss: float, learning_rate: float) -> StepReport:
         state = self.state
-        record = {
-            "step": state.step,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-            "loss": loss,
-            "lr": rate,
-        }
-        if state.watched and state.watched[-1]["step"] == state.step:
-            record |= {f"held_out_{name}": value for name, value in state.watched[-1].items() if name != "step"}
-        return record
+        held_out = state.watched[-1] if state.watched and state.watched[-1]["step"] == state.step else {}
+        return StepReport(
+            step=state.step,
+            last_step=self.last_step,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            loss=loss,
+            learning_rate=learning_rate,
+            held_out={name: value for name, value in held_out.items() if name != "step"},
+        )
 
     def save(self) -> None:
-        """Write the whole state as checkpoints/step-…, and drop all but the newest."""
+        """Write a checkpoint of everything that a run needs to go on, and delete older ones."""
         if self.folder is None:
             return
-        parts: dict[str, dict[str, Tensor]] = {
-            "model": dict(self.mapping.named_parameters()),
-            "optimizer": self.optimizers.tensors(),
-            "average": self.average,
-            "best": self.best,
-        }
+        parts = (dict(self.mapping.named_parameters()), self.optimizers.tensors(), self.average, self.best)
         tensors = {}
-        for part, named in parts.items():
-            for name, tensor in named.items():
-                whole = self.layout.gathered(tensor.detach())
-                if self.ranks.main:
+        for part, named_tensors in zip(CHECKPOINT_PARTS, parts, strict=True):
+            for name, tensor in named_tensors.items():
+                whole = self.layout.gather(tensor.detach())  # by all processes together
+                if self.ranks.is_main:
                     tensors[f"{part}/{name}"] = whole.cpu()
-        path = checkpoint.place(self.folder, self.state.step)
-        self.ranks.on_main(lambda: checkpoint.save(path, tensors, asdict(self.state)))
-        if self.ranks.main:
-            checkpoint.prune(self.folder, self.state.step, KEPT_CHECKPOINTS)
+        folder = checkpoint_folder(self.folder, self.state.step)
+        self.ranks.run_on_main(lambda: save_checkpoint(folder, tensors, asdict(self.state)))
+        if self.ranks.is_main:
+            prune_checkpoints(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, where there is one; only the main process opens the folder."""
-        run, say = self.folder, self.progress.say
-        found = None if run is None else self.ranks.on_main(lambda: checkpoint.newest(run, say))
-        told = self.ranks.tell(found and [found[0].name, found[2]])
-        if told is None:
+        """Load the newest whole checkpoint, where there is one; the main process reads it for all."""
+        run, note = self.folder, self.logger.note
+        loaded = None if run is None else self.ranks.run_on_main(lambda: load_newest_checkpoint(run, note))
+        name_and_state = self.ranks.broadcast_json(loaded and [loaded[0].name, loaded[2]])
+        if name_and_state is None:
             return
-        self.state = State(**told[1])
+        self.state = TrainingState.restore(name_and_state[1])
         parameters = dict(self.mapping.named_parameters())
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "best": {}}
-        for key, tensor in self.ranks.share(found[1] if found else {}).items():
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in CHECKPOINT_PARTS}
+        for key, tensor in self.ranks.broadcast_tensors(loaded[1] if loaded else {}).items():
             part, _, name = key.partition("/")
-            owner = parameters[name if name in parameters else name.rpartition("/")[0]]
-            parts[part][name] = self.layout.own(tensor.to(self.device), owner)
+            # The optimizer's tensors are called parameter/field.
+            parameter = parameters[name if name in parameters else name.rpartition("/")[0]]
+            parts[part][name] = self.layout.shard_like(tensor.to(self.device), parameter)
         with torch.no_grad():
             for name, weight in parameters.items():
                 weight.copy_(parts["model"][name])
         self.optimizers.load({name: t.cpu() if name.endswith("/step") else t for name, t in parts["optimizer"].items()})
         self.average, self.best = parts["average"], parts["best"]
-        self.progress.say(f"going on from {told[0]} of {self.end}")
+        self.logger.note(f"going on from {name_and_state[0]} of {self.last_step}")
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, so that the step at hand is finished; a second Ctrl-C stops at once."""
+def _collected_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT, so that the current step is finished first; a second Ctrl-C stops at once.
+
+    Yields the list of signals received so far. Outside the main thread, where Python has no signal handlers, it stays empty.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def collect(signum: int, frame: FrameType | None) -> None:
         if received and signum == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(signum)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

@@ -1,57 +1,73 @@
-"""Optimizers and their schedule: Muon on the matrices of the blocks, AdamW on the rest; state as plain tensors.
+"""Optimizers and the learning-rate schedule: Muon on the matrices of the blocks, AdamW on everything else.
 
-Muon: Jordan et al. 2024, scaled as in Liu et al. 2025 so that one learning rate serves both. AdamW: Loshchilov & Hutter 2019.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix, scaled as in Liu et al.
+2025 (https://arxiv.org/abs/2502.16982). AdamW: Loshchilov & Hutter 2019 (https://arxiv.org/abs/1711.05101). The schedule warms up, stays
+and decays linearly (Hu et al. 2024, https://arxiv.org/abs/2404.06395). State is read and written as plain tensors.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+# Shares of the steps over which the learning rate rises and falls.
 WARM_UP, DECAY = 0.06, 0.40
 
-
-# With 0.01 Muon's matrices grow for as long as they learn: a start that had read its texts nine times was worse than one that
-# had read them four times, although it told hidden tokens better; with 0.1, as in Liu et al. 2025, it is better in both
-# (benchmarks/decay.py).
+# With 0.01 Muon's matrices grow for as long as they learn: a starting model trained for nine epochs was worse than one trained for
+# four, although it predicted masked tokens better; with 0.1, as in Liu et al. 2025, it is better in both (benchmarks/decay.py).
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 
+# Embeddings, biases and heads of a Muon run learn with AdamW at a fifth of its rate: 1e-3 beside 5e-3.
+ADAMW_RATE_DIVISOR = 5
 
-BLOCK = re.compile(r"^transformer\.blocks\.(\d+)\.")
-
-
-HEADS = "heads."
-
-
-LOWEST = ("embedders.", "transformer.position_table.", "transformer.type_table.", "transformer.embedding_norm.")
-
-
-def schedule(step: int, steps: int) -> float:
-    """Warm-up, stable, decay: the share of the peak rate at `step` (from 0) of `steps`; linear at both ends."""
-    warm_up, decay = max(1, round(WARM_UP * steps)), max(1, round(DECAY * steps))
-    return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
+BLOCK_NAME = re.compile(r"^transformer\.blocks\.(\d+)\.")
+HEAD_PREFIX = "heads."
+EMBEDDING_PREFIXES = (
+    "embedders.",
+    "transformer.position_table.",
+    "transformer.type_table.",
+    "transformer.embedding_norm.",
+)
 
 
-def end_of_fall(step: int) -> int:
-    """The steps of a schedule whose rate begins to fall at `step`."""
+def rate_factor(step: int, num_steps: int) -> float:
+    """Return the share of the peak learning rate at `step` (from 0): linear warm-up, constant, linear decay."""
+    num_warm_up, num_decay = max(1, round(WARM_UP * num_steps)), max(1, round(DECAY * num_steps))
+    return min(1.0, (step + 1) / num_warm_up, (num_steps - step) / num_decay)
+
+
+def decay_end(step: int) -> int:
+    """Return the last step of a schedule whose decay begins at `step`."""
     return round(step / (1 - DECAY))
 
 
-def layer_shares(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
-    """The share of the rate at which each weight learns: 1 for what stands on the layers, `head` for heads, `decay` times less
-    for each layer below, least for the embeddings (Howard & Ruder 2018, Clark et al. 2020)."""
-    blocks = {name: int(found[1]) for name in names if (found := BLOCK.search(name))}
-    top = max(blocks.values(), default=-1) + 2
-    depths = {name: blocks[name] + 1 if name in blocks else 0 if name.startswith(LOWEST) else top for name in names}
-    return {name: head if name.startswith(HEADS) else decay ** (top - depth) for name, depth in depths.items()}
+def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
+    """Return each weight's share of the learning rate, by name.
+
+    Layer-wise decay (Howard & Ruder 2018, Clark et al. 2020): 1 above the last block, `decay` times less for each block below, least
+    for the embeddings. head: the share of the heads.
+    """
+    names = list(names)
+    block_of = {name: int(match[1]) for name in names if (match := BLOCK_NAME.search(name))}
+    top = max(block_of.values(), default=-1) + 2
+
+    def depth(name: str) -> int:
+        if name in block_of:
+            return block_of[name] + 1
+        return 0 if name.startswith(EMBEDDING_PREFIXES) else top
+
+    return {name: head if name.startswith(HEAD_PREFIX) else decay ** (top - depth(name)) for name in names}
 
 
 class Optimizers:
-    """One or two torch optimizers behind one rate."""
+    """AdamW, or Muon and AdamW, behind one learning rate.
+
+    rate: the peak learning rate. layer_decay, head: see `layer_rate_factors`.
+    """
 
     def __init__(
         self,
@@ -61,66 +77,69 @@ class Optimizers:
         layer_decay: float = 1.0,
         head: float = 1.0,
     ) -> None:
-        decay = WEIGHT_DECAY[kind]
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        shares = layer_shares([name for name, _ in named], layer_decay, head)
-        # The embeddings and heads of a Muon run learn at a fifth of its rate: 1e-3 beside 5e-3.
-        small = rate / 5 if kind == "muon" else rate
-        groups: list[dict[str, Any]] = []
-        muon: list[dict[str, Any]] = []
-        for share in sorted(set(shares.values())):
-            at = [(name, p) for name, p in named if shares[name] == share]
-            matrices = [p for name, p in at if kind == "muon" and p.ndim == 2 and ".blocks." in name]
-            chosen = {id(p) for p in matrices}
-            rest = [p for _, p in at if id(p) not in chosen]
-            groups += [
-                {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay, "peak": small * share},
-                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "peak": small * share},
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        factors = layer_rate_factors(trained, layer_decay, head)
+        adamw_rate = rate / ADAMW_RATE_DIVISOR if kind == "muon" else rate
+        adamw_groups: list[dict[str, Any]] = []
+        muon_groups: list[dict[str, Any]] = []
+        for factor in sorted(set(factors.values())):
+            named = [(name, parameter) for name, parameter in trained.items() if factors[name] == factor]
+            matrices = [p for name, p in named if kind == "muon" and p.ndim == 2 and ".blocks." in name]
+            matrix_ids = {id(p) for p in matrices}
+            others = [p for _, p in named if id(p) not in matrix_ids]
+            peak = adamw_rate * factor
+            adamw_groups += [
+                {"params": [p for p in others if p.ndim >= 2], "weight_decay": WEIGHT_DECAY[kind], "peak": peak},
+                # Norms and biases do not decay.
+                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "peak": peak},
             ]
-            muon += [{"params": matrices, "peak": rate * share}]
-        groups, muon = ([group for group in found if group["params"]] for found in (groups, muon))
-        self.parts: list[torch.optim.Optimizer] = []
-        if groups:
-            self.parts.append(torch.optim.AdamW(groups, lr=small, betas=(0.9, 0.98), eps=1e-6, fused=True))
-        if muon:
-            self.parts.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+            muon_groups += [{"params": matrices, "peak": rate * factor}]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if adamw_groups := [group for group in adamw_groups if group["params"]]:
+            self.optimizers.append(
+                torch.optim.AdamW(adamw_groups, lr=adamw_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+            )
+        if muon_groups := [group for group in muon_groups if group["params"]]:
+            self.optimizers.append(
+                torch.optim.Muon(muon_groups, lr=rate, weight_decay=WEIGHT_DECAY[kind], adjust_lr_fn="match_rms_adamw")
+            )
 
     @property
-    def groups(self) -> Iterable[dict[str, object]]:
-        """All parameter groups."""
-        return (group for part in self.parts for group in part.param_groups)
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Yield the parameter groups of all optimizers."""
+        return (group for optimizer in self.optimizers for group in optimizer.param_groups)
 
-    def step(self, share: float) -> None:
-        """One update at `share` of each group's peak rate; gradients are dropped afterwards."""
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = group["peak"] * share
-            part.step()
-            part.zero_grad(set_to_none=True)
+    def step(self, factor: float) -> None:
+        """Make one update at `factor` of each group's peak learning rate, then drop the gradients."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def drop_gradients(self) -> None:
-        """Forget the gradients without an update."""
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
+        """Drop the gradients without an update."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state, by parameter name."""
-        found = {}
-        for part in self.parts:
-            for parameter, state in part.state.items():
-                for key, value in state.items():
-                    found[f"{self.names[id(parameter)]}/{key}"] = torch.as_tensor(value)
-        return found
+        """Return the whole state as `parameter name/field`."""
+        return {
+            f"{self.names[id(parameter)]}/{field}": torch.as_tensor(value)
+            for optimizer in self.optimizers
+            for parameter, state in optimizer.state.items()
+            for field, value in state.items()
+        }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        by_name: dict[str, dict[str, Tensor]] = {}
+        """Restore the state that `tensors` returned."""
+        state_of: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, field = key.rpartition("/")
-            by_name.setdefault(name, {})[field] = value.clone()
-        for part in self.parts:
-            for group in part.param_groups:
+            state_of.setdefault(name, {})[field] = value.clone()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if (state := by_name.get(self.names[id(parameter)])) is not None:
-                        part.state[parameter] = state
+                    if (state := state_of.get(self.names[id(parameter)])) is not None:
+                        optimizer.state[parameter] = state

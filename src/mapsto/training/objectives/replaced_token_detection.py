@@ -1,7 +1,8 @@
-"""replaced: a small generator fills what is hidden, and the model learns which tokens are not the ones that stood there.
+"""Replaced-token detection: a small generator fills in masked tokens, and the model learns which tokens were replaced.
 
-ELECTRA (Clark et al. 2020): every token teaches, not the hidden ones alone. The generator is the same stack with fewer layers
-and shares the embeddings. Legend of shapes: t tokens, m hidden tokens, v vocabulary, d width.
+ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): every token teaches, not the masked ones alone. The generator is the same
+stack with fewer layers and shares the embeddings; it adds about a third to the price of a step.
+Legend of shapes: t tokens, m masked tokens, v vocabulary, d width.
 """
 
 from __future__ import annotations
@@ -18,85 +19,88 @@ from mapsto.model.layers import Linear, Transform, TransformConfig
 from mapsto.model.mapping import Mapping
 from mapsto.model.transformer import Transformer
 from mapsto.sequence.batch import Batch, PackedAnswers
-from mapsto.training.objectives import Objective, bare, only_source
+from mapsto.training.objectives import Objective, remove_targets, require_one_source
 
+# The generator's layers as a share of the model's, and the weight of the detection loss, both as in the paper.
 GENERATOR_SHARE = 1 / 3
-
-
 DETECTION_WEIGHT = 50.0
 
+# Rows of logits that are sampled from at a time: each has as many numbers as the vocabulary.
+LOGIT_ROWS_AT_ONCE = 64
 
-ROWS_AT_ONCE = 64
 
+class ReplacedTokenDetection(Objective):
+    """The generator's loss over masked tokens, and the model's loss of telling replaced tokens from original ones."""
 
-class Replaced(Objective):
-    """Hidden tokens of the one corrupted source, filled by a generator that learns along, told apart by the model itself."""
-
-    watches = False
+    trains_heads = False
 
     def __init__(self, mapping: Mapping) -> None:
-        self.kind = only_source(mapping, "replaced")
-        shape, head = mapping.config.transformer, mapping.config.vocabulary_head or TransformConfig()
+        self.kind = require_one_source(mapping, "replaced")
+        config, head = mapping.config.transformer, mapping.config.vocabulary_head or TransformConfig()
         device = next(mapping.parameters()).device
-        generator = Transformer(replace(shape, layers=max(1, round(shape.layers * GENERATOR_SHARE))))
+        generator = Transformer(replace(config, layers=max(1, round(config.layers * GENERATOR_SHARE))))
         mapping.generator = generator.to(device)
-        mapping.detector = nn.Sequential(Transform(shape.width, head), Linear(shape.width, 1)).to(device)
+        mapping.detector = nn.Sequential(Transform(config.width, head), Linear(config.width, 1)).to(device)
 
-    def terms(self, mapping: Mapping) -> int:
-        """The generator's, and the model's."""
+    def num_terms(self, mapping: Mapping) -> int:
+        """Return 2: the generator's loss and the detection loss."""
         return 2
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The generator's loss over the hidden tokens, and the model's over all of them."""
         readout = batch.answers[0]
         assert readout is not None
         generator, detector = mapping.get_submodule("generator"), mapping.get_submodule("detector")
         hidden = generator(mapping.embed(batch), batch)
-        guesses = mapping.read(hidden, batch, 0)
-        filled, is_other = fill(batch, self.kind, readout, sample(guesses.detach(), chances(batch, readout)))
-        seen = mapping.hidden(filled).flatten(0, 1)[batch.slots[self.kind]]
-        told = F.binary_cross_entropy_with_logits(detector(seen)[:, 0].float(), is_other, reduction="sum")
-        return [(0, mapping.targets[0].loss(guesses, readout.values)), (1, DETECTION_WEIGHT * told)]
+        logits_mv = mapping.read(hidden, batch, 0)
+        sampled_m = sample_tokens(logits_mv.detach(), uniform_draws(batch, readout))
+        replaced_batch, is_replaced_t = replace_tokens(batch, self.kind, readout, sampled_m)
+        hidden_td = mapping.hidden(replaced_batch).flatten(0, 1)[batch.slots[self.kind]]
+        detection_t = detector(hidden_td)[:, 0].float()
+        detection_loss = F.binary_cross_entropy_with_logits(detection_t, is_replaced_t, reduction="sum")
+        generator_loss = mapping.targets[0].loss(logits_mv, readout.values)
+        return [(0, generator_loss), (1, DETECTION_WEIGHT * detection_loss)]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Hidden tokens, and all tokens."""
+        """Return the number of masked tokens, and of all tokens."""
         readout = batch.answers[0]
         return {0: 0 if readout is None else len(readout.values), 1: len(batch.tokens[self.kind])}
 
     def finish(self, mapping: Mapping) -> None:
-        """Keep the model: the generator and its head were its opponent."""
+        """Keep the encoder; remove the generator and both heads."""
         del mapping.generator, mapping.detector
-        bare(mapping)
+        remove_targets(mapping)
 
 
 @torch.no_grad()
-def sample(logits_mv: Tensor, chances_m: Tensor) -> Tensor:
-    """The token (m,) of each row of logits below which its chance, from 0 to 1, falls; a few rows at a time, since they are many
-    numbers."""
-    found = []
-    parts = (torch.split(of_all, ROWS_AT_ONCE) for of_all in (logits_mv, chances_m))
-    for logits, chances in zip(*parts, strict=True):
-        below = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
-        found.append(torch.searchsorted(below, chances[:, None] * below[:, -1:], right=True)[:, 0])
-    return torch.cat(found).clamp(max=logits_mv.shape[1] - 1)
+def sample_tokens(logits_mv: Tensor, uniform_m: Tensor) -> Tensor:
+    """Sample a token (m,) from each row of logits by the inverse of its cumulative distribution.
+
+    uniform_m: a number from 0 to 1 for each row. A few rows at a time, for their memory.
+    """
+    sampled = []
+    chunks = (torch.split(tensor, LOGIT_ROWS_AT_ONCE) for tensor in (logits_mv, uniform_m))
+    for logits, uniform in zip(*chunks, strict=True):
+        cumulative = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
+        # Rounding leaves the last cumulative probability a little off 1.
+        sampled.append(torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0])
+    return torch.cat(sampled).clamp(max=logits_mv.shape[1] - 1)
 
 
-def chances(batch: Batch, readout: PackedAnswers) -> Tensor:
-    """A number from 0 to 1 for each hidden token (m,), from what is drawn for its row: the same in any batch and process."""
-    of = readout.examples.cpu().numpy()
-    nth = np.arange(len(of)) - np.searchsorted(of, of)
-    drawn = mix(batch.draws[of] + nth.astype(np.uint64), 0) >> np.uint64(40)
-    return torch.from_numpy(drawn.astype(np.float32) / 2**24).to(readout.values.device)
+def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
+    """Draw a number from 0 to 1 for each masked token (m,), by its row's seed: the same in any batch and process."""
+    examples = readout.examples.cpu().numpy()
+    index_in_example = np.arange(len(examples)) - np.searchsorted(examples, examples)
+    bits = mix(batch.draws[examples] + index_in_example.astype(np.uint64), 0) >> np.uint64(40)
+    return torch.from_numpy(bits.astype(np.float32) / 2**24).to(readout.values.device)
 
 
-def fill(batch: Batch, kind: str, readout: PackedAnswers, guessed_m: Tensor) -> tuple[Batch, Tensor]:
-    """The batch with the guesses in the hidden places, and for each of its tokens (t,) whether it is not what stood there."""
+def replace_tokens(batch: Batch, kind: str, readout: PackedAnswers, sampled_m: Tensor) -> tuple[Batch, Tensor]:
+    """Return the batch with the sampled tokens in the masked places, and 1.0 for each token (t,) that is not the original."""
     assert readout.at is not None
-    of_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=guessed_m.device)
-    of_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=guessed_m.device)
-    hidden = of_place[readout.at]
-    tokens = batch.tokens[kind].index_copy(0, hidden, guessed_m)
-    is_other = torch.zeros(len(tokens), device=guessed_m.device).index_copy(
-        0, hidden, (guessed_m != readout.values).float()
-    )
-    return replace(batch, tokens={**batch.tokens, kind: tokens}), is_other
+    token_at_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=sampled_m.device)
+    token_at_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=sampled_m.device)
+    masked_m = token_at_place[readout.at]
+    tokens = batch.tokens[kind].index_copy(0, masked_m, sampled_m)
+    differs_m = (sampled_m != readout.values).float()
+    is_replaced_t = torch.zeros(len(tokens), device=sampled_m.device).index_copy(0, masked_m, differs_m)
+    return replace(batch, tokens={**batch.tokens, kind: tokens}), is_replaced_t

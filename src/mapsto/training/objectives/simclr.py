@@ -1,7 +1,7 @@
-"""simclr: two views of a value, varied at random, are drawn together, and apart from the views of all others.
+"""SimCLR: two augmented views of a value get similar vectors, views of different values dissimilar ones.
 
-SimCLR (Chen et al. 2020). Without a teacher or a centre there is nothing to keep but weights, and small models learn by it in
-minutes of a CPU (benchmarks/picturing.py).
+SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709). It has no teacher network and no moving averages, so a run's state is its
+weights, and small models learn by it in minutes of a CPU (benchmarks/picturing.py). A step costs two forward passes a value.
 Legend of shapes: n views, d width.
 """
 
@@ -17,55 +17,61 @@ from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
-from mapsto.task.capabilities import Augmentable, require
-from mapsto.training.objectives import Objective, bare, only_source
-from mapsto.training.objectives.supervised_contrastive import contrast
+from mapsto.training.objectives import Objective, remove_targets, require_one_source
+from mapsto.training.objectives.supervised_contrastive import contrastive_loss
 
-PROJECTED = (512, 512, 128)
+# Widths of the layers of the projection head.
+PROJECTION_WIDTHS = (512, 512, 128)
 
 
-class Simclr(Objective):
-    """Whole values of the one source, each in two views, told apart by what a projection makes of their pooled vectors."""
+class SimCLR(Objective):
+    """The contrastive loss between two views of each value of the one source, after a projection head.
 
-    watches = False
-    compares = "--objective simclr"
-    views = 2
+    augment: how views are varied; "auto": as strongly as the source's kind can.
+    """
+
+    trains_heads = False
+    single_process_option = "--objective simclr"
+    num_views = 2
 
     def __init__(self, mapping: Mapping, augment: str) -> None:
-        source = require(mapping.sources[only_source(mapping, "simclr")], Augmentable, "seen in two views")
+        source = mapping.sources[require_one_source(mapping, "simclr")]
         if augment == "none":
             raise UsageError("--objective simclr compares two views of a value, and with --augment none they are equal")
-        self.augment = source.augmentations[-1] if augment == "auto" else augment
+        self.augment = source.augmented[-1] if augment == "auto" else augment
         device = next(mapping.parameters()).device
-        mapping.projection = projection(mapping.config.pooled_width).to(device)
+        mapping.projection = projection_head(mapping.config.pooled_width).to(device)
 
-    def terms(self, mapping: Mapping) -> int:
-        """One: the contrast."""
+    def num_terms(self, mapping: Mapping) -> int:
+        """Return 1: the contrastive loss."""
         return 1
 
-    def asked(self, examples: Examples) -> Examples:
-        """Whole, and varied as strongly as the kind can unless told otherwise."""
+    def adapt(self, examples: Examples) -> Examples:
+        """Return the examples uncorrupted, with this objective's augmentation."""
         return replace(examples, arrow=examples.arrow.body, augment=self.augment)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The contrast of all views of a packed batch, in which those of one row are of one class."""
+        """Return the contrastive loss of a packed batch, with the row of each view as its class."""
         vectors = mapping.pool(mapping.hidden(batch), batch)
         projected = mapping.get_submodule("projection")(vectors)
-        return [(0, contrast(projected, torch.from_numpy(batch.rows).to(projected.device)))]
+        return [(0, contrastive_loss(projected, torch.from_numpy(batch.rows).to(projected.device)))]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Views."""
+        """Return the number of views."""
         return {0: len(batch.rows)}
 
     def finish(self, mapping: Mapping) -> None:
-        """Keep the model without its projection, which forgets what the views do not share."""
+        """Keep the encoder without the projection head, which drops what views do not share."""
         del mapping.projection
-        bare(mapping)
+        remove_targets(mapping)
 
 
-def projection(width: int) -> nn.Sequential:
-    """From vectors (n, d) to those that are compared; normalised over the batch, since at first all vectors are much alike."""
+def projection_head(width: int) -> nn.Sequential:
+    """Build a network from vectors (n, width) to those that are compared, (n, 128).
+
+    Normalised over the batch, since at first all vectors are much alike.
+    """
     layers: list[nn.Module] = []
-    for size, out in pairwise((width, *PROJECTED)):
-        layers += [nn.Linear(size, out), nn.BatchNorm1d(out, track_running_stats=False), nn.GELU()]
+    for in_width, out_width in pairwise((width, *PROJECTION_WIDTHS)):
+        layers += [nn.Linear(in_width, out_width), nn.BatchNorm1d(out_width, track_running_stats=False), nn.GELU()]
     return nn.Sequential(*layers[:-2])

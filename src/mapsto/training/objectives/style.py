@@ -1,8 +1,9 @@
-"""style: pictures keep what they show, and look as one picture does, as far as a pretrained network sees it.
+"""Style loss: predicted images keep the content of their source and take the style of one image.
 
-Style is which features of a network go together, wherever they are (Gatys et al. 2016), and what is shown where they are; a map
-learns to change both at once (Johnson et al. 2016). The network is frozen, and no part of the mapping.
-Legend of shapes: n pictures, h × w pixels, g × k cells or patches, d width, t tokens, p side of a patch.
+Style is which features of a frozen network occur together, wherever they are: the Gram matrix of its feature maps (Gatys et al. 2016,
+https://arxiv.org/abs/1508.06576). Content is the feature map itself. A mapping learns to change both at once (perceptual losses, Johnson
+et al. 2016, https://arxiv.org/abs/1603.08155). The network is no part of the mapping; a step costs three passes through it.
+Legend of shapes: n images, h × w pixels, g × k cells or patches, d width, t tokens, p side of a patch.
 """
 
 from __future__ import annotations
@@ -18,35 +19,42 @@ from mapsto.task.capabilities import Spatial
 from mapsto.vision.patch_embedding import PictureEmbedder, laid
 from mapsto.vision.patch_source import PatchedSource
 
-DEPTHS = 4  # of a stack at which it is looked into, evenly
+# The number of layers, evenly spaced over a Transformer, whose outputs are compared.
+NUM_DEPTHS = 4
 
 
-class Style:
-    """How far pictures are from the style of one, and from what they show themselves. network: what sees both, a bare mapping
-    that reads pictures. picture: (1, 3, h, w) from 0 to 1. weight: of style; what is shown weighs 1."""
+class StyleLoss:
+    """The distance of images from the style of `image` and from the content of their source.
 
-    def __init__(self, network: Mapping, picture: Tensor, weight: float) -> None:
+    network: computes the features; a mapping without heads that reads images. image: (1, 3, h, w) from 0 to 1. weight: of style; content
+    weighs 1.
+    """
+
+    def __init__(self, network: Mapping, image: Tensor, weight: float) -> None:
         self.network, self.weight = network.eval().requires_grad_(False), weight
         with torch.no_grad():
-            self.grams = [gram(grid) for grid in grids(self.network, picture)]
+            self.style_grams = [gram_matrix(features) for features in feature_maps(self.network, image)]
 
-    def __call__(self, mapping: Mapping, said: Tensor, truth: Tensor, source: Tensor) -> Tensor:
-        """Both as shares of what they are compared with, summed over pictures (n, 3, h, w)."""
-        seen = grids(self.network, said)
-        middle = len(seen) // 2
+    def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
+        """Return both distances as shares of what they are measured from, summed over images (n, 3, h, w)."""
+        features = feature_maps(self.network, predicted)
+        middle = len(features) // 2
         with torch.no_grad():
-            shown = grids(self.network, source)[middle]
-        content = _apart(seen[middle], shown)
-        styles = [_apart(gram(grid), wanted) for grid, wanted in zip(seen, self.grams, strict=True)]
+            source_features = feature_maps(self.network, source)[middle]
+        content = _relative_distance(features[middle], source_features)
+        styles = [
+            _relative_distance(gram_matrix(predicted_features), style_gram)
+            for predicted_features, style_gram in zip(features, self.style_grams, strict=True)
+        ]
         return (content + self.weight * torch.stack(styles).mean(0)).sum()
 
     def finish(self, mapping: Mapping) -> None:
-        """Nothing: the network never was a part of the mapping."""
+        """Do nothing: the network was never part of the mapping."""
 
 
-def read_style(file: str, mapping: Mapping) -> Tensor:
-    """The picture (3, h, w), from 0 to 1, in the size in which the mapping reads pictures. Raises UsageError."""
-    source = _pictures(mapping)
+def read_style_image(file: str, mapping: Mapping) -> Tensor:
+    """Read an image (3, h, w) from 0 to 1, in the size in which the mapping reads images. Raises UsageError."""
+    source = _image_source(mapping)
     try:
         pixels = source.frame.framed(source.read(file).pixels)[0]
     except BadCell as bad:
@@ -54,38 +62,40 @@ def read_style(file: str, mapping: Mapping) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
-def grids(network: Mapping, pictures: Tensor) -> list[Tensor]:
-    """What a network sees of pictures (n, 3, h, w) from 0 to 1 at several depths, (n, d, g, k) each, in fp32; they are brought to
-    whole cells or patches of its own, as near to their size as these allow."""
-    source = _pictures(network)
+def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
+    """Compute a network's feature maps (n, d, g, k) of images (n, 3, h, w) from 0 to 1 at several depths, in fp32.
+
+    Images are resized to the nearest whole number of the network's cells or patches.
+    """
+    source = _image_source(network)
     embedder, p = network.embedders[source.kind], source.frame.patch
-    rows, columns = (max(1, round(side / p)) for side in pictures.shape[2:])
+    rows, columns = (max(1, round(side / p)) for side in images.shape[2:])
     size = rows * p, columns * p
-    whole = F.interpolate(pictures.float(), size, mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
     if isinstance(embedder, PictureEmbedder):
-        mean, std = (torch.tensor(values, device=whole.device).view(3, 1, 1) for values in (source.mean, source.std))
-        return embedder.network.stages((whole - mean) / std)
-    tokens = laid(255 * whole, p, source.leading)
+        mean, std = (torch.tensor(values, device=resized.device).view(3, 1, 1) for values in (source.mean, source.std))
+        return embedder.network.stages((resized - mean) / std)
+    tokens = laid(255 * resized, p, source.leading)
     n, t = tokens.shape[:2]
     embedded = embedder(tokens.flatten(0, 1)).view(n, t, -1)
     states = network.transformer(embedded, SingleExampleLayout(tokens[..., 1:3].long()), every_layer=True)
-    deep = (round(len(states[1:]) * (at + 1) / DEPTHS) for at in range(DEPTHS))
-    return [states[at][:, source.leading :].transpose(1, 2).unflatten(2, (rows, columns)) for at in deep]
+    layers = (round(len(states[1:]) * (depth + 1) / NUM_DEPTHS) for depth in range(NUM_DEPTHS))
+    return [states[layer][:, source.leading :].transpose(1, 2).unflatten(2, (rows, columns)) for layer in layers]
 
 
-def _pictures(mapping: Mapping) -> PatchedSource:
-    """Return the one source of a mapping that reads pictures."""
+def _image_source(mapping: Mapping) -> PatchedSource:
+    """Return the one source of a mapping that reads images."""
     (source,) = (source for source in mapping.sources.values() if isinstance(source, Spatial))
     assert isinstance(source, PatchedSource)
     return source
 
 
-def gram(grid: Tensor) -> Tensor:
-    """(n, d, d): how strongly each two features of (n, d, g, k) go together, in the mean over places."""
-    flat = grid.flatten(2)
+def gram_matrix(features: Tensor) -> Tensor:
+    """Return how strongly each two features occur together, (n, d, d): the mean over places of (n, d, g, k)."""
+    flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
-def _apart(found: Tensor, wanted: Tensor) -> Tensor:
-    """(n,): the squared distance as a share of what is wanted."""
-    return ((found - wanted) ** 2).flatten(1).sum(1) / (wanted**2).flatten(1).sum(1)
+def _relative_distance(values: Tensor, reference: Tensor) -> Tensor:
+    """Return the squared distance as a share of the squared norm of the reference, (n,)."""
+    return ((values - reference) ** 2).flatten(1).sum(1) / (reference**2).flatten(1).sum(1)

@@ -1,7 +1,7 @@
-"""contrast: rows of one class are drawn together, rows of different classes apart.
+"""Supervised contrastive learning: rows of one class get similar vectors, rows of different classes dissimilar ones.
 
-SetFit (Tunstall et al. 2022) reads two rows for one pair; here every pair of a batch is compared, as in supervised
-contrastive learning (Khosla et al. 2020): n rows give n (n − 1) / 2 pairs for n forward passes.
+SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) reads two rows for each pair. Here every pair of a step is compared, as in
+Khosla et al. 2020 (https://arxiv.org/abs/2004.11362): n rows give n (n − 1) / 2 pairs for n forward passes.
 Legend of shapes: n examples, d width.
 """
 
@@ -23,95 +23,103 @@ from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives import Objective
 
+# Divides the cosine similarities before the softmax.
 TEMPERATURE = 0.1
 
-
-ROWS_A_CLASS = 4
+# The rows of each class in a step, at least.
+ROWS_PER_CLASS = 4
 
 
 @dataclass(frozen=True)
-class Step:
-    """The rows of a step: their numbers and classes (n,), and where no batch holds them all their vectors (n, d)."""
+class ComparedRows:
+    """The rows that a step compares."""
 
-    rows: Ints
-    classes: Tensor
-    vectors: Tensor | None
+    rows: Ints  # (n,) indices of the examples
+    classes: Tensor  # (n,)
+    vectors: Tensor | None  # (n, d) without gradient; None where one batch holds all rows
 
 
-class Contrast(Objective):
-    """Supervised contrast over the classes that target `port` answers; the heads do not learn.
+class SupervisedContrastive(Objective):
+    """The contrastive loss over the classes of target `port`; the heads are not trained.
 
-    Each row is compared with all others of its step. Where long ones fill several batches, every batch is compared with the
-    vectors of the others as they were before, so that the gradient is whole and memory holds one batch (Gao et al. 2021).
+    Each row is compared with all others of its step. Where long rows fill several batches, each batch is compared with the vectors of
+    the others from before the update, so that the gradient is whole and memory holds one batch (GradCache, Gao et al. 2021,
+    https://arxiv.org/abs/2101.06983). That costs one more forward pass.
     """
 
-    watches = False
-    compares = "--method contrast"
+    trains_heads = False
+    single_process_option = "--method contrast"
 
     def __init__(self, examples: Examples, port: int) -> None:
-        assert examples.answers is not None, "classes are no values that `~` hides"
+        assert examples.answers is not None, "a corrupted source has no classes"
         answers = [answers[port] for answers in examples.answers]
         classes = np.array([-1 if answer is None else int(answer.values) for answer in answers])
         self.port = port
-        self.members = [np.flatnonzero(classes == found) for found in np.unique(classes[classes >= 0])]
-        if max(map(len, self.members)) < 2:
+        self.rows_by_class = [np.flatnonzero(classes == label) for label in np.unique(classes[classes >= 0])]
+        if max(map(len, self.rows_by_class)) < 2:
             raise UsageError(
                 "--method contrast compares rows of one class, and no class has two; --method probe needs one"
             )
 
-    def rows(self, seed: int, step: int, batch: int, n: int) -> Ints:
-        """The classes in turn, several rows of each: all classes where a batch holds them."""
-        classes = len(self.members)
-        of_each = max(ROWS_A_CLASS, batch // classes)
+    def rows(self, seed: int, step: int, batch_size: int, num_examples: int) -> Ints:
+        """Return several rows of each class: of all classes where the batch size allows, else of classes in random order."""
+        num_classes = len(self.rows_by_class)
+        rows_per_class = max(ROWS_PER_CLASS, batch_size // num_classes)
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))
-        chosen = np.unique(rows_of_step(seed, step, min(classes, max(2, batch // of_each)), classes))
-        return np.concatenate([rng.permutation(self.members[i])[:of_each] for i in chosen])
+        count = min(num_classes, max(2, batch_size // rows_per_class))
+        classes = np.unique(rows_of_step(seed, step, count, num_classes))
+        return np.concatenate([rng.permutation(self.rows_by_class[i])[:rows_per_class] for i in classes])
 
-    def meet(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
-        """Read all rows of a step once, where they are in several batches."""
+    def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
+        """Compute the vectors of all rows of a step, where they fill several batches."""
         device = next(mapping.parameters()).device
-        made = [batch.to(device) for batch in batches]
+        moved = [batch.to(device) for batch in batches]
         with torch.no_grad():
-            vectors = torch.cat([self._vectors(mapping, batch) for batch in made]) if len(made) > 1 else None
-        classes = torch.cat([self._answered(batch).values for batch in made])
-        self.step = Step(np.concatenate([batch.rows for batch in made]), classes, vectors)
+            vectors = torch.cat([self._vectors(mapping, batch) for batch in moved]) if len(moved) > 1 else None
+        classes = torch.cat([self._readout(batch).values for batch in moved])
+        self.step = ComparedRows(np.concatenate([batch.rows for batch in moved]), classes, vectors)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """The contrast of the batch's pooled vectors, with the gradient of that of all the step's."""
-        vectors, classes = self._vectors(mapping, batch), self._answered(batch).values
+        """Return the loss of the batch's rows, with the gradient of the loss of all rows of the step."""
+        vectors, classes = self._vectors(mapping, batch), self._readout(batch).values
         if self.step.vectors is None:
-            return [(self.port, contrast(vectors, classes))]
-        others = torch.from_numpy(~np.isin(self.step.rows, batch.rows)).to(classes.device)
-        every = torch.cat([vectors, self.step.vectors[others]]), torch.cat([classes, self.step.classes[others]])
-        found = surprises(*every)
-        theirs = found[len(vectors) :].sum()
-        return [(self.port, found[: len(vectors)].sum() + theirs - theirs.detach())]
+            return [(self.port, contrastive_loss(vectors, classes))]
+        elsewhere = torch.from_numpy(~np.isin(self.step.rows, batch.rows)).to(classes.device)
+        losses_n = row_losses(
+            torch.cat([vectors, self.step.vectors[elsewhere]]), torch.cat([classes, self.step.classes[elsewhere]])
+        )
+        loss_elsewhere = losses_n[len(vectors) :].sum()
+        # Adds the gradient that this batch's vectors have in the losses of the other rows, and no value.
+        return [(self.port, losses_n[: len(vectors)].sum() + loss_elsewhere - loss_elsewhere.detach())]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Rows that have another of their class beside them in the step."""
-        _, of, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
-        return {self.port: int((sizes[of] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
+        """Return the number of rows that have another row of their class in the step."""
+        _, index, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
+        return {self.port: int((sizes[index] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
 
     def _vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
         return mapping.pool(mapping.hidden(batch), batch)
 
-    def _answered(self, batch: Batch) -> PackedAnswers:
+    def _readout(self, batch: Batch) -> PackedAnswers:
         readout = batch.answers[self.port]
         assert readout is not None
         return readout
 
 
-def contrast(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
-    """The sum of all surprises."""
-    return surprises(vectors_nd, classes_n).sum()
+def contrastive_loss(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
+    """Return the sum of the rows' contrastive losses."""
+    return row_losses(vectors_nd, classes_n).sum()
 
 
-def surprises(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
-    """For each vector with another of its class, how little its likeness to those stands out among all, (n,); zero for others."""
+def row_losses(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
+    """Return each row's contrastive loss (n,): the cross-entropy of its class among all rows, averaged over its class.
+
+    Zero for a row without another of its class.
+    """
     unit = F.normalize(vectors_nd, dim=-1)
-    alone = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    same = (classes_n[:, None] == classes_n[None, :]) & ~alone
-    likeness = (unit @ unit.T / TEMPERATURE).masked_fill(alone, -torch.inf)
-    surprise = torch.logsumexp(likeness, dim=1, keepdim=True) - likeness
-    partners = same.sum(dim=1)
-    return surprise.masked_fill(~same, 0.0).sum(dim=1) / partners.clamp(min=1)
+    is_self = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    is_same_class = (classes_n[:, None] == classes_n[None, :]) & ~is_self
+    similarity = (unit @ unit.T / TEMPERATURE).masked_fill(is_self, -torch.inf)
+    cross_entropy = torch.logsumexp(similarity, dim=1, keepdim=True) - similarity
+    num_partners = is_same_class.sum(dim=1)
+    return cross_entropy.masked_fill(~is_same_class, 0.0).sum(dim=1) / num_partners.clamp(min=1)

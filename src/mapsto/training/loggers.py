@@ -1,0 +1,162 @@
+"""Loggers of a run: progress for people, metrics.jsonl, TensorBoard. The loop tells each event once, to one list of them.
+
+A new sink is one more subclass of `Logger`, added to the list that fitting hands to `Training`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any, cast
+
+from mapsto import files
+from mapsto.errors import UsageError
+from mapsto.progress import Progress, StepReport
+
+METRICS_FILE = "metrics.jsonl"
+
+# The numbers that every line of metrics.jsonl holds.
+STEP_FIELDS = ("step", "tokens", "seconds", "loss", "lr")
+
+
+class Logger:
+    """A sink for the events of a run; a subclass overrides those that it records."""
+
+    def start(self, step: int) -> None:
+        """Get ready for the steps after `step`; it is above 0 where a run goes on from a checkpoint."""
+
+    def step(self, report: StepReport) -> None:
+        """Record a finished training step."""
+
+    def note(self, text: str) -> None:
+        """Record a message for people."""
+
+    def close(self) -> None:
+        """Release open files and lines; called once, also after an error."""
+
+
+class Loggers(Logger):
+    """Several loggers as one: each event goes to all of them, in order."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = loggers
+
+    def start(self, step: int) -> None:
+        for logger in self.loggers:
+            logger.start(step)
+
+    def step(self, report: StepReport) -> None:
+        for logger in self.loggers:
+            logger.step(report)
+
+    def note(self, text: str) -> None:
+        for logger in self.loggers:
+            logger.note(text)
+
+    def close(self) -> None:
+        for logger in self.loggers:
+            logger.close()
+
+
+class ProgressLogger(Logger):
+    """Steps and messages on the terminal, or wherever a `Progress` prints."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def step(self, report: StepReport) -> None:
+        self.progress.step(report)
+
+    def note(self, text: str) -> None:
+        self.progress.say(text)
+
+    def close(self) -> None:
+        self.progress.close()
+
+
+class MetricsFile(Logger):
+    """The file metrics.jsonl in the folder of a run: one line a step, appended when the step ends.
+
+    say: prints which lines of an existing file are broken, by a crash or a full disk; those are left out.
+    """
+
+    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
+        self.run, self.say = run, say
+        self.path = run / METRICS_FILE
+        self.stream: FileIO | None = None
+
+    def start(self, step: int) -> None:
+        """Open the file, without the lines after `step`: those steps will be run again. Raises RunError."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        records = [record for record in read_metrics(self.run, self.say) if record["step"] <= step]
+        files.write_atomic(self.path, b"".join(map(_encode_line, records)))
+        # Unbuffered: with a buffer, a line that did not fit on a full disk would be written again, and fail, on close.
+        self.stream = cast(FileIO, self.path.open("ab", buffering=0))
+
+    def step(self, report: StepReport) -> None:
+        """Append a line. Raises RunError when it cannot be written."""
+        assert self.stream is not None
+        line = _encode_line(step_record(report))
+        with files.explaining_write_errors(self.path):
+            while line:
+                line = line[self.stream.write(line) :]
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+
+
+class TensorBoard(Logger):
+    """TensorBoard events in the folder `tensorboard` of a run. Raises UsageError without the package."""
+
+    def __init__(self, run: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError("--tensorboard needs the package: pip install 'mapsto[tensorboard]'") from error
+        self.writer: Any = SummaryWriter(str(run / "tensorboard"))
+
+    def step(self, report: StepReport) -> None:
+        for name, value in step_record(report).items():
+            if name != "step":
+                self.writer.add_scalar(name, value, report.step)
+        self.writer.flush()
+
+
+def step_record(report: StepReport) -> dict[str, Any]:
+    """Return a step's numbers under the names that metrics.jsonl and TensorBoard use."""
+    return {
+        "step": report.step,
+        "tokens": report.tokens,
+        "seconds": round(report.seconds, 3),
+        "loss": report.loss,
+        "lr": report.learning_rate,
+        **{f"held_out_{name}": value for name, value in report.held_out.items()},
+    }
+
+
+def read_metrics(run: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Read the unbroken lines of a run's metrics.jsonl, in order; `say` the numbers of the broken ones."""
+    path = run / METRICS_FILE
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() else []
+    records = [_parse_line(line) for line in lines if line or len(lines) > 1]
+    if broken := [str(number) for number, record in enumerate(records, 1) if record is None]:
+        numbers = ", ".join(broken[:8]) + (", …" if len(broken) > 8 else "")
+        say(f"note: {path} is not whole, without what cannot be read: line {numbers}")
+    return [record for record in records if record is not None]
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None where the line is not one that `MetricsFile` wrote."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_whole = isinstance(record, dict) and all(isinstance(record.get(name), int | float) for name in STEP_FIELDS)
+    return record if is_whole else None
+
+
+def _encode_line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
