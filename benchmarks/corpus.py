@@ -24,7 +24,7 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, Training
+from mapsto.training.loop import Plan, RunContext, Training
 
 SEEDS = ("multi30k/train.csv", "sst2/train.csv", "reviews_zh/unlabeled.txt", "tnews/unlabeled.txt")
 ROUNDS, TURNS, STEPS, BATCH = 3, 7, 8, 128
@@ -101,7 +101,7 @@ def training(corpus: Path, run: Path) -> Training:
     options = Options(**OPTIONS, device="cpu")  # type: ignore[arg-type]
     work = prepare(parse("~text -> text"), corpus, None, Beginning(), options, lambda text: None, run)
     plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
-    return Training(work.mapping.train(), work.examples, plan, torch.device("cpu"), workers=1)
+    return Training(work.mapping.train(), work.examples, plan, RunContext(torch.device("cpu"), workers=1))
 
 
 def tokens_a_second(training: Training) -> float:

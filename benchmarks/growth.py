@@ -25,7 +25,7 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import begin
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, Training
+from mapsto.training.loop import Plan, RunContext, Training
 
 CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 100_000, 1_000_000)
 STEPS, ROUNDS, BATCH = 6, 3, 32
@@ -36,7 +36,7 @@ def fitting(texts: list[str], classes: int) -> Training:
     rows = [{"text": text, "label": f"class {at % classes}"} for at, text in enumerate(texts)]
     work = prepare(parse("text -> label"), rows, None, begin(str(minilm()), None), Options(), lambda text: None)
     plan = Plan(steps=1000, batch=BATCH, rate=1e-5, optimizer="adamw", seed=0, save_every=10**9)
-    training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=1)
+    training = Training(work.mapping, work.examples, plan, RunContext(torch.device("cpu"), workers=1))
     training.mapping.train()
     return training
 

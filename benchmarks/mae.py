@@ -20,7 +20,7 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import Beginning
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, Training
+from mapsto.training.loop import Plan, RunContext, Training
 
 WIDTH, LAYERS, HEADS, SIDE, PATCH = 192, 12, 3, 64, 8
 BATCH, PICTURES = 64, 512
@@ -34,7 +34,7 @@ def ours(objective: str, optimizer: str) -> Step:
     rows = [{"image": pixels} for pixels in PIXELS]
     work = prepare(parse("~image -> image"), rows, None, Beginning(), options, lambda text: None)
     plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
-    training = Training(work.mapping.train(), work.examples, plan, work.device, workers=1)
+    training = Training(work.mapping.train(), work.examples, plan, RunContext(work.device, workers=1))
     return lambda: training.step(training.state.step) and None
 
 

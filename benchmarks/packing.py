@@ -9,7 +9,7 @@ from mapsto.fitting.setup import prepare
 from mapsto.fitting.start import begin
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, Training
+from mapsto.training.loop import Plan, RunContext, Training
 
 STEPS = 12
 CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles": "tnews/unlabeled.txt"}
@@ -21,14 +21,14 @@ def main() -> None:
         work = prepare(parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None)
         mean = sum(len(p) for row in range(2000) for p in work.examples.pieces[row]) / 2000
         plan = Plan(steps=1000, batch=round(8192 / mean), rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
-        training = Training(work.mapping, work.examples, plan, torch.device("cpu"), workers=0)
+        training = Training(work.mapping, work.examples, plan, RunContext(torch.device("cpu"), workers=0))
         training.mapping.train()
         training.step(0)
         fill, making, steps = [], [], []
         for step in range(1, STEPS):
-            made = training.loader.make(step)
+            made = training.loader.pack_batches(step)
             fill.append(100 * sum(b.real_tokens for b in made) / sum(b.segments.numel() for b in made))
-            making.append(1000 * seconds(lambda step=step: training.loader.make(step)))
+            making.append(1000 * seconds(lambda step=step: training.loader.pack_batches(step)))
             steps.append(1000 * seconds(lambda step=step: training.step(step)))
         share = [100 * one / other for one, other in zip(making, steps, strict=True)]
         lines.append(f"| {name} | {spread(fill, 1)} | {spread(making, 1)} | {spread(share, 2)} |")

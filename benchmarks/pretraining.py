@@ -29,7 +29,7 @@ from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow, Port
 from mapsto.text.tokenizer import Tokenizer
-from mapsto.training.loop import Plan, Training
+from mapsto.training.loop import Plan, RunContext, Training
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, LONGEST = 30_522, 384, 6, 6, 1536, 128
 STEPS, ROUNDS, BATCH, SENTENCES = 4, 3, 32, 190
@@ -102,7 +102,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
         arrow, mapping.sources, pieces, [(None,)] * len(pieces), np.arange(len(pieces)), 0, Corruption()
     )
     plan = Plan(steps=10_000, batch=batch, rate=1e-4, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
-    training = Training(mapping, examples, plan, torch.device("cpu"), workers=1)
+    training = Training(mapping, examples, plan, RunContext(torch.device("cpu"), workers=1))
 
     def step() -> int:
         before = training.state.tokens
@@ -114,7 +114,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
 
 def products(training: Training) -> float:
     """Seconds that the matrix products of a step (forward, and twice as much backward) take in bf16 on their own."""
-    made = training.loader.make(0)
+    made = training.loader.pack_batches(0)
     places, hidden = sum(b.segments.numel() for b in made), sum(len(b.answers[0].values) for b in made)  # type: ignore[union-attr]
     gated = training.mapping.config.transformer.feed_forward_width
     layer = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * gated), (gated, WIDTH)]

@@ -58,11 +58,11 @@ IMAGE_PAIRS = [{"image": smooth_image(16, 16, i), "clean": 255 - smooth_image(16
 
 def check_judged_one_by_one(judge: Any, mapping: Mapping, examples: Examples) -> None:
     """Check that the loss of a judge over packed images of two shapes is the sum of its losses one by one."""
-    objective = ImageObjective(mapping, [judge], plain=False)
+    objective = ImageObjective(mapping, [judge], with_pixel_loss=False)
     listed = [examples.example(row, 0, 0.0) for row in range(6)]
     together, alone = dict(objective.losses(mapping.eval(), collate(listed))), 0.0
     counted = objective.counts(collate(listed))
-    assert counted[1] == 6 and objective.terms(mapping) == 2
+    assert counted[1] == 6 and objective.num_terms(mapping) == 2
     for example in listed:
         alone += sum(float(loss.detach()) for term, loss in objective.losses(mapping, collate([example])) if term == 1)
     by_shape = [float(loss.detach()) for term, loss in objective.losses(mapping, collate(listed)) if term == 1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from mapsto.progress import Progress
+from mapsto.progress import Progress, StepReport
+from mapsto.training.loggers import Logger
 from mapsto.training.loop import Plan
 
 TINY_OPTIONS: dict[str, Any] = {
@@ -25,6 +27,16 @@ class RecordingProgress(Progress):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+
+
+class StepListener(Logger):
+    """A logger that calls a function after each step."""
+
+    def __init__(self, listener: Callable[[StepReport], object]) -> None:
+        self.listener = listener
+
+    def step(self, report: StepReport) -> None:
+        self.listener(report)
 
 
 def make_plan(**changes: Any) -> Plan:

@@ -72,7 +72,7 @@ def hash_file(path: Path) -> str:
 
 
 def verify(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Compare the files of `folder` with their SHA-256 by name. Raises CheckpointError naming the first that is missing or differs."""
+    """Raise CheckpointError naming the first file of `folder` that is missing or whose SHA-256 is not the given one."""
     for name, expected in hashes.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():

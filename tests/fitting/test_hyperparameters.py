@@ -22,7 +22,7 @@ from mapsto.fitting.freeze import restrict
 from mapsto.fitting.start import Beginning
 from mapsto.model import lora
 from mapsto.options import Options
-from mapsto.training.loop import Training
+from mapsto.training.loop import RunContext, Training
 from mapsto.training.optimizer import Optimizers, layer_rate_factors
 
 ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
@@ -33,7 +33,7 @@ def trained(rate: float = 1e-3, **options: Any) -> tuple[Any, dict[str, torch.Te
     mapping, examples = small_mapping("text:text -> label")
     restrict(mapping, Options(**options), Beginning(tensors={}))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
-    Training(mapping, examples, make_plan(rate=rate), CPU).run()
+    Training(mapping, examples, make_plan(rate=rate), RunContext(CPU)).run()
     return mapping, before
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mappings import CPU, make_table, small_mapping, table_for
 from runs import laid, read_beside
+from trainings import StepListener
 
 from mapsto import kinds
 from mapsto.distributed import Ranks
@@ -37,7 +38,7 @@ from mapsto.task.capabilities import (
     gather_outputs,
     has_exclusive_classes,
 )
-from mapsto.training.loop import Loader, Plan, Training
+from mapsto.training.loop import Loader, Plan, RunContext, Training
 from mapsto.training.objectives import Objective
 from mapsto.vision.detection_heads import given_to, middles
 
@@ -300,7 +301,7 @@ def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str)
     plan = Plan(10, 8, 1e-3, "adamw", seed=4, save_every=5)
 
     def made_by(rank: int, size: int, step: int) -> list[bytes]:
-        batches = Loader(examples, plan, 0, Objective(), Ranks(rank, size)).make(step)
+        batches = Loader(examples, plan, 0, Objective(), Ranks(rank, size)).pack_batches(step)
         values = [readout.values for batch in batches for readout in batch.answers if readout is not None]
         return [
             row.numpy().tobytes()
@@ -428,9 +429,10 @@ def goes_on(
         options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
         objective = make_objective(method, options, mapping, examples)
         losses: list[float] = []
-        listener = lambda record: losses.append(record["loss"])  # noqa: E731
+        listener = StepListener(lambda report: losses.append(report.loss))
         before = [p.detach().clone() for p in mapping.parameters()]
-        Training(mapping, examples, plan, CPU, folder, listener=listener, objective=objective).run()
+        context = RunContext(CPU, folder, [listener])
+        Training(mapping, examples, plan, context, objective).run()
         moved = [not torch.equal(p, was) for p, was in zip(mapping.parameters(), before, strict=True)]
         assert any(moved) and (not way or "adversarial" in way or not all(moved))
         return {name: p.detach().clone() for name, p in mapping.named_parameters()}, losses
@@ -450,7 +452,8 @@ def test_every_objective_learns(arrow: str, objective: str) -> None:
     # A quarter of a picture tells little at first, and the fixed places of a video are as strong as what is seen there.
     steps = 200 if objective == "mae" or arrow == "~video -> video" else 60
     plan = Plan(steps, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=steps)
-    Training(mapping, examples, plan, CPU, listener=lambda record: losses.append(record["loss"])).run()
+    listener = StepListener(lambda report: losses.append(report.loss))
+    Training(mapping, examples, plan, RunContext(CPU, loggers=[listener])).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
@@ -458,11 +461,11 @@ def test_accumulation_is_exact_over_answers(monkeypatch: pytest.MonkeyPatch) -> 
     """One step weighs every hidden token the same, in however many parts it is computed."""
     found = []
     for most in (10**6, 300, 100):
-        monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most)
+        monkeypatch.setattr("mapsto.training.loop.BATCH_TOKENS", most)
         mapping, examples = small_mapping("~text -> text")
         plan = Plan(steps=10, batch=24, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
-        training = Training(mapping, examples, plan, CPU, workers=0)
-        parts = len(training.loader.make(0))
+        training = Training(mapping, examples, plan, RunContext(CPU, workers=0))
+        parts = len(training.loader.pack_batches(0))
         gradients: dict[str, torch.Tensor] = {}
         monkeypatch.setattr(
             training.optimizers,

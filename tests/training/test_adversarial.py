@@ -35,7 +35,7 @@ def test_neither_side_moves_the_other() -> None:
     """The discriminator learns the same however much the map deceives it, and the map from nothing but that."""
     mapping, examples = small_mapping("image:image -> clean:image")
     judge, batch = AdversarialLoss(mapping, 0.0), collate([examples.example(0, 0, 0.0)])
-    objective, gradients = ImageObjective(mapping, [judge], plain=False), []
+    objective, gradients = ImageObjective(mapping, [judge], with_pixel_loss=False), []
     for judge.weight in (0.0, 1.0):
         mapping.zero_grad()
         for _, loss in objective.losses(mapping, batch):

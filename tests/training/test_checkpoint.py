@@ -34,7 +34,9 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
 
 def write(run: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.save_checkpoint(checkpoint.checkpoint_folder(run, step), tensors(step), {"step": step, "best": float("inf")})
+        checkpoint.save_checkpoint(
+            checkpoint.checkpoint_folder(run, step), tensors(step), {"step": step, "best": float("inf")}
+        )
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -16,22 +16,24 @@ import pytest
 import torch
 from mappings import CPU, small_mapping
 from runs import sentences, write_corpus, write_labelled
-from trainings import TINY_OPTIONS, RecordingProgress, make_plan
+from trainings import TINY_OPTIONS, RecordingProgress, StepListener, make_plan
 
 import mapsto
 from mapsto.errors import DataError, MapstoError, RunError, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.training import checkpoint, metrics_log
-from mapsto.training.loop import TrainingState, Training
-from mapsto.training.optimizer import decay_end, schedule
+from mapsto.progress import StepReport
+from mapsto.training import checkpoint
+from mapsto.training.loggers import MetricsFile, ProgressLogger, read_metrics
+from mapsto.training.loop import RunContext, Training, TrainingState
+from mapsto.training.optimizer import decay_end, rate_factor
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mapping, examples = small_mapping("text:text -> label")
     heard = RecordingProgress()
-    training = Training(mapping, examples, make_plan(), CPU, progress=heard, workers=0)
+    training = Training(mapping, examples, make_plan(), RunContext(CPU, loggers=[ProgressLogger(heard)], workers=0))
     real = type(mapping.targets[0]).loss
     calls = []
 
@@ -50,7 +52,7 @@ def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pyte
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
     training.step(1)
     assert all(torch.equal(p, before[name]) for name, p in mapping.named_parameters())
-    rows = ", ".join(map(str, sorted(training.loader.rows(1))))
+    rows = ", ".join(map(str, sorted(training.loader.rows_of_step(1))))
     assert "step 2" in heard.lines[0] and "not finite" in heard.lines[0] and f"(examples {rows})" in heard.lines[0]
     training.step(2)
     assert any(not torch.equal(p, before[name]) for name, p in mapping.named_parameters()), "training goes on"
@@ -63,16 +65,16 @@ def test_three_steps_that_are_not_finite_stop_the_run() -> None:
         mapping.heads[0].weight.fill_(float("nan"))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
     with pytest.raises(RunError, match="3 such steps in a row"):
-        Training(mapping, examples, make_plan(), CPU).run()
+        Training(mapping, examples, make_plan(), RunContext(CPU)).run()
     for name, parameter in mapping.named_parameters():
         torch.testing.assert_close(parameter, before[name], equal_nan=True, rtol=0, atol=0)
 
 
 def test_the_schedule_warms_up_stays_and_decays() -> None:
-    shares = [schedule(step, 1000) for step in range(1000)]
+    shares = [rate_factor(step, 1000) for step in range(1000)]
     assert shares[0] < 0.02 and shares[59] == 1.0 and max(shares) == 1.0
     assert all(share == 1.0 for share in shares[60:600]) and 0 < shares[-1] <= 1 / 400
-    assert schedule(0, 1) == 1.0
+    assert rate_factor(0, 1) == 1.0
 
 
 def test_early_stopping_takes_the_best_weights() -> None:
@@ -84,14 +86,14 @@ def test_early_stopping_takes_the_best_weights() -> None:
         seen.append(held.heads[0].weight.detach().clone())
         return {"loss": 0.0, "error": next(values)}
 
-    training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), CPU, watch=watch)
-    rates = []
-    training.listener = lambda record: rates.append(record["lr"])
+    rates: list[float] = []
+    listener = StepListener(lambda report: rates.append(report.learning_rate))
+    context = RunContext(CPU, loggers=[listener], score_held_out=watch)
+    training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), context)
     state = training.run()
     assert state.step == state.end == 17, "the rate falls from step 10 on, where nothing got better for the third time"
     assert rates[9] == rates[10] == max(rates) and rates[10] > rates[11] > rates[-1] > 0
     assert [look["step"] for look in state.watched] == [*range(2, 18, 2), 17], "the last weights are looked at too"
-    assert state.best_step == 14, "of equal ones the later"
     assert torch.equal(mapping.heads[0].weight, seen[6])
 
 
@@ -99,22 +101,18 @@ def test_a_fall_is_never_broken_off() -> None:
     """Nothing gets better, but the third time that is seen the rate falls already."""
     mapping, examples = small_mapping("text:text -> label")
     values = iter(range(50))
-    training = Training(
-        mapping, examples, make_plan(steps=10, watch_every=2, patience=3), CPU,
-        watch=lambda held: {"loss": 0.0, "error": float(next(values))},
-    )  # fmt: skip
+    context = RunContext(CPU, score_held_out=lambda held: {"loss": 0.0, "error": float(next(values))})
+    training = Training(mapping, examples, make_plan(steps=10, watch_every=2, patience=3), context)
     state = training.run()
-    assert state.step == 10 and state.end is None and state.best_step == 2
+    assert state.step == 10 and state.end is None
 
 
 def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
     """The error of few rows stands still by chance; only where their loss does so too has training come to its end."""
     mapping, examples = small_mapping("text:text -> label")
     losses = iter([3.0, 2.0, 1.0, 0.9, 0.8, 0.7, *range(2, 40)])
-    training = Training(
-        mapping, examples, make_plan(steps=100, watch_every=2, patience=3), CPU,
-        watch=lambda held: {"loss": float(next(losses)), "error": 0.5},
-    )  # fmt: skip
+    context = RunContext(CPU, score_held_out=lambda held: {"loss": float(next(losses)), "error": 0.5})
+    training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), context)
     state = training.run()
     assert [look["step"] for look in state.watched if look["loss"] == 0.7] == [12]
     assert state.step == state.end == decay_end(18), "the rate falls where the loss got no better for the third time"
@@ -123,9 +121,8 @@ def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
 def test_the_tail_is_averaged() -> None:
     mapping, examples = small_mapping("text:text -> label")
     weights: list[torch.Tensor] = []
-    training = Training(mapping, examples, make_plan(steps=10, average=True), CPU)
-    training.listener = lambda record: weights.append(mapping.heads[0].weight.detach().clone())
-    training.run()
+    listener = StepListener(lambda report: weights.append(mapping.heads[0].weight.detach().clone()))
+    Training(mapping, examples, make_plan(steps=10, average=True), RunContext(CPU, loggers=[listener])).run()
     torch.testing.assert_close(mapping.heads[0].weight, torch.stack(weights[8:]).mean(0))
 
 
@@ -298,13 +295,13 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr("os.fsync", full_after_some)
     with pytest.raises(RunError, match="disk is full") as stopped:
-        Training(mapping, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
+        Training(mapping, examples, make_plan(steps=50, save_every=2), RunContext(CPU, tmp_path)).run()
     assert stopped.value.exit_status == 1
     monkeypatch.undo()
     found = checkpoint.load_newest_checkpoint(tmp_path, print)
     assert found is not None
     again, examples = small_mapping("text:text -> label")
-    state = Training(again, examples, make_plan(steps=50, save_every=2), CPU, tmp_path).run()
+    state = Training(again, examples, make_plan(steps=50, save_every=2), RunContext(CPU, tmp_path)).run()
     assert state.step == 50
 
 
@@ -314,13 +311,14 @@ def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(
     def run(folder: Path, last: int | None = None) -> tuple[TrainingState, Mapping]:
         mapping, examples = small_mapping("text:text -> label")
 
-        def heard(record: dict[str, Any]) -> None:
-            if record["step"] == last:
+        def interrupt(report: StepReport) -> None:
+            if report.step == last:
                 raise KeyboardInterrupt
 
         given = make_plan(steps=100, watch_every=2, patience=2, save_every=2)
         watch = lambda held: {"loss": 0.0, "error": 1.0}  # noqa: E731
-        training = Training(mapping, examples, given, CPU, folder, watch, listener=heard)
+        context = RunContext(CPU, folder, [StepListener(interrupt)], score_held_out=watch)
+        training = Training(mapping, examples, given, context)
         return training.run(), training.mapping
 
     whole, wanted = run(tmp_path / "whole")
@@ -337,8 +335,11 @@ def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(RunError, match=r"metrics\.jsonl could not be written.*; what was saved before is unchanged"):
-            Training(mapping, examples, make_plan(steps=50, save_every=50), CPU, tmp_path).run()
+        with pytest.raises(
+            RunError, match=r"metrics\.jsonl could not be written.*; what was saved before is unchanged"
+        ):
+            context = RunContext(CPU, tmp_path, [MetricsFile(tmp_path, print)])
+            Training(mapping, examples, make_plan(steps=50, save_every=50), context).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -358,24 +359,26 @@ BROKEN_LINES = {
 def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: str, tmp_path: Path) -> None:
     mapping, examples = small_mapping("text:text -> label")
 
-    def heard(record: dict[str, Any]) -> None:
-        if record["step"] == 7:
+    def interrupt(report: StepReport) -> None:
+        if report.step == 7:
             raise KeyboardInterrupt
 
+    context = RunContext(CPU, tmp_path, [MetricsFile(tmp_path, print), StepListener(interrupt)])
     with pytest.raises(KeyboardInterrupt):
-        Training(mapping, examples, make_plan(steps=9, save_every=3), CPU, tmp_path, listener=heard).run()
+        Training(mapping, examples, make_plan(steps=9, save_every=3), context).run()
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], BROKEN_LINES[how](lines[3].rstrip()) + b"\n", *lines[4:]]))
     said = RecordingProgress()
     mapping, examples = small_mapping("text:text -> label")
-    state = Training(mapping, examples, make_plan(steps=9, save_every=3), CPU, tmp_path, progress=said).run()
+    context = RunContext(CPU, tmp_path, [ProgressLogger(said), MetricsFile(tmp_path, said.say)])
+    state = Training(mapping, examples, make_plan(steps=9, save_every=3), context).run()
     notes = [line for line in said.lines if "metrics.jsonl" in line]
     assert len(notes) == 1 and notes[0].endswith("cannot be read: line 4") and state.step == 9
     kept = path.read_bytes().splitlines(keepends=True)
     assert kept[:5] == [*lines[:3], *lines[4:6]], "whole lines stay as they were"
     assert [json.loads(line)["step"] for line in kept] == [1, 2, 3, 5, 6, 7, 8, 9]
-    metrics_log.read(tmp_path, said.say)
+    read_metrics(tmp_path, said.say)
     assert [line for line in said.lines if "metrics.jsonl" in line] == notes, "it was said once"
 
 

@@ -12,8 +12,8 @@ from runs import sentences
 
 import mapsto
 from mapsto.sequence.packing import collate
-from mapsto.training.loop import Plan, Training
-from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection, fill, sample
+from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection, replace_tokens, sample_tokens
 
 TEXTS = [{"text": text} for text in sentences(80)]
 SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu"}
@@ -26,11 +26,11 @@ def test_guesses_stand_in_the_hidden_places_and_are_told_from_what_stood_there()
     assert readout is not None and readout.at is not None
     guesses = readout.values.clone()
     guesses[::2] = (guesses[::2] + 1) % 300
-    filled, is_other = fill(batch, "text", readout, guesses)
+    filled, is_other = replace_tokens(batch, "text", readout, guesses)
     whole = torch.cat([torch.from_numpy(examples.pieces[i][0].tokens) for i in range(8)])
     assert torch.equal(is_other.bool(), filled.tokens["text"] != whole)
     assert int(is_other.sum()) == len(guesses[::2])
-    again, none = fill(batch, "text", readout, readout.values)
+    again, none = replace_tokens(batch, "text", readout, readout.values)
     assert torch.equal(again.tokens["text"], whole) and not none.any()
 
 
@@ -39,9 +39,9 @@ def test_guesses_have_the_chances_that_the_generator_gives_them() -> None:
     logits[1, 3] = -torch.inf
     even = (torch.arange(4000) + 0.5) / 4000
     for row in logits:
-        shares = torch.bincount(sample(row.expand(4000, 7), even), minlength=7) / 4000
+        shares = torch.bincount(sample_tokens(row.expand(4000, 7), even), minlength=7) / 4000
         torch.testing.assert_close(shares, torch.softmax(row, dim=0), atol=1e-3, rtol=0)
-    assert sample(logits[1:], torch.ones(1)) == 6, "a chance that was rounded up is of the last token"
+    assert sample_tokens(logits[1:], torch.ones(1)) == 6, "a chance that was rounded up is of the last token"
 
 
 def test_guesses_are_a_function_of_seed_step_and_row() -> None:
@@ -71,7 +71,7 @@ def test_both_learn() -> None:
 
     before = losses()
     plan = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
-    Training(mapping, examples, plan, CPU, objective=objective).run()
+    Training(mapping, examples, plan, RunContext(CPU), objective).run()
     assert all(after < 0.9 * was for after, was in zip(losses(), before, strict=True)), (before, losses())
 
 

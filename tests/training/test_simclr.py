@@ -14,7 +14,7 @@ from mappings import CPU, make_picture, small_mapping
 import mapsto
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import collate
-from mapsto.training.loop import Loader, Plan, Training
+from mapsto.training.loop import Loader, Plan, RunContext, Training
 from mapsto.training.objectives.simclr import SimCLR
 
 ROWS = [{"image": make_picture(i, i % 2 == 0)} for i in range(40)]
@@ -23,9 +23,9 @@ PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=
 
 
 def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
-    monkeypatch.setattr("mapsto.training.loop.TOKENS_AT_ONCE", most_tokens)
+    monkeypatch.setattr("mapsto.training.loop.BATCH_TOKENS", most_tokens)
     mapping, examples = small_mapping("~image -> image")
-    return Loader(examples, PLAN, 0, SimCLR(mapping, "auto")).make(3)
+    return Loader(examples, PLAN, 0, SimCLR(mapping, "auto")).pack_batches(3)
 
 
 @pytest.mark.parametrize("most_tokens", [8192, 200])
@@ -52,7 +52,7 @@ def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() ->
     """Moved a little, since that leaves these few colours apart; at a step that is not learnt from."""
     mapping, examples = small_mapping("~image -> image")
     objective = SimCLR(mapping, "move")
-    asked = objective.asked(examples)
+    asked = objective.adapt(examples)
 
     def known() -> tuple[float, float]:
         """How often the nearest of 79 other views is of the same picture, and the deviation of vectors over their length."""
@@ -66,7 +66,7 @@ def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() ->
         )
 
     share, spread = known()
-    Training(mapping, examples, replace(PLAN, steps=40), CPU, objective=objective).run()
+    Training(mapping, examples, replace(PLAN, steps=40), RunContext(CPU), objective).run()
     learnt, kept = known()
     assert share < 0.4 and learnt > 0.7, (share, learnt)
     assert kept > 0.8 * spread, (spread, kept)

@@ -23,7 +23,7 @@ import mapsto
 from mapsto.errors import UsageError
 from mapsto.fitting.build import bare
 from mapsto.kinds.image import ImageSource
-from mapsto.training.objectives.style import StyleLoss, grids
+from mapsto.training.objectives.style import StyleLoss, feature_maps
 from mapsto.vision.patch_embedding import PLACES
 from mapsto.vision.resize import joined
 
@@ -42,7 +42,7 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
         torch.from_numpy(joined(piece.tokens[inner, PLACES:], grid, source.frame.patch)).permute(2, 0, 1)[None] / 255
     )
     pixels.requires_grad_(True)
-    found = grids(network, pixels)
+    found = feature_maps(network, pixels)
     expected = network.hidden(pack_values(network, [value])).flatten(0, 1)[: len(piece)][torch.from_numpy(inner)]
     last = F.max_pool2d(found[-1], 2) if shape.startswith("vgg") else found[-1]
     torch.testing.assert_close(last.flatten(2)[0].T, expected, **CLOSE)

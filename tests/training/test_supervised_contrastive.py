@@ -12,15 +12,15 @@ import pytest
 import torch
 from mappings import small_mapping
 from runs import sentences, write_corpus
-from trainings import TINY_OPTIONS, RecordingProgress
+from trainings import TINY_OPTIONS, RecordingProgress, StepListener
 
 import mapsto
 from mapsto.errors import UsageError
 from mapsto.model import linear_probe
 from mapsto.options import LARGEST_SEED
 from mapsto.training import loop
-from mapsto.training.loop import Plan, Training
-from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, SupervisedContrastive, contrast
+from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, SupervisedContrastive, contrastive_loss
 
 CPU = torch.device("cpu")
 
@@ -40,15 +40,15 @@ def test_the_loss_is_that_of_every_pair_written_out() -> None:
         same = [j for j in others if classes[j] == classes[i]]
         for j in same:
             expected -= float(torch.log(torch.exp(unit[i] @ unit[j] / TEMPERATURE) / total)) / len(same)
-    assert float(contrast(vectors, classes)) == pytest.approx(expected, rel=1e-5)
+    assert float(contrastive_loss(vectors, classes)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_order_of_rows_changes_nothing_and_a_class_of_one_has_no_pair() -> None:
     vectors, classes = torch.randn(4, 5), torch.tensor([0, 0, 1, 1])
     for order in permutations(range(4)):
-        again = contrast(vectors[list(order)], classes[list(order)])
-        torch.testing.assert_close(again, contrast(vectors, classes))
-    assert float(contrast(vectors[:2], torch.tensor([0, 1]))) == 0.0
+        again = contrastive_loss(vectors[list(order)], classes[list(order)])
+        torch.testing.assert_close(again, contrastive_loss(vectors, classes))
+    assert float(contrastive_loss(vectors[:2], torch.tensor([0, 1]))) == 0.0
 
 
 def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> None:
@@ -72,8 +72,8 @@ def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
     head = mapping.heads[0].weight.detach().clone()
     losses: list[float] = []
     plan = Plan(steps=40, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
-    listener = lambda record: losses.append(record["loss"])  # noqa: E731
-    Training(mapping, examples, plan, CPU, listener=listener, objective=SupervisedContrastive(examples, 0)).run()
+    context = RunContext(CPU, loggers=[StepListener(lambda report: losses.append(report.loss))])
+    Training(mapping, examples, plan, context, SupervisedContrastive(examples, 0)).run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
 
 
@@ -82,11 +82,11 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
     plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
     told = []
     for tokens, shortest in ((8192, 512), (64, 32)):
-        monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(loop, "BATCH_TOKENS", tokens)
         monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
         mapping, examples = small_mapping("text:text -> label")
-        training = Training(mapping, examples, plan, CPU, objective=SupervisedContrastive(examples, 0))
-        batches = len(training.loader.make(0))
+        training = Training(mapping, examples, plan, RunContext(CPU), SupervisedContrastive(examples, 0))
+        batches = len(training.loader.pack_batches(0))
         steps = [training.step(number)[0] for number in range(3)]
         told.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))
     (one, losses, weights), (several, same_losses, same_weights) = told

@@ -1,8 +1,8 @@
 """Checkpoints of a run: all tensors and the state of training, so that a killed run goes on bit for bit.
 
-A checkpoint is a folder `checkpoints/step-…` of three files: tensors as safetensors, state as JSON, and a manifest with the SHA-256
-of both. It is written to a temporary folder, fsynced and renamed, so that a reader finds all of it or nothing. Loading hashes every
-byte again; the newest checkpoint that is whole is taken.
+A checkpoint is a folder `checkpoints/step-…` of three files: tensors as safetensors, state as JSON, and a manifest with the
+SHA-256 of both. It is written to a temporary folder, fsynced and renamed, so that a reader finds all of it or nothing.
+Loading hashes every byte again; the newest checkpoint that is whole is taken.
 """
 
 from __future__ import annotations

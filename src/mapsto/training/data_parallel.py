@@ -1,8 +1,8 @@
 """Data-parallel training: whole weights in every process, gradients summed while the backward pass still runs.
 
-The replicas stay equal because each begins with the main process's weights and takes the same step on the same sums. Gradients are
-summed in buckets, as in PyTorch DDP (Li et al. 2020, https://arxiv.org/abs/2006.15704): a bucket leaves as soon as its last gradient
-is there. fsdp.py shards the weights instead.
+The replicas stay equal because each begins with the main process's weights and takes the same step on the same sums.
+Gradients are summed in buckets, as in PyTorch DDP (Li et al. 2020, https://arxiv.org/abs/2006.15704): a bucket leaves as soon
+as its last gradient is there. fsdp.py shards the weights instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fully sharded training: weights, gradients and optimizer state divided among the processes.
 
-FSDP2 (torch.distributed.fsdp.fully_shard; Zhao et al. 2023, https://arxiv.org/abs/2304.11277): a block's weights are gathered where it
-is used and dropped again, so memory falls with the number of processes at the price of more communication.
+FSDP2 (torch.distributed.fsdp.fully_shard; Zhao et al. 2023, https://arxiv.org/abs/2304.11277): a block's weights are gathered
+where it is used and dropped again, so memory falls with the number of processes at the price of more communication.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The training loop: one for every arrow and every objective, and exact to the bit when a run is killed and started again.
 
-A step reads its rows, packs them, sums the losses of all packed batches, divides by the number of answers of all processes, clips the
-gradient and updates the weights. Rows and random numbers are functions of (seed, step), so a run that goes on from a checkpoint
-computes what an unbroken one would have. The next steps' batches are packed by threads while the current one computes; checkpoints,
-scores of held-out rows and logging are the only other work.
+A step reads its rows, packs them, sums the losses of all packed batches, divides by the number of answers of all processes,
+clips the gradient and updates the weights. Rows and random numbers are functions of (seed, step), so a run that goes on from
+a checkpoint computes what an unbroken one would have. The next steps' batches are packed by threads while the current one
+computes; checkpoints, scores of held-out rows and logging are the only other work.
 """
 
 from __future__ import annotations
@@ -312,8 +312,8 @@ class Training:
     def _score_held_out(self, score: Callable[[Mapping], dict[str, float]]) -> None:
         """Score the held-out rows, keep the weights where their error is the lowest, and decay early where it stays.
 
-        The learning rate decays when neither error nor loss (which few rows tell more exactly) has improved for `patience` scores.
-        The scores improve once more while it decays, so a decay is never broken off.
+        The learning rate decays when neither error nor loss (which few rows tell more exactly) has improved for `patience`
+        scores. The scores improve once more while it decays, so a decay is never broken off.
         """
         self.mapping.eval()
         scores = score(self.layout.gather_mapping(self.mapping))

@@ -1,8 +1,9 @@
 """Optimizers and the learning-rate schedule: Muon on the matrices of the blocks, AdamW on everything else.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix, scaled as in Liu et al.
-2025 (https://arxiv.org/abs/2502.16982). AdamW: Loshchilov & Hutter 2019 (https://arxiv.org/abs/1711.05101). The schedule warms up, stays
-and decays linearly (Hu et al. 2024, https://arxiv.org/abs/2404.06395). State is read and written as plain tensors.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix, scaled as in
+Liu et al. 2025 (https://arxiv.org/abs/2502.16982). AdamW: Loshchilov & Hutter 2019 (https://arxiv.org/abs/1711.05101). The
+schedule warms up, stays and decays linearly (Hu et al. 2024, https://arxiv.org/abs/2404.06395). State is read and written as
+plain tensors.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 # Shares of the steps over which the learning rate rises and falls.
 WARM_UP, DECAY = 0.06, 0.40
 
-# With 0.01 Muon's matrices grow for as long as they learn: a starting model trained for nine epochs was worse than one trained for
-# four, although it predicted masked tokens better; with 0.1, as in Liu et al. 2025, it is better in both (benchmarks/decay.py).
+# With 0.01 Muon's matrices grow for as long as they learn: a starting model trained for nine epochs was worse than one
+# trained for four, although it predicted masked tokens better; with 0.1, as in Liu et al. 2025, it is better in both
+# (benchmarks/decay.py).
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 
 # Embeddings, biases and heads of a Muon run learn with AdamW at a fifth of its rate: 1e-3 beside 5e-3.
@@ -48,8 +50,8 @@ def decay_end(step: int) -> int:
 def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
     """Return each weight's share of the learning rate, by name.
 
-    Layer-wise decay (Howard & Ruder 2018, Clark et al. 2020): 1 above the last block, `decay` times less for each block below, least
-    for the embeddings. head: the share of the heads.
+    Layer-wise decay (Howard & Ruder 2018, Clark et al. 2020): 1 above the last block, `decay` times less for each block
+    below, least for the embeddings. head: the share of the heads.
     """
     names = list(names)
     block_of = {name: int(match[1]) for name in names if (match := BLOCK_NAME.search(name))}

@@ -1,8 +1,9 @@
 """Adversarial loss of predicted images: a discriminator learns to tell them from real ones, and the mapping to deceive it.
 
-The discriminator judges patches of 31 × 31 pixels (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004), beside the source
-where there are pairs. Its losses are squared distances (LSGAN, Mao et al. 2017, https://arxiv.org/abs/1611.04076). Its weights are part
-of the mapping during training, so that the optimizer and the checkpoints hold them too and a run goes on exactly.
+The discriminator judges patches of 31 × 31 pixels (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004), beside the
+source where there are pairs. Its losses are squared distances (LSGAN, Mao et al. 2017, https://arxiv.org/abs/1611.04076). Its
+weights are part of the mapping during training, so that the optimizer and the checkpoints hold them too and a run goes on
+exactly.
 Legend of shapes: n images, h × w pixels.
 """
 

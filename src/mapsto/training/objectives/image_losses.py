@@ -33,8 +33,8 @@ class ImageLoss(Protocol):
 class ImageObjective(Objective):
     """The loss of every target port, and of the one image port each of `image_losses`.
 
-    with_pixel_loss: whether predicted images are also compared with the target by pixel. Without it held-out rows, which are scored
-    by pixel, choose nothing.
+    with_pixel_loss: whether predicted images are also compared with the target by pixel. Without it held-out rows, which are
+    scored by pixel, choose nothing.
     """
 
     def __init__(self, mapping: Mapping, image_losses: Sequence[ImageLoss], with_pixel_loss: bool) -> None:

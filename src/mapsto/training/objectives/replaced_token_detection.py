@@ -1,7 +1,7 @@
 """Replaced-token detection: a small generator fills in masked tokens, and the model learns which tokens were replaced.
 
-ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): every token teaches, not the masked ones alone. The generator is the same
-stack with fewer layers and shares the embeddings; it adds about a third to the price of a step.
+ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): every token teaches, not the masked ones alone. The generator
+is the same stack with fewer layers and shares the embeddings; it adds about a third to the price of a step.
 Legend of shapes: t tokens, m masked tokens, v vocabulary, d width.
 """
 

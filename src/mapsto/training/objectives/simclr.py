@@ -1,7 +1,8 @@
 """SimCLR: two augmented views of a value get similar vectors, views of different values dissimilar ones.
 
-SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709). It has no teacher network and no moving averages, so a run's state is its
-weights, and small models learn by it in minutes of a CPU (benchmarks/picturing.py). A step costs two forward passes a value.
+SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709). It has no teacher network and no moving averages, so a run's
+state is its weights, and small models learn by it in minutes of a CPU (benchmarks/picturing.py). A step costs two forward
+passes a value.
 Legend of shapes: n views, d width.
 """
 

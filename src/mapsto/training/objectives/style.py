@@ -1,8 +1,9 @@
 """Style loss: predicted images keep the content of their source and take the style of one image.
 
-Style is which features of a frozen network occur together, wherever they are: the Gram matrix of its feature maps (Gatys et al. 2016,
-https://arxiv.org/abs/1508.06576). Content is the feature map itself. A mapping learns to change both at once (perceptual losses, Johnson
-et al. 2016, https://arxiv.org/abs/1603.08155). The network is no part of the mapping; a step costs three passes through it.
+Style is which features of a frozen network occur together, wherever they are: the Gram matrix of its feature maps (Gatys et
+al. 2016, https://arxiv.org/abs/1508.06576). Content is the feature map itself. A mapping learns to change both at once
+(perceptual losses, Johnson et al. 2016, https://arxiv.org/abs/1603.08155). The network is no part of the mapping; a step
+costs three passes through it.
 Legend of shapes: n images, h × w pixels, g × k cells or patches, d width, t tokens, p side of a patch.
 """
 
@@ -26,8 +27,8 @@ NUM_DEPTHS = 4
 class StyleLoss:
     """The distance of images from the style of `image` and from the content of their source.
 
-    network: computes the features; a mapping without heads that reads images. image: (1, 3, h, w) from 0 to 1. weight: of style; content
-    weighs 1.
+    network: computes the features; a mapping without heads that reads images. image: (1, 3, h, w) from 0 to 1. weight: of
+    style; content weighs 1.
     """
 
     def __init__(self, network: Mapping, image: Tensor, weight: float) -> None:

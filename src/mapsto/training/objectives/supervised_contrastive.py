@@ -1,7 +1,7 @@
 """Supervised contrastive learning: rows of one class get similar vectors, rows of different classes dissimilar ones.
 
-SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) reads two rows for each pair. Here every pair of a step is compared, as in
-Khosla et al. 2020 (https://arxiv.org/abs/2004.11362): n rows give n (n − 1) / 2 pairs for n forward passes.
+SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) reads two rows for each pair. Here every pair of a step is
+compared, as in Khosla et al. 2020 (https://arxiv.org/abs/2004.11362): n rows give n (n − 1) / 2 pairs for n forward passes.
 Legend of shapes: n examples, d width.
 """
 
@@ -42,9 +42,9 @@ class ComparedRows:
 class SupervisedContrastive(Objective):
     """The contrastive loss over the classes of target `port`; the heads are not trained.
 
-    Each row is compared with all others of its step. Where long rows fill several batches, each batch is compared with the vectors of
-    the others from before the update, so that the gradient is whole and memory holds one batch (GradCache, Gao et al. 2021,
-    https://arxiv.org/abs/2101.06983). That costs one more forward pass.
+    Each row is compared with all others of its step. Where long rows fill several batches, each batch is compared with the
+    vectors of the others from before the update, so that the gradient is whole and memory holds one batch (GradCache, Gao et
+    al. 2021, https://arxiv.org/abs/2101.06983). That costs one more forward pass.
     """
 
     trains_heads = False
