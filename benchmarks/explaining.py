@@ -53,7 +53,9 @@ def main() -> None:
         table = reference.get_input_embeddings()
         here = torch.from_numpy(example.pieces[0].tokens)[None]
         base = torch.from_numpy(explainers["integrated"].blank(example).pieces[0].tokens)[None]
-        found = IntegratedGradients(told).attribute(table(here), table(base), n_steps=DEFAULT_STEPS, method="gausslegendre")
+        found = IntegratedGradients(told).attribute(
+            table(here), table(base), n_steps=DEFAULT_STEPS, method="gausslegendre"
+        )
         return found.sum(-1)[0].detach().numpy()
 
     def captum() -> list[np.ndarray]:

@@ -24,7 +24,6 @@ from mapsto.inference.forward import over
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
-from mapsto.training.loggers import read_metrics
 
 
 def _watcher(
@@ -33,7 +32,7 @@ def _watcher(
     """A look at the held-out rows, each process at its part: the mean loss and error of the first target."""
     if watched is None:
         return None
-    listed = ranks.part(list(scoring_examples(watched)))
+    listed = ranks.own_share(list(scoring_examples(watched)))
 
     def look(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
@@ -81,7 +80,7 @@ def _report(run: Path, found: Evaluation, work: Work, command: str | None, say: 
     looks = analyse_evaluation(found, work.mapping, work.device)
     if looks or found.samples:
         try:
-            steps = metrics_log.read(run, say)
+            steps = read_metrics(run, say)
             provenance = Provenance(f"How good is {run.name}?", command, work.findings, steps)
             page = evaluation_page(found, looks, provenance)
             write_page(run / run_folder.REPORT, page, found, looks)
