@@ -24,6 +24,7 @@ from mapsto.inference.forward import over
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
+from mapsto.training.loggers import read_metrics
 
 
 def _watcher(
