@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 11 minutes on two cores); DEMO=image with pictures"
-	@echo "make test   run the tests        make slow   run the long sweeps        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers"
+	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo $(DEMO)
@@ -20,8 +20,9 @@ test: $(VENV)/.test
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. For a quiet machine.
-# What long benchmarks kept of an earlier run goes first. SETFIT=… names a Python that has the package setfit (benchmarks/setfit_peer.py); without it its algorithm is written out.
+# The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. Needs an idle machine.
+# Results that long benchmarks kept from an earlier run are deleted first. SETFIT=… names a Python that has the package setfit
+# (benchmarks/setfit_peer.py); without it the benchmark uses its own implementation of the algorithm.
 bench: $(VENV)/.bench
 	rm -rf runs/benchmarks
 	failed=; for work in startup packing attention products pretraining prediction "fitting --tasks SST-2 --rows 600 --seeds 2" growth "corpus 1 10 100" \
@@ -31,13 +32,13 @@ bench: $(VENV)/.bench
 		set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-# What the proofs rest on: how faithful explanations are, what suggested labels save, what starts are worth. In a short form too.
+# Faithfulness of explanations, labels saved by suggestions, comparisons of starting models; in a short form too.
 bench-proof: $(VENV)/.bench
 	$(BIN)/python benchmarks/explaining.py
 	$(BIN)/python benchmarks/suggesting.py --seeds 5
 	$(BIN)/python benchmarks/comparing.py --tasks SST-2 --labels 16,64,256 --seeds 3 --tested 1000
 
-# Pictures; benchmarks/boxes.py, dinov2.py and vision.py want a start besides, which their docstrings name.
+# Pictures. benchmarks/boxes.py, dinov2.py and vision.py need a starting model, which their docstrings name.
 bench-pictures: $(VENV)/.bench
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/mae.py
@@ -48,6 +49,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/language.py
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "mapsto needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 …"; exit 1; }

@@ -1,7 +1,7 @@
 """Boxes on BCCD (blood cells; 292 pictures to learn from, 72 to test on) from DINOv2-small, and from random weights.
 
 The start's folder is what benchmarks/dinov2.py writes (its docstring says where the weights are from). Minutes are of the clock.
-That the figures equal those of faster-coco-eval, tests/test_boxes.py holds.
+That the figures equal those of faster-coco-eval, tests/kinds/test_boxes.py holds.
 `python benchmarks/boxes.py --start runs/benchmarks/dinov2-small`.
 """
 
