@@ -303,7 +303,7 @@ def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[st
 PEAK = """
 import resource, sys
 from mapsto import cli
-import mapsto.cli.commands, mapsto.fitting.fit
+import mapsto.api
 sys.argv[0] = "mapsto"
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 cli.app(standalone_mode=False)

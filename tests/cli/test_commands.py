@@ -419,7 +419,7 @@ def test_ctrl_c_between_steps_is_said(invoke: Invoke, tmp_path: Path, monkeypatc
     def stopped(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mapsto.cli.commands.info", stopped)
+    monkeypatch.setattr("mapsto.cli.info._facts", stopped)
     assert invoke("info", tmp_path) == (130, "", "error: stopped by SIGINT\n")
 
 

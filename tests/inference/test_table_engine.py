@@ -13,7 +13,7 @@ from runs import TINY, memory_growth, run, sentences, write_labelled
 
 import mapsto
 from mapsto.api import Model
-from mapsto.cli import answering
+from mapsto.cli.predict import embed, predict
 from mapsto.data import readers
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError
@@ -46,7 +46,7 @@ def model(fitted: Path) -> Model:
 
 
 def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -> None:
-    answering.predict(str(model), table, None, out, "cpu", "fp32", None, as_json, "cut")
+    predict(str(model), table, out=out, device="cpu", precision="fp32", json=as_json)
 
 
 @pytest.mark.parametrize("name", ["vectors.parquet", "vectors.jsonl", "vectors.csv"])
@@ -55,7 +55,7 @@ def test_a_vector_for_every_row(
 ) -> None:
     rows = write_numbered_rows(tmp_path / "table.parquet")
     out = tmp_path / name
-    answering.embed(str(fitted), tmp_path / "table.parquet", None, out, "cpu", "fp32", None, False, None)
+    embed(str(fitted), tmp_path / "table.parquet", out=out, device="cpu", precision="fp32")
     assert "2 of 300 rows could not be answered" in capfd.readouterr().err
     table = read_table(out)
     texts = [row["text"] for row in rows]
@@ -67,12 +67,14 @@ def test_a_vector_for_every_row(
 
 
 def test_vectors_of_texts_that_are_too_long_are_counted(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    answering.embed(str(fitted), None, ["short", " ".join(sentences(300))], None, "cpu", "fp32", None, True, "mean")
+    embed(
+        str(fitted), text=["short", " ".join(sentences(300))], device="cpu", precision="fp32", json=True, pooling="mean"
+    )
     said = capfd.readouterr()
     assert "1 rows are longer than the model takes and were cut" in said.err
     assert [len(json.loads(line)["vector"]) for line in said.out.splitlines()] == [64, 64]
     with pytest.raises(UsageError, match="did you mean 'mean'"):
-        answering.embed(str(fitted), None, ["short"], None, "cpu", "fp32", None, True, "men")
+        embed(str(fitted), text=["short"], device="cpu", precision="fp32", json=True, pooling="men")
 
 
 def write_numbered_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:

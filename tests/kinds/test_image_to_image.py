@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 import mapsto
 from mapsto import kinds
-from mapsto.cli.answering import complete, predict
+from mapsto.cli.predict import predict
 from mapsto.data.table import write_rows
 from mapsto.kinds.image import ImageSource
 from mapsto.pretrained import model_folder
@@ -145,7 +145,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
         (tmp_path / "m", tmp_path / "d", "--draw is for"),
     ):
         with pytest.raises(mapsto.MapstoError, match=reason):
-            predict(out, new, None, into, "cpu", "fp32", None, False, "cut", draw=draw)
+            predict(out, new, out=into, device="cpu", precision="fp32", draw=draw)
 
 
 def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
     assert {"b: psnr", "label: accuracy"} <= set(found.scores)
     Image.fromarray(rows[0]["a"]).save(tmp_path / "a.png")
     write_rows(tmp_path / "t.csv", ["a"], [{"a": "a.png"}])
-    predict(str(tmp_path / "run"), tmp_path / "t.csv", None, tmp_path / "made", "cpu", "fp32", None, True, "cut")
+    predict(str(tmp_path / "run"), tmp_path / "t.csv", out=tmp_path / "made", device="cpu", precision="fp32", json=True)
     assert Path(json.loads(capsys.readouterr().out)["b"]["image"]).parent == tmp_path / "made"
 
 
@@ -231,7 +231,7 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
         ("small.png", 0.5, "not both"),
     ):
         with pytest.raises(mapsto.MapstoError, match=said):
-            complete(base, photos, None, filled, "cpu", "fp32", None, hide, tmp_path / mask)
+            predict(base, photos, out=filled, device="cpu", precision="fp32", hide=hide, mask=tmp_path / mask)
 
 
 def test_texts_have_no_masks() -> None:

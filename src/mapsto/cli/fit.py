@@ -1,0 +1,93 @@
+"""`mapsto pretrain` and `mapsto fit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mapsto.cli.app import (
+    Arrow,
+    AsJson,
+    Data,
+    Like,
+    Overwrite,
+    Quiet,
+    RunFolder,
+    Start,
+    Test,
+    app,
+    with_options,
+)
+from mapsto.options import Options
+
+
+@app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
+@with_options
+def pretrain(
+    what: Annotated[str, typer.Argument(help="A kind, such as text, or an arrow with `~`.")],
+    data: Data,
+    out: RunFolder,
+    options: Options,
+    start: Start = None,
+    like: Like = None,
+    test: Test = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Pretrain on data without labels: hide parts of it and learn to fill them in."""
+    from mapsto import device, progress
+    from mapsto.fitting.fit import pretrain_mapping
+
+    device.keep_memory()
+    pretrain_mapping(
+        what,
+        data,
+        out,
+        start=start,
+        like=like,
+        test=test,
+        options=options,
+        progress=progress.choose_progress(quiet, json),
+        overwrite=overwrite,
+    )
+
+
+@app.command(epilog="Example: mapsto fit 'text -> label' train.csv --start runs/base --test test.csv --out runs/clf")
+@with_options
+def fit(
+    arrow: Arrow,
+    data: Data,
+    out: RunFolder,
+    options: Options,
+    start: Start = None,
+    like: Like = None,
+    test: Test = None,
+    overwrite: Overwrite = False,
+    search: Annotated[
+        int | None,
+        typer.Option(help="First try this many settings on held-out training rows (the extra `search`)."),
+    ] = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Begin no trial of the search after this long.")] = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Fit a model to a table: learn the answers that the arrow names from what it reads."""
+    from mapsto import device, progress
+    from mapsto.fitting.search import search_and_fit
+
+    device.keep_memory()
+    search_and_fit(
+        arrow,
+        data,
+        out,
+        search=search,
+        search_minutes=search_minutes,
+        start=start,
+        like=like,
+        test=test,
+        options=options,
+        progress=progress.choose_progress(quiet, json),
+        overwrite=overwrite,
+    )
