@@ -55,7 +55,9 @@ def explain(
         count = len(explanations.faults)
         print_note(f"{count:,} rows cannot be read and have no explanation; the first: {explanations.faults[0]}")
     if explanations.num_cut:
-        print_note(f"of {explanations.num_cut:,} rows only the beginning was read: they are longer than the model takes")
+        print_note(
+            f"of {explanations.num_cut:,} rows only the beginning was read: they are longer than the model takes"
+        )
     if out is not None:
         if out.suffix == ".html":
             explanation_page(explanations, model).write(out)
