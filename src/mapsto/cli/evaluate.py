@@ -44,7 +44,9 @@ def evaluate(
     mapping = load_mapping(model)
     predictor = Predictor(mapping, device, precision)
     table = read_table_with_notes(data, encoding, with_answers=True)
-    evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json))
+    evaluation = evaluate_mapping(
+        predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json)
+    )
     # Explanations of mistakes take time and stand on the page alone: a screen has no room for them.
     analyses = analyse_evaluation(evaluation, mapping if out is not None or json else None, predictor.device)
     if out is not None:
