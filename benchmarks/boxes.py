@@ -48,8 +48,8 @@ def main() -> None:
     keep_memory()
     train, test = parts()
     lines = [
-        f"{len(train)} pictures to learn from, {len(test)} to test on, at most {given.size} pixels to a side, in batches of "
-        f"{given.batch}; of a start the {given.freeze} lowest layers stay as they are.",
+        f"{len(train)} training pictures, {len(test)} test pictures, at most {given.size} pixels to a side, batches of "
+        f"{given.batch}; the {given.freeze} lowest layers of a starting model are frozen.",
         "",
         "| start | minutes | steps | mAP | mAP50 | mAP75 |",
         "|---|---|---|---|---|---|",

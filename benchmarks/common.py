@@ -17,7 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "RESULTS.md"
-HEAD = "# Measured\n\nEach section is written by the script that it names.\n"
+HEAD = "# Measured\n\nEach section is written by the script named in its title.\n"
 DATA = ROOT.parents[1] / "shared" / "data" / "text"
 
 
@@ -77,7 +77,7 @@ def profiled(work: Callable[[], object], most: int = 8) -> str:
     ops = sorted(found.key_averages(), key=lambda op: -op.self_cpu_time_total)
     total = sum(op.self_cpu_time_total for op in ops)
     shares = [f"{op.key} {100 * op.self_cpu_time_total / total:.0f} %" for op in ops[:most]]
-    return f"Where its operations spend their time: {', '.join(shares)}."
+    return f"Time by operation: {', '.join(shares)}."
 
 
 def machine() -> str:

@@ -80,7 +80,7 @@ def main() -> None:
             f"{found.gain} in % on {found.tested:,} test rows, {found.seeds} draws of labels; mean (95 % interval over both).",
             f"`{Path(start).name}` is {made}; `scratch` has its shape and random weights.",
             "",
-            f"| way | {' | '.join(f'{count:,} labels' for count in labels)} |",
+            f"| method | {' | '.join(f'{count:,} labels' for count in labels)} |",
             "|---|" + "---|" * len(labels),
         ]
         for name, points in found.curves.items():
@@ -89,7 +89,7 @@ def main() -> None:
         lines += ["", "| | labels | better by, points | labels saved |", "|---|---|---|---|"]
         for d in found.differences:
             lines.append(f"| {d.way} against {d.against} | {d.labels:,} | {signed(d.points)} | {labels_saved(d)} |")
-        record(f"What a start is worth: {task} (benchmarks/comparing.py)", [*lines, "", *found.headline])
+        record(f"Starting models compared: {task} (benchmarks/comparing.py)", [*lines, "", *found.headline])
 
 
 if __name__ == "__main__":

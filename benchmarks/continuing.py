@@ -34,7 +34,7 @@ def main() -> None:
     for objective in given.objectives.split(","):
         for rate in given.rates.split(","):
             chosen = {} if rate == "auto" else {"rate": float(rate)}
-            name = f"gone on, {objective}" + ("" if rate == "auto" else f", rate {rate}")
+            name = f"continued, {objective}" + ("" if rate == "auto" else f", rate {rate}")
             starts[name] = mapsto.pretrain(
                 "text", texts, start=minilm(), epochs=given.epochs, objective=objective, **chosen
             )
@@ -42,7 +42,7 @@ def main() -> None:
         f"{given.epochs:g} more passes over the {len(texts):,} training texts; accuracy in % on the {len(truth):,} test rows,",
         f"mean ± 95 % interval over {given.seeds} draws of the labelled rows.",
         "",
-        "| labels a class | method | start | accuracy | against MiniLM as it is, points |",
+        "| labels a class | method | start | accuracy | minus MiniLM, points |",
         "|---|---|---|---|---|",
     ]
     for count in map(int, given.labels.split(",")):
@@ -59,7 +59,7 @@ def main() -> None:
                 shown = "" if name == "MiniLM" else interval(gain)
                 lines.append(f"| {count} | {method} | {name} | {interval(right[name])} | {shown} |")
                 print(lines[-1], flush=True)
-    record("Going on from a checkpoint (benchmarks/continuing.py)", lines)
+    record("Continued pretraining (benchmarks/continuing.py)", lines)
 
 
 if __name__ == "__main__":

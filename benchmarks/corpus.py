@@ -151,7 +151,7 @@ def main() -> None:
         runs = {size: training(*place) for size, place in places.items()}
         found = take_turns({f"{n:,} MB": lambda run=run: tokens_a_second(run) for n, run in runs.items()}, TURNS)
     first = next(iter(found.values()))
-    lines += ["", "| text | tokens a second while pretraining, median (range) | of the first |", "|---|---|---|"]
+    lines += ["", "| text | tokens a second while pretraining, median (range) | relative to 1 MB |", "|---|---|---|"]
     lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, first)} |" for name, speeds in found.items()]
     record("A corpus of any size (benchmarks/corpus.py)", lines)
 

@@ -64,7 +64,10 @@ def main() -> None:
     }
     found = take_turns({name: lambda work=work: a_second(work, pictures) for name, work in ways.items()}, ROUNDS)
     (*_, peer) = found
-    lines = ["| JPEGs of 224 × 224 | pictures a second of one core, median (range) | of the peer's |", "|---|---|---|"]
+    lines = [
+        "| JPEGs of 224 × 224 | pictures a second of one core, median (range) | relative to the peer |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, found[peer])} |" for name, speeds in found.items()]
     record("Decoding pictures (benchmarks/decoding.py)", lines)
 

@@ -91,8 +91,8 @@ def main() -> None:
     took = seconds(lambda: fitted.append(mapsto.fit("image -> label", rows, start=given.out, method="probe")))
     found = fitted[0].evaluate(asked).scores["accuracy"]
     lines = [
-        f"First tokens and means of {len(values)} pictures are at most {apart:.1g} from the ONNX twin's (fp32; values up to "
-        f"{np.abs(theirs).max():.0f}).",
+        f"First tokens and means of {len(values)} pictures differ from the ONNX export's by at most {apart:.1g} "
+        f"(fp32; values up to {np.abs(theirs).max():.0f}).",
         "",
         "| CIFAR-10 at 224 pixels | accuracy, % | seconds of the fit | pictures a second |",
         "|---|---|---|---|",

@@ -75,18 +75,18 @@ def main() -> None:
     found = take_turns(ways, ROUNDS)
     lines = [
         f"MiniLM fitted to {given.rows:,} rows of SST-2; texts of at most {LONGEST} characters, fp32, {DEFAULT_STEPS} steps",
-        f"of integrated gradients in both. Its weights of tokens are at most {apart:.1e} from captum's.",
+        f"of integrated gradients in both. Its token scores differ from captum's by at most {apart:.1e}.",
         "",
-        "| way | texts a second, median (range) | against captum |",
+        "| method | texts a second, median (range) | against captum |",
         "|---|---|---|",
     ]
     theirs = found["captum, integrated gradients, text by text"]
     lines += [f"| {way} | {spread(speeds, 1)} | {ratio(speeds, theirs)} |" for way, speeds in found.items()]
     lines += [
         "",
-        "Faithful on 100 texts of the whole test split: what leaving parts out in the order of their weight costs of the",
-        "answer's probability (comprehensiveness), what is left while all go one after the other (deletion, less is better), and",
-        "the former beside a random order; mean (95 % interval).",
+        "Faithfulness on 100 texts of the test split: the answer's probability lost by deleting the highest-scored parts",
+        "(comprehensiveness), the same minus a random order, and the mean probability left while all parts are deleted one by",
+        "one (deletion, lower is better); mean (95 % interval).",
         "",
         "| method | comprehensiveness | better than random by | deletion |",
         "|---|---|---|---|",

@@ -133,9 +133,9 @@ def main() -> None:
     ways |= {method: ours(method) for method in given.methods.split(",")}
     lines = [
         f"MiniLM, {given.seeds} draws of the rows; accuracy in % on the whole test split, mean ± 95 % interval over the draws;",
-        f"seconds of fitting and prediction, median (range). The ways take turns. `{peer}` is the reference.",
+        f"seconds of fitting and prediction, median (range). The methods take turns. `{peer}` is the reference.",
         "",
-        "| task | labels a class | way | accuracy | against SetFit, points | seconds | × faster |",
+        "| task | labels a class | method | accuracy | against SetFit, points | seconds | × faster |",
         "|---|---|---|---|---|---|---|",
     ]
     kept = Kept("few_labels")

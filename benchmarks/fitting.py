@@ -87,8 +87,8 @@ def ours(train: Table, test: Table, text: str, label: str, seed: int) -> tuple[f
 
 WAYS: dict[str, Way] = {
     "ours": ours,
-    "Trainer, its defaults": partial(reference, {}),
-    "Trainer, its best": partial(reference, BEST),
+    "Trainer, defaults": partial(reference, {}),
+    "Trainer, tuned": partial(reference, BEST),
 }
 
 
@@ -104,7 +104,7 @@ def main() -> None:
         f"Trained on {which}, {EPOCHS} epochs, tested on the whole test split. Accuracy in %, mean (each seed); examples a",
         "second while training (ours: from the rows to the fitted model), median (range).",
         "",
-        "| task | way | accuracy | ours is better by, points | examples a second | ours is × faster |",
+        "| task | method | accuracy | ours is better by, points | examples a second | ours is × faster |",
         "|---|---|---|---|---|---|",
     ]
     for name in names:

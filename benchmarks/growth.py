@@ -78,7 +78,7 @@ def main() -> None:
     ways = {classes: fitting(questions, classes) for classes in CLASSES}
     found = take_turns({f"{n:,}": lambda t=t: examples_a_second(t) for n, t in ways.items()}, ROUNDS)
     lines = [
-        "| classes | examples a second while fitting MiniLM, median (range) | of that with 10 classes |",
+        "| classes | examples a second while fitting MiniLM, median (range) | relative to 10 classes |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {spread(speeds)} | {ratio(speeds, found['10'])} |" for name, speeds in found.items()]

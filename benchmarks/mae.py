@@ -92,12 +92,12 @@ def main() -> None:
         "ours, --objective mae (Muon, the default)": ours("mae", "muon"),
         "ours, --objective mae, AdamW": ours("mae", "adamw"),
         "ours, --objective masked (the same stack reads every patch)": ours("masked", "muon"),
-        "reference, its defaults (fp32)": reference(False),
+        "reference, defaults (fp32)": reference(False),
         "reference, bf16": reference(True),
     }
     found = take_turns({name: timed(step, given.steps) for name, step in steps.items()}, given.rounds)
     default = next(iter(found.values()))
-    lines = ["| way | pictures a second, median (range) | ours is × faster |", "|---|---|---|"]
+    lines = ["| method | pictures a second, median (range) | ours is × faster |", "|---|---|---|"]
     lines += [f"| {name} | {spread(values)} | {ratio(default, values)} |" for name, values in found.items()]
     lines += ["", f"A step of ours. {profiled(steps[next(iter(steps))])}"]
     record("Masked autoencoders (benchmarks/mae.py)", lines)

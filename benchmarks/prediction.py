@@ -25,7 +25,7 @@ from mapsto.device import keep_memory
 
 TEXTS, ROUNDS, SHORT, SAMPLE, PROFILED = 400, 3, 60, 128, 50
 PAUSE = 0.3  # seconds
-DEFAULTS, REFERENCE = "pipeline, its defaults", "pipeline, batches of 32"
+DEFAULTS, REFERENCE = "pipeline, defaults", "pipeline, batches of 32"
 ENGINES = INT8, BF16 = "ONNX Runtime, int8, sorted by length", "OpenVINO, bf16, sorted by length"
 BETTER = "the better engine of each round"
 
@@ -85,7 +85,7 @@ def many(ways: Mapping[str, Way], texts: Sequence[str]) -> list[str]:
     turns = {name: lambda way=way: len(texts) / seconds(lambda: way(texts)) for name, way in ways.items()}
     found = with_better(take_turns(turns, ROUNDS), max)
     return [
-        "| way | texts a second, median (range) | ours is × faster | same answer as in fp32, % |",
+        "| method | texts a second, median (range) | ours is × faster | same answer as in fp32, % |",
         "|---|---|---|---|",
         *(
             f"| {name} | {spread(values)} | {ratio(found['ours'], values)} | {same.get(name, '')} |"
@@ -99,7 +99,7 @@ def one(ways: Mapping[str, Way], text: str) -> list[str]:
     turns = {name: lambda way=way: milliseconds(way, text) for name, way in ways.items()}
     found = with_better(take_turns(turns, 15), min)
     return [
-        f"| one text of {len(text)} characters, warm | ms, median (range) | ours / it |",
+        f"| one text of {len(text)} characters, warm | ms, median (range) | ours / this |",
         "|---|---|---|",
         *(f"| {name} | {spread(values, 1)} | {ratio(found['ours'], values)} |" for name, values in found.items()),
     ]

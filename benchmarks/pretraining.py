@@ -162,20 +162,20 @@ def main() -> None:
     ways = {
         "ours, Muon (the default)": timed(step),
         "ours, AdamW": timed(ours("adamw")[0]),
-        "reference, its defaults (fp32)": timed(reference(False, 0.1)),
+        "reference, defaults (fp32)": timed(reference(False, 0.1)),
         "reference, bf16": timed(reference(True, 0.1)),
-        "reference, its best: full rows of 128, bf16, no dropout": timed(reference(True, 0.0, full=True)),
+        "reference, tuned: full rows of 128, bf16, no dropout": timed(reference(True, 0.0, full=True)),
     }
     taken = take_turns({way: lambda way=way: memory(way) for way in ("ours", "reference")}, 2)
     found = take_turns(ways, ROUNDS)
     default = found["ours, Muon (the default)"]
-    lines = ["| way | real tokens a second, median (range) | ours is × faster |", "|---|---|---|"]
+    lines = ["| method | real tokens a second, median (range) | ours is × faster |", "|---|---|---|"]
     lines += [f"| {name} | {spread(values)} | {ratio(default, values)} |" for name, values in found.items()]
     shares = [share(training) for _ in range(ROUNDS)]
     lines += [
         "",
         f"Of a step of ours, {spread(shares)} % is what its matrix products alone take in bf16 on this machine. {profiled(step)}",
-        f"Three steps of {HELD} sentences take {spread(taken['ours'])} MB, the reference at its defaults "
+        f"Three steps of {HELD} sentences take {spread(taken['ours'])} MB, the reference with its defaults "
         f"{spread(taken['reference'])} MB: {ratio(taken['ours'], taken['reference'])} ×.",
     ]
     record("Pretraining (benchmarks/pretraining.py)", lines)

@@ -48,7 +48,7 @@ def learning(product: Product, tokens: int) -> float:
 
 def uneven() -> list[str]:
     """The lines on products over numbers of tokens of which most are no multiple of 2,048."""
-    lines = ["| tokens, forward and backward | whole, µs | cut, µs | cut / whole |", "|---|---|---|---|"]
+    lines = ["| tokens, forward and backward | whole, µs | split, µs | split / whole |", "|---|---|---|---|"]
     for tokens in UNEVEN:
         ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(linear, tokens)}
         take_turns(ways, 1)
@@ -62,7 +62,7 @@ def main() -> None:
     keep_memory()  # as the command line does
     if not can_pack():
         raise SystemExit("this CPU has no bf16 products to pack weights for")
-    lines = ["| tokens | behind it | plain, µs | packed, µs | packed / plain |", "|---|---|---|---|---|"]
+    lines = ["| tokens | activation | plain, µs | packed, µs | packed / plain |", "|---|---|---|---|---|"]
     plain = [Linear(*shape).to(torch.bfloat16) for shape in SHAPES]
     packed = copy.deepcopy(plain)
     for layer in packed:
@@ -81,7 +81,7 @@ def main() -> None:
                 shown = (
                     f"{spread(found['plain'])} | {spread(found['packed'])} | {ratio(found['packed'], found['plain'])}"
                 )
-                lines.append(f"| {tokens:,} | {activation or 'nothing'} | {shown} |")
+                lines.append(f"| {tokens:,} | {activation or 'none'} | {shown} |")
     lines += ["", *uneven()]
     record("Packed products (benchmarks/products.py)", lines)
 

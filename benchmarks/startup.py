@@ -24,7 +24,7 @@ def main() -> None:
     }
     found = take_turns(ways, ROUNDS)  # type: ignore[arg-type]
     bare = found["bare Python"]
-    lines = ["| what | seconds, median (range) | beyond bare Python |", "|---|---|---|"]
+    lines = ["| command | seconds, median (range) | more than bare Python |", "|---|---|---|"]
     for name, values in found.items():
         beyond = [one - other for one, other in zip(values, bare, strict=True)]
         lines.append(f"| {name} | {spread(values, 3)} | {spread(beyond, 3)} |")

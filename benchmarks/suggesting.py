@@ -96,9 +96,9 @@ def main() -> None:
     given = parser.parse_args()
     keep_memory()
     lines = [
-        f"{given.seeds} seeds; a seed reaches it at the first size, by steps of {STEP} up to {MOST}, that is at least the mean",
-        "accuracy of 256 random labels. Share: labels needed of 256; mean (95 % interval by bootstrap over seeds). What is not",
-        f"reached with {MOST} counts as {MOST + STEP}.",
+        f"{given.seeds} seeds; labels are suggested {STEP} at a time, up to {MOST}. Share: number of labels at which a",
+        "seed reaches the mean accuracy of 256 random labels, in % of 256; mean (95 % interval by bootstrap over seeds). A seed",
+        f"that does not reach it counts as {MOST + STEP}.",
         "",
         "| task | start | 256 random labels, accuracy % | 256 suggested, accuracy % | labels needed, share of 256 in % |",
         "|---|---|---|---|---|",

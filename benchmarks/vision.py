@@ -116,9 +116,9 @@ def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
 
     return {
         "ours": lambda paths: classes(model.predict(list(paths))),
-        "pipeline, its defaults": lambda paths: classes(piped[0](list(paths))),
-        "pipeline, bf16, its best batch": best(tuned),
-        "OpenVINO, bf16, its best batch": best(partial(openvino_bf16, plain, processor)),
+        "pipeline, defaults": lambda paths: classes(piped[0](list(paths))),
+        "pipeline, bf16, best batch size": best(tuned),
+        "OpenVINO, bf16, best batch size": best(partial(openvino_bf16, plain, processor)),
     }
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     rows = labelled(given.fitted)
     fits = {
         "ours": lambda: ours(given.start, rows),
-        "Trainer, its defaults": lambda: trainer(given.start, rows),
+        "Trainer, defaults": lambda: trainer(given.start, rows),
         "Trainer, bf16": lambda: trainer(given.start, rows, bf16=True),
     }
     lines = table(take_turns(fits, given.rounds), f"fitting, all weights, batches of {BATCH}", {})
@@ -153,7 +153,7 @@ def main() -> None:
     paths = [row["image"] for row in labelled(given.asked)]
     ways = every_way(folder, paths[:BATCH])
     answers = {name: np.array(way(paths)) for name, way in ways.items()}
-    plain = answers["pipeline, its defaults"]
+    plain = answers["pipeline, defaults"]
     same = {name: f"{100 * np.mean(said == plain):.1f}" for name, said in answers.items()}
     turns = {name: lambda way=way: len(paths) / seconds(lambda: way(paths)) for name, way in ways.items()}
     lines += ["", *table(take_turns(turns, given.rounds), f"predicting {len(paths)} files", same)]
