@@ -302,11 +302,11 @@ def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[st
 # Runs the command line and prints by how many kilobytes the peak of its memory grew.
 PEAK = """
 import resource, sys
-from mapsto import cli
-import mapsto.api
+from mapsto.cli.app import app
+import mapsto.cli, mapsto.cli.answers, mapsto.api
 sys.argv[0] = "mapsto"
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cli.app(standalone_mode=False)
+app(standalone_mode=False)
 print("GREW", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 """
 

@@ -213,7 +213,7 @@ def test_check_says_what_many_rows_have_in_common_a_few_times(invoke: Invoke, tm
     status, out, said = invoke("check", "text -> label", table)
     assert status == 1 and out.count("the text is blank") == 21 and out.count("the label is blank") == 1
     assert "error: … and 1,010 more rows of column 'text' (--json lists them all): the text is blank" in out
-    assert "1,031 errors, 0 warnings" in out and "error: 1,031 faults must be mended" in said
+    assert "1,031 errors, 0 warnings" in out and "error: 1,031 errors to fix" in said
     assert len(json.loads(invoke("check", "text -> label", table, "--json")[1])["errors"]) == 1031
 
 
@@ -396,7 +396,7 @@ def test_where_answers_go_is_looked_at_first(
         (["predict", "clf", test, "--out", tmp_path / "a.csv"], "is a folder"),
         (["predict", "clf", test, "--draw", taken], "is a file"),
         (["predict", "clf", test, "--hide", 0.5, "--out", nowhere / "a.csv"], "there is no folder"),
-        (["evaluate", "clf", test, "--out", nowhere / "a.html"], "a folder that is there"),
+        (["evaluate", "clf", test, "--out", nowhere / "a.html"], "a folder that exists"),
         (["explain", "clf", test, "--out", nowhere / "a.html"], "there is no folder"),
         (["suggest", "clf", test, "--out", test], "is there already"),
         (["compare", "text -> label", test, "--out", taken], "is a file"),
@@ -419,7 +419,7 @@ def test_ctrl_c_between_steps_is_said(invoke: Invoke, tmp_path: Path, monkeypatc
     def stopped(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mapsto.cli.info._facts", stopped)
+    monkeypatch.setattr("mapsto.api.load", stopped)
     assert invoke("info", tmp_path) == (130, "", "error: stopped by SIGINT\n")
 
 

@@ -46,7 +46,7 @@ def model(fitted: Path) -> Model:
 
 
 def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -> None:
-    predict(str(model), table, out=out, device="cpu", precision="fp32", json=as_json)
+    predict(str(model), table, None, out, "cpu", "fp32", None, as_json, "cut")
 
 
 @pytest.mark.parametrize("name", ["vectors.parquet", "vectors.jsonl", "vectors.csv"])
@@ -67,14 +67,13 @@ def test_a_vector_for_every_row(
 
 
 def test_vectors_of_texts_that_are_too_long_are_counted(fitted: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    embed(
-        str(fitted), text=["short", " ".join(sentences(300))], device="cpu", precision="fp32", json=True, pooling="mean"
-    )
+    texts = ["short", " ".join(sentences(300))]
+    embed(str(fitted), text=texts, pooling="mean", device="cpu", precision="fp32", json=True)
     said = capfd.readouterr()
     assert "1 rows are longer than the model takes and were cut" in said.err
     assert [len(json.loads(line)["vector"]) for line in said.out.splitlines()] == [64, 64]
     with pytest.raises(UsageError, match="did you mean 'mean'"):
-        embed(str(fitted), text=["short"], device="cpu", precision="fp32", json=True, pooling="men")
+        embed(str(fitted), text=["short"], pooling="men", device="cpu", precision="fp32", json=True)
 
 
 def write_numbered_rows(path: Path, count: int = 300) -> list[dict[str, Any]]:

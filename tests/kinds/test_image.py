@@ -560,7 +560,7 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
     for arguments, said in (
         ([str(tmp_path / "base"), str(folder), "--hide", "0.5"], "name a folder"),
         ([str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "f.csv")], "name a folder"),
-        ([str(tmp_path / "base"), str(folder)], "puts back what is hidden"),
+        ([str(tmp_path / "base"), str(folder)], "fills in what is hidden"),
         ([str(tmp_path / "base"), str(folder), "--hide", "2", "--out", str(tmp_path / "f")], "between 0 and 1"),
     ):
         wrong = run("predict", *arguments)

@@ -145,7 +145,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
         (tmp_path / "m", tmp_path / "d", "--draw is for"),
     ):
         with pytest.raises(mapsto.MapstoError, match=reason):
-            predict(out, new, out=into, device="cpu", precision="fp32", draw=draw)
+            predict(out, new, None, into, "cpu", "fp32", None, False, "cut", draw=draw)
 
 
 def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
     assert {"b: psnr", "label: accuracy"} <= set(found.scores)
     Image.fromarray(rows[0]["a"]).save(tmp_path / "a.png")
     write_rows(tmp_path / "t.csv", ["a"], [{"a": "a.png"}])
-    predict(str(tmp_path / "run"), tmp_path / "t.csv", out=tmp_path / "made", device="cpu", precision="fp32", json=True)
+    predict(str(tmp_path / "run"), tmp_path / "t.csv", None, tmp_path / "made", "cpu", "fp32", None, True, "cut")
     assert Path(json.loads(capsys.readouterr().out)["b"]["image"]).parent == tmp_path / "made"
 
 

@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
+from mapsto.cli.commands import info
 from models import CLOSE, NETWORKS
 from runs import boxed, write_photos
 from transformers import AutoModelForImageClassification
@@ -21,7 +22,6 @@ from vision_models import edit_json, make_processor, make_vision_model, pack_val
 
 import mapsto
 from mapsto import zoo
-from mapsto.cli.info import info
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain.attribution import METHODS
 from mapsto.fitting.trace import trace
@@ -361,7 +361,7 @@ def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) ->
 
 def test_trace_and_info_tell_of_the_network(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_vision_model("resnet", "label", tmp_path)
-    info(str(tmp_path))
+    info(str(tmp_path), as_json=False)
     assert "a convolutional network of 2, 1 layers" in capsys.readouterr().out
     traced = "\n".join(trace("image -> label", photos, str(tmp_path), 1))
     assert "tokens   image: 16, of which 0 are the frame" in traced and "a convolutional network of 2, 1" in traced

@@ -148,23 +148,13 @@ cli.main()
 """
 ABORTS_AT_THE_END = """
 import os
-<<<<<<< HEAD
 from mapsto import cli
-real = cli.exit_process
+real = app.exit_process
 def exit_process(status):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.abort()
     real(status)
-cli.exit_process = exit_process
-=======
-from mapsto import cli, distributed
-real = distributed.exit_process
-def leave(status):
-    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.abort()
-    real(status)
-distributed.exit_process = leave
->>>>>>> 01f0c54 (One file a command; a command is spelled once, in the function that Typer calls)
+app.exit_process = exit_process
 cli.main()
 """
 GRADIENTS = """

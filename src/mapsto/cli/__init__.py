@@ -1,14 +1,12 @@
-"""The command line, one file per command.
-
-Importing a command file registers it with `app`, in the order of `mapsto --help`. Modules that need torch are imported inside
-functions, so that `--help` stays quick.
-"""
+"""The command line: one module per command, or per few that belong together. Nothing imports this package."""
 
 from __future__ import annotations
 
+# Importing a module registers its commands; `mapsto --help` lists them in this order.
 # isort: off
-from mapsto.cli.app import app, main
-from mapsto.cli import fit, compare, predict, evaluate, explain, suggest, check, info, demo
-# isort: on
+from mapsto.cli import fit, compare, predict, evaluate, explain, suggest, check, info, demo  # noqa: F401
 
-__all__ = ["app", "check", "compare", "demo", "evaluate", "explain", "fit", "info", "main", "predict", "suggest"]
+# isort: on
+from mapsto.cli.app import main
+
+__all__ = ["main"]

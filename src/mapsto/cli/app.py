@@ -1,4 +1,7 @@
-"""The application: arguments that commands share, one flag per field of Options, and errors as one message and an exit status."""
+"""The Typer application, the arguments that commands share, and how errors end the program.
+
+Command modules import torch, pyarrow and scikit-learn inside their functions, so that `mapsto --help` stays fast.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +19,34 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from mapsto import distributed
+from mapsto.distributed import exit_process, read_ranks
 from mapsto.errors import MapstoError
-from mapsto.options import CHOICES, Options, flag
+from mapsto.options import CHOICES, Options
+from mapsto.options import flag as flag_name
 
-# torchrun ends every process as soon as one has ended, so the one that prints the error gets this head start.
+# torchrun ends every process as soon as one has ended, so the process that prints the error must end first.
 SECONDS_TO_PRINT = 2.0
 
 
-class Interrupted(MapstoError):
-    """Ctrl-C before there was a step to finish."""
+class Stopped(MapstoError):
+    """Ctrl-C before training had begun: there is no step to finish."""
 
     exit_status = 130
 
 
-class Commands(TyperGroup):
-    """All commands. Ctrl-C becomes an error with a message, where Typer would end silently."""
+class CommandGroup(TyperGroup):
+    """All commands. Typer would end silently on Ctrl-C; here it is an error with a message."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            raise Interrupted("stopped by SIGINT") from interrupt
+            raise Stopped("stopped by SIGINT") from interrupt
 
 
 app = typer.Typer(
     name="mapsto",
-    cls=Commands,
+    cls=CommandGroup,
     help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
     no_args_is_help=True,
     add_completion=False,
@@ -50,79 +54,88 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Arguments that several commands have.
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
 Data = Annotated[
     Path,
     typer.Argument(
-        help="A table (csv, tsv, jsonl, parquet or txt, also gzipped), a folder of tables, or one of pictures or videos."
+        help="A table: csv, tsv, jsonl, parquet or txt, also gzipped; or a folder of tables, pictures or videos."
     ),
 ]
-Inputs = Annotated[
+Input = Annotated[
     Path | None,
-    typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures, …"),
+    typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures or videos."),
 ]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text instead of a table; may be repeated.")]
-ModelName = Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub name.")]
-RunFolder = Annotated[
-    Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is continued.")
-]
+Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or a hub name.")]
+
+# Options that several commands have.
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is resumed.")]
 Test = Annotated[Path | None, typer.Option(help="Rows to score at the end; training never sees them.")]
-Start = Annotated[str | None, typer.Option(help="Starting model: a run's folder, a model folder, or a hub name.")]
-Like = Annotated[str | None, typer.Option(help="Take shape and tokenizer from this model folder, with random weights.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
+Start = Annotated[
+    str | None,
+    typer.Option(help="The starting model, whose weights to begin with: a run, a model folder, or a hub name."),
+]
+Like = Annotated[
+    str | None, typer.Option(help="Take the shape and the tokenizer of this model, and begin with random weights.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print progress and results as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print progress and results as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each field of Options; it receives them as the parameter `options`."""
+    """Give a command one flag per field of Options; the command receives them as its parameter `options`."""
     hints = get_type_hints(Options)
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    flags = [
+    option_parameters = [
         inspect.Parameter(
-            entry.name,
+            field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=entry.default,
-            annotation=_flag(entry.name, entry.metadata["help"], hints[entry.name]),
+            default=field.default,
+            annotation=_typer_option(field.name, field.metadata["help"], hints[field.name]),
         )
-        for entry in fields(Options)
+        for field in fields(Options)
     ]
 
     @wraps(command)
     def wrapped(**arguments: Any) -> None:
-        options = Options(**{entry.name: arguments.pop(entry.name) for entry in fields(Options)})
+        options = Options(**{field.name: arguments.pop(field.name) for field in fields(Options)})
         command(**arguments, options=options)
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    wrapped.__signature__ = inspect.Signature(keyword_only + flags)  # type: ignore[attr-defined]
+    wrapped.__signature__ = inspect.Signature(keyword_only + option_parameters)  # type: ignore[attr-defined]
     return wrapped
 
 
-def _flag(name: str, help_text: str, hint: Any) -> Any:
-    """Return the annotation of a flag for Typer."""
-    long = flag(name)
-    if hint == bool | None:  # undecided by default, so it can be switched off as well as on
-        long = f"{long}/{flag(f'no_{name}')}"
-    # Options itself names the nearest choice for a misspelt one, so Typer sees plain text.
+def _typer_option(name: str, text: str, hint: Any) -> Any:
+    """Return the annotation that Typer reads for a field of Options."""
+    flag = flag_name(name)
+    is_tristate = hint == bool | None  # None: decided by the run, so that both --x and --no-x say something
+    # Choices stay plain strings for Typer: Options itself checks them, and its error names the nearest choice.
     choices = CHOICES.get(name)
-    option = typer.Option(long, help=help_text, metavar="|".join(choices) if choices else None)
+    option = typer.Option(
+        f"{flag}/{flag_name(f'no_{name}')}" if is_tristate else flag,
+        help=text,
+        metavar="|".join(choices) if choices else None,
+    )
     return Annotated[str if choices else hint, option]
 
 
 def main() -> None:
-    """Run the command line: each error of ours becomes one message and an exit status, never a traceback."""
+    """Run the command line. Every MapstoError ends as one message and an exit status, never as a traceback."""
     try:
         _run()
-    except SystemExit as exit_:
-        distributed.exit_process(exit_.code if isinstance(exit_.code, int) else 0)
+    except SystemExit as end:
+        exit_process(end.code if isinstance(end.code, int) else 0)
         raise
 
 
 def _run() -> None:
-    # Pillow warns of odd metadata beside intact pixels; damaged pictures are reported by us.
+    """Run the command, and turn its errors into messages."""
+    # Pillow warns of faulty metadata; unreadable pixels are reported by the readers themselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app()
@@ -135,13 +148,13 @@ def _run() -> None:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
 
 
-def _fail(message: str, status: int, reporter: int = 0) -> None:
-    """Print an error once for all processes of a run, and exit. reporter: the rank that prints it."""
-    if distributed.read_ranks().rank != reporter:
+def _fail(text: str, status: int, reporter: int = 0) -> None:
+    """Print an error once for all processes of a run, by the process of rank `reporter`, and exit."""
+    if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_PRINT)
         sys.exit(status)
     if "--json" in sys.argv:
-        print(json.dumps({"error": message}, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
     else:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(status)

@@ -1,107 +1,109 @@
-"""`mapsto check`, the data doctor."""
+"""`mapsto check`: find all problems of a table in one pass, before any training."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from json import dumps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Arrow, AsJson, Data, Encoding, Test, app
-from mapsto.cli.output import count_of
+from mapsto.cli.app import Arrow, Data, Encoding, Json, app
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding
 
 if TYPE_CHECKING:
+    from mapsto.data.rows import Rows
     from mapsto.data.table import Table
-    from mapsto.task.arrow import Arrow as BoundArrow
 
 
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
 def check(
     arrow: Arrow,
     data: Data,
-    test: Test = None,
-    start: Annotated[str | None, typer.Option(help="Count tokens as this model does.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Test rows: checked as well, and searched for copies of training rows.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Count tokens with the tokenizer of this model.")] = None,
     encoding: Encoding = None,
-    json: AsJson = False,
+    json: Json = False,
 ) -> None:
-    """Find everything that is wrong with a table in one pass. Exit status 1 when something must be fixed."""
-    from mapsto import kinds
+    """Find all problems of a table at once. The exit status is 1 when there are errors to fix."""
+    from mapsto.cli.output import print_json
     from mapsto.data.checks import doctor
-    from mapsto.data.rows import bind_to, read_cells
+    from mapsto.data.rows import load_rows
     from mapsto.data.table import read_table
     from mapsto.task.arrow import parse
 
     table = read_table(data, encoding=encoding)
     test_table = None if test is None else read_table(test, encoding=encoding)
-    bound = bind_to(parse(arrow), table)
-    sources = {port.kind: kinds.source(port.kind) for port in bound.sources}
-    targets = [kinds.target(port.kind) for port in bound.targets]
-    rows = read_cells(bound, table, sources, targets)
-    test_rows = None if test_table is None else read_cells(bind_to(bound, test_table), test_table, sources, targets)
-    report = doctor(bound, rows, test_rows)
+    rows = load_rows(parse(arrow), table, keep_unreadable=True)
+    test_rows = None if test_table is None else load_rows(rows.arrow, test_table, keep_unreadable=True)
+    report = doctor(rows, test_rows)
     errors = [*table.rejected, *rows.faults]
     if test_table is not None and test_rows is not None:
         errors += [*test_table.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _length_notes(bound, table, start) if len(rows.whole()) else []
+    notes = _describe_lengths(rows, table, start) if len(rows.readable()) else []
     if json:
-        warnings = list(map(asdict, report.warnings))
-        record = {"errors": list(map(asdict, errors)), "warnings": warnings, "notes": notes}
-        print(dumps(record, ensure_ascii=False))
+        print_json(
+            {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
+        )
     else:
-        print(f"{bound}: {len(table):,} rows" + ("" if test_table is None else f", {len(test_table):,} test rows"))
-        for severity, findings in (("note", notes), ("warning", report.warnings), ("error", errors)):
-            for line in _lines(findings):
-                print(f"{severity}: {line}")
-        print(f"{count_of(len(errors), 'error')}, {count_of(len(report.warnings), 'warning')}")
+        print(
+            f"{rows.arrow}: {len(table):,} rows"
+            + (f", {len(test_table):,} test rows" if test_table is not None else "")
+        )
+        for level, findings in (("note", notes), ("warning", report.warnings), ("error", errors)):
+            for line in _summarise(findings):
+                print(f"{level}: {line}")
+        print(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
     if errors:
-        raise DataError(f"{count_of(len(errors), 'fault')} must be fixed")
+        raise DataError(f"{_count(len(errors), 'error')} to fix")
 
 
-def _lines(findings: Iterable[Finding | str]) -> Iterator[str]:
-    """Yield one line per finding; of a reason that many rows of a column share, the first ones and their number."""
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
+    """Yield one line per finding; of a finding that many rows of a column share, only the first ones and a count."""
     counts = Counter[tuple[str | None, str]]()
     for finding in findings:
         if isinstance(finding, Finding):
-            reason = finding.column, finding.reason
-            counts[reason] += 1
-            if counts[reason] > SHOWN_FINDINGS:
+            shared = finding.column, finding.reason
+            counts[shared] += 1
+            if counts[shared] > SHOWN_FINDINGS:
                 continue
         yield str(finding)
-    for (column, text), count in counts.items():
+    for (column, reason), count in counts.items():
         if count > SHOWN_FINDINGS:
             place = "" if column is None else f" of column {column!r}"
-            yield f"… and {count - SHOWN_FINDINGS:,} more rows{place} (--json lists them all): {text}"
+            yield f"… and {count - SHOWN_FINDINGS:,} more rows{place} (--json lists them all): {reason}"
 
 
-def _length_notes(arrow: BoundArrow, table: Table, start: str | None) -> list[str]:
-    """Return notes on tokens that a model's vocabulary lacks, and on rows longer than it takes.
-
-    start: the model; None for a new one of the usual size.
-    """
-    from mapsto import kinds
-    from mapsto.data.encoding import encode, unknown_in
-    from mapsto.data.rows import read_rows
+def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
+    """Return how many tokens are unknown, and how many rows are too long, to the starting model or to a new model."""
+    from mapsto.data.encoding import encode_rows
+    from mapsto.data.rows import load_rows
     from mapsto.fitting.build import make_config, make_sources
     from mapsto.fitting.start import begin
     from mapsto.options import Options
 
+    arrow = rows.arrow
     beginning = begin(start, None)
-    rows = read_rows(replace(arrow, targets=()), table, kinds.reading(arrow), [])
-    sources = make_sources(beginning, arrow, rows, Options(), lambda text: None)
-    longest = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens
-    encoded = encode(arrow, rows, sources, longest, "cut")
-    limit = f"the {longest} tokens that {start or 'a new model'} takes"
-    unknown = list(filter(None, [unknown_in(encoded, sources)]))
-    if not len(encoded.long):
+    source_rows = load_rows(replace(arrow, targets=()), table)
+    sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
+    max_tokens = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens
+    encoded = encode_rows(source_rows, sources, max_tokens, "cut")
+    limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"
+    unknown = list(filter(None, [encoded.describe_unknown_tokens(sources)]))
+    if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
-    share = 100 * encoded.lost / encoded.total
+    share = 100 * encoded.num_cut / encoded.num_tokens
     return [
         *unknown,
-        f"{len(encoded.long):,} rows are longer than {limit}; "
-        f"{encoded.lost:,} of {encoded.total:,} tokens ({share:.1f} %) would be cut off (see --long)",
+        f"{len(encoded.long_rows):,} rows are longer than {limit}; "
+        f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens ({share:.1f} %) would be cut off (see --long)",
     ]

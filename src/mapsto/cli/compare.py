@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mapsto.cli.app import Arrow, AsJson, Data, Overwrite, Quiet, app, with_options
+from mapsto.cli.app import Arrow, Data, Json, Overwrite, Quiet, app, with_options
 from mapsto.options import Options
 
 
@@ -20,51 +19,50 @@ def compare(
     arrow: Arrow,
     data: Data,
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for the fits and the report. An unfinished comparison is continued."),
+        Path, typer.Option("--out", "-o", help="The folder of the report. An unfinished comparison in it is resumed.")
     ],
     options: Options,
-    test: Annotated[
-        Path | None, typer.Option(help="Rows to score on; by default a fifth of the data is kept for it.")
-    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Rows to score on; by default a fifth of the data.")] = None,
     starts: Annotated[
-        str, typer.Option(help="Starting models: folders, hub names, and scratch (random weights).")
+        str, typer.Option(help="Starting models, separated by commas: folders, hub names, and scratch: random weights.")
     ] = "scratch",
-    labels: Annotated[str, typer.Option(help="Numbers of labels to fit with, and all.")] = "16,64,256,all",
-    seeds: Annotated[int, typer.Option(help="Random draws of the labels.")] = 5,
+    labels: Annotated[
+        str, typer.Option(help="Numbers of labelled rows to fit to, separated by commas, and all.")
+    ] = "16,64,256,all",
+    seeds: Annotated[int, typer.Option(help="How many random draws of the labelled rows.")] = 5,
     methods: Annotated[
-        str, typer.Option(help="How starting models are fitted: full, probe, contrast.")
+        str, typer.Option(help="How starting models are fitted, separated by commas: full, probe, contrast.")
     ] = "full,probe,contrast",
-    shift: Annotated[Path | None, typer.Option(help="Rows from another source, scored too.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Fits at once; by default one for every two cores.")] = None,
+    shift: Annotated[Path | None, typer.Option(help="Rows from another source, scored as well.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Fits at a time; by default one per two cores.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: Json = False,
 ) -> None:
-    """Measure what pretraining is worth: fit every starting model with few and many labels, and report the differences."""
-    from mapsto import device, progress
-    from mapsto.api import compare as compare_starts
+    """Compare starting models: fit each with few and with many labels, and report which differences are significant."""
+    from mapsto import api, device, progress
+    from mapsto.cli.output import print_json
 
     device.keep_memory()
-    comparison = compare_starts(
+    comparison = api.compare(
         arrow,
         data,
         out,
         test=test,
-        shift=shift,
-        seeds=seeds,
-        jobs=jobs,
-        overwrite=overwrite,
         starts=_split(starts),
         labels=_split(labels),
+        seeds=seeds,
         methods=_split(methods),
-        options=options,
+        shift=shift,
+        jobs=jobs,
+        overwrite=overwrite,
         progress=progress.choose_progress(quiet, json),
+        options=options,
     )
     if json:
-        print(dumps(comparison.record(), ensure_ascii=False))
-    else:
-        print("\n".join(["", *comparison.lines(), "", f"in {out}: report.html, results.json"]))
+        print_json(comparison.record())
+        return
+    print("\n".join(["", *comparison.lines(), "", f"in {out}: report.html, results.json"]))
 
 
 def _split(text: str) -> list[str]:

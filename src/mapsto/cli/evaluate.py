@@ -3,68 +3,82 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import AsJson, Data, Device, Encoding, ModelName, Precision, app
-from mapsto.cli.output import print_note, read_table_with_notes
+from mapsto.cli.app import Data, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
 
-# A confusion matrix of more classes does not fit on a screen; then the pairs confused most often are printed.
-MOST_COLUMNS, MOST_PAIRS = 12, 10
+if TYPE_CHECKING:
+    from mapsto.evaluation.evaluate import Evaluation
+    from mapsto.evaluation.report import Analyses
+
+MAX_MATRIX_CLASSES = 12  # with more, a confusion matrix does not fit on the screen
+MAX_CONFUSED_PAIRS = 10
 
 
 @app.command(epilog="Example: mapsto evaluate runs/clf test.csv")
 def evaluate(
-    model: ModelName,
+    model: Model,
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the report as a page (.html).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the full report as a page (.html).")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
-    json: AsJson = False,
-    bad_rows: Annotated[str, typer.Option(help="stop, or skip rows that cannot be read (at most 1 %).")] = "stop",
+    json: Json = False,
+    bad_rows: Annotated[
+        str, typer.Option(help="stop, or skip: leave out rows that cannot be read, at most 1 %.")
+    ] = "stop",
 ) -> None:
-    """Score a model on rows with answers, each score with its 95 % interval, and show where it fails."""
-    from mapsto.data.checks import doctor
+    """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
+    from mapsto.cli.output import print_json, read_table_with_notes
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
-    from mapsto.evaluation.report import Provenance, evaluation_page, evaluation_record, write_page
+    from mapsto.evaluation.report import evaluation_record
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
     from mapsto.progress import choose_progress
-    from mapsto.task.capabilities import Classes
 
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
     mapping = load_mapping(model)
     predictor = Predictor(mapping, device, precision)
-    table = read_table_with_notes(data, encoding, with_answers=True)
-    evaluation = evaluate_mapping(
-        predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json)
-    )
-    # Explanations of mistakes take time and stand on the page alone: a screen has no room for them.
-    analyses = analyse_evaluation(evaluation, mapping if out is not None or json else None, predictor.device)
+    table = read_table_with_notes(data, encoding, answers=True)
+    evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json))
+    # Explanations of mistakes cost time and do not fit on the screen.
+    is_explained = out is not None or json
+    analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
-        flags = {
-            "device": (device, "auto"),
-            "precision": (precision, "auto"),
-            "bad-rows": (bad_rows, "stop"),
-            "encoding": (encoding, None),
-        }
-        changed = [f"--{name}={value}" for name, (value, default) in flags.items() if value != default]
-        command = shlex.join(["mapsto", "evaluate", model, str(data), *changed, "--out", str(out)])
-        findings = doctor(analyses[0][0].arrow, analyses[0][0].rows).warnings if analyses else []
-        provenance = Provenance(f"How good is {Path(model).name}?", command, findings)
-        write_page(out, evaluation_page(evaluation, analyses, provenance), evaluation, analyses)
-        print(f"wrote {out}", file=sys.stderr)
+        settings = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
+        flags = [f"--{name}={value}" for name, (value, default) in settings.items() if value != default]
+        flags += [] if encoding is None else [f"--encoding={encoding}"]
+        command = shlex.join(["mapsto", "evaluate", model, str(data), *flags, "--out", str(out)])
+        _write_report(out, evaluation, analyses, f"How good is {Path(model).name}?", command)
     if json:
-        print(dumps(evaluation_record(evaluation, analyses), ensure_ascii=False))
-        return
+        print_json(evaluation_record(evaluation, analyses))
+    else:
+        _print_evaluation(evaluation, analyses)
+
+
+def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: str, command: str) -> None:
+    """Write the page of an evaluation, and the folder of figures and numbers beside it."""
+    from mapsto.cli.output import print_status
+    from mapsto.data.checks import doctor
+    from mapsto.evaluation.report import Provenance, evaluation_page, write_page
+
+    findings = doctor(analyses[0][0].rows).warnings if analyses else []
+    page = evaluation_page(evaluation, analyses, Provenance(title, command, findings))
+    write_page(out, page, evaluation, analyses)
+    print_status(f"wrote {out}")
+
+
+def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
+    """Print the scores beside the baseline, and for each target its confusions and its error analysis."""
+    from mapsto.cli.output import print_note, print_status
+    from mapsto.task.capabilities import Classes
+
     for note in evaluation.notes:
         print_note(note)
     print(f"{evaluation.num_rows:,} rows")
@@ -77,28 +91,27 @@ def evaluate(
         target = predictions.target
         if isinstance(target, Classes) and (confusion := target.confusion(predictions.outputs, predictions.labels)):
             _print_confusion(confusion)
-        for analysed, analysis in analyses:
-            if analysed is predictions:
-                print("\n".join(analysis.lines()))
+        for analysis in (analysis for analysed, analysis in analyses if analysed is predictions):
+            print("\n".join(analysis.lines()))
     if any(analysis.label_issues is None for _, analysis in analyses):
-        print("\nto look for labels that may be wrong: pip install 'mapsto[report]'", file=sys.stderr)
+        print_status("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them")
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
-    """Print the confusion matrix where it fits on a screen, else the pairs confused most often."""
+    """Print a confusion matrix where it fits on the screen, else the pairs confused most often."""
     answers = list(next(iter(confusion.values())))
-    if len(answers) <= MOST_COLUMNS:
+    if len(answers) <= MAX_MATRIX_CLASSES:
         width = max(8, *(len(name) + 1 for name in (*answers, *confusion)))
         print("\n" + "truth \\ answer".ljust(width + 6) + "".join(name.rjust(width) for name in answers))
-        for truth, counts in confusion.items():
-            print(truth.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
+        for label, counts in confusion.items():
+            print(label.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
         return
     pairs = [
-        (count, truth, name)
-        for truth, counts in confusion.items()
+        (count, label, name)
+        for label, counts in confusion.items()
         for name, count in counts.items()
-        if count and name != truth
+        if count and name != label
     ]
     print("\nconfused most often:")
-    for count, truth, name in sorted(pairs, reverse=True)[:MOST_PAIRS]:
-        print(f"{count:>6} × {truth} answered as {name}")
+    for count, label, name in sorted(pairs, reverse=True)[:MAX_CONFUSED_PAIRS]:
+        print(f"{count:>6} × {label} answered as {name}")

@@ -6,37 +6,25 @@ from typing import Annotated
 
 import typer
 
-from mapsto.cli.app import (
-    Arrow,
-    AsJson,
-    Data,
-    Like,
-    Overwrite,
-    Quiet,
-    RunFolder,
-    Start,
-    Test,
-    app,
-    with_options,
-)
+from mapsto.cli.app import Arrow, Data, Json, Like, Out, Overwrite, Quiet, Start, Test, app, with_options
 from mapsto.options import Options
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
 @with_options
 def pretrain(
-    what: Annotated[str, typer.Argument(help="A kind, such as text, or an arrow with `~`.")],
+    what: Annotated[str, typer.Argument(help="A kind, such as text or image, or an arrow with `~`.")],
     data: Data,
-    out: RunFolder,
+    out: Out,
     options: Options,
     start: Start = None,
     like: Like = None,
     test: Test = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: Json = False,
 ) -> None:
-    """Pretrain on data without labels: hide parts of it and learn to fill them in."""
+    """Pretrain a model on data without labels: hide parts of your texts or pictures and learn to fill them in."""
     from mapsto import device, progress
     from mapsto.fitting.fit import pretrain_mapping
 
@@ -59,7 +47,7 @@ def pretrain(
 def fit(
     arrow: Arrow,
     data: Data,
-    out: RunFolder,
+    out: Out,
     options: Options,
     start: Start = None,
     like: Like = None,
@@ -69,11 +57,11 @@ def fit(
         int | None,
         typer.Option(help="First try this many settings on held-out training rows (the extra `search`)."),
     ] = None,
-    search_minutes: Annotated[float | None, typer.Option(help="Begin no trial of the search after this long.")] = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Start no further trial after this long.")] = None,
     quiet: Quiet = False,
-    json: AsJson = False,
+    json: Json = False,
 ) -> None:
-    """Fit a model to a table: learn the answers that the arrow names from what it reads."""
+    """Fit a model to a table with labels, from a starting model or from random weights."""
     from mapsto import device, progress
     from mapsto.fitting.search import search_and_fit
 

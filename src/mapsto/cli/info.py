@@ -1,17 +1,18 @@
-"""`mapsto trace` and `mapsto info`."""
+"""`mapsto trace` and `mapsto info`: look into a task and into a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from json import dumps, loads
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Arrow, AsJson, Data, Encoding, ModelName, app
+from mapsto.cli.app import Arrow, Data, Encoding, Json, Model, app
 
-# Facts of a run that `mapsto info` repeats from mapsto.json, in this order.
+if TYPE_CHECKING:
+    from mapsto.model.mapping import Mapping
+
+# Facts of a run that `info` shows, where they are recorded.
 PROVENANCE = (
     "start",
     "data",
@@ -32,11 +33,11 @@ PROVENANCE = (
 def trace(
     arrow: Arrow,
     data: Data,
-    start: Annotated[str | None, typer.Option(help="The model to trace with; by default a small new one.")] = None,
-    row: Annotated[int, typer.Option(help="Which row, from 1.")] = 1,
+    start: Annotated[str | None, typer.Option(help="The model to trace; by default a small new one.")] = None,
+    row: Annotated[int, typer.Option(help="The number of the row, from 1.")] = 1,
     encoding: Encoding = None,
 ) -> None:
-    """Show one example after every stage, from the cell to the loss."""
+    """Show one example after every stage, from the cell of the table to the loss."""
     from mapsto.fitting.trace import trace as trace_stages
 
     for line in trace_stages(arrow, data, start, row, encoding):
@@ -44,23 +45,26 @@ def trace(
 
 
 @app.command(epilog="Example: mapsto info runs/clf")
-def info(model: ModelName, json: AsJson = False) -> None:
-    """Show what a model folder holds: arrow, shape, answers, scores, and how it was trained."""
-    facts = _facts(model)
+def info(model: Model, json: Json = False) -> None:
+    """Show what a model folder holds: its arrow, shape, classes and scores, and how it was trained."""
+    from mapsto.api import load
+    from mapsto.cli.output import print_json, read_manifest
+
+    facts = _describe(load(model, device="cpu", precision="fp32").mapping)
+    if manifest := read_manifest(model):
+        provenance = manifest["provenance"]
+        facts |= {name: provenance[name] for name in PROVENANCE if name in provenance}
+        facts |= {"scores": manifest["scores"]}
     if json:
-        print(dumps(facts, ensure_ascii=False))
+        print_json(facts)
         return
     for name, value in facts.items():
-        for line in _lines(name, value):
+        for line in _format_fact(name, value):
             print(line)
 
 
-def _facts(model: str) -> dict[str, Any]:
-    """Return the facts of a model folder by name."""
-    from mapsto.api import load
-    from mapsto.pretrained.model_folder import MANIFEST_FILE
-
-    mapping = load(model, device="cpu", precision="fp32").mapping
+def _describe(mapping: Mapping) -> dict[str, Any]:
+    """Return the arrow, the shape and the classes of a model, by the names that `info` shows."""
     config = mapping.config
     facts: dict[str, Any] = {
         "arrow": str(mapping.arrow),
@@ -76,29 +80,23 @@ def _facts(model: str) -> dict[str, Any]:
         facts["in front"] = str(config.backbone)
     if config.sentence is not None:
         facts["vectors"] = str(config.sentence)
-    facts |= {target.kind: target.state().get("classes", target.kind) for target in mapping.targets}
-    path = Path(model) / MANIFEST_FILE
-    if path.exists():
-        manifest = loads(path.read_text("utf-8"))
-        provenance = manifest["provenance"]
-        facts |= {name: provenance[name] for name in PROVENANCE if name in provenance}
-        facts |= {"scores": manifest["scores"]}
-    return facts
+    return facts | {target.kind: target.state().get("classes", target.kind) for target in mapping.targets}
 
 
-def _lines(name: str, value: Any) -> Iterator[str]:
-    """Yield a fact as lines of text; those of a dict below its name."""
-    if not isinstance(value, dict):
-        text = value
-        if isinstance(value, int):
-            text = f"{value:,}"
-        elif isinstance(value, list):
-            text = ", ".join(map(str, value))
-        yield f"{name:<24} {text}"
-        return
-    yield f"{name}:"
-    for key, entry in value.items():
-        text = entry
-        if isinstance(entry, dict):
-            text = f"{entry['value']:.4f} ({entry['low']:.4f}–{entry['high']:.4f}, n = {entry['n']})"
-        yield f"  {key:<22} {text}"
+def _format_fact(name: str, value: Any) -> Iterator[str]:
+    """Yield the lines of one fact; a dictionary takes one line per entry."""
+    if isinstance(value, dict):
+        yield f"{name}:"
+        for key, entry in value.items():
+            yield f"  {key:<22} {_format_entry(entry)}"
+    elif isinstance(value, int):
+        yield f"{name:<24} {value:,}"
+    else:
+        yield f"{name:<24} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def _format_entry(entry: Any) -> Any:
+    """Return a score as a text with its interval, and anything else as it is."""
+    if not isinstance(entry, dict):
+        return entry
+    return f"{entry['value']:.4f} ({entry['low']:.4f}–{entry['high']:.4f}, n = {entry['n']})"

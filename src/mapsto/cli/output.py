@@ -1,41 +1,44 @@
-"""What several commands print: notes, counts, and tables read with their findings."""
+"""Output that commands share: results on standard output, notes and status on standard error, tables read with notes."""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from mapsto.errors import DataError, Finding
-
-if TYPE_CHECKING:
-    from mapsto.data.table import Table
-
-
-def print_note(text: str | Finding) -> None:
-    """Print a note on standard error."""
-    print(f"note: {text}", file=sys.stderr)
+from mapsto.data.table import Table, read_table
+from mapsto.pretrained.model_folder import MANIFEST_FILE
 
 
-def count_of(count: int, noun: str) -> str:
-    """Return "1 row", "2 rows", …"""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def print_json(record: Any) -> None:
+    """Print a result as one line of JSON."""
+    print(json.dumps(record, ensure_ascii=False))
 
 
-def read_table_with_notes(source: Any, encoding: str | None, with_answers: bool = False) -> Table:
-    """Read a table and print what was left aside beside it; `with_answers` also what concerns the answers' columns."""
-    from mapsto.data.table import read_table
+def print_status(text: str) -> None:
+    """Print a line that is not part of the result."""
+    print(text, file=sys.stderr)
 
+
+def print_note(text: object) -> None:
+    """Print a line that the user should know of beside the result."""
+    print_status(f"note: {text}")
+
+
+def read_table_with_notes(source: Any, encoding: str | None, answers: bool = False) -> Table:
+    """Read a table, and print a note for each thing that was left out in reading it.
+
+    answers: also print notes on its columns, since the table holds labels.
+    """
     table = read_table(source, encoding=encoding)
-    for remark in table.remarks_on(table.columns if with_answers else ()):
+    for remark in table.remarks_on(table.columns if answers else ()):
         print_note(remark)
     return table
 
 
-def print_counts(num_rows: int, num_failed: int, num_cut: int, advice: str = "") -> None:
-    """Print how many rows have no answer and how many were cut. Raises DataError where no row has an answer."""
-    if num_failed:
-        print_note(f"{num_failed} of {num_rows} rows could not be answered; their answers say why")
-    if num_cut:
-        print_note(f"{num_cut} rows are longer than the model takes and were cut{advice}")
-    if num_rows == num_failed:
-        raise DataError("no row could be answered")
+def read_manifest(model: str) -> dict[str, Any]:
+    """Return the manifest of a model folder that mapsto saved; empty for other folders and for hub names."""
+    path = Path(model) / MANIFEST_FILE
+    manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return manifest

@@ -1,0 +1,110 @@
+"""Answers of a model to many rows, written to a table, to files in a folder, or to the screen, in constant memory."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mapsto.cli.output import print_json, print_note, print_status
+from mapsto.data.readers import format_of
+from mapsto.data.table import write_rows
+from mapsto.data.writers import legible
+from mapsto.errors import DataError, UsageError, place
+from mapsto.inference.table_engine import Answered, Engine, answer_all
+from mapsto.progress import Lines, choose_progress
+from mapsto.task.arrow import Arrow
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """Rows to answer: those of a table, or texts from the command line. Raises UsageError unless one of both is given."""
+
+    data: Path | None
+    texts: list[str] | None
+    encoding: str | None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (not self.texts):
+            raise UsageError("give a table, or one or more --text")
+
+    def source(self, arrow: Arrow) -> Any:
+        """Return the path of the table, or one row per text with the column that the arrow reads."""
+        port = arrow.sources[0]
+        return self.data if self.data is not None else [{port.column or port.kind: text} for text in self.texts or []]
+
+
+class RowCounts(NamedTuple):
+    """Numbers of rows: all, and those that could not be answered."""
+
+    num_rows: int
+    num_failed: int
+
+
+def require_folder(out: Path | None) -> Path:
+    """Return the folder that `--out` names. Raises UsageError when there is none, or its name is that of a table."""
+    if out is None or format_of(out) is not None:
+        raise UsageError("these answers are files: name a folder for them with --out")
+    return out
+
+
+def write_answers(
+    engine: Engine, inputs: InputRows, out: Path | None, as_json: bool, list_formats: Collection[str] = ("jsonl",)
+) -> RowCounts:
+    """Write every row with its answer to a table, or print them as csv or JSON lines.
+
+    list_formats: the formats in which a list stays a list; in others it is written as JSON text.
+    """
+    if as_json and out is None:
+        return _print_json_lines(engine, inputs)
+    return _write_table(engine, inputs, out, keep_lists=out is not None and format_of(out) in list_formats)
+
+
+def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
+    """Print every answer as a line of JSON."""
+    num_rows = num_failed = 0
+    # Plain lines of progress, since a live line would be redrawn between the answers.
+    for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
+        for answer in answers:
+            print_json(answer)
+        num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
+    return RowCounts(num_rows, num_failed)
+
+
+def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
+    """Write every row with its answer to a table, or print it as csv."""
+    folder = None if out is None else out.parent
+    answered = Answered(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
+    if out is not None:
+        print_status(f"wrote {write_rows(out, answered.columns, answered)} rows to {out}")
+    else:
+        writer = csv.DictWriter(sys.stdout, answered.columns)
+        writer.writeheader()
+        writer.writerows(map(legible, answered))
+    return RowCounts(answered.rows, answered.failed)
+
+
+def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
+    """Let an engine that writes its answers to files answer every row, and print a note for each row without a file."""
+    num_rows = num_failed = 0
+    progress = choose_progress()
+    for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):
+        for row, answer in zip(part.in_order(), answers, strict=True):
+            if isinstance(row, int) and "error" in answer:
+                progress.say(f"note: {place(*part.origin(row))}: {answer['error']}")
+        num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
+    print_status(f"wrote {num_rows - num_failed:,} files")
+    return RowCounts(num_rows, num_failed)
+
+
+def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
+    """Print how many rows have no answer and how many were cut. Raises DataError when no row has an answer."""
+    if counts.num_failed:
+        print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")
+    if num_cut:
+        print_note(f"{num_cut} rows are longer than the model takes and were cut{hint}")
+    if counts.num_rows == counts.num_failed:
+        raise DataError("no row could be answered")

@@ -1,0 +1,77 @@
+"""`mapsto predict --hide` and `--mask`: hide parts of values and let a pretrained model fill them in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mapsto import kinds
+from mapsto.cli.answers import InputRows, require_folder
+from mapsto.cli.output import print_note, print_status, read_table_with_notes
+from mapsto.data.rows import load_rows, require_any_readable
+from mapsto.data.table import Table, write_rows
+from mapsto.data.writers import require_writable
+from mapsto.errors import UsageError
+from mapsto.inference.output_files import write_file
+from mapsto.inference.predictor import Predictor
+from mapsto.task.capabilities import FileBacked, Reconstruction, require
+
+
+def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: float | None, mask: Path | None) -> None:
+    """Write each value with its hidden parts filled in: to files in a folder, to a table, or to the screen, by its kind.
+
+    hide: the share to hide, at random. mask: a picture of what to hide, or a folder with one per value.
+    """
+    port = predictor.arrow.sources[0]
+    folder = require_folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
+    if folder is None and out is not None:
+        require_writable(out)
+    table = read_table_with_notes(inputs.source(predictor.arrow), inputs.encoding)
+    rows = load_rows(predictor.arrow.body, table)
+    faults = require_any_readable(rows)
+    masks = None if mask is None else _find_masks(mask, port.kind, rows.sources[0])
+    row_indices = rows.indices.tolist()
+    values = predictor.complete(rows.sources[0], hide or 0.0, mask=masks, rows=row_indices)
+    filled = dict(zip(row_indices, values, strict=True))
+    if folder is not None:
+        target = predictor.mapping.targets[0]
+        assert isinstance(target, Reconstruction)
+        _write_files(target, table, filled, folder)
+    else:
+        # Unreadable rows keep their place, empty.
+        column = [filled.get(row) if isinstance(row, int) else None for row in table.in_order()]
+        if out is None:
+            print("\n".join(value or "" for value in column))
+        else:
+            write_rows(out, [port.kind], [{port.kind: value} for value in column])
+    for fault in faults:
+        print_note(fault)
+    if num_unreadable := len(table) + len(table.rejected) - len(rows):
+        print_note(f"{num_unreadable:,} rows could not be filled in")
+
+
+def _write_files(target: Reconstruction, table: Table, filled: Mapping[int, Any], folder: Path) -> None:
+    """Write the filled-in value of each row to a file, named by its number in the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(table.in_order(), 1):
+        if isinstance(row, int) and row in filled and (content := target.file(filled[row])) is not None:
+            write_file(folder, table.origin(row), number, *content)
+    print_status(f"wrote {len(filled):,} files to {folder}")
+
+
+def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
+    """Return the file of a mask for each value: `path` itself, or the file in that folder with the value's name.
+
+    Raises UsageError for a path that does not exist and for a value without a mask.
+    """
+    if path.is_file():
+        return [str(path)] * len(values)
+    if not path.is_dir():
+        raise UsageError(f"--mask {path}: there is no such file or folder")
+    suffixes = require(kinds.source(kind), FileBacked, "masked by a picture").suffixes
+    masks = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
+    if missing := [str(value) for value in values if Path(str(value)).stem not in masks]:
+        rest = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UsageError(f"--mask {path}: there is no mask for {missing[0]}{rest}")
+    return [masks[Path(str(value)).stem] for value in values]
