@@ -13,7 +13,7 @@ from typing import Any
 from common import DATA, record
 
 import mapsto
-from mapsto.comparison.analysis import labels_saved, shown, signed
+from mapsto.comparison.analysis import format_labels_saved, format_points, format_score
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
@@ -75,20 +75,22 @@ def main() -> None:
             test=test.select(range(min(given.tested or len(test), len(test)))),
             starts=["scratch", start], progress=Lines(), **asked,
         )  # fmt: skip
-        labels = sorted({point.labels for points in found.curves.values() for point in points})
+        labels = sorted({point.num_labels for points in found.curves.values() for point in points})
         lines = [
-            f"{found.gain} in % on {found.tested:,} test rows, {found.seeds} draws of labels; mean (95 % interval over both).",
+            f"{found.metric} in % on {found.num_test_rows:,} test rows, {found.num_seeds} draws of labels; "
+            "mean (95 % interval over both).",
             f"`{Path(start).name}` is {made}; `scratch` has its shape and random weights.",
             "",
-            f"| method | {' | '.join(f'{count:,} labels' for count in labels)} |",
+            f"| model | {' | '.join(f'{count:,} labels' for count in labels)} |",
             "|---|" + "---|" * len(labels),
         ]
         for name, points in found.curves.items():
-            at = {point.labels: shown(point.score) for point in points}
+            at = {point.num_labels: format_score(point.score) for point in points}
             lines.append(f"| {name} | {' | '.join(at.get(count, '') for count in labels)} |")
         lines += ["", "| | labels | better by, points | labels saved |", "|---|---|---|---|"]
         for d in found.differences:
-            lines.append(f"| {d.way} against {d.against} | {d.labels:,} | {signed(d.points)} | {labels_saved(d)} |")
+            gain = f"{format_points(d.points)} | {format_labels_saved(d)}"
+            lines.append(f"| {d.candidate} against {d.reference} | {d.num_labels:,} | {gain} |")
         record(f"Starting models compared: {task} (benchmarks/comparing.py)", [*lines, "", *found.headline])
 
 

@@ -14,7 +14,7 @@ from common import record
 from few_labels import interval
 
 import mapsto
-from mapsto.comparison.design import nested
+from mapsto.comparison.design import stratified_order
 from mapsto.data.table import Table, read_table
 from mapsto.demo import data
 from mapsto.device import keep_memory
@@ -25,7 +25,7 @@ LABELS, DRAWS = (256, 1024), 3
 
 
 def accuracy(start: Path, pool: Table, test: Table, count: int, draw: int, method: str) -> float:
-    rows = pool.select(nested(pool.column("label"), draw)[:count])
+    rows = pool.select(stratified_order(pool.column("label"), draw)[:count])
     model = mapsto.fit("text -> label", rows, start=start, length=LENGTH, seed=draw, method=method)
     said = [answer["label"] for answer in model.predict(test.column("text"))]
     return 100 * float(np.mean(np.array(said) == np.array(test.column("label"))))

@@ -21,7 +21,7 @@ from recipe import alone
 from sklearn.neighbors import KNeighborsClassifier
 
 import mapsto
-from mapsto.comparison.design import nested
+from mapsto.comparison.design import stratified_order
 from mapsto.data.table import read_table
 
 CIFAR = DATA.parent / "image" / "cifar10"
@@ -47,7 +47,7 @@ def measured(way: str, seed: int, minutes: float, rows: int, tested: int) -> dic
     for count in LABELS:
         right = []
         for draw in range(DRAWS):
-            few = train.select(nested(train.column("label"), draw)[:count])
+            few = train.select(stratified_order(train.column("label"), draw)[:count])
             probed = mapsto.fit("image -> label", few, start=model.mapping, method="probe", hold_out=0, device="cpu")
             said = [answer["label"] for answer in probed.predict([{"image": cell} for cell in test.column("image")])]
             right.append(np.mean(np.array(said) == truth.astype(str)))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.active_learning import Suggestions
 from mapsto.active_learning import suggest as suggest_rows
-from mapsto.comparison import runs
-from mapsto.comparison.analysis import Comparison, understand
-from mapsto.comparison.report import write
+from mapsto.comparison.analysis import Comparison, analyse
+from mapsto.comparison.design import Request
+from mapsto.comparison.report import write_report
+from mapsto.comparison.runs import run_comparison
 from mapsto.data.table import is_table_name, read_table
 from mapsto.device import choose_device
 from mapsto.errors import UsageError, near
@@ -156,7 +157,7 @@ def pretrain(what: str, data: Any, out: str | Path | None = None, **given: Any) 
 
 def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) -> Comparison:
     """What did the pretraining buy? Fits from every start with several numbers of labels, scored on the same rows; see
-    `mapsto.comparison.runs.run`. Fields of Options are taken as keywords.
+    `mapsto.comparison.runs.run_comparison`. Fields of Options are taken as keywords.
 
     out: a folder that keeps finished fits and gets report.html and results.json. test: rows to score on, else a fifth of the
     data. starts: folders, hub names and "scratch". labels: numbers, and "all". seeds: how many draws of them. shift: rows
@@ -164,15 +165,17 @@ def compare(arrow: str, data: Any, out: str | Path | None = None, **given: Any) 
 
     >>> mapsto.compare("text -> label", rows, starts=["scratch", "runs/base"], labels=[16, 64])  # doctest: +SKIP
     """
-    names = ("test", "starts", "labels", "seeds", "methods", "shift", "jobs", "overwrite", "progress")
-    own = {name: given.pop(name) for name in names if name in given}
-    options = _options(given, set(names))
-    folder_ = None if out is None else Path(out)
-    made, outcomes, facts = runs.run(arrow, data, folder_, options=options, **own)
-    found = understand(made, outcomes)
-    if folder_ is not None:
-        write(folder_, found, made, outcomes, facts)
-    return found
+    design_names = ("test", "starts", "labels", "seeds", "methods", "shift")
+    run_names = ("jobs", "overwrite", "progress")
+    design = {name: given.pop(name) for name in design_names if name in given}
+    run = {name: given.pop(name) for name in run_names if name in given}
+    options = _options(given, {*design_names, *run_names})
+    folder = None if out is None else Path(out)
+    experiment = run_comparison(Request(arrow, data, options=options, **design), folder, **run)
+    comparison = analyse(experiment)
+    if folder is not None:
+        write_report(folder, comparison, experiment)
+    return comparison
 
 
 def _options(given: dict[str, Any], others: set[str]) -> Options:

@@ -24,10 +24,10 @@ from sklearn.linear_model import LogisticRegression
 
 import mapsto
 from mapsto import kinds
-from mapsto.comparison.analysis import Difference, labels_saved, over_draws, worth
-from mapsto.comparison.crossed_bootstrap import Means, interval
-from mapsto.comparison.design import nested
-from mapsto.comparison.learning_curves import ahead, reach
+from mapsto.comparison.analysis import Difference, describe_benefit, format_labels_saved, mean_over_draws
+from mapsto.comparison.crossed_bootstrap import CrossedMeans, interval
+from mapsto.comparison.design import stratified_order
+from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.metrics.intervals import Score, mean_interval, with_intervals
 from mapsto.model import linear_probe
 from mapsto.task.capabilities import Comparable, Located
@@ -51,7 +51,7 @@ def test_intervals_hold_a_known_truth(draws: int, between: float, items: float, 
     inside = 0
     for trial in range(500):
         gains = rng.normal(0, between, (draws, 1)) + rng.normal(0, items, (1, 400)) + rng.normal(0, left, (draws, 400))
-        means = Means.of(gains[None].astype(np.float32))
+        means = CrossedMeans.estimate(gains[None].astype(np.float32))
         found = interval(means.samples(trial, 2000)[:, 0], 400)
         inside += found.low <= 0 <= found.high
     assert 0.93 <= inside / 500 <= 0.97
@@ -62,7 +62,7 @@ def test_an_interval_of_a_difference_is_of_pairs() -> None:
     rng = np.random.default_rng(1)
     shared = rng.normal(0, 0.3, (5, 1)) + rng.normal(0, 0.4, (1, 300))
     gains = np.stack([shared, shared + 0.05 + rng.normal(0, 0.02, (5, 300))]).astype(np.float32)
-    means = Means.of(gains)
+    means = CrossedMeans.estimate(gains)
     samples = means.samples()
     difference, alone = interval(samples[:, 1] - samples[:, 0], 300), interval(samples[:, 1], 300)
     assert difference.low > 0.04 and difference.high < 0.06
@@ -70,9 +70,9 @@ def test_an_interval_of_a_difference_is_of_pairs() -> None:
 
 
 def test_no_interval_is_invented() -> None:
-    found = interval(Means.of(np.ones((1, 1, 50), np.float32)).samples()[:, 0], 50)
+    found = interval(CrossedMeans.estimate(np.ones((1, 1, 50), np.float32)).samples()[:, 0], 50)
     assert found.value == 1 and np.isnan(found.low) and np.isnan(found.high)
-    alike = interval(Means.of(np.ones((1, 5, 100), np.float32)).samples()[:, 0], 100)
+    alike = interval(CrossedMeans.estimate(np.ones((1, 5, 100), np.float32)).samples()[:, 0], 100)
     assert 0.95 < alike.low < 0.975  # 100 right answers in a row do not prove 100 %
 
 
@@ -83,8 +83,8 @@ def test_labels_are_read_off_a_curve() -> None:
     curve = np.array([[0.5, 0.7, 0.65, 0.9]])
     labels = [16, 64, 256, 1024]
     for wanted, expected in ((0.4, 16), (0.6, 32), (0.7, 64), (0.95, np.inf), (0.9, 1024)):
-        assert reach(labels, curve, np.array([wanted]))[0] == pytest.approx(expected)
-    assert 256 < reach(labels, curve, np.array([0.8]))[0] < 1024
+        assert labels_needed(labels, curve, np.array([wanted]))[0] == pytest.approx(expected)
+    assert 256 < labels_needed(labels, curve, np.array([0.8]))[0] < 1024
 
 
 def test_a_planted_saving_is_found() -> None:
@@ -96,8 +96,8 @@ def test_a_planted_saving_is_found() -> None:
         hard = rng.normal(0, 0.4, (1, 1, 400))
         scores = np.array([[0.4 + 0.08 * np.log(3 * n), 0.4 + 0.08 * np.log(n)] for n in labels]).T.reshape(8, 1, 1)
         gains = scores + hard + rng.normal(0, 0.01, (8, 5, 1)) + rng.normal(0, 0.2, (8, 5, 400))
-        samples = Means.of(gains.astype(np.float32)).samples(trial, 2000)
-        saved = interval(reach(labels, samples[:, 4:], samples[:, 1]) - 64, 400)
+        samples = CrossedMeans.estimate(gains.astype(np.float32)).samples(trial, 2000)
+        saved = interval(labels_needed(labels, samples[:, 4:], samples[:, 1]) - 64, 400)
         inside += saved.low <= 2 * 64 <= saved.high
     assert inside >= 90
 
@@ -120,7 +120,7 @@ def compared(way: str, labels: int, points: float, saved: tuple[float, float, fl
     ],
 )
 def test_labels_saved_are_said_as_far_as_they_are_known(saved: tuple[float, float, float], said: str) -> None:
-    assert labels_saved(compared("base, full", 64, 0.1, saved)) == said
+    assert format_labels_saved(compared("base, full", 64, 0.1, saved)) == said
 
 
 def test_what_is_for_few_labels_alone_is_not_the_headline() -> None:
@@ -130,16 +130,16 @@ def test_what_is_for_few_labels_alone_is_not_the_headline() -> None:
         compared("base, full", 16, 0.0, saved),
         compared("base, full", 64, 0.1, saved),
     ]
-    said = worth("base", "scratch, full", told)
-    assert said.startswith("base, full against scratch, full") and "With 16 labels the two are not told apart" in said
+    said = describe_benefit("base", "scratch, full", told)
+    assert said.startswith("base, full against scratch, full") and "With 16 labels no difference is significant" in said
     assert "At 64 labels it saves about 180 labels (90 to 420)" in said and "does not help" not in said
 
 
 def test_a_power_law_is_looked_ahead() -> None:
     labels = [16, 64, 256]
     curve = 1 - 2 * np.array([labels], np.float64) ** -0.5
-    assert ahead(labels, curve, 1024)[0] == pytest.approx(1 - 2 * 1024**-0.5)
-    assert ahead(labels, np.array([[0.8, 0.7, 0.6]]), 1024)[0] == pytest.approx(0.7, abs=0.02)  # it never falls
+    assert extrapolate(labels, curve, 1024)[0] == pytest.approx(1 - 2 * 1024**-0.5)
+    assert extrapolate(labels, np.array([[0.8, 0.7, 0.6]]), 1024)[0] == pytest.approx(0.7, abs=0.02)  # it never falls
 
 
 # What is drawn
@@ -148,7 +148,7 @@ def test_a_power_law_is_looked_ahead() -> None:
 @given(st.lists(st.sampled_from("aaaab"), min_size=3, max_size=200), st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
 def test_draws_are_nested_and_stratified(strata: list[str], seed: int) -> None:
-    order = nested(strata, seed)
+    order = stratified_order(strata, seed)
     assert sorted(order.tolist()) == list(range(len(strata)))
     drawn = [strata[row] for row in order]
     classes = set(strata)
@@ -195,9 +195,9 @@ def test_gains_are_what_the_score_is_the_mean_of(kind: str) -> None:
 def test_a_figure_over_few_draws_ends_where_it_can() -> None:
     """Student's interval of two draws of labels is wider than what a share can be."""
     assert mean_interval([0.6, 1.0]).high > 1 > 0 > mean_interval([0.6, 1.0]).low
-    shares = [over_draws([0.6, 1.0], most) for most in (1.0, math.inf)]
+    shares = [mean_over_draws([0.6, 1.0], most) for most in (1.0, math.inf)]
     assert [(score.low, score.high == 1, score.high > 1) for score in shares] == [(0, True, False), (0, False, True)]
-    assert over_draws([-0.6, 1.0], 1.0).low < -1 and math.isnan(over_draws([0.5], 1.0).high)
+    assert mean_over_draws([-0.6, 1.0], 1.0).low < -1 and math.isnan(mean_over_draws([0.5], 1.0).high)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -259,7 +259,7 @@ def test_killed_and_gone_on_it_ends_with_the_same_numbers(tmp_path: Path) -> Non
         process.communicate()
     next(cells.glob("scratch-full-8-0-*")).joinpath("state.safetensors").write_bytes(b"damaged")
     ended = run(*command, "--out", str(tmp_path / "killed"))
-    assert ended.returncode == 0 and "damaged" in ended.stderr and "of them done before" in ended.stderr
+    assert ended.returncode == 0 and "damaged" in ended.stderr and "of them finished before" in ended.stderr
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert set(os.listdir(tmp_path / "whole")) == {
         "compare.json", "cells", "results.json", "fits.parquet", "report.html", "curves.svg", "calibration.svg",
@@ -289,7 +289,7 @@ def test_fits_at_once_are_stopped_together(tmp_path: Path, stop: signal.Signals)
         raise
     if stop == signal.SIGINT:
         assert process.returncode == 130, said
-        assert re.search(r"stopped after \d fits; the same command goes on", said)
+        assert re.search(r"stopped after \d fits; the same command resumes", said)
 
 
 def test_fits_at_once_find_the_same(tmp_path: Path) -> None:
@@ -310,14 +310,14 @@ def test_a_start_is_compared_by_every_method(tmp_path: Path, minilm: Path) -> No
     assert list(found.curves) == [
         "always the commonest answer", "TF-IDF, linear", "model, full", "model, probe", "model, contrast",
     ]  # fmt: skip
-    assert [point.labels for point in found.curves["model, contrast"]] == [8]  # 80 are too many for it
+    assert [point.num_labels for point in found.curves["model, contrast"]] == [8]  # 80 are too many for it
     probe = found.curves["model, probe"][1]
     assert probe.score.value > 0.9 and probe.score.low <= probe.score.value <= probe.score.high
     assert (
-        set(probe.views) == {"typing errors", "all capitals", "no punctuation", "shift"}
+        set(probe.test_set_scores) == {"typing errors", "all capitals", "no punctuation", "shift"}
         and "shift" not in probe.changes
     )
-    assert {d.against for d in found.differences} == {"TF-IDF, linear"}
+    assert {d.reference for d in found.differences} == {"TF-IDF, linear"}
     blind = found.curves["always the commonest answer"][0]
     assert blind.score.value == 0.5 and blind.cost.tokens == 0
     fits = pq.read_table(tmp_path / "cmp" / "fits.parquet").to_pylist()
@@ -350,10 +350,10 @@ def test_one_draw_has_no_interval(tmp_path: Path) -> None:
         ({"labels": ["some"]}, "takes numbers and 'all'"),
         ({"labels": [1]}, "two classes need two rows"),
         ({"seeds": 0}, "must be above 0"),
-        ({"starts": []}, "names nothing to begin from"),
+        ({"starts": []}, "names no starting model"),
         ({"jobs": -1}, "--jobs must be above 0"),
         ({"methods": ["prob"]}, "did you mean 'probe'"),
-        ({"minutes": 1}, "decides this itself"),
+        ({"minutes": 1}, "sets this itself"),
         ({"starts": ["no/such/start"]}, "no/such/start"),
         ({"stars": ["scratch"]}, "did you mean 'starts'"),
     ],
@@ -401,7 +401,7 @@ def test_what_each_number_is_worth_varies_as_the_share_explained_does() -> None:
 
 
 def test_pretraining_is_no_answer_to_compare() -> None:
-    with pytest.raises(mapsto.MapstoError, match="worth can be measured"):
+    with pytest.raises(mapsto.MapstoError, match="needs answers with a score"):
         mapsto.compare("~text -> text", table(60))
 
 
@@ -410,15 +410,15 @@ def test_numbers_are_compared_by_what_they_explain(tmp_path: Path) -> None:
     rows = [{"text": text, "number": 3.0 * text.count("winter") - 40} for text in sentences(120)]
     given = {"labels": [8, 80], "seeds": 2, **SMALL}
     found = mapsto.compare("text -> number", rows[:80], tmp_path / "cmp", test=rows[80:], **given)
-    assert found.gain == "r2" and list(found.curves) == ["always the mean", "TF-IDF, linear", "scratch, full"]
+    assert found.metric == "r2" and list(found.curves) == ["always the mean", "TF-IDF, linear", "scratch, full"]
     blind, linear = (found.curves[name] for name in ("always the mean", "TF-IDF, linear"))
     assert -0.5 < blind[0].score.value < 0
     assert -0.15 < blind[1].score.low < blind[1].score.high < 0.15, (
         "the mean of many explains nothing, and that for sure"
     )
-    assert linear[1].score.value > 0.5 and set(linear[1].figures) == {"mae", "rmse", "r2"}
+    assert linear[1].score.value > 0.5 and set(linear[1].metrics) == {"mae", "rmse", "r2"}
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
-    assert "rmse" in page and "carry no probability" in page
+    assert "rmse" in page and "have no probability" in page
     alike = [{**row, "number": 1.0} for row in rows[80:]]
     with pytest.raises(mapsto.MapstoError, match="the answers of the test rows are all the same"):
         mapsto.compare("text -> number", rows[:80], test=alike, **given)
@@ -432,8 +432,8 @@ def test_pictures_of_pictures_are_compared_by_likeness(tmp_path: Path) -> None:
         width=64, epochs=1, device="cpu",
     )  # fmt: skip
     (points,) = found.curves.values()
-    assert found.gain == "ssim" and [point.labels for point in points] == [6, 12]
-    unchanged = points[-1].figures["ssim_unchanged"].value
+    assert found.metric == "ssim" and [point.num_labels for point in points] == [6, 12]
+    unchanged = points[-1].metrics["ssim_unchanged"].value
     assert 0 < points[-1].score.value <= 1 and abs(points[-1].score.value - unchanged) < 0.2
     assert "psnr unchanged" in (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
 
@@ -441,7 +441,7 @@ def test_pictures_of_pictures_are_compared_by_likeness(tmp_path: Path) -> None:
 def test_a_class_that_no_row_has_counts_as_a_mistake() -> None:
     asked = [*table(30, 5), {"text": "nobody knows this", "label": "hot"}]
     found = mapsto.compare("text -> label", table(60), test=asked, labels=["all"], seeds=2, **SMALL)
-    assert found.tested == 31 and found.curves["TF-IDF, linear"][0].score.value < 1
+    assert found.num_test_rows == 31 and found.curves["TF-IDF, linear"][0].score.value < 1
 
 
 def test_ways_whose_names_look_alike_are_told_apart(tmp_path: Path) -> None:

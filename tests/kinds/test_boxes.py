@@ -480,7 +480,7 @@ def test_boxes_are_compared_by_what_is_found(tmp_path: Path) -> None:
         "image -> boxes", rows(12), tmp_path / "cmp", test=rows(18)[12:], starts=["scratch"], labels=[4, 8], seeds=2, epochs=1,
         layers=1, width=32, device="cpu",
     )  # fmt: skip
-    assert found.gain == "found" and list(found.curves) == ["scratch, full"]
+    assert found.metric == "found" and list(found.curves) == ["scratch, full"]
     assert "stroke-dasharray" in (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
 
 

@@ -125,4 +125,4 @@ def test_labels_are_learnt_compared_and_read_again(tmp_path: Path) -> None:
     compared = mapsto.compare(
         "text -> labels", rows[:200], tmp_path / "cmp", test=rows[240:], labels=[30, "all"], seeds=2, epochs=1, **SMALL
     )
-    assert compared.gain == "agreement" and compared.curves["TF-IDF, linear"][-1].score.value > 0.8
+    assert compared.metric == "agreement" and compared.curves["TF-IDF, linear"][-1].score.value > 0.8

@@ -1,315 +1,359 @@
-"""What the fits of a comparison say: scores, differences, labels saved, robustness, costs, and all of it in words.
+"""Analysis of a comparison: scores, paired differences, labels saved, extrapolation, robustness, costs, and a summary in words.
 
-Every interval is over draws of labels and over items at once (`crossed`); with one draw there is none.
+Every interval is over the draws of labels and the test rows at once (see crossed_bootstrap); a single draw has none.
+Legend of shapes: b bootstrap samples, m numbers of labels, s draws (seeds), n test rows, k scores bootstrapped together.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto.comparison.crossed_bootstrap import Means, interval
-from mapsto.comparison.design import BLIND, CLASSICAL, SHIFT, TEST, Cell, Study, Way
-from mapsto.comparison.learning_curves import ahead, reach
-from mapsto.comparison.runs import Outcome
+from mapsto.comparison.crossed_bootstrap import CrossedMeans, interval
+from mapsto.comparison.design import CLASSICAL, CONSTANT, SHIFT, TEST, Candidate, Design, Fit
+from mapsto.comparison.learning_curves import extrapolate, labels_needed
+from mapsto.comparison.runs import Experiment
 from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
 
-LOOKED_AHEAD = (2, 4)
+EXTRAPOLATION_FACTORS = (2, 4)  # times the largest number of labels
+MIN_POINTS_TO_EXTRAPOLATE = 3
 
-
-FEWEST_FOR_A_CURVE = 3
-
-
-# By way and number of labels the score, and below it scores as they could have been, all drawn together: (1 + b,).
-Drawn = dict[tuple[str, int], Floats]
+# By candidate's name and number of labels: the mean score, and below it its bootstrap samples, (1 + b,). All are sampled
+# together, so that a difference of two is of pairs.
+ScoreSamples = dict[tuple[str, int], Floats]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one fit took: medians over the seeds. peak: megabytes, where the system tells."""
+    """The cost of one fit: medians over the seeds. peak_megabytes: None where the system does not tell."""
 
     seconds: float
     tokens: int
-    peak: float | None
+    peak_megabytes: float | None = field(metadata={"key": "peak"})
 
 
 @dataclass(frozen=True)
-class Point:
-    """One way with so many labels. figures: the kind's other scores, over seeds. views: the score on other rows, and
-    by how much disturbing the test rows changed it."""
+class CurvePoint:
+    """A candidate's results with one number of labels.
 
-    labels: int
+    score: the primary metric on the test rows. metrics: the target's other metrics there, over seeds.
+    test_set_scores: the score on each other test set.
+    changes: by how much each perturbation of the test rows changes the score.
+    """
+
+    num_labels: int = field(metadata={"key": "labels"})
     score: Score
-    figures: dict[str, Score]
-    views: dict[str, Score]
+    metrics: dict[str, Score] = field(metadata={"key": "figures"})
+    test_set_scores: dict[str, Score] = field(metadata={"key": "views"})
     changes: dict[str, Score]
     cost: Cost
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one way is better than another with the same labels, and how many labels more the other needs for the same
-    score: infinite where it never gets there with the labels there are, and never below `least`, which its first number gives.
+    """The paired difference of a candidate and a reference with the same labels.
+
+    points: the difference of their scores, as a fraction.
+    labels_saved: how many more labels the reference needs for the candidate's score; infinite where it never reaches it.
+    min_labels_saved: the lowest value that can be seen, where the reference is better with its fewest labels already.
     """
 
-    way: str
-    against: str
-    labels: int
+    candidate: str = field(metadata={"key": "way"})
+    reference: str = field(metadata={"key": "against"})
+    num_labels: int = field(metadata={"key": "labels"})
     points: Score
-    saved: Score
-    least: int
+    labels_saved: Score = field(metadata={"key": "saved"})
+    min_labels_saved: int = field(metadata={"key": "least"})
 
 
 @dataclass(frozen=True)
-class Foresight:
-    """A curve looked ahead along a power law; and how well it had foretold its last point from those before it."""
+class Extrapolation:
+    """A candidate's learning curve extrapolated by a power law.
 
-    way: str
-    at: dict[int, Score]
-    last_foretold: Score
+    scores: by number of labels.
+    predicted_last: the last measured score as predicted from the earlier ones, to see whether the power law holds.
+    """
+
+    candidate: str = field(metadata={"key": "way"})
+    scores: dict[int, Score] = field(metadata={"key": "at"})
+    predicted_last: Score = field(metadata={"key": "last_foretold"})
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found. curves: the points of each way, by its name, in the order of the labels."""
+    """The result of a comparison.
+
+    metric: the name of the metric compared.
+    curves: each candidate's results by its name, in the order of the numbers of labels.
+    headline: the result in sentences.
+    """
 
     arrow: str
-    gain: str
-    tested: int
-    seeds: int
-    pool: int
-    curves: dict[str, list[Point]]
+    metric: str = field(metadata={"key": "gain"})
+    num_test_rows: int = field(metadata={"key": "tested"})
+    num_seeds: int = field(metadata={"key": "seeds"})
+    num_pool_rows: int = field(metadata={"key": "pool"})
+    curves: dict[str, list[CurvePoint]]
     differences: list[Difference]
-    foresights: list[Foresight]
+    extrapolations: list[Extrapolation] = field(metadata={"key": "foresights"})
     headline: list[str]
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON: what is infinite or has no interval is null."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        """Return the comparison as JSON; infinite numbers and missing intervals are null."""
+        record: dict[str, Any] = to_json(self)
+        return record
 
     @property
-    def labels(self) -> list[int]:
-        """The numbers of labels, in order."""
-        return sorted({point.labels for points in self.curves.values() for point in points})
+    def label_counts(self) -> list[int]:
+        """Return the numbers of labels, rising."""
+        return sorted({point.num_labels for points in self.curves.values() for point in points})
 
     def lines(self) -> list[str]:
-        """A table for a screen, and what it means."""
-        labels = self.labels
+        """Format for the terminal: a table of scores, and the headline."""
+        counts = self.label_counts
         width = max(map(len, self.curves)) + 2
-        head = " " * width + "".join(f"{count:,} labels".rjust(21) for count in labels)
+        header = " " * width + "".join(f"{count:,} labels".rjust(21) for count in counts)
         rows = []
         for name, points in self.curves.items():
-            at = {point.labels: shown(point.score) for point in points}
-            rows.append(name.ljust(width) + "".join(at.get(count, "").rjust(21) for count in labels))
-        said = f"95 % interval over {self.seeds} draws and the items" if self.seeds > 1 else "one draw, so no interval"
-        note = f"{self.gain} in % on {self.tested:,} items; mean, {said}"
-        return [head, *rows, note, "", *self.headline]
+            cells = {point.num_labels: format_score(point.score) for point in points}
+            rows.append(name.ljust(width) + "".join(cells.get(count, "").rjust(21) for count in counts))
+        interval_note = f"95 % interval over {self.num_seeds} draws of labels and the test rows"
+        if self.num_seeds == 1:
+            interval_note = "one draw of labels, so no interval"
+        note = f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
+        return [header, *rows, note, "", *self.headline]
 
 
-def shown(score: Score) -> str:
-    """For people, in percent: "81.4 (79.0–83.6)"."""
-    middle = f"{100 * score.value:.1f}"
-    return middle if math.isnan(score.low) else f"{middle} ({score.interval_percent})"
+def format_score(score: Score) -> str:
+    """Format in percent: "81.4 (79.0–83.6)"."""
+    value = f"{100 * score.value:.1f}"
+    return value if math.isnan(score.low) else f"{value} ({score.interval_percent})"
 
 
-def signed(score: Score) -> str:
-    """For people, in points: "+9.1 (+6.8 to +11.4)"."""
-    if math.isnan(score.low):
-        return f"{100 * score.value:+.1f}"
-    return f"{100 * score.value:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
+def format_points(score: Score) -> str:
+    """Format in signed percentage points: "+9.1 (+6.8 to +11.4)"."""
+    value = f"{100 * score.value:+.1f}"
+    return value if math.isnan(score.low) else f"{value} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
 
 
-def understand(study: Study, outcomes: dict[Cell, Outcome]) -> Comparison:
-    """Everything that the finished cells say."""
-    gains = {
-        (way.name, count): _table(study, outcomes, way, count, TEST)
-        for way in study.ways
-        for count in study.labels
-        if Cell(way, count, study.seeds[0]) in outcomes
-    }
-    items = len(study.views[TEST])
-    drawn: Drawn = dict(zip(gains, _means(*gains.values()).T, strict=True))
+def analyse(experiment: Experiment) -> Comparison:
+    """Analyse the finished fits of a comparison."""
+    design = experiment.design
+    keys = [
+        (candidate.name, count)
+        for candidate in design.candidates
+        for count in design.label_counts
+        if Fit(candidate, count, design.seeds[0]) in experiment.results
+    ]
+    candidates = {candidate.name: candidate for candidate in design.candidates}
+    item_scores = [_item_scores(experiment, candidates[name], count, TEST) for name, count in keys]
+    samples: ScoreSamples = dict(zip(keys, _sample_means(*item_scores).T, strict=True))
+    num_rows = len(design.test_sets[TEST])
     curves = {
-        way.name: [
-            _point(study, outcomes, way, count, interval(drawn[way.name, count], items))
-            for count in _labels(way, drawn)
+        candidate.name: [
+            _curve_point(experiment, candidate, count, interval(samples[candidate.name, count], num_rows))
+            for count in _label_counts(candidate, samples)
         ]
-        for way in study.ways
+        for candidate in design.candidates
     }
-    differences = _differences(study, drawn, items)
+    differences = _differences(design, samples, num_rows)
     return Comparison(
-        arrow=str(study.arrow),
-        gain=study.gain,
-        tested=items,
-        seeds=len(study.seeds),
-        pool=len(study.pool),
+        arrow=str(design.arrow),
+        metric=design.metric,
+        num_test_rows=num_rows,
+        num_seeds=len(design.seeds),
+        num_pool_rows=len(design.pool),
         curves=curves,
         differences=differences,
-        foresights=_foresights(study, drawn, items),
-        headline=_headline(study, curves, differences),
+        extrapolations=_extrapolations(design, samples, num_rows),
+        headline=_headline(design, curves, differences),
     )
 
 
-def _labels(way: Way, drawn: Drawn) -> list[int]:
-    return [count for name, count in drawn if name == way.name]
+def _label_counts(candidate: Candidate, samples: ScoreSamples) -> list[int]:
+    return [count for name, count in samples if name == candidate.name]
 
 
-def _curve(way: Way, labels: list[int], drawn: Drawn) -> Floats:
-    """The scores of a way by number of labels, (1 + b, m)."""
-    return np.stack([drawn[way.name, count] for count in labels], axis=1)
+def _curve(candidate: Candidate, label_counts: list[int], samples: ScoreSamples) -> Floats:
+    """Return a candidate's scores by number of labels, (1 + b, m)."""
+    return np.stack([samples[candidate.name, count] for count in label_counts], axis=1)
 
 
-def _table(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, view: str) -> Any:
-    """What each item was worth in each draw, (s, n)."""
-    return np.stack([outcomes[Cell(way, count, seed)].gains[view].numpy() for seed in study.seeds])
+def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, test_set: str) -> Any:
+    """Return the score of each row in each draw, (s, n)."""
+    fits = [Fit(candidate, num_labels, seed) for seed in experiment.design.seeds]
+    return np.stack([experiment.results[fit].item_scores[test_set].numpy() for fit in fits])
 
 
-def _means(*gains: Any) -> Floats:
-    """The means of gains, (s, n) each, and below them means as they could have been, (1 + b, k); none beyond what can be: 1, and
-    0 where no item is worth less."""
-    together = np.stack(gains)
-    return np.clip(Means.of(together).samples(), 0.0 if together.min() >= 0 else -np.inf, 1.0)
+def _sample_means(*item_scores: Any) -> Floats:
+    """Return the means of item scores (s, n) each, and below them bootstrap samples of the means, (1 + b, k).
+
+    Samples are clipped to the possible range: at most 1, and at least 0 where no item's score is negative.
+    """
+    stacked = np.stack(item_scores)
+    return np.clip(CrossedMeans.estimate(stacked).samples(), 0.0 if stacked.min() >= 0 else -np.inf, 1.0)
 
 
-def over_draws(figures: list[float], most: float) -> Score:
-    """A figure over draws; one that is never below 0 cannot be."""
-    return mean_interval(figures, 0.0 if min(figures) >= 0 else -math.inf, most)
+def mean_over_draws(values: list[float], maximum: float) -> Score:
+    """Return the mean of a metric over draws. Its interval stays at or below `maximum`, and at or above 0 if all values do."""
+    return mean_interval(values, 0.0 if min(values) >= 0 else -math.inf, maximum)
 
 
-def _point(study: Study, outcomes: dict[Cell, Outcome], way: Way, count: int, score: Score) -> Point:
-    found = [outcomes[Cell(way, count, seed)] for seed in study.seeds]
-    amounts = study.target.unbounded_metrics
-    clean = _table(study, outcomes, way, count, TEST)
-    views, changes = {}, {}
-    for view in study.views:
-        if view != TEST:
-            gains = _table(study, outcomes, way, count, view)
-            views[view] = interval(_means(gains)[:, 0], gains.shape[1])
-            if view != SHIFT:
-                disturbed, usual = _means(gains, clean).T
-                changes[view] = interval(disturbed - usual, gains.shape[1])
-    peaks = [outcome.peak for outcome in found if outcome.peak is not None]
-    return Point(
-        labels=count,
-        score=score,
-        figures={
-            name: over_draws([outcome.figures[name] for outcome in found], math.inf if name in amounts else 1.0)
-            for name in found[0].figures
-            if all(name in outcome.figures for outcome in found)
-        },
-        views=views,
-        changes=changes,
-        cost=Cost(
-            seconds=statistics.median(outcome.seconds for outcome in found),
-            tokens=round(statistics.median(outcome.tokens for outcome in found)),
-            peak=statistics.median(peaks) if peaks else None,
-        ),
-    )
-
-
-def _differences(study: Study, drawn: Drawn, items: int) -> list[Difference]:
-    """Each start against random weights of its shape; each start, and random weights, against what read no other text."""
-    found = []
-    for other in study.ways:
-        if other.start is not None or other.method == BLIND:
+def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, score: Score) -> CurvePoint:
+    design = experiment.design
+    results = [experiment.results[Fit(candidate, num_labels, seed)] for seed in design.seeds]
+    test_scores = _item_scores(experiment, candidate, num_labels, TEST)
+    test_set_scores, changes = {}, {}
+    for name in design.test_sets:
+        if name == TEST:
             continue
-        labels = _labels(other, drawn)
-        curve = _curve(other, labels, drawn)
-        for way in study.ways:
-            if way.start is None and (way.method != "full" or other.method == "full"):
+        item_scores = _item_scores(experiment, candidate, num_labels, name)
+        num_rows = item_scores.shape[1]
+        test_set_scores[name] = interval(_sample_means(item_scores)[:, 0], num_rows)
+        if name != SHIFT:
+            perturbed, unchanged = _sample_means(item_scores, test_scores).T
+            changes[name] = interval(perturbed - unchanged, num_rows)
+    unbounded = design.target.unbounded_metrics
+    metrics = {
+        name: mean_over_draws([result.metrics[name] for result in results], math.inf if name in unbounded else 1.0)
+        for name in results[0].metrics
+        if all(name in result.metrics for result in results)
+    }
+    peaks = [result.peak_megabytes for result in results if result.peak_megabytes is not None]
+    cost = Cost(
+        seconds=statistics.median(result.seconds for result in results),
+        tokens=round(statistics.median(result.tokens for result in results)),
+        peak_megabytes=statistics.median(peaks) if peaks else None,
+    )
+    return CurvePoint(num_labels, score, metrics, test_set_scores, changes, cost)
+
+
+def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[Difference]:
+    """Compare each start with random weights; each start, and random weights, with the linear baseline."""
+    differences = []
+    for reference in design.candidates:
+        if reference.start is not None or reference.method == CONSTANT:
+            continue
+        label_counts = _label_counts(reference, samples)
+        curve = _curve(reference, label_counts, samples)
+        for candidate in design.candidates:
+            if candidate.start is None and (candidate.method != "full" or reference.method == "full"):
                 continue
-            for place, count in enumerate(labels):
-                if (way.name, count) in drawn:
-                    scores = drawn[way.name, count]
-                    points = interval(scores - curve[:, place], items)
-                    saved = interval(reach(labels, curve, scores) - count, items)
-                    found.append(Difference(way.name, other.name, count, points, saved, labels[0] - count))
-    return found
+            for index, count in enumerate(label_counts):
+                if (candidate.name, count) not in samples:
+                    continue
+                scores = samples[candidate.name, count]
+                differences.append(
+                    Difference(
+                        candidate=candidate.name,
+                        reference=reference.name,
+                        num_labels=count,
+                        points=interval(scores - curve[:, index], num_rows),
+                        labels_saved=interval(labels_needed(label_counts, curve, scores) - count, num_rows),
+                        min_labels_saved=label_counts[0] - count,
+                    )
+                )
+    return differences
 
 
-def _foresights(study: Study, drawn: Drawn, items: int) -> list[Foresight]:
-    found = []
-    for way in study.ways:
-        labels = _labels(way, drawn)
-        if way.method == BLIND or len(labels) < FEWEST_FOR_A_CURVE:
+def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> list[Extrapolation]:
+    extrapolations = []
+    for candidate in design.candidates:
+        label_counts = _label_counts(candidate, samples)
+        if candidate.method == CONSTANT or len(label_counts) < MIN_POINTS_TO_EXTRAPOLATE:
             continue
-        curve, last = _curve(way, labels, drawn), labels[-1]
-        later = {times * last: interval(ahead(labels, curve, times * last), items) for times in LOOKED_AHEAD}
-        found.append(Foresight(way.name, later, interval(ahead(labels[:-1], curve[:, :-1], last), items)))
-    return found
+        curve, last = _curve(candidate, label_counts, samples), label_counts[-1]
+        scores = {
+            factor * last: interval(extrapolate(label_counts, curve, factor * last), num_rows)
+            for factor in EXTRAPOLATION_FACTORS
+        }
+        predicted_last = interval(extrapolate(label_counts[:-1], curve[:, :-1], last), num_rows)
+        extrapolations.append(Extrapolation(candidate.name, scores, predicted_last))
+    return extrapolations
 
 
-def _headline(study: Study, curves: dict[str, list[Point]], differences: list[Difference]) -> list[str]:
-    """In words: what each start is worth over random weights with the same method, where a simpler way is as good, and what is
-    best with how many labels."""
+def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: list[Difference]) -> list[str]:
+    """Say what each start gains over random weights and over the linear baseline, and what is best by number of labels."""
+    trained = [candidate for candidate in design.candidates if candidate.start is None]
+    scratch = next((each.name for each in trained if each.method not in (CONSTANT, CLASSICAL)), None)
+    classical = next((each.name for each in trained if each.method == CLASSICAL), None)
+    starts = dict.fromkeys(candidate.start for candidate in design.candidates if candidate.start is not None)
     lines = []
-    scratch = next((way.name for way in study.ways if way.start is None and way.method not in (BLIND, CLASSICAL)), None)
-    classical = next((way.name for way in study.ways if way.method == CLASSICAL), None)
     for reference in filter(None, (scratch, classical)):
-        for start in dict.fromkeys(way.start for way in study.ways if way.start is not None):
-            names = [way.name for way in study.ways if way.start == start]
-            told = [d for d in differences if d.against == reference and d.way in names]
-            if told:
-                lines.append(worth(Path(start).name, reference, told))
-    for count in study.labels:
-        at = {name: point for name, points in curves.items() for point in points if point.labels == count}
-        best = max(at, key=lambda name: at[name].score.value)
-        lines.append(f"{count:,} labels: best is {best}, {study.gain} {shown(at[best].score)} %.")
+        for start in starts:
+            names = [candidate.name for candidate in design.candidates if candidate.start == start]
+            of_start = [
+                difference
+                for difference in differences
+                if difference.reference == reference and difference.candidate in names
+            ]
+            if of_start:
+                lines.append(describe_benefit(Path(start).name, reference, of_start))
+    for count in design.label_counts:
+        points = {name: point for name, curve in curves.items() for point in curve if point.num_labels == count}
+        best = max(points, key=lambda name: points[name].score.value)
+        lines.append(f"{count:,} labels: best is {best}, {design.metric} {format_score(points[best].score)} %.")
     return lines
 
 
-def worth(start: str, reference: str, told: list[Difference]) -> str:
-    """What a start is worth over a reference, by one method: of those fitted with the most numbers of labels the one that gains
-    most in their mean. What is for few labels alone says nothing of the others."""
-    by_way = [[d for d in told if d.way == way] for way in dict.fromkeys(d.way for d in told)]
-    own = max(by_way, key=lambda found: (len(found), sum(d.points.value for d in found)))
-    chosen = own[0].way
-    better = [d for d in own if d.points.low > 0]
-    worse = [d for d in own if d.points.high < 0]
-    parts = [f"{signed(d.points)} points with {d.labels:,} labels" for d in own]
-    said = f"{chosen} against {reference}: {'; '.join(parts)}."
-    if math.isnan(own[0].points.low):
-        return f"{said} One draw of labels tells no difference from chance."
+def describe_benefit(start: str, reference: str, differences: list[Difference]) -> str:
+    """Say what a start gains over a reference by its best method.
+
+    Only methods that were fitted with most numbers of labels count; of these the one with the largest mean gain is described.
+    """
+    methods = dict.fromkeys(difference.candidate for difference in differences)
+    by_method = [[d for d in differences if d.candidate == method] for method in methods]
+    best_method = max(by_method, key=lambda group: (len(group), sum(d.points.value for d in group)))
+    points = "; ".join(f"{format_points(d.points)} points with {d.num_labels:,} labels" for d in best_method)
+    text = f"{best_method[0].candidate} against {reference}: {points}."
+    if math.isnan(best_method[0].points.low):
+        return f"{text} With one draw of labels, significance cannot be tested."
+    better = [d for d in best_method if d.points.low > 0]
+    worse = [d for d in best_method if d.points.high < 0]
     if not better:
-        verdict = "it is worse" if worse else "no difference is told apart from chance"
-        return f"{said} Starting from {start} does not help over {reference}: {verdict}."
-    best = better[0]
-    if not math.isinf(best.saved.value):
-        said += f" At {best.labels:,} labels it saves {labels_saved(best)}."
+        verdict = "it is significantly worse" if worse else "no difference is significant"
+        return f"{text} Starting from {start} does not help over {reference}: {verdict}."
+    if not math.isinf(better[0].labels_saved.value):
+        text += f" At {better[0].num_labels:,} labels it saves {format_labels_saved(better[0])}."
     else:
-        said += f" What it reaches with {best.labels:,} labels, {reference} does not reach with the labels you have."
+        text += f" {reference} does not reach its score at {better[0].num_labels:,} labels with the labels you have."
     if worse:
-        said += f" With {' and '.join(f'{d.labels:,}' for d in worse)} labels it is worse."
-    elif len(better) < len(own):
-        level = " and ".join(f"{d.labels:,}" for d in own if d not in better)
-        said += f" With {level} labels the two are not told apart."
-    return said
+        text += f" With {_join_counts(worse)} labels it is significantly worse."
+    elif len(better) < len(best_method):
+        text += (
+            f" With {_join_counts([d for d in best_method if d not in better])} labels no difference is significant."
+        )
+    return text
 
 
-def labels_saved(difference: Difference) -> str:
-    """For people: "about 180 labels (90 to 420)"; where the other way is ahead with its fewest labels, "-48 or less"."""
-    saved = difference.saved
+def _join_counts(differences: list[Difference]) -> str:
+    return " and ".join(f"{difference.num_labels:,}" for difference in differences)
 
-    def said(count: float, known: str) -> str:
+
+def format_labels_saved(difference: Difference) -> str:
+    """Format as "about 180 labels (90 to 420)"; "-48 or less" where the reference is better with its fewest labels."""
+    saved = difference.labels_saved
+
+    def format_count(count: float, template: str) -> str:
         if math.isinf(count):
             return "more than you have"
-        return f"{difference.least:,} or less" if count <= difference.least else known.format(_rounded(count))
+        if count <= difference.min_labels_saved:
+            return f"{difference.min_labels_saved:,} or less"
+        return template.format(_round_to_two_digits(count))
 
-    middle = said(saved.value, "about {} labels")
+    value = format_count(saved.value, "about {} labels")
     if math.isnan(saved.low):
-        return middle
-    low, high = said(saved.low, "{}"), said(saved.high, "{}")
-    return middle if low == high else f"{middle} ({low} to {high})"
+        return value
+    low, high = format_count(saved.low, "{}"), format_count(saved.high, "{}")
+    return value if low == high else f"{value} ({low} to {high})"
 
 
-def _rounded(value: float) -> str:
-    """Two digits that count; more are not known."""
+def _round_to_two_digits(value: float) -> str:
     if abs(value) < 10:
         return f"{round(value)}"
     digits = 1 - math.floor(math.log10(abs(value)))

@@ -1,35 +1,54 @@
-"""Baselines."""
+"""Baselines that need no pretraining: a constant answer, and a linear model on classical features such as TF-IDF."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mapsto import kinds
-from mapsto.comparison.design import BLIND, Cell, Study
+from mapsto.comparison.design import CONSTANT, Design, Fit
 from mapsto.data.rows import Rows
 from mapsto.task.capabilities import Comparable, Describable, LinearProbe
 
+Predict = Callable[[Rows], Tensor]  # the outputs (n, …) of rows
 
-def _without_pretraining(study: Study, rows: Rows, cell: Cell) -> tuple[Comparable, Any]:
-    """A target that has learnt the classes, and the outputs (n, …) of any rows."""
-    target = study.target()
-    target.learn(rows.targets[study.port], study.options.balance)
-    values = np.array([target.encode(answer, ()).values for answer in rows.targets[study.port]])
-    if cell.way.method == BLIND:
-        said = target.constant_output(values)
-        assert said is not None
-        return target, lambda view: said.expand(len(view), -1).clone()
+
+def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:
+    """Fit a baseline on the training rows; return its target and its predict function."""
+    target = design.target()
+    labels = rows.targets[design.port]
+    target.learn(labels, design.options.balance)
+    values = np.array([target.encode(label, ()).values for label in labels])
+    if fit.candidate.method == CONSTANT:
+        return target, _fit_constant(target, values)
+    assert isinstance(target, LinearProbe)
+    features = _fit_features(design, rows)
+    weight, bias = (part.numpy() for part in target.probe(features(rows), values, fit.seed))
+    return target, lambda test_rows: torch.from_numpy(features(test_rows) @ weight.T + bias).float()
+
+
+def _fit_constant(target: Comparable, values: Any) -> Predict:
+    output = target.constant_output(values)
+    assert output is not None
+    return lambda test_rows: output.expand(len(test_rows), -1).clone()
+
+
+def _fit_features(design: Design, rows: Rows) -> Callable[[Rows], Any]:
+    """Fit the classical features of all sources that have some; return the function from rows to features (n, f)."""
     from scipy.sparse import hstack  # a second to import
 
-    read = [kinds.source(port.kind) for port in study.arrow.sources]
-    made = [(at, kind.fit_features(rows.sources[at])) for at, kind in enumerate(read) if issubclass(kind, Describable)]
+    source_kinds = [kinds.source(port.kind) for port in design.arrow.sources]
+    extractors = [
+        (port, kind.fit_features(rows.sources[port]))
+        for port, kind in enumerate(source_kinds)
+        if issubclass(kind, Describable)
+    ]
 
-    def features(view: Rows) -> Any:
-        return hstack([of(view.sources[at]) for at, of in made], format="csr")
+    def extract(test_rows: Rows) -> Any:
+        return hstack([extractor(test_rows.sources[port]) for port, extractor in extractors], format="csr")
 
-    assert isinstance(target, LinearProbe)
-    weight, bias = (part.numpy() for part in target.probe(features(rows), values, cell.seed))
-    return target, lambda view: torch.from_numpy(features(view) @ weight.T + bias).float()
+    return extract

@@ -1,10 +1,10 @@
-"""Scores over several draws of the labels and one set of items: what their means could have been.
+"""Parametric bootstrap of mean scores over crossed draws of labels and test items.
 
-Both the draws and the items are chance, crossed: each draw is scored on the same items. The mean varies with the draws
-(variance a), with the items (b) and with what is left (e), so its variance over s draws and n items is a/s + b/n + e/(sn);
-the three are told apart as in a two-way analysis of variance (Owen 2007 gives the bootstrap of the same model). A normal
-bootstrap over five draws holds the truth too seldom; the few draws get Student's t here.
-Legend of shapes: k scores that belong together, s draws of the labels, n items, b samples.
+Every draw of labels is scored on the same items, and both are random. The mean varies with the draws (variance a), the items (b)
+and the residual (e): its variance over s draws and n items is a/s + b/n + e/(sn). A two-way analysis of variance estimates the
+three (Owen 2007 gives the bootstrap of the same model). With five draws a normal bootstrap covers the truth too rarely, so
+that the draws get Student's t. The price is one k × k eigendecomposition and 10,000 samples of k numbers.
+Legend of shapes: k scores that are bootstrapped together, s draws of labels, n items, b samples.
 """
 
 from __future__ import annotations
@@ -16,77 +16,81 @@ from numpy.typing import NDArray
 
 from mapsto.metrics.intervals import Floats, Score
 
-SAMPLES = 10_000
+NUM_SAMPLES = 10_000
+TAIL = 0.025  # on each side of the 95 % interval
 
-
-TAIL = 0.025
-
-
-# Where all n items are alike, the truth may still be this far over n away (0.025 = (1 − 3.69/n)ⁿ); a normal's 1.96 deviations.
-ALIKE = 3.69 / 1.96
+# Where all n items have the same score, the true mean may still be this over n away: (1 − 3.69/n)ⁿ = 0.025, in standard
+# deviations of a normal distribution.
+MIN_DEVIATION = 3.69 / 1.96
 
 
 @dataclass(frozen=True)
-class Means:
-    """The means (k,) of k scores, and how they vary together: with the draws of labels and with the items, both (k, k)."""
+class CrossedMeans:
+    """The means (k,) of k scores, and their covariance (k, k) from the draws of labels and from the items."""
 
     values: Floats
-    of_draws: Floats
-    of_items: Floats
-    draws: int
-    items: int
+    draw_covariance: Floats
+    item_covariance: Floats
+    num_draws: int
+    num_items: int
 
     @classmethod
-    def of(cls, gains: NDArray[np.float32]) -> Means:
-        """From what each item was worth in each draw, (k, s, n)."""
-        k, s, n = gains.shape
-        values = gains.mean(axis=(1, 2), dtype=np.float64)
-        nothing = np.zeros((k, k))
+    def estimate(cls, item_scores: NDArray[np.float32]) -> CrossedMeans:
+        """Estimate them from the score of each item in each draw, (k, s, n)."""
+        k, s, n = item_scores.shape
+        values = item_scores.mean(axis=(1, 2), dtype=np.float64)
+        zeros = np.zeros((k, k))
         if s < 2 or n < 2:
-            return cls(values, nothing, nothing, s, n)
-        by_draw = gains.mean(axis=2, dtype=np.float64) - values[:, None]
-        by_item = gains.mean(axis=1, dtype=np.float64) - values[:, None]
-        draws = n * by_draw @ by_draw.T / (s - 1)
-        items = s * by_item @ by_item.T / (n - 1)
-        left = np.zeros((k, k))
-        for draw in range(s):
-            rest = gains[:, draw] - (values + by_draw[:, draw])[:, None] - by_item
-            left += rest @ rest.T
-        left /= (s - 1) * (n - 1)
-        of_items = _without_negative(items - left) / (s * n)
-        np.fill_diagonal(of_items, np.maximum(of_items.diagonal(), (ALIKE / n) ** 2))
-        return cls(values, draws / (s * n), of_items, s, n)
+            return cls(values, zeros, zeros, s, n)
+        draw_effects = item_scores.mean(axis=2, dtype=np.float64) - values[:, None]
+        item_effects = item_scores.mean(axis=1, dtype=np.float64) - values[:, None]
+        draw_squares = n * draw_effects @ draw_effects.T / (s - 1)
+        item_squares = s * item_effects @ item_effects.T / (n - 1)
+        residual_squares = np.zeros((k, k))
+        for draw in range(s):  # a draw at a time, as (k, s, n) in double precision may not fit into memory
+            residuals = item_scores[:, draw] - (values + draw_effects[:, draw])[:, None] - item_effects
+            residual_squares += residuals @ residuals.T
+        residual_squares /= (s - 1) * (n - 1)
+        item_covariance = _nearest_covariance(item_squares - residual_squares) / (s * n)
+        np.fill_diagonal(item_covariance, np.maximum(item_covariance.diagonal(), (MIN_DEVIATION / n) ** 2))
+        return cls(values, draw_squares / (s * n), item_covariance, s, n)
 
-    def samples(self, seed: int = 0, count: int = SAMPLES) -> Floats:
-        """The means, and below them means as they could have been, (1 + b, k); with a single draw of labels, of which nothing
-        can be said, the means alone."""
-        if self.draws < 2 or self.items < 2:
+    def samples(self, seed: int = 0, count: int = NUM_SAMPLES) -> Floats:
+        """Return the means, and below them bootstrap samples of them, (1 + b, k).
+
+        With a single draw of labels its variance is unknown, and there are no samples.
+        """
+        if self.num_draws < 2 or self.num_items < 2:
             return self.values[None]
         rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-        k, freedom = len(self.values), self.draws - 1
-        wide = np.sqrt(freedom / rng.chisquare(freedom, (count, 1)))
-        of_draws = rng.standard_normal((count, k)) @ _root(self.of_draws).T * wide
-        of_items = rng.standard_normal((count, k)) @ _root(self.of_items).T
-        return np.concatenate([self.values[None], self.values + of_draws + of_items])
+        k, degrees_of_freedom = len(self.values), self.num_draws - 1
+        # A normal over the root of a chi-square is Student's t.
+        scale = np.sqrt(degrees_of_freedom / rng.chisquare(degrees_of_freedom, (count, 1)))
+        draw_deviations = rng.standard_normal((count, k)) @ _square_root(self.draw_covariance).T * scale
+        item_deviations = rng.standard_normal((count, k)) @ _square_root(self.item_covariance).T
+        return np.concatenate([self.values[None], self.values + draw_deviations + item_deviations])
 
 
 def interval(samples: Floats, n: int) -> Score:
-    """The first of `samples` (1 + b,) with the middle 95 % of the others, which may be infinite; NaN where there are none."""
-    value, others = float(samples[0]), samples[1:]
-    if not len(others):
+    """Return the first of `samples` (1 + b,) with the 95 % percentile interval of the others; NaN where there are none.
+
+    Samples may be infinite. n: the number of items.
+    """
+    value, bootstrap = float(samples[0]), samples[1:]
+    if not len(bootstrap):
         return Score(value, float("nan"), float("nan"), n)
-    low, high = np.quantile(others, [TAIL, 1 - TAIL], method="closest_observation")
+    low, high = np.quantile(bootstrap, [TAIL, 1 - TAIL], method="closest_observation")
     return Score(value, float(low), float(high), n)
 
 
-def _without_negative(matrix: Floats) -> Floats:
-    """The nearest covariance: a difference of two may have directions below 0."""
+def _nearest_covariance(matrix: Floats) -> Floats:
+    """Return the nearest positive semi-definite matrix; an estimate that is a difference may have negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
-    found: Floats = (vectors * np.maximum(values, 0)) @ vectors.T
-    return found
+    covariance: Floats = (vectors * np.maximum(values, 0)) @ vectors.T
+    return covariance
 
 
-def _root(matrix: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(matrix)
-    found: Floats = vectors * np.sqrt(np.maximum(values, 0))
-    return found
+def _square_root(covariance: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
+    return root

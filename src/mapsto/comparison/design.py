@@ -1,6 +1,8 @@
-"""What is compared: which ways to an answer, with how many labels, on which rows. All that can be wrong is found here.
+"""Experiment design of a comparison: which candidates are fitted, with how many labels and seeds, and scored on which rows.
 
-One fit is a cell: a way, a number of labels, a seed. `cells.py` runs them, `comparison.py` says what they mean.
+A candidate is a starting model with a fitting method, or a baseline that needs no pretraining. The labels of a seed are nested
+and
+stratified: a smaller sample is part of every larger one. All arguments and all data are checked here, before the first fit.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,32 +40,46 @@ from mapsto.task.capabilities import Comparable, Describable, LinearProbe, has_e
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-SCRATCH = "scratch"
-
+# Words of the command line: a start of random weights, and all labels there are.
+SCRATCH, ALL = "scratch", "all"
 
 METHODS: tuple[Method, ...] = ("full", "probe", "contrast")
 
+# Methods of the baselines, as they stand in saved comparisons: a constant answer, and a linear model on classical features.
+CONSTANT, CLASSICAL = "blind", "classical"
 
-ALL = "all"
-
-
-TEST_SHARE = 0.2
-
-
-# Options of `fit` that a comparison decides itself.
-DECIDED = ("method", "minutes", "steps", "tensorboard", "shard", "words")
-
-
+# Names of the test sets: the test rows, and the rows of --shift. Perturbed test rows have the name of the perturbation.
 TEST, SHIFT = "test", "shift"
 
+TEST_SHARE = 0.2  # of the rows, where no test table is given
 
-CLASSICAL, BLIND = "classical", "blind"
+# Options of `fit` that a comparison sets itself.
+FIXED_OPTIONS = ("method", "minutes", "steps", "tensorboard", "shard", "words")
 
 
 @dataclass(frozen=True)
-class Way:
-    """How an answer is come by: fitted from `start` (None: random weights) by a method; or a linear model of features that
-    need no pretraining (`classical`), or always the same answer (`blind`)."""
+class Request:
+    """Arguments of a comparison, as the user gives them; see `mapsto.compare`."""
+
+    arrow: str
+    # The table with labels to draw from, and the one to score on: anything that `read_table` takes.
+    data: Any
+    test: Any = None
+    # Model folders, hub names and "scratch".
+    starts: Sequence[str] = (SCRATCH,)
+    # Numbers of labels, and "all".
+    labels: Sequence[int | str] = (16, 64, 256, ALL)
+    # How many times labels are drawn.
+    seeds: int = 5
+    methods: Sequence[str] = METHODS
+    # A table from another distribution to score on too.
+    shift: Any = None
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to compare: fitted from `start` (None: random weights) by `method`, or a baseline that needs no pretraining."""
 
     name: str
     method: str
@@ -71,44 +87,52 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One fit: a way, how many labels it has, and the seed that drew them and that it is fitted with."""
+class Fit:
+    """One fit of the experiment. seed: draws the labels, and seeds the training."""
 
-    way: Way
-    labels: int
+    candidate: Candidate
+    num_labels: int
     seed: int
 
     @property
-    def name(self) -> str:
-        """A name for its folder: what a person looks for, and what tells ways apart whose names look alike there."""
-        spelt = re.sub(r"[^0-9a-z]+", "-", self.way.name.lower()).strip("-")
-        digest = hashlib.sha256(repr(self.way).encode(errors="backslashreplace")).hexdigest()[:8]
-        return f"{spelt}-{self.labels}-{self.seed}-{digest}"
+    def folder_name(self) -> str:
+        """Return the name of its folder: readable, and unique by a digest of the candidate.
+
+        The digest is over "Way(…)", the name of the class when folders were first written, so that they are still found.
+        """
+        candidate = self.candidate
+        readable = re.sub(r"[^0-9a-z]+", "-", candidate.name.lower()).strip("-")
+        identity = f"Way(name={candidate.name!r}, method={candidate.method!r}, start={candidate.start!r})"
+        digest = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:8]
+        return f"{readable}-{self.num_labels}-{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is compared, on which rows. views: the test rows, as they are and disturbed, and rows from elsewhere.
+class Design:
+    """The experiment design.
 
-    labels: numbers of labels, the last may be all rows. like: whose shape and tokenizer random weights take. findings: what
-    looks wrong in the data.
+    pool: the rows that labels are drawn from.
+    test_sets: by name, the test rows, perturbed copies of them, and the rows of --shift.
+    label_counts: numbers of labels, rising; the last may be all rows.
+    scratch_like: the starting model whose shape and tokenizer random weights take.
+    findings: problems found in the data.
     """
 
     arrow: Arrow
     pool: Rows
-    views: dict[str, Rows]
-    ways: list[Way]
-    labels: list[int]
+    test_sets: dict[str, Rows]
+    candidates: list[Candidate]
+    label_counts: list[int]
     seeds: list[int]
     options: Options
-    like: str | None
+    scratch_like: str | None
     findings: Sequence[Finding] = ()
 
     @property
     def port(self) -> int:
-        """The first target that can be compared by."""
-        answered = kinds.answering(self.arrow)
-        return next(port for port, target in enumerate(answered) if issubclass(target, Comparable))
+        """Return the index of the target that is compared, the first that can be."""
+        answer_kinds = kinds.answering(self.arrow)
+        return next(port for port, target in enumerate(answer_kinds) if issubclass(target, Comparable))
 
     @property
     def target(self) -> type[Comparable]:
@@ -118,198 +142,227 @@ class Study:
         return target
 
     @property
-    def gain(self) -> str:
-        """What is compared, in the field's words."""
+    def metric(self) -> str:
+        """Return the field's name of the metric that is compared."""
         return self.target.primary_metric
 
     @cached_property
-    def cells(self) -> list[Cell]:
-        """All fits, the cheap ones first."""
+    def fits(self) -> list[Fit]:
+        """Return all fits, those with few labels first, which take least time."""
         return [
-            Cell(way, count, seed)
-            for count in self.labels
+            Fit(candidate, num_labels, seed)
+            for num_labels in self.label_counts
             for seed in self.seeds
-            for way in self.ways
-            if way.method != "contrast" or all(self._contrasts(count, each) for each in self.seeds)
+            for candidate in self.candidates
+            if candidate.method != "contrast" or all(self._can_contrast(num_labels, other) for other in self.seeds)
         ]
 
-    def drawn(self, count: int, seed: int) -> Rows:
-        """`count` rows of the pool: those of a smaller number, and more."""
-        return self.pool.select(nested(self._strata, seed)[:count])
+    def training_rows(self, num_labels: int, seed: int) -> Rows:
+        """Return a stratified sample of the pool that contains the seed's smaller samples."""
+        return self.pool.select(stratified_order(self._strata, seed)[:num_labels])
 
     @property
     def _strata(self) -> list[Any]:
         return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
-    def answers(self, target: Target, output: Tensor) -> Predictions:
-        """What a fit said (n, …) of the test rows, to look at closely; `target` knows what it means."""
-        rows = self.views[TEST]
+    def predictions(self, target: Target, output: Tensor) -> Predictions:
+        """Return a fit's outputs (n, …) for the test rows beside their labels. target: of the fit."""
+        rows = self.test_sets[TEST]
         return Predictions(self.arrow, target, rows, rows.targets[self.port], output)
 
-    def _contrasts(self, count: int, seed: int) -> bool:
-        """Whether labels are few enough for contrast to be worth it, and two classes have two rows."""
-        sizes = Counter(self._strata[row] for row in nested(self._strata, seed)[:count])
-        return count <= FEW_LABELS * len(set(self._strata)) and sum(size > 1 for size in sizes.values()) > 1
+    def _can_contrast(self, num_labels: int, seed: int) -> bool:
+        """Return whether contrastive fitting applies: few labels a class, and two classes with two rows."""
+        class_sizes = Counter(self._strata[row] for row in stratified_order(self._strata, seed)[:num_labels])
+        is_few = num_labels <= FEW_LABELS * len(set(self._strata))
+        return is_few and sum(size > 1 for size in class_sizes.values()) > 1
 
 
-def nested(strata: Sequence[Any], seed: int) -> Any:
-    """All rows in an order of which every start is a stratified sample: first one row of each class, the commonest first, then
-    as many of each as its share asks for."""
+def stratified_order(strata: Sequence[Any], seed: int) -> Any:
+    """Return row indices in a random order of which every prefix is a stratified sample.
+
+    First comes one row of each class, the most frequent class first, then rows of each class in proportion to its size.
+    """
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     order = rng.permutation(len(strata))
-    sizes = Counter(strata)
-    seen: Counter[Any] = Counter()
+    class_sizes = Counter(strata)
+    num_ranked: Counter[Any] = Counter()
     rank = np.empty(len(strata))
     for row in order.tolist():
-        size = sizes[strata[row]]
-        rank[row] = (seen[strata[row]] + 0.5) / size if seen[strata[row]] else -size
-        seen[strata[row]] += 1
+        stratum = strata[row]
+        size = class_sizes[stratum]
+        rank[row] = (num_ranked[stratum] + 0.5) / size if num_ranked[stratum] else -size
+        num_ranked[stratum] += 1
     return order[np.argsort(rank[order], kind="stable")]
 
 
-def planned(
-    arrow: str,
-    data: Any,
-    test: Any,
-    starts: Sequence[str],
-    labels: Sequence[int | str],
-    seeds: int,
-    methods: Sequence[str],
-    shift: Any,
-    options: Options,
-    progress: Progress,
-) -> tuple[Study, dict[str, Any]]:
-    """Everything that can be wrong is found here, before the first fit."""
-    usual = Options()
-    if decided := [f"--{name}" for name in DECIDED if getattr(options, name) != getattr(usual, name)]:
-        raise UsageError(f"{', '.join(decided)}: a comparison decides this itself")
-    if seeds < 1:
-        raise UsageError(f"--seeds must be above 0, not {seeds}")
-    if not starts:
-        raise UsageError(f"--starts names nothing to begin from; {SCRATCH} is random weights")
-    wanted = parse(arrow)
-    table = read_table(data, encoding=options.encoding)
-    bound = bind_to(wanted, table)
-    if bound.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(bound)):
-        raise UsageError(f"compare is about answers whose worth can be measured, such as labels; {bound} gives none")
-    targets = made_targets(bound, options)
-    rows = read_rows(bound, table, kinds.reading(bound), targets)
-    require_whole(rows, table.rejected, len(table), options.bad_rows)
-    for target, answers in zip(targets, rows.targets, strict=True):
-        target.learn(answers, options.balance)  # raises DataError for answers that nothing can be learnt from
-    if test is None:
-        pool, held = apart(bound, rows, TEST_SHARE, options.seed)
-        tested = table.select(rows.rows[held])
-        rows = rows.select(pool)
-        progress.say(f"no --test: {len(held):,} of the {len(pool) + len(held):,} rows are kept aside to test on")
+def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
+    """Check the arguments and the data, and return the design with the facts that its results are a function of.
+
+    Raises UsageError, DataError, CheckpointError.
+    """
+    options = request.options
+    _check_arguments(request)
+    parsed = parse(request.arrow)
+    table = read_table(request.data, encoding=options.encoding)
+    arrow = bind_to(parsed, table)
+    if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
+        raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
+    targets = made_targets(arrow, options)
+    pool = read_rows(arrow, table, kinds.reading(arrow), targets)
+    require_whole(pool, table.rejected, len(table), options.bad_rows)
+    for target, labels in zip(targets, pool.targets, strict=True):
+        target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
+    if request.test is None:
+        pool_indices, test_indices = apart(arrow, pool, TEST_SHARE, options.seed)
+        test_table = table.select(pool.rows[test_indices])
+        progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
+        pool = pool.select(pool_indices)
     else:
-        tested = read_table(test, encoding=options.encoding)
-    left, findings = examined(bound, rows, tested, targets, options, progress.say)
-    assert left is not None
-    views = _views(bound, left, targets)
-    if shift is not None:
-        views[SHIFT] = _from_elsewhere(bound, rows, shift, targets, options, progress)
-    opened = {start: begin(start, None) for start in dict.fromkeys(starts) if start != SCRATCH}
-    for found in opened.values():
-        started_sources(found, bound)  # both raise UsageError: for a start that reads other kinds, or has another shape
-        make_config(found, options, pretraining=False)
-    like = next(iter(opened), None)
-    ways = _ways(bound, list(dict.fromkeys(starts)), methods)
-    drawn = list(range(options.seed, options.seed + seeds))
-    study = Study(bound, rows, views, ways, _budgets(labels, len(rows)), drawn, options, like, findings)
-    fitted = {cell.way for cell in study.cells}
-    if idle := [way.name for way in ways if way not in fitted]:
-        why = f"contrast compares two rows of two classes, and is for up to {FEW_LABELS} labels a class"
-        progress.say(f"note: left out: {', '.join(idle)}; {why}")
-        study = replace(study, ways=[way for way in ways if way in fitted])
-    facts = {
-        "arrow": str(bound),
-        "data": fingerprint_of(bound, rows),
-        "rows": len(rows),
-        "test": fingerprint_of(bound, views[TEST]),
-        "tested": len(views[TEST]),
-        "shift": fingerprint_of(bound, views[SHIFT]) if SHIFT in views else None,
-        "starts": {start: found.fingerprint for start, found in opened.items()},
-        "ways": [asdict(way) for way in ways],
-        "labels": study.labels,
-        "seeds": study.seeds,
-        "options": asdict(options),
-        "scratch is like": like,
+        test_table = read_table(request.test, encoding=options.encoding)
+    test_table_left, findings = examined(arrow, pool, test_table, targets, options, progress.say)
+    assert test_table_left is not None
+    test_sets = _test_sets(arrow, test_table_left, targets)
+    if request.shift is not None:
+        test_sets[SHIFT] = _read_shift(request, arrow, pool, targets, progress)
+    starts = {start: begin(start, None) for start in dict.fromkeys(request.starts) if start != SCRATCH}
+    for start in starts.values():
+        # Both raise UsageError: for a starting model of other source kinds, or of another shape than the options ask for.
+        started_sources(start, arrow)
+        make_config(start, options, pretraining=False)
+    design = Design(
+        arrow=arrow,
+        pool=pool,
+        test_sets=test_sets,
+        candidates=_candidates(arrow, list(dict.fromkeys(request.starts)), request.methods),
+        label_counts=_label_counts(request.labels, len(pool)),
+        seeds=list(range(options.seed, options.seed + request.seeds)),
+        options=options,
+        scratch_like=next(iter(starts), None),
+        findings=findings,
+    )
+    design = _drop_unused_candidates(design, progress)
+    fingerprints = {name: start.fingerprint for name, start in starts.items()}
+    return design, _facts(design, fingerprints)
+
+
+def _check_arguments(request: Request) -> None:
+    """Raise UsageError for arguments that are wrong whatever the data is."""
+    default = Options()
+    fixed = [f"--{name}" for name in FIXED_OPTIONS if getattr(request.options, name) != getattr(default, name)]
+    if fixed:
+        raise UsageError(f"{', '.join(fixed)}: a comparison sets this itself")
+    if request.seeds < 1:
+        raise UsageError(f"--seeds must be above 0, not {request.seeds}")
+    if not request.starts:
+        raise UsageError(f"--starts names no starting model; {SCRATCH} is random weights")
+
+
+def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[str, Any]:
+    """Return the facts of compare.json; a comparison may only be resumed where they are equal."""
+    test_sets = design.test_sets
+    return {
+        "arrow": str(design.arrow),
+        "data": fingerprint_of(design.arrow, design.pool),
+        "rows": len(design.pool),
+        "test": fingerprint_of(design.arrow, test_sets[TEST]),
+        "tested": len(test_sets[TEST]),
+        "shift": fingerprint_of(design.arrow, test_sets[SHIFT]) if SHIFT in test_sets else None,
+        "starts": start_fingerprints,
+        "ways": [asdict(candidate) for candidate in design.candidates],
+        "labels": design.label_counts,
+        "seeds": design.seeds,
+        "options": asdict(design.options),
+        "scratch is like": design.scratch_like,
         "versions": model_folder.versions(),
     }
-    return study, facts
 
 
-def _ways(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Way]:
-    """What reads nothing, what reads without pretraining, then every start by every method. Answers that are not read from one
-    vector have but one method, and nothing reads for them without a model."""
+def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Candidate]:
+    """Return the constant baseline, the linear baseline, then every start by every method, as far as the kinds have them.
+
+    Targets without a linear probe have one method, "full", and no linear baseline.
+    """
     for method in methods:
         if method not in METHODS:
             raise UsageError(f"no method {method!r} to compare{near(method, METHODS)}; there are: {', '.join(METHODS)}")
-    compared = next(target for target in kinds.answering(arrow) if issubclass(target, Comparable))
-    pooled = issubclass(compared, LinearProbe)
-    methods = methods if pooled else ("full",)
-    found = [Way(compared.constant_rule, BLIND)] if compared.constant_rule else []
+    target = next(target for target in kinds.answering(arrow) if issubclass(target, Comparable))
+    has_probe = issubclass(target, LinearProbe)
+    methods = methods if has_probe else ("full",)
+    candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     sources = (kinds.source(port.kind) for port in arrow.sources)
     features = dict.fromkeys(source.feature_name for source in sources if issubclass(source, Describable))
-    if features and pooled:
-        found.append(Way(f"{' and '.join(features)}, linear", CLASSICAL))
+    if features and has_probe:
+        candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
     for start in starts:
-        if start == SCRATCH:  # nothing there to probe, or to draw together
-            found.append(Way(f"{SCRATCH}, full", "full"))
+        if start == SCRATCH:  # random weights have no representation to probe or to contrast
+            candidates.append(Candidate(f"{SCRATCH}, full", "full"))
         else:
-            found += [Way(f"{Path(start).name}, {method}", method, start) for method in methods]
-    names = [way.name for way in found]
+            candidates += [Candidate(f"{Path(start).name}, {method}", method, start) for method in methods]
+    names = [candidate.name for candidate in candidates]
     return [
-        replace(way, name=f"{way.start}, {way.method}") if way.start and names.count(way.name) > 1 else way
-        for way in found
+        replace(candidate, name=f"{candidate.start}, {candidate.method}")
+        if candidate.start and names.count(candidate.name) > 1
+        else candidate
+        for candidate in candidates
     ]
 
 
-def _budgets(labels: Sequence[int | str], rows: int) -> list[int]:
-    found = []
-    for wanted in labels:
-        if str(wanted) != ALL and not str(wanted).isdecimal():
-            raise UsageError(f"--labels takes numbers and {ALL!r}, not {str(wanted)!r}")
-        count = rows if str(wanted) == ALL else int(wanted)
-        if count > rows:
-            raise UsageError(f"--labels {count} is more than the {rows:,} rows there are; {ALL!r} takes them all")
+def _drop_unused_candidates(design: Design, progress: Progress) -> Design:
+    """Return the design without the candidates that no number of labels suits."""
+    used = {fit.candidate for fit in design.fits}
+    if unused := [candidate.name for candidate in design.candidates if candidate not in used]:
+        reason = f"contrast compares two rows of two classes, and is for up to {FEW_LABELS} labels a class"
+        progress.say(f"note: left out: {', '.join(unused)}; {reason}")
+        design = replace(design, candidates=[candidate for candidate in design.candidates if candidate in used])
+    return design
+
+
+def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
+    """Parse --labels into rising numbers of rows."""
+    counts = set()
+    for text in map(str, labels):
+        if text != ALL and not text.isdecimal():
+            raise UsageError(f"--labels takes numbers and {ALL!r}, not {text!r}")
+        count = num_rows if text == ALL else int(text)
+        if count > num_rows:
+            raise UsageError(f"--labels {count} is more than the {num_rows:,} rows there are; {ALL!r} takes them all")
         if count < 2:
             raise UsageError(f"--labels {count} is too few: two classes need two rows")
-        found.append(count)
-    if not found:
+        counts.add(count)
+    if not counts:
         raise UsageError("--labels names no number of labels")
-    return sorted(set(found))
+    return sorted(counts)
 
 
-def _views(arrow: Arrow, tested: Table, targets: Sequence[Target]) -> dict[str, Rows]:
-    """The test rows as they are, and as others would give them."""
-    rows = read_rows(bind_to(arrow, tested), tested, kinds.reading(arrow), targets)
-    found = {TEST: rows}
-    changed = [
-        [_perturbed(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
+def _test_sets(arrow: Arrow, table: Table, targets: Sequence[Target]) -> dict[str, Rows]:
+    """Read the test rows, and add a copy for each perturbation of the first source's kind."""
+    rows = read_rows(bind_to(arrow, table), table, kinds.reading(arrow), targets)
+    test_sets = {TEST: rows}
+    variants = [
+        [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
-    for name in changed[0][0]:
+    for name in variants[0][0]:
         columns = [
-            [new.get(name, value) for new, value in zip(news, values, strict=True)]
-            for news, values in zip(changed, rows.sources, strict=True)
+            [variant.get(name, value) for variant, value in zip(column_variants, values, strict=True)]
+            for column_variants, values in zip(variants, rows.sources, strict=True)
         ]
-        found[name] = replace(rows, sources=columns)
-    return found
+        test_sets[name] = replace(rows, sources=columns)
+    return test_sets
 
 
-def _perturbed(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
+def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
     """Return the variants of a test row's value by name; none where its kind has none."""
     return kind.perturb(value, generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 
-def _from_elsewhere(
-    arrow: Arrow, pool: Rows, shift: Any, targets: Sequence[Target], options: Options, progress: Progress
-) -> Rows:
-    """Rows from elsewhere. Raises DataError for rows that cannot be read, or that also stand in the pool."""
-    other = read_table(shift, encoding=options.encoding)
-    read = read_rows(bind_to(arrow, other), other, kinds.reading(arrow), targets)
-    require_whole(read, other.rejected, len(other), options.bad_rows)
-    left = without(seen(arrow, [pool], read), other, options, progress.say, "--shift")
-    return read if left is other else read_rows(bind_to(arrow, left), left, kinds.reading(arrow), targets)
+def _read_shift(request: Request, arrow: Arrow, pool: Rows, targets: Sequence[Target], progress: Progress) -> Rows:
+    """Read the rows of --shift. Raises DataError for rows that cannot be read, or that are also in the pool."""
+    options = request.options
+    table = read_table(request.shift, encoding=options.encoding)
+    rows = read_rows(bind_to(arrow, table), table, kinds.reading(arrow), targets)
+    require_whole(rows, table.rejected, len(table), options.bad_rows)
+    table_left = without(seen(arrow, [pool], rows), table, options, progress.say, "--shift")
+    if table_left is table:
+        return rows
+    return read_rows(bind_to(arrow, table_left), table_left, kinds.reading(arrow), targets)

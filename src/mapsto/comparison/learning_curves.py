@@ -1,6 +1,6 @@
-"""Learning curves: how many labels another way needs for the same score, and what more labels would give.
+"""Learning curves: how many labels a model needs for a score, and what score more labels would give.
 
-Legend of shapes: b samples (or 1), m numbers of labels.
+Legend of shapes: b bootstrap samples (or 1), m numbers of labels.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ import numpy as np
 
 from mapsto.metrics.intervals import Floats
 
-SMALLEST_ERROR = 1e-3
+MIN_ERROR = 1e-3  # a lower error counts as this, since its logarithm is fitted
 
 
-def reach(labels: Sequence[int], curves: Floats, wanted: Floats) -> Floats:
-    """How many labels bring each curve (b, m) to the score `wanted` (b,): (b,), by interpolation in the logarithm of the labels.
+def labels_needed(label_counts: Sequence[int], curves: Floats, scores: Floats) -> Floats:
+    """Return the number of labels (b,) at which each curve (b, m) reaches its score (b,).
 
-    A curve counts as the best it has reached so far. Infinite where it never gets there, the fewest labels where it is
-    there from the start.
+    Interpolated in the logarithm of the labels; a curve counts as the best that it has reached so far. Infinite where a curve
+    never reaches the score, the smallest number where it starts above it.
     """
     best = np.maximum.accumulate(curves, axis=1)
-    logs = np.log(np.asarray(labels, np.float64))
-    after = np.sum(best < wanted[:, None], axis=1)  # the first place that is high enough
-    found = np.full(len(curves), np.inf)
-    found[after == 0] = labels[0]
-    for place in range(1, len(labels)):
-        there = after == place
-        low, high = best[there, place - 1], best[there, place]
-        share = (wanted[there] - low) / (high - low)
-        found[there] = np.exp(logs[place - 1] + share * (logs[place] - logs[place - 1]))
-    return found
+    logs = np.log(np.asarray(label_counts, np.float64))
+    first_reached = np.sum(best < scores[:, None], axis=1)  # the index of the first number of labels that is enough
+    needed = np.full(len(curves), np.inf)
+    needed[first_reached == 0] = label_counts[0]
+    for index in range(1, len(label_counts)):
+        is_here = first_reached == index
+        low, high = best[is_here, index - 1], best[is_here, index]
+        fraction = (scores[is_here] - low) / (high - low)
+        needed[is_here] = np.exp(logs[index - 1] + fraction * (logs[index] - logs[index - 1]))
+    return needed
 
 
-def ahead(labels: Sequence[int], curves: Floats, at: float) -> Floats:
-    """The score (b,) that each curve (b, m) would have at `at` labels if its error went on falling as a power of them
-    (Hestness et al. 2017): a straight line through the logarithms, by least squares, that never rises."""
-    logs = np.log(np.asarray(labels, np.float64))
-    errors = np.log(np.maximum(1 - curves, SMALLEST_ERROR))
-    from_middle = logs - logs.mean()
-    slope = np.minimum((errors @ from_middle) / (from_middle**2).sum(), 0)
-    found: Floats = 1 - np.exp(errors.mean(axis=1) + slope * (np.log(at) - logs.mean()))
-    return found
+def extrapolate(label_counts: Sequence[int], curves: Floats, num_labels: float) -> Floats:
+    """Return the score (b,) of each curve (b, m) at `num_labels`, if its error keeps falling as a power law.
+
+    Fits a straight line to log error by log labels by least squares, and never a rising one (Hestness et al. 2017).
+    """
+    logs = np.log(np.asarray(label_counts, np.float64))
+    log_errors = np.log(np.maximum(1 - curves, MIN_ERROR))
+    centred = logs - logs.mean()
+    slopes = np.minimum((log_errors @ centred) / (centred**2).sum(), 0)
+    scores: Floats = 1 - np.exp(log_errors.mean(axis=1) + slopes * (np.log(num_labels) - logs.mean()))
+    return scores

@@ -1,4 +1,4 @@
-"""The report of a comparison: the headline in words, curves, tables, what goes wrong, how it was measured."""
+"""The report of a comparison: headline, learning curves, differences, robustness, calibration, errors, costs, and provenance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from mapsto import kinds
-from mapsto.comparison.analysis import Comparison, Point, labels_saved, shown, signed
-from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, SHIFT, TEST, Cell, Study
-from mapsto.comparison.runs import CALIBRATION, CURVES, FITS, REPORT, RESULTS, Outcome
+from mapsto.comparison.analysis import (
+    Comparison,
+    CurvePoint,
+    format_labels_saved,
+    format_points,
+    format_score,
+)
+from mapsto.comparison.design import ALL, CLASSICAL, CONSTANT, METHODS, SCRATCH, SHIFT, TEST, Design, Fit
+from mapsto.comparison.runs import (
+    CALIBRATION_FILE,
+    CURVES_FILE,
+    FITS_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    Experiment,
+    FitResult,
+)
 from mapsto.data import writers
 from mapsto.data.rows import Rows
 from mapsto.evaluation.error_analysis import analyse_errors
@@ -24,295 +37,326 @@ from mapsto.files import write_atomic
 from mapsto.report.figures import data_findings_section, reliability_diagram
 from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
 
-# What a way does, for people who do not know the names.
-WORDS = {
-    BLIND: "{}: a model that reads nothing",
-    CLASSICAL: "{}: a linear model that needs no pretraining",
-    SCRATCH: "{}: all weights are fitted from random ones",
-    "full": "full: all weights are fitted from those of the start",
-    "probe": "probe: the weights of the start stay, a linear model answers from its vectors",
-    "contrast": "contrast: the start learns to draw rows of one class together, then a linear model answers",
+# A sentence on each kind of candidate, for readers who do not know the names of the methods.
+EXPLANATIONS = {
+    CONSTANT: "{}: a baseline that ignores its input",
+    CLASSICAL: "{}: a linear model, without pretraining",
+    SCRATCH: "{}: all weights are trained from random values",
+    "full": "full: all weights of the starting model are fine-tuned",
+    "probe": "probe: the starting model is frozen, and a linear model is fitted to its embeddings",
+    "contrast": "contrast: the starting model learns to embed rows of one class close together, then a linear model is fitted",
 }
 
 
-def write(
-    out: Path, comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]
-) -> None:
-    """results.json, fits.parquet, report.html and the figures as SVG, each whole or not there.
+def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> None:
+    """Write results.json, fits.parquet, report.html and the figures as SVG, each atomically.
 
-    Raises UsageError without matplotlib.
+    Raises UsageError without matplotlib, RunError.
     """
-    record = {**comparison.record(), "how": facts}
-    write_atomic(out / RESULTS, (json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
-    fits = [fit for cell, outcome in outcomes.items() for fit in _rows(cell, outcome)]
-    writers.write_file(out / FITS, list(fits[0]), fits)
-    page = compared(comparison, study, outcomes, facts)
+    record = {**comparison.record(), "how": experiment.facts}
+    text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomic(out / RESULTS_FILE, f"{text}\n".encode())
+    rows = [row for fit, result in experiment.results.items() for row in _table_rows(fit, result)]
+    writers.write_file(out / FITS_FILE, list(rows[0]), rows)
+    page = comparison_page(comparison, experiment)
     page.write_figures(out)
-    page.write(out / REPORT)
+    page.write(out / REPORT_FILE)
 
 
-def _rows(cell: Cell, outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """One fit as rows of a table: one for each figure."""
-    fit = {"way": cell.way.name, "labels": cell.labels, "seed": cell.seed}
-    for view, gains in outcome.gains.items():
-        yield {**fit, "rows": view, "figure": "score", "value": float(gains.mean())}
-    costs = {"seconds": outcome.seconds, "tokens": float(outcome.tokens), "peak_megabytes": outcome.peak}
-    for name, value in {**outcome.figures, **costs}.items():
-        yield {**fit, "rows": TEST, "figure": name, "value": value}
+def _table_rows(fit: Fit, result: FitResult) -> Iterator[dict[str, Any]]:
+    """Yield one fit as rows of fits.parquet, one for each number."""
+    fit_columns = {"way": fit.candidate.name, "labels": fit.num_labels, "seed": fit.seed}
+    for test_set, item_scores in result.item_scores.items():
+        yield {**fit_columns, "rows": test_set, "figure": "score", "value": float(item_scores.mean())}
+    costs = {"seconds": result.seconds, "tokens": float(result.tokens), "peak_megabytes": result.peak_megabytes}
+    for name, value in {**result.metrics, **costs}.items():
+        yield {**fit_columns, "rows": TEST, "figure": name, "value": value}
 
 
-def compared(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome], facts: dict[str, Any]) -> Page:
-    """The page of a comparison."""
-    draws = f"{comparison.seeds} draws of labels" if comparison.seeds > 1 else "one draw of labels, so no intervals"
+def comparison_page(comparison: Comparison, experiment: Experiment) -> Page:
+    """Build the page of a comparison."""
+    draws = f"{comparison.num_seeds} draws of labels"
+    if comparison.num_seeds == 1:
+        draws = "one draw of labels, so no intervals"
     subtitle = (
-        f"{comparison.arrow} · {comparison.pool:,} rows with labels · {comparison.tested:,} rows to test on · {draws} · "
-        f"{len(outcomes):,} fits"
+        f"{comparison.arrow} · {comparison.num_pool_rows:,} rows with labels · {comparison.num_test_rows:,} test rows · "
+        f"{draws} · {len(experiment.results):,} fits"
     )
     return Page(
-        title="What did the pretraining buy?",
+        title="What did pretraining gain?",
         subtitle=subtitle,
         headline=comparison.headline,
         sections=[
-            _curves(comparison, study),
-            _differences(comparison),
-            _foresight(comparison),
-            _robustness(comparison),
-            _calibration(comparison, study, outcomes),
-            *_looked_at(comparison, study, outcomes),
-            *data_findings_section(study.findings),
-            _costs(comparison),
-            _how(comparison, study, facts),
+            _curve_section(comparison, experiment.design),
+            _difference_section(comparison),
+            _extrapolation_section(comparison),
+            _robustness_section(comparison),
+            _calibration_section(comparison, experiment),
+            *_error_sections(comparison, experiment),
+            *data_findings_section(experiment.design.findings),
+            _cost_section(comparison),
+            _method_section(comparison, experiment),
         ],
     )
 
 
-def _ways(study: Study) -> str:
-    """In words what each way does, by its method."""
-    told = dict.fromkeys(
-        WORDS[SCRATCH if way.method == "full" and way.start is None else way.method].format(way.name)
-        for way in study.ways
+def _explain_candidates(design: Design) -> str:
+    """Say in one paragraph what each model compared is."""
+    sentences = dict.fromkeys(
+        EXPLANATIONS[SCRATCH if candidate.method == "full" and candidate.start is None else candidate.method].format(
+            candidate.name
+        )
+        for candidate in design.candidates
     )
-    return f"{'; '.join(told)}."
+    return f"{'; '.join(sentences)}."
 
 
-def _curves(comparison: Comparison, study: Study) -> Section:
-    labels = comparison.labels
-    with draw_chart(
-        f"{comparison.gain} by number of labels, one line for each way; the same figures are in the table"
-    ) as chart:
+def _curve_section(comparison: Comparison, design: Design) -> Section:
+    counts = comparison.label_counts
+    label = f"{comparison.metric} by number of labels, one line for each model; the same numbers are in the table"
+    with draw_chart(label) as chart:
         axes = chart.axes
-        for at, (name, points) in enumerate(comparison.curves.items()):
-            colour, dash = SERIES[at % len(SERIES)], DASHES[at // len(SERIES) % len(DASHES)]
-            x = [point.labels for point in points]
-            axes.plot(x, [100 * p.score.value for p in points], color=colour, linestyle=dash, marker="o", label=name)
-            if comparison.seeds > 1:
-                low, high = ([100 * getattr(p.score, end) for p in points] for end in ("low", "high"))
+        for index, (name, points) in enumerate(comparison.curves.items()):
+            colour, dash = SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
+            x = [point.num_labels for point in points]
+            y = [100 * point.score.value for point in points]
+            axes.plot(x, y, color=colour, linestyle=dash, marker="o", label=name)
+            if comparison.num_seeds > 1:
+                low, high = ([100 * getattr(point.score, end) for point in points] for end in ("low", "high"))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.gain}, %")
-        axes.set_xticks(labels, [f"{count:,}" for count in labels])
+        axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.metric}, %")
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.minorticks_off()
         chart.add_legend()
     rows = []
     for name, points in comparison.curves.items():
-        at_labels = {point.labels: shown(point.score) for point in points}
-        rows.append([name, *(at_labels.get(count, "") for count in labels)])
-    interval = "mean (95 % interval over draws and rows)" if comparison.seeds > 1 else "one draw, no interval"
-    table = PageTable(f"{comparison.gain} in %, {interval}", ["way", *(f"{count:,} labels" for count in labels)], rows)
-    caption = "Bands are 95 % intervals." if comparison.seeds > 1 else "One draw of labels, so no bands."
-    return Section("Learning curves", [_ways(study)], chart.svg, caption, CURVES, [table])
+        scores = {point.num_labels: format_score(point.score) for point in points}
+        rows.append([name, *(scores.get(count, "") for count in counts)])
+    interval = "mean (95 % interval over draws and rows)" if comparison.num_seeds > 1 else "one draw, no interval"
+    columns = ["model", *(f"{count:,} labels" for count in counts)]
+    table = PageTable(f"{comparison.metric} in %, {interval}", columns, rows)
+    caption = "Bands are 95 % intervals." if comparison.num_seeds > 1 else "One draw of labels, so no bands."
+    return Section("Learning curves", [_explain_candidates(design)], chart.svg, caption, CURVES_FILE, [table])
 
 
-def _differences(comparison: Comparison) -> Section:
+def _difference_section(comparison: Comparison) -> Section:
+    title = "What a starting model gains"
+    if not comparison.differences:
+        return Section(title, ["There is no starting model to compare."])
     rows = [
         [
-            f"{d.way} against {d.against}",
-            f"{d.labels:,}",
-            signed(d.points),
-            labels_saved(d).replace("about ", "").replace(" labels", ""),
+            f"{difference.candidate} against {difference.reference}",
+            f"{difference.num_labels:,}",
+            format_points(difference.points),
+            format_labels_saved(difference).replace("about ", "").replace(" labels", ""),
         ]
-        for d in comparison.differences
+        for difference in comparison.differences
     ]
     text = [
-        "Points: how much better, on the same rows with the same labels. Labels saved: how many more labels the other way needs "
-        "for the same score, read off its curve; a number below 0 is what it costs. Or less: the other way is ahead with its "
-        "fewest labels already.",
+        "Points: the difference of the scores on the same test rows with the same labels, in percentage points. It is "
+        "significant where its interval excludes 0.",
+        "Labels saved: how many more labels the second model needs for the score of the first, read off its learning curve. "
+        'A negative number: it needs fewer. "Or less": it is already better with its fewest labels.',
     ]
-    if not rows:
-        text = ["There is no start to compare with another."]
-    columns = ["what", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
-    return Section(
-        "What a start is worth", text, tables=[PageTable("Paired differences", columns, rows)] if rows else []
-    )
+    columns = ["models", "labels", "points (95 % interval)", "labels saved (95 % interval)"]
+    return Section(title, text, tables=[PageTable("Paired differences", columns, rows)])
 
 
-def _foresight(comparison: Comparison) -> Section:
-    if not comparison.foresights:
-        return Section("With more labels", ["A look ahead needs three numbers of labels at least."])
-    ends = {name: points[-1] for name, points in comparison.curves.items()}
+def _extrapolation_section(comparison: Comparison) -> Section:
+    title = "With more labels"
+    if not comparison.extrapolations:
+        return Section(title, ["An extrapolation needs at least three numbers of labels."])
+    counts = list(comparison.extrapolations[0].scores)
     rows = []
-    later = list(comparison.foresights[0].at)
-    for foresight in comparison.foresights:
-        last = ends[foresight.way]
-        told = [shown(foresight.at[count]) if count in foresight.at else "" for count in later]
-        rows.append([foresight.way, *told, f"{last.labels:,}", shown(foresight.last_foretold), shown(last.score)])
-    columns = ["way", *(f"{count:,} labels, about" for count in later), "tested at", "foretold", "measured"]
+    for extrapolation in comparison.extrapolations:
+        last = comparison.curves[extrapolation.candidate][-1]
+        scores = extrapolation.scores
+        predictions = [format_score(scores[count]) if count in scores else "" for count in counts]
+        check = [f"{last.num_labels:,}", format_score(extrapolation.predicted_last), format_score(last.score)]
+        rows.append([extrapolation.candidate, *predictions, *check])
+    columns = ["model", *(f"{count:,} labels, predicted" for count in counts), "check at", "predicted", "measured"]
     text = [
-        "If the error goes on falling as a power of the number of labels. As a test, the last point was foretold from those "
-        "before it; where that failed, do not trust the look ahead."
+        "Predicted scores, if the error keeps falling as a power of the number of labels. As a check, the last measured "
+        "score was predicted from the earlier ones; where that fails, do not trust the prediction."
     ]
-    return Section("With more labels", text, tables=[PageTable(f"{comparison.gain} in %, looked ahead", columns, rows)])
+    table = PageTable(f"{comparison.metric} in %, extrapolated", columns, rows)
+    return Section(title, text, tables=[table])
 
 
-def _robustness(comparison: Comparison) -> Section:
-    tables = []
-    for changed in (True, False):
-        rows = []
-        columns: list[str] = []
-        for name, points in comparison.curves.items():
-            last = points[-1]
-            found = last.changes if changed else {view: s for view, s in last.views.items() if view == SHIFT}
-            if found:
-                columns = list(found)
-                rows.append(
-                    [name, f"{last.labels:,}", *((signed if changed else shown)(score) for score in found.values())]
-                )
-        if rows:
-            caption = (
-                "Change in points when the test rows are given otherwise"
-                if changed
-                else "Score on rows from elsewhere, %"
-            )
-            tables.append(PageTable(f"{caption}, with the most labels", ["way", "labels", *columns], rows))
+def _robustness_section(comparison: Comparison) -> Section:
+    title = "On data that looks different"
+    tables = list(filter(None, (_perturbation_table(comparison), _shift_table(comparison))))
     if not tables:
-        return Section(
-            "On data that looks different", ["This kind of value has no disturbed form, and no --shift was given."]
-        )
-    return Section("On data that looks different", tables=tables)
+        return Section(title, ["Values of this kind cannot be perturbed, and no --shift was given."])
+    return Section(title, tables=tables)
 
 
-def _answers(study: Study, outcome: Outcome) -> Predictions:
-    return study.answers(kinds.target(study.arrow.targets[study.port].kind)(**outcome.target), outcome.output)
+def _perturbation_table(comparison: Comparison) -> PageTable | None:
+    lasts = {name: points[-1] for name, points in comparison.curves.items() if points[-1].changes}
+    if not lasts:
+        return None
+    rows = [
+        [name, f"{point.num_labels:,}", *map(format_points, point.changes.values())] for name, point in lasts.items()
+    ]
+    caption = "Change of the score in points when the test rows are perturbed, with the most labels"
+    return PageTable(caption, ["model", "labels", *next(iter(lasts.values())).changes], rows)
 
 
-def _of(outcomes: dict[Cell, Outcome], name: str, labels: int) -> list[Outcome]:
-    return [outcome for cell, outcome in outcomes.items() if cell.way.name == name and cell.labels == labels]
+def _shift_table(comparison: Comparison) -> PageTable | None:
+    rows = [
+        [name, f"{points[-1].num_labels:,}", format_score(points[-1].test_set_scores[SHIFT])]
+        for name, points in comparison.curves.items()
+        if SHIFT in points[-1].test_set_scores
+    ]
+    caption = "Score on the rows of --shift in %, with the most labels"
+    return PageTable(caption, ["model", "labels", SHIFT], rows) if rows else None
 
 
-def _calibration(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> Section:
-    rows, ways = [], []
-    lasts = [points[-1] for points in comparison.curves.values()]
-    figures = [key for key in dict.fromkeys(key for last in lasts for key in last.figures) if key != comparison.gain]
-    for name, last in zip(comparison.curves, lasts, strict=True):
-        found = _of(outcomes, name, last.labels)
-        told = [pair for one in found if (pair := _answers(study, one).calibration()) is not None]
-        if told:
-            sure, right = (np.concatenate(part) for part in zip(*told, strict=True))
-            ways.append((name, sure, right))
-        rows.append([name, f"{last.labels:,}", *(_over_seeds(last, key) for key in figures)])
-    caption = "Other figures, with the most labels; mean (95 % interval over draws)"
-    tables = (
-        [PageTable(caption, ["way", "labels", *(key.replace("_", " ") for key in figures)], rows)] if figures else []
-    )
+def _predictions(design: Design, result: FitResult) -> Predictions:
+    return design.predictions(design.target(**result.target_state), result.output)
+
+
+def _results(experiment: Experiment, candidate: str, num_labels: int) -> list[FitResult]:
+    """Return the results of a candidate with one number of labels, in the order of the seeds."""
+    return [
+        result
+        for fit, result in experiment.results.items()
+        if fit.candidate.name == candidate and fit.num_labels == num_labels
+    ]
+
+
+def _calibration_section(comparison: Comparison, experiment: Experiment) -> Section:
+    """Return the reliability diagram, and the table of all metrics but the primary one."""
+    lasts = {name: points[-1] for name, points in comparison.curves.items()}
+    metrics = dict.fromkeys(name for point in lasts.values() for name in point.metrics if name != comparison.metric)
+    rows, models = [], []
+    for name, point in lasts.items():
+        results = _results(experiment, name, point.num_labels)
+        calibrations = [_predictions(experiment.design, result).calibration() for result in results]
+        if known := [calibration for calibration in calibrations if calibration is not None]:
+            confidence, correctness = (np.concatenate(part) for part in zip(*known, strict=True))
+            models.append((name, confidence, correctness))
+        rows.append([name, f"{point.num_labels:,}", *(_format_metric(point, metric) for metric in metrics)])
+    caption = "Other metrics, with the most labels; mean (95 % interval over draws)"
+    columns = ["model", "labels", *(metric.replace("_", " ") for metric in metrics)]
+    tables = [PageTable(caption, columns, rows)] if metrics else []
     title = "Can its confidence be trusted?"
-    if not ways:
-        return Section(title, ["These answers carry no probability."], tables=tables)
-    figure = reliability_diagram(ways)
-    return Section(title, figure=figure, caption="With the most labels.", file=CALIBRATION, tables=tables)
+    if not models:
+        return Section(title, ["These answers have no probability."], tables=tables)
+    figure_caption = "With the most labels. On the diagonal, answers are correct as often as their confidence says."
+    return Section(title, (), reliability_diagram(models), figure_caption, CALIBRATION_FILE, tables)
 
 
-def _over_seeds(point: Point, key: str) -> str:
-    score = point.figures.get(key)
+def _format_metric(point: CurvePoint, name: str) -> str:
+    score = point.metrics.get(name)
     if score is None:
         return ""
-    middle, low, high = (
-        f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" for value in (score.value, score.low, score.high)
+    value, low, high = (
+        f"{number:.3f}" if abs(number) < 10 else f"{number:.4g}" for number in (score.value, score.low, score.high)
     )
-    return middle if math.isnan(score.low) else f"{middle} ({low}–{high})"
+    return value if math.isnan(score.low) else f"{value} ({low}–{high})"
 
 
-def _looked_at(comparison: Comparison, study: Study, outcomes: dict[Cell, Outcome]) -> list[Section]:
-    """Where the best way with the most labels goes wrong, in its first draw; and what the best of those that can say it looks
-    at."""
-    most = comparison.labels[-1]
-    at = {name: points[-1].score.value for name, points in comparison.curves.items() if points[-1].labels == most}
-    first = {name: _of(outcomes, name, most)[0] for name in sorted(at, key=lambda name: -at[name])}
-    best, told = next(iter(first)), next((name for name, outcome in first.items() if outcome.parts), None)
-    found = []
-    for name in dict.fromkeys(filter(None, (best, told))):
-        answers, where = _answers(study, first[name]), f"{name}, {most:,} labels, first draw"
-        look = analyse_errors(answers, first[name].parts)
-        assert look is not None  # what is compared has a worth
-        found += [*slice_sections(look, where), *mistake_sections(answers, look, where)] if name == best else []
-        found += example_sections(answers, look, where) if name == told else []
-    return found
+def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Section]:
+    """Return the error analysis of the best model with the most labels, in its first draw.
+
+    Examples with highlighted parts come from the best model whose answers were attributed.
+    """
+    num_labels = comparison.label_counts[-1]
+    scores = {
+        name: points[-1].score.value
+        for name, points in comparison.curves.items()
+        if points[-1].num_labels == num_labels
+    }
+    ranked = sorted(scores, key=lambda name: -scores[name])
+    first_draws = {name: _results(experiment, name, num_labels)[0] for name in ranked}
+    best = ranked[0]
+    best_explained = next((name for name in ranked if first_draws[name].parts), None)
+    sections = []
+    for name in dict.fromkeys(filter(None, (best, best_explained))):
+        predictions = _predictions(experiment.design, first_draws[name])
+        context = f"{name}, {num_labels:,} labels, first draw"
+        analysis = analyse_errors(predictions, first_draws[name].parts)
+        assert analysis is not None, "what is compared has a score for each row"
+        if name == best:
+            sections += slice_sections(analysis, context)
+            sections += mistake_sections(predictions, analysis, context)
+        if name == best_explained:
+            sections += example_sections(predictions, analysis, context)
+    return sections
 
 
-def _costs(comparison: Comparison) -> Section:
+def _cost_section(comparison: Comparison) -> Section:
     rows = []
     for name, points in comparison.curves.items():
-        before: Point | None = None
+        previous: CurvePoint | None = None
         for point in points:
-            more = ""
-            if before is not None and point.score.value > before.score.value:
-                gained = 100 * (point.score.value - before.score.value)
-                labels = (point.labels - before.labels) / gained
-                seconds = (point.cost.seconds - before.cost.seconds) / gained
-                more = f"{labels:,.0f} labels, {max(0.0, seconds):,.1f} s"
-            peak = "" if point.cost.peak is None else f"{point.cost.peak:,.0f}"
-            rows.append([name, f"{point.labels:,}", f"{point.cost.seconds:,.1f}", f"{point.cost.tokens:,}", peak, more])
-            before = point
-    columns = ["way", "labels", "seconds a fit", "tokens read", "most memory, MB", "one more point cost"]
-    text = ["One more point: what the step from the line above cost, divided by the points it brought."]
-    return Section("What it cost", text, tables=[PageTable("Medians over the draws", columns, rows)])
+            cost = point.cost
+            peak = "" if cost.peak_megabytes is None else f"{cost.peak_megabytes:,.0f}"
+            marginal = "" if previous is None else _format_marginal_cost(previous, point)
+            rows.append([name, f"{point.num_labels:,}", f"{cost.seconds:,.1f}", f"{cost.tokens:,}", peak, marginal])
+            previous = point
+    columns = ["model", "labels", "seconds per fit", "tokens read", "peak memory, MB", "cost of one more point"]
+    text = ["Cost of one more point: labels and seconds added since the line above, divided by the points gained."]
+    return Section("Cost", text, tables=[PageTable("Medians over the draws", columns, rows)])
 
 
-def _how(comparison: Comparison, study: Study, facts: dict[str, Any]) -> Section:
+def _format_marginal_cost(previous: CurvePoint, point: CurvePoint) -> str:
+    if point.score.value <= previous.score.value:
+        return ""
+    points_gained = 100 * (point.score.value - previous.score.value)
+    num_labels = (point.num_labels - previous.num_labels) / points_gained
+    seconds = (point.cost.seconds - previous.cost.seconds) / points_gained
+    return f"{num_labels:,.0f} labels, {max(0.0, seconds):,.1f} s"
+
+
+def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
+    design, facts = experiment.design, experiment.facts
     text = [
-        f"Every way saw the same labels and was scored on the same {comparison.tested:,} rows, which no fit saw. For each seed "
-        "the labels are drawn once; the smaller numbers are part of the larger ones, and classes stand in them as in all rows, "
-        "each at least once where there is room.",
-        "The headline compares a start by one of the methods that all numbers of labels were fitted with: the one that gains "
-        "most in the mean of them, which flatters it a little where several are close.",
-        "No way was tuned on the test rows. Fits take the settings of mapsto fit for so many labels; a probe and the linear "
-        "model choose their strength by cross-validation within their labels.",
-        "Intervals: draws of labels and rows vary at once; a two-way analysis of variance tells their parts apart, and the few "
-        "draws get Student's t. Labels saved and the look ahead are taken from 10,000 sets of curves drawn from it.",
+        f"All models were fitted with the same labels and scored on the same {comparison.num_test_rows:,} test rows, "
+        "which no fit used. For each seed the labels are drawn once: smaller samples are part of the larger ones, and "
+        "classes are as frequent in them as in all rows, each at least once where there is room.",
+        "The headline describes a starting model by one of the methods that were fitted with every number of labels: the "
+        "one with the largest mean gain. Where several are close, this choice flatters it a little.",
+        "Nothing was tuned on the test rows. Fits use the settings of mapsto fit for that number of labels; a probe and "
+        "the linear baseline choose their regularisation by cross-validation within their labels.",
+        "Intervals: draws of labels and test rows vary at once. A two-way analysis of variance separates their variances, "
+        "and the few draws get Student's t. Labels saved and extrapolations use 10,000 bootstrap samples of the learning curves.",
     ]
-    if study.like is not None and any(way.start is None and way.method == "full" for way in study.ways):
-        text.append(f"scratch has the shape and the tokenizer of {study.like}, and random weights.")
-    table = PageTable(
-        "Provenance",
-        ["what", "which"],
-        [
-            ["data (SHA-256)", facts["data"][:16]],
-            ["test (SHA-256)", facts["test"][:16]],
-            *([name, (weights or "")[:16]] for name, weights in facts["starts"].items()),
-            *([name, value] for name, value in facts["versions"].items()),
-        ],
-    )
-    return Section("How it was measured", text, tables=[table], code=_command(study))
+    has_scratch = any(candidate.start is None and candidate.method == "full" for candidate in design.candidates)
+    if design.scratch_like is not None and has_scratch:
+        text.append(f"scratch has the shape and the tokenizer of {design.scratch_like}, and random weights.")
+    rows = [
+        ["data (SHA-256)", facts["data"][:16]],
+        ["test (SHA-256)", facts["test"][:16]],
+        *([name, (fingerprint or "")[:16]] for name, fingerprint in facts["starts"].items()),
+        *([name, version] for name, version in facts["versions"].items()),
+    ]
+    table = PageTable("Provenance", ["item", "fingerprint or version"], rows)
+    return Section("How it was measured", text, tables=[table], code=_command(design))
 
 
-def _command(study: Study) -> str:
-    """What makes this comparison again, into a folder of another name."""
-    fits = [way for way in study.ways if way.method in METHODS]
-    chosen = {
-        "starts": dict.fromkeys(way.start or SCRATCH for way in fits),
-        "labels": [ALL if count == len(study.pool) else count for count in study.labels],
-        "methods": dict.fromkeys(way.method for way in fits),
+def _command(design: Design) -> str:
+    """Return the command that repeats the comparison in another folder."""
+    fitted = [candidate for candidate in design.candidates if candidate.method in METHODS]
+    lists = {
+        "starts": dict.fromkeys(candidate.start or SCRATCH for candidate in fitted),
+        "labels": [ALL if count == len(design.pool) else count for count in design.label_counts],
+        "methods": dict.fromkeys(candidate.method for candidate in fitted),
     }
-    words = ["mapsto", "compare", str(study.arrow), _file(study.pool)]
-    for flag, view in (("--test", TEST), ("--shift", SHIFT)):
-        if view in study.views and (named := _file(study.views[view])) != words[3]:
-            words += [flag, named]
-    for name, values in chosen.items():
+    data_file = _file(design.pool)
+    words = ["mapsto", "compare", str(design.arrow), data_file]
+    for flag, test_set in (("--test", TEST), ("--shift", SHIFT)):
+        if test_set in design.test_sets and (file := _file(design.test_sets[test_set])) != data_file:
+            words += [flag, file]
+    for name, values in lists.items():
         words += [f"--{name}", ",".join(map(str, values))]
-    words += ["--seeds", str(len(study.seeds))]
-    words += study.options.flags()
+    words += ["--seeds", str(len(design.seeds))]
+    words += design.options.flags()
     return shlex.join([*words, "--out", "FOLDER"])
 
 
 def _file(rows: Rows) -> str:
-    """The file that rows come from, or the folder where they come from several."""
-    files = sorted({file for file, _ in rows.table.origins})
-    return files[0] if len(files) == 1 else str(Path(files[0]).parent)
+    """Return the file that rows come from, or their folder where they come from several files."""
+    names = sorted({file for file, _ in rows.table.origins})
+    return names[0] if len(names) == 1 else str(Path(names[0]).parent)

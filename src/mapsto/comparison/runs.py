@@ -1,6 +1,7 @@
-"""The fits of a comparison: each is scored on the same rows, kept in the folder when it is done, and never made twice.
+"""Runs the fits of a comparison, in one or several processes, and saves each finished one.
 
-So a comparison that was killed goes on, and ends with the same numbers.
+Every fit is scored on the same test sets. Finished fits are kept in the folder, so that an interrupted comparison resumes
+where it stopped and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,9 +24,10 @@ import torch
 from torch import Tensor
 
 from mapsto import files
-from mapsto.comparison.baselines import _without_pretraining
-from mapsto.comparison.design import ALL, BLIND, CLASSICAL, METHODS, SCRATCH, TEST, Cell, Study, planned
+from mapsto.comparison.baselines import Predict, fit_baseline
+from mapsto.comparison.design import CLASSICAL, CONSTANT, TEST, Design, Fit, Request, plan
 from mapsto.data.rows import Rows
+from mapsto.device import choose_device
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.evaluation.error_analysis import explain_cases
 from mapsto.evaluation.evaluate import predict_rows
@@ -41,150 +43,160 @@ from mapsto.task.capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
 
-PLAN, CELLS = "compare.json", "cells"
+# The folder of a comparison: the facts it depends on, the folder of finished fits, and what is written at the end.
+PLAN_FILE, FITS_FOLDER = "compare.json", "cells"
+RESULTS_FILE, FITS_FILE, REPORT_FILE = "results.json", "fits.parquet", "report.html"
+CURVES_FILE, CALIBRATION_FILE = "curves.svg", "calibration.svg"
+OUTPUT_FILES = (RESULTS_FILE, FITS_FILE, REPORT_FILE, CURVES_FILE, CALIBRATION_FILE)
 
-
-RESULTS, FITS, REPORT, CURVES, CALIBRATION = MADE = (
-    "results.json", "fits.parquet", "report.html", "curves.svg", "calibration.svg",
-)  # fmt: skip
-
-
-THREADS_OF_A_JOB = 2
+THREADS_PER_JOB = 2  # cores for each fit that runs at the same time, where --jobs is not given
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: outputs (n, …) over the test rows and the target's state, which says what they mean; what each
-    row of every view was worth, figures and costs.
+class FitResult:
+    """The result of one fit.
 
-    seconds: of fitting. peak: megabytes of memory the process held at most, where the system tells. parts: which parts of a
-    row decided, of some rows of one of the fits of each way (see scrutiny.explained).
+    output: for the test rows, (n, …).
+    item_scores: by test set, the score of each row, (n,).
+    target_state: the target's state, which decodes the output.
+    metrics: the target's metrics on the test rows.
+    seconds: of fitting. tokens: read in training.
+    peak_megabytes: the most memory that the process held; None where the system does not tell.
+    parts: attributions of some test rows, by row, for one fit of each candidate.
     """
 
     output: Tensor
-    gains: dict[str, Tensor]
-    target: dict[str, Any]
-    figures: dict[str, float]
+    item_scores: dict[str, Tensor]
+    target_state: dict[str, Any]
+    metrics: dict[str, float]
     seconds: float
     tokens: int
-    peak: float | None
+    peak_megabytes: float | None
     parts: dict[int, list[Attribution]] = field(default_factory=dict)
 
 
-def run(
-    arrow: str,
-    data: Any,
-    out: Path | None,
-    *,
-    test: Any = None,
-    starts: Sequence[str] = (SCRATCH,),
-    labels: Sequence[int | str] = (16, 64, 256, ALL),
-    seeds: int = 5,
-    methods: Sequence[str] = METHODS,
-    shift: Any = None,
+@dataclass(frozen=True)
+class Experiment:
+    """A finished comparison: its design, the result of every fit, and the facts that the results are a function of."""
+
+    design: Design
+    results: dict[Fit, FitResult]
+    facts: dict[str, Any]
+
+
+def run_comparison(
+    request: Request,
+    out: Path | None = None,
     jobs: int | None = None,
-    options: Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-) -> tuple[Study, dict[Cell, Outcome], dict[str, Any]]:
-    """Every cell of a comparison, those that are in the folder `out` already as they are; and the facts it is a function of.
+) -> Experiment:
+    """Run every fit of a comparison that is not in the folder `out` yet.
+
+    jobs: fits at a time, by default one for every two cores.
+    overwrite: start anew where `out` holds a comparison.
 
     Raises UsageError, DataError, CheckpointError, RunError.
     """
-    options, progress = options or Options(), progress or Progress()
+    progress = progress or Progress()
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be above 0, not {jobs}")
     if out is not None:
         _require_free(out)
-    study, facts = planned(arrow, data, test, starts, labels, seeds, methods, shift, options, progress)
-    jobs = jobs or max(1, (os.cpu_count() or 1) // THREADS_OF_A_JOB)
-    done: dict[Cell, Outcome] = {}
+    design, facts = plan(request, progress)
+    results: dict[Fit, FitResult] = {}
     with ExitStack() as stack:
         if out is not None:
             stack.enter_context(run_folder.locked(out, progress.say))
-            if overwrite and (out / PLAN).exists():
-                shutil.rmtree(out / CELLS, ignore_errors=True)
-                for name in (*MADE, PLAN):  # what says that a comparison is here goes last
-                    (out / name).unlink(missing_ok=True)
-            _require_same(out, facts)
-            files.write_atomic(out / PLAN, files.seal(facts))
-            done = _kept(study, out, progress)
-        left = [cell for cell in study.cells if cell not in done]
-        kept = f", {len(done)} of them done before" if done else ""
-        rows = f"{len(study.pool):,} rows with labels, {len(study.views[TEST]):,} to test on"
-        progress.say(f"{study.arrow}: {rows}; {len(study.ways)} ways, {len(study.cells)} fits{kept}")
+            _enter_folder(out, facts, overwrite)
+            results = _load_results(design, out, progress)
+        _say_plan(design, len(results), progress)
+        remaining = [fit for fit in design.fits if fit not in results]
         began = time.monotonic()
-        stack.enter_context(_advice(done, out))
-        for cell, outcome in stack.enter_context(_outcomes(study, left, jobs)):
-            done[cell] = outcome
+        stack.enter_context(_explain_interruption(results, out))
+        jobs = jobs or max(1, (os.cpu_count() or 1) // THREADS_PER_JOB)
+        for fit, result in stack.enter_context(_run_fits(design, remaining, jobs)):
+            results[fit] = result
             if out is not None:
-                _keep(out, cell, outcome)
-            score = float(outcome.gains[TEST].mean())
-            spent = duration(time.monotonic() - began)
-            what = f"{cell.way.name}, {cell.labels:,} labels, seed {cell.seed}: {study.gain} {100 * score:.1f} %"
-            progress.say(f"{len(done)}/{len(study.cells)}  {what}, {duration(outcome.seconds)} ({spent} in all)")
-    return study, {cell: done[cell] for cell in study.cells}, facts
+                _save_result(out, fit, result)
+            score = f"{design.metric} {100 * float(result.item_scores[TEST].mean()):.1f} %"
+            name = f"{fit.candidate.name}, {fit.num_labels:,} labels, seed {fit.seed}"
+            total = duration(time.monotonic() - began)
+            count = f"{len(results)}/{len(design.fits)}"
+            progress.say(f"{count}  {name}: {score}, {duration(result.seconds)} ({total} in all)")
+    return Experiment(design, {fit: results[fit] for fit in design.fits}, facts)
+
+
+def _say_plan(design: Design, num_finished: int, progress: Progress) -> None:
+    rows = f"{len(design.pool):,} rows with labels, {len(design.test_sets[TEST]):,} test rows"
+    finished = f", {num_finished} of them finished before" if num_finished else ""
+    progress.say(f"{design.arrow}: {rows}; {len(design.candidates)} models, {len(design.fits)} fits{finished}")
 
 
 @contextmanager
-def _advice(done: dict[Cell, Outcome], out: Path | None) -> Iterator[None]:
-    """Say how to go on, where a signal stops it."""
+def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> Iterator[None]:
+    """Turn an interruption into a RunError that says how to resume."""
     try:
         yield
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        how = f"; the same command goes on from them ({out})" if out is not None else ""
-        error = RunError(f"stopped after {len(done)} fits{how}")
-        error.exit_status = getattr(stopped, "exit_status", 128 + signal.SIGINT)
-        raise error from stopped
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        advice = f"; the same command resumes from them ({out})" if out is not None else ""
+        error = RunError(f"stopped after {len(results)} fits{advice}")
+        error.exit_status = getattr(interruption, "exit_status", 128 + signal.SIGINT)
+        raise error from interruption
+
+
+# Fits at the same time, each in a process of its own
 
 
 @contextmanager
-def _outcomes(study: Study, cells: list[Cell], jobs: int) -> Iterator[Iterator[tuple[Cell, Outcome]]]:
-    """Each cell with what became of it, in this process or in `jobs` others."""
-    if jobs == 1 or len(cells) < 2:
-        yield ((cell, fitted(study, cell)) for cell in cells)
+def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[tuple[Fit, FitResult]]]:
+    """Yield each fit with its result as it finishes, in this process or in `jobs` others."""
+    if jobs == 1 or len(fits) < 2:
+        yield ((fit, run_fit(design, fit)) for fit in fits)
         return
-    threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _enter, (study, threads))
+    num_threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (design, num_threads))
     try:
-        waiting = {pool.submit(_fitted, cell): cell for cell in cells}
-        yield ((waiting[ended], ended.result()) for ended in as_completed(waiting))
+        futures = {pool.submit(_run_in_worker, fit): fit for fit in fits}
+        yield ((futures[future], future.result()) for future in as_completed(futures))
     except BrokenProcessPool as error:
-        raise RunError(
-            "a process that was fitting died; the same command goes on from the fits that are done"
-        ) from error
+        raise RunError("a fitting process died; the same command resumes from the finished fits") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_STUDY: list[Study] = []
+# The design in a worker process; empty once the worker was told to stop.
+_WORKER_DESIGN: list[Design] = []
 
 
-def _enter(study: Study, threads: int) -> None:
-    torch.set_num_threads(threads)
-    _STUDY[:] = [study]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start_worker(design: Design, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    _WORKER_DESIGN[:] = [design]
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for fits for ever."""
+def _exit_with_parent() -> None:
+    """End this process with its parent; a worker whose parent was killed would wait for fits for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _fitted(cell: Cell) -> Outcome:
-    """As `fitted`; once a process is told to stop it fits nothing more of what waits for it, and says so for all."""
-    if _STUDY:
+def _run_in_worker(fit: Fit) -> FitResult:
+    """Run a fit in this worker. Once interrupted, the worker refuses all further fits."""
+    if _WORKER_DESIGN:
         with suppress(Interrupted, KeyboardInterrupt):
-            return fitted(_STUDY[0], cell)
-        _STUDY.clear()
+            return run_fit(_WORKER_DESIGN[0], fit)
+        _WORKER_DESIGN.clear()
     raise KeyboardInterrupt
 
 
-class _Meter(Progress):
-    """Counts the tokens that a fit reads."""
+# One fit
+
+
+class _TokenCounter(Progress):
+    """Progress that counts the tokens read in training."""
 
     tokens = 0
 
@@ -192,114 +204,166 @@ class _Meter(Progress):
         self.tokens = report.tokens
 
 
-def fitted(study: Study, cell: Cell) -> Outcome:
-    """Fit one cell, and score it on every view."""
-    _forget_peak()
-    meter, began = _Meter(), time.monotonic()
-    rows = study.drawn(cell.labels, cell.seed)
+def run_fit(design: Design, fit: Fit) -> FitResult:
+    """Run one fit, and score it on every test set."""
+    _reset_peak_memory()
+    counter, began = _TokenCounter(), time.monotonic()
+    rows = design.training_rows(fit.num_labels, fit.seed)
     mapping: Mapping | None = None
-    if cell.way.method in (BLIND, CLASSICAL):
-        target, answer = _without_pretraining(study, rows, cell)
+    device = choose_device(design.options.device)
+    if fit.candidate.method in (CONSTANT, CLASSICAL):
+        target, predict = fit_baseline(design, rows, fit)
         seconds = time.monotonic() - began
     else:
-        mapping = fit_mapping(
-            str(study.arrow),
-            study.pool.table.select(rows.rows),
-            start=cell.way.start,
-            like=study.like if cell.way.start is None else None,
-            options=_options(study.options, cast(Method, cell.way.method), cell.seed),
-            progress=meter,
-        )
+        mapping = _fit_model(design, fit, rows, counter)
         seconds = time.monotonic() - began
-        predictor = Predictor(mapping, study.options.device, study.options.precision)
-        fitted_target = mapping.targets[study.port]
-        assert isinstance(fitted_target, Comparable)
-        target = fitted_target
-
-        def answer(view: Rows) -> Tensor:
-            return predict_rows(predictor.mapping, study.arrow, view, study.port, predictor.device)
-
-    outputs = {name: answer(view) for name, view in study.views.items()}
-    gains = {}
-    for name, view in study.views.items():
-        found = target.per_item_metric(outputs[name], view.targets[study.port])
-        if found is None:
-            raise DataError(f"{study.gain} has nothing to measure by: the answers of the {name} rows are all the same")
-        gains[name] = torch.from_numpy(found)
+        target, predict = _model_predict(design, mapping)
+    outputs = {name: predict(test_rows) for name, test_rows in design.test_sets.items()}
     parts: dict[int, list[Attribution]] = {}
-    if mapping is not None and (cell.labels, cell.seed) == (study.labels[-1], study.seeds[0]):
-        parts = explain_cases(study.answers(target, outputs[TEST]), mapping, predictor.device)
-    figures = target.metrics(outputs[TEST], study.views[TEST].targets[study.port])
-    values = {name: float(metric(*arrays)) for name, (metric, *arrays) in figures.items()}
-    return Outcome(outputs[TEST], gains, target.state(), values, seconds, meter.tokens, _peak(), parts)
+    if mapping is not None and (fit.num_labels, fit.seed) == (design.label_counts[-1], design.seeds[0]):
+        parts = explain_cases(design.predictions(target, outputs[TEST]), mapping, device)
+    metrics = target.metrics(outputs[TEST], design.test_sets[TEST].targets[design.port])
+    return FitResult(
+        output=outputs[TEST],
+        item_scores=_item_scores(design, target, outputs),
+        target_state=target.state(),
+        metrics={name: float(metric(*arrays)) for name, (metric, *arrays) in metrics.items()},
+        seconds=seconds,
+        tokens=counter.tokens,
+        peak_megabytes=_peak_memory(),
+        parts=parts,
+    )
 
 
-def _options(options: Options, method: Method, seed: int) -> Options:
-    """The options for one fit: those that this method could only ignore are left out."""
-    usual = Options()
-    unused: dict[str, Any] = {name: getattr(usual, name) for name in idle(method, options)}
-    return replace(options, method=method, seed=seed, **unused)
+def _fit_model(design: Design, fit: Fit, rows: Rows, progress: Progress) -> Mapping:
+    return fit_mapping(
+        str(design.arrow),
+        design.pool.table.select(rows.rows),
+        start=fit.candidate.start,
+        like=design.scratch_like if fit.candidate.start is None else None,
+        options=_fit_options(design.options, cast(Method, fit.candidate.method), fit.seed),
+        progress=progress,
+    )
 
 
-def _forget_peak() -> None:
-    """Begin to measure the most memory anew, where the system can."""
+def _model_predict(design: Design, mapping: Mapping) -> tuple[Comparable, Predict]:
+    predictor = Predictor(mapping, design.options.device, design.options.precision)
+    target = mapping.targets[design.port]
+    assert isinstance(target, Comparable)
+
+    def predict(test_rows: Rows) -> Tensor:
+        return predict_rows(predictor.mapping, design.arrow, test_rows, design.port, predictor.device)
+
+    return target, predict
+
+
+def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the score of each row by test set. Raises DataError for rows that cannot be scored."""
+    item_scores = {}
+    for name, test_rows in design.test_sets.items():
+        scores = target.per_item_metric(outputs[name], test_rows.targets[design.port])
+        if scores is None:
+            raise DataError(f"{design.metric} is not defined: the answers of the {name} rows are all the same")
+        item_scores[name] = torch.from_numpy(scores)
+    return item_scores
+
+
+def _fit_options(options: Options, method: Method, seed: int) -> Options:
+    """Return the options of one fit, with those that its method ignores at their defaults."""
+    default = Options()
+    ignored: dict[str, Any] = {name: getattr(default, name) for name in idle(method, options)}
+    return replace(options, method=method, seed=seed, **ignored)
+
+
+def _reset_peak_memory() -> None:
+    """Reset the process's peak memory, where the system can (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> float | None:
-    """Megabytes this process held at most."""
+def _peak_memory() -> float | None:
+    """Return the process's peak memory in megabytes."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
     return None
 
 
+# The folder
+
+
 def _require_free(out: Path) -> None:
-    """Raise UsageError where something stands at `out` that is no comparison."""
+    """Raise UsageError where `out` holds anything but a comparison."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out needs a folder")
-    held = set(os.listdir(out)) if out.exists() else set()
-    if PLAN not in held and held - {run_folder.LOCK, f"{files.TEMPORARY_PREFIX}{PLAN}"}:
+    names = set(os.listdir(out)) if out.exists() else set()
+    if PLAN_FILE not in names and names - {run_folder.LOCK, f"{files.TEMPORARY_PREFIX}{PLAN_FILE}"}:
         raise UsageError(f"{out} holds other files; choose another --out")
 
 
-def _require_same(out: Path, facts: dict[str, Any]) -> None:
-    """Raise UsageError when the folder holds another comparison."""
-    if not (out / PLAN).exists():
+def _enter_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
+    """Write the facts, after a check that a comparison in the folder has the same ones."""
+    if overwrite and (out / PLAN_FILE).exists():
+        shutil.rmtree(out / FITS_FOLDER, ignore_errors=True)
+        # The plan goes last: it marks the folder as a comparison, should this be interrupted.
+        for name in (*OUTPUT_FILES, PLAN_FILE):
+            (out / name).unlink(missing_ok=True)
+    _require_same_facts(out, facts)
+    files.write_atomic(out / PLAN_FILE, files.seal(facts))
+
+
+def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
+    """Raise UsageError where the folder holds another comparison."""
+    if not (out / PLAN_FILE).exists():
         return
     try:
-        held = files.read_sealed(out / PLAN)
+        saved = files.read_sealed(out / PLAN_FILE)
     except CheckpointError as error:
-        raise UsageError(f"{error}; begin again with --overwrite") from error
-    if differing := sorted(name for name in facts if held.get(name) != facts[name]):
+        raise UsageError(f"{error}; start anew with --overwrite") from error
+    if different := sorted(name for name in facts if saved.get(name) != facts[name]):
         raise UsageError(
-            f"{out} holds a comparison with other {', '.join(differing)}; choose another --out, or add --overwrite"
+            f"{out} holds a comparison with other {', '.join(map(_fact_name, different))}; choose another --out, or add "
+            "--overwrite"
         )
 
 
-def _keep(out: Path, cell: Cell, outcome: Outcome) -> None:
-    """Write a finished cell; it is whole, or not there."""
-    tensors = {"output": outcome.output, **{f"gains.{name}": gains for name, gains in outcome.gains.items()}}
-    state = {name: getattr(outcome, name) for name in ("target", "figures", "seconds", "tokens", "peak")}
-    state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in outcome.parts.items()}
-    checkpoint.save_checkpoint(out / CELLS / cell.name, tensors, state)
+def _fact_name(key: str) -> str:
+    return {"ways": "models", "tested": "test rows", "scratch is like": "shape of scratch"}.get(key, key)
 
 
-def _kept(study: Study, out: Path, progress: Progress) -> dict[Cell, Outcome]:
-    """The finished cells in a folder; a damaged one is made again."""
-    found = {}
-    for cell in study.cells:
-        path = out / CELLS / cell.name
+# Fields of FitResult by their name in a saved fit.
+STATE_KEYS = {
+    "target": "target_state",
+    "figures": "metrics",
+    "seconds": "seconds",
+    "tokens": "tokens",
+    "peak": "peak_megabytes",
+}
+
+
+def _save_result(out: Path, fit: Fit, result: FitResult) -> None:
+    """Write the result of a finished fit atomically."""
+    scores = {f"gains.{name}": item_scores for name, item_scores in result.item_scores.items()}
+    state = {key: getattr(result, name) for key, name in STATE_KEYS.items()}
+    state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in result.parts.items()}
+    checkpoint.save_checkpoint(out / FITS_FOLDER / fit.folder_name, {"output": result.output, **scores}, state)
+
+
+def _load_results(design: Design, out: Path, progress: Progress) -> dict[Fit, FitResult]:
+    """Read the finished fits of a folder; damaged ones are left out, to be fitted again."""
+    results = {}
+    for fit in design.fits:
+        path = out / FITS_FOLDER / fit.folder_name
         if not path.exists():
             continue
         try:
             tensors, state = checkpoint.load_checkpoint(path)
         except CheckpointError as error:
-            progress.say(f"{error}; this fit is made again")
+            progress.say(f"{error}; this fit runs again")
             continue
         output = tensors.pop("output")
-        gains = {name.removeprefix("gains."): tensor for name, tensor in tensors.items()}
+        item_scores = {name.removeprefix("gains."): tensor for name, tensor in tensors.items()}
         parts = {int(row): [Attribution(**part) for part in parts] for row, parts in state.pop("parts", {}).items()}
-        found[cell] = Outcome(output, gains, **state, parts=parts)
-    return found
+        fields = {STATE_KEYS[key]: value for key, value in state.items()}
+        results[fit] = FitResult(output, item_scores, **fields, parts=parts)
+    return results
