@@ -47,7 +47,7 @@ import resource, sys, time
 from pathlib import Path
 from mapsto import corpus, data
 from mapsto.arrow import parse
-from mapsto.examples import bind_to
+from mapsto.data.rows import bind_to
 from mapsto.kinds import source
 from mapsto.shards import Shards
 text = source("text").open(Path(sys.argv[2]), {})

@@ -98,9 +98,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
     mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [MaskedTextTarget()])
     mapping.computing_in(choose_precision("auto", torch.device("cpu"))).train()
     pieces = [(Piece("text", ids.numpy(), np.arange(len(ids))[:, None], np.zeros(len(ids), np.bool_)),) for ids in IDS]
-    examples = Examples(
-        arrow, mapping.sources, pieces, [(None,)] * len(pieces), np.arange(len(pieces)), 0, Corruption()
-    )
+    examples = Examples(arrow, mapping.sources, pieces, None, 0, Corruption())
     plan = Plan(steps=10_000, batch=batch, rate=1e-4, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
     training = Training(mapping, examples, plan, RunContext(torch.device("cpu"), workers=1))
 

@@ -10,16 +10,16 @@ import torch
 from runs import sentences
 
 from mapsto import kinds
-from mapsto.data.encoding import encode
+from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.fitting.build import make_config, make_mapping, make_sources
 from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
-from mapsto.task.arrow import parse, restores
+from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Reconstruction
 
 CPU = torch.device("cpu")
@@ -72,26 +72,25 @@ def small_mapping(
     arrow: str, objective: str = "masked", seed: int = 0, mixing: str | None = None
 ) -> tuple[Mapping, Examples]:
     """Make a small mapping with random weights, and the examples of the table."""
-    rows_of = table_for(arrow)
-    bound = bind_to(parse(arrow), rows_of)
+    rows = load_rows(parse(arrow), table_for(arrow))
+    bound = rows.arrow
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
     options = Options(objective=objective, **size)  # type: ignore[arg-type]
     targets = [target() for target in kinds.answering(bound)]
-    rows = read_rows(bound, rows_of, {port.kind: kinds.source(port.kind) for port in bound.sources}, targets)
     sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
     config = make_config(Beginning(), options, bound.corrupted, sources)
     for target in targets:
         target.bind(sources, config.vocabulary_head)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
-        if restores(bound)[port] is None:
+        if bound.targets[port].restores is None:
             target.learn(rows.targets[port])
         else:
             assert isinstance(target, Reconstruction)
             target.restore(corruption)
     torch.manual_seed(seed)
     mapping = make_mapping(bound, config, sources, targets, Beginning())
-    encoded = encode(bound, rows, sources, LONGEST, "cut", aligned=True)
-    examples = make_examples(bound, rows, encoded, sources, targets, seed, corruption)
+    encoded = encode_rows(rows, sources, LONGEST, "cut", aligned=True)
+    examples = make_examples(rows, encoded, sources, targets, seed, corruption)
     augment = "mirror" if "image" in arrow or "video" in arrow else None
     return mapping, replace(examples, augment=augment, mixing=mixing)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mapsto import files
 from mapsto.data import sampling
-from mapsto.data.encoding import encode
-from mapsto.data.rows import Rows, bind_to, read_rows, require_some
+from mapsto.data.encoding import encode_rows
+from mapsto.data.rows import Rows, bind_to, load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
@@ -32,7 +32,6 @@ from mapsto.metrics.intervals import Floats
 from mapsto.model.linear_probe import SKLEARN_SEEDS
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.piece import Ints
-from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.task.target import Target
 
@@ -134,7 +133,7 @@ def suggest(
     if count < 1:
         raise UsageError(f"--n must be above 0, not {count}")
     predictor = Predictor(mapping, device, precision)
-    asked = [at for at, source in enumerate(restores(mapping.arrow)) if source is None]
+    asked = [at for at, port in enumerate(mapping.arrow.targets) if port.restores is None]
     port = min(
         asked, key=lambda at: not has_exclusive_classes(mapping.targets[at]), default=None
     )  # of several, one of a few names
@@ -153,9 +152,9 @@ def suggest(
             doubts = _doubts(target, outputs, sure)
     why = TYPICAL if doubts is None else DOUBTED
     found = [
-        Suggestion(int(rows.rows[at]), why, None, None)
+        Suggestion(int(rows.indices[at]), why, None, None)
         if target is None or sure is None
-        else Suggestion(int(rows.rows[at]), why, said[at][target.kind], float(sure[at]))
+        else Suggestion(int(rows.indices[at]), why, said[at][target.kind], float(sure[at]))
         for at in choose(vectors, others, doubts, min(count, len(rows)), seed).tolist()
     ]
     read = bind_to(mapping.arrow, pool, answers=False).sources[0].column
@@ -238,8 +237,7 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _read(mapping: Mapping, table: Table) -> Rows:
-    bound = bind_to(mapping.arrow, table, answers=False)
-    return read_rows(bound, table, mapping.sources, mapping.targets, answers=False)
+    return load_rows(mapping.arrow, table, answers=False)
 
 
 def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | None, seed: int) -> tuple[Rows, int]:
@@ -248,12 +246,12 @@ def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | Non
     Also how many cannot be read. Raises DataError where no row is left.
     """
     rows = _read(mapping, pool)
-    require_some(rows, pool.rejected)
+    require_any_readable(rows)
     faults = len(pool) - len(rows)
     if column in pool.columns:
         answers = pool.column(column)
         rows = rows.select(
-            np.array([at for at, row in enumerate(rows.rows.tolist()) if answers[row] is None], np.int64)
+            np.array([at for at, row in enumerate(rows.indices.tolist()) if answers[row] is None], np.int64)
         )
     seen = set() if labelled is None else set(_keys(mapping, _read(mapping, labelled)))
     kept = []
@@ -279,7 +277,7 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 def _seen(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
     """Of every row one vector, (n, d), and what target `port` says of it, (n, …), in one pass; a row that is too long is cut."""
     mapping = predictor.mapping
-    encoded = encode(mapping.arrow, rows, mapping.sources, mapping.config.max_tokens, "cut")
+    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     vectors = outputs = None
     for batch, hidden in over(mapping, asking(mapping, encoded), predictor.device):
         of = torch.from_numpy(batch.rows)

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapsto import kinds
 from mapsto.data import checks
-from mapsto.data.rows import Rows, read_rows
+from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import read_table
 from mapsto.task.arrow import parse
 
@@ -64,9 +63,9 @@ def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -
 
     def rows(values: Sequence[Any]) -> Rows:
         table = read_table([{kind: value, "label": "ab"[i % 2]} for i, value in enumerate(values)])
-        return read_rows(arrow, table, {kind: kinds.source(kind)}, [kinds.target("label")])
+        return load_rows(arrow, table)
 
-    return checks.doctor(arrow, rows(values), rows(tested))
+    return checks.doctor(rows(values), rows(tested))
 
 
 def require_rates(known: Sequence[Any], twins: Sequence[Any], strangers: Sequence[Any], kind: str) -> None:

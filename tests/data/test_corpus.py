@@ -18,9 +18,9 @@ from trainings import TINY_OPTIONS, RecordingProgress
 import mapsto
 from mapsto import kinds
 from mapsto.data import corpus, readers, shards
-from mapsto.data.encoding import encode
+from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import make_examples
-from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import read_table, stream_tables, write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -81,11 +81,10 @@ def test_stored_examples_are_those_of_the_table(long: str, shape: str, tmp_path:
     write_corpus(tmp_path / "a.txt")
     made = work(tmp_path / "a.txt", tmp_path / "run", hold_out=0.0, length=16, long=long, shape=shape)
     table = read_table(tmp_path / "a.txt")
-    arrow = bind_to(ARROW, table)
-    rows = read_rows(arrow, table, made.mapping.sources, made.mapping.targets)
-    encoded = encode(arrow, rows, made.mapping.sources, 16, long, aligned=shape != "token")
-    other = make_examples(arrow, rows, encoded, made.mapping.sources, made.mapping.targets, 0, made.examples.corruption)
-    assert len(encoded.long) and len(made.examples) == len(other) and len(shards_of(tmp_path / "run")) > 5
+    rows = load_rows(ARROW, table)
+    encoded = encode_rows(rows, made.mapping.sources, 16, long, aligned=shape != "token")
+    other = make_examples(rows, encoded, made.mapping.sources, made.mapping.targets, 0, made.examples.corruption)
+    assert len(encoded.long_rows) and len(made.examples) == len(other) and len(shards_of(tmp_path / "run")) > 5
     for row in range(len(other)):
         one, two = made.examples.example(row, 3, 0.5), other.example(row, 3, 0.5)
         assert one.row == two.row and len(one.pieces) == 1

@@ -18,7 +18,7 @@ from runs import run
 import mapsto
 from mapsto import cli, kinds
 from mapsto.data import encoding
-from mapsto.data.rows import bind_to, read_cells
+from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import fingerprint_source, read_table, stream_tables, write_rows
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.fitting.setup import prepare
@@ -131,10 +131,10 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
             source.read(source.locate(name, own))
     (own / "list.csv").write_text(f"{kind}\n../away/a{suffix}\n")
     table = read_table(own / "list.csv")
-    (fault,) = read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    (fault,) = load_rows(parse(f"{kind}:{kind} -> label"), table, answers=False, keep_unreadable=True).faults
     assert (fault.row, fault.column) == (2, kind) and "below its own folder" in fault.reason
     table = read_table([{kind: str(away / f"a{suffix}")}])
-    (fault,) = read_cells(parse(f"{kind}:{kind} -> label"), table, {kind: source}, [], answers=False).faults
+    (fault,) = load_rows(parse(f"{kind}:{kind} -> label"), table, answers=False, keep_unreadable=True).faults
     assert "below its own folder" not in fault.reason
 
 
@@ -211,15 +211,15 @@ def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.
         "augment": "crop",
     }
     found, held = [], []
-    for room in (encoding.ROOM, 2000, 0):
-        monkeypatch.setattr(encoding, "ROOM", room)
+    for room in (encoding.CACHE_BYTES, 2000, 0):
+        monkeypatch.setattr(encoding, "CACHE_BYTES", room)
         work = prepare(
             parse("image -> label"), str(folder), None, Beginning(), Options(hold_out=0.0), lambda text: None
         )
         pieces = work.examples.pieces
-        assert isinstance(pieces, encoding.Whole)
+        assert isinstance(pieces, encoding.LazyPieces)
         sizes = [sum(len(piece) for piece in pieces[row]) for row in range(len(pieces))]
-        held.append(len(pieces.kept))
+        held.append(len(pieces.cache))
         model = mapsto.fit("image -> label", str(folder), **given)
         weights = [p.detach().numpy().tobytes() for p in model.mapping.parameters()]
         found.append((sizes, weights, model.predict([{"image": str(path)} for path in sorted(folder.rglob("*.png"))])))

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 import mapsto
 from mapsto import kinds
-from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import Finding
 from mapsto.evaluation.error_analysis import analyse_errors
@@ -51,11 +51,10 @@ def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0,
             for i in range(count)
         ]
     )
-    arrow = bind_to(parse("text -> label"), table)
     target = kinds.target("label")()
-    rows = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    rows = load_rows(parse("text -> label"), table)
     target.learn(rows.targets[0])
-    return Predictions(arrow, target, rows, rows.targets[0], outputs)
+    return Predictions(rows.arrow, target, rows, rows.targets[0], outputs)
 
 
 def test_confidence_is_held_against_what_it_is_about() -> None:
@@ -96,10 +95,10 @@ def test_every_column_of_a_table_is_looked_at(tmp_path: Path) -> None:
     ]
     write_rows(tmp_path / "test.csv", ["text", "label", "size", "town"], rows)
     table = read_table(tmp_path / "test.csv")
-    arrow, target = bind_to(parse("text -> label"), table), kinds.target("label")(labels)
-    read = read_rows(arrow, table, {"text": kinds.source("text")}, [target])
+    target = kinds.target("label")(labels)
+    read = load_rows(parse("text -> label"), table)
     outputs = torch.randn(400, len(labels), generator=torch.Generator().manual_seed(0))
-    look = analyse_errors(Predictions(arrow, target, read, read.targets[0], outputs))
+    look = analyse_errors(Predictions(read.arrow, target, read, read.targets[0], outputs))
     assert look is not None
     found = {part.name: part.score.n for part in look.slices}
     assert found["size is blank"] == 40 and found["true label is one of 5 rare classes"] == 20

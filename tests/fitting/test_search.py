@@ -14,7 +14,7 @@ import pytest
 from runs import KILL, result, run, sentences, start, write_labelled
 
 import mapsto
-from mapsto.data.rows import read_rows
+from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.fitting import run_folder, search
@@ -167,7 +167,7 @@ def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     mapping = prepare(
         parse("text -> label"), read_table(rows), None, Beginning(), Options(**SIZE), lambda text: None
     ).mapping
-    parts = search.parts(mapping.arrow, read_rows(mapping.arrow, read_table(rows), mapping.sources, mapping.targets), 0)
+    parts = search.parts(mapping.arrow, load_rows(mapping.arrow, read_table(rows)), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
     assert all(abs(aside.column("label").count("a") - held / 2) <= 1 for _, aside in parts)

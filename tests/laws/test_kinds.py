@@ -319,11 +319,11 @@ def test_rows_that_are_watched_are_as_they_are() -> None:
     work = prepare(parse("image -> label"), rows, None, Beginning(), options, lambda text: None)
     assert (work.examples.augment, work.examples.mixing) == ("crop", "mixup")
     assert work.watched is not None and (work.watched.augment, work.watched.mixing) == (None, None)
-    plain = work.examples.plain()
+    plain = work.examples.without_augmentation()
     assert plain.answers is not None
     for row in range(len(plain)):
         one = plain.example(row, 3, 0.0)
-        assert one.pieces is plain.pieces[row] and one.answers is plain.answers[row]
+        assert one.pieces is plain.pieces[row] and one.answers is plain.answers.encoded[row]
 
 
 @pytest.mark.parametrize(("arrow", "mixing"), MIXED)

@@ -55,7 +55,7 @@ def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> N
     _, examples = small_mapping("text:text -> label, other:label")
     for port in (0, 1):
         objective = SupervisedContrastive(examples, port)
-        labels = [int(answers[port].values) for answers in examples.answers]  # type: ignore[union-attr]
+        labels = [int(answers[port].values) for answers in examples.answers.encoded]  # type: ignore[union-attr]
         seen: Counter[int] = Counter()
         for step in range(40):
             rows = objective.rows(7, step, 12, len(examples))

@@ -46,7 +46,9 @@ def evaluate(
     mapping = load_mapping(model)
     predictor = Predictor(mapping, device, precision)
     table = read_table_with_notes(data, encoding, answers=True)
-    evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json))
+    evaluation = evaluate_mapping(
+        predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json)
+    )
     # Explanations of mistakes cost time and do not fit on the screen.
     is_explained = out is not None or json
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)

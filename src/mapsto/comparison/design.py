@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mapsto import kinds
 from mapsto.data.checks import seen
-from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
 from mapsto.data.split import apart, examined, without
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
@@ -208,22 +208,22 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
     targets = made_targets(arrow, options)
-    pool = read_rows(arrow, table, kinds.reading(arrow), targets)
-    require_whole(pool, table.rejected, len(table), options.bad_rows)
+    pool = load_rows(arrow, table)
+    require_readable(pool, options.bad_rows)
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if request.test is None:
-        pool_indices, test_indices = apart(arrow, pool, TEST_SHARE, options.seed)
-        test_table = table.select(pool.rows[test_indices])
+        pool_indices, test_indices = apart(pool, TEST_SHARE, options.seed)
+        test_table = table.select(pool.indices[test_indices])
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
     else:
         test_table = read_table(request.test, encoding=options.encoding)
-    test_table_left, findings = examined(arrow, pool, test_table, targets, options, progress.say)
+    test_table_left, findings = examined(pool, test_table, options, progress.say)
     assert test_table_left is not None
-    test_sets = _test_sets(arrow, test_table_left, targets)
+    test_sets = _test_sets(arrow, test_table_left)
     if request.shift is not None:
-        test_sets[SHIFT] = _read_shift(request, arrow, pool, targets, progress)
+        test_sets[SHIFT] = _read_shift(request, arrow, pool, progress)
     starts = {start: begin(start, None) for start in dict.fromkeys(request.starts) if start != SCRATCH}
     for start in starts.values():
         # Both raise UsageError: for a starting model of other source kinds, or of another shape than the options ask for.
@@ -334,9 +334,9 @@ def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
     return sorted(counts)
 
 
-def _test_sets(arrow: Arrow, table: Table, targets: Sequence[Target]) -> dict[str, Rows]:
+def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
     """Read the test rows, and add a copy for each perturbation of the first source's kind."""
-    rows = read_rows(bind_to(arrow, table), table, kinds.reading(arrow), targets)
+    rows = load_rows(arrow, table)
     test_sets = {TEST: rows}
     variants = [
         [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
@@ -356,13 +356,13 @@ def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
     return kind.perturb(value, generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 
-def _read_shift(request: Request, arrow: Arrow, pool: Rows, targets: Sequence[Target], progress: Progress) -> Rows:
+def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) -> Rows:
     """Read the rows of --shift. Raises DataError for rows that cannot be read, or that are also in the pool."""
     options = request.options
     table = read_table(request.shift, encoding=options.encoding)
-    rows = read_rows(bind_to(arrow, table), table, kinds.reading(arrow), targets)
-    require_whole(rows, table.rejected, len(table), options.bad_rows)
-    table_left = without(seen(arrow, [pool], rows), table, options, progress.say, "--shift")
+    rows = load_rows(arrow, table)
+    require_readable(rows, options.bad_rows)
+    table_left = without(seen([pool], rows), table, options, progress.say, "--shift")
     if table_left is table:
         return rows
-    return read_rows(bind_to(arrow, table_left), table_left, kinds.reading(arrow), targets)
+    return load_rows(arrow, table_left)

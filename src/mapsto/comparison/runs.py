@@ -238,7 +238,7 @@ def run_fit(design: Design, fit: Fit) -> FitResult:
 def _fit_model(design: Design, fit: Fit, rows: Rows, progress: Progress) -> Mapping:
     return fit_mapping(
         str(design.arrow),
-        design.pool.table.select(rows.rows),
+        design.pool.table.select(rows.indices),
         start=fit.candidate.start,
         like=design.scratch_like if fit.candidate.start is None else None,
         options=_fit_options(design.options, cast(Method, fit.candidate.method), fit.seed),

@@ -13,7 +13,6 @@ from mapsto import kinds
 from mapsto.data.near_duplicates import near_twins
 from mapsto.data.rows import Rows
 from mapsto.errors import Finding, place, shorten
-from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Describable, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.text.shingles import Hashes
@@ -43,7 +42,7 @@ class _Values:
     label_column: str | None
 
     def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
-        file, line = self.rows.table.origin(int(self.rows.rows[index]))
+        file, line = self.rows.origin(index)
         if of_label and self.labels is not None:
             return Finding(file, line, self.label_column, self.labels[index], reason)
         return Finding(file, line, self.column, self.shown(index), reason)
@@ -71,22 +70,22 @@ class _Values:
         return found
 
     def place(self, index: int) -> str:
-        file, line = self.rows.table.origin(int(self.rows.rows[index]))
+        file, line = self.rows.origin(index)
         return place(file, line)
 
 
-def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
+def doctor(rows: Rows, test: Rows | None = None) -> Report:
     """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
-    report = Report()
+    report, arrow = Report(), rows.arrow
     columns = [port.column for port in (*arrow.sources, *arrow.targets)]
     for table in (rows.table, *([] if test is None else [test.table])):
         report.warnings += table.remarks_on(columns)
-    train = _values(arrow, rows)
+    train = _values(rows)
     report.errors += _one_class(train)
     report.warnings += _labels(train)
     report.warnings += _repeated(train)
     if test is not None:
-        tested = _values(arrow, test)
+        tested = _values(test)
         report.warnings += _unseen(train, tested)
         report.leaks, near = _shared(train, tested)
         report.errors += report.leaks
@@ -94,7 +93,8 @@ def doctor(arrow: Arrow, rows: Rows, test: Rows | None = None) -> Report:
     return report
 
 
-def _values(arrow: Arrow, rows: Rows) -> _Values:
+def _values(rows: Rows) -> _Values:
+    arrow = rows.arrow
     read = [kinds.source(port.kind) for port in arrow.sources]
     keys = [
         None
@@ -209,16 +209,16 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     return leaks, near
 
 
-def seen(arrow: Arrow, parts: Iterable[Rows], test: Rows) -> list[Finding]:
+def seen(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     """Test rows of which what is read also stands, exactly, in a corpus; its parts are gone through once and not held."""
-    tested = _values(arrow, test)
+    tested = _values(test)
     wanted: dict[str, list[int]] = {}
     for index, key in enumerate(tested.keys):
         if key is not None:
             wanted.setdefault(_exact(key), []).append(index)
     leaks: list[tuple[int, Finding]] = []
     for part in parts:
-        train = _values(arrow, part)
+        train = _values(part)
         for at, key in enumerate(train.keys):
             for index in () if key is None else wanted.pop(_exact(key), ()):
                 reason = f"the same {tested.what} also stands in the training data: {train.place(at)}"

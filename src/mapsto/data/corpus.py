@@ -19,13 +19,13 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data import sampling
-from mapsto.data.encoding import too_much_unknown
-from mapsto.data.rows import read_rows, require_few
+from mapsto.data.encoding import describe_unknown_tokens
+from mapsto.data.rows import load_rows, require_few_bad_rows
 from mapsto.data.shards import Arrays, Shards, joined
 from mapsto.data.table import Ints, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.sequence.piece import Piece
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Tokenized
 
 SHARD_PARTS = 16
@@ -47,7 +47,7 @@ def takes(arrow: Arrow) -> bool:
         return False
     if not issubclass(kinds.source(first.kind), Tokenized):
         return False
-    return bool(targets) and all(port is not None for port in restores(arrow))
+    return bool(targets) and all(port.restores is not None for port in targets)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
 
 def _encoded(arrow: Arrow, source: Tokenized, limits: Limits, part: Table) -> dict[str, Any]:
     """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
-    rows = read_rows(replace(arrow, targets=()), part, {source.kind: source}, [])
+    rows = load_rows(replace(arrow, targets=()), part)
     values = rows.sources[0]
     flat = source.flatten(values, limits.units)
     room = limits.longest - len(source.piece(flat.tokens[:0]))
@@ -162,7 +162,7 @@ class Corpus:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
         shown = [finding for finding, _ in zip(self.faults(), range(SHOWN), strict=False)]
-        require_few(shown, shards.total("faults"), bad, self.rows + bad, bad_rows)
+        require_few_bad_rows(shown, shards.total("faults"), bad, self.rows + bad, bad_rows)
         if self.long and limits.long == "error":
             raise DataError(
                 f"{self.long} rows are longer than {limits.longest} tokens (--long cut or --long window go on)"
@@ -200,7 +200,7 @@ class Corpus:
     def report(self, say: Callable[[str], None]) -> None:
         """Say how much was longer than examples may be, and how much is unknown."""
         shards = map(self.shards.__getitem__, range(self.shards.count or 0))
-        if unknown := too_much_unknown((self.source, shard["tokens"]) for shard in shards):
+        if unknown := describe_unknown_tokens((self.source, shard["tokens"]) for shard in shards):
             say(f"note: {unknown}")
         if not self.long:
             return

@@ -1,4 +1,4 @@
-"""Encoding."""
+"""Rows encoded as pieces of tokens; what is longer than the model takes is cut, split into windows or refused."""
 
 from __future__ import annotations
 
@@ -16,130 +16,152 @@ from mapsto.task.capabilities import Located, Tokenized
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-MOST_UNKNOWN = 0.02
+# The share of unknown tokens from which on a user is told of them.
+MAX_UNKNOWN = 0.02
+# Tokens that a piece keeps when it is cut.
+MIN_PIECE = 4
+# Bytes of lazily encoded pieces that are kept in memory.
+CACHE_BYTES = 2**30
 
 
-SHORTEST_PIECE = 4
+def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> str | None:
+    """Return a note on tokens that stand for what the vocabulary lacks; None where they are few.
 
-
-ROOM = 2**30  # bytes of pieces that are kept of values which can be made again
-
-
-def too_much_unknown(read: Iterable[tuple[Source, Ints]]) -> str | None:
-    """What to say of tokens, each lot beside the source that made it, of which many stand for what this has no token for; None
-    where they are few."""
-    unknown = total = 0
-    for source, tokens in read:
-        unknown += source.count_unknown(tokens) if isinstance(source, Tokenized) else 0
-        total += len(tokens)
-    if unknown <= MOST_UNKNOWN * total:
+    tokens_by_source: tokens in any number of parts, each with the source that encoded it.
+    """
+    num_unknown = num_tokens = 0
+    for source, tokens in tokens_by_source:
+        num_unknown += source.count_unknown(tokens) if isinstance(source, Tokenized) else 0
+        num_tokens += len(tokens)
+    if num_unknown <= MAX_UNKNOWN * num_tokens:
         return None
-    share = f"{100 * unknown / total:.0f} %"
-    return f"{unknown:,} of {total:,} tokens ({share}) are unknown: the vocabulary has none for what stands there, and it is lost"
-
-
-def unknown_in(encoded: Encoded, sources: Mapping[str, Source]) -> str | None:
-    """The same of rows that were made pieces."""
-    if not encoded.total:  # values that are read whole
-        return None
-    return too_much_unknown((sources[piece.kind], piece.tokens) for pieces in encoded.pieces for piece in pieces)
-
-
-def lie_in_raw(targets: Sequence[Target]) -> bool:
-    """Whether some answers are told in the raw coordinates of a source, so that the alignment of its pieces is needed."""
-    return any(isinstance(target, Located) for target in targets)
+    share = f"{100 * num_unknown / num_tokens:.0f} %"
+    return (
+        f"{num_unknown:,} of {num_tokens:,} tokens ({share}) are unknown: "
+        "the vocabulary has no token for this text, and it is lost"
+    )
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Pieces of every example, the index into Rows each came from, and what did not fit in one piece.
+class EncodedRows:
+    """Rows as pieces; a long row that was split into windows gives several examples.
 
-    long: rows longer than the model takes. lost: tokens cut off. total: tokens before cutting.
+    pieces: of each example, one for each source.
+    row_indices: the index into Rows of each example.
+    long_rows: the indices of rows that are longer than the model takes.
+    num_cut: tokens that were cut off.
+    num_tokens: tokens before cutting; 0 for values that are always read whole.
     """
 
     pieces: Sequence[tuple[Piece, ...]]
-    of: Ints
-    long: Ints
-    lost: int
-    total: int
+    row_indices: Ints
+    long_rows: Ints
+    num_cut: int
+    num_tokens: int
+
+    def describe_unknown_tokens(self, sources: Mapping[str, Source]) -> str | None:
+        """Return a note on tokens that the vocabulary lacks; None where they are few."""
+        if not self.num_tokens:
+            return None
+        return describe_unknown_tokens(
+            (sources[piece.kind], piece.tokens) for pieces in self.pieces for piece in pieces
+        )
 
 
-def require_room(arrow: Arrow, longest: int) -> None:
-    """Raise UsageError when examples of `longest` tokens leave no room for a value of every source."""
-    fewest = SHORTEST_PIECE * len(arrow.sources)
-    if longest < fewest:
-        raise UsageError(f"examples of {longest} tokens are too short; {arrow} needs at least {fewest}")
+def need_alignment(targets: Sequence[Target]) -> bool:
+    """Return whether some answers are in the raw coordinates of a source, so that its pieces need an alignment."""
+    return any(isinstance(target, Located) for target in targets)
 
 
-def encode(
-    arrow: Arrow, rows: Rows, sources: Mapping[str, Source], longest: int, long: str, aligned: bool = False
-) -> Encoded:
-    """All rows as pieces. What is longer than `longest` tokens is cut, made into windows, or raises DataError; values that are
-    always read whole become pieces when they are asked for.
+def require_room(arrow: Arrow, max_tokens: int) -> None:
+    """Raise UsageError when examples of `max_tokens` tokens leave no room for a value of every source."""
+    fewest = MIN_PIECE * len(arrow.sources)
+    if max_tokens < fewest:
+        raise UsageError(f"examples of {max_tokens} tokens are too short; {arrow} needs at least {fewest}")
 
-    Raises UsageError when `longest` leaves no room for a value.
+
+def encode_rows(
+    rows: Rows, sources: Mapping[str, Source], max_tokens: int, long: str, aligned: bool = False
+) -> EncodedRows:
+    """Encode rows as pieces. Values that are always read whole, such as images, are encoded when they are read.
+
+    Raises UsageError when `max_tokens` leaves no room for a value, and DataError for long rows with long="error".
+
+    max_tokens: the longest example.
+    long: "cut", "window" or "error", as of `--long`; rows of several sources are cut rather than split into windows.
+    aligned: whether pieces carry an alignment and units.
     """
-    require_room(arrow, longest)
-    if all(sources[port.kind].max_tokens is not None for port in arrow.sources):
-        return Encoded(Whole(arrow, rows, sources, aligned), np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
+    require_room(rows.arrow, max_tokens)
+    ports = rows.arrow.sources
+    if all(sources[port.kind].max_tokens is not None for port in ports):
+        pieces = LazyPieces(rows, sources, aligned)
+        return EncodedRows(pieces, np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
     columns = [
-        sources[port.kind].encode(values, place, aligned)
-        for place, (port, values) in enumerate(zip(arrow.sources, rows.sources, strict=True))
+        sources[port.kind].encode(values, number, aligned)
+        for number, (port, values) in enumerate(zip(ports, rows.sources, strict=True))
     ]
-    pieces: list[tuple[Piece, ...]] = []
-    of: list[int] = []
-    too_long: list[int] = []
-    lost = total = 0
+    examples: list[tuple[Piece, ...]] = []
+    row_indices: list[int] = []
+    long_rows: list[int] = []
+    num_cut = num_tokens = 0
     for index, example in enumerate(zip(*columns, strict=True)):
         size = sum(map(len, example))
-        total += size
+        num_tokens += size
         parts = [example]
-        if size > longest:
-            too_long.append(index)
+        if size > max_tokens:
+            long_rows.append(index)
             if long == "window" and len(example) == 1:
-                parts = [(window,) for window in sources[example[0].kind].windows(example[0], longest)]
+                parts = [(window,) for window in sources[example[0].kind].windows(example[0], max_tokens)]
             else:
-                parts = [_cut(example, sources, longest)]
-                lost += size - longest
-        pieces.extend(parts)
-        of.extend([index] * len(parts))
-    if too_long and long == "error":
-        raise DataError(f"{len(too_long)} rows are longer than {longest} tokens (--long cut or --long window go on)")
-    return Encoded(pieces, np.asarray(of, np.int64), np.asarray(too_long, np.int64), lost, total)
+                parts = [_cut(example, sources, max_tokens)]
+                num_cut += size - max_tokens
+        examples.extend(parts)
+        row_indices.extend([index] * len(parts))
+    if long_rows and long == "error":
+        raise DataError(
+            f"{len(long_rows)} rows are longer than {max_tokens} tokens (use --long cut or --long window to go on)"
+        )
+    return EncodedRows(
+        examples, np.asarray(row_indices, np.int64), np.asarray(long_rows, np.int64), num_cut, num_tokens
+    )
 
 
-class Whole(Sequence[tuple[Piece, ...]]):
-    """Pieces of values that are read whole, made when they are asked for; as many are kept as there is room for."""
+class LazyPieces(Sequence[tuple[Piece, ...]]):
+    """Pieces of values that are read whole, encoded when they are first read and cached up to CACHE_BYTES."""
 
-    def __init__(self, arrow: Arrow, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:
-        self.columns = [(sources[port.kind], values) for port, values in zip(arrow.sources, rows.sources, strict=True)]
-        self.rows, self.aligned, self.room = len(rows), aligned, ROOM
-        self.kept: dict[int, tuple[Piece, ...]] = {}
+    def __init__(self, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:
+        ports = zip(rows.arrow.sources, rows.sources, strict=True)
+        self.columns = [(sources[port.kind], values) for port, values in ports]
+        self.num_rows, self.aligned, self.room = len(rows), aligned, CACHE_BYTES
+        self.cache: dict[int, tuple[Piece, ...]] = {}
 
     def __len__(self) -> int:
-        return self.rows
+        return self.num_rows
 
     def __getitem__(self, row: Any) -> Any:
-        if row >= self.rows:
+        if row >= self.num_rows:
             raise IndexError(row)
-        if (found := self.kept.get(row)) is not None:
-            return found
-        made = tuple(
-            source.encode([values[row]], place, self.aligned)[0] for place, (source, values) in enumerate(self.columns)
+        if (cached := self.cache.get(row)) is not None:
+            return cached
+        pieces = tuple(
+            source.encode([values[row]], number, self.aligned)[0]
+            for number, (source, values) in enumerate(self.columns)
         )
-        size = sum(piece.nbytes for piece in made)
+        size = sum(piece.nbytes for piece in pieces)
         if size <= self.room:
             self.room -= size
-            self.kept[row] = made
-        return made
+            self.cache[row] = pieces
+        return pieces
 
 
-def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], longest: int) -> tuple[Piece, ...]:
+def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int) -> tuple[Piece, ...]:
     """Shorten the longest piece again and again until the example fits."""
-    parts = list(example)
-    while (over := sum(map(len, parts)) - longest) > 0:
-        sizes = sorted({len(part) for part in parts}, reverse=True)
-        widest = max(range(len(parts)), key=lambda i: len(parts[i]))
-        step = over if len(sizes) == 1 or len(parts) == 1 else min(over, max(1, sizes[0] - sizes[1]))
-        parts[widest] = sources[parts[widest].kind].cut(parts[widest], max(SHORTEST_PIECE, len(parts[widest]) - step))
-    return tuple(parts)
+    pieces = list(example)
+    while (excess := sum(map(len, pieces)) - max_tokens) > 0:
+        sizes = sorted({len(piece) for piece in pieces}, reverse=True)
+        longest = max(range(len(pieces)), key=lambda i: len(pieces[i]))
+        # Cut it down to the second longest at most, then look again.
+        step = excess if len(sizes) == 1 or len(pieces) == 1 else min(excess, max(1, sizes[0] - sizes[1]))
+        size = max(MIN_PIECE, len(pieces[longest]) - step)
+        pieces[longest] = sources[pieces[longest].kind].cut(pieces[longest], size)
+    return tuple(pieces)

@@ -1,9 +1,9 @@
-"""Rows."""
+"""Rows of a table as values: bind an arrow to the columns, read the cells, count and refuse those that cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -14,149 +14,178 @@ from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
-from mapsto.task.arrow import Arrow, Port, bind, require_kinds, restores
-from mapsto.task.capabilities import FileBacked, is_located
+from mapsto.task.arrow import Arrow, Port, bind, require_kinds
+from mapsto.task.capabilities import FileBacked, Located, is_located
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
+# Cells of a column that are looked at to decide which kinds it can hold.
 FITTING_SAMPLE = 2000
-
-
-MOST_SKIPPED = 0.01
-
-
-PLAIN = str | int | float  # cells that a message can show
+# The largest share of rows that `--bad-rows skip` drops.
+MAX_SKIPPED = 0.01
+# Types of cells that a message can quote.
+QUOTABLE = str | int | float
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
-    """The arrow with a column of `table` for every port; without `answers` the targets' columns need not be there. Names of files
-    that are a value each, such as pictures, are no text unless the arrow says so."""
+    """Return the arrow with a column of `table` for every port.
+
+    Columns of file names, such as those of images, count as text only where the arrow names them. Raises ArrowError.
+
+    answers: False where the table need not have the targets' columns; they stay as they are.
+    """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     samples: dict[str, list[object]] = {}
 
-    def fits(kind: str, column: str, role: str) -> bool:
+    def fits(kind: str, column: str, side: str) -> bool:
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
-        if kind not in kinds.media() and any(kinds.source(of).fits(values) for of in kinds.media()):
+        if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
-        return kinds.source(kind).fits(values) if role == "source" else kinds.target(kind).fits(values)
+        return kinds.source(kind).fits(values) if side == "source" else kinds.target(kind).fits(values)
 
     if answers:
         return bind(arrow, table.columns, fits)
-    read = bind(arrow.body, table.columns, fits)
-    return replace(arrow, sources=read.sources)
+    return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Values read from `table`: `sources[port]` and `targets[port]` are parallel to `rows`, numbers of its rows."""
+    """Rows of a table, read as values.
 
+    arrow: bound to the columns of the table.
+    sources, targets: the values of each port, parallel to `indices`; of a target that restores a source all are None.
+    indices: the index of each row in the table.
+    faults: the cells that could not be read.
+    """
+
+    arrow: Arrow
     table: Table
     sources: list[list[Any]]
     targets: list[list[Any]]
-    rows: Ints
+    indices: Ints
     faults: list[Finding]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
+
+    def origin(self, index: int) -> tuple[str, int]:
+        """Return the file and the row number in it, for messages."""
+        return self.table.origin(int(self.indices[index]))
 
     def select(self, indices: Ints) -> Rows:
-        """The rows at `indices`."""
-        chosen = [int(i) for i in indices]
-        return Rows(
-            self.table,
-            [[column[i] for i in chosen] for column in self.sources],
-            [[column[i] for i in chosen] for column in self.targets],
-            self.rows[indices],
-            self.faults,
+        """Return the rows at `indices`."""
+        selected = [int(index) for index in indices]
+        return replace(
+            self,
+            sources=[[column[index] for index in selected] for column in self.sources],
+            targets=[[column[index] for index in selected] for column in self.targets],
+            indices=self.indices[indices],
         )
 
-    def whole(self) -> Rows:
-        """The rows without a cell that could not be read."""
+    def readable(self) -> Rows:
+        """Return the rows of which every cell could be read."""
         bad = {(fault.file, fault.row) for fault in self.faults}
-        good = [i for i, row in enumerate(self.rows.tolist()) if self.table.origin(row) not in bad]
-        return self.select(np.array(good, np.int64))
+        return self.select(np.array([index for index in range(len(self)) if self.origin(index) not in bad], np.int64))
 
 
-def read_cells(
-    arrow: Arrow,
-    table: Table,
-    sources: Mapping[str, Source | type[Source]],
-    targets: Sequence[Target | type[Target]],
-    answers: bool = True,
-) -> Rows:
-    """Every cell the arrow reads, of all rows; each that cannot be read is None, and named in `faults`."""
-    faults: dict[int, list[Finding]] = {}
+@dataclass
+class _Reader:
+    """Reads the columns of a table and collects the faults of each row."""
 
-    def blame(row: int, column: str | None, value: str | None, reason: object) -> None:
-        faults.setdefault(row, []).append(Finding(*table.origin(row), column, value, str(reason)))
+    table: Table
+    faults: dict[int, list[Finding]] = field(default_factory=dict)
 
-    def read_column(port: Port, kind: Source | type[Source] | Target | type[Target]) -> list[Any]:
+    def column(self, port: Port, kind: type[Source] | type[Target]) -> list[Any]:
+        """Return the values of a port's column; None where a cell cannot be read."""
         assert port.column is not None
         values = []
-        cls = kind if isinstance(kind, type) else type(kind)
-        locate = cls.locate if issubclass(cls, FileBacked) else None
-        for row, cell in enumerate(table.column(port.column)):
+        locate = kind.locate if issubclass(kind, FileBacked) else None
+        for row, cell in enumerate(self.table.column(port.column)):
             try:
-                values.append(kind.read(cell if locate is None else locate(cell, table.beside(row))))
-            except BadCell as bad:
-                value = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, PLAIN) else None
-                blame(row, port.column, value, bad)
+                values.append(kind.read(cell if locate is None else locate(cell, self.table.beside(row))))
+            except BadCell as error:
+                # Half a character of a file name cannot be written to a report.
+                quoted = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, QUOTABLE) else None
+                self.add_fault(row, port.column, quoted, error)
                 values.append(None)
         return values
 
-    read_sources = [read_column(port, sources[port.kind]) for port in arrow.sources]
-    wanted = list(zip(arrow.targets, targets, restores(arrow), strict=True)) if answers else []
-    read_targets = [
-        [None] * len(table) if restored is not None else read_column(port, target) for port, target, restored in wanted
-    ]
-    for (port, target, _), found in zip(wanted, read_targets, strict=True):
+    def check_answers(self, port: Port, target: Located | type[Located], answers: list[Any], values: list[Any]) -> None:
+        """Add a fault for each answer that does not lie in the value of its row, such as a box outside of its image."""
+        for row, (answer, value) in enumerate(zip(answers, values, strict=True)):
+            if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
+                self.add_fault(row, port.column, None, reason)
+
+    def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
+        """Add a fault of a cell."""
+        finding = Finding(*self.table.origin(row), column, value, str(reason))
+        self.faults.setdefault(row, []).append(finding)
+
+    def all_faults(self) -> list[Finding]:
+        """Return the faults by row."""
+        return list(chain(*(self.faults[row] for row in sorted(self.faults))))
+
+
+def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable: bool = False) -> Rows:
+    """Bind an arrow to a table and read all of its rows.
+
+    Rows with a cell that cannot be read are dropped, and their faults are listed. Raises ArrowError.
+
+    answers: False where the targets are not read; their columns need not be there.
+    keep_unreadable: keep every row, with None for each cell that cannot be read.
+    """
+    arrow = bind_to(arrow, table, answers)
+    reader = _Reader(table)
+    sources = [reader.column(port, kinds.source(port.kind)) for port in arrow.sources]
+    targets: list[list[Any]] = []
+    for port, target in zip(arrow.targets, kinds.answering(arrow), strict=True) if answers else ():
+        targets.append([None] * len(table) if port.restores is not None else reader.column(port, target))
+    for port, target, column in zip(arrow.targets, kinds.answering(arrow), targets, strict=False):
         if not is_located(target):
             continue
-        for source, values in zip(arrow.sources, read_sources, strict=True):
+        for source, values in zip(arrow.sources, sources, strict=True):
             if source.kind == target.lies_in:
-                for row, (answer, value) in enumerate(zip(found, values, strict=True)):
-                    if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
-                        blame(row, port.column, None, reason)
-    listed = list(chain(*(faults[row] for row in sorted(faults))))
-    return Rows(table, read_sources, read_targets, np.arange(len(table)), listed)
+                reader.check_answers(port, target, column, values)
+    rows = Rows(arrow, table, sources, targets, np.arange(len(table)), reader.all_faults())
+    return rows if keep_unreadable or not rows.faults else rows.readable()
 
 
-def read_rows(
-    arrow: Arrow,
-    table: Table,
-    sources: Mapping[str, Source | type[Source]],
-    targets: Sequence[Target | type[Target]],
-    answers: bool = True,
-) -> Rows:
-    """The rows of which every cell can be read; the faults of the others are named."""
-    rows = read_cells(arrow, table, sources, targets, answers)
-    return rows if not rows.faults else rows.whole()
+def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
+    """Return the faults of a whole table, to be written to rejected.csv.
 
+    Raises DataError unless there are none, or bad rows are to be skipped and are few.
 
-def require_whole(rows: Rows, rejected: Sequence[Finding], total: int, bad_rows: str | None = None) -> list[Finding]:
-    """The faults to write to rejected.csv. Raises DataError unless bad rows are to be skipped and are few enough; None where
-    they never are."""
+    bad_rows: "stop" or "skip", as of `--bad-rows`; None where rows are never skipped.
+    """
     if bad_rows is not None:
         require_choice("bad_rows", bad_rows)
+    rejected = rows.table.rejected
     faults = [*rejected, *rows.faults]
-    require_few(faults, len(faults), total + len(rejected) - len(rows), total + len(rejected), bad_rows)
+    total = len(rows.table) + len(rejected)
+    require_few_bad_rows(faults, len(faults), total - len(rows), total, bad_rows)
     return faults
 
 
-def require_some(rows: Rows, rejected: Sequence[Finding]) -> list[Finding]:
-    """The faults of rows that cannot be read, where each costs itself alone. Raises DataError where no row is left."""
-    faults = [*rejected, *rows.faults]
+def require_any_readable(rows: Rows) -> list[Finding]:
+    """Return the faults of a whole table of which rows are answered one by one. Raises DataError if no row is readable."""
+    faults = [*rows.table.rejected, *rows.faults]
     if not len(rows):
         raise DataError("no row can be read:", faults)
     return faults
 
 
-def require_few(shown: Sequence[Finding], faults: int, bad: int, total: int, bad_rows: str | None) -> None:
-    """Raise DataError unless bad rows are to be skipped, are few enough, and leave some; `shown` are the first faults."""
-    if faults and bad_rows != "skip":
+def require_few_bad_rows(
+    findings: Sequence[Finding], num_faults: int, num_bad: int, num_rows: int, bad_rows: str | None
+) -> None:
+    """Raise DataError unless bad rows are to be skipped, are at most 1 % and leave some.
+
+    findings: the first faults, for the message.
+    """
+    if num_faults and bad_rows != "skip":
         skip = "" if bad_rows is None else ", or drop them with --bad-rows skip"
-        raise DataError(f"{faults} bad cells or rows; mend them{skip}:", shown, faults)
-    if bad > MOST_SKIPPED * total:
-        raise DataError(f"{bad} of {total} rows are bad, more than the 1 % that may be skipped:", shown, faults)
-    if bad == total:
-        raise DataError("no rows are left", shown, faults)
+        raise DataError(f"{num_faults} bad cells or rows; fix them{skip}:", findings, num_faults)
+    if num_bad > MAX_SKIPPED * num_rows:
+        message = f"{num_bad} of {num_rows} rows are bad, more than the 1 % that may be skipped:"
+        raise DataError(message, findings, num_faults)
+    if num_bad == num_rows:
+        raise DataError("no rows are left", findings, num_faults)

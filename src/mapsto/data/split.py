@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import doctor, seen
-from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import has_exclusive_classes
-from mapsto.task.target import Target
 
 WATCHED_ROWS = 1000
 
@@ -33,19 +32,17 @@ SHOWN_WARNINGS = 5
 
 
 def examined(
-    arrow: Arrow,
     rows: Rows,
     tested: Table | None,
-    targets: Sequence[Target],
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
     """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
-    if arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
+    if rows.arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
         say_all(rows.table.remarks_on(), say)
         return None, []
-    held = None if tested is None else _read_test(arrow, tested, targets, options)
-    report = doctor(arrow, rows, held)
+    held = None if tested is None else _read_test(rows.arrow, tested, options)
+    report = doctor(rows, held)
     say_all(report.warnings, say)
     return None if tested is None else without(report.leaks, tested, options, say), report.warnings
 
@@ -62,19 +59,18 @@ def unseen(
     arrow: Arrow,
     parts: Iterable[Table],
     tested: Table,
-    targets: Sequence[Target],
     options: Options,
     say: Callable[[str], None],
 ) -> Table:
     """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
-    held = _read_test(arrow, tested, targets, options)
-    read = (read_rows(replace(arrow, targets=()), part, kinds.reading(arrow), []) for part in parts)
-    return without(seen(arrow, read, held), tested, options, say)
+    held = _read_test(arrow, tested, options)
+    read = (load_rows(replace(arrow, targets=()), part) for part in parts)
+    return without(seen(read, held), tested, options, say)
 
 
-def _read_test(arrow: Arrow, tested: Table, targets: Sequence[Target], options: Options) -> Rows:
-    held = read_rows(bind_to(arrow, tested), tested, kinds.reading(arrow), targets)
-    require_whole(held, tested.rejected, len(tested), options.bad_rows)
+def _read_test(arrow: Arrow, tested: Table, options: Options) -> Rows:
+    held = load_rows(arrow, tested)
+    require_readable(held, options.bad_rows)
     return held
 
 
@@ -106,23 +102,23 @@ def share_of(rows: int, pretraining: bool, options: Options) -> float:
     return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
 
 
-def split(arrow: Arrow, rows: Rows, options: Options) -> tuple[Rows, Rows]:
+def split(rows: Rows, options: Options) -> tuple[Rows, Rows]:
     """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
-    share = share_of(len(rows), arrow.corrupted, options)
+    share = share_of(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    kept, held = apart(arrow, rows, share, options.seed)
+    kept, held = apart(rows, share, options.seed)
     if not len(kept):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
 
 
-def apart(arrow: Arrow, rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def apart(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
-    keys = [kinds.source(port.kind).key for port in arrow.sources]
+    keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
     groups = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
-    answered = enumerate(kinds.answering(arrow))
+    answered = enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in answered if has_exclusive_classes(target)), None)
     return sampling.split(len(rows), groups, strata, share, seed)

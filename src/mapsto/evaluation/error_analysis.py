@@ -262,7 +262,7 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
     for column in rows.table.columns:
         if column in model_columns:
             continue
-        cells = [rows.table.column(column)[int(row)] for row in rows.rows]
+        cells = [rows.table.column(column)[int(row)] for row in rows.indices]
         yield f"{column} is blank", np.array([cell is None for cell in cells])
         texts = np.array(["" if cell is None else str(cell) for cell in cells])
         counts = Counter(texts[texts != ""].tolist())
@@ -358,7 +358,7 @@ def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attributi
     confidence = target.confidence(predictions.outputs)
     cases = []
     for row, answer in zip(rows.tolist(), target.decode(predictions.outputs[torch.from_numpy(rows)]), strict=True):
-        file, line = table_rows.table.origin(int(table_rows.rows[row]))
+        file, line = table_rows.origin(row)
         value = "\n".join(str(column[row]) for column in table_rows.sources)
         label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
         cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded, encode, lie_in_raw
+from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.inference.forward import Done, asking, evidence, made, questions, row_outputs, told_by
@@ -25,7 +25,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, generator
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.target import Target
 
@@ -109,17 +109,19 @@ def evaluate(
     """
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
-    arrow = bind_to(mapping.arrow, table)
-    rows = read_rows(arrow, table, mapping.sources, mapping.targets)
-    faults = require_whole(rows, table.rejected, len(table), bad_rows)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", lie_in_raw(mapping.targets))
+    rows = load_rows(mapping.arrow, table)
+    arrow = rows.arrow
+    faults = require_readable(rows, bad_rows)
+    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
     notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
-    if len(encoded.long):
-        notes.append(f"{len(encoded.long)} rows are longer than the model takes; {encoded.lost:,} tokens were cut off")
+    if len(encoded.long_rows):
+        notes.append(
+            f"{len(encoded.long_rows)} rows are longer than the model takes; {encoded.num_cut:,} tokens were cut off"
+        )
     row_ports = mapping.ports_per_example
     token_ports = [port for port in range(len(mapping.targets)) if port not in row_ports]
     num_passes = bool(token_ports) + bool(row_ports)
-    on_scored = _report_rows(progress or Progress(), len(encoded.of) * num_passes, len(rows))
+    on_scored = _report_rows(progress or Progress(), len(encoded.row_indices) * num_passes, len(rows))
     scores: dict[str, Score] = {}
     if token_ports:
         examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
@@ -163,7 +165,7 @@ def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Done:
 
 def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
     """Return the outputs (n, …) of target `port` for every row; for a target that restores a source, its evidence."""
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", lie_in_raw(mapping.targets))
+    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
     if mapping.targets[port].readout.per_example:
         (outputs,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
         return outputs
@@ -173,14 +175,13 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
 
 
 def _labelled_examples(
-    mapping: Mapping, arrow: Arrow, rows: Rows, encoded: Encoded, ports: Sequence[int], seed: int
+    mapping: Mapping, arrow: Arrow, rows: Rows, encoded: EncodedRows, ports: Sequence[int], seed: int
 ) -> Examples:
     """Build examples that carry the labels of these target ports alone."""
     targets = [labels if port in ports else [] for port, labels in enumerate(rows.targets)]
-    restoring = [mapping.targets[port] for port in ports if restores(arrow)[port] is not None]
+    restoring = [mapping.targets[port] for port in ports if arrow.targets[port].restores is not None]
     corruptions = (target.corruption for target in restoring if isinstance(target, Reconstruction))
     return make_examples(
-        arrow,
         replace(rows, targets=targets),
         encoded,
         mapping.sources,
@@ -191,7 +192,7 @@ def _labelled_examples(
 
 
 def _sample_outputs(
-    mapping: Mapping, rows: Rows, encoded: Encoded, port: int, device: torch.device
+    mapping: Mapping, rows: Rows, encoded: EncodedRows, port: int, device: torch.device
 ) -> list[OutputSample]:
     """Return target `port`'s outputs for a few random rows, the same ones at every call."""
     target, num_rows = mapping.targets[port], len(rows)
@@ -204,7 +205,7 @@ def _sample_outputs(
     return [
         OutputSample(
             target,
-            *rows.table.origin(int(rows.rows[row])),
+            *rows.origin(row),
             input=rows.sources[source_port][row],
             answer=made(target, pieces[row], outputs[row]),
             label=rows.targets[port][row],
@@ -227,13 +228,12 @@ def score_examples(
     done: see `evidence`.
     """
     scores: dict[str, Score] = {}
-    restored = restores(mapping.arrow)
     for port, port_evidence in evidence(mapping, scoring_examples(examples), device, done).items():
         labels = port_evidence.values.tolist()
         prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        if restored[port] is None:
-            assert rows is not None and examples.of is not None
-            labels = [rows.targets[port][examples.of[row]] for row in port_evidence.rows]
+        if mapping.arrow.targets[port].restores is None:
+            assert rows is not None and examples.answers is not None
+            labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
         port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.shown, labels))
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
     return scores

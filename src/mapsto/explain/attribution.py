@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded, encode
-from mapsto.data.rows import Rows, bind_to, read_rows
+from mapsto.data.encoding import EncodedRows, encode_rows
+from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.explain.attnlrp import AttnLRP
@@ -125,16 +125,15 @@ class Explainer:
 
     def read(self, table: Table) -> Rows:
         """Read the inputs of a table; `faults` of the result lists the rows that cannot be read."""
-        arrow = bind_to(self.mapping.arrow, table, answers=False)
-        return read_rows(arrow, table, self.mapping.sources, self.mapping.targets, answers=False)
+        return load_rows(self.mapping.arrow, table, answers=False)
 
     def examples(self, rows: Rows) -> list[Example]:
         """Encode rows as examples whose tokens know their place in the raw values."""
         return list(asking(self.mapping, self._encode(rows)))
 
-    def _encode(self, rows: Rows) -> Encoded:
+    def _encode(self, rows: Rows) -> EncodedRows:
         mapping = self.mapping
-        return encode(mapping.arrow, rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
+        return encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
         """Yield one explanation a row, in order; EXPLAINED_AT_ONCE rows are held at a time."""
@@ -144,7 +143,7 @@ class Explainer:
 
     def _explain_chunk(self, rows: Rows) -> Iterator[Explanation]:
         encoded = self._encode(rows)
-        self.num_cut += len(encoded.long)
+        self.num_cut += len(encoded.long_rows)
         examples = list(asking(self.mapping, encoded))
         outputs = self.outputs(examples)
         scores = self.answer_scores(outputs, outputs)

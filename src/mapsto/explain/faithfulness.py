@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mapsto.data.rows import Rows, require_some
+from mapsto.data.rows import Rows, require_any_readable
 from mapsto.data.table import Table
 from mapsto.errors import Finding
 from mapsto.explain.attribution import EXPLAINED_AT_ONCE, Explainer, Explanation, split_parts
@@ -208,7 +208,7 @@ class Explanations:
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield each row's explanation as JSON with its file and row, then the unreadable rows with their `error`."""
         for index, explanation in enumerate(self.explanations):
-            file, row = self.rows.table.origin(int(self.rows.rows[index]))
+            file, row = self.rows.origin(index)
             yield {"file": file, "row": row, **to_json(explanation)}
         for fault in self.faults:
             yield {"file": fault.file, "row": fault.row, "error": fault.reason}
@@ -235,4 +235,4 @@ def explain_table(
 
 def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
     rows = explainer.read(table)
-    return rows, require_some(rows, table.rejected)
+    return rows, require_any_readable(rows)

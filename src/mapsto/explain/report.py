@@ -28,7 +28,7 @@ def explanation_page(result: Explanations, model: str) -> Page:
 
 def _explanations_section(result: Explanations) -> Section:
     shown_explanations = result.explanations[:MAX_EXPLANATIONS_SHOWN]
-    row_indices = result.rows.rows[: len(shown_explanations)].tolist()
+    row_indices = result.rows.indices[: len(shown_explanations)].tolist()
     locations = places([result.rows.table.origin(row) for row in row_indices])
     rows = []
     for index, explanation in enumerate(shown_explanations):

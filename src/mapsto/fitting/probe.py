@@ -19,7 +19,7 @@ from mapsto.task.capabilities import Classes, LinearProbe
 def frozen(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
     """The vectors (n, d) that pooled heads read, in one pass over the rows."""
     mapping.eval()
-    plain = examples.plain()
+    plain = examples.without_augmentation()
     vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
     listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
     for batch, hidden in over(mapping, listed, device):
@@ -38,7 +38,7 @@ def probe(
     the same answers; by them it is chosen how sure the heads may be."""
     vectors = frozen(mapping, examples, device)
     for port, target in enumerate(mapping.targets):
-        told = enumerate(examples.answers or ())
+        told = enumerate(examples.answers.encoded if examples.answers is not None else ())
         known = [(row, answer) for row, answers in told if (answer := answers[port]) is not None]
         if not isinstance(target, LinearProbe) or not known:
             continue

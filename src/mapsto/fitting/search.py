@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.data.encoding import encode
+from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import make_examples
-from mapsto.data.rows import Rows, bind_to, read_rows
+from mapsto.data.rows import Rows, load_rows
 from mapsto.data.split import apart
 from mapsto.data.table import Ints, Table, read_table
 from mapsto.distributed import SINGLE_PROCESS, read_ranks
@@ -195,7 +195,7 @@ def _planned(work: Work, table: Table, begins: dict[str, Any], trials: int, minu
     """The first trial is a fit without a search, the second a linear probe where there can be one."""
     options, mapping = work.options, work.mapping
     method, _ = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
-    rows = read_rows(mapping.arrow, table, mapping.sources, mapping.targets)
+    rows = load_rows(mapping.arrow, table)
     scored_on = parts(mapping.arrow, rows, options.seed)
     methods = _methods(work, scored_on)
     if method not in ("probe", *methods):
@@ -258,7 +258,7 @@ def _contrasts(mapping: Mapping, learnt: Table) -> bool:
     """Whether there are two classes with two rows each."""
     port = contrasted(mapping)
     assert port is not None
-    answers = read_rows(mapping.arrow, learnt, mapping.sources, mapping.targets).targets[port]
+    answers = load_rows(mapping.arrow, learnt).targets[port]
     return sum(rows > 1 for rows in Counter(answers).values()) > 1
 
 
@@ -273,12 +273,12 @@ def parts(arrow: Arrow, rows: Rows, seed: int) -> list[tuple[Table, Table]]:
     times = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
     left, found = everything, []
     for turn in range(times):
-        kept, aside = apart(arrow, rows.select(left), share / (1 - turn * share), seed)
+        kept, aside = apart(rows.select(left), share / (1 - turn * share), seed)
         held = _known(arrow, rows, np.setdiff1d(everything, left[aside]), left[aside])
         left = left[kept]
         if len(held):
             learnt = np.setdiff1d(everything, held)
-            found.append((rows.table.select(rows.rows[learnt]), rows.table.select(rows.rows[held])))
+            found.append((rows.table.select(rows.indices[learnt]), rows.table.select(rows.indices[held])))
     if not found:
         raise DataError(f"{count} rows are too few to hold some out for --search")
     return found
@@ -350,10 +350,10 @@ def _try(search: Search, done: Sequence[Trial]) -> Trial:
 
 def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     """(error, loss) of each answer to the first target: what held-out rows choose the weights of a run by."""
-    arrow, target = bind_to(mapping.arrow, table), mapping.targets[0]
-    rows = read_rows(arrow, table, mapping.sources, mapping.targets)
-    encoded = encode(arrow, rows, mapping.sources, mapping.config.max_tokens, "cut")
-    examples = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
+    target = mapping.targets[0]
+    rows = load_rows(mapping.arrow, table)
+    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
+    examples = make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
     found = []
     for batch, hidden in over(mapping, scoring_examples(examples), next(mapping.parameters()).device):
         readout = batch.answers[0]

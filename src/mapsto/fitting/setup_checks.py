@@ -18,7 +18,7 @@ from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -69,9 +69,9 @@ def _begun(
     config = make_config(beginning, options, arrow.corrupted, sources)
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start puts back what is hidden with a decoder; go on from it with --objective mae")
-    for target, restored in zip(targets, restores(arrow), strict=True):
+    for target, port in zip(targets, arrow.targets, strict=True):
         target.bind(sources, config.vocabulary_head)
-        if restored is not None:
+        if port.restores is not None:
             assert isinstance(target, Reconstruction)
             target.restore(_corruption(arrow, options))
     return config

@@ -68,7 +68,7 @@ def _from_corpus(
         shards, sources = opened, started or {kind: kept_source(arrow, opened)}
     else:
         if tested is not None:
-            tested = unseen(arrow, parts(), tested, targets, options, say)
+            tested = unseen(arrow, parts(), tested, options, say)
         key = _key(arrow, fingerprint_source(values), started, limits, options)
         begun = run is not None and (run / model_folder.RUN_FILE).exists() and not overwrite
         shards = Shards(run, key, say, begun, kept)
@@ -86,7 +86,7 @@ def _from_corpus(
     learnt_from, held, count = read.split(share_of(read.rows, True, options), options.seed)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
-        learnt = Examples(arrow, mapping.sources, learnt_from, None, None, options.seed, _corruption(arrow, options))
+        learnt = Examples(arrow, mapping.sources, learnt_from, None, options.seed, _corruption(arrow, options))
         return learnt, replace(learnt, pieces=held, seed=options.seed + 1)
 
     rows, made_of = read.rows - count, shards.key["data"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data.encoding import encode, lie_in_raw, unknown_in
+from mapsto.data.encoding import encode_rows, need_alignment
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
 from mapsto.data.split import examined, split
 from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
@@ -21,7 +21,7 @@ from mapsto.fitting.setup_checks import Material, _begun, _corruption, _limits, 
 from mapsto.fitting.start import Beginning
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -35,17 +35,17 @@ def _from_table(
     arrow = _bound(wanted, table, options)
     _require_ways(arrow, options)
     targets = made_targets(arrow, options)
-    rows = read_rows(arrow, table, kinds.reading(arrow), targets)
-    rejected = require_whole(rows, table.rejected, len(table), options.bad_rows)
+    rows = load_rows(arrow, table)
+    rejected = require_readable(rows, options.bad_rows)
     sources = make_sources(beginning, arrow, rows, options, say)
     config = _begun(arrow, sources, targets, beginning, options)
     for port, target in enumerate(targets):
-        if restores(arrow)[port] is None:
+        if arrow.targets[port].restores is None:
             target.learn(rows.targets[port], options.balance)
             for note in target.notes(rows.targets[port]) if isinstance(target, Classes) else ():
                 say(f"note: {note}")
-    tested, findings = examined(arrow, rows, tested, targets, options, say)
-    kept, held = split(arrow, rows, options)
+    tested, findings = examined(rows, tested, options, say)
+    kept, held = split(rows, options)
 
     def examples(mapping: Mapping) -> tuple[Examples, Examples]:
         watched = _examples(mapping, held, options, options.seed + 1)
@@ -94,18 +94,18 @@ def _examples(
     """The rows as examples, long ones treated as the options say."""
     arrow = mapping.arrow
     longest, long, aligned = _limits(options, mapping.config, arrow.corrupted, mapping.sources)
-    encoded = encode(arrow, rows, mapping.sources, longest, long, aligned or lie_in_raw(mapping.targets))
-    if say is not None and len(encoded.long):
+    encoded = encode_rows(rows, mapping.sources, longest, long, aligned or need_alignment(mapping.targets))
+    if say is not None and len(encoded.long_rows):
         lost = (
-            f"{encoded.lost:,} of {encoded.total:,} tokens were cut off"
-            if encoded.lost
+            f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
+            if encoded.num_cut
             else "they were cut into windows"
         )
-        say(f"{len(encoded.long):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
-    if say is not None and (unknown := unknown_in(encoded, mapping.sources)):
+        say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {longest} tokens: {lost}")
+    if say is not None and (unknown := encoded.describe_unknown_tokens(mapping.sources)):
         say(f"note: {unknown}")
     corruption = _corruption(arrow, options)
-    made = make_examples(arrow, rows, encoded, mapping.sources, mapping.targets, seed, corruption)
+    made = make_examples(rows, encoded, mapping.sources, mapping.targets, seed, corruption)
     return made if say is None else replace(made, augment=_augment(arrow, options), mixing=options.mixture)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mapsto import kinds
-from mapsto.data.encoding import encode
+from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, read_rows, require_whole
+from mapsto.data.rows import Rows, load_rows, require_few_bad_rows
 from mapsto.data.table import Table, read_table
 from mapsto.data.writers import legible
 from mapsto.device import seed_all
@@ -26,7 +25,7 @@ from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
-from mapsto.task.arrow import parse, restores
+from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
 
 NEIGHBOURS = 16
@@ -41,7 +40,7 @@ def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | N
     if not 1 <= row <= len(table):
         raise UsageError(f"--row {row}: the table has the rows 1 to {len(table)}")
     mapping, rows = _made(arrow, table, start)
-    at = next((i for i, number in enumerate(rows.rows.tolist()) if number == row - 1), None)
+    at = next((i for i, number in enumerate(rows.indices.tolist()) if number == row - 1), None)
     if at is None:
         raise UsageError(f"row {row} cannot be read; `mapsto check` says why")
     near = np.array([at, *(i for i in range(min(NEIGHBOURS, len(rows))) if i != at)])
@@ -57,18 +56,18 @@ def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | N
 
 def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     """The start, or a small new model with random weights, for this arrow and table."""
-    bound = bind_to(parse(arrow), table)
+    rows = load_rows(parse(arrow), table)
+    bound = rows.arrow
     options = Options(layers=2, width=128) if start is None else Options()
     beginning = begin(start, None)
     targets = [target() for target in kinds.answering(bound)]
-    rows = read_rows(bound, table, kinds.reading(bound), targets)
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)
     for target in targets:
         target.bind(sources, config.vocabulary_head)
-    require_whole(replace(rows, faults=[]), [], len(rows), "skip")
+    require_few_bad_rows([], 0, 0, len(rows), "skip")
     for port, target in enumerate(targets):
-        if restores(bound)[port] is None:
+        if bound.targets[port].restores is None:
             target.learn(rows.targets[port])
     seed_all(0)
     return make_mapping(bound, config, sources, targets, beginning).eval(), rows
@@ -76,8 +75,8 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
 
 def _encoded(mapping: Mapping, rows: Rows) -> Examples:
     longest = mapping.config.max_tokens
-    encoded = encode(mapping.arrow, rows, mapping.sources, longest, "cut", aligned=True)
-    return make_examples(mapping.arrow, rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
+    encoded = encode_rows(rows, mapping.sources, longest, "cut", aligned=True)
+    return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
 
 def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
@@ -159,7 +158,7 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
             said = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
             sure = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
             yield f"answer   {said}{sure}"
-        if restores(mapping.arrow)[port] is None:
+        if mapping.arrow.targets[port].restores is None:
             yield f"truth    {target.brief(rows.targets[port][at])!r}"
         loss = float(target.loss(output[own], readout.values[own])) / max(1, len(own))
         is_likelihood = not isinstance(target, Located) and any("probability" in answer for answer in answers)

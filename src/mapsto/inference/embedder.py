@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded
+from mapsto.data.encoding import EncodedRows
 from mapsto.data.rows import bind_to
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
@@ -42,8 +42,8 @@ class Embedder(Predictor):
         """The arrow with the columns of a table; nothing is answered. Raises UsageError."""
         return bind_to(self.arrow, table, answers=False)
 
-    def _examples(self, encoded: Encoded) -> list[Example]:
-        return [Example(pieces, (), int(of)) for pieces, of in zip(encoded.pieces, encoded.of, strict=True)]
+    def _examples(self, encoded: EncodedRows) -> list[Example]:
+        return [Example(pieces, (), int(of)) for pieces, of in zip(encoded.pieces, encoded.row_indices, strict=True)]
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
         return [{"vector": row} for row in vectors(self.mapping, examples, count, self.device, self._read).tolist()]

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded
+from mapsto.data.encoding import EncodedRows
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
@@ -110,7 +109,8 @@ def evidence(
 def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
     """Empty answers that say where each target is to be read."""
     found: list[Answer | None] = []
-    for target, source in zip(mapping.targets, restores(mapping.arrow), strict=True):
+    for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
+        source = port.restores
         if source is None:
             found.append(target.questions(pieces))
         else:
@@ -119,9 +119,9 @@ def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None,
     return tuple(found)
 
 
-def asking(mapping: Mapping, encoded: Encoded) -> Iterator[Example]:
+def asking(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
     """Examples without answers, each with the number of its row."""
-    for pieces, of in zip(encoded.pieces, encoded.of, strict=True):
+    for pieces, of in zip(encoded.pieces, encoded.row_indices, strict=True):
         yield Example(pieces, questions(mapping, pieces), int(of))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mapsto.data.encoding import Encoded, encode, lie_in_raw
-from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
+from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
@@ -121,19 +121,19 @@ class Predictor:
 
     def _asked(self, part: Table, bound: Arrow) -> Asked:
         mapping = self.mapping
-        rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
+        rows = load_rows(bound, part, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
         where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}
         for fault in rows.faults:
             if fault.row is not None:
                 answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
-            return Asked(answers, rows.rows, [], 0)
-        encoded = encode(bound, rows, mapping.sources, self.longest, self.long, lie_in_raw(mapping.targets))
-        cut = len(encoded.long) if encoded.lost else 0
-        return Asked(answers, rows.rows, self._examples(encoded), cut)
+            return Asked(answers, rows.indices, [], 0)
+        encoded = encode_rows(rows, mapping.sources, self.longest, self.long, need_alignment(mapping.targets))
+        cut = len(encoded.long_rows) if encoded.num_cut else 0
+        return Asked(answers, rows.indices, self._examples(encoded), cut)
 
-    def _examples(self, encoded: Encoded) -> list[Example]:
+    def _examples(self, encoded: EncodedRows) -> list[Example]:
         return list(asking(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:

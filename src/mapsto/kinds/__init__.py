@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Literal
 
 from mapsto.errors import UsageError, near
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -96,7 +96,7 @@ def reading(arrow: Arrow) -> dict[str, type[Source]]:
 
 def answering(arrow: Arrow) -> list[type[Target]]:
     """Return the Target class of each target port of an arrow. Raises UsageError."""
-    return [target(port.kind, of is not None) for port, of in zip(arrow.targets, restores(arrow), strict=True)]
+    return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:

@@ -21,7 +21,7 @@ from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import shown
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -49,7 +49,7 @@ class Mapping(nn.Module):
         self.embedders = nn.ModuleDict({kind: source.embedder(embedded) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
-        small, restored = config.decoder, [source is not None for source in restores(arrow)]
+        small, restored = config.decoder, [port.restores is not None for port in arrow.targets]
         self.decoder: MAEDecoder | None = None
         if small is not None and any(restored):
             places = {kind: source.decoder_positions(small.width) for kind, source in self.sources.items()}

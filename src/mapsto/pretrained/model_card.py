@@ -11,7 +11,6 @@ from typing import Any
 from mapsto import __version__, kinds
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
-from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
 
@@ -90,10 +89,10 @@ def _use(mapping: Mapping) -> list[str]:
     """What goes in and what comes out, and what it was not made for."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
-    for target, restored in zip(mapping.targets, restores(mapping.arrow), strict=True):
+    for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
         if isinstance(target, Classes) and target.exclusive:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
-        elif restored is None:
+        elif port.restores is None:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
@@ -108,9 +107,10 @@ def _use(mapping: Mapping) -> list[str]:
 
 def _told_ahead(mapping: Mapping) -> bool:
     """Whether hidden tokens are told at the place before their own, where nobody else looks for them."""
-    told = zip(mapping.targets, restores(mapping.arrow), strict=True)
+    ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
-        source is not None and isinstance(target, Reconstruction) and target.corruption.ahead for target, source in told
+        port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead
+        for target, port in ports
     )
 
 

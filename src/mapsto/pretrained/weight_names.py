@@ -16,7 +16,6 @@ from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
-from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Reconstruction, has_exclusive_classes
 from mapsto.zoo import Family, Task
 
@@ -32,8 +31,8 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def published_task(mapping: Mapping) -> Task:
     """The task as which the family publishes such a mapping."""
     tasks, alike = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
-    told = zip(mapping.targets, restores(mapping.arrow), strict=True)
-    answered = {target.kind for target, restored in told if target.head_name and (alike or restored is None)}
+    ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
+    answered = {target.kind for target, port in ports if target.head_name and (alike or port.restores is None)}
     return next((task for task in reversed(list(tasks)) if task in answered), "body")
 
 

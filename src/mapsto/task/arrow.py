@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mapsto.errors import UsageError, near
@@ -27,11 +27,18 @@ class ArrowError(UsageError):
 
 @dataclass(frozen=True)
 class Port:
-    """One value of an example: its kind, the column it stands in (None: found when bound), hidden in part or not."""
+    """One value of an example.
+
+    kind: the name of its kind, such as "text".
+    column: the column it is read from; None until the arrow is bound to a table.
+    corrupted: True for a source that `~` hides in part.
+    restores: for a target that reconstructs a corrupted source, the number of that source; set by the arrow.
+    """
 
     kind: str
     column: str | None = None
     corrupted: bool = False
+    restores: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         column = (
@@ -52,6 +59,12 @@ class Arrow:
     targets: tuple[Port, ...]
     symmetric: bool = False
 
+    def __post_init__(self) -> None:
+        # A target reconstructs the corrupted source of its kind and column.
+        numbers = {(port.kind, port.column): i for i, port in enumerate(self.sources) if port.corrupted}
+        targets = tuple(replace(port, restores=numbers.get((port.kind, port.column))) for port in self.targets)
+        object.__setattr__(self, "targets", targets)
+
     def __str__(self) -> str:
         sides = (", ".join(map(str, side)) for side in (self.sources, self.targets) if side)
         return (" <-> " if self.symmetric else " -> ").join(sides)
@@ -65,12 +78,6 @@ class Arrow:
     def body(self) -> Arrow:
         """What is read, none of it hidden, and nothing answered."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
-
-
-def restores(arrow: Arrow) -> list[int | None]:
-    """For each target port of a bound arrow the source port whose hidden tokens it puts back; None for other targets."""
-    hidden = {(port.kind, port.column): i for i, port in enumerate(arrow.sources) if port.corrupted}
-    return [hidden.get((port.kind, port.column)) for port in arrow.targets]
 
 
 def parse(text: str) -> Arrow:

@@ -52,7 +52,7 @@ class SupervisedContrastive(Objective):
 
     def __init__(self, examples: Examples, port: int) -> None:
         assert examples.answers is not None, "a corrupted source has no classes"
-        answers = [answers[port] for answers in examples.answers]
+        answers = [answers[port] for answers in examples.answers.encoded]
         classes = np.array([-1 if answer is None else int(answer.values) for answer in answers])
         self.port = port
         self.rows_by_class = [np.flatnonzero(classes == label) for label in np.unique(classes[classes >= 0])]
