@@ -176,8 +176,8 @@ class Ranks:
             processor_time = time.process_time()
             with suppress(RunError):
                 while not finished.wait(HEARTBEAT_SECONDS):
-                    before, processor_time = processor_time, time.process_time()
-                    if processor_time - before >= MIN_WORK_SHARE * HEARTBEAT_SECONDS:
+                    previous_time, processor_time = processor_time, time.process_time()
+                    if processor_time - previous_time >= MIN_WORK_SHARE * HEARTBEAT_SECONDS:
                         self._exchange_heartbeat(True)
 
         thread = threading.Thread(target=send_heartbeats, daemon=True)

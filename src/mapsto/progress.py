@@ -21,12 +21,12 @@ REDRAW_SECONDS = 0.2
 
 def duration(seconds: float) -> str:
     """Format a duration for people: 8 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{remainder} s"
+    if minutes < 60:
+        return f"{minutes} min {remainder:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Progress:
     def step(self, report: StepReport) -> None:
         """Show how far training is, its speed and the loss of the last step."""
 
-    def rows(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` rows are finished; total: None while unknown. label: a participle such as "explained"."""
+    def rows(self, label: str, count: int, total: int | None) -> None:
+        """Show that `count` of `total` rows are finished.
+
+        label: a participle such as "explained". total: None while it is unknown.
+        """
 
     def close(self) -> None:
         """End an unfinished live line."""
@@ -84,30 +87,30 @@ class Lines(Progress):
         text = f"step {report.step}/{report.last_step}, loss {report.loss:.4f}{speed}"
         self._advance(report.step, report.last_step, report.seconds, text, is_last=report.step == report.last_step)
 
-    def rows(self, label: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
+    def rows(self, label: str, count: int, total: int | None) -> None:
+        clock = time.monotonic()
         if self.origin is None:
-            self.last_shown = now  # nothing is printed about work that takes less than one interval
-        self._advance(done, total, now, f"{label} {done:,}{'' if total is None else f'/{total:,}'} rows")
-        if done == total:
+            self.last_shown = clock  # nothing is printed about work that takes less than one interval
+        self._advance(count, total, clock, f"{label} {count:,}{'' if total is None else f'/{total:,}'} rows")
+        if count == total:
             self._clear()
             self.close()
 
-    def _advance(self, done: int, total: int | None, seconds: float, text: str, is_last: bool = False) -> None:
+    def _advance(self, count: int, total: int | None, seconds: float, text: str, is_last: bool = False) -> None:
         """Show `text` if an interval has passed, with the time that is left, or with the speed where `total` is unknown."""
         if self.origin is None:
-            self.origin = (done, seconds)
-        now = time.monotonic()
-        if now - self.last_shown < self.interval and not is_last:
+            self.origin = (count, seconds)
+        clock = time.monotonic()
+        if clock - self.last_shown < self.interval and not is_last:
             return
-        self.last_shown = now
-        done_since, seconds_since = done - self.origin[0], seconds - self.origin[1]
-        if not done_since:
+        self.last_shown = clock
+        count_since, seconds_since = count - self.origin[0], seconds - self.origin[1]
+        if not count_since:
             self.show(text)
         elif total is None:
-            self.show(f"{text}, {done_since / seconds_since:,.0f} rows/s")
+            self.show(f"{text}, {count_since / seconds_since:,.0f} rows/s")
         else:
-            self.show(f"{text}, {duration((total - done) * seconds_since / done_since)} left")
+            self.show(f"{text}, {duration((total - count) * seconds_since / count_since)} left")
 
     def show(self, text: str) -> None:
         """Print a line about progress."""
@@ -168,11 +171,11 @@ class JsonLines(Progress):
             }
         )
 
-    def rows(self, label: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if done == total or now - self.last_shown >= LOG_SECONDS:
-            self.last_shown = now
-            self._write({label.replace(" ", "_"): done, "rows": total})
+    def rows(self, label: str, count: int, total: int | None) -> None:
+        clock = time.monotonic()
+        if count == total or clock - self.last_shown >= LOG_SECONDS:
+            self.last_shown = clock
+            self._write({label.replace(" ", "_"): count, "rows": total})
 
     def scores(self, scores: Mapping[str, Score]) -> None:
         if scores:

@@ -56,8 +56,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
         try:
             # safetensors refuses tensors that share memory, as a view does with its base.
-            plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-            write_synced(temporary / TENSORS_FILE, safetensors.torch.save(plain))
+            copies = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+            write_synced(temporary / TENSORS_FILE, safetensors.torch.save(copies))
             write_synced(temporary / STATE_FILE, json.dumps(state).encode())
             hashes = {name: hash_file(temporary / name) for name in (TENSORS_FILE, STATE_FILE)}
             write_synced(temporary / HASHES_FILE, seal({"files": hashes}))

@@ -96,7 +96,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and with what a run is carried out; nothing here changes its weights but rounding on another device."""
+    """The surroundings of a run: device, folder, loggers, processes. They change its weights by rounding alone."""
 
     device: torch.device
     # The run's folder; None keeps everything in memory.
@@ -112,7 +112,7 @@ class RunContext:
 
 @dataclass
 class TrainingState:
-    """How far a run is; saved with every checkpoint under these names."""
+    """The progress of a run, saved in every checkpoint under these names."""
 
     step: int = 0  # steps done
     tokens: int = 0  # real tokens read
@@ -289,8 +289,8 @@ class Training:
         self.optimizers.drop_gradients()
         self.state.skipped += 1
         rows = sorted(self.loader.rows_of_step(self.state.step))
-        listed = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
-        text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {listed})"
+        row_list = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
+        text = f"step {self.state.step + 1}: loss or gradient is not finite; no update (examples {row_list})"
         self.logger.note(text)
         if self.state.skipped >= MAX_SKIPPED_STEPS:
             raise RunError(
@@ -320,8 +320,8 @@ class Training:
         self.mapping.train()
         lowest_loss = min((earlier["loss"] for earlier in self.state.watched), default=math.inf)
         self.state.watched.append({"step": self.state.step, **scores})
-        listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.logger.note(f"step {self.state.step}: held out: {listed}")
+        score_list = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.logger.note(f"step {self.state.step}: held out: {score_list}")
         error = scores["error"]
         has_improved = error < self.state.best or scores["loss"] < lowest_loss
         self.state.stale = 0 if has_improved else self.state.stale + 1
@@ -365,9 +365,9 @@ class Training:
         tensors = {}
         for part, named_tensors in zip(CHECKPOINT_PARTS, parts, strict=True):
             for name, tensor in named_tensors.items():
-                whole = self.layout.gather(tensor.detach())  # by all processes together
+                gathered_tensor = self.layout.gather(tensor.detach())  # by all processes together
                 if self.ranks.is_main:
-                    tensors[f"{part}/{name}"] = whole.cpu()
+                    tensors[f"{part}/{name}"] = gathered_tensor.cpu()
         folder = checkpoint_folder(self.folder, self.state.step)
         self.ranks.run_on_main(lambda: save_checkpoint(folder, tensors, asdict(self.state)))
         if self.ranks.is_main:

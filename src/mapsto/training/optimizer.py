@@ -86,15 +86,15 @@ class Optimizers:
         adamw_groups: list[dict[str, Any]] = []
         muon_groups: list[dict[str, Any]] = []
         for factor in sorted(set(factors.values())):
-            named = [(name, parameter) for name, parameter in trained.items() if factors[name] == factor]
-            matrices = [p for name, p in named if kind == "muon" and p.ndim == 2 and ".blocks." in name]
+            members = [(name, parameter) for name, parameter in trained.items() if factors[name] == factor]
+            matrices = [p for name, p in members if kind == "muon" and p.ndim == 2 and ".blocks." in name]
             matrix_ids = {id(p) for p in matrices}
-            others = [p for _, p in named if id(p) not in matrix_ids]
+            adamw_weights = [p for _, p in members if id(p) not in matrix_ids]
             peak = adamw_rate * factor
             adamw_groups += [
-                {"params": [p for p in others if p.ndim >= 2], "weight_decay": WEIGHT_DECAY[kind], "peak": peak},
+                {"params": [p for p in adamw_weights if p.ndim >= 2], "weight_decay": WEIGHT_DECAY[kind], "peak": peak},
                 # Norms and biases do not decay.
-                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "peak": peak},
+                {"params": [p for p in adamw_weights if p.ndim < 2], "weight_decay": 0.0, "peak": peak},
             ]
             muon_groups += [{"params": matrices, "peak": rate * factor}]
         self.optimizers: list[torch.optim.Optimizer] = []

@@ -66,8 +66,8 @@ def _squared_distance(scores: Tensor, label: float) -> Tensor:
 
 def _random_crop(image: Tensor, size: torch.Size) -> Tensor:
     """Crop an image (3, h, w) to `size` at random, by torch's generator; a smaller image is padded by repeating its edge."""
-    margins = [max(0, whole - side) for whole, side in zip(image.shape[1:], size, strict=True)]
-    top, left = (int(torch.randint(margin + 1, ())) for margin in margins)
-    crop = image[:, top : top + size[0], left : left + size[1]]
+    margins = [max(0, length - side) for length, side in zip(image.shape[1:], size, strict=True)]
+    y, x = (int(torch.randint(margin + 1, ())) for margin in margins)
+    crop = image[:, y : y + size[0], x : x + size[1]]
     padding = (0, size[1] - crop.shape[2], 0, size[0] - crop.shape[1])
     return nn.functional.pad(crop, padding, mode="replicate")

@@ -73,11 +73,13 @@ class SupervisedContrastive(Objective):
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
         """Compute the vectors of all rows of a step, where they fill several batches."""
         device = next(mapping.parameters()).device
-        moved = [batch.to(device) for batch in batches]
+        device_batches = [batch.to(device) for batch in batches]
         with torch.no_grad():
-            vectors = torch.cat([self._vectors(mapping, batch) for batch in moved]) if len(moved) > 1 else None
-        classes = torch.cat([self._readout(batch).values for batch in moved])
-        self.step = ComparedRows(np.concatenate([batch.rows for batch in moved]), classes, vectors)
+            vectors = None
+            if len(device_batches) > 1:
+                vectors = torch.cat([self._vectors(mapping, batch) for batch in device_batches])
+        classes = torch.cat([self._readout(batch).values for batch in device_batches])
+        self.step = ComparedRows(np.concatenate([batch.rows for batch in device_batches]), classes, vectors)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
         """Return the loss of the batch's rows, with the gradient of the loss of all rows of the step."""
