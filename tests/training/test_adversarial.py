@@ -50,8 +50,8 @@ def test_neither_side_moves_the_other() -> None:
 @pytest.mark.parametrize(
     ("arrow", "given", "said"),
     [
-        ("image -> label", {"adversarial": 0.1}, "make one picture"),
-        ("~image:image -> image", {"adversarial": 0.1}, "make one picture"),
+        ("image -> label", {"adversarial": 0.1}, "predict one image"),
+        ("~image:image -> image", {"adversarial": 0.1}, "predict one image"),
         ("image:image -> clean:image", {"adversarial": -1.0}, "at least 0"),
     ],
 )

@@ -121,7 +121,7 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
         ("image:image -> clean:image", {"style": "x.png", "features": "f"}, "needs no pairs"),
         ("image -> label", {"style": "x.png", "features": "f"}, "needs no pairs"),
         ("~image:image -> image", {"style": "x.png", "features": "f"}, "needs no pairs"),
-        ("image -> label", {"adversarial": 0.1}, "make one picture"),
+        ("image -> label", {"adversarial": 0.1}, "predict one image"),
     ],
 )
 def test_what_cannot_be_judged(arrow: str, given: dict[str, Any], said: str) -> None:

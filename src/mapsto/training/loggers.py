@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mapsto import files
 from mapsto.errors import UsageError
@@ -93,7 +93,7 @@ class MetricsFile(Logger):
         records = [record for record in read_metrics(self.run, self.say) if record["step"] <= step]
         files.write_atomic(self.path, b"".join(map(_encode_line, records)))
         # Unbuffered: with a buffer, a line that did not fit on a full disk would be written again, and fail, on close.
-        self.stream = cast(FileIO, self.path.open("ab", buffering=0))
+        self.stream = self.path.open("ab", buffering=0)
 
     def step(self, report: StepReport) -> None:
         """Append a line. Raises RunError when it cannot be written."""

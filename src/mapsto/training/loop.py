@@ -361,7 +361,12 @@ class Training:
         """Write a checkpoint of everything that a run needs to go on, and delete older ones."""
         if self.folder is None:
             return
-        parts = (dict(self.mapping.named_parameters()), self.optimizers.tensors(), self.average, self.best)
+        parts: tuple[dict[str, Tensor], ...] = (
+            dict(self.mapping.named_parameters()),
+            self.optimizers.tensors(),
+            self.average,
+            self.best,
+        )
         tensors = {}
         for part, named_tensors in zip(CHECKPOINT_PARTS, parts, strict=True):
             for name, tensor in named_tensors.items():

@@ -18,6 +18,7 @@ from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
+from mapsto.task.capabilities import Augmentable, require
 from mapsto.training.objectives import Objective, remove_targets, require_one_source
 from mapsto.training.objectives.supervised_contrastive import contrastive_loss
 
@@ -36,10 +37,10 @@ class SimCLR(Objective):
     num_views = 2
 
     def __init__(self, mapping: Mapping, augment: str) -> None:
-        source = mapping.sources[require_one_source(mapping, "simclr")]
+        source = require(mapping.sources[require_one_source(mapping, "simclr")], Augmentable, "augmented")
         if augment == "none":
             raise UsageError("--objective simclr compares two views of a value, and with --augment none they are equal")
-        self.augment = source.augmented[-1] if augment == "auto" else augment
+        self.augment = source.augmentations[-1] if augment == "auto" else augment
         device = next(mapping.parameters()).device
         mapping.projection = projection_head(mapping.config.pooled_width).to(device)
 
