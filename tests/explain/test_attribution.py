@@ -166,7 +166,7 @@ def test_leaving_out_is_reading_what_is_left(clf: Path) -> None:
     (example,) = ours.examples(ours.read(read_table([{"text": "old river winter"}])))
     parts = split_parts(example)
     assert len(parts) == 3
-    left = ours.without(example, [parts[1]])
+    left = ours.remove_parts(example, [parts[1]])
     (spelt,) = ours.examples(ours.read(read_table([{"text": "old winter"}])))
     assert np.array_equal(left.pieces[0].tokens, spelt.pieces[0].tokens)
     assert np.array_equal(left.pieces[0].positions, spelt.pieces[0].positions)

@@ -279,9 +279,10 @@ def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> lis
 
 def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: list[Difference]) -> list[str]:
     """Say what each start gains over random weights and over the linear baseline, and what is best by number of labels."""
-    trained = [candidate for candidate in design.candidates if candidate.start is None]
-    scratch = next((each.name for each in trained if each.method not in (CONSTANT, CLASSICAL)), None)
-    classical = next((each.name for each in trained if each.method == CLASSICAL), None)
+    references = {candidate.method: candidate.name for candidate in design.candidates if candidate.start is None}
+    classical = references.pop(CLASSICAL, None)
+    references.pop(CONSTANT, None)
+    scratch = next(iter(references.values()), None)
     starts = dict.fromkeys(candidate.start for candidate in design.candidates if candidate.start is not None)
     lines = []
     for reference in filter(None, (scratch, classical)):

@@ -154,7 +154,7 @@ class Design:
             for num_labels in self.label_counts
             for seed in self.seeds
             for candidate in self.candidates
-            if candidate.method != "contrast" or all(self._can_contrast(num_labels, other) for other in self.seeds)
+            if candidate.method != "contrast" or all(self._can_contrast(num_labels, draw) for draw in self.seeds)
         ]
 
     def training_rows(self, num_labels: int, seed: int) -> Rows:

@@ -233,8 +233,8 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
     for name, point in lasts.items():
         results = _results(experiment, name, point.num_labels)
         calibrations = [_predictions(experiment.design, result).calibration() for result in results]
-        if known := [calibration for calibration in calibrations if calibration is not None]:
-            confidence, correctness = (np.concatenate(part) for part in zip(*known, strict=True))
+        if pairs := [calibration for calibration in calibrations if calibration is not None]:
+            confidence, correctness = (np.concatenate(part) for part in zip(*pairs, strict=True))
             models.append((name, confidence, correctness))
         rows.append([name, f"{point.num_labels:,}", *(_format_metric(point, metric) for metric in metrics)])
     caption = "Other metrics, with the most labels; mean (95 % interval over draws)"

@@ -112,7 +112,7 @@ def run_comparison(
             results = _load_results(design, out, progress)
         _say_plan(design, len(results), progress)
         remaining = [fit for fit in design.fits if fit not in results]
-        began = time.monotonic()
+        start_time = time.monotonic()
         stack.enter_context(_explain_interruption(results, out))
         jobs = jobs or max(1, (os.cpu_count() or 1) // THREADS_PER_JOB)
         for fit, result in stack.enter_context(_run_fits(design, remaining, jobs)):
@@ -121,7 +121,7 @@ def run_comparison(
                 _save_result(out, fit, result)
             score = f"{design.metric} {100 * float(result.item_scores[TEST].mean()):.1f} %"
             name = f"{fit.candidate.name}, {fit.num_labels:,} labels, seed {fit.seed}"
-            total = duration(time.monotonic() - began)
+            total = duration(time.monotonic() - start_time)
             count = f"{len(results)}/{len(design.fits)}"
             progress.say(f"{count}  {name}: {score}, {duration(result.seconds)} ({total} in all)")
     return Experiment(design, {fit: results[fit] for fit in design.fits}, facts)
@@ -207,16 +207,16 @@ class _TokenCounter(Progress):
 def run_fit(design: Design, fit: Fit) -> FitResult:
     """Run one fit, and score it on every test set."""
     _reset_peak_memory()
-    counter, began = _TokenCounter(), time.monotonic()
+    counter, start_time = _TokenCounter(), time.monotonic()
     rows = design.training_rows(fit.num_labels, fit.seed)
     mapping: Mapping | None = None
     device = choose_device(design.options.device)
     if fit.candidate.method in (CONSTANT, CLASSICAL):
         target, predict = fit_baseline(design, rows, fit)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
     else:
         mapping = _fit_model(design, fit, rows, counter)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
         target, predict = _model_predict(design, mapping)
     outputs = {name: predict(test_rows) for name, test_rows in design.test_sets.items()}
     parts: dict[int, list[Attribution]] = {}
@@ -320,9 +320,9 @@ def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
         saved = files.read_sealed(out / PLAN_FILE)
     except CheckpointError as error:
         raise UsageError(f"{error}; start anew with --overwrite") from error
-    if different := sorted(name for name in facts if saved.get(name) != facts[name]):
+    if mismatches := sorted(name for name in facts if saved.get(name) != facts[name]):
         raise UsageError(
-            f"{out} holds a comparison with other {', '.join(map(_fact_name, different))}; choose another --out, or add "
+            f"{out} holds a comparison with other {', '.join(map(_fact_name, mismatches))}; choose another --out, or add "
             "--overwrite"
         )
 

@@ -48,7 +48,7 @@ SIGNIFICANCE_LEVEL = 0.05
 
 # With 5 % of the labels of SST-2 flipped, 63 % of the first 20 listed were flipped ones with a model of 84 % accuracy, 33 % with
 # one of 70 %.
-LABEL_ISSUES_CAVEAT = "unless the model is: the weaker it is, the more of these are its own mistakes"
+LABEL_ISSUES_CAVEAT = "the weaker the model, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class ErrorAnalysis:
                 lines.append(f"  confidence from {point.threshold_text}: {coverage}, {point.score.percent}")
         case_lists = (
             ("most confident mistakes", self.mistakes),
-            (f"labels that may be wrong, {LABEL_ISSUES_CAVEAT}", self.label_issues or []),
+            (f"labels that may be wrong ({LABEL_ISSUES_CAVEAT})", self.label_issues or []),
         )
         for title, cases in case_lists:
             if cases:
@@ -304,14 +304,14 @@ def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
         yield f"{name} {'from' if index == 0 else 'above'} {low:,g} to {high:,g}", is_inside
 
 
-def _p_value(inside: Floats, outside: Floats) -> float:
+def _p_value(scores: Floats, rest_scores: Floats) -> float:
     """Return the two-sided p-value of a difference: Fisher's exact test for right and wrong, else Welch's t-test."""
     from scipy import stats  # a second to import
 
-    if set(np.unique(np.concatenate([inside, outside]))) <= {0.0, 1.0}:
-        table = [[int(part.sum()), len(part) - int(part.sum())] for part in (inside, outside)]
+    if set(np.unique(np.concatenate([scores, rest_scores]))) <= {0.0, 1.0}:
+        table = [[int(part.sum()), len(part) - int(part.sum())] for part in (scores, rest_scores)]
         return float(stats.fisher_exact(table)[1])
-    return float(np.nan_to_num(stats.ttest_ind(inside, outside, equal_var=False).pvalue, nan=1.0))
+    return float(np.nan_to_num(stats.ttest_ind(scores, rest_scores, equal_var=False).pvalue, nan=1.0))
 
 
 def _confident_mistakes(predictions: Predictions) -> Ints:

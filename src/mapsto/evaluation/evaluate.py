@@ -89,8 +89,8 @@ class Evaluation:
         """Return the scores, the confusion and the notes as JSON, without predictions and samples."""
         names = ("scores", "baseline", "confusion", "notes")
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
-        plain: dict[str, Any] = to_json(record)
-        return plain
+        json_record: dict[str, Any] = to_json(record)
+        return json_record
 
 
 def evaluate(

@@ -59,7 +59,7 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
         for case in analysis.mistakes
     ]
     further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
-    caveat = [f"Labels marked by confident learning may be wrong, {LABEL_ISSUES_CAVEAT}."]
+    caveat = [f"Confident learning doubts the labels that may be wrong; {LABEL_ISSUES_CAVEAT}."]
     legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])
     sections = [
         ("Most frequent confusions", [], _confusion_table(predictions, f"By frequency{caption}")),

@@ -255,7 +255,7 @@ class Explainer:
     def _occlusion(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
         """Return by how much the score falls when each part is removed."""
         removals = [(index, part) for index, example in enumerate(examples) for part in split_parts(example)]
-        outputs_without = self.outputs([self.without(examples[index], [part]) for index, part in removals])
+        outputs_without = self.outputs([self.remove_parts(examples[index], [part]) for index, part in removals])
         indices = torch.tensor([index for index, _ in removals])
         scores = self.answer_scores(outputs, outputs)[indices.numpy()]
         drops = scores - self.answer_scores(outputs_without, outputs[indices])
@@ -272,7 +272,7 @@ class Explainer:
             example.row,
         )
 
-    def without(self, example: Example, parts: Sequence[Ints]) -> Example:
+    def remove_parts(self, example: Example, parts: Sequence[Ints]) -> Example:
         """Return the example as if some of its parts, as from `split_parts`, had not stood in it."""
         removed = np.concatenate([np.zeros(0, np.int64), *parts])
         pieces, first = [], 0

@@ -128,9 +128,9 @@ def _scores_without_parts(
         part_weights = np.array([token_weights[tokens].sum() for tokens in parts])
         for order in _deletion_orders(part_weights, seed, index):
             for share in DELETED_SHARES:
-                reduced.append(explainer.without(example, [parts[i] for i in order[: _count(len(parts), share)]]))
+                reduced.append(explainer.remove_parts(example, [parts[i] for i in order[: _count(len(parts), share)]]))
             for share in RETAINED_SHARES:
-                reduced.append(explainer.without(example, [parts[i] for i in order[_count(len(parts), share) :]]))
+                reduced.append(explainer.remove_parts(example, [parts[i] for i in order[_count(len(parts), share) :]]))
     reduced_outputs = explainer.outputs(reduced)
     num_reductions = len(ORDERS) * (len(DELETED_SHARES) + len(RETAINED_SHARES))
     indices = torch.arange(len(examples)).repeat_interleave(num_reductions)
