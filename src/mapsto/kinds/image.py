@@ -1,7 +1,7 @@
-"""image: a picture, read as square patches.
+"""image: an image in a cell, read as square patches; and, as an answer, hidden patches or an image made from another.
 
-picture.py says what a picture in a cell is, picture_answers.py what pictures are as answers, and patched.py what is the same of
-videos.
+vision/image_value.py says what a cell may hold, vision/patch_source.py how a value becomes tokens, vision/image_targets.py what
+images are as answers.
 Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -29,36 +29,41 @@ from mapsto.sequence.piece import Alignment, Ints, Part, Piece
 from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.text.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
-from mapsto.vision.features import ROUNDED, counting, disturbed, strongest
+from mapsto.vision.features import COORDINATE_DECIMALS, histogram_extractor, perturb_image, strongest_waves
 from mapsto.vision.image_targets import ImageTarget, PictureTarget
-from mapsto.vision.image_value import THUMBNAIL, Picture
-from mapsto.vision.patch_embedding import MOST_SIDE, PatchConfig, PatchEmbedder, PatchPlaces, PictureEmbedder, select
+from mapsto.vision.image_value import THUMBNAIL, ImageValue
+from mapsto.vision.patch_embedding import (
+    MAX_GRID_SIDE,
+    ConvolutionEmbedder,
+    PatchConfig,
+    PatchEmbedder,
+    PatchPositions,
+    select_tokens,
+)
 from mapsto.vision.patch_source import (
-    ALL,
-    CONFIG,
-    LARGEST_READ,
-    NORMED,
-    PROCESSOR,
-    PatchedSource,
+    CONFIG_FILE,
+    MAX_PUBLISHED_PATCH,
+    NORM_PIX_LOSS,
+    PROCESSOR_FILE,
+    STANDARDISED,
+    PatchSource,
     PixelScale,
+    choose_resizer,
+    evenly_spaced,
     grid_neighbours,
-    normal,
-    shaded,
-    small,
-    spread,
-    twice,
-    usual_frame,
+    pixel_statistics,
 )
 from mapsto.vision.pixels import Pixels
-from mapsto.vision.resize import Frame
+from mapsto.vision.resize import Resizer
 
-PLACED = ("[CLS]", "[distillation]")
+# The names of the special tokens that have position embeddings.
+PLACED_NAMES = ("[CLS]", "[distillation]")
 
+# The scale of predicted pixels with `norm_pix_loss` (MAE).
+NORM_PIX_SCALE = PixelScale(within="patch")
 
-OWN = PixelScale(own="patch")  # with `norm_pix_loss` (MAE)
-
-
-AXES = {  # of weights
+# The axes of an embedder's weights.
+WEIGHT_AXES = {
     "position_embeddings": 3,
     "projection.weight": 4,
     "cls_token": 3,
@@ -67,33 +72,42 @@ AXES = {  # of weights
     "later_positions": 4,
 }
 
+# The most queries that a token's type, one byte, can number beside the special tokens.
+MAX_QUERIES = 200
 
-MOST_QUERIES = 200  # what a byte can tell apart, beside the tokens in front
+# Of new models: the most pixels to a side, and how many training images the mean and the deviation of pixels are taken from.
+MAX_SIZE, STATISTICS_SAMPLE = 224, 500
+
+# How `outline` draws the boxes of labels and of predictions.
+LABEL_STROKE = 'stroke="rgb(var(--for))" stroke-dasharray="6 4"'
+PREDICTION_STROKE = 'stroke="rgb(var(--against))"'
 
 
-LARGEST_SIDE, SEEN = 224, 500
+class ImageSource(PatchSource, Spatial):
+    """A source of images that are cut into patches.
 
-
-class ImageSource(PatchedSource, Spatial):
-    """Pictures cut into patches. table: rows and columns of the grid that positions were learnt on. placed: tokens in front that
-    have a place in the table of positions. registers: those behind them, that have none. masked: whether hidden patches have a
-    vector of their own; else they look grey. bias: whether something is added to what is made of the pixels of a patch. front:
-    the network that reads whole pictures; then a patch is what one cell of its last grid stands for, nothing can be hidden, and
-    no token stands in front. queries: learnt tokens behind the patches. layer_positions: layers that add the positions again."""
+    table: rows and columns of the grid that position embeddings were learnt on.
+    registers: special tokens without a position embedding, behind the `placed` ones, which have one.
+    masked: whether hidden patches have a learnt vector; else they look grey.
+    bias: whether the linear map of a patch's pixels has a bias.
+    front: the convolutional network that embeds whole images, if any; then a patch is what one cell of its last grid stands
+        for, nothing can be hidden, and there are no special tokens.
+    queries: learnt tokens behind the patches. layer_positions: layers that add position embeddings of their own.
+    """
 
     kind = "image"
     family = "dinov2"
     feature_name = "colours and edges"
     size_unit = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
-    suffixes = image_io.SUFFIXES
-    defaults = replace(PatchedSource.defaults, rows_at_once=32, near_duplicate_threshold=0.8)
-    # Things in a mosaic are smaller than in pictures, so that half of the rows are left as they are.
-    mixtures: ClassVar[Mapping[str, Mixture]] = {**PatchedSource.mixtures, "mosaic": Mixture(4, "placed", 0.5)}
+    suffixes = image_io.IMAGE_SUFFIXES
+    defaults = replace(PatchSource.defaults, rows_at_once=32, near_duplicate_threshold=0.8)
+    # Objects in a mosaic are smaller than in images, so that half of the rows are left as they are.
+    mixtures: ClassVar[Mapping[str, Mixture]] = {**PatchSource.mixtures, "mosaic": Mixture(4, "placed", 0.5)}
 
     def __init__(
         self,
-        frame: Frame,
+        resizer: Resizer,
         mean: Sequence[float],
         std: Sequence[float],
         table: tuple[int, int] | None = None,
@@ -101,242 +115,249 @@ class ImageSource(PatchedSource, Spatial):
         masked: bool = True,
         placed: int = 1,
         bias: bool = True,
-        scale: PixelScale = ALL,
+        scale: PixelScale = STANDARDISED,
         front: ConvolutionConfig | None = None,
         queries: int = 0,
         layer_positions: int = 0,
     ) -> None:
-        super().__init__(frame, mean, std, table, scale)
+        super().__init__(resizer, mean, std, table, scale)
         self.registers, self.masked, self.placed, self.bias = registers, masked, placed, bias
         self.front, self.queries, self.layer_positions = front, queries, layer_positions
 
     def __str__(self) -> str:
-        p, side = self.frame.patch, self.frame.size
+        p, side = self.resizer.patch, self.resizer.size
         if self.front is not None:
             return f"pictures up to {side} × {side} pixels, read by {self.front}"
         return f"patches of {p} × {p} pixels, of pictures up to {side} × {side}"
 
     @property
     def leading(self) -> int:
-        """Tokens before the patches."""
+        """Return the number of special tokens in front of the patches."""
         return self.placed + self.registers
 
     @property
     def trailing(self) -> int:
-        """Learnt queries behind the patches."""
+        """Return the number of learnt queries behind the patches."""
         return self.queries
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the largest picture."""
-        return self.leading + max(self.frame.largest, math.prod(self.table)) + self.queries
+        """Return the number of tokens of the largest image."""
+        return self.leading + max(self.resizer.max_patches, math.prod(self.table)) + self.queries
 
     @classmethod
-    def new(cls, values: Sequence[Picture], size: int | None = None, share: float = 1.0) -> Self:
-        """Patches so large that a usual picture has about 8 × 8 of them, 16 pixels at most; pictures of up to 224 pixels."""
+    def new(cls, values: Sequence[ImageValue], size: int | None = None, share: float = 1.0) -> Self:
+        """Return a source of patches of at most 16 pixels, about 8 × 8 in a usual image, and images of at most 224 pixels."""
         if size is not None:
             raise UsageError("--vocabulary is for text; pictures have none")
         if not values:
             raise DataError("there is no picture to learn the size of pictures from")
-        frame = usual_frame([max(value.height, value.width) for value in values], LARGEST_SIDE)
-        return cls(frame, *normal(value.pixels for value in spread(values, SEEN)))
+        resizer = choose_resizer([max(value.height, value.width) for value in values], MAX_SIZE)
+        return cls(resizer, *pixel_statistics(value.pixels for value in evenly_spaced(values, STATISTICS_SAMPLE)))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """The source that its settings, and the weights of the patches or the network in front, describe."""
-        said = files.read_json(folder / PROCESSOR)
+        """Return the source that a folder's settings, and the weights of its patches or its network in front, describe."""
+        processor = files.read_json(folder / PROCESSOR_FILE)
         if front is None:
-            patch, told = _patches(folder, weights)
+            patch, arguments = _read_patches(folder, weights)
         else:
-            patch, told = front.stride, {"placed": 0, "masked": False, "front": front}
-        if patch > LARGEST_READ or told["placed"] > len(PLACED) or told.get("queries", 0) > MOST_QUERIES:
+            patch, arguments = front.stride, {"placed": 0, "masked": False, "front": front}
+        too_large = patch > MAX_PUBLISHED_PATCH or arguments["placed"] > len(PLACED_NAMES)
+        if too_large or arguments.get("queries", 0) > MAX_QUERIES:
             raise CheckpointError(
-                f"{folder}: patches of {patch} pixels behind {told['placed']} tokens are not supported, nor more than "
-                f"{MOST_QUERIES} queries"
+                f"{folder}: patches of {patch} pixels behind {arguments['placed']} tokens are not supported, nor more than "
+                f"{MAX_QUERIES} queries"
             )
         try:
-            frame = preprocessor_config.frame_of(said, patch)
-            if front is not None and frame.size % patch:
-                raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {frame.size}")
-            return cls(frame, *preprocessor_config.normal_of(said), **told)
+            resizer = preprocessor_config.read_resizer(processor, patch)
+            if front is not None and resizer.size % patch:
+                raise ValueError(f"pictures must be of whole cells of {patch} pixels, not {resizer.size}")
+            return cls(resizer, *preprocessor_config.read_normalisation(processor), **arguments)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare pictures: {error!r}") from error
+            raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """preprocessor_config.json; the sizes that a config repeats."""
-        frame, said = self.frame, preprocessor_config.written(self.frame, self.mean, self.std)
-        files.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
+        """Write preprocessor_config.json; return the sizes that config.json repeats."""
+        resizer, processor = self.resizer, preprocessor_config.to_config(self.resizer, self.mean, self.std)
+        files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         rows, columns = self.table
-        side = frame.size if (frame.side, frame.side) == self.table else rows * frame.patch
-        both = [rows * frame.patch, columns * frame.patch]
-        square = rows == columns and not self.queries  # families with queries want both sides
-        sizes: dict[str, Any] = {"image_size": side if square else both, "num_channels": 3}
-        sizes |= {NORMED: True} if self.scale == OWN else {}
-        return sizes if self.front is not None else {**sizes, "patch_size": frame.patch}
+        side = resizer.patches_per_side
+        size = resizer.size if (side, side) == self.table else rows * resizer.patch
+        both_sides = [rows * resizer.patch, columns * resizer.patch]
+        is_square = rows == columns and not self.queries  # families with queries want both sides
+        sizes: dict[str, Any] = {"image_size": size if is_square else both_sides, "num_channels": 3}
+        sizes |= {NORM_PIX_LOSS: True} if self.scale == NORM_PIX_SCALE else {}
+        return sizes if self.front is not None else {**sizes, "patch_size": resizer.patch}
 
-    samples = staticmethod(image_value.samples)
-    fits = staticmethod(image_value.fits)
-    read = staticmethod(image_value.read)
+    samples = staticmethod(image_value.sample_images)
+    fits = staticmethod(image_value.fits_images)
+    read = staticmethod(image_value.read_image)
 
     @classmethod
-    def sketch(cls, value: Picture) -> Hashes:
-        """Of its strongest waves."""
-        return hashes(strongest(value.small).astype(np.uint64))
+    def sketch(cls, value: ImageValue) -> Hashes:
+        """Return hashes of the image's strongest waves."""
+        return hashes(strongest_waves(value.thumbnail).astype(np.uint64))
 
     @staticmethod
-    def size(value: Picture) -> float:
-        """How many pixels there are."""
+    def size(value: ImageValue) -> float:
+        """Return the number of pixels."""
         return value.height * value.width
 
-    def _framed(self, value: Picture) -> tuple[Pixels, NDArray[np.float64]]:
-        return self.frame.framed(value.pixels)
+    def _resize(self, value: ImageValue) -> tuple[Pixels, NDArray[np.float64]]:
+        return self.resizer.resize(value.pixels)
 
     @staticmethod
-    def _whole(value: Picture) -> tuple[float, ...]:
+    def _raw_size(value: ImageValue) -> tuple[float, ...]:
         return value.height, value.width
 
-    _varied = staticmethod(augmentation.varied)
+    _augment_pixels = staticmethod(augmentation.augment_image)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
-        """As of all patches, or four side by side ("mosaic")."""
+        """Return two images blended or pasted, or four side by side ("mosaic")."""
         if how != "mosaic":
             return super().mix(pieces, rng, how)
-        mixed, places = mixup.mosaic(list(map(self.joined, pieces)), self.frame.patch, rng)
-        whole = self._shown(pieces[0], mixed)
-        return whole, [self._placed(whole, piece, place) for piece, place in zip(pieces, places, strict=True)]
+        mixed, tiles = mixup.make_mosaic(list(map(self.to_pixels, pieces)), self.resizer.patch, rng)
+        mosaic = self._with_pixels(pieces[0], mixed)
+        return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
 
-    def _placed(self, whole: Piece, piece: Piece, place: mixup.Place | None) -> Part:
-        """What a mosaic has of the picture of `piece`."""
-        if place is None:
+    def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> Part:
+        """Return the part of a mosaic that shows the image of `piece`."""
+        if tile is None:
             return Part(0.0)
-        inside = ((whole.positions >= place.begin) & (whole.positions < place.end)).all(1) & ~whole.special
-        part = select(whole, np.flatnonzero(inside))
+        inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
+        part = select_tokens(mosaic, np.flatnonzero(inside))
         if piece.alignment is not None:
-            part = replace(part, alignment=Alignment(self._regions(piece, part.positions, place.origin)))
-        return Part(len(part) / int((~whole.special).sum()), part)
+            part = replace(part, alignment=Alignment(self._raw_regions(piece, part.positions, tile.origin)))
+        return Part(len(part) / int((~mosaic.special).sum()), part)
 
     def require_parts(self) -> None:
-        """Raise UsageError where pictures are read whole."""
+        """Raise UsageError where a network reads images whole."""
         if self.front is not None:
             raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
-        """A linear map of the pixels, and where the patch stands; or the network that reads whole pictures."""
+        """Return a linear map of patches with position embeddings, or the network that embeds whole images."""
         config = PatchConfig(
-            self.frame.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias, self.queries,
-            self.layer_positions,
+            self.resizer.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias,
+            self.queries, self.layer_positions,
         )  # fmt: skip
-        return PatchEmbedder(config, width) if self.front is None else PictureEmbedder(config, self.front)
+        return PatchEmbedder(config, width) if self.front is None else ConvolutionEmbedder(config, self.front)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Sines and cosines of row and column, zero for the frame, as MAE has them."""
-        return PatchPlaces(self.table, width)
+        """Return sines and cosines of row and column, zero for special tokens (MAE)."""
+        return PatchPositions(self.table, width)
 
-    def mask_region(self, piece: Piece, value: Picture, mask: object) -> tuple[Piece, Ints]:
-        """The patches hidden in which a pixel of the mask is not black; it is a picture of the same size, or an array (h, w)."""
+    def mask_region(self, piece: Piece, value: ImageValue, mask: object) -> tuple[Piece, Ints]:
+        """Return the piece with the patches hidden in which any pixel of the mask is not black, and their indices.
+
+        mask: an image of the same size, or an array (h, w). Raises BadCell, UsageError.
+        """
         self.require_parts()
-        marked, size = image_value.marked_by(mask), (value.height, value.width)
+        marked, size = image_value.read_mask(mask), (value.height, value.width)
         if marked.shape != size:
-            wide, high = marked.shape[1], marked.shape[0]
-            raise BadCell(f"it has {wide} × {high} pixels, and the picture {value.width} × {value.height}")
+            height, width = marked.shape
+            raise BadCell(f"it has {width} × {height} pixels, and the picture {value.width} × {value.height}")
         assert piece.alignment is not None
-        before = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and to the left
-        regions = piece.alignment.regions.round(ROUNDED)
+        # Sums over rectangles come from sums over everything above and to the left of each pixel.
+        sums = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        regions = piece.alignment.regions.round(COORDINATE_DECIMALS)
         top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
         bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T
-        inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
-        hidden = np.flatnonzero((inside > 0) & ~piece.special)
+        num_marked = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        hidden = np.flatnonzero((num_marked > 0) & ~piece.special)
         if not len(hidden):
             raise BadCell(
                 "it marks nothing of what is read of the picture: what is to be filled in is white, the rest black"
             )
-        return self._hidden(piece, hidden), hidden
+        return self._hide(piece, hidden), hidden
 
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """The patches, or cells of a network, about each place of a grid, two along each axis."""
-        patches, shares = grid_neighbours(self.grid(piece), counts)
-        return np.flatnonzero(~piece.special)[patches], shares
+        """Return the four patches, or cells of a network, around each place of a grid, and their bilinear weights."""
+        patches, weights = grid_neighbours(self.grid(piece), counts)
+        return np.flatnonzero(~piece.special)[patches], weights
 
-    def _framing(self) -> list[str]:
+    def _special_names(self) -> list[str]:
         registers, queries = (
-            [f"[{what} {i + 1}]" for i in range(n)]
-            for what, n in (("register", self.registers), ("query", self.queries))
+            [f"[{name} {i + 1}]" for i in range(count)]
+            for name, count in (("register", self.registers), ("query", self.queries))
         )
-        return [*PLACED[: self.placed], *registers, *queries]
+        return [*PLACED_NAMES[: self.placed], *registers, *queries]
 
     def without(self, piece: Piece, tokens: Ints) -> Piece:
-        """The other patches, each where it stood; where pictures are read whole, these in the colour of the mean."""
+        """Return the piece of the other patches; where a network reads images whole, with these in the mean colour."""
         if self.front is not None:
-            return self._painted(piece, np.isin(np.arange(len(piece)), tokens))
+            return self._fill_with_mean(piece, np.isin(np.arange(len(piece)), tokens))
         return super().without(piece, tokens)
 
     @staticmethod
-    def excerpt(value: Picture, region: Any) -> str:
-        """Which pixels it holds."""
+    def excerpt(value: ImageValue, region: Any) -> str:
+        """Return the pixel coordinates of a region."""
         (top, bottom), (left, right) = region
         return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
-    def highlight(cls, value: Picture, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """The picture, and beside it with its parts in the colour of what they speak for, the stronger the more."""
+    def highlight(cls, value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
+        """Return the image as HTML, and beside it the image under shaded regions."""
         if not regions:
-            return small(value.pixels, THUMBNAIL, "a picture")
-        return " ".join(twice(value.pixels, THUMBNAIL, "a picture", map(shaded, regions, shades)))
+            return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
+        return " ".join(
+            image_io.svg_pair(value.pixels, THUMBNAIL, "a picture", map(image_io.svg_shade, regions, shades))
+        )
 
     @classmethod
-    def outline(cls, value: Picture, marks: Sequence[Mark]) -> str:
-        """The picture with a frame about each region, named where a pointer rests on it."""
-        found = []
+    def outline(cls, value: ImageValue, marks: Sequence[Mark]) -> str:
+        """Return the image as HTML with a box around each mark's region and its text as a tooltip."""
+        shapes = []
         for mark in marks:
             (top, bottom), (left, right) = mark.region
-            look = (
-                'stroke="rgb(var(--for))" stroke-dasharray="6 4"' if mark.from_label else 'stroke="rgb(var(--against))"'
-            )
-            found.append(
+            stroke = LABEL_STROKE if mark.from_label else PREDICTION_STROKE
+            shapes.append(
                 f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" fill="none" '
-                f'stroke-width="2" vector-effect="non-scaling-stroke" pointer-events="all" {look}>'
+                f'stroke-width="2" vector-effect="non-scaling-stroke" pointer-events="all" {stroke}>'
                 f"<title>{html.escape(mark.text)}</title></rect>"
             )
-        told = ", ".join(
-            f"{n} {name}" for name, n in Counter(mark.text for mark in marks if not mark.from_label).items()
-        )
-        return small(value.pixels, 2 * THUMBNAIL, f"a picture with {told or 'nothing found'}", found)
+        counts = Counter(mark.text for mark in marks if not mark.from_label)
+        predictions = ", ".join(f"{count} {text}" for text, count in counts.items())
+        caption = f"a picture with {predictions or 'nothing found'}"
+        return image_io.svg_image(value.pixels, 2 * THUMBNAIL, caption, shapes)
 
     @classmethod
-    def draw(cls, value: Picture, marks: Sequence[Mark]) -> tuple[str, bytes]:
-        """A PNG of the picture with a frame and a name about each region."""
-        return ".png", image_io.outlined(value.pixels, [(mark.region, mark.text) for mark in marks])
+    def draw(cls, value: ImageValue, marks: Sequence[Mark]) -> tuple[str, bytes]:
+        """Return a PNG of the image with a captioned box around each mark's region."""
+        return ".png", image_io.draw_boxes(value.pixels, [(mark.region, mark.text) for mark in marks])
 
     def resize(self, size: int | None) -> ImageSource:
-        """Pictures in their own shape, at most `size` pixels to a side."""
-        if size is None and not self.frame.cuts:
+        """Return the source that keeps the shape of images and reads at most `size` pixels to a side. Raises UsageError."""
+        if size is None and not self.resizer.crops:
             return self
-        side = max(1, round((size or self.frame.size) / self.frame.patch))
-        if side > MOST_SIDE:
+        side = max(1, round((size or self.resizer.size) / self.resizer.patch))
+        if side > MAX_GRID_SIDE:
             raise UsageError(
-                f"--size {size} makes more than {MOST_SIDE} patches of {self.frame.patch} pixels to a side"
+                f"--size {size} makes more than {MAX_GRID_SIDE} patches of {self.resizer.patch} pixels to a side"
             )
-        found = copy(self)
-        found.frame = Frame(self.frame.patch, side * self.frame.patch, "inside", 0, self.frame.filter)
-        return found
+        resized = copy(self)
+        patch = self.resizer.patch
+        resized.resizer = Resizer(patch, side * patch, "inside", 0, self.resizer.filter)
+        return resized
 
     @classmethod
-    def fit_features(cls, values: Sequence[Picture]) -> Callable[[Sequence[Picture]], Any]:
-        """Histograms of colours and of edges in the parts of the picture."""
-        of = counting()
-        return lambda asked: of([value.pixels for value in asked])
+    def fit_features(cls, values: Sequence[ImageValue]) -> Callable[[Sequence[ImageValue]], Any]:
+        """Return the function from images to histograms of colours and edges; nothing is fitted."""
+        extract = histogram_extractor()
+        return lambda images: extract([image.pixels for image in images])
 
     @staticmethod
-    def perturb(value: Picture, rng: np.random.Generator) -> dict[str, Picture]:
-        """With noise, blurred, in half the light."""
-        changed = disturbed(value.pixels, rng)
-        return {name: Picture.of(image_io.encode(pixels)) for name, pixels in changed.items()}
+    def perturb(value: ImageValue, rng: np.random.Generator) -> dict[str, ImageValue]:
+        """Return the image with noise, blurred, and in half the light."""
+        variants = perturb_image(value.pixels, rng)
+        return {name: ImageValue.from_bytes(image_io.encode_png(pixels)) for name, pixels in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the settings."""
-        told = [
-            asdict(self.frame),
+        """Return the SHA-256 of the settings."""
+        settings = [
+            asdict(self.resizer),
             self.mean,
             self.std,
             self.table,
@@ -344,48 +365,47 @@ class ImageSource(PatchedSource, Spatial):
             self.masked,
             self.placed,
             self.bias,
-            asdict(self.scale),
+            self.scale.settings(),
             repr(self.front),
             self.queries,
             self.layer_positions,
         ]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
-def _patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """The side of patches, and what a source says of the tokens, by the weights of an embedder and config.json. Raises
-    CheckpointError."""
-    sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in AXES.items()}
-    needed = sizes["position_embeddings"] + sizes["projection.weight"]
-    if 0 in needed or any(len(sizes[name]) != axes for name, axes in AXES.items()):
+def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """Return the side of patches and the arguments of a source, from an embedder's weights and config.json.
+
+    Raises CheckpointError.
+    """
+    sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in WEIGHT_AXES.items()}
+    required = sizes["position_embeddings"] + sizes["projection.weight"]
+    if 0 in required or any(len(sizes[name]) != axes for name, axes in WEIGHT_AXES.items()):
         raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
     placed, queries, patch = sizes["cls_token"][0], sizes["query_tokens"][1], sizes["projection.weight"][3]
-    said = files.read_json(folder / CONFIG)
+    config = files.read_json(folder / CONFIG_FILE)
+    num_patches = max(0, sizes["position_embeddings"][1] - placed - queries)
     return patch, {
-        "table": _table(max(0, sizes["position_embeddings"][1] - placed - queries), said.get("image_size"), patch),
+        "table": _position_table(num_patches, config.get("image_size"), patch),
         "registers": sizes["register_tokens"][1],
         "placed": placed,
         "masked": "mask_token" in weights,
         "bias": "projection.bias" in weights,
-        "scale": OWN if said.get(NORMED) is True else ALL,
+        "scale": NORM_PIX_SCALE if config.get(NORM_PIX_LOSS) is True else STANDARDISED,
         "queries": queries,
         "layer_positions": sizes["later_positions"][0],
     }
 
 
-def _table(places: int, size: Any, patch: int) -> tuple[int, int]:
-    """Rows and columns of a grid of so many places, which is square unless config.json says another size (h, w) of pictures."""
+def _position_table(num_patches: int, size: Any, patch: int) -> tuple[int, int]:
+    """Return rows and columns of a grid of patches: square, unless the `image_size` (h, w) of config.json says otherwise."""
     if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
         rows, columns = (side // patch for side in size)
-        if rows * columns == places:
+        if rows * columns == num_patches:
             return rows, columns
-    return round(places**0.5), round(places**0.5)
+    return round(num_patches**0.5), round(num_patches**0.5)
 
 
 source = ImageSource
-
-
 target = PictureTarget
-
-
 restored = ImageTarget

@@ -1,6 +1,7 @@
-"""video: a stack of pictures, read as patches of two frames; and, behind `~`, the hidden patches put back. See patched.py.
+"""video: a stack of images, read as patches of two frames; and, behind `~`, the hidden patches put back.
 
-As many frames are read as the source says, evenly over the whole video.
+As many frames are read as the source says, evenly over the whole video. See vision/patch_source.py for the tokens and
+vision/video_io.py for the decoding.
 Legend of shapes: k frames, h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -22,205 +23,215 @@ from torch import Tensor, nn
 from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.vision import preprocessor_config, video_io
-from mapsto.vision.patch_embedding import MOST_SIDE, STACKED, PatchConfig, StackEmbedder, StackPlaces
+from mapsto.vision import image_io, preprocessor_config, video_io
+from mapsto.vision.patch_embedding import (
+    MAX_GRID_SIDE,
+    STACK_HEADER_BYTES,
+    PatchConfig,
+    StackEmbedder,
+    StackPositions,
+)
 from mapsto.vision.patch_reconstruction import PatchedTarget
 from mapsto.vision.patch_source import (
-    ALL,
-    CONFIG,
-    LARGEST_READ,
-    NORMED,
-    PROCESSOR,
-    PatchedSource,
+    CONFIG_FILE,
+    MAX_PUBLISHED_PATCH,
+    NORM_PIX_LOSS,
+    PROCESSOR_FILE,
+    STANDARDISED,
+    PatchSource,
     PixelScale,
-    encoded,
-    fit,
-    normal,
-    shaded,
-    spread,
-    twice,
-    usual_frame,
+    are_media,
+    choose_resizer,
+    evenly_spaced,
+    pixel_statistics,
+    read_media_cell,
 )
 from mapsto.vision.pixels import Pixels, Unreadable
-from mapsto.vision.resize import Frame
+from mapsto.vision.resize import Resizer
 
-DEPTH, MOST_FRAMES, LARGEST_SIDE = 2, 16, 112
+# Of new models: frames of a patch, the most frames of a video, and the most pixels to a side.
+PATCH_DEPTH, MAX_FRAMES, MAX_SIZE = 2, 16, 112
 
+# The most tokens of a published model's video.
+MAX_PUBLISHED_TOKENS = 2**16
 
-MOST_TOKENS = 2**16  # of models made elsewhere
+# Videos that the mean and the deviation of pixels are taken from, and frames that classical features are computed of.
+STATISTICS_SAMPLE, FEATURE_FRAMES = 100, 8
 
+# Pixels to the longer side of a frame on a page, and how many frames of a video are shown.
+THUMBNAIL, NUM_THUMBNAILS = 120, 4
 
-SEEN, GLANCE = 100, 8  # videos that the range of pixels is taken from; frames that a video is counted by
+# The image processor of `transformers` that prepares videos.
+PROCESSOR_TYPE = "VideoMAEImageProcessor"
 
-
-THUMBNAIL, SHOWN = 120, 4
-
-
-PREPARES = "VideoMAEImageProcessor"
-
-
-# By `norm_pix_loss`, which a model made here does not say.
-SCALES = {None: ALL, False: PixelScale(ranged=False), True: PixelScale(ranged=False, own="colour")}
+# The scale of predicted pixels by `norm_pix_loss`, which models made here leave out of config.json.
+SCALES = {None: STANDARDISED, False: PixelScale(standardised=False), True: PixelScale(standardised=False, within="colour")}
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that can be decoded: in the file `path`, in `content`, or as `frames` (k, h, w, 3) of a second each. digest:
-    SHA-256 of its bytes, by which videos are equal."""
+    """A video that can be decoded: in the file `path`, in `content`, or as `frames` (k, h, w, 3) of a second each."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
     frames: Pixels | None = field(compare=False, repr=False)
+    # SHA-256 of its bytes, by which videos are equal.
     digest: str
-    facts: video_io.Facts
+    info: video_io.VideoInfo
 
-    def sampled(self, count: int) -> Pixels:
-        """(count, h, w, 3), what is seen in the middle of as many equal parts. Raises DataError for a file that is no longer what
-        it was."""
-        times = video_io.middles(self.facts.seconds, count)
+    def sample(self, count: int) -> Pixels:
+        """Return the frames (count, h, w, 3) in the middle of `count` equal parts.
+
+        Raises DataError for a file that has changed since it was read.
+        """
+        times = video_io.middle_times(self.info.seconds, count)
         if self.frames is not None:
             return self.frames[np.array(times).astype(np.int64)]
         try:
-            return video_io.shown(self.path, self.content, times)
+            return video_io.decode_frames(self.path, self.content, times)
         except (OSError, Unreadable) as error:
             raise DataError(f"{self} changed while it was read: {error}") from error
 
     @classmethod
-    def of(cls, frames: Pixels) -> Video:
-        """The video of these frames."""
+    def from_frames(cls, frames: Pixels) -> Video:
+        """Return the video of these frames (k, h, w, 3)."""
         k, h, w, _ = frames.shape
         digest = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()
-        return cls(None, None, frames, digest, video_io.Facts(k, h, w, float(k)))
+        return cls(None, None, frames, digest, video_io.VideoInfo(k, h, w, float(k)))
 
     @classmethod
-    def encoded(cls, path: str | None, content: bytes | None) -> Video:
-        """The video in a file or in its bytes. Raises OSError, Unreadable."""
-        facts = video_io.facts(path, content)
+    def from_file(cls, path: str | None, content: bytes | None) -> Video:
+        """Return the video in a file, or in its bytes. Raises OSError, Unreadable."""
+        info = video_io.probe_video(path, content)
         digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
-        return cls(path, content, None, digest, facts)
+        return cls(path, content, None, digest, info)
 
     def __str__(self) -> str:
-        facts = self.facts
-        return self.path or f"a video of {facts.frames} frames of {facts.width} × {facts.height} pixels"
+        info = self.info
+        return self.path or f"a video of {info.frames} frames of {info.width} × {info.height} pixels"
 
 
 def _samples() -> list[Any]:
-    """Small ones of different shapes and lengths."""
+    """Return small videos of different shapes and lengths."""
     rng = np.random.default_rng(0)
     sizes = ((6, 16, 16), (4, 16, 8), (1, 12, 16), (6, 16, 16))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
 
 
 def _fits(values: Sequence[object]) -> bool:
-    return fit(values, video_io.SUFFIXES, axes=4)
+    return are_media(values, video_io.VIDEO_SUFFIXES, axes=4)
 
 
 def _read(cell: object) -> Video:
-    """A file's name, encoded bytes, a dict of either as Hugging Face has it, or frames (k, h, w, 3) of bytes."""
+    """Return the video in a cell: a file's name, encoded bytes, a dict of either, or frames (k, h, w, 3) of bytes."""
     if isinstance(cell, Video):
         return cell
     if hasattr(cell, "__array__"):
         frames = np.asarray(cell)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
             raise BadCell(f"the frames of a video are (k, h, w, 3) of bytes, not {frames.shape} of {frames.dtype}")
-        return Video.of(frames)
-    path, content = encoded(cell, "video", "frames")
+        return Video.from_frames(frames)
+    path, content = read_media_cell(cell, "video", "frames")
     try:
-        return Video.encoded(path, content)
+        return Video.from_file(path, content)
     except OSError as error:
         raise BadCell(f"the video cannot be read: {error.strerror or error}") from error
     except Unreadable as error:
         raise BadCell(str(error)) from error
 
 
-class VideoSource(PatchedSource):
-    """Videos cut into patches. frames: how many are read of each. depth: of how many a patch is. table: rows and columns of
-    the largest grid; positions are fixed, none is learnt."""
+class VideoSource(PatchSource):
+    """A source of videos that are cut into patches.
+
+    frames: how many frames of a video are read. depth: how many of them a patch spans.
+    table: rows and columns of the largest grid; position embeddings are fixed, none is learnt.
+    """
 
     kind = "video"
-    places = STACKED
+    header_bytes = STACK_HEADER_BYTES
     family = "videomae"
     feature_name = "colours and changes"
     size_unit = "seconds"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.75, "mae": 0.9}
-    suffixes = video_io.SUFFIXES
+    suffixes = video_io.VIDEO_SUFFIXES
 
     def __init__(
         self,
-        frame: Frame,
+        resizer: Resizer,
         mean: Sequence[float],
         std: Sequence[float],
         frames: int,
-        depth: int = DEPTH,
+        depth: int = PATCH_DEPTH,
         table: tuple[int, int] | None = None,
-        scale: PixelScale = ALL,
+        scale: PixelScale = STANDARDISED,
     ) -> None:
-        super().__init__(frame, mean, std, table, scale)
+        super().__init__(resizer, mean, std, table, scale)
         self.frames, self.depth = frames, depth
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Frames, rows and columns of a patch."""
+        """Return the frames, rows and columns of a patch."""
         return self.depth, *super().block
 
     def __str__(self) -> str:
-        p, side = self.frame.patch, self.frame.size
+        p, side = self.resizer.patch, self.resizer.size
         return f"patches of {self.depth} × {p} × {p} pixels, of {self.frames} frames up to {side} × {side}"
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the largest video."""
+        """Return the number of tokens of the largest video."""
         return self.frames // self.depth * math.prod(self.table)
 
     @classmethod
     def new(cls, values: Sequence[Video], size: int | None = None, share: float = 1.0) -> Self:
-        """Patches as of pictures, of two frames; of up to 112 pixels and 16 frames, and no more than a usual video has."""
+        """Return a source of patches of two frames, up to 112 pixels and 16 frames, and no more than a usual video has."""
         if size is not None:
             raise UsageError("--vocabulary is for text; videos have none")
         if not values:
             raise DataError("there is no video to learn the size of videos from")
-        usual = float(np.median([value.facts.frames for value in values]))
-        frame = usual_frame([max(value.facts.height, value.facts.width) for value in values], LARGEST_SIDE)
-        mean, std = normal(value.sampled(1) for value in spread(values, SEEN))
-        return cls(frame, mean, std, max(1, round(min(usual, MOST_FRAMES) / DEPTH)) * DEPTH)
+        usual = float(np.median([value.info.frames for value in values]))
+        resizer = choose_resizer([max(value.info.height, value.info.width) for value in values], MAX_SIZE)
+        mean, std = pixel_statistics(value.sample(1) for value in evenly_spaced(values, STATISTICS_SAMPLE))
+        return cls(resizer, mean, std, max(1, round(min(usual, MAX_FRAMES) / PATCH_DEPTH)) * PATCH_DEPTH)
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """The source that its settings and the weights of the patches describe."""
-        said, config = files.read_json(folder / PROCESSOR), files.read_json(folder / CONFIG)
+        """Return the source that a folder's settings and the weights of its patches describe."""
+        processor, config = files.read_json(folder / PROCESSOR_FILE), files.read_json(folder / CONFIG_FILE)
         kernel = tuple(weights["projection.weight"].shape[2:]) if "projection.weight" in weights else ()
-        if len(kernel) != 3 or kernel[1] != kernel[2] or not 0 < kernel[1] <= LARGEST_READ or not kernel[0]:
+        if len(kernel) != 3 or kernel[1] != kernel[2] or not 0 < kernel[1] <= MAX_PUBLISHED_PATCH or not kernel[0]:
             raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
         depth, patch = kernel[:2]
         try:
-            frames, side = int(config.get("num_frames", MOST_FRAMES)), config.get("image_size", 224)
+            frames, side = int(config.get("num_frames", MAX_FRAMES)), config.get("image_size", 224)
             height, width = (side, side) if isinstance(side, int) else map(int, side)
-            frame = preprocessor_config.frame_of(said, patch)
+            resizer = preprocessor_config.read_resizer(processor, patch)
             table = height // patch
-            if frames % depth or height != width or frame.side != table:
-                raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {frame.size} and {kernel}")
-            if config.get(NORMED) not in SCALES:
-                raise ValueError(f"{NORMED} must be true or false, not {config[NORMED]!r}")
-            if not 0 < frames // depth <= MOST_SIDE or frames // depth * table**2 > MOST_TOKENS:
+            if frames % depth or height != width or resizer.patches_per_side != table:
+                raise ValueError(f"{frames} frames of {height} × {width} pixels do not fit {resizer.size} and {kernel}")
+            if config.get(NORM_PIX_LOSS) not in SCALES:
+                raise ValueError(f"{NORM_PIX_LOSS} must be true or false, not {config[NORM_PIX_LOSS]!r}")
+            if not 0 < frames // depth <= MAX_GRID_SIDE or frames // depth * table**2 > MAX_PUBLISHED_TOKENS:
                 raise ValueError(f"{frames} frames of {table} × {table} patches are not supported")
-            return cls(frame, *preprocessor_config.normal_of(said), frames, depth, scale=SCALES[config.get(NORMED)])
+            mean, std = preprocessor_config.read_normalisation(processor)
+            return cls(resizer, mean, std, frames, depth, scale=SCALES[config.get(NORM_PIX_LOSS)])
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / PROCESSOR} says no way to prepare videos: {error!r}") from error
+            raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare videos: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """preprocessor_config.json; the sizes that a config repeats."""
-        said = preprocessor_config.written(self.frame, self.mean, self.std)
-        said |= {"image_processor_type": PREPARES, "do_center_crop": self.frame.cuts}
-        files.write_atomic(folder / PROCESSOR, (json.dumps(said, indent=1) + "\n").encode())
+        """Write preprocessor_config.json; return the sizes that config.json repeats."""
+        processor = preprocessor_config.to_config(self.resizer, self.mean, self.std)
+        processor |= {"image_processor_type": PROCESSOR_TYPE, "do_center_crop": self.resizer.crops}
+        files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         sizes = {
-            "image_size": self.frame.size,
-            "patch_size": self.frame.patch,
+            "image_size": self.resizer.size,
+            "patch_size": self.resizer.patch,
             "num_channels": 3,
             "num_frames": self.frames,
             "tubelet_size": self.depth,
         }
-        normed = next(said for said, scale in SCALES.items() if scale == self.scale)
-        return sizes if normed is None else {**sizes, NORMED: normed}
+        norm_pix_loss = next(entry for entry, scale in SCALES.items() if scale == self.scale)
+        return sizes if norm_pix_loss is None else {**sizes, NORM_PIX_LOSS: norm_pix_loss}
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
@@ -228,23 +239,23 @@ class VideoSource(PatchedSource):
 
     @staticmethod
     def size(value: Video) -> float:
-        """How long it lasts."""
-        return value.facts.seconds
+        """Return the length in seconds."""
+        return value.info.seconds
 
-    def _framed(self, value: Video) -> tuple[Pixels, NDArray[np.float64]]:
-        framed = [self.frame.framed(frame) for frame in value.sampled(self.frames)]
-        time = [[value.facts.seconds / self.frames, 0.0]]
-        return np.stack([pixels for pixels, _ in framed]), np.concatenate([time, framed[0][1]])
+    def _resize(self, value: Video) -> tuple[Pixels, NDArray[np.float64]]:
+        resized = [self.resizer.resize(frame) for frame in value.sample(self.frames)]
+        time_origin = [[value.info.seconds / self.frames, 0.0]]
+        return np.stack([pixels for pixels, _ in resized]), np.concatenate([time_origin, resized[0][1]])
 
     @staticmethod
-    def _whole(value: Video) -> tuple[float, ...]:
-        return value.facts.seconds, value.facts.height, value.facts.width
+    def _raw_size(value: Video) -> tuple[float, ...]:
+        return value.info.seconds, value.info.height, value.info.width
 
-    _varied = staticmethod(video_io.varied)
+    _augment_pixels = staticmethod(video_io.augment_video)
 
     def _config(self) -> PatchConfig:
         return PatchConfig(
-            self.frame.patch,
+            self.resizer.patch,
             self.mean,
             self.std,
             self.table,
@@ -257,55 +268,58 @@ class VideoSource(PatchedSource):
         )
 
     def embedder(self, width: int) -> nn.Module:
-        """A linear map of the pixels, and fixed waves of where the patch stands."""
+        """Return a linear map of the pixels with fixed position embeddings."""
         return StackEmbedder(self._config(), width)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """The same waves in another width."""
-        return StackPlaces(self._config(), width)
+        """Return the same position embeddings in another width."""
+        return StackPositions(self._config(), width)
 
     @staticmethod
     def excerpt(value: Video, region: Any) -> str:
-        """Which seconds and pixels it holds."""
+        """Return the seconds and the pixel coordinates of a region."""
         (begin, end), (top, bottom), (left, right) = region
         return f"{begin:.2f}–{end:.2f} s, y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
     def highlight(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """A few frames in a row, and below each with the parts that it shows in the colour of what they speak for."""
-        count = min(SHOWN, value.facts.frames)
-        found = []
-        for at, pixels in zip(video_io.middles(value.facts.seconds, count), value.sampled(count), strict=True):
-            here = [
-                shaded(place, shade)
+        """Return a few frames in a row as HTML, and below each the frame under its shaded regions."""
+        count = min(NUM_THUMBNAILS, value.info.frames)
+        times = video_io.middle_times(value.info.seconds, count)
+        pairs = []
+        for time, pixels in zip(times, value.sample(count), strict=True):
+            shapes = [
+                image_io.svg_shade(place, shade)
                 for ((begin, end), *place), shade in zip(regions, shades, strict=True)
-                if begin <= at < end
+                if begin <= time < end
             ]
-            found.append(twice(pixels, THUMBNAIL, f"a video at {at:.2f} s", here))
-        rows = list(zip(*found, strict=True))[: 2 if regions else 1]
+            pairs.append(image_io.svg_pair(pixels, THUMBNAIL, f"a video at {time:.2f} s", shapes))
+        rows = list(zip(*pairs, strict=True))[: 2 if regions else 1]
         return f'<span title="{html.escape(str(value))}">{"<br>".join(map(" ".join, rows))}</span>'
 
     @classmethod
     def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
-        """Histograms of colours and of edges, of a video's mean and of what changes in it."""
-        of = video_io.counting()
-        return lambda asked: of([value.sampled(GLANCE) for value in asked])
+        """Return the function from videos to histograms of colours, edges and changes; nothing is fitted."""
+        extract = video_io.video_histogram_extractor()
+        return lambda videos: extract([video.sample(FEATURE_FRAMES) for video in videos])
 
     @staticmethod
     def perturb(value: Video, rng: np.random.Generator) -> dict[str, Any]:
-        """With noise, blurred, in half the light."""
-        changed = video_io.disturbed(value.sampled(MOST_FRAMES), rng)
-        return {name: Video.of(frames) for name, frames in changed.items()}
+        """Return the video with noise, blurred, and in half the light."""
+        variants = video_io.perturb_video(value.sample(MAX_FRAMES), rng)
+        return {name: Video.from_frames(frames) for name, frames in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the settings."""
-        told = [asdict(self.frame), self.mean, self.std, self.table, self.frames, self.depth, asdict(self.scale)]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        """Return the SHA-256 of the settings."""
+        settings = [
+            asdict(self.resizer), self.mean, self.std, self.table, self.frames, self.depth, self.scale.settings()
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 class VideoTarget(PatchedTarget):
-    """The hidden patches of `~video`, read where they were hidden."""
+    """The target of the hidden patches of `~video`."""
 
     kind = "video"
 
@@ -315,11 +329,9 @@ class VideoTarget(PatchedTarget):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """A PNG that moves."""
-        return ".png", video_io.moving(value)
+        """Return an animated PNG."""
+        return ".png", video_io.animate(value)
 
 
 source = VideoSource
-
-
 target = VideoTarget

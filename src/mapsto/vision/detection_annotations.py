@@ -1,7 +1,7 @@
-"""Boxes as data sets keep them beside their pictures: COCO's JSON, Pascal VOC's XML, YOLO's text.
+"""Box annotations as data sets keep them beside their images: COCO's JSON, Pascal VOC's XML, YOLO's text.
 
-All become lists of {"label", "box": [left, top, right, bottom]} in pixels, one list for each picture; what cannot be read
-becomes {"fault": why}, so that it is one bad cell and not the end of a folder.
+All become lists of {"label", "box": [left, top, right, bottom]} in pixels, one list for each image. An annotation that cannot be
+read becomes {"fault": reason}, so that it costs one cell and not the folder.
 """
 
 from __future__ import annotations
@@ -13,226 +13,229 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mapsto.errors import DataError
-from mapsto.vision import image_io, pixels
+from mapsto.vision import image_io
+from mapsto.vision.pixels import Unreadable
 
-Cell = list[dict[str, Any]] | dict[str, str] | None
+# The boxes of an image, the reason why they cannot be read, or None where the image has no annotation.
+BoxCell = list[dict[str, Any]] | dict[str, str] | None
+
+# Box cells by the path of their image.
+BoxCells = dict[str, BoxCell]
+
+# The root of an XML file, or why it cannot be parsed.
+ParsedXml = ElementTree.Element | str
+
+# Images by their key (see `_key`).
+ImagesByKey = dict[tuple[str, ...], list[Path]]
+
+# Folders that separate images from their annotations.
+SPLIT_FOLDERS = {"annotations", "jpegimages", "images", "labels", "xmls", "xml"}
+
+# Files that name YOLO's classes, in order of preference.
+CLASS_FILES = ("classes.txt", "obj.names", "labels.txt", "data.yaml", "dataset.yaml", "data.yml")
+
+# The fewest coordinates of a polygon in YOLO's text.
+MIN_POLYGON = 6
 
 
-Cells = dict[str, Cell]
+def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxCells:
+    """Return the boxes of every image in a folder, or of every image in a COCO file; nothing where there are no annotations.
 
-
-Said = ElementTree.Element | str  # a file of XML, or what keeps it from being one
-
-
-Images = dict[tuple[str, ...], list[Path]]
-
-
-# Folders that part pictures from what is said of them.
-APART = {"annotations", "jpegimages", "images", "labels", "xmls", "xml"}
-
-
-NAMES = ("classes.txt", "obj.names", "labels.txt", "data.yaml", "dataset.yaml", "data.yml")
-
-
-SHORTEST_POLYGON = 6
-
-
-def read(path: Path, within: Callable[[Path], Sequence[Path]]) -> Cells:
-    """The boxes of every picture that is told of, or lies, in a folder or in COCO's file; nothing for what holds none.
-
-    within: the files of a folder. A picture of which nothing is told has None; but YOLO keeps no file for one that has no boxes.
+    list_files: returns the files of a folder.
+    An image without an annotation has None; but in YOLO, which writes no file for an image without boxes, it has an empty list.
     Raises DataError, OSError.
     """
     if not path.is_dir():
-        said = _coco_in(path)
-        root = path.parent.parent if path.parent.name.lower() in APART else path.parent
-        return {} if said is None else _coco(path, said, _pictures(within(root)))
-    files = within(path)
-    images = _pictures(files)
-    by_key: Images = {}
+        coco = _read_coco(path)
+        root = path.parent.parent if path.parent.name.lower() in SPLIT_FOLDERS else path.parent
+        return {} if coco is None else _coco_cells(path, coco, _images(list_files(root)))
+    files = list_files(path)
+    images = _images(files)
+    by_key: ImagesByKey = {}
     for image in images:
         by_key.setdefault(_key(path, image), []).append(image)
-    found = _all_voc(path, files, by_key) or _all_coco(files, images) or _all_yolo(path, files, by_key)
-    return {**dict.fromkeys(map(str, images)), **found} if found else {}
+    cells = _all_voc(path, files, by_key) or _all_coco(files, images) or _all_yolo(path, files, by_key)
+    return {**dict.fromkeys(map(str, images)), **cells} if cells else {}
 
 
-def _pictures(files: Sequence[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in image_io.SUFFIXES]
+def _images(files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() in image_io.IMAGE_SUFFIXES]
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
-    """Equal for a picture and for what is said of it."""
+    """Return a key that is equal for an image and its annotation: the path without suffix and split folders."""
     parts = file.relative_to(root).with_suffix("").parts
-    return *(part for part in parts[:-1] if part.lower() not in APART), parts[-1]
+    return *(part for part in parts[:-1] if part.lower() not in SPLIT_FOLDERS), parts[-1]
 
 
-def _several(name: str) -> str:
+def _ambiguity(name: str) -> str:
     return f"several pictures are called {name}, and nothing tells which is meant"
 
 
-def _all_voc(root: Path, files: Sequence[Path], images: Images) -> Cells:
-    """What the files of Pascal VOC (Everingham et al. 2010) say; nothing where none of the XML is theirs."""
-    told: dict[Path, Said] = {}
+def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
+    """Return the boxes in Pascal VOC's files (Everingham et al. 2010); nothing where no XML is theirs."""
+    parsed: dict[Path, ParsedXml] = {}
     for file in files:
         if file.suffix.lower() == ".xml":
             try:
-                told[file] = ElementTree.fromstring(file.read_bytes())
+                parsed[file] = ElementTree.fromstring(file.read_bytes())
             except ElementTree.ParseError as error:
-                told[file] = str(error)
-    own: dict[Path, Said] = {
-        file: said for file, said in told.items() if not isinstance(said, str) and said.tag == "annotation"
+                parsed[file] = str(error)
+    annotations: dict[Path, ParsedXml] = {
+        file: xml for file, xml in parsed.items() if not isinstance(xml, str) and xml.tag == "annotation"
     }
-    if not own:
+    if not annotations:
         return {}
-    broken = {file: said for file, said in told.items() if isinstance(said, str) and _key(root, file) in images}
-    found: Cells = {}
-    for file, said in {**own, **broken}.items():
-        meant = images.get(_key(root, file), [])
-        named = "" if isinstance(said, str) else Path(said.findtext("filename", "").strip()).name
-        meant = [image for image in meant if image.name == named] or meant
-        place = meant[0] if meant else file.with_name(named or file.name)
-        found[str(place)] = _voc(file, said) if len(meant) < 2 else {"fault": _several(file.stem)}
-    return found
+    broken = {file: xml for file, xml in parsed.items() if isinstance(xml, str) and _key(root, file) in images}
+    cells: BoxCells = {}
+    for file, xml in {**annotations, **broken}.items():
+        candidates = images.get(_key(root, file), [])
+        name = "" if isinstance(xml, str) else Path(xml.findtext("filename", "").strip()).name
+        candidates = [image for image in candidates if image.name == name] or candidates
+        image = candidates[0] if candidates else file.with_name(name or file.name)
+        cells[str(image)] = _voc_cell(file, xml) if len(candidates) < 2 else {"fault": _ambiguity(file.stem)}
+    return cells
 
 
-def _voc(file: Path, said: Said) -> Cell:
-    """The boxes of one file; objects that it marks as difficult are objects."""
-    if isinstance(said, str):
-        return {"fault": f"{file.name} cannot be read as Pascal VOC's: {said}"}
+def _voc_cell(file: Path, xml: ParsedXml) -> BoxCell:
+    """Return the boxes of one file, those marked as difficult included."""
+    if isinstance(xml, str):
+        return {"fault": f"{file.name} cannot be read as Pascal VOC's: {xml}"}
     try:
         return [
             {
-                "label": one.findtext("name", "").strip(),
-                "box": [float(one.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")],
+                "label": element.findtext("name", "").strip(),
+                "box": [float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")],
             }
-            for one in said.iter("object")
+            for element in xml.iter("object")
         ]
     except ValueError as error:
         return {"fault": f"{file.name} cannot be read as Pascal VOC's: {error}"}
 
 
-def _coco_in(file: Path) -> dict[str, Any] | None:
-    """COCO's boxes in a file (Lin et al. 2014); None for other JSON, such as tables and COCO's captions, and for other files."""
+def _read_coco(file: Path) -> dict[str, Any] | None:
+    """Return the content of a COCO file of boxes (Lin et al. 2014); None for other files, such as tables and COCO's captions."""
     if file.suffix.lower() != ".json":
         return None
     try:
         with file.open("rb") as stream:
             if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 return None
-        said = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    if not all(isinstance(said.get(name), list) for name in ("images", "annotations", "categories")):
+    if not all(isinstance(content.get(name), list) for name in ("images", "annotations", "categories")):
         return None
-    first: Any = next(iter(said["annotations"]), {"bbox": []})
-    return said if isinstance(first, dict) and "bbox" in first else None
+    first: Any = next(iter(content["annotations"]), {"bbox": []})
+    return content if isinstance(first, dict) and "bbox" in first else None
 
 
-def _all_coco(files: Sequence[Path], images: list[Path]) -> Cells:
-    """What the files of COCO in a folder say. Raises DataError where two of them tell of one picture."""
-    found: Cells = {}
-    by: dict[str, Path] = {}
+def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
+    """Return the boxes in the COCO files of a folder. Raises DataError where two of them annotate one image."""
+    cells: BoxCells = {}
+    file_of_image: dict[str, Path] = {}
     for file in files:
-        if (said := _coco_in(file)) is not None:
-            told = _coco(file, said, images)
-            if again := next((name for name in told if name in by), None):
+        if (coco := _read_coco(file)) is not None:
+            new = _coco_cells(file, coco, images)
+            if again := next((name for name in new if name in file_of_image), None):
                 raise DataError(
-                    f"{by[again]} and {file} both tell of {again}; name the one that is meant, not the folder"
+                    f"{file_of_image[again]} and {file} both tell of {again}; name the one that is meant, not the folder"
                 )
-            by |= dict.fromkeys(told, file)
-            found |= told
-    return found
+            file_of_image |= dict.fromkeys(new, file)
+            cells |= new
+    return cells
 
 
-def _coco(file: Path, said: dict[str, Any], images: list[Path]) -> Cells:
-    """What one file says; its pictures lie beside it, in a folder `images`, or elsewhere among `images`."""
+def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCells:
+    """Return the boxes in one file; its images lie beside it, in a folder `images`, or elsewhere among `images`."""
     by_name: dict[str, list[Path]] = {}
     for image in images:
         by_name.setdefault(image.name, []).append(image)
     try:
-        names = {one["id"]: str(one["name"]) for one in said["categories"]}
-        of: dict[Any, list[dict[str, Any]]] = {one["id"]: [] for one in said["images"]}
-        for one in said["annotations"]:
-            for known, name, listed in ((names, "category_id", "categories"), (of, "image_id", "images")):
-                if one[name] not in known:
-                    raise ValueError(f"an annotation has the {name} {one[name]}, which none of the {listed} has")
-            left, top, width, height = map(float, one["bbox"])
-            box = {"label": names[one["category_id"]], "box": [left, top, left + width, top + height]}
-            of[one["image_id"]].append({**box, "crowd": True} if one.get("iscrowd") else box)
-        found: Cells = {}
-        for one in said["images"]:
-            place, name = _place(file, str(one["file_name"]), by_name), str(one["file_name"])
-            told: Cell = of[one["id"]] if isinstance(place, Path) else {"fault": place}
-            found[str(place if isinstance(place, Path) else _below(file.parent, name))] = told
-        return found
+        labels = {category["id"]: str(category["name"]) for category in coco["categories"]}
+        boxes: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+        for annotation in coco["annotations"]:
+            for ids, field, table in ((labels, "category_id", "categories"), (boxes, "image_id", "images")):
+                if annotation[field] not in ids:
+                    raise ValueError(f"an annotation has the {field} {annotation[field]}, which none of the {table} has")
+            left, top, width, height = map(float, annotation["bbox"])
+            box = {"label": labels[annotation["category_id"]], "box": [left, top, left + width, top + height]}
+            boxes[annotation["image_id"]].append({**box, "crowd": True} if annotation.get("iscrowd") else box)
+        cells: BoxCells = {}
+        for image in coco["images"]:
+            place, name = _locate(file, str(image["file_name"]), by_name), str(image["file_name"])
+            cell: BoxCell = boxes[image["id"]] if isinstance(place, Path) else {"fault": place}
+            cells[str(place if isinstance(place, Path) else _below(file.parent, name))] = cell
+        return cells
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as COCO's: {_said(error)}") from error
+        raise DataError(f"{file} cannot be read as COCO's: {_reason(error)}") from error
 
 
 def _below(folder: Path, name: str) -> Path:
-    """Where a file of this name would be, did the name not lead out of the folder."""
+    """Return the path of a file in the folder, the parts of its name left out that lead out of it."""
     return folder.joinpath(*(part for part in Path(name).parts if part not in ("..", Path(name).anchor)))
 
 
-def _said(error: Exception) -> str:
-    """What went wrong, in words: a KeyError says but the name that is missing."""
+def _reason(error: Exception) -> str:
+    """Return an error in words, as the text of a KeyError is nothing but the missing name."""
     return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _place(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
-    """Where a picture that COCO's `file` calls `name` is; where it would be, if it is not there; or why that cannot be told."""
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    near = [file.parent / name, file.parent / "images" / name] if inside else []
-    if there := next((path for path in near if path.is_file()), None):
-        return there
-    meant = by_name.get(Path(name).name, [])
+def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
+    """Return the path of the image that COCO's `file` calls `name`, or that it would have; or why it cannot be told."""
+    is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    expected = [file.parent / name, file.parent / "images" / name] if is_inside else []
+    if existing := next((path for path in expected if path.is_file()), None):
+        return existing
+    candidates = by_name.get(Path(name).name, [])
     for narrower in (
-        [path for path in meant if path.as_posix().endswith(f"/{name}")],
-        [path for path in meant if path.parent.name in file.stem],
+        [path for path in candidates if path.as_posix().endswith(f"/{name}")],
+        [path for path in candidates if path.parent.name in file.stem],
     ):
-        meant = narrower if len(meant) > 1 and narrower else meant
-    if len(meant) > 1:
-        return _several(name)
-    found: list[Path | str] = [*meant, *near, f"{name} leads out of the folder of {file.name}"]
-    return found[0]
+        candidates = narrower if len(candidates) > 1 and narrower else candidates
+    if len(candidates) > 1:
+        return _ambiguity(name)
+    places: list[Path | str] = [*candidates, *expected, f"{name} leads out of the folder of {file.name}"]
+    return places[0]
 
 
-def _all_yolo(root: Path, files: Sequence[Path], images: Images) -> Cells:
-    """What the text beside pictures says, where it is YOLO's: the classes are named, or a first line holds a box."""
-    said = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
-    named = any(file.name in NAMES for file in files)
-    if not said or not (named or any(_box_line(_first_line(file)) for file in said.values())):
+def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
+    """Return the boxes in text files beside images, where they are YOLO's: a file names the classes, or a first line is a box."""
+    texts = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
+    has_classes = any(file.name in CLASS_FILES for file in files)
+    if not texts or not (has_classes or any(_is_box_line(_first_line(file)) for file in texts.values())):
         return {}
-    names = _names(files)
-    found: Cells = {}
-    for key, meant in images.items():
-        for image in meant:
-            told: Cell = [] if key not in said else _yolo(said[key], image, names)
-            found[str(image)] = told if len(meant) == 1 else {"fault": _several(key[-1])}
-    return found
+    classes = _read_classes(files)
+    cells: BoxCells = {}
+    for key, candidates in images.items():
+        for image in candidates:
+            cell: BoxCell = [] if key not in texts else _yolo_cell(texts[key], image, classes)
+            cells[str(image)] = cell if len(candidates) == 1 else {"fault": _ambiguity(key[-1])}
+    return cells
 
 
-def _names(files: Sequence[Path]) -> list[str]:
-    """The classes by number, from the file that the tools around YOLO write; none where there is no such file."""
-    for file in sorted((file for file in files if file.name in NAMES), key=lambda file: NAMES.index(file.name)):
+def _read_classes(files: Sequence[Path]) -> list[str]:
+    """Return YOLO's classes by number; none where no file names them. Raises DataError."""
+    named = (file for file in files if file.name in CLASS_FILES)
+    for file in sorted(named, key=lambda file: CLASS_FILES.index(file.name)):
         try:
             text = file.read_text(encoding="utf-8-sig")
             if file.suffix in (".yaml", ".yml"):
-                return _in_yaml(text)
+                return _yaml_classes(text)
             return [line.strip() for line in text.splitlines() if line.strip()]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file} does not name the classes: {error!r}") from error
     return []
 
 
-def _in_yaml(text: str) -> list[str]:
-    import yaml  # comes with huggingface-hub
+def _yaml_classes(text: str) -> list[str]:
+    import yaml  # a dependency of huggingface-hub
 
     try:
         names = yaml.safe_load(text)["names"]
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    return [str(names[at]) for at in sorted(names)] if isinstance(names, dict) else list(map(str, names))
+    return [str(names[number]) for number in sorted(names)] if isinstance(names, dict) else list(map(str, names))
 
 
 def _first_line(file: Path) -> str:
@@ -240,45 +243,47 @@ def _first_line(file: Path) -> str:
         return next((line for line in lines if line.strip()), "")
 
 
-def _box_line(line: str) -> bool:
+def _is_box_line(line: str) -> bool:
     try:
-        _shares(line)
+        _parse_box_line(line)
     except ValueError:
         return False
     return True
 
 
-def _shares(line: str) -> tuple[int, float, float, float, float]:
-    """The class, and the sides (left, top, right, bottom) as shares of the picture, of a line: a middle, a width and a height,
-    perhaps with a confidence behind, or the corners of a polygon. Raises ValueError."""
-    kind, *numbers = line.split()
-    shares = [float(number) for number in numbers]
-    if int(kind) < 0:
-        raise ValueError(f"{kind} is no class")
+def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
+    """Return the class of a line, and left, top, right and bottom as shares of the image. Raises ValueError.
+
+    Behind the class stand centre, width and height, perhaps with a confidence; or the corners of a polygon.
+    """
+    number, *coordinates = line.split()
+    shares = [float(coordinate) for coordinate in coordinates]
+    if int(number) < 0:
+        raise ValueError(f"{number} is no class")
     if len(shares) in (4, 5):
         x, y, w, h = shares[:4]
-        return int(kind), x - w / 2, y - h / 2, x + w / 2, y + h / 2
-    if len(shares) >= SHORTEST_POLYGON and len(shares) % 2 == 0:
-        return int(kind), min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
+        return int(number), x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    if len(shares) >= MIN_POLYGON and len(shares) % 2 == 0:
+        return int(number), min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
     raise ValueError(f"{len(shares)} numbers behind the class are neither a box nor a polygon")
 
 
-def _yolo(file: Path, image: Path, names: list[str]) -> Cell:
-    """The boxes of one file of YOLO: on each line a class and a box, or the corners of what a box is drawn about."""
-    found: list[dict[str, Any]] = []
-    lines = 0
+def _yolo_cell(file: Path, image: Path, classes: list[str]) -> BoxCell:
+    """Return the boxes of one file, a box or a polygon in each line."""
+    boxes: list[dict[str, Any]] = []
+    line_number = 0
     try:
-        wide, high = image_io.size(image_io.content_of(image))
+        width, height = image_io.image_size(image_io.read_image_bytes(image))
         for line in file.read_text(encoding="utf-8-sig").splitlines():
-            lines += 1
+            line_number += 1
             if line.strip():
-                kind, left, top, right, bottom = _shares(line)
-                if names and kind >= len(names):
-                    raise ValueError(f"there is no class {kind} among the {len(names)} that have a name")
-                label = names[kind] if names else str(kind)
-                found.append({"label": label, "box": [left * wide, top * high, right * wide, bottom * high]})
-    except pixels.Unreadable:
-        return []  # the picture itself says what is wrong with it
+                number, left, top, right, bottom = _parse_box_line(line)
+                if classes and number >= len(classes):
+                    raise ValueError(f"there is no class {number} among the {len(classes)} that have a name")
+                label = classes[number] if classes else str(number)
+                boxes.append({"label": label, "box": [left * width, top * height, right * width, bottom * height]})
+    except Unreadable:
+        return []  # reading the image itself reports what is wrong with it
     except (OSError, ValueError) as error:
-        return {"fault": f"{file.name}, line {lines}: no class and box as YOLO writes them: {error}"}
-    return found
+        return {"fault": f"{file.name}, line {line_number}: no class and box as YOLO writes them: {error}"}
+    return boxes

@@ -1,5 +1,7 @@
-"""From what queries have seen to boxes: classes, and where in the picture; and which true boxes they are to tell.
+"""Detection heads: from the vectors of queries to classes and boxes; and the assignment of true boxes to queries.
 
+A new model asks at the places of a grid and assigns boxes by place, without anchors (FCOS, Tian et al. 2019). A starting model
+with learnt queries is matched to true boxes one to one (DETR, Carion et al. 2020).
 Legend of shapes: n examples, k true boxes, m queries of all of them, g queries along each side, q = g·g, d width, c classes.
 """
 
@@ -13,28 +15,31 @@ from torch import Tensor, nn
 
 from mapsto.model.layers import LayerNorm, Linear, new_head
 
+# The most channels of the grid head's layers, and how many layers there are.
 WIDTH, LAYERS = 192, 2
 
+# Cells around a box's centre whose queries it is assigned to, and the distance of a side that a new head predicts (FCOS).
+CENTRE_RADIUS = 1.5
 
-MIDDLE = 1.5  # cells about the middle of a box whose places are given to it, and to where a side is at first (Tian et al. 2019)
+# Of the focal loss (Lin et al. 2017): its exponent, and the weight of a query without a box.
+GAMMA, NEGATIVE_WEIGHT = 2.0, 1 / 3
+
+# The probability of an object that a new head predicts everywhere.
+PRIOR = 0.01
 
 
-GAMMA, ELSEWHERE = 2.0, 1 / 3  # of the focal loss (Lin et al. 2017); what a place without a box weighs in it
-
-
-RARE = 0.01  # how likely a query finds something at first
-
-
-def middles(grid: int) -> Tensor:
-    """(q, 2): where the places of a grid have their middle, (x, y) as shares of the picture, row by row."""
-    at = (torch.arange(grid) + 0.5) / grid
-    y, x = torch.meshgrid(at, at, indexing="ij")
+def grid_centres(grid: int) -> Tensor:
+    """Return the centres (q, 2) of a grid's cells, (x, y) as shares of the image, row by row."""
+    shares = (torch.arange(grid) + 0.5) / grid
+    y, x = torch.meshgrid(shares, shares, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)
 
 
 class BoxHead(nn.Module):
-    """From queries (m, d), grid by grid, to (m, c + 4): logits, and middle and extent as shares of the picture. Layers that see
-    the places about each, then how far the sides are from where it stands (FCOS)."""
+    """A detection head over a grid, (m, d) → (m, c + 4): logits, then centre and size as shares of the image.
+
+    Convolutions mix neighbouring cells; the four distances of the sides from a cell's centre follow (FCOS).
+    """
 
     middle: Tensor
 
@@ -42,26 +47,26 @@ class BoxHead(nn.Module):
         super().__init__()
         narrow = min(width, WIDTH)
         self.first = Linear(width, narrow)
-        self.layers = nn.ModuleList(Around(narrow) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(NeighbourMixing(narrow) for _ in range(LAYERS))
         self.named, self.sides = new_head(narrow, classes), new_head(narrow, 4)
-        nn.init.constant_(self.named.bias, -math.log(1 / RARE - 1))
+        nn.init.constant_(self.named.bias, -math.log(1 / PRIOR - 1))
         nn.init.constant_(self.sides.bias, math.log(math.e - 1))  # where softplus is 1
         self.grid = grid
-        self.register_buffer("middle", middles(grid), persistent=False)
+        self.register_buffer("middle", grid_centres(grid), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        n = len(x) // self.grid**2  # behind them rows may stand that fill a size
+        n = len(x) // self.grid**2  # rows beyond whole grids are padding
         x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, self.first.out_features)
         for layer in self.layers:
             x = layer(x)
         x = x.flatten(0, 2).float()
-        apart = F.softplus(self.sides(x)).view(n, self.grid**2, 2, 2) * MIDDLE / self.grid
-        low, high = self.middle - apart[:, :, 0], self.middle + apart[:, :, 1]
+        distances = F.softplus(self.sides(x)).view(n, self.grid**2, 2, 2) * CENTRE_RADIUS / self.grid
+        low, high = self.middle - distances[:, :, 0], self.middle + distances[:, :, 1]
         return torch.cat([self.named(x), torch.cat([(low + high) / 2, high - low], -1).flatten(0, 1)], dim=-1)
 
 
-class Around(nn.Module):
-    """Cells (n, g, g, d) told of those about them: a convolution, a norm and an activation, in the precision of the input."""
+class NeighbourMixing(nn.Module):
+    """A convolution over cells (n, g, g, d), a norm and an activation, in the precision of the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,8 +78,8 @@ class Around(nn.Module):
 
 
 class LearntHead(nn.Module):
-    """From learnt queries (m, d) to (m, c + 5): logits, the last of them for nothing, and middle and extent as shares of the
-    picture; three dense layers to each (DETR)."""
+    """A detection head over learnt queries, (m, d) → (m, c + 5): logits, the last for no object, then centre and size as shares
+    of the image; three dense layers for each (DETR)."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -83,48 +88,52 @@ class LearntHead(nn.Module):
         self.sides = nn.ModuleList([*(Linear(width, width) for _ in range(2)), new_head(width, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
-        naming, placing = x, x
-        for towards, side in zip(self.towards, self.sides, strict=False):
-            naming, placing = towards(naming, "relu"), side(placing, "relu")
-        return torch.cat([self.named(naming.float()), torch.sigmoid(self.sides[-1](placing.float()))], dim=-1)
+        class_states, box_states = x, x
+        for class_layer, box_layer in zip(self.towards, self.sides, strict=False):
+            class_states, box_states = class_layer(class_states, "relu"), box_layer(box_states, "relu")
+        return torch.cat([self.named(class_states.float()), torch.sigmoid(self.sides[-1](box_states.float()))], dim=-1)
 
 
-def given_to(middle_q2: Tensor, sides_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """Queries, and the true box that each is given to: of those about whose middle it stands the smallest. To every box at least
-    the nearest one, where no smaller box has it."""
-    if not len(sides_k4):
-        none = torch.zeros(0, dtype=torch.long, device=sides_k4.device)
+def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
+    """Return the queries that have a true box, and the index of the box that each has.
+
+    A query near the centres of several boxes has the smallest of them. Each box has at least the query nearest to its centre,
+    unless a smaller box has that.
+    boxes_k4: centre and size. cell: the side of a grid's cell. All are shares of the image.
+    """
+    if not len(boxes_k4):
+        none = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
         return none, none
-    apart = (middle_q2[:, None] - sides_k4[None, :, :2]).abs()
-    inside = ((apart < MIDDLE * cell) & (apart < sides_k4[None, :, 2:] / 2)).all(-1)
-    nearest = apart.square().sum(-1).argmin(0)
+    distance = (centres_q2[:, None] - boxes_k4[None, :, :2]).abs()
+    inside = ((distance < CENTRE_RADIUS * cell) & (distance < boxes_k4[None, :, 2:] / 2)).all(-1)
+    nearest = distance.square().sum(-1).argmin(0)
     inside[nearest, torch.arange(len(nearest), device=nearest.device)] = True
-    area, which = torch.where(inside, sides_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
+    area, box = torch.where(inside, boxes_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
     query = area.isfinite().nonzero()[:, 0]
-    return query, which[query]
+    return query, box[query]
 
 
-def focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The focal loss, summed."""
-    miss = (torch.sigmoid(logits) - wanted).abs()
-    weight = torch.where(wanted > 0, 1.0, ELSEWHERE) * miss**GAMMA
-    return (weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the focal loss (Lin et al. 2017), summed."""
+    error = (torch.sigmoid(logits) - targets).abs()
+    weight = torch.where(targets > 0, 1.0, NEGATIVE_WEIGHT) * error**GAMMA
+    return (weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
 
 
-def generalised_iou(one: Tensor, other: Tensor) -> Tensor:
-    """Generalised intersection over union (Rezatofighi et al. 2019) of boxes (…, 4) given by middle and extent."""
+def generalised_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Return the generalised intersection over union (Rezatofighi et al. 2019) of boxes (…, 4), given by centre and size."""
     (low_a, high_a), (low_b, high_b) = (
-        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (one, other)
+        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (boxes_a, boxes_b)
     )
-    shared = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
-    both = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - shared
-    around = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
-    return shared / both.clamp(min=1e-9) - (around - both) / around.clamp(min=1e-9)
+    intersection = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
+    union = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - intersection
+    hull = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
+    return intersection / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
 
 
-def assigned(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one matching of queries and true boxes (q, k)."""
+def match_one_to_one(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the queries and the boxes of the cheapest one-to-one matching by a cost (q, k): the Hungarian method."""
     from scipy.optimize import linear_sum_assignment  # half a second to import
 
-    query, true = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
-    return torch.from_numpy(query).to(cost.device), torch.from_numpy(true).to(cost.device)
+    query, box = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
+    return torch.from_numpy(query).to(cost.device), torch.from_numpy(box).to(cost.device)

@@ -1,4 +1,8 @@
-"""Features."""
+"""Classical features of images, which need no training: histograms of colours and edges, and a hash for near-duplicates.
+
+The histograms are the baseline of comparisons and cost about a millisecond an image. The hash keeps which long waves of a small
+grey copy are the strongest, as size, brightness and compression change few of them.
+"""
 
 from __future__ import annotations
 
@@ -9,97 +13,112 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.vision.pixels import GREY, Pixels, load_pillow
+from mapsto.vision.pixels import GREY_WEIGHTS, Pixels, load_pillow
 
-COLOURS, EDGES, CELLS = 4, 8, 4
+# Shades of each colour, directions of edges, and parts of an image to a side, that are counted.
+NUM_SHADES, NUM_DIRECTIONS, PARTS_PER_SIDE = 4, 8, 4
+
+# Decimals of pixel coordinates, so that a float computed to lie on a pixel's edge does.
+COORDINATE_DECIMALS = 6
+
+# Pixels to a side of the grey copy, and how many of its waves along each axis are ranked.
+THUMBNAIL_SIDE, WAVES_PER_AXIS = 16, 8
+
+# How many of the strongest waves describe an image.
+NUM_WAVES = 32
+
+# The least amplitude of a wave that counts: that of one grey value.
+MIN_AMPLITUDE = 8.0
 
 
-ROUNDED = 6  # decimals of a pixel, so that what is meant to lie on its edge does
-
-
-SMALL, LONG_WAVES = 16, 8  # to a side of a small picture: pixels, and waves that are looked at
-
-
-WAVES = 32  # that tell it
-
-
-FAINTEST = 8.0  # a wave of one grey value
-
-
-def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """As another camera would have it: noise, a blur of three pixels, half the light."""
+def perturb_image(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """Return the image as other cameras would take it: with noise, blurred over three pixels, in half the light."""
     noise = rng.normal(0, 16, pixels.shape)
-    wide = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     h, w = pixels.shape[:2]
-    blurred = sum(wide[y : y + h, x : x + w] for y in range(3) for x in range(3)) / 9
-    changed = {"noise": pixels + noise, "blurred": blurred, "darker": pixels * 0.5}
-    return {name: np.clip(np.asarray(found), 0, 255).astype(np.uint8) for name, found in changed.items()}
+    blurred = sum(padded[y : y + h, x : x + w] for y in range(3) for x in range(3)) / 9
+    variants = {"noise": pixels + noise, "blurred": blurred, "darker": pixels * 0.5}
+    return {name: np.clip(np.asarray(values), 0, 255).astype(np.uint8) for name, values in variants.items()}
 
 
-def small(pixels: Pixels) -> bytes:
-    """The picture in 16 × 16 grey values, row by row: enough to find others that are nearly the same."""
+def grey_thumbnail(pixels: Pixels) -> bytes:
+    """Return the image as 16 × 16 grey values, row by row: enough to find near-duplicates."""
     pillow = load_pillow()
     grey = pillow.Image.fromarray(pixels).convert("L")
-    found: bytes = grey.resize((SMALL, SMALL), pillow.Image.Resampling.BILINEAR).tobytes()
-    return found
+    thumbnail: bytes = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), pillow.Image.Resampling.BILINEAR).tobytes()
+    return thumbnail
 
 
-def strongest(values: bytes) -> NDArray[np.int64]:
-    """Which long waves (of the cosine transform) of a `small` picture are the strongest, as many as WAVES, and their signs: size,
-    light and what an encoder loses change few of them (as of wavelets, Jacobs et al. 1995). Shorter ones weigh more."""
-    grey = np.frombuffer(values, np.uint8).reshape(SMALL, SMALL)
-    found = (_cosines() @ grey @ _cosines().T).ravel()
-    found[0] = 0  # how light it is
-    numbers = np.arange(LONG_WAVES)
-    ranked = np.argsort(-np.abs(found) * (1 + numbers[:, None] + numbers).ravel(), kind="stable")[:WAVES]
-    chosen = ranked[np.abs(found[ranked]) > FAINTEST]
-    return 2 * chosen + (found[chosen] > 0)
+def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
+    """Return the numbers of the strongest long waves of a grey thumbnail, with their signs.
+
+    The waves are those of the cosine transform, and shorter ones weigh more (as of wavelets, Jacobs et al. 1995). At most NUM_WAVES.
+    """
+    grey = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    amplitudes = (_cosines() @ grey @ _cosines().T).ravel()
+    amplitudes[0] = 0  # the brightness
+    frequencies = np.arange(WAVES_PER_AXIS)
+    weights = (1 + frequencies[:, None] + frequencies).ravel()
+    ranked = np.argsort(-np.abs(amplitudes) * weights, kind="stable")[:NUM_WAVES]
+    strong = ranked[np.abs(amplitudes[ranked]) > MIN_AMPLITUDE]
+    return 2 * strong + (amplitudes[strong] > 0)
 
 
 @cache
 def _cosines() -> NDArray[np.float64]:
-    """(8, 16): a wave a row, of length 1."""
-    numbers = np.arange(LONG_WAVES)[:, None]
-    found: NDArray[np.float64] = np.cos(np.pi * (np.arange(SMALL) + 0.5) * numbers / SMALL) * (2 / SMALL) ** 0.5
-    found[0] /= 2**0.5
-    return found
+    """Return the basis (8, 16) of the cosine transform, a wave of length 1 in each row."""
+    frequencies = np.arange(WAVES_PER_AXIS)[:, None]
+    scale = (2 / THUMBNAIL_SIDE) ** 0.5
+    basis: NDArray[np.float64] = (
+        np.cos(np.pi * (np.arange(THUMBNAIL_SIDE) + 0.5) * frequencies / THUMBNAIL_SIDE) * scale
+    )
+    basis[0] /= 2**0.5
+    return basis
 
 
-def counted(pictures: Sequence[Pixels]) -> NDArray[np.float32]:
-    """(n, f) features that need no training: in each of 4 × 4 parts how often each of 4 × 4 × 4 colours stands there, and how
-    strong its edges are in each of 8 directions (Dalal & Triggs 2005), each scaled to length 1."""
-    return np.stack([np.concatenate([_colours(pixels), _edges(pixels)]) for pixels in pictures])
+def histogram_features(images: Sequence[Pixels]) -> NDArray[np.float32]:
+    """Return features (n, f): histograms of colours and of edges in each of 4 × 4 parts of an image.
+
+    Colours are 4 × 4 × 4 shades; edges are counted by their strength in 8 directions (Dalal & Triggs 2005). Either half is scaled
+    to length 1.
+    """
+    return np.stack([np.concatenate([_colours(pixels), _edges(pixels)]) for pixels in images])
 
 
 def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
-    return [part for rows in np.array_split(values, CELLS, 0) for part in np.array_split(rows, CELLS, 1)]
+    rows = np.array_split(values, PARTS_PER_SIDE, 0)
+    return [part for row in rows for part in np.array_split(row, PARTS_PER_SIDE, 1)]
 
 
 def _colours(pixels: Pixels) -> NDArray[np.float32]:
-    names = (pixels // (256 // COLOURS)).astype(np.int64) @ np.array([COLOURS**2, COLOURS, 1])
-    return _unit([np.bincount(part.ravel(), minlength=COLOURS**3) for part in _parts(names)])
+    colours = (pixels // (256 // NUM_SHADES)).astype(np.int64) @ np.array([NUM_SHADES**2, NUM_SHADES, 1])
+    return _normalise([np.bincount(part.ravel(), minlength=NUM_SHADES**3) for part in _parts(colours)])
 
 
 def _edges(pixels: Pixels) -> NDArray[np.float32]:
-    grey = pixels.astype(np.float32) @ GREY
+    grey = pixels.astype(np.float32) @ GREY_WEIGHTS
     y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))
     strength = np.hypot(y, x)
-    way = ((np.arctan2(y, x) % np.pi) / np.pi * EDGES).astype(np.int64) % EDGES
-    found = [np.bincount(of.ravel(), by.ravel(), EDGES) for of, by in zip(_parts(way), _parts(strength), strict=True)]
-    return _unit(found)
+    directions = ((np.arctan2(y, x) % np.pi) / np.pi * NUM_DIRECTIONS).astype(np.int64) % NUM_DIRECTIONS
+    parts = zip(_parts(directions), _parts(strength), strict=True)
+    return _normalise([np.bincount(which.ravel(), weights.ravel(), NUM_DIRECTIONS) for which, weights in parts])
 
 
-def _unit(found: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    values = np.sqrt(np.concatenate(found).astype(np.float32))
+def _normalise(histograms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """Return the square roots of all counts as one vector of length 1."""
+    values = np.sqrt(np.concatenate(histograms).astype(np.float32))
     return (values / (np.linalg.norm(values) or 1.0)).astype(np.float32)
 
 
-def counting() -> Callable[..., Any]:
-    """From pictures, or from values of so many pictures each, to sparse vectors (n, f) of length 1."""
+def histogram_extractor() -> Callable[..., Any]:
+    """Return the function from images to sparse histogram features (n, f) of length 1.
+
+    Its second argument says how many consecutive images make one value.
+    """
     from scipy.sparse import csr_matrix  # a second to import
 
-    def of(asked: Sequence[Pixels], each: int = 1) -> Any:
-        found = counted(asked)
-        return csr_matrix(found.reshape(len(found) // each, -1) / (2 * each) ** 0.5)
+    def extract(images: Sequence[Pixels], images_per_value: int = 1) -> Any:
+        features = histogram_features(images)
+        return csr_matrix(features.reshape(len(features) // images_per_value, -1) / (2 * images_per_value) ** 0.5)
 
-    return of
+    return extract

@@ -1,85 +1,90 @@
-"""Pictures without a model: decoded, brought to a size, cut into patches and back, moved about, and counted.
+"""Image files: decoding to pixels, and encoding of pixels as PNG, JPEG, or SVG for HTML pages.
 
-A decoded picture is (h, w, 3) of bytes, red, green and blue. Legend of shapes: h rows, w columns of pixels; p side of a patch;
-g × k patches.
+Legend of shapes: h rows, w columns of pixels.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto.vision.pixels import PAPER, Pixels, Unreadable, load_pillow
+from mapsto.task.capabilities import FAINTEST_SHADE
+from mapsto.vision.pixels import BACKGROUND, Pixels, Unreadable, load_pillow
+from mapsto.vision.resize import Resizer
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
+# The formats that Pillow may open: none of those for which it starts another program.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format of Pillow's that starts another program
+# The largest image and the largest file that are read.
+MAX_PIXELS, MAX_BYTES = 64_000_000, 2**30
 
+# The colours of boxes drawn into an image, a class each.
+BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
 
-MOST_PIXELS, MOST_BYTES = 64_000_000, 2**30
-
-
-FRAME_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
-
-
+# Fonts with Chinese and other letters under the names that systems install them by.
 FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
 
-
-ORIENTATION, FIRST_ON_ITS_SIDE = 0x0112, 5  # of EXIF: what is written as rows are columns
+# EXIF's tag of the orientation, and the first of its values that exchange rows and columns.
+ORIENTATION, FIRST_TRANSPOSED = 0x0112, 5
 
 
 def require_file(path: str | Path) -> None:
-    """Raise Unreadable for what is there and is no file, such as a pipe, which nobody may fill, or a device without an end."""
+    """Raise Unreadable for a path that is no regular file, such as a pipe or a device, which reading might never end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise Unreadable("this is no file")
 
 
-def content_of(path: str | Path) -> bytes:
-    """The bytes of a file. Raises OSError, and Unreadable for one that is none, is empty, or is larger than any that is read."""
+def read_image_bytes(path: str | Path) -> bytes:
+    """Return the bytes of a file. Raises OSError, and Unreadable for what is no file, is empty or is too large."""
     require_file(path)
     if not (size := os.stat(path).st_size):
         raise Unreadable("the file is empty")
-    if size > MOST_BYTES:
-        raise Unreadable(f"{size:,} bytes are more than the {MOST_BYTES:,} that are read")
+    if size > MAX_BYTES:
+        raise Unreadable(f"{size:,} bytes are more than the {MAX_BYTES:,} that are read")
     return Path(path).read_bytes()
 
 
-def decode(content: bytes) -> Pixels:
-    """The pixels of an encoded picture, turned as its EXIF data say; of several frames the first, on white where it can be seen
-    through, of 16 bits a channel the upper 8. Raises Unreadable, also where nothing says which value is white, and UsageError
-    without Pillow."""
+def decode_image(content: bytes) -> Pixels:
+    """Return the pixels of an encoded image, rotated as its EXIF data say.
+
+    Of several frames the first is read, transparent pixels become white, and of 16 bits a channel the upper 8 are read.
+    Raises Unreadable, also where no value is known to be white, and UsageError without Pillow.
+    """
     pillow = load_pillow()
-    return _seen(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=FORMATS))
+    return _to_pixels(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS))
 
 
-def is_opened(value: object) -> bool:
-    """Whether a value is a picture of Pillow's, which is not imported for it."""
+def is_pillow_image(value: object) -> bool:
+    """Return whether a value is an image of Pillow, without importing Pillow."""
     return "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image)
 
 
-def pixels_of(image: Any) -> Pixels:
-    """The pixels of a picture of Pillow's, as `decode` gives those of its file. Raises Unreadable."""
-    return _seen(load_pillow(), lambda: image)
+def pillow_pixels(image: Any) -> Pixels:
+    """Return the pixels of an image of Pillow, as `decode_image` returns those of its file. Raises Unreadable."""
+    return _to_pixels(load_pillow(), lambda: image)
 
 
-def _seen(pillow: Any, give: Callable[[], Any]) -> Pixels:
+def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
     try:
-        opened = give()
-        if opened.width * opened.height > MOST_PIXELS:
-            raise Unreadable(
-                f"{opened.width:,} × {opened.height:,} pixels are more than the {MOST_PIXELS:,} that are read"
-            )
-        if opened.mode in ("I", "F") and opened.format != "PNG":  # whose 16 bits Pillow has given as 32
+        image = open_image()
+        if image.width * image.height > MAX_PIXELS:
+            raise Unreadable(f"{image.width:,} × {image.height:,} pixels are more than the {MAX_PIXELS:,} that are read")
+        # Pillow reads 16 bits of a PNG as 32; elsewhere 32 bits and floats have no known range.
+        if image.mode in ("I", "F") and image.format != "PNG":
             raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
-        opened.load()
-        return np.array(_coloured(pillow, pillow.ImageOps.exif_transpose(opened)))
+        image.load()
+        return np.array(_to_rgb(pillow, pillow.ImageOps.exif_transpose(image)))
     except pillow.UnidentifiedImageError as error:
         raise Unreadable("this is no picture of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
     except Unreadable:
@@ -88,64 +93,68 @@ def _seen(pillow: Any, give: Callable[[], Any]) -> Pixels:
         raise Unreadable(f"the picture is damaged: {error}") from error
 
 
-def size(content: bytes) -> tuple[int, int]:
-    """Width and height of an encoded picture, turned as its EXIF data say, without decoding it. Raises Unreadable."""
+def image_size(content: bytes) -> tuple[int, int]:
+    """Return the width and height of an encoded image, rotated as its EXIF data say, without decoding it. Raises Unreadable."""
     pillow = load_pillow()
     try:
-        with pillow.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            turned = opened.getexif().get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
-            return (opened.height, opened.width) if turned else (opened.width, opened.height)
+        with pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
+            transposed = image.getexif().get(ORIENTATION, 1) >= FIRST_TRANSPOSED
+            return (image.height, image.width) if transposed else (image.width, image.height)
     except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
         raise Unreadable(f"the picture is damaged: {error}") from error
 
 
-def _coloured(pillow: Any, image: Any) -> Any:
+def _to_rgb(pillow: Any, image: Any) -> Any:
     if image.mode.startswith("I"):
         values = np.asarray(image, np.float64) / 257
         return pillow.Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        paper = pillow.Image.new("RGBA", seen.size, PAPER)
-        return pillow.Image.alpha_composite(paper, seen).convert("RGB")
+        transparent = image.convert("RGBA")
+        background = pillow.Image.new("RGBA", transparent.size, BACKGROUND)
+        return pillow.Image.alpha_composite(background, transparent).convert("RGB")
     return image.convert("RGB")
 
 
-def encode(pixels: Pixels) -> bytes:
-    """A PNG of the pixels."""
+def encode_png(pixels: Pixels) -> bytes:
+    """Return the pixels as a PNG."""
     stream = io.BytesIO()
     load_pillow().Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
-def encode_moving(frames: Sequence[Pixels], milliseconds: int) -> bytes:
-    """A PNG that shows one after the other, each for so long."""
+def encode_animation(frames: Sequence[Pixels], milliseconds: int) -> bytes:
+    """Return the frames as an animated PNG that shows each of them for so long."""
     first, *others = map(load_pillow().Image.fromarray, frames)
     stream = io.BytesIO()
     first.save(stream, "PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return stream.getvalue()
 
 
-def thumbnail(pixels: Pixels) -> bytes:
-    """A JPEG of the pixels, for a page."""
+def encode_jpeg(pixels: Pixels) -> bytes:
+    """Return the pixels as a JPEG, for a page."""
     stream = io.BytesIO()
     load_pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
-def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
-    """A PNG of the pixels with a frame about each region ((top, bottom), (left, right)), and its name; each name has a colour."""
+def draw_boxes(pixels: Pixels, captions: Sequence[tuple[Any, str]]) -> bytes:
+    """Return a PNG of the image with a captioned box around each region, in a colour for each caption.
+
+    captions: regions ((top, bottom), (left, right)) with their texts.
+    """
     pillow = load_pillow()
     from PIL import ImageDraw
 
     image = pillow.Image.fromarray(pixels)
-    pen, thick = ImageDraw.Draw(image), max(1, round(max(pixels.shape) / 300))
-    names = {name: number for number, name in enumerate(dict.fromkeys(text for _, text in marks))}
-    for ((top, bottom), (left, right)), text in marks:
-        colour = FRAME_COLOURS[names[text] % len(FRAME_COLOURS)]
-        pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
-        font = _font(text, max(10, 5 * thick))
+    pen, line_width = ImageDraw.Draw(image), max(1, round(max(pixels.shape) / 300))
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(text for _, text in captions))}
+    for ((top, bottom), (left, right)), text in captions:
+        colour = BOX_COLOURS[numbers[text] % len(BOX_COLOURS)]
+        pen.rectangle((left, top, right, bottom), outline=colour, width=line_width)
+        font = _font(text, max(10, 5 * line_width))
         box = pen.textbbox((left, top), text, font=font)
-        place = (left, top - (box[3] - top)) if box[3] - top <= top else (left, top)  # above, where there is room
+        height = box[3] - top
+        place = (left, top - height) if height <= top else (left, top)  # above the box, where there is room
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="white", font=font)
     stream = io.BytesIO()
@@ -154,7 +163,7 @@ def outlined(pixels: Pixels, marks: Sequence[tuple[Any, str]]) -> bytes:
 
 
 def _font(text: str, height: int) -> Any:
-    """A font that has these letters, where one is installed under a usual name; else the one that Pillow brings."""
+    """Return an installed font for letters beyond ASCII; else Pillow's own."""
     from PIL import ImageFont
 
     for name in () if text.isascii() else FONTS:
@@ -163,3 +172,48 @@ def _font(text: str, height: int) -> Any:
         except OSError:
             continue
     return ImageFont.load_default(height)
+
+
+def svg_shade(region: Any, shade: float) -> str:
+    """Return an SVG rectangle over a region, in the colour `for` or `against` by the sign of its shade; empty for a faint one."""
+    if abs(shade) < FAINTEST_SHADE:
+        return ""
+    (top, bottom), (left, right) = region
+    colour = "against" if shade < 0 else "for"
+    return (
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
+        f'fill="rgba(var(--{colour}), {0.7 * abs(shade):.2f})"/>'
+    )
+
+
+def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = ()) -> str:
+    """Return an SVG of an image whose longer side is `side` pixels on the page, under shapes in the image's own pixels."""
+    return _svg(pixels, side, caption, [_embed_image(pixels, side, ""), *shapes])
+
+
+def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> tuple[str, str]:
+    """Return SVGs of an image as it is, and of it under shapes; its bytes stand in the first alone, since pages hold many."""
+    name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
+    plain = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
+    return plain, _svg(pixels, side, f"{caption}, with what decided", [f'<use href="#{name}"/>', *shapes])
+
+
+def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:
+    h, w = pixels.shape[:2]
+    width = round(side * w / max(h, w))
+    return (
+        f'<svg role="img" aria-label="{html.escape(caption)}" width="{width}" viewBox="0 0 {w} {h}">'
+        f"{''.join(elements)}</svg>"
+    )
+
+
+def _embed_image(pixels: Pixels, side: int, attribute: str) -> str:
+    """Return the SVG element of an image, in twice the pixels that are shown, for screens of double density."""
+    h, w = pixels.shape[:2]
+    scale = min(1.0, 2 * side / max(h, w))
+    resized = Resizer(1, max(1, round(max(h, w) * scale))).resize(pixels)[0]
+    content = base64.b64encode(encode_jpeg(resized)).decode()
+    return (
+        f'<image{attribute} width="{w}" height="{h}" preserveAspectRatio="none" '
+        f'href="data:image/jpeg;base64,{content}"/>'
+    )

@@ -1,4 +1,4 @@
-"""Pixels."""
+"""Pixel arrays, and the optional package that decodes images (Pillow)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from numpy.typing import NDArray
 
 from mapsto.errors import UsageError
 
+# (h, w, 3) of bytes: red, green and blue; frames of a video have one axis more in front.
 Pixels = NDArray[np.uint8]
 
+INSTALL_PILLOW = "pictures need the package Pillow: pip install 'mapsto[image]'"
 
-INSTALL = "pictures need the package Pillow: pip install 'mapsto[image]'"
+# The colour behind transparent pixels.
+BACKGROUND = (255, 255, 255)
 
-
-PAPER = (255, 255, 255)  # what is seen through a picture
-
-
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+# The weights of red, green and blue in a grey value (ITU-R BT.601).
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Unreadable(ValueError):
-    """What keeps a file from being a picture."""
+    """An image or a video that cannot be decoded; the message says why."""
 
 
 def load_pillow() -> Any:
-    """The package that decodes pictures. Raises UsageError where it is not here."""
+    """Import and return Pillow. Raises UsageError where it is not installed."""
     try:
         import PIL.Image
         import PIL.ImageOps
     except ImportError as error:
-        raise UsageError(INSTALL) from error
+        raise UsageError(INSTALL_PILLOW) from error
     return PIL

@@ -1,105 +1,119 @@
-"""preprocessor_config.json: how the image processors of `transformers` bring pictures to their size, read and written."""
+"""preprocessor_config.json: the resizing and normalisation of `transformers`' image processors, read and written.
+
+The processors disagree on what a bare number means as a size, so that the name of the processor decides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mapsto.vision.patch_embedding import MOST_SIDE
-from mapsto.vision.resize import Frame
+from mapsto.vision.patch_embedding import MAX_GRID_SIDE
+from mapsto.vision.resize import Resizer
 
+# Our own entry, for Resizer.fit "inside", which no processor of `transformers` has.
 FIT = "mapsto_fit"
 
-
-# What prepares pictures so, in `transformers`; and parts of the names of those that take a bare number for the shorter side.
+# The processor of `transformers` that resizes in each of these ways.
 PROCESSORS = {
     "middle": "BitImageProcessor",
     "squash_middle": "DeiTImageProcessor",
     "shorter": "YolosImageProcessor",
 }
 
+# Parts of the names of processors that take a bare number as the size of the shorter side.
+SHORTER_SIDE_PROCESSORS = ("CLIP", "Bit", "ConvNext", "VideoMAE")
 
-OF_SHORTER_SIDE = ("CLIP", "Bit", "ConvNext", "VideoMAE")
+# The processor that keeps the shape of images, and the multiple that their sides then are.
+SHAPE_KEEPING_PROCESSOR, SIDE_MULTIPLE = "Yolos", 16
 
+# The processor that crops to a share of the side, its default share, and the side from which on it squashes instead.
+SHARE_CROPPING_PROCESSOR, DEFAULT_CROP_SHARE, MIN_SQUASHED_SIDE = "ConvNext", 224 / 256, 384
 
-# The one that keeps the shape of pictures, and the multiples of which their sides are.
-KEEPS_SHAPE, WHOLE = "Yolos", 16
-
-
-# The one that cuts off a share: what it keeps, where nothing is said, and the side from which it squashes.
-CUTS_A_SHARE, SHARE, SQUASHED = "ConvNext", 224 / 256, 384
-
-
-FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by the number that Pillow gives them
+# Resampling filters, by the numbers that Pillow gives them.
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
-def normal_of(said: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the pixels, by channel. Raises KeyError."""
-    return (said["image_mean"], said["image_std"]) if said.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)
+def read_normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and the standard deviation of the pixels by channel. Raises KeyError."""
+    if config.get("do_normalize", True):
+        return config["image_mean"], config["image_std"]
+    return [0.0] * 3, [1.0] * 3
 
 
-def frame_of(said: Mapping[str, Any], patch: int) -> Frame:
-    """How a preprocessor_config.json brings pictures to their size. Raises ValueError, KeyError, TypeError."""
-    if not said.get("do_resize", True) or abs(float(said.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
+def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
+    """Return the resizing that a preprocessor_config.json describes. Raises ValueError, KeyError, TypeError.
+
+    patch: pixels to a side of the model's patches.
+    """
+    if not config.get("do_resize", True) or abs(float(config.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
-    how: Any = FILTERS[int(said.get("resample", 2))]
-    name = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
-    if KEEPS_SHAPE in name and (said.get("max_size") or "longest_edge" in said["size"]):
-        return _in_shape(said["size"], said.get("max_size"), patch, how)
-    size, shorter = _size(said, name)
-    if CUTS_A_SHARE in name:
+    resampling: Any = FILTERS[int(config.get("resample", 2))]
+    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    if SHAPE_KEEPING_PROCESSOR in name and (config.get("max_size") or "longest_edge" in config["size"]):
+        return _shape_keeping(config["size"], config.get("max_size"), patch, resampling)
+    size, is_shorter_side = _size(config, name)
+    if SHARE_CROPPING_PROCESSOR in name:
         side = _square(size, patch)
-        share = said.get("crop_pct") or SHARE
-        return Frame(patch, side, *(("middle", int(side / share)) if side < SQUASHED else ("squash", 0)), how)
-    if said.get("do_center_crop"):
-        side = _square(said["crop_size"], patch)
-        return Frame(patch, side, "middle" if shorter else "squash_middle", size if shorter else _square(size, 1), how)
-    if shorter:
+        share = config.get("crop_pct") or DEFAULT_CROP_SHARE
+        fit: Any = ("middle", int(side / share)) if side < MIN_SQUASHED_SIDE else ("squash", 0)
+        return Resizer(patch, side, *fit, resampling)
+    if config.get("do_center_crop"):
+        side = _square(config["crop_size"], patch)
+        if is_shorter_side:
+            return Resizer(patch, side, "middle", size, resampling)
+        return Resizer(patch, side, "squash_middle", _square(size, 1), resampling)
+    if is_shorter_side:
         raise ValueError("only square pictures are supported, and the shorter side alone is said")
-    return Frame(patch, _square(size, patch), said.get(FIT, "squash"), 0, how)
+    return Resizer(patch, _square(size, patch), config.get(FIT, "squash"), 0, resampling)
 
 
-def _size(said: Mapping[str, Any], name: str) -> tuple[Any, bool]:
-    """The size that the processor `name` brings pictures to, and whether it is that of their shorter side alone."""
-    size = said["size"]
+def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
+    """Return the size that the processor `name` resizes to, and whether it is that of the shorter side alone."""
+    size = config["size"]
     if not isinstance(size, int):
         return (int(size["shortest_edge"]), True) if "shortest_edge" in size else (size, False)
-    if said.get("do_center_crop") and not name:
+    if config.get("do_center_crop") and not name:
         raise ValueError(f"nothing says whether a size of {size} is that of both sides")
-    return size, any(part in name for part in OF_SHORTER_SIDE)
+    return size, any(part in name for part in SHORTER_SIDE_PROCESSORS)
 
 
-def _in_shape(size: Any, longest: Any, patch: int, how: Any) -> Frame:
-    """Of a size that says the shorter side and the most of the longer one, in either of the two ways. Raises ValueError."""
+def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resizer:
+    """Return the resizing to a shorter side and a limit of the longer one. Raises ValueError.
+
+    size: the shorter side, with the limit in `longest`; or a dict of both.
+    """
     shorter, longest = (size, longest) if isinstance(size, int) else (size["shortest_edge"], size["longest_edge"])
-    if patch != WHOLE:
-        raise ValueError(f"pictures in their own shape are of whole {WHOLE} pixels, not of patches of {patch}")
-    if not patch <= int(shorter) <= int(longest) <= MOST_SIDE * patch:
+    if patch != SIDE_MULTIPLE:
+        raise ValueError(f"pictures in their own shape are of whole {SIDE_MULTIPLE} pixels, not of patches of {patch}")
+    if not patch <= int(shorter) <= int(longest) <= MAX_GRID_SIDE * patch:
         raise ValueError(f"pictures from {shorter} to {longest} pixels are not supported")
-    return Frame(patch, int(longest), "shorter", int(shorter), how)
+    return Resizer(patch, int(longest), "shorter", int(shorter), resampling)
 
 
 def _square(size: Any, patch: int) -> int:
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
-    if height != width or not 0 < height // patch <= MOST_SIDE:
-        raise ValueError(f"pictures must be square, of a patch at least and at most {MOST_SIDE} to a side, not {size}")
+    if height != width or not 0 < height // patch <= MAX_GRID_SIDE:
+        raise ValueError(
+            f"pictures must be square, of a patch at least and at most {MAX_GRID_SIDE} to a side, not {size}"
+        )
     return height
 
 
-def written(frame: Frame, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """The inverse of `frame_of` and `normal_of`."""
-    read = {"height": frame.size, "width": frame.size}
-    sizes: dict[str, Any] = {"size": read}
-    if frame.cuts:
-        both = {"height": frame.shorter, "width": frame.shorter}
-        size = {"shortest_edge": frame.shorter} if frame.fit == "middle" else both
-        sizes = {"size": size, "do_center_crop": True, "crop_size": read}
-    if frame.fit == "shorter":
-        sizes = {"size": {"shortest_edge": frame.shorter, "longest_edge": frame.size}}
-    said = {
-        "image_processor_type": PROCESSORS.get(frame.fit, "ViTImageProcessor"),
-        "do_resize": True, **sizes, "resample": FILTERS.index(frame.filter), "do_rescale": True,
+def to_config(resizer: Resizer, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Return the entries of preprocessor_config.json: the inverse of `read_resizer` and `read_normalisation`."""
+    full = {"height": resizer.size, "width": resizer.size}
+    sizes: dict[str, Any] = {"size": full}
+    if resizer.crops:
+        before_crop = {"height": resizer.shorter, "width": resizer.shorter}
+        size = {"shortest_edge": resizer.shorter} if resizer.fit == "middle" else before_crop
+        sizes = {"size": size, "do_center_crop": True, "crop_size": full}
+    if resizer.fit == "shorter":
+        sizes = {"size": {"shortest_edge": resizer.shorter, "longest_edge": resizer.size}}
+    config = {
+        "image_processor_type": PROCESSORS.get(resizer.fit, "ViTImageProcessor"),
+        "do_resize": True, **sizes, "resample": FILTERS.index(resizer.filter), "do_rescale": True,
         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": mean, "image_std": std,
         "do_convert_rgb": True,
     }  # fmt: skip
-    return said | ({FIT: frame.fit} if frame.fit == "inside" else {})
+    return config | ({FIT: resizer.fit} if resizer.fit == "inside" else {})

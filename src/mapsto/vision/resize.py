@@ -1,4 +1,9 @@
-"""Resize."""
+"""Resizing of images to a grid of patches, and patches to pixels and back.
+
+Whatever is resized comes with its origin: a scale and a shift along each axis from new to raw pixels, by which regions in the
+raw image are laid on tokens.
+Legend of shapes: h rows, w columns of pixels; p side of a patch; g × k patches.
+"""
 
 from __future__ import annotations
 
@@ -9,54 +14,54 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.vision.features import ROUNDED
+from mapsto.vision.features import COORDINATE_DECIMALS
 from mapsto.vision.pixels import Pixels, load_pillow
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How a picture becomes a grid of patches of `patch` pixels.
+class Resizer:
+    """The method that brings an image to a grid of patches. What exceeds whole patches, right and below, is not read."""
 
-    fit: "inside" keeps its shape to whole patches and makes it smaller where a side is longer than `size`; "squash" makes it
-    `size` × `size`; "middle" brings its shorter side to `shorter` and takes the middle `size` × `size`, "squash_middle" both
-    sides; "shorter" brings its shorter side to `shorter`, less where the longer one would pass `size`, and both down to whole
-    patches, as YOLOS has it. What is left of `size` beside whole patches, right and below, is not read. filter: how Pillow
-    resamples.
-    """
-
+    # Pixels to a side of a patch.
     patch: int
+    # Pixels to a side of the largest image that is read.
     size: int
+    # inside: keep the shape to whole patches, and shrink where a side is longer than `size`. squash: to `size` × `size`.
+    # middle: the shorter side to `shorter`, then the central `size` × `size`; squash_middle: both sides to `shorter` first.
+    # shorter: the shorter side to `shorter`, less where the longer one would exceed `size`; whole patches (as YOLOS).
     fit: Literal["inside", "squash", "middle", "squash_middle", "shorter"] = "inside"
     shorter: int = 0
+    # Pillow's resampling filter.
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
 
     @property
-    def side(self) -> int:
-        """Patches along a side of the largest grid."""
+    def patches_per_side(self) -> int:
+        """Return the number of patches along a side of the largest grid."""
         return max(1, self.size // self.patch)
 
     @property
-    def largest(self) -> int:
-        """Patches of the largest grid."""
-        return self.side * (self.shorter // self.patch if self.fit == "shorter" else self.side)
+    def max_patches(self) -> int:
+        """Return the number of patches of the largest grid."""
+        side = self.patches_per_side
+        return side * (self.shorter // self.patch if self.fit == "shorter" else side)
 
     @property
-    def cuts(self) -> bool:
-        """Whether the middle of the picture is taken."""
+    def crops(self) -> bool:
+        """Return whether only the centre of an image is read."""
         return self.fit in ("middle", "squash_middle")
 
-    def framed(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
-        """The picture in its size, and where it comes from: (2, 2), scale and shift from new to raw pixels along y and x."""
+    def resize(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
+        """Return the resized image, and its origin (2, 2): scale and shift from new to raw pixels along y and x."""
         h, w = pixels.shape[:2]
         new = self._size(h, w)
-        done = resized(pixels, new, self.filter)
+        resized = resize_pixels(pixels, new, self.filter)
         scale = np.array([h / new[0], w / new[1]])
         shift = np.zeros(2)
-        if self.cuts:
-            done, corner = _middle(done, self.size)
+        if self.crops:
+            resized, corner = _centre_crop(resized, self.size)
             shift = corner * scale
-        read = self.side * self.patch
-        return done[:read, :read], np.stack([scale, shift], axis=1)
+        whole = self.patches_per_side * self.patch
+        return resized[:whole, :whole], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
         if self.fit == "squash":
@@ -69,7 +74,7 @@ class Frame:
             short = self.shorter
             return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
         scale = min(1.0, self.size / max(h, w))
-        grid = [max(1, min(self.side, round(side * scale / self.patch))) for side in (h, w)]
+        grid = [max(1, min(self.patches_per_side, round(side * scale / self.patch))) for side in (h, w)]
         return grid[0] * self.patch, grid[1] * self.patch
 
     def _shorter(self, h: int, w: int) -> tuple[int, int]:
@@ -77,36 +82,38 @@ class Frame:
         exact = self.size * short / long if long / short * self.shorter > self.size else float(self.shorter)
         size = round(exact), int(exact * long / short)
         if h <= w and h == size[0]:
-            size = h, w  # as the published processor leaves it
-        high, wide = (max(self.patch, side // self.patch * self.patch) for side in size)
-        return (high, wide) if h <= w else (wide, high)
+            size = h, w  # the published processor leaves such an image as it is
+        low, high = (max(self.patch, side // self.patch * self.patch) for side in size)
+        return (low, high) if h <= w else (high, low)
 
 
-def resized(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """The picture in another size (h, w)."""
+def resize_pixels(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
+    """Return the image in another size (h, w)."""
     if pixels.shape[:2] == size:
         return pixels
     pillow = load_pillow()
-    how = getattr(pillow.Image.Resampling, filter.upper())
-    return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), how))
+    resampling = getattr(pillow.Image.Resampling, filter.upper())
+    return np.array(pillow.Image.fromarray(pixels).resize((size[1], size[0]), resampling))
 
 
-def _middle(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
-    """The middle `size` × `size`, black where the picture ends before that; and its corner (y, x)."""
+def _centre_crop(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
+    """Return the central `size` × `size` pixels, padded with black where the image is smaller, and their corner (y, x)."""
     h, w = pixels.shape[:2]
     top, left = (h - size) // 2, (w - size) // 2
     if top < 0 or left < 0:
-        wide = np.zeros((max(h, size), max(w, size), 3), np.uint8)
+        padded = np.zeros((max(h, size), max(w, size), 3), np.uint8)
         y, x = max(0, -(-(size - h) // 2)), max(0, -(-(size - w) // 2))
-        wide[y : y + h, x : x + w] = pixels
-        inner, corner = _middle(wide, size)
+        padded[y : y + h, x : x + w] = pixels
+        inner, corner = _centre_crop(padded, size)
         return inner, corner - np.array([y, x])
     return pixels[top : top + size, left : left + size], np.array([top, left], np.float64)
 
 
-def patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
-    """(g·k, 3·p·p): the patches of a picture row by row, each channel by channel; of a stack of pictures (t, h, w, 3) those of
-    `depth` pictures, (t/depth · g·k, 3·depth·p·p)."""
+def split_patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
+    """Cut an image into patches (g·k, 3·p·p), row by row, each patch channel by channel.
+
+    Of a stack of images (t, h, w, 3) patches are of `depth` images: (t/depth · g·k, 3·depth·p·p).
+    """
     block = (depth, p, p)[4 - pixels.ndim :]
     axes = len(block)
     sizes = [size for whole, part in zip(pixels.shape, block, strict=False) for size in (whole // part, part)]
@@ -114,23 +121,25 @@ def patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
     return np.ascontiguousarray(pixels.reshape(*sizes, 3).transpose(order)).reshape(-1, 3 * math.prod(block))
 
 
-def joined(found: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixels:
-    """The inverse of `patches`, of `grid` patches along each axis."""
+def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixels:
+    """Return the image or stack that patches are of: the inverse of `split_patches`. grid: patches along each axis."""
     axes = len(grid)
     block = (depth, p, p)[3 - axes :]
-    order = [axis for at in range(axes) for axis in (at, axes + 1 + at)]
+    order = [axis for i in range(axes) for axis in (i, axes + 1 + i)]
     sizes = [count * part for count, part in zip(grid, block, strict=True)]
-    return np.ascontiguousarray(found.reshape(*grid, 3, *block).transpose(*order, axes)).reshape(*sizes, 3)
+    return np.ascontiguousarray(patches.reshape(*grid, 3, *block).transpose(*order, axes)).reshape(*sizes, 3)
 
 
-def seen(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """What stands in a `box` (2, 2), where it begins and ends along y and x, in a size (h, w): mirrored where it ends before it
-    begins, and the edge of the picture drawn out where the box reaches beyond."""
-    pillow, box = load_pillow(), box.round(ROUNDED)
+def resample_box(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
+    """Return a box of an image in a size (h, w).
+
+    box: (2, 2), begin and end along y and x; mirrored where it ends before it begins. Beyond the image its edge is repeated.
+    """
+    pillow, box = load_pillow(), box.round(COORDINATE_DECIMALS)
     low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])
     beyond = np.ceil(np.maximum(0, [-low, high - sides])).astype(int)
-    wide = np.pad(pixels, (*beyond.T.tolist(), (0, 0)), mode="edge") if beyond.any() else pixels
-    (top, left), (bottom, right) = (np.clip(end + beyond[0], 0, wide.shape[:2]).tolist() for end in (low, high))
-    how = getattr(pillow.Image.Resampling, filter.upper())
-    found = np.array(pillow.Image.fromarray(wide).resize(size[::-1], how, box=(left, top, right, bottom)))
-    return found[tuple(slice(None, None, -1 if begin > end else 1) for begin, end in box)]
+    padded = np.pad(pixels, (*beyond.T.tolist(), (0, 0)), mode="edge") if beyond.any() else pixels
+    (top, left), (bottom, right) = (np.clip(end + beyond[0], 0, padded.shape[:2]).tolist() for end in (low, high))
+    resampling = getattr(pillow.Image.Resampling, filter.upper())
+    resized = np.array(pillow.Image.fromarray(padded).resize(size[::-1], resampling, box=(left, top, right, bottom)))
+    return resized[tuple(slice(None, None, -1 if begin > end else 1) for begin, end in box)]

@@ -1,4 +1,7 @@
-"""How like two pictures are: the peak signal-to-noise ratio and the structural similarity."""
+"""Similarity of two images: the peak signal-to-noise ratio and the structural similarity.
+
+SSIM takes its window means from cumulative sums, so that its cost does not depend on the window.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +10,44 @@ from numpy.typing import NDArray
 
 from mapsto.vision.pixels import Pixels
 
-RANGE = 255.0
+# The largest pixel value.
+MAX_VALUE = 255.0
 
+# The mean squared error of rounding to bytes, which bounds the PSNR of equal images.
+MIN_ERROR = 1 / 12
 
-LEAST_ERROR = 1 / 12  # the mean squared one of rounding to bytes: pictures that are equal are no likelier than that
-
-
+# Pixels to a side of SSIM's windows.
 WINDOW = 7
 
-
-STEADY = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2  # keep the quotients of flat windows finite (Wang et al. 2004)
-
-
-def psnr(said: Pixels, truth: Pixels) -> float:
-    """The peak signal-to-noise ratio of two pictures (h, w, 3) in dB, 10 log₁₀(255² / mean squared error) over all pixels and
-    channels; 58.9 for equal ones."""
-    error = float(((said.astype(np.float64) - truth) ** 2).mean())
-    return float(10 * np.log10(RANGE**2 / max(error, LEAST_ERROR)))
+# The constants C1 and C2 that keep the quotients of flat windows finite (Wang et al. 2004).
+STABILISERS = (0.01 * MAX_VALUE) ** 2, (0.03 * MAX_VALUE) ** 2
 
 
-def ssim(said: Pixels, truth: Pixels) -> float:
-    """The structural similarity (Wang et al. 2004) of two pictures (h, w, 3), 1 for equal ones: the mean over channels and over
-    all windows of 7 × 7 pixels, smaller ones where a picture is, with every pixel of a window weighing the same."""
-    x, y = said.astype(np.float64), truth.astype(np.float64)
-    mean_x, mean_y = _windows(x), _windows(y)
-    spread = _windows(x * x) - mean_x**2 + _windows(y * y) - mean_y**2
-    shared = _windows(x * y) - mean_x * mean_y
-    light, contrast = STEADY
-    like = (2 * mean_x * mean_y + light) * (2 * shared + contrast)
-    return float((like / ((mean_x**2 + mean_y**2 + light) * (spread + contrast))).mean())
+def psnr(predicted: Pixels, truth: Pixels) -> float:
+    """Return the peak signal-to-noise ratio of two images (h, w, 3) in dB; 58.9 for equal ones.
+
+    It is 10 log₁₀(255² / mean squared error), over all pixels and channels.
+    """
+    error = float(((predicted.astype(np.float64) - truth) ** 2).mean())
+    return float(10 * np.log10(MAX_VALUE**2 / max(error, MIN_ERROR)))
 
 
-def _windows(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The means of all windows of values (h, w, 3)."""
+def ssim(predicted: Pixels, truth: Pixels) -> float:
+    """Return the structural similarity (Wang et al. 2004) of two images (h, w, 3); 1 for equal ones.
+
+    It is the mean over channels and over all windows of 7 × 7 pixels, smaller where an image is, with uniform weights.
+    """
+    x, y = predicted.astype(np.float64), truth.astype(np.float64)
+    mean_x, mean_y = _window_means(x), _window_means(y)
+    variances = _window_means(x * x) - mean_x**2 + _window_means(y * y) - mean_y**2
+    covariance = _window_means(x * y) - mean_x * mean_y
+    c1, c2 = STABILISERS
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return float((numerator / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).mean())
+
+
+def _window_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of all windows of values (h, w, 3)."""
     for axis in (0, 1):
         size = min(WINDOW, values.shape[axis])
         sums = np.cumsum(values, axis=axis)

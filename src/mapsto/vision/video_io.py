@@ -1,7 +1,7 @@
-"""Videos without a model: decoded by a process of their own, moved about, and counted.
+"""Video files: decoding in a process of its own, augmentation of all frames alike, and classical features.
 
-A decoder is a large program in C that reads what strangers wrote. So it runs in a child process: when it crashes or hangs, that
-is killed, the file is named, and the next one is decoded by another.
+A decoder is a large C program that reads files from strangers. So it runs in a child process (video_worker.py): when it crashes
+or hangs, it is killed, the file is reported, and the next one is decoded by a new process.
 A decoded video is (k, h, w, 3) of bytes: k frames, h rows, w columns of pixels, red, green and blue.
 """
 
@@ -28,30 +28,26 @@ from mapsto.errors import UsageError
 from mapsto.vision import augmentation, features, image_io
 from mapsto.vision.pixels import Pixels, Unreadable
 
-INSTALL = "videos need the package PyAV: pip install 'mapsto[video]'"
+INSTALL_PYAV = "videos need the package PyAV: pip install 'mapsto[video]'"
 
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
+# Seconds that decoding a file may take, and that a process with a broken pipe has to exit by itself.
+TIME_LIMIT, GRACE = 60.0, 2.0
 
+# The program of the child process.
+WORKER_CODE = "from mapsto.vision.video_worker import serve; serve()"
 
-LIMIT, GRACE = 60.0, 2.0  # seconds that decoding a file may take, and a process to end that has said its last
+# The most bytes of the first line of an answer, and of the frames behind it.
+MAX_HEADER_BYTES, MAX_FRAME_BYTES = 4096, 2**30
 
-
-SERVE = "from mapsto.vision.video_worker import serve; serve()"
-
-
-LONGEST_ANSWER = 4096  # bytes of its first line
-
-
-MOST_BYTES = 2**30  # of the frames that are given at once
-
-
-MILLISECONDS = 125  # that a frame is shown for
+# How long an animation shows a frame.
+FRAME_MILLISECONDS = 125
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a file holds: frames, their size as they are shown, and how long they last."""
+class VideoInfo:
+    """The number of frames of a video, their size as they are shown, and their length in seconds."""
 
     frames: int
     height: int
@@ -59,49 +55,54 @@ class Facts:
     seconds: float
 
 
-class Child:
-    """The process that decodes, made when it is needed and again when it was lost; threads take turns."""
+class DecoderProcess:
+    """The child process that decodes videos, started when it is needed and again when it was lost; threads take turns."""
 
     def __init__(self) -> None:
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> Facts | Pixels:
-        """What a file holds, or its frames at these times. Raises Unreadable for what it cannot decode, or does not survive."""
+    def request(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> VideoInfo | Pixels:
+        """Return what a file holds; or, with `times`, its frames at these seconds.
+
+        Raises Unreadable for a file that the decoder cannot read, or does not survive.
+        """
         content, seconds = content or b"", None if times is None else list(times)
-        whole = path and os.path.abspath(path)  # the process may have been started where we were before
-        asked = {"path": whole, "size": len(content), "times": seconds, "limit": math.ceil(LIMIT + GRACE)}
-        with self.turn:
-            process = self._alive()
-            watch = Watch(process)
+        absolute = path and os.path.abspath(path)  # the process may have been started in another working directory
+        request = {
+            "path": absolute, "size": len(content), "times": seconds, "limit": math.ceil(TIME_LIMIT + GRACE)
+        }  # fmt: skip
+        with self.lock:
+            process = self._running()
+            watchdog = Watchdog(process)
             try:
-                return _exchanged(process, json.dumps(asked).encode() + b"\n" + content, len(seconds or ()))
+                return _exchange(process, json.dumps(request).encode() + b"\n" + content, len(seconds or ()))
             except Unreadable:
                 raise
             except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
                 self.close(GRACE)
-                raise Unreadable(watch.told(process)) from error
+                raise Unreadable(watchdog.explain(process)) from error
             finally:
-                if watch.ended():
+                if watchdog.stop():
                     self.close()
 
-    def _alive(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             self.close()
-            if missing():
-                raise UsageError(INSTALL)
+            if is_pyav_missing():
+                raise UsageError(INSTALL_PYAV)
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", SERVE],  # what stands where we are called is not imported
+                [sys.executable, "-P", "-c", WORKER_CODE],  # -P: import nothing from the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # an interrupt at the terminal is for us: we finish a step and save
+                start_new_session=True,  # Ctrl-C is for the parent, which finishes its step and saves
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             )
         return self.process
 
     def close(self, grace: float = 0.0) -> None:
-        """End the process, if there is one; one that is about to end by itself has a while for it."""
+        """Kill the process, if there is one, after `grace` seconds in which it may exit by itself."""
         if self.process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace)
@@ -109,129 +110,136 @@ class Child:
             self.process.wait()
             for stream in (self.process.stdin, self.process.stdout):
                 assert stream is not None
-                with suppress(OSError):  # what was not written yet has no reader
+                with suppress(OSError):  # closing flushes, and there is no reader
                     stream.close()
             self.process = None
 
 
-class Watch:
-    """Kills a process that takes longer than LIMIT."""
+class Watchdog:
+    """A timer that kills a process which takes longer than TIME_LIMIT."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.late, self.limit, self.process = False, LIMIT, process
+        self.has_killed, self.limit, self.process = False, TIME_LIMIT, process
         self.timer = threading.Timer(self.limit, self._kill)
         self.timer.start()
 
     def _kill(self) -> None:
-        self.late = True
+        self.has_killed = True
         self.process.kill()
 
-    def ended(self) -> bool:
-        """Stop watching; whether the process was killed."""
+    def stop(self) -> bool:
+        """Stop the timer; return whether it killed the process."""
         self.timer.cancel()
         self.timer.join()
-        return self.late
+        return self.has_killed
 
-    def told(self, process: subprocess.Popen[bytes]) -> str:
-        """Why there is no answer."""
-        if self.ended():
+    def explain(self, process: subprocess.Popen[bytes]) -> str:
+        """Return why there is no answer."""
+        if self.stop():
             return f"decoding the video took more than {self.limit:g} s and was stopped"
         code = process.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the decoder broke off over this video ({how})"
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"the decoder broke off over this video ({reason})"
 
 
-def _exchanged(process: subprocess.Popen[bytes], request: bytes, count: int) -> Facts | Pixels:
-    """Ask, and read the facts, or `count` frames. Raises Unreadable, which it says itself; OSError, EOFError, KeyError, TypeError
-    and ValueError where this is no answer."""
+def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> VideoInfo | Pixels:
+    """Send a request and read the answer: what the file holds, or `count` frames.
+
+    Raises Unreadable for a file that the decoder refuses; OSError, EOFError, KeyError, TypeError or ValueError for no answer.
+    """
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(request)
     process.stdin.flush()
-    said = json.loads(process.stdout.readline(LONGEST_ANSWER) or "-")
-    if "fault" in said:
-        raise Unreadable(str(said["fault"]))
+    header = json.loads(process.stdout.readline(MAX_HEADER_BYTES) or "-")
+    if "fault" in header:
+        raise Unreadable(str(header["fault"]))
     if not count:
-        return Facts(int(said["frames"]), int(said["height"]), int(said["width"]), float(said["seconds"]))
-    k, h, w, channels = said["shape"]
+        return VideoInfo(
+            int(header["frames"]), int(header["height"]), int(header["width"]), float(header["seconds"])
+        )
+    k, h, w, channels = header["shape"]
     size = k * h * w * channels
-    if k != count or channels != 3 or not 0 < size <= MOST_BYTES:
+    if k != count or channels != 3 or not 0 < size <= MAX_FRAME_BYTES:
         raise ValueError("an answer of another size than was asked for")
-    given = process.stdout.read(size)
-    if len(given) < size:
+    content = process.stdout.read(size)
+    if len(content) < size:
         raise EOFError
-    return np.frombuffer(given, np.uint8).reshape(k, h, w, channels)
+    return np.frombuffer(content, np.uint8).reshape(k, h, w, channels)
 
 
-CHILD = Child()
+DECODER = DecoderProcess()
+atexit.register(DECODER.close)
 
 
-atexit.register(CHILD.close)
-
-
-def missing() -> bool:
-    """Whether there is no PyAV."""
+def is_pyav_missing() -> bool:
+    """Return whether PyAV is not installed."""
     return importlib.util.find_spec("av") is None
 
 
-def facts(path: str | None, content: bytes | None = None) -> Facts:
-    """What a file, or its `content`, holds; it is decoded whole. Raises OSError, Unreadable, and UsageError without PyAV."""
+def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
+    """Return what a file, or its `content`, holds; all of it is decoded. Raises OSError, Unreadable, UsageError."""
     _require_file(path)
-    found = CHILD.ask(path, content, None)
-    assert isinstance(found, Facts)
-    return found
+    info = DECODER.request(path, content, None)
+    assert isinstance(info, VideoInfo)
+    return info
 
 
-def shown(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
-    """The frames (k, h, w, 3) that are seen at `times` in seconds, which rise. Raises OSError, Unreadable, UsageError."""
+def decode_frames(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
+    """Return the frames (k, h, w, 3) that are shown at `times`, rising seconds. Raises OSError, Unreadable, UsageError."""
     _require_file(path)
-    found = CHILD.ask(path, content, times)
-    assert isinstance(found, np.ndarray)
-    return found
+    frames = DECODER.request(path, content, times)
+    assert isinstance(frames, np.ndarray)
+    return frames
 
 
 def _require_file(path: str | None) -> None:
-    """Raise OSError unless it can be read, Unreadable for what is there and is no file."""
+    """Raise OSError for a file that cannot be opened, Unreadable for what is no regular file."""
     if path is not None:
         image_io.require_file(path)
         with open(path, "rb"):
             return
 
 
-def middles(seconds: float, count: int) -> list[float]:
-    """The middle of each of `count` equal parts of so many seconds."""
+def middle_times(seconds: float, count: int) -> list[float]:
+    """Return the middle of each of `count` equal parts of so many seconds."""
     return [seconds * (i + 0.5) / count for i in range(count)]
 
 
-def moving(pixels: Pixels) -> bytes:
-    """An animated PNG of the frames."""
-    return image_io.encode_moving(list(pixels), MILLISECONDS)
+def animate(frames: Pixels) -> bytes:
+    """Return an animated PNG of the frames (k, h, w, 3)."""
+    return image_io.encode_animation(list(frames), FRAME_MILLISECONDS)
 
 
-def varied(
-    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, bends: bool
+def augment_video(
+    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """All frames varied in the same way, and where they come from along time, rows and columns; see augmentation.varied."""
+    """Return all frames augmented alike, and their origin (3, 2) along time, rows and columns; see augmentation.augment_image."""
     seed = int(rng.integers(2**63))
-    found = [augmentation.varied(frame, np.random.default_rng(seed), how, mirror, recolour, bends) for frame in pixels]
-    return np.stack([frame for frame, _ in found]), np.concatenate([[[1.0, 0.0]], found[0][1]])
+    augmented = [
+        augmentation.augment_image(frame, np.random.default_rng(seed), how, mirror, recolour, warp) for frame in pixels
+    ]
+    return np.stack([frame for frame, _ in augmented]), np.concatenate([[[1.0, 0.0]], augmented[0][1]])
 
 
-def disturbed(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """As another camera would have it; see pictures.disturbed."""
-    frames = [features.disturbed(frame, rng) for frame in pixels]
+def perturb_video(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """Return the video as other cameras would take it; see features.perturb_image."""
+    frames = [features.perturb_image(frame, rng) for frame in pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
-def counting() -> Callable[[Sequence[Pixels]], Any]:
-    """From videos to sparse vectors (n, f) of length 1 that need no training: colours and edges of the mean frame, of how the
-    second half differs from the first, and of how much a frame differs from the one before."""
-    of = features.counting()
-    return lambda asked: of([picture for pixels in asked for picture in _summed(pixels)], 3)
+def video_histogram_extractor() -> Callable[[Sequence[Pixels]], Any]:
+    """Return the function from videos to sparse histogram features (n, f) of length 1.
+
+    They are colours and edges of three images: the mean frame, the change from the first half to the second, and the mean
+    difference of consecutive frames.
+    """
+    extract = features.histogram_extractor()
+    return lambda videos: extract([image for pixels in videos for image in _summary_images(pixels)], 3)
 
 
-def _summed(pixels: Pixels) -> list[Pixels]:
+def _summary_images(pixels: Pixels) -> list[Pixels]:
     values = pixels.astype(np.float32)
     half = max(1, len(values) // 2)
     change = 127.5 + (values[half:].mean(0) - values[:half].mean(0)) / 2 if len(values) > 1 else 0 * values[0] + 127.5
     motion = np.abs(np.diff(values, axis=0)).mean(0) if len(values) > 1 else 0 * values[0]
-    return [np.clip(picture, 0, 255).astype(np.uint8) for picture in (values.mean(0), change, motion)]
+    return [np.clip(image, 0, 255).astype(np.uint8) for image in (values.mean(0), change, motion)]
