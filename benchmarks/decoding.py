@@ -17,7 +17,7 @@ from transformers import ViTImageProcessorPil
 
 from mapsto.kinds.image import ImageSource
 from mapsto.sequence.corruption import generator
-from mapsto.vision.resize import Frame
+from mapsto.vision.resize import Resizer
 
 SIDE, PATCH, COUNT, ROUNDS = 224, 16, 200, 7
 NORMAL = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -44,7 +44,7 @@ def a_second(work: Callable[[bytes, int], object], pictures: list[bytes]) -> flo
 def main() -> None:
     torch.set_num_threads(1)
     pictures = files()
-    source = ImageSource(Frame(PATCH, SIDE), NORMAL["image_mean"], NORMAL["image_std"])
+    source = ImageSource(Resizer(PATCH, SIDE), NORMAL["image_mean"], NORMAL["image_std"])
     read = {content: source.read(content) for content in pictures}
     processor = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, **NORMAL)
 

@@ -21,8 +21,8 @@ from onnx import numpy_helper
 import mapsto
 from mapsto.data.table import read_table
 from mapsto.device import keep_memory
-from mapsto.vision.patch_embedding import PLACES
-from mapsto.vision.resize import joined
+from mapsto.vision.patch_embedding import HEADER_BYTES
+from mapsto.vision.resize import join_patches
 
 BODY, LAST = "backbone.", "/backbone/layernorm/Add_1_output_0"
 NORMAL = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -80,7 +80,9 @@ def main() -> None:
     source = start.mapping.sources["image"]
     values = [source.read(cell) for cell in test.column("image")[:8]]
     pieces = source.encode(values, 0)
-    grids = [joined(piece.tokens[1:, PLACES:], (16, 16), 14) for piece in pieces]  # what is read, as the twin takes it
+    grids = [
+        join_patches(piece.tokens[1:, HEADER_BYTES:], (16, 16), 14) for piece in pieces
+    ]  # what is read, as the twin takes it
     mean, std = (np.array(NORMAL[name], np.float32) for name in ("image_mean", "image_std"))
     pixels = np.stack([((grid / 255 - mean) / std).transpose(2, 0, 1) for grid in grids]).astype(np.float32)
     theirs = twin(model, pixels)

@@ -25,7 +25,7 @@ from mapsto.kinds.boxes import Box, Boxes
 from mapsto.metrics.average_precision import AveragePrecision, match_detections
 from mapsto.sequence.corruption import generator
 from mapsto.vision import detection_annotations, image_io, resize
-from mapsto.vision.patch_embedding import PLACES
+from mapsto.vision.patch_embedding import HEADER_BYTES
 
 SMALL = {"layers": 1, "width": 32, "device": "cpu", "precision": "fp32"}
 
@@ -240,7 +240,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
     target.learn(answers)
     assert target.queries == 1024
     assert target.notes(answers) == ["1 rows have more boxes than the 100 that can be told; there the surest count"]
-    source = image.ImageSource(resize.Frame(4, 32), [0.5] * 3, [0.2] * 3)
+    source = image.ImageSource(resize.Resizer(4, 32), [0.5] * 3, [0.2] * 3)
     target.bind({"image": source}, None)
     (piece,) = source.encode([source.read(np.zeros((8, 1503, 3), np.uint8))], 0, aligned=True)
     values = target.encode(answers[0], (piece,)).values
@@ -275,7 +275,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     """A bright rectangle is where its box says, however the picture was brought to its size and varied."""
     pixels = np.full((40, 64, 3), 20, np.uint8)
     pixels[12:28, 20:40] = 120
-    frame = resize.Frame(4, 32, fit, 32)
+    frame = resize.Resizer(4, 32, fit, 32)
     source = image.ImageSource(frame, [0.5] * 3, [0.2] * 3)
     target = Boxes()
     answer = target.read([{"label": "bright", "box": [20, 12, 40, 28]}])
@@ -286,7 +286,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     for step in range(20):
         varied = source.augment(piece, generator(0, 0, step), how)
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
-        seen = resize.joined(varied.tokens[~varied.special, PLACES:], grid, 4).mean(-1)
+        seen = resize.join_patches(varied.tokens[~varied.special, HEADER_BYTES:], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
         if seen.max() - seen.min() < 30:
             continue  # nothing is told apart any more
@@ -304,7 +304,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
 def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     """A rectangle in a colour of its own in each of four pictures: where enough of one is seen, its box is about it."""
     colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
-    source, target = image.ImageSource(resize.Frame(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
+    source, target = image.ImageSource(resize.Resizer(4, 64), [0.5] * 3, [0.2] * 3), Boxes()
     answers = [target.read([{"label": name, "box": [12, 8, 28, 20]}]) for name in colours]
     target.learn(answers)
     target.bind({"image": source}, None)
@@ -316,7 +316,7 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     for step in range(30):
         rng = generator(0, 0, step)
         mixed, parts = source.mix([source.augment(piece, rng, how) for piece in pieces], rng, "mosaic")
-        seen = resize.joined(mixed.tokens[~mixed.special, PLACES:], (10, 16), 4)
+        seen = resize.join_patches(mixed.tokens[~mixed.special, HEADER_BYTES:], (10, 16), 4)
         values = target.mix_answers(answers, (mixed,), parts).values
         for name, colour in colours.items():
             found = values[values[:, 0] == target.classes.index(name), 1:]
@@ -344,7 +344,7 @@ def test_of_answers_that_overlap_the_surest_is_told_and_counts() -> None:
 
 
 def test_boxes_that_left_the_picture_are_not_asked_for() -> None:
-    target, source = Boxes(), image.ImageSource(resize.Frame(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
+    target, source = Boxes(), image.ImageSource(resize.Resizer(4, 32, "middle", 32), [0.5] * 3, [0.2] * 3)
     answer = target.read([{"label": "a", "box": [0, 0, 6, 32]}, {"label": "a", "box": [30, 0, 50, 32]}])
     target.learn([answer])
     target.bind({"image": source}, None)
@@ -455,8 +455,8 @@ def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     assert len(out.read_text(encoding="utf-8").splitlines()) == 4
     files = sorted(path.name for path in drawn.iterdir())
     assert files == [f"{i + 1:05}-{i}.png" for i in range(4)]
-    before = image_io.decode((folder / "JPEGImages" / "1.png").read_bytes())
-    after = image_io.decode((drawn / "00002-1.png").read_bytes())
+    before = image_io.decode_image((folder / "JPEGImages" / "1.png").read_bytes())
+    after = image_io.decode_image((drawn / "00002-1.png").read_bytes())
     assert before.shape == after.shape and (before != after).any()
     traced = run("trace", "image -> boxes", str(folder), "--start", str(tmp_path / "det"))
     assert " places →" in traced.stdout and "truth    '1 red'" in traced.stdout, traced.stderr
@@ -496,7 +496,7 @@ def test_boxes_need_a_picture_and_drawing_needs_boxes(tmp_path: Path) -> None:
 def test_pictures_are_read_in_the_size_that_is_asked_for(tmp_path: Path) -> None:
     model = mapsto.fit("image -> boxes", rows(6), tmp_path / "det", steps=1, size=64, hold_out=0, **SMALL)
     source = mapsto.load(tmp_path / "det", device="cpu").mapping.sources["image"]
-    assert isinstance(source, image.ImageSource) and source.frame.size == 64 and source.frame.fit == "inside"
+    assert isinstance(source, image.ImageSource) and source.resizer.size == 64 and source.resizer.fit == "inside"
     assert model.mapping.config.transformer.max_tokens >= source.max_tokens
     with pytest.raises(UsageError, match="--size is for pictures"):
         mapsto.fit("text -> label", [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}], size=64, **SMALL)
@@ -515,5 +515,5 @@ def test_blood_cells_are_read_and_the_two_without_an_area_named(shared_data: Pat
     assert [name for name, _ in bad] == ["BloodImage_00338", "BloodImage_00343"]
     assert all("without an area" in reason for _, reason in bad)
     shutil.copytree(bccd / "Annotations", tmp_path / "Annotations")
-    cells = detection_annotations.read(tmp_path, lambda folder: sorted(folder.rglob("*.xml")))
+    cells = detection_annotations.read_annotations(tmp_path, lambda folder: sorted(folder.rglob("*.xml")))
     assert len(cells) == 364, "files that are told of and not there are rows too, and bad ones"

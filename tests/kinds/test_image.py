@@ -37,9 +37,9 @@ from mapsto.options import Options
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import parse
 from mapsto.vision import augmentation, features, image_io, image_value, resize
-from mapsto.vision.image_value import Picture
-from mapsto.vision.patch_embedding import PLACES
-from mapsto.vision.resize import Frame
+from mapsto.vision.image_value import ImageValue
+from mapsto.vision.patch_embedding import HEADER_BYTES
+from mapsto.vision.resize import Resizer
 
 # Decoding
 
@@ -60,11 +60,11 @@ def test_every_mode_is_read_as_colours() -> None:
         (two_coloured_image().convert("CMYK"), "TIFF", (255, 0, 0)),
         (two_coloured_image(), "WEBP", None),
     ):
-        pixels = image_io.decode(encode_image(image, kind))
+        pixels = image_io.decode_image(encode_image(image, kind))
         assert pixels.shape == (4, 8, 3) and pixels.dtype == np.uint8
         if corner is not None:
             assert np.abs(pixels[0, 0].astype(int) - corner).max() <= 4, (kind, image.mode, pixels[0, 0])
-    assert image_io.decode(encode_image(grey16))[3, 7, 0] == round(62000 / 257)
+    assert image_io.decode_image(encode_image(grey16))[3, 7, 0] == round(62000 / 257)
 
 
 def test_pictures_of_pillow_are_read_as_their_files() -> None:
@@ -79,7 +79,7 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
     ):
         content = encode_image(image, kind, **how)
         opened = Image.open(io.BytesIO(content))
-        assert np.array_equal(read(opened).pixels, image_io.decode(content)), (image.mode, kind)
+        assert np.array_equal(read(opened).pixels, image_io.decode_image(content)), (image.mode, kind)
         assert np.array_equal(read(opened).pixels, read(opened).pixels), "what was opened stays so"
         assert fits([opened, None]) and fits([opened, "a.png"]) and not fits([opened, "words"])
     with pytest.raises(BadCell, match="damaged"):
@@ -94,7 +94,7 @@ def test_pictures_of_pillow_are_read_as_their_files() -> None:
 def test_a_camera_held_upright_is_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to the right
-    pixels = image_io.decode(encode_image(two_coloured_image((40, 20)), "JPEG", exif=exif, quality=95))
+    pixels = image_io.decode_image(encode_image(two_coloured_image((40, 20)), "JPEG", exif=exif, quality=95))
     assert pixels.shape == (40, 20, 3)
     assert pixels[2, 10, 0] > 200 and pixels[37, 10, 2] > 200
 
@@ -102,7 +102,7 @@ def test_a_camera_held_upright_is_turned() -> None:
 def test_of_a_moving_picture_the_first_frame_is_read() -> None:
     frames = [Image.new("RGB", (6, 6), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     content = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert image_io.decode(content)[0, 0].tolist() == [255, 0, 0]
+    assert image_io.decode_image(content)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +111,8 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
     with (tmp_path / "large.png").open("wb") as stream:
-        stream.truncate(image_io.MOST_BYTES + 1)
-    monkeypatch.setattr(image_io, "MOST_PIXELS", 5000)
+        stream.truncate(image_io.MAX_BYTES + 1)
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 5000)
     for cell, said in (
         (b"plain text", "no picture of a known format"),
         (str(tmp_path / "cut.jpg"), "damaged"),
@@ -201,7 +201,7 @@ def test_small_files_that_become_huge_are_refused_in_little_memory(tmp_path: Pat
 @settings(max_examples=60, deadline=None)
 def test_nothing_is_squashed_unless_asked(h: int, w: int, patch: int, side: int) -> None:
     """Sides are whole patches; a picture grows by less than one, and keeps its shape to within one."""
-    pixels, origin = Frame(patch, side * patch).framed(np.zeros((h, w, 3), np.uint8))
+    pixels, origin = Resizer(patch, side * patch).resize(np.zeros((h, w, 3), np.uint8))
     new = np.array(pixels.shape[:2])
     assert (new % patch == 0).all() and (new <= side * patch).all()
     scale = min(1.0, side * patch / max(h, w))
@@ -213,7 +213,7 @@ def test_nothing_is_squashed_unless_asked(h: int, w: int, patch: int, side: int)
 @settings(max_examples=40, deadline=None)
 def test_patches_are_joined_again(g: int, k: int, p: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (g * p, k * p, 3)).astype(np.uint8)
-    assert np.array_equal(resize.joined(resize.patches(pixels, p), (g, k), p), pixels)
+    assert np.array_equal(resize.join_patches(resize.split_patches(pixels, p), (g, k), p), pixels)
 
 
 @pytest.mark.parametrize("how", kinds.source("image").augmentations)
@@ -221,14 +221,14 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
     """A red spot: after moving, the patches that show it still say where it was in the raw picture."""
     pixels = np.zeros((64, 48, 3), np.uint8)
     pixels[24:32, 16:24, 0] = 255
-    source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
+    source = kinds.source("image")(Resizer(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     seen = set()
     for seed in range(30):
         moved = source.augment(piece, generator(seed, 0, 0), how)
         again = source.augment(piece, generator(seed, 0, 0), how)
         assert np.array_equal(moved.tokens, again.tokens) and moved.alignment is not None
-        red = moved.tokens[:, PLACES : PLACES + 16].astype(float).mean(1)
+        red = moved.tokens[:, HEADER_BYTES : HEADER_BYTES + 16].astype(float).mean(1)
         red[moved.special] = 0
         if red.max() < 150:
             continue  # it lies on several patches
@@ -247,7 +247,7 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
 def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> None:
     """Of pictures of one colour each, in other sizes, the mean is that of their colours by their shares."""
     frames: tuple[int, ...] = (4,) if kind == "video" else ()
-    source: Any = kinds.source(kind)(Frame(4, 64), [0.5] * 3, [0.25] * 3, *frames)  # type: ignore[call-arg]
+    source: Any = kinds.source(kind)(Resizer(4, 64), [0.5] * 3, [0.25] * 3, *frames)  # type: ignore[call-arg]
     colours = (10, 250, 90, 170)
     sizes = [(*frames, *size) for size in ((32, 48), (64, 24), (4, 40), (16, 16))]
     values = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
@@ -259,7 +259,7 @@ def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> No
             mixed, parts = source.mix(given, generator(0, first, step), how)
             shares = np.array([part.share for part in parts])
             assert len(mixed) == len(given[0])
-            assert mixed.tokens[~mixed.special, source.places :].mean() == pytest.approx(
+            assert mixed.tokens[~mixed.special, source.header_bytes :].mean() == pytest.approx(
                 float(shares @ known), abs=0.51
             )
 
@@ -288,7 +288,7 @@ def test_what_is_bent_stands_where_geometry_says(name: str, strength: float, to:
     """A spot 6.5 pixels right of the middle and 10.5 below it, sheared by 0.18 or turned by 9 degrees."""
     pixels = np.full((48, 64, 3), 20, np.uint8)
     pixels[33:36, 37:40] = 220
-    found = np.array(augmentation.BENDINGS[name](Image.fromarray(pixels), strength)).astype(float).mean(-1) - 20
+    found = np.array(augmentation.WARPS[name](Image.fromarray(pixels), strength)).astype(float).mean(-1) - 20
     assert found.shape == (48, 64) and found.min() >= 0, "the edge is drawn out"
     rows, columns = np.indices(found.shape) + 0.5
     middle = (found * columns).sum() / found.sum() - 32, (found * rows).sum() / found.sum() - 24
@@ -300,33 +300,33 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
     """Stripes stay upright where an answer lies in the picture."""
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:, ::4] = 255
-    source = kinds.source("image")(Frame(4, 16), [0.5] * 3, [0.2] * 3)  # type: ignore[call-arg]
+    source = kinds.source("image")(Resizer(4, 16), [0.5] * 3, [0.2] * 3)  # type: ignore[call-arg]
     (piece,) = source.encode([source.read(pixels)], 0, aligned=aligned)
     varied = [source.augment(piece, generator(0, 0, step), "rand") for step in range(20)]
     upright = [
-        np.ptp(resize.joined(one.tokens[~one.special, PLACES:], (4, 4), 4).astype(int), axis=0).max() == 0
+        np.ptp(resize.join_patches(one.tokens[~one.special, HEADER_BYTES:], (4, 4), 4).astype(int), axis=0).max() == 0
         for one in varied
     ]
     assert all(upright) == aligned
 
 
 def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, decoded = image_value.Decoded(3 * 4 * 4 * 3), []
-    monkeypatch.setattr(image_value, "DECODED", kept)
-    decode = image_io.decode
-    monkeypatch.setattr(image_io, "decode", lambda content: decoded.append(content) or decode(content))
+    kept, decoded = image_value.PixelCache(3 * 4 * 4 * 3), []
+    monkeypatch.setattr(image_value, "PIXEL_CACHE", kept)
+    decode = image_io.decode_image
+    monkeypatch.setattr(image_io, "decode_image", lambda content: decoded.append(content) or decode(content))
     cells = [np.full((4, 4, 3), 10 * at, np.uint8) for at in range(4)]
     values = [kinds.source("image").read(cell) for cell in cells]
-    assert len(decoded) == 4 and kept.room == 0 and len(kept.kept) == 3, "the first made room for the fourth"
+    assert len(decoded) == 4 and kept.room == 0 and len(kept.entries) == 3, "the first made room for the fourth"
     assert all((value.pixels == cell).all() for value, cell in zip(values, cells, strict=True))
-    assert len(decoded) == 5 and kept.room == 3 * 4 * 4 * 3 and not kept.kept
+    assert len(decoded) == 5 and kept.room == 3 * 4 * 4 * 3 and not kept.entries
 
 
 def test_features_tell_colours_and_edges_apart() -> None:
     flat = np.full((16, 16, 3), 100, np.uint8)
     red, striped = flat.copy(), flat.copy()
     red[:, :, 0], striped[:, ::4] = 250, 0
-    found = features.counted([flat, red, striped, flat])
+    found = features.histogram_features([flat, red, striped, flat])
     assert found.shape[0] == 4 and np.array_equal(found[0], found[3])
     assert np.abs(found[0] - found[1]).max() > 0.1 and np.abs(found[0] - found[2]).max() > 0.1
 
@@ -400,7 +400,7 @@ def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> Non
         (tmp_path / label).mkdir(exist_ok=True)
         (tmp_path / label / f"{at}.jpg").write_bytes(encode_image(two_coloured_image((16, 9 + at)), "JPEG", exif=exif))
     with pytest.warns(UserWarning, match="EXIF"):
-        image_io.decode((tmp_path / "a" / "0.jpg").read_bytes())
+        image_io.decode_image((tmp_path / "a" / "0.jpg").read_bytes())
     done = run("check", "image -> label", str(tmp_path))
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
 
@@ -541,7 +541,7 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
     names = [str(path) for path in sorted(folder.rglob("*.png"))]
     half, again = base.complete(names, 0.5), base.complete(names, 0.5)
     for name, one, other in zip(names, half, again, strict=True):
-        was = image_io.decode(Path(name).read_bytes())
+        was = image_io.decode_image(Path(name).read_bytes())
         assert np.array_equal(one, other) and max(one.shape[:2]) == 16
         if one.shape == was.shape:
             same = (one == was).all(axis=2).mean()
@@ -549,7 +549,7 @@ def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
             assert abs(float(one.mean()) - float(was.mean())) < 60
     done = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "filled"))
     assert done.returncode == 0 and len(list((tmp_path / "filled").iterdir())) == 12
-    assert image_io.decode(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
+    assert image_io.decode_image(next((tmp_path / "filled").glob("00001-*")).read_bytes()).shape == half[0].shape
     (folder / "bright" / "002.png").write_bytes(b"no picture")
     (folder / "bright" / "000.png").write_bytes(b"no picture")
     rest = run("predict", str(tmp_path / "base"), str(folder), "--hide", "0.5", "--out", str(tmp_path / "most"))
@@ -582,5 +582,5 @@ def test_hidden_words_are_filled_in(tmp_path: Path) -> None:
 
 
 def test_a_picture_says_what_it_is() -> None:
-    picture = Picture.of(encode_image(two_coloured_image()))
+    picture = ImageValue.from_bytes(encode_image(two_coloured_image()))
     assert str(picture) == "a picture of 8 × 4 pixels" and picture.pixels.shape == (4, 8, 3)

@@ -26,8 +26,8 @@ from mapsto.kinds.image import ImageSource
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import generator
 from mapsto.vision import image_io, resize, similarity
-from mapsto.vision.patch_embedding import PLACES
-from mapsto.vision.resize import Frame
+from mapsto.vision.patch_embedding import HEADER_BYTES
+from mapsto.vision.resize import Resizer
 
 
 def digits(count: int) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def digits(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("scale", [1, 2])
 def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
     """Of a picture as its own answer, also in twice its size, the same lies in each patch, however the source is varied."""
-    source = kinds.source("image")(Frame(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
+    source = kinds.source("image")(Resizer(4, 64), [0.5] * 3, [0.25] * 3)  # type: ignore[call-arg]
     target = kinds.target("image")()
     target.bind({"image": source}, None)
     pixels = smooth_image(40, 64)
@@ -137,7 +137,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
     said = run("predict", out, str(tmp_path / "in" / "new.csv"), "--out", str(tmp_path / "made"))
     assert said.returncode == 0 and "new.csv, row 3: photo: " in said.stderr and "wrote 1 files" in said.stderr
     (path,) = (tmp_path / "made").iterdir()
-    assert image_io.decode(path.read_bytes()).shape == (16, 24, 3)
+    assert image_io.decode_image(path.read_bytes()).shape == (16, 24, 3)
     new = tmp_path / "in" / "new.csv"
     for into, draw, reason in (
         (None, None, "name a folder"),
@@ -190,16 +190,16 @@ def test_what_a_mask_marks_is_filled_in(tmp_path: Path) -> None:
     rows = [{"image": smooth_image(32, 64, i)} for i in range(6)]
     model = mapsto.pretrain("image", rows, tmp_path / "base", steps=2, size=32, **SMALL_OPTIONS)
     source = model.mapping.sources["image"]
-    assert isinstance(source, ImageSource) and source.frame.patch == 8
+    assert isinstance(source, ImageSource) and source.resizer.patch == 8
     mask = np.zeros((32, 64), np.uint8)
     mask[15:17, 40] = 1  # of the rows of patches, 16 raw pixels each, both; of the columns one
     (filled,) = model.complete([rows[0]["image"]], mask=mask)
     (piece,) = source.encode([source.read(rows[0]["image"])], 0)
-    before = resize.joined(piece.tokens[~piece.special, PLACES:], (2, 4), 8)
+    before = resize.join_patches(piece.tokens[~piece.special, HEADER_BYTES:], (2, 4), 8)
     changed = (filled != before).any(axis=2).reshape(2, 8, 4, 8).any(axis=(1, 3))
     assert changed.tolist() == [[False, False, True, False]] * 2
     coloured = np.repeat(mask[:, :, None], 3, axis=2)
-    for same in (coloured, [coloured], image_io.encode(coloured)):
+    for same in (coloured, [coloured], image_io.encode_png(coloured)):
         assert np.array_equal(model.complete([rows[0]["image"]], mask=same)[0], filled)
 
 
@@ -217,7 +217,7 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
     done = run("predict", base, str(photos), "--mask", str(tmp_path / "masks"), "--out", str(filled))
     assert done.returncode == 0, done.stderr
     for i, path in enumerate(sorted(filled.iterdir())):
-        before, after = smooth_image(16, 16, i), image_io.decode(path.read_bytes())
+        before, after = smooth_image(16, 16, i), image_io.decode_image(path.read_bytes())
         assert np.array_equal(after[8 * (i + 1) :], before[8 * (i + 1) :]) and not np.array_equal(after[:8], before[:8])
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "nothing.png")
     Image.fromarray(np.full((8, 16), 255, np.uint8)).save(tmp_path / "small.png")

@@ -31,12 +31,12 @@ from mapsto.kinds.video import Video, VideoSource
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.vision import image_io, video_io
-from mapsto.vision.patch_embedding import STACKED
+from mapsto.vision.patch_embedding import STACK_HEADER_BYTES
 from mapsto.vision.patch_source import grid_neighbours
 from mapsto.vision.pixels import Unreadable
-from mapsto.vision.resize import Frame
+from mapsto.vision.resize import Resizer
 
-DECODES = pytest.mark.skipif(video_io.missing(), reason="the extra [video] is not here: no PyAV")
+DECODES = pytest.mark.skipif(video_io.is_pyav_missing(), reason="the extra [video] is not here: no PyAV")
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
 HOW: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
@@ -66,10 +66,10 @@ def rows(start: int, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[video_io.Child]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[video_io.DecoderProcess]:
     """A decoding process of the test's own."""
-    child = video_io.Child()
-    monkeypatch.setattr(video_io, "CHILD", child)
+    child = video_io.DecoderProcess()
+    monkeypatch.setattr(video_io, "DECODER", child)
     yield child
     child.close()
 
@@ -81,11 +81,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[video_io.Child]:
 def test_frames_are_those_that_were_written(ending: str, codec: str, tmp_path: Path) -> None:
     pixels = np.stack([np.full((32, 48, 3), 20 + 20 * at, np.uint8) for at in range(10)])
     path = str(write_clip(tmp_path / f"a.{ending}", pixels, rate=25, codec=codec))
-    facts = video_io.facts(path)
+    facts = video_io.probe_video(path)
     assert (facts.frames, facts.height, facts.width) == (10, 32, 48) and facts.seconds == pytest.approx(0.4, abs=0.05)
-    assert video_io.facts(None, Path(path).read_bytes()) == facts
+    assert video_io.probe_video(None, Path(path).read_bytes()) == facts
     for count, expected in ((10, range(10)), (5, range(1, 10, 2)), (2, (2, 7)), (20, (at // 2 for at in range(20)))):
-        shown = video_io.shown(path, None, video_io.middles(0.4, count))
+        shown = video_io.decode_frames(path, None, video_io.middle_times(0.4, count))
         assert shown.shape == (count, 32, 48, 3)
         assert [round((frame.mean() - 20) / 20) for frame in shown] == list(expected)
 
@@ -99,8 +99,8 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
     at = content.index(b"tkhd") + 4 + 40
     turn = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)  # by a quarter to the right
     turned = content[:at] + turn + content[at + 36 :]
-    assert video_io.facts(None, turned) == video_io.Facts(4, 48, 32, 0.4)
-    (shown,) = video_io.shown(None, turned, [0.1])
+    assert video_io.probe_video(None, turned) == video_io.VideoInfo(4, 48, 32, 0.4)
+    (shown,) = video_io.decode_frames(None, turned, [0.1])
     assert shown.shape == (48, 32, 3) and shown[:, 28:].mean() > 200 and shown[:, :16].mean() < 50
 
 
@@ -143,11 +143,15 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
 
 @DECODES
 @pytest.mark.parametrize(
-    ("name", "said"), [("MOST_PIXELS", "32 × 32 pixels are more than the 9"), ("MOST_FRAMES", "more than the 9 frames")]
+    ("name", "said"), [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")]
 )
-def test_limits(name: str, said: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_limits(
+    name: str, said: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = write_clip(tmp_path / "a.mp4", np.zeros((12, 32, 32, 3), np.uint8))
-    monkeypatch.setattr(video_io, "SERVE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()")
+    monkeypatch.setattr(
+        video_io, "WORKER_CODE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()"
+    )
     with pytest.raises(BadCell, match=said):
         read(str(path))
 
@@ -155,33 +159,33 @@ def test_limits(name: str, said: str, fresh: video_io.Child, monkeypatch: pytest
 @DECODES
 @pytest.mark.parametrize("end", ["killed", "hangs"])
 def test_a_decoder_that_dies_costs_one_video(
-    end: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    end: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And the next one is decoded by another."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
-    assert read(path).facts.frames == 8 and fresh.process is not None
+    assert read(path).info.frames == 8 and fresh.process is not None
     first = fresh.process.pid
     os.kill(first, signal.SIGSTOP)
     if end == "killed":
         threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
     else:
-        monkeypatch.setattr(video_io, "LIMIT", 0.3)
+        monkeypatch.setattr(video_io, "TIME_LIMIT", 0.3)
     begun = time.monotonic()
     with pytest.raises(BadCell, match="SIGKILL" if end == "killed" else "more than 0.3 s and was stopped"):
         read(path)
     assert time.monotonic() - begun < 20
-    monkeypatch.setattr(video_io, "LIMIT", 60.0)
-    assert read(path).facts.frames == 8 and fresh.process.pid != first
+    monkeypatch.setattr(video_io, "TIME_LIMIT", 60.0)
+    assert read(path).info.frames == 8 and fresh.process.pid != first
 
 
 @DECODES
-def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.Child, tmp_path: Path) -> None:
+def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.DecoderProcess, tmp_path: Path) -> None:
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
     read(path)
     assert fresh.process is not None
     os.kill(fresh.process.pid, signal.SIGKILL)
     fresh.process.wait()
-    assert read(path).facts.frames == 8
+    assert read(path).info.frames == 8
 
 
 @DECODES
@@ -190,30 +194,30 @@ def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.Child
     ["'x'", "'{\"shape\": [1, 9, 9, 3]}'", "'{\"shape\": [1, 99999, 99999, 3]}'", "'{\"shape\": [2, 1, 1, 3]}'"],
 )
 def test_an_answer_that_is_none_is_not_believed(
-    answer: str, fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    answer: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever a decoder was made to say, no more is read than was asked for."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
-    monkeypatch.setattr(video_io, "SERVE", f"input(); print({answer})")
+    monkeypatch.setattr(video_io, "WORKER_CODE", f"input(); print({answer})")
     with pytest.raises(Unreadable, match="broke off"):
-        video_io.shown(path, None, [0.0])
+        video_io.decode_frames(path, None, [0.0])
 
 
 def test_a_path_is_read_from_where_we_are(
-    fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Not from where we were when the first video was decoded."""
     path = write_clip(tmp_path / "a.mp4", clip(0)[0])
-    assert fresh.ask(str(path), None, None) == fresh.ask(str(path), None, None)
+    assert fresh.request(str(path), None, None) == fresh.request(str(path), None, None)
     monkeypatch.chdir(tmp_path)
-    assert fresh.ask("a.mp4", None, None) == fresh.ask(str(path), None, None)
+    assert fresh.request("a.mp4", None, None) == fresh.request(str(path), None, None)
 
 
 def test_without_the_package_it_is_named(
-    fresh: video_io.Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
-    monkeypatch.setattr(video_io, "missing", lambda: True)
+    monkeypatch.setattr(video_io, "is_pyav_missing", lambda: True)
     with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
         read(str(tmp_path / "a.mp4"))
 
@@ -224,14 +228,14 @@ def test_a_video_that_is_gone_is_named(tmp_path: Path) -> None:
     video = read(str(path))
     path.unlink()
     with pytest.raises(mapsto.MapstoError, match="changed while it was read"):
-        video.sampled(2)
+        video.sample(2)
 
 
 # Patches
 
 
 def source(**how: Any) -> VideoSource:
-    return VideoSource(Frame(4, 16), [0.5] * 3, [0.25] * 3, **{"frames": 6, **how})
+    return VideoSource(Resizer(4, 16), [0.5] * 3, [0.25] * 3, **{"frames": 6, **how})
 
 
 def test_patches_hold_the_frames_and_say_when_and_where() -> None:
@@ -239,7 +243,7 @@ def test_patches_hold_the_frames_and_say_when_and_where() -> None:
     of = source()
     (piece,) = of.encode([read(pixels)], 0, aligned=True)
     assert len(piece) == 3 * 4 * 2 and piece.alignment is not None
-    assert np.array_equal(of.joined(piece), pixels[1::2]), "the frame in the middle of each of six parts"
+    assert np.array_equal(of.to_pixels(piece), pixels[1::2]), "the frame in the middle of each of six parts"
     at = piece.alignment.to_tokens([(4, 8), (4, 8), (0, 4)])
     assert [of.token_names(piece)[i] for i in at] == ["1,1,0"]
     assert np.array_equal(piece.alignment.to_raw(at), [(4, 8), (4, 8), (0, 4)])
@@ -265,9 +269,9 @@ def test_all_frames_are_moved_alike(how: str) -> None:
     (piece,) = of.encode([read(pixels)], 0, aligned=True)
     for seed in range(20):
         moved = of.augment(piece, generator(seed, 0, 0), how)
-        shown = of.joined(moved)
+        shown = of.to_pixels(moved)
         assert (shown == shown[0]).all() and moved.alignment is not None
-        light = moved.tokens[:, STACKED:].mean(1)
+        light = moved.tokens[:, STACK_HEADER_BYTES:].mean(1)
         if light.max() > 150:
             _, (top, bottom), (left, right) = moved.alignment.to_raw([int(light.argmax())])  # type: ignore[misc]
             assert top < 8 and bottom > 4 and left < 12 and right > 8
@@ -281,7 +285,7 @@ def test_all_frames_are_mixed_alike(how: str) -> None:
     stills = [np.random.default_rng(n).integers(0, 256, (1, 16, 8 * n, 3)).astype(np.uint8) for n in (1, 2)]
     pieces = of.encode([read(np.repeat(still, 6, axis=0)) for still in stills], 0)
     for seed in range(5):
-        shown = of.joined(of.mix(pieces, generator(seed, 0, 0), how)[0])
+        shown = of.to_pixels(of.mix(pieces, generator(seed, 0, 0), how)[0])
         assert (shown == shown[0]).all() and shown.shape[1:3] == (16, 8)
 
 
@@ -313,7 +317,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
 def test_features_tell_what_changes_from_what_stands_still() -> None:
     still = np.full((8, 16, 16, 3), 100, np.uint8)
     brighter = still + np.arange(0, 80, 10, dtype=np.uint8)[:, None, None, None]
-    of = video_io.counting()
+    of = video_io.video_histogram_extractor()
     one, other, back, again = of([still, brighter, brighter[::-1], still]).toarray()
     assert np.array_equal(one, again) and np.abs(one - other).max() > 0.1 and np.abs(other - back).max() > 0.1
     assert np.allclose(np.linalg.norm(of([clip(0)[0]]).toarray()), 1)
@@ -420,9 +424,9 @@ def test_arrays_of_three_and_of_four_axes_are_told_apart() -> None:
 
 
 def test_a_video_says_what_it_is() -> None:
-    assert str(Video.of(np.zeros((5, 4, 8, 3), np.uint8))) == "a video of 5 frames of 8 × 4 pixels"
-    moving = video_io.moving(np.stack([np.full((4, 4, 3), 50 * at, np.uint8) for at in range(3)]))
-    assert image_io.decode(moving).shape == (4, 4, 3)
+    assert str(Video.from_frames(np.zeros((5, 4, 8, 3), np.uint8))) == "a video of 5 frames of 8 × 4 pixels"
+    moving = video_io.animate(np.stack([np.full((4, 4, 3), 50 * at, np.uint8) for at in range(3)]))
+    assert image_io.decode_image(moving).shape == (4, 4, 3)
     with Image.open(io.BytesIO(moving)) as image:
         assert image.n_frames == 3
 

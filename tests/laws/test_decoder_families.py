@@ -37,9 +37,9 @@ from mapsto.pretrained import model_folder, weight_names
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.corruption import Corruption, generator
 from mapsto.sequence.packing import collate, shown
-from mapsto.vision.patch_embedding import HIDDEN, PLACES
-from mapsto.vision.patch_reconstruction import PatchedTarget
-from mapsto.vision.patch_source import PatchedSource
+from mapsto.vision.patch_embedding import HEADER_BYTES, HIDDEN
+from mapsto.vision.patch_reconstruction import MaskedPatches
+from mapsto.vision.patch_source import PatchSource
 
 CLASSES = {"body": AutoModel, "restored": AutoModelForPreTraining}
 FITTED = {"image": AutoModelForImageClassification, "video": AutoModelForVideoClassification}
@@ -128,16 +128,16 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed:
     make(shape, "restored", tmp_path, norm_pix_loss=normed)
     mapping = model_folder.load_mapping(tmp_path)
     (source,), (target,) = mapping.sources.values(), mapping.targets
-    assert isinstance(source, PatchedSource) and isinstance(target, PatchedTarget)
+    assert isinstance(source, PatchSource) and isinstance(target, MaskedPatches)
     for given in samples(shape):
         value = source.read(given)
         (piece,) = source.encode([value], 0)
         _, at = source.mask(piece, HIDES, generator(0, 0, 0), 0.0)
-        wanted = target._wanted(torch.from_numpy(piece.tokens[at]))
-        assert np.array_equal(target.complete(value, piece, at, wanted), source._framed(value)[0])
+        wanted = target._truth(torch.from_numpy(piece.tokens[at]))
+        assert np.array_equal(target.complete(value, piece, at, wanted), source._resize(value)[0])
         truth, mean = (torch.from_numpy(one.tokens[at]) for one in (piece, source.blank(piece)))
         nothing, _ = target.evidence(wanted, truth).T
-        flat = torch.zeros_like(wanted) if source.scale.own else target._wanted(mean)
+        flat = torch.zeros_like(wanted) if source.scale.within else target._truth(mean)
         error, blind = target.evidence(flat, truth).T
         assert not nothing.any()
         torch.testing.assert_close(error, blind, rtol=0.1, atol=0.0)  # the mean is rounded to bytes
@@ -307,7 +307,7 @@ def test_the_stack_does_not_see_what_is_hidden_and_the_decoder_sees_what_is_left
     what = batch.tokens["image"][:, 0]
     for kind, changes in ((1, False), (0, True)):
         tokens = batch.tokens["image"].clone()
-        tokens[what == kind, PLACES:] ^= 255
+        tokens[what == kind, HEADER_BYTES:] ^= 255
         assert torch.equal(mapping(replace(batch, tokens={"image": tokens}))[0], before) != changes
 
 

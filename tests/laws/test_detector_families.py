@@ -26,8 +26,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
-from mapsto.vision.patch_embedding import PLACES
-from mapsto.vision.resize import patches
+from mapsto.vision.patch_embedding import HEADER_BYTES
+from mapsto.vision.resize import split_patches
 
 NAMES = ["N/A", "red", "N/A", "绿"]
 CLASSES = {"body": AutoModel, "boxes": AutoModelForObjectDetection}
@@ -78,11 +78,11 @@ def test_pictures_are_prepared_alike(changes: dict[str, Any], tmp_path: Path) ->
     for value in smooth_pictures(SIZES):
         (expected,) = seen(tmp_path, value)
         (piece,) = source.encode([source.read(value)], 0)
-        wanted = patches(((expected * std + mean) * 255).permute(1, 2, 0).round().numpy().astype(np.uint8), 16)
+        wanted = split_patches(((expected * std + mean) * 255).permute(1, 2, 0).round().numpy().astype(np.uint8), 16)
         inner = piece.tokens[~piece.special]
-        assert inner[0, 3:PLACES].tolist() == [side // 16 for side in expected.shape[1:]]
-        assert int(np.abs(inner[:, PLACES:].astype(int) - wanted.astype(int)).max()) <= 1
-        shapes.add(tuple(inner[0, 3:PLACES].tolist()))
+        assert inner[0, 3:HEADER_BYTES].tolist() == [side // 16 for side in expected.shape[1:]]
+        assert int(np.abs(inner[:, HEADER_BYTES:].astype(int) - wanted.astype(int)).max()) <= 1
+        shapes.add(tuple(inner[0, 3:HEADER_BYTES].tolist()))
     assert len(shapes) > 3
 
 

@@ -40,7 +40,7 @@ from mapsto.task.capabilities import (
 )
 from mapsto.training.loop import Loader, Plan, RunContext, Training
 from mapsto.training.objectives import Objective
-from mapsto.vision.detection_heads import given_to, middles
+from mapsto.vision.detection_heads import assign_by_centre, grid_centres
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
 ARROWS = [
@@ -273,7 +273,7 @@ def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
         said = torch.full((len(values), width), -20.0)
         for grid, truth in zip(said.split(target.queries), values.split(target.queries), strict=True):
             true = truth[truth[:, 0] >= 0]
-            at, which = given_to(middles(target.grid), true[:, 1:], 1 / target.grid)
+            at, which = assign_by_centre(grid_centres(target.grid), true[:, 1:], 1 / target.grid)
             grid[at, true[which, 0].long()], grid[at, -4:] = 20.0, true[which, 1:]
         return said
     if not isinstance(target, Classes):

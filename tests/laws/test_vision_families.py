@@ -42,9 +42,9 @@ from mapsto.errors import CheckpointError
 from mapsto.kinds.image import ImageSource
 from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Answer
-from mapsto.vision.patch_embedding import PLACES
+from mapsto.vision.patch_embedding import HEADER_BYTES
 from mapsto.vision.patch_source import PixelScale
-from mapsto.vision.resize import Frame, patches
+from mapsto.vision.resize import Resizer, split_patches
 
 
 def states_of(reference: torch.nn.Module, values: Tensor) -> list[Tensor]:
@@ -89,8 +89,8 @@ def test_pictures_are_prepared_alike(how: str, changes: dict[str, Any], tmp_path
     for value, expected in zip(values, theirs, strict=True):
         (piece,) = source.encode([source.read(value)], 0)
         pixels = (expected * torch.tensor(source.std)[:, None, None] + torch.tensor(source.mean)[:, None, None]) * 255
-        wanted = patches(pixels.permute(1, 2, 0).round().numpy().astype(np.uint8), source.frame.patch)
-        assert int(np.abs(piece.tokens[1:, PLACES:].astype(int) - wanted.astype(int)).max()) <= 1
+        wanted = split_patches(pixels.permute(1, 2, 0).round().numpy().astype(np.uint8), source.resizer.patch)
+        assert int(np.abs(piece.tokens[1:, HEADER_BYTES:].astype(int) - wanted.astype(int)).max()) <= 1
 
 
 @pytest.mark.parametrize("shape", ALL_VISION)
@@ -328,13 +328,13 @@ def test_sources_of_other_settings_are_told_apart() -> None:
         {"masked": False},
         {"placed": 2},
         {"bias": False},
-        {"scale": PixelScale(own="patch")},
+        {"scale": PixelScale(within="patch")},
     ]
     others += [
         {"placed": 0, "front": zoo.get_family(shape.split(":")[0]).read_config(NETWORKS[shape]).backbone}
         for shape in NETWORKS
     ]
-    frames = [Frame(8, 32, fit) for fit in ("inside", "squash")]
+    frames = [Resizer(8, 32, fit) for fit in ("inside", "squash")]
     sources = [ImageSource(frame, [0.5] * 3, [0.5] * 3, **other) for frame in frames for other in others]
     assert len({source.fingerprint for source in sources}) == len(sources)
 

@@ -29,8 +29,8 @@ from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Unset
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.training import checkpoint
-from mapsto.vision.image_io import decode
-from mapsto.vision.resize import Frame
+from mapsto.vision.image_io import decode_image
+from mapsto.vision.resize import Resizer
 
 RESNETS = {
     18: ("basic", [64, 128, 256, 512], [2, 2, 2, 2]),
@@ -119,7 +119,7 @@ def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_p
     given: dict[str, Any] = {"steps": 2, "size": 20, "device": "cpu", "precision": "fp32"}
     clf = mapsto.fit("image -> label", str(photos), tmp_path / "clf", start=tmp_path / "start", **given)
     source = model_folder.load_mapping(tmp_path / "clf").sources["image"]
-    assert isinstance(source, ImageSource) and source.frame == Frame(8, 16, "inside")
+    assert isinstance(source, ImageSource) and source.resizer == Resizer(8, 16, "inside")
     pieces = source.encode([source.read(value) for value in smooth_pictures(((32, 32), (20, 44)))], 0)
     assert [piece.tokens[0, 3:5].tolist() for piece in pieces] == [[2, 2], [1, 2]]
     assert mapsto.load(tmp_path / "clf", device="cpu", precision="fp32")(smooth_pictures()[2]) == clf(
@@ -196,7 +196,7 @@ def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> No
     assert scores["accuracy"].value > 0.9
     if shape != "vgg:normed":  # which transformers does not have
         theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "clf").eval()
-        pixels = reference_pixels(tmp_path / "clf", [decode(path.read_bytes()) for path in paths])
+        pixels = reference_pixels(tmp_path / "clf", [decode_image(path.read_bytes()) for path in paths])
         pooled = theirs.base_model(pixels).pooler_output.flatten(1)
         torch.testing.assert_close(torch.from_numpy(clf.embed([str(path) for path in paths])), pooled, **CLOSE)
         shares = torch.softmax(theirs(pixels).logits, -1)

@@ -24,8 +24,8 @@ from mapsto.errors import UsageError
 from mapsto.fitting.build import bare
 from mapsto.kinds.image import ImageSource
 from mapsto.training.objectives.style import StyleLoss, feature_maps
-from mapsto.vision.patch_embedding import PLACES
-from mapsto.vision.resize import joined
+from mapsto.vision.patch_embedding import HEADER_BYTES
+from mapsto.vision.resize import join_patches
 
 
 @pytest.mark.parametrize("shape", [*VISION, *NETWORKS])
@@ -39,7 +39,10 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
     (piece,) = source.encode([source.read(value)], 0)
     inner, grid = ~piece.special, (int(piece.tokens[0, 3]), int(piece.tokens[0, 4]))
     pixels = (
-        torch.from_numpy(joined(piece.tokens[inner, PLACES:], grid, source.frame.patch)).permute(2, 0, 1)[None] / 255
+        torch.from_numpy(join_patches(piece.tokens[inner, HEADER_BYTES:], grid, source.resizer.patch)).permute(2, 0, 1)[
+            None
+        ]
+        / 255
     )
     pixels.requires_grad_(True)
     found = feature_maps(network, pixels)

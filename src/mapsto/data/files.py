@@ -134,7 +134,7 @@ def _named(
     """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
     but part files from what is told of them are no labels."""
     data: dict[str, list[Any]] = {kind: files}
-    apart = detection_annotations.APART if told else ()
+    apart = detection_annotations.SPLIT_FOLDERS if told else ()
     inner = [
         [part for part in Path(file).relative_to(root).parts[:-1] if part.lower() not in apart]
         if Path(file).is_relative_to(root)

@@ -37,7 +37,15 @@ from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.features import no_text
 from mapsto.vision import detection_annotations
-from mapsto.vision.detection_heads import BoxHead, LearntHead, assigned, focal, generalised_iou, given_to, middles
+from mapsto.vision.detection_heads import (
+    BoxHead,
+    LearntHead,
+    assign_by_centre,
+    focal_loss,
+    generalised_iou,
+    grid_centres,
+    match_one_to_one,
+)
 
 GRIDS, QUERIES_A_BOX = (16, 32), 32
 
@@ -166,7 +174,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
         """What COCO's, Pascal VOC's or YOLO's files say."""
-        return dict(detection_annotations.read(path, within))
+        return dict(detection_annotations.read_annotations(path, within))
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
@@ -263,7 +271,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         example."""
         found, truth = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
-        of = self._matched if self.learnt else partial(self._placed, middles(self.grid).to(values))
+        of = self._matched if self.learnt else partial(self._placed, grid_centres(self.grid).to(values))
         for one, true in zip(found, truth, strict=True):
             total = total + of(one[:, :-4], one[:, -4:], true[true[:, 0] >= 0])
         return total * self.queries / self.usual
@@ -271,12 +279,12 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def _placed(self, middle_q2: Tensor, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         """Of queries at places: focal loss of the classes, and overlap of what is told in the middle of a true box with it."""
         kinds, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
-        query, true = given_to(middle_q2, sides, 1 / self.grid)
+        query, true = assign_by_centre(middle_q2, sides, 1 / self.grid)
         wanted = torch.zeros_like(logits_qc)
         wanted[query, kinds[true]] = 1.0
         apart = (1 - generalised_iou(boxes_q4[query], sides[true])).sum()
         a_box = max(1.0, len(query) / max(1, len(sides)))
-        return (NAMED * focal(logits_qc, wanted) + SHARED * apart) / a_box
+        return (NAMED * focal_loss(logits_qc, wanted) + SHARED * apart) / a_box
 
     def _matched(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
         """Of learnt queries: cross-entropy of the classes, and distance and overlap of the matched boxes (DETR)."""
@@ -284,7 +292,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         with torch.no_grad():
             cost = NEAR * torch.cdist(boxes_q4, sides, p=1) - self._likely(logits_qc)[:, kinds]
             cost -= SHARED * generalised_iou(boxes_q4[:, None], sides[None])
-        query, true = assigned(cost)
+        query, true = match_one_to_one(cost)
         near = (boxes_q4[query] - sides[true]).abs().sum()
         apart = (1 - generalised_iou(boxes_q4[query], sides[true])).sum()
         return self._naming(logits_qc, query, kinds[true]) + NEAR * near + SHARED * apart

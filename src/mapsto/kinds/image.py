@@ -30,7 +30,7 @@ from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.text.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
 from mapsto.vision.features import COORDINATE_DECIMALS, histogram_extractor, perturb_image, strongest_waves
-from mapsto.vision.image_targets import ImageTarget, PictureTarget
+from mapsto.vision.image_targets import ImageToImageTarget, MaskedImageTarget
 from mapsto.vision.image_value import THUMBNAIL, ImageValue
 from mapsto.vision.patch_embedding import (
     MAX_GRID_SIDE,
@@ -407,5 +407,5 @@ def _position_table(num_patches: int, size: Any, patch: int) -> tuple[int, int]:
 
 
 source = ImageSource
-target = PictureTarget
-restored = ImageTarget
+target = ImageToImageTarget
+restored = MaskedImageTarget

@@ -31,7 +31,7 @@ from mapsto.vision.patch_embedding import (
     StackEmbedder,
     StackPositions,
 )
-from mapsto.vision.patch_reconstruction import PatchedTarget
+from mapsto.vision.patch_reconstruction import MaskedPatches
 from mapsto.vision.patch_source import (
     CONFIG_FILE,
     MAX_PUBLISHED_PATCH,
@@ -65,7 +65,11 @@ THUMBNAIL, NUM_THUMBNAILS = 120, 4
 PROCESSOR_TYPE = "VideoMAEImageProcessor"
 
 # The scale of predicted pixels by `norm_pix_loss`, which models made here leave out of config.json.
-SCALES = {None: STANDARDISED, False: PixelScale(standardised=False), True: PixelScale(standardised=False, within="colour")}
+SCALES = {
+    None: STANDARDISED,
+    False: PixelScale(standardised=False),
+    True: PixelScale(standardised=False, within="colour"),
+}
 
 
 @dataclass(frozen=True)
@@ -318,7 +322,7 @@ class VideoSource(PatchSource):
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
-class VideoTarget(PatchedTarget):
+class MaskedVideoTarget(MaskedPatches):
     """The target of the hidden patches of `~video`."""
 
     kind = "video"
@@ -334,4 +338,4 @@ class VideoTarget(PatchedTarget):
 
 
 source = VideoSource
-target = VideoTarget
+target = MaskedVideoTarget

@@ -29,7 +29,8 @@ MAX_JITTER, MAX_HUE, GREY_PROBABILITY = 0.4, 0.1, 0.2
 # RandAugment's N and M for ImageNet; M as a share of its maximum.
 NUM_OPERATIONS, STRENGTH = 2, 9 / 30
 
-# RandAugment's changes at full strength, as of AutoAugment (Cubuk et al. 2019): share of a side, of a property, bits, shear, radians.
+# RandAugment's changes at full strength, as of AutoAugment (Cubuk et al. 2019): a share of the side, a share of the property,
+# bits, a shear, and radians.
 SHIFT, ENHANCEMENT, POSTERISED_BITS, SHEAR, ROTATION = 0.45, 0.9, 4, 0.3, np.radians(30)
 
 # Axes along which RandAugment can shift.

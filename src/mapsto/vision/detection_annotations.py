@@ -157,7 +157,9 @@ def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCell
         for annotation in coco["annotations"]:
             for ids, field, table in ((labels, "category_id", "categories"), (boxes, "image_id", "images")):
                 if annotation[field] not in ids:
-                    raise ValueError(f"an annotation has the {field} {annotation[field]}, which none of the {table} has")
+                    raise ValueError(
+                        f"an annotation has the {field} {annotation[field]}, which none of the {table} has"
+                    )
             left, top, width, height = map(float, annotation["bbox"])
             box = {"label": labels[annotation["category_id"]], "box": [left, top, left + width, top + height]}
             boxes[annotation["image_id"]].append({**box, "crowd": True} if annotation.get("iscrowd") else box)

@@ -52,7 +52,8 @@ def grey_thumbnail(pixels: Pixels) -> bytes:
 def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
     """Return the numbers of the strongest long waves of a grey thumbnail, with their signs.
 
-    The waves are those of the cosine transform, and shorter ones weigh more (as of wavelets, Jacobs et al. 1995). At most NUM_WAVES.
+    The waves are those of the cosine transform, and shorter ones weigh more (as of wavelets, Jacobs et al. 1995); at most
+    NUM_WAVES are returned.
     """
     grey = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     amplitudes = (_cosines() @ grey @ _cosines().T).ravel()

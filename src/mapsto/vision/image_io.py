@@ -79,7 +79,9 @@ def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
     try:
         image = open_image()
         if image.width * image.height > MAX_PIXELS:
-            raise Unreadable(f"{image.width:,} × {image.height:,} pixels are more than the {MAX_PIXELS:,} that are read")
+            raise Unreadable(
+                f"{image.width:,} × {image.height:,} pixels are more than the {MAX_PIXELS:,} that are read"
+            )
         # Pillow reads 16 bits of a PNG as 32; elsewhere 32 bits and floats have no known range.
         if image.mode in ("I", "F") and image.format != "PNG":
             raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")

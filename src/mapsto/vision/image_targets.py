@@ -1,6 +1,6 @@
-"""Pictures as answers: behind `~`, the hidden patches put back; and a picture made of the one that is read.
+"""Images as answers: the hidden patches behind `~`, and an image made from the one that is read.
 
-Legend of shapes: n examples, m patches that are told, f bytes of a patch, p pixels to its side, h rows, w columns of pixels.
+Legend of shapes: n examples, m patches that are answered, f bytes of a patch, p pixels to its side, h rows, w columns of pixels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from mapsto.task.capabilities import Comparable, FileBacked, Located
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
-from mapsto.vision import image_io, image_value, resize, similarity
-from mapsto.vision.image_value import THUMBNAIL, Picture
-from mapsto.vision.patch_embedding import PLACES, by_grid
-from mapsto.vision.patch_reconstruction import PatchedTarget
-from mapsto.vision.patch_source import ALL, PatchedSource, small
+from mapsto.vision import image_io, image_value
+from mapsto.vision.image_value import THUMBNAIL, ImageValue
+from mapsto.vision.patch_embedding import HEADER_BYTES, iterate_grids
+from mapsto.vision.patch_reconstruction import MaskedPatches
+from mapsto.vision.patch_source import STANDARDISED, PatchSource
 from mapsto.vision.pixels import Pixels
+from mapsto.vision.resize import join_patches, resample_box, split_patches
+from mapsto.vision.similarity import psnr, ssim
 
 
-class ImageTarget(PatchedTarget):
-    """The hidden patches of `~image`, read where they were hidden."""
+class MaskedImageTarget(MaskedPatches):
+    """The target of the hidden patches of `~image`."""
 
     kind = "image"
     hub_tasks: ClassVar[Mapping[str, str]] = {
@@ -37,23 +39,26 @@ class ImageTarget(PatchedTarget):
         "image": "image-feature-extraction",
     }
 
-    samples = staticmethod(image_value.samples)
-    fits = staticmethod(image_value.fits)
-    read = staticmethod(image_value.read)
+    samples = staticmethod(image_value.sample_images)
+    fits = staticmethod(image_value.fits_images)
+    read = staticmethod(image_value.read_image)
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """A PNG."""
-        return ".png", image_io.encode(value)
+        """Return a PNG."""
+        return ".png", image_io.encode_png(value)
 
 
-class PictureTarget(ImageTarget, FileBacked, Located, Comparable):
-    """A picture made of the one that is read, patch by patch on its grid and in its size: what is told of each patch is how it
-    differs from the source's own, so that what stays costs nothing and no detail goes through the narrow stack."""
+class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
+    """The target of an image made from the one that is read, patch by patch on its grid and in its size.
+
+    Each patch is predicted as its difference to the source's patch, so that what stays costs nothing, and no detail has to pass
+    through the narrow stack.
+    """
 
     lies_in = "image"
     resembles = True
-    suffixes = image_io.SUFFIXES
+    suffixes = image_io.IMAGE_SUFFIXES
     readout = PerToken("places")
     head_name = ""
     hub_tasks: ClassVar[Mapping[str, str]] = {"image": "image-to-image"}
@@ -61,94 +66,101 @@ class PictureTarget(ImageTarget, FileBacked, Located, Comparable):
     unbounded_metrics = ("psnr", "psnr_unchanged", "psnr_gained")
 
     def __init__(self) -> None:
-        """Nothing is known but what the source says."""
+        """Build a target without state of its own."""
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take how pictures are read from the source. Raises UsageError where there is none."""
+        """Take the patches from the source. Raises UsageError where there is none."""
         super().bind(sources, transform)
-        self.scale = ALL  # the mean and deviation of patches are part of what is told
+        self.scale = STANDARDISED  # a patch's own mean and deviation are part of the answer
 
-    key = staticmethod(PatchedSource.key)
+    key = staticmethod(PatchSource.key)
 
-    def encode(self, answer: Picture, pieces: Sequence[Piece]) -> Answer:
-        """(m, 2, f): for each patch of the source what of the answer, whatever its size, lies there; and the patch itself."""
-        piece, at = self._among(pieces)
+    def encode(self, answer: ImageValue, pieces: Sequence[Piece]) -> Answer:
+        """Return (m, 2, f): for each patch of the source the part of the answer that lies there, and the patch itself.
+
+        The answer may have another size than the source; it is stretched over it.
+        """
+        piece, places = self._find_image(pieces)
         assert piece.alignment is not None and piece.alignment.whole is not None
         first, last = piece.alignment.ends(piece.positions)
         begin, end = piece.alignment.whole.T
         scale = np.array([answer.height, answer.width]) / (end - begin)
         box = np.stack([(first - begin) * scale, (last - begin) * scale], axis=1)
-        p, grid = self.source.frame.patch, self.source.grid(piece)
-        truth = resize.seen(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.frame.filter)
-        source = piece.tokens[~piece.special, PLACES:]
-        return Answer(np.stack([resize.patches(truth, p), source], axis=1), at)
+        p, grid = self.source.resizer.patch, self.source.grid(piece)
+        truth = resample_box(answer.pixels, box, (grid[0] * p, grid[1] * p), self.source.resizer.filter)
+        source = piece.tokens[~piece.special, HEADER_BYTES:]
+        return Answer(np.stack([split_patches(truth, p), source], axis=1), places)
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
         """Ask for all patches."""
-        return ask_at(self._among(pieces)[1])
+        return ask_at(self._find_image(pieces)[1])
 
-    def _among(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
-        """The picture among the pieces of an example, and where its patches are, counted from the first token."""
+    def _find_image(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
+        """Return the image among an example's pieces, and the places of its patches, counted from the first token."""
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to the pixels of a patch that begins at those of the source."""
+        """Return a linear map to differences of pixels, zero at first, so that it answers with the source."""
         head = super().head(width, embedder)
         assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
         return head
 
-    def _told(self, output: Tensor, source: Tensor) -> Tensor:
-        """What outputs (m, f) make of the patches of a source (m, f)."""
-        return output.float() + self._seen(source)
+    def _add_source(self, output: Tensor, source: Tensor) -> Tensor:
+        """Return predicted pixels (m, f) from outputs (m, f) and the source's patches (m, f) of bytes."""
+        return output.float() + self._to_scale(source)
 
-    def drawn(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each shape that there is, what is said, what is true and the source, pictures (n, 3, h, w) from 0 to 1; the first
-        with gradients, and not cut off at black and white. tokens: (m, 5 + f), those of the patches read."""
+    def to_images(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return for each size of grid the predicted, the true and the source images, (n, 3, h, w) each, from 0 to 1.
+
+        The first have gradients, and are not clipped. tokens: (m, 5 + f), those of the patches that are answered.
+        """
         mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
-        source, truth = (self._seen(values[:, which]) for which in (1, 0))
-        p, found = self.source.frame.patch, []
-        for rows, columns, here in by_grid(tokens):
+        source, truth = (self._to_scale(values[:, which]) for which in (1, 0))
+        p, images = self.source.resizer.patch, []
+        for rows, columns, is_member in iterate_grids(tokens):
             grid = -1, rows, columns, p, p, 3
-            laid = (
-                part[here].view(grid).permute(0, 5, 1, 3, 2, 4) for part in (output.float() + source, truth, source)
+            by_image = (
+                part[is_member].view(grid).permute(0, 5, 1, 3, 2, 4)
+                for part in (output.float() + source, truth, source)
             )
-            said, true, read = (part.reshape(len(part), 3, rows * p, columns * p) * std + mean for part in laid)
-            found.append((said, true, read))
-        return found
+            size = 3, rows * p, columns * p
+            predicted, true, read = (part.reshape(len(part), *size) * std + mean for part in by_image)
+            images.append((predicted, true, read))
+        return images
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The mean squared error over the pixels of each patch, summed over patches."""
-        return ((self._told(output, values[:, 1]) - self._seen(values[:, 0])) ** 2).mean(-1).sum()
+        """Return the mean squared error over the pixels of each patch, summed over patches."""
+        return ((self._add_source(output, values[:, 1]) - self._to_scale(values[:, 0])) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 3, f) of bytes: what is said, what is true, and the source."""
-        said = self._bytes(self._told(output, values[:, 1])).to(values.device)
-        return torch.stack([said, values[:, 0], values[:, 1]], dim=1)
+        """Return (m, 3, f) of bytes: the predicted, the true and the source's patches."""
+        predicted = self._to_bytes(self._add_source(output, values[:, 1])).to(values.device)
+        return torch.stack([predicted, values[:, 0], values[:, 1]], dim=1)
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """(n, 4): how like what is true the answer is, and the source unchanged, each by PSNR and SSIM."""
-        read, p = [self._among(one) for one in pieces], self.source.frame.patch
-        found = []
-        for (piece, _), part in zip(read, torch.split(evidence, [len(at) for _, at in read]), strict=True):
+        """Return (n, 4): PSNR and SSIM of the answer, then of the source unchanged, each against the true image."""
+        images, p = [self._find_image(example) for example in pieces], self.source.resizer.patch
+        scores = []
+        for (piece, _), part in zip(images, torch.split(evidence, [len(places) for _, places in images]), strict=True):
             patches = part.byte().numpy()
-            said, truth, source = (resize.joined(patches[:, i], self.source.grid(piece), p) for i in range(3))
-            found.append([of(one, truth) for one in (said, source) for of in (similarity.psnr, similarity.ssim)])
-        return torch.tensor(found)
+            predicted, truth, source = (join_patches(patches[:, i], self.source.grid(piece), p) for i in range(3))
+            scores.append([metric(image, truth) for image in (predicted, source) for metric in (psnr, ssim)])
+        return torch.tensor(scores)
 
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (h, w, 3) of the answer in the size in which the source is read."""
-        source = torch.from_numpy(piece.tokens[hidden, PLACES:])
-        return super().complete(value, piece, hidden, self._told(output.cpu(), source))
+        """Return the pixels (h, w, 3) of the answer, in the size in which the source is read."""
+        source = torch.from_numpy(piece.tokens[hidden, HEADER_BYTES:])
+        return super().complete(value, piece, hidden, self._add_source(output.cpu(), source))
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """How each patch differs from the source's, (p, p, 3) in steps of a byte."""
+        """Return each patch's difference to the source's patch, (p, p, 3) in steps of a byte."""
         steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
         return [{"change": patch.round().tolist()} for patch in steps]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """PSNR in dB and SSIM of the answers, of the sources unchanged, and by how many dB the answers are better."""
+        """Return PSNR in dB and SSIM of the answers, of the sources unchanged, and the gain in dB."""
         psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
         return {
             "psnr": (np.mean, psnr),
@@ -159,18 +171,19 @@ class PictureTarget(ImageTarget, FileBacked, Located, Comparable):
         }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """The SSIM of each answer."""
-        found: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
-        return found
+        """Return the SSIM of each answer."""
+        ssim: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
+        return ssim
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """None: what reads nothing has no picture to change."""
+        """Return nothing: a model that reads nothing has no image to change."""
         return {}
 
     def show(self, answer: Any) -> str:
-        """A thumbnail of an answer, or of a true one."""
-        return small(answer.pixels if isinstance(answer, Picture) else answer, THUMBNAIL, "a picture")
+        """Return a thumbnail of an answer, predicted or true, as HTML."""
+        pixels = answer.pixels if isinstance(answer, ImageValue) else answer
+        return image_io.svg_image(pixels, THUMBNAIL, "a picture")
 
     def state(self) -> State:
-        """Nothing: all is the source's."""
+        """Return nothing: all is the source's."""
         return {}

@@ -135,9 +135,7 @@ class PatchEmbedder(PixelEmbedder):
         types = tokens[:, 0].long()
         front, patches, queries = torch.split(table, [self.placed, math.prod(self.table), self.queries])
         of_patches = _interpolate_positions(patches, self.table, tokens, self.antialias)
-        return _replace_special(
-            types, of_patches, [front, table.new_zeros(self.registers, table.shape[1]), queries]
-        )
+        return _replace_special(types, of_patches, [front, table.new_zeros(self.registers, table.shape[1]), queries])
 
 
 def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tensor:

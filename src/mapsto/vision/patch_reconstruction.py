@@ -1,6 +1,8 @@
-"""The hidden patches of pictures and videos, put back.
+"""The target of the hidden patches of images and videos: their pixels are predicted by a linear head.
 
-Legend of shapes: m patches that were hidden, f bytes of a patch, p pixels to its side, h rows, w columns of pixels.
+As SimMIM (Xie et al. 2022) and MAE (He et al. 2022); pixels are in the order of MAE's heads, row, column, colour, where tokens
+hold them channel by channel.
+Legend of shapes: m hidden patches, f bytes of a patch, p pixels to its side, h rows, w columns of pixels.
 """
 
 from __future__ import annotations
@@ -26,31 +28,28 @@ from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
 from mapsto.vision.patch_embedding import HIDDEN
-from mapsto.vision.patch_source import PatchedSource, PixelScale
+from mapsto.vision.patch_source import PatchSource, PixelScale
 from mapsto.vision.pixels import Pixels
 
-LEAST_VARIANCE = 1e-6  # of a patch (MAE)
+# Added to the variance of a patch (MAE), and to the deviation of a patch's colour (VideoMAE), before dividing by it.
+VARIANCE_EPSILON, DEVIATION_EPSILON = 1e-6, 1e-6
 
 
-LEAST_DEVIATION = 1e-6  # of a colour of one (VideoMAE)
-
-
-class PatchedTarget(Reconstruction):
-    """The hidden patches behind `~`, read where they were hidden: their pixels, as the `scale` of the source says. In the order
-    of MAE's heads: row, column, colour."""
+class MaskedPatches(Reconstruction):
+    """The target of the hidden patches behind `~`: their pixels, in the `scale` of the source."""
 
     readout: ClassVar[PerToken] = PerToken()
     head_name = "patch_head"
-    source: PatchedSource
+    source: PatchSource
     scale: PixelScale
 
     def __init__(self, corruption: dict[str, Any] | None = None) -> None:
         self.corruption = Corruption(**(corruption or {}))
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take patches and the range of pixels from the source of this kind. Raises UsageError where there is none."""
+        """Take the patches and the scale of pixels from the source of this kind. Raises UsageError where there is none."""
         source = sources.get(self.kind)
-        if not isinstance(source, PatchedSource):
+        if not isinstance(source, PatchSource):
             raise UsageError(
                 f"`{self.kind}` as an answer needs `{self.kind}` among the sources; one made of other kinds is not here yet"
             )
@@ -58,99 +57,107 @@ class PatchedTarget(Reconstruction):
         self.source, self.scale = source, source.scale
 
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Nothing: the pixels are the source's."""
+        """Do nothing: the pixels are the source's."""
 
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """The pixels (…, h, w, 3) of the value in the size in which it is read. Where these are part of its scale, each patch has
-        its own mean and deviation, which the model does not tell."""
+        """Return the pixels (…, h, w, 3) of the value as it is read, with predictions in the hidden patches.
+
+        Where patches are standardised by themselves, the model does not predict their mean and deviation; those of the true
+        patch are used.
+        """
         tokens = piece.tokens.copy()
-        if self.scale.own is not None:
-            mean, deviation = self._own(self._seen(torch.from_numpy(piece.tokens[hidden, self.source.places :])))
+        first = self.source.header_bytes
+        if self.scale.within is not None:
+            mean, deviation = self._statistics(self._to_scale(torch.from_numpy(piece.tokens[hidden, first:])))
             output = output.float().cpu() * deviation + mean
-        tokens[hidden, self.source.places :] = self._bytes(output).numpy()
-        return self.source.joined(replace(piece, tokens=tokens))
+        tokens[hidden, first:] = self._to_bytes(output).numpy()
+        return self.source.to_pixels(replace(piece, tokens=tokens))
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Nothing can be told but what was hidden."""
+        """Raise UsageError: nothing but hidden patches can be answered."""
         raise UsageError(f"`{self.kind}` as an answer puts back what `~{self.kind}` hides, and tells none of its own")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Ask for the patches that are hidden."""
+        """Ask for the hidden patches."""
         return ask_at(np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN))
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to the pixels of a patch (SimMIM, Xie et al. 2022)."""
+        """Return a linear map to the pixels of a patch (SimMIM)."""
         return new_head(width, 3 * math.prod(self.source.block))
 
-    def _wanted(self, values: Tensor) -> Tensor:
-        """(m, f) in fp32, of token rows."""
-        seen = self._seen(values[:, self.source.places :])
-        if self.scale.own is None:
-            return seen
-        mean, deviation = self._own(seen)
-        return (seen - mean) / deviation
+    def _truth(self, tokens: Tensor) -> Tensor:
+        """Return the true pixels (m, f) of tokens in the scale of predictions, in fp32."""
+        pixels = self._to_scale(tokens[:, self.source.header_bytes :])
+        if self.scale.within is None:
+            return pixels
+        mean, deviation = self._statistics(pixels)
+        return (pixels - mean) / deviation
 
-    def _seen(self, pixels: Tensor) -> Tensor:
-        """Bytes of patches (m, f), channel by channel, as the model tells them, colour by colour."""
-        shift, by = (part.to(pixels.device) for part in self._range(self.scale.ranged))
-        coloured = pixels.view(len(pixels), 3, -1).transpose(1, 2)
-        return ((coloured.float() / 255 - shift) / by).flatten(1)
+    def _to_scale(self, pixels: Tensor) -> Tensor:
+        """Return the bytes of patches (m, f), channel by channel, in the scale of all pixels, colour by colour."""
+        shift, divisor = (part.to(pixels.device) for part in self._shift_and_divisor(self.scale.standardised))
+        by_colour = pixels.view(len(pixels), 3, -1).transpose(1, 2)
+        return ((by_colour.float() / 255 - shift) / divisor).flatten(1)
 
-    def _range(self, ranged: bool) -> tuple[Tensor, Tensor]:
-        """What is taken from pixels from 0 to 1, and what they are then divided by, (3,) each."""
-        shift, by = (self.source.mean, self.source.std) if ranged else ([0.0] * 3, [1.0] * 3)
-        return torch.tensor(shift), torch.tensor(by)
+    def _shift_and_divisor(self, standardised: bool) -> tuple[Tensor, Tensor]:
+        """Return what is subtracted from pixels from 0 to 1, and what they are then divided by, (3,) each."""
+        shift, divisor = (self.source.mean, self.source.std) if standardised else ([0.0] * 3, [1.0] * 3)
+        return torch.tensor(shift), torch.tensor(divisor)
 
-    def _own(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each patch, (m, 1), or of the colours of its pixels, (m, f)."""
-        if self.scale.own == "patch":
-            return seen.mean(-1, keepdim=True), (seen.var(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
-        coloured = seen.view(len(seen), -1, 3)
-        mean, deviation = coloured.mean(1, keepdim=True), coloured.std(1, keepdim=True) + LEAST_DEVIATION
-        return mean.expand_as(coloured).flatten(1), deviation.expand_as(coloured).flatten(1)
+    def _statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of each patch, (m, 1), or of each colour of a patch, (m, f)."""
+        if self.scale.within == "patch":
+            return pixels.mean(-1, keepdim=True), (pixels.var(-1, keepdim=True) + VARIANCE_EPSILON).sqrt()
+        colours = pixels.view(len(pixels), -1, 3)
+        mean, deviation = colours.mean(1, keepdim=True), colours.std(1, keepdim=True) + DEVIATION_EPSILON
+        return mean.expand_as(colours).flatten(1), deviation.expand_as(colours).flatten(1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The mean squared error over the pixels of each patch, summed over patches."""
-        return ((output.float() - self._wanted(values)) ** 2).mean(-1).sum()
+        """Return the mean squared error over the pixels of each patch, summed over patches."""
+        return ((output.float() - self._truth(values)) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 2): the error of each patch, and that of the mean colour."""
-        wanted = self._wanted(values)
-        return torch.stack([((said - wanted) ** 2).mean(-1) for said in (output.float(), self._blind(wanted))], dim=1)
+        """Return (m, 2): the error of each patch, and the error of the mean colour."""
+        truth = self._truth(values)
+        predictions = (output.float(), self._mean_colour(truth))
+        return torch.stack([((predicted - truth) ** 2).mean(-1) for predicted in predictions], dim=1)
 
-    def _blind(self, wanted: Tensor) -> Tensor:
-        """The mean colour in the place of each wanted patch, (m, f)."""
-        if self.scale.centred:
-            return torch.zeros_like(wanted)
-        return torch.tensor(self.source.mean, device=wanted.device).repeat(wanted.shape[1] // 3).expand_as(wanted)
+    def _mean_colour(self, truth: Tensor) -> Tensor:
+        """Return the mean colour in the shape (m, f) of patches."""
+        if self.scale.is_centred:
+            return torch.zeros_like(truth)
+        return torch.tensor(self.source.mean, device=truth.device).repeat(truth.shape[1] // 3).expand_as(truth)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The pixels (…, p, p, 3) of each patch, from 0 to 255; those of all stand in for a mean and deviation of its own."""
-        return [{"pixels": patch.tolist()} for patch in self._pixels(output, self.scale.centred)]
+        """Return the pixels (…, p, p, 3) of each patch, from 0 to 255.
 
-    def _pixels(self, output: Tensor, ranged: bool) -> Tensor:
-        """(m, …, p, p, 3) of bytes."""
-        shift, by = self._range(ranged)
-        pixels = output.float().cpu().view(-1, *self.source.block, 3) * by + shift
+        The mean and deviation of all pixels stand in for those of the patch, which the model does not predict.
+        """
+        return [{"pixels": patch.tolist()} for patch in self._pixels(output, self.scale.is_centred)]
+
+    def _pixels(self, output: Tensor, standardised: bool) -> Tensor:
+        """Return outputs (m, f) as pixels (m, …, p, p, 3) of bytes."""
+        shift, divisor = self._shift_and_divisor(standardised)
+        pixels = output.float().cpu().view(-1, *self.source.block, 3) * divisor + shift
         return (255 * pixels).round().clamp(0, 255).byte()
 
-    def _bytes(self, output: Tensor) -> Tensor:
-        """The inverse of `_seen`: (m, f) of bytes, channel by channel."""
-        return self._pixels(output, self.scale.ranged).movedim(-1, 1).flatten(1)
+    def _to_bytes(self, output: Tensor) -> Tensor:
+        """Return the bytes (m, f), channel by channel, of pixels in the model's scale: the inverse of `_to_scale`."""
+        return self._pixels(output, self.scale.standardised).movedim(-1, 1).flatten(1)
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """The error of the hidden patches, and the share of their variance that is explained."""
-        errors, blind = output.double().numpy().T
-        return {"patch_loss": (np.mean, errors), "explained": (_explained, errors, blind)}
+        """Return the error of the hidden patches, and the share of their variance that is explained."""
+        errors, baseline_errors = output.double().numpy().T
+        return {"patch_loss": (np.mean, errors), "explained": (_explained_share, errors, baseline_errors)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """The mean colour everywhere."""
+        """Return the scores of the mean colour everywhere."""
         return {"explained": Score(0.0, 0.0, 0.0, len(answers))}
 
     def state(self) -> State:
-        """How patches were hidden; the rest is the source's."""
+        """Return how patches were hidden; the rest is the source's."""
         return {"corruption": asdict(self.corruption)}
 
 
-def _explained(errors: NDArray[np.float64], blind: NDArray[np.float64]) -> float:
-    return float(1 - errors.mean() / max(blind.mean(), 1e-12))
+def _explained_share(errors: NDArray[np.float64], baseline_errors: NDArray[np.float64]) -> float:
+    return float(1 - errors.mean() / max(baseline_errors.mean(), 1e-12))

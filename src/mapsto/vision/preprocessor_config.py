@@ -56,8 +56,9 @@ def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
     if SHARE_CROPPING_PROCESSOR in name:
         side = _square(size, patch)
         share = config.get("crop_pct") or DEFAULT_CROP_SHARE
-        fit: Any = ("middle", int(side / share)) if side < MIN_SQUASHED_SIDE else ("squash", 0)
-        return Resizer(patch, side, *fit, resampling)
+        if side < MIN_SQUASHED_SIDE:
+            return Resizer(patch, side, "middle", int(side / share), resampling)
+        return Resizer(patch, side, "squash", 0, resampling)
     if config.get("do_center_crop"):
         side = _square(config["crop_size"], patch)
         if is_shorter_side:

@@ -154,9 +154,7 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> V
     if "fault" in header:
         raise Unreadable(str(header["fault"]))
     if not count:
-        return VideoInfo(
-            int(header["frames"]), int(header["height"]), int(header["width"]), float(header["seconds"])
-        )
+        return VideoInfo(int(header["frames"]), int(header["height"]), int(header["width"]), float(header["seconds"]))
     k, h, w, channels = header["shape"]
     size = k * h * w * channels
     if k != count or channels != 3 or not 0 < size <= MAX_FRAME_BYTES:

@@ -15,7 +15,7 @@ from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.training.objectives import Objective
-from mapsto.vision.image_targets import PictureTarget
+from mapsto.vision.image_targets import ImageToImageTarget
 
 
 class ImageLoss(Protocol):
@@ -56,9 +56,9 @@ class ImageObjective(Objective):
             if self.with_pixel_loss or port != self.port:
                 losses.append((port, target.loss(output, readout.values)))
             if port == self.port:
-                assert isinstance(target, PictureTarget)
+                assert isinstance(target, ImageToImageTarget)
                 # One group of images for each shape in the batch.
-                for images in target.drawn(output, readout.values, _source_tokens(batch, readout, target.lies_in)):
+                for images in target.to_images(output, readout.values, _source_tokens(batch, readout, target.lies_in)):
                     losses += [
                         (self.num_ports + index, image_loss(mapping, *images))
                         for index, image_loss in enumerate(self.image_losses)
@@ -77,7 +77,7 @@ class ImageObjective(Objective):
 
 def image_port(mapping: Mapping) -> int:
     """Return the index of the one target port that predicts images. Raises UsageError for another number of them."""
-    ports = [port for port, target in enumerate(mapping.targets) if isinstance(target, PictureTarget)]
+    ports = [port for port, target in enumerate(mapping.targets) if isinstance(target, ImageToImageTarget)]
     if len(ports) != 1:
         raise UsageError(f"--style and --adversarial are for arrows that predict one image, not {mapping.arrow}")
     return ports[0]

@@ -17,8 +17,8 @@ from mapsto.errors import BadCell, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.model.transformer import SingleExampleLayout
 from mapsto.task.capabilities import Spatial
-from mapsto.vision.patch_embedding import PictureEmbedder, laid
-from mapsto.vision.patch_source import PatchedSource
+from mapsto.vision.patch_embedding import ConvolutionEmbedder, to_tokens
+from mapsto.vision.patch_source import PatchSource
 
 # The number of layers, evenly spaced over a Transformer, whose outputs are compared.
 NUM_DEPTHS = 4
@@ -57,7 +57,7 @@ def read_style_image(file: str, mapping: Mapping) -> Tensor:
     """Read an image (3, h, w) from 0 to 1, in the size in which the mapping reads images. Raises UsageError."""
     source = _image_source(mapping)
     try:
-        pixels = source.frame.framed(source.read(file).pixels)[0]
+        pixels = source.resizer.resize(source.read(file).pixels)[0]
     except BadCell as bad:
         raise UsageError(f"--style {file}: {bad}") from bad
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
@@ -69,14 +69,14 @@ def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
     Images are resized to the nearest whole number of the network's cells or patches.
     """
     source = _image_source(network)
-    embedder, p = network.embedders[source.kind], source.frame.patch
+    embedder, p = network.embedders[source.kind], source.resizer.patch
     rows, columns = (max(1, round(side / p)) for side in images.shape[2:])
     size = rows * p, columns * p
     resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
-    if isinstance(embedder, PictureEmbedder):
+    if isinstance(embedder, ConvolutionEmbedder):
         mean, std = (torch.tensor(values, device=resized.device).view(3, 1, 1) for values in (source.mean, source.std))
         return embedder.network.stages((resized - mean) / std)
-    tokens = laid(255 * resized, p, source.leading)
+    tokens = to_tokens(255 * resized, p, source.leading)
     n, t = tokens.shape[:2]
     embedded = embedder(tokens.flatten(0, 1)).view(n, t, -1)
     states = network.transformer(embedded, SingleExampleLayout(tokens[..., 1:3].long()), every_layer=True)
@@ -84,10 +84,10 @@ def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
     return [states[layer][:, source.leading :].transpose(1, 2).unflatten(2, (rows, columns)) for layer in layers]
 
 
-def _image_source(mapping: Mapping) -> PatchedSource:
+def _image_source(mapping: Mapping) -> PatchSource:
     """Return the one source of a mapping that reads images."""
     (source,) = (source for source in mapping.sources.values() if isinstance(source, Spatial))
-    assert isinstance(source, PatchedSource)
+    assert isinstance(source, PatchSource)
     return source
 
 
