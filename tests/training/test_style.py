@@ -38,12 +38,9 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
     value = smooth_pictures(((40, 40),))[0]
     (piece,) = source.encode([source.read(value)], 0)
     inner, grid = ~piece.special, (int(piece.tokens[0, 3]), int(piece.tokens[0, 4]))
-    pixels = (
-        torch.from_numpy(join_patches(piece.tokens[inner, HEADER_BYTES:], grid, source.resizer.patch)).permute(2, 0, 1)[
-            None
-        ]
-        / 255
-    )
+    patches = piece.tokens[inner, HEADER_BYTES:]
+    image = torch.from_numpy(join_patches(patches, grid, source.resizer.patch))
+    pixels = image.permute(2, 0, 1)[None] / 255
     pixels.requires_grad_(True)
     found = feature_maps(network, pixels)
     expected = network.hidden(pack_values(network, [value])).flatten(0, 1)[: len(piece)][torch.from_numpy(inner)]
