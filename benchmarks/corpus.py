@@ -20,8 +20,8 @@ import torch
 from common import DATA, ratio, record, spread, take_turns
 
 from mapsto.device import keep_memory
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.task.arrow import parse
 from mapsto.training.loop import Plan, RunContext, Training
@@ -99,7 +99,7 @@ def child(code: str, *arguments: str) -> list[float]:
 def training(corpus: Path, run: Path) -> Training:
     """Pretraining on the shards in `run`, ready to step."""
     options = Options(**OPTIONS, device="cpu")  # type: ignore[arg-type]
-    work = prepare(parse("~text -> text"), corpus, None, Beginning(), options, lambda text: None, run)
+    work = prepare(FitRequest(parse("~text -> text"), corpus, run, options=options))
     plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
     return Training(work.mapping.train(), work.examples, plan, RunContext(torch.device("cpu"), workers=1))
 

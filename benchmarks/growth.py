@@ -21,9 +21,8 @@ import mapsto
 from mapsto.data.table import read_table, write_rows
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import begin
-from mapsto.options import Options
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.task.arrow import parse
 from mapsto.training.loop import Plan, RunContext, Training
 
@@ -34,7 +33,7 @@ STEPS, ROUNDS, BATCH = 6, 3, 32
 def fitting(texts: list[str], classes: int) -> Training:
     """A fit of MiniLM to that many classes, ready to step."""
     rows = [{"text": text, "label": f"class {at % classes}"} for at, text in enumerate(texts)]
-    work = prepare(parse("text -> label"), rows, None, begin(str(minilm()), None), Options(), lambda text: None)
+    work = prepare(FitRequest(parse("text -> label"), rows, start=str(minilm())))
     plan = Plan(steps=1000, batch=BATCH, rate=1e-5, optimizer="adamw", seed=0, save_every=10**9)
     training = Training(work.mapping, work.examples, plan, RunContext(torch.device("cpu"), workers=1))
     training.mapping.train()

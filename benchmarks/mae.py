@@ -16,8 +16,8 @@ from common import profiled, ratio, record, spread, take_turns
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mapsto.device import keep_memory
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.task.arrow import parse
 from mapsto.training.loop import Plan, RunContext, Training
@@ -32,7 +32,7 @@ def ours(objective: str, optimizer: str) -> Step:
     """A step of the product's own loop."""
     options = Options(objective=objective, layers=LAYERS, width=WIDTH, heads=HEADS, device="cpu", hold_out=0)  # type: ignore[arg-type]
     rows = [{"image": pixels} for pixels in PIXELS]
-    work = prepare(parse("~image -> image"), rows, None, Beginning(), options, lambda text: None)
+    work = prepare(FitRequest(parse("~image -> image"), rows, options=options))
     plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]
     training = Training(work.mapping.train(), work.examples, plan, RunContext(work.device, workers=1))
     return lambda: training.step(training.state.step) and None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from common import DATA, record, seconds, spread
 
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import begin
-from mapsto.options import Options
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.task.arrow import parse
 from mapsto.training.loop import Plan, RunContext, Training
 
@@ -18,7 +17,7 @@ CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles":
 def main() -> None:
     lines = ["| corpus | rows filled, % | packing and collating, ms a step | share of a step, % |", "|---|---|---|---|"]
     for name, file in CORPORA.items():
-        work = prepare(parse("~text -> text"), DATA / file, None, begin(None, None), Options(), lambda text: None)
+        work = prepare(FitRequest(parse("~text -> text"), DATA / file))
         mean = sum(len(p) for row in range(2000) for p in work.examples.pieces[row]) / 2000
         plan = Plan(steps=1000, batch=round(8192 / mean), rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
         training = Training(work.mapping, work.examples, plan, RunContext(torch.device("cpu"), workers=0))

@@ -31,7 +31,7 @@ import mapsto
 from mapsto.data.table import read_table
 from mapsto.device import keep_memory
 from mapsto.evaluation.evaluate import evaluate
-from mapsto.fitting import fit, hyperparameters
+from mapsto.fitting import fit, plan
 from mapsto.sequence.corruption import Corruption
 from mapsto.text.tokenizer import Tokenizer
 
@@ -157,7 +157,7 @@ def alone() -> None:
     """A worker of one thread, where minutes are of its processor."""
     torch.set_num_threads(1)
     keep_memory()
-    for module in (hyperparameters, fit):
+    for module in (plan, fit):
         module.time = SimpleNamespace(monotonic=time.process_time)
 
 

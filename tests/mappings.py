@@ -14,8 +14,8 @@ from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
-from mapsto.fitting.build import make_config, make_mapping, make_sources
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.build_model import make_config, make_mapping, make_sources
+from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
@@ -77,8 +77,8 @@ def small_mapping(
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
     options = Options(objective=objective, **size)  # type: ignore[arg-type]
     targets = [target() for target in kinds.answering(bound)]
-    sources = make_sources(Beginning(), bound, rows, options, lambda text: None)
-    config = make_config(Beginning(), options, bound.corrupted, sources)
+    sources = make_sources(StartingModel(), bound, rows, options, lambda text: None)
+    config = make_config(StartingModel(), options, bound.corrupted, sources)
     for target in targets:
         target.bind(sources, config.vocabulary_head)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
@@ -89,7 +89,7 @@ def small_mapping(
             assert isinstance(target, Reconstruction)
             target.restore(corruption)
     torch.manual_seed(seed)
-    mapping = make_mapping(bound, config, sources, targets, Beginning())
+    mapping = make_mapping(bound, config, sources, targets, StartingModel())
     encoded = encode_rows(rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(rows, encoded, sources, targets, seed, corruption)
     augment = "mirror" if "image" in arrow or "video" in arrow else None

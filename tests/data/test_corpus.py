@@ -25,10 +25,11 @@ from mapsto.data.table import read_table, stream_tables, write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.files import read_sealed
-from mapsto.fitting import corpus_tokenizer, setup_corpus
-from mapsto.fitting.setup import Work, prepare
-from mapsto.fitting.start import begin
+from mapsto.fitting import corpus_data
+from mapsto.fitting.prepare import PreparedRun, prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
+from mapsto.progress import Progress
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Tokenized
 
@@ -42,16 +43,16 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "SHARD_PARTS", 3)
 
 
-def work(source: Any, run: Path | None = None, say: Any = lambda text: None, **given: Any) -> Work:
+def work(source: Any, run: Path | None = None, progress: Progress | None = None, **given: Any) -> PreparedRun:
     options = Options(**{"vocabulary": 300, "layers": 2, "width": 64, "device": "cpu", "precision": "fp32", **given})
-    return prepare(ARROW, source, None, begin(None, None), options, say, run)
+    return prepare(FitRequest(ARROW, source, run, options=options, progress=progress or Progress()))
 
 
-def seen(made: Work) -> list[list[list[int]]]:
+def seen(made: PreparedRun) -> list[list[list[int]]]:
     """The tokens of all examples of one step, and of those held out."""
     return [
         [] if part is None else [part.example(row, 3, 0.5).pieces[0].tokens.tolist() for row in range(len(part))]
-        for part in (made.examples, made.watched)
+        for part in (made.examples, made.held_out)
     ]
 
 
@@ -122,40 +123,41 @@ def test_equal_rows_are_on_one_side_and_the_share_is_right(tmp_path: Path, small
     texts = sentences(1500)
     (tmp_path / "a.txt").write_text("\n".join([*texts, *texts[:500]]), encoding="utf-8")
     made = work(tmp_path / "a.txt", tmp_path / "run", hold_out=0.2)
-    assert made.watched is not None
+    assert made.held_out is not None
 
     def plain(examples: Any) -> list[tuple[int, ...]]:
         return [tuple(examples.pieces[row][0].tokens.tolist()) for row in range(len(examples))]
 
-    kept, held = plain(made.examples), plain(made.watched)
+    kept, held = plain(made.examples), plain(made.held_out)
     assert len(kept) + len(held) == 2000 and made.facts["rows"] == len(kept) and made.facts["held_out"] == len(held)
     assert not set(kept) & set(held) and 0.15 < len(held) / 2000 < 0.25
     whole = plain(work(tmp_path / "a.txt", hold_out=0.0).examples)
     assert sorted(kept + held) == sorted(whole) and [t for t in whole if t not in set(held)] == kept
     other = work(tmp_path / "a.txt", hold_out=0.2, seed=1)
-    assert set(plain(other.watched)) != set(held), "another seed holds out other rows"
+    assert set(plain(other.held_out)) != set(held), "another seed holds out other rows"
     same = work([{"text": "the same text"}] * 50, hold_out=0.5)
-    assert len(same.examples) == 50 and same.watched is None, "equal rows are never all taken away"
+    assert len(same.examples) == 50 and same.held_out is None, "equal rows are never all taken away"
     with pytest.raises(UsageError, match="leaves none to learn from"):
         work([{"text": text} for text in texts[:20]], hold_out=0.9999)
 
 
 def test_other_processes_open_what_the_main_one_made(tmp_path: Path, small_shards: None) -> None:
     (tmp_path / "a.txt").write_text("\n".join(sentences(500)), encoding="utf-8")
-    heard: list[str] = []
+    heard = RecordingProgress()
 
-    def open_as(rank: int, run: Path, name: str = "a.txt") -> Work:
+    def open_as(rank: int, run: Path, name: str = "a.txt") -> PreparedRun:
         options = Options(vocabulary=300, layers=2, width=64, device="cpu", precision="fp32")
-        begun, ranks = begin(None, None), Ranks(rank, 2)
-        return prepare(ARROW, tmp_path / name, None, begun, options, heard.append, run, False, ranks)
+        return prepare(FitRequest(ARROW, tmp_path / name, run, options=options, progress=heard, ranks=Ranks(rank, 2)))
 
     first = open_as(0, tmp_path / "run")
     files = shards_of(tmp_path / "run")
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    assert len(files) > 5 and any("made a vocabulary" in line for line in heard)
-    heard.clear()
+    assert len(files) > 5 and any("made a vocabulary" in line for line in heard.lines)
+    heard.lines.clear()
     second = open_as(1, tmp_path / "run", "nothing.txt")
-    assert seen(first) == seen(second) and first.facts == second.facts and not heard, "the corpus is not read again"
+    assert seen(first) == seen(second) and first.facts == second.facts and not heard.lines, (
+        "the corpus is not read again"
+    )
     vocabulary = tmp_path / "run" / "corpus" / "text" / "tokenizer.json"
     for number, path in [*enumerate(files[:4]), (1, vocabulary)]:
         content = path.read_bytes()
@@ -236,15 +238,15 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_shards: N
     damaged.write_bytes(content)
     cut.write_bytes(files[cut][:-1])
     missing.unlink()
-    lines: list[str] = []
-    assert seen(work(path, tmp_path / "run", lines.append, hold_out=0.1)) == before
-    assert [line.split()[0] for line in lines if "made again" in line] == [str(damaged), str(cut), str(missing)]
+    heard = RecordingProgress()
+    assert seen(work(path, tmp_path / "run", heard, hold_out=0.1)) == before
+    assert [line.split()[0] for line in heard.lines if "made again" in line] == [str(damaged), str(cut), str(missing)]
     assert {file: file.read_bytes() for file in shards_of(tmp_path / "run")} == files
     manifest = tmp_path / "run" / "corpus" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 48', b'"rows": 47', 1))
-    lines.clear()
-    assert seen(work(path, tmp_path / "run", lines.append, hold_out=0.1)) == before
-    assert any("manifest.json is damaged" in line for line in lines)
+    heard.lines.clear()
+    assert seen(work(path, tmp_path / "run", heard, hold_out=0.1)) == before
+    assert any("manifest.json is damaged" in line for line in heard.lines)
     vocabulary = tmp_path / "run" / "corpus" / "text" / "tokenizer.json"
     vocabulary.write_bytes(vocabulary.read_bytes()[:-100])
     assert seen(work(path, tmp_path / "run", hold_out=0.1)) == before
@@ -269,7 +271,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kep
 ) -> None:
     path = write_corpus(tmp_path / "a.txt")
     content = path.read_bytes()
-    module: Any = {"fingerprint_source": setup_corpus, "sample": corpus_tokenizer, "fill": corpus}[when]
+    module: Any = {"fingerprint_source": corpus_data, "sample": corpus_data, "fill": corpus}[when]
     real = getattr(module, when)
 
     def and_then(*given: Any) -> Any:
@@ -319,9 +321,9 @@ def test_shards_of_another_corpus_or_tokenizer_are_refused(
         work(path, tmp_path / "run", **change)
     assert [file.read_bytes() for file in shards_of(tmp_path / "run")] == before, "they are left alone"
     (tmp_path / "run" / "run.json").unlink()
-    lines: list[str] = []
-    assert seen(work(path, tmp_path / "run", lines.append, **change)) == seen(work(path, **change))
-    assert any(f"was made with other {says}; it is made again" in line for line in lines)
+    heard = RecordingProgress()
+    assert seen(work(path, tmp_path / "run", heard, **change)) == seen(work(path, **change))
+    assert any(f"was made with other {says}; it is made again" in line for line in heard.lines)
 
 
 def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:

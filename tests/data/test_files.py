@@ -21,8 +21,8 @@ from mapsto.data import encoding
 from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import fingerprint_source, read_table, stream_tables, write_rows
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import FileBacked
@@ -213,9 +213,7 @@ def test_a_folder_may_be_larger_than_memory(tmp_path: Path, monkeypatch: pytest.
     found, held = [], []
     for room in (encoding.CACHE_BYTES, 2000, 0):
         monkeypatch.setattr(encoding, "CACHE_BYTES", room)
-        work = prepare(
-            parse("image -> label"), str(folder), None, Beginning(), Options(hold_out=0.0), lambda text: None
-        )
+        work = prepare(FitRequest(parse("image -> label"), str(folder), options=Options(hold_out=0.0)))
         pieces = work.examples.pieces
         assert isinstance(pieces, encoding.LazyPieces)
         sizes = [sum(len(piece) for piece in pieces[row]) for row in range(len(pieces))]

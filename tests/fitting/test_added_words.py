@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import mapsto
 from mapsto.errors import UsageError
-from mapsto.fitting.start import begin, with_words
+from mapsto.fitting.starting_model import add_words, open_start
 from mapsto.kinds.text import TextSource
 
 WORDS = ["foolhardiness", "态度", "Wisdom-Mill", "the", "foolhardiness"]
@@ -32,8 +32,8 @@ def source_of(start: object) -> TextSource:
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_new_word_begins_as_the_mean_of_its_parts(family: str, tmp_path: Path) -> None:
-    before = begin(published(family, tmp_path / family), None)
-    after = with_words(before, WORDS)
+    before = open_start(published(family, tmp_path / family), None)
+    after = add_words(before, WORDS)
     old, new = source_of(before).tokenizer, source_of(after).tokenizer
     assert before.tensors is not None and after.tensors is not None
     tables = [start.tensors["embedders.text.weight"] for start in (before, after)]
@@ -50,7 +50,7 @@ def test_a_new_word_begins_as_the_mean_of_its_parts(family: str, tmp_path: Path)
 
 
 def test_words_are_found_where_no_letter_touches_them(tmp_path: Path) -> None:
-    tokenizer = source_of(with_words(begin(published("bert", tmp_path / "bert"), None), WORDS)).tokenizer
+    tokenizer = source_of(add_words(open_start(published("bert", tmp_path / "bert"), None), WORDS)).tokenizer
     ids = {word: tokenizer.encode_ids([word])[0].tolist() for word in WORDS}
     found = tokenizer.encode_ids([SAYING])[0].tolist()
     assert all(len(tokens) == 1 for tokens in ids.values())
@@ -80,7 +80,7 @@ def test_words_need_a_start_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("\n", encoding="utf-8")
     rows = [{"text": text} for text in TEXTS]
     with pytest.raises(UsageError, match="a new model makes its own"):
-        with_words(begin(None, None), WORDS)
+        add_words(open_start(None, None), WORDS)
     start = published("bert", tmp_path / "bert")
     for name, says in (("words.txt", "has no words"), ("none.txt", "cannot be read")):
         with pytest.raises(ValueError, match=says):

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 import mapsto
 from mapsto import kinds, zoo
 from mapsto.errors import UsageError
-from mapsto.fitting.freeze import restrict
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.freeze import freeze_weights
+from mapsto.fitting.starting_model import StartingModel
 from mapsto.model import lora
 from mapsto.options import Options
 from mapsto.training.loop import RunContext, Training
@@ -31,7 +31,7 @@ ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60
 def trained(rate: float = 1e-3, **options: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """A mapping after a few steps, and its weights before them."""
     mapping, examples = small_mapping("text:text -> label")
-    restrict(mapping, Options(**options), Beginning(tensors={}))
+    freeze_weights(mapping, Options(**options), StartingModel(tensors={}))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
     Training(mapping, examples, make_plan(rate=rate), RunContext(CPU)).run()
     return mapping, before

@@ -17,12 +17,14 @@ import mapsto
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.fitting import run_folder, search
-from mapsto.fitting.fit import fit_mapping
-from mapsto.fitting.search import Trial, suggest
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import Beginning, begin
+from mapsto.fitting import fit, run_folder, search
+from mapsto.fitting.fit import fit_request
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.run_data import RunData
+from mapsto.fitting.search import Trial, suggest_hyperparameters
 from mapsto.metrics.intervals import Score
+from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.progress import Progress
 from mapsto.task.arrow import parse
@@ -30,7 +32,12 @@ from mapsto.task.arrow import parse
 pytest.importorskip("optuna", reason="the extra [search] is not here")
 
 SIZE: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "device": "cpu"}
-SPACE: search.Space = {"rate": (1e-5, 4e-4), "epochs": (1.5, 6.0), "batch": [16, 32], "method": ["probe+full", "full"]}
+SPACE: search.SearchSpace = {
+    "rate": (1e-5, 4e-4),
+    "epochs": (1.5, 6.0),
+    "batch": [16, 32],
+    "method": ["probe+full", "full"],
+}
 
 
 def table(count: int = 60, seed: int = 0) -> list[dict[str, str]]:
@@ -115,17 +122,18 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
 
 
 class Spy:
-    """Calls of fit_mapping on their way, with the rows that each was given."""
+    """Requests on their way to fit_request, and the texts of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[dict[str, Any]] = []
-        real = fit_mapping
+        self.requests: list[FitRequest] = []
+        self.texts: list[set[str]] = []
 
-        def fit(arrow: str, data: Any, out: Any = None, **given: Any) -> Any:
-            self.calls.append({"texts": set(read_table(data).column("text")), "out": out, **given})
-            return real(arrow, data, out, **given)
+        def spy(request: FitRequest, data: RunData | None = None) -> Mapping:
+            self.requests.append(request)
+            self.texts.append(set(request.data.column("text")))
+            return fit_request(request, data)
 
-        monkeypatch.setattr(search, "fit_mapping", fit)
+        monkeypatch.setattr(fit, "fit_request", spy)
 
 
 def test_a_trial_never_reads_the_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,30 +141,30 @@ def test_a_trial_never_reads_the_test_rows(tmp_path: Path, monkeypatch: pytest.M
     test = [{**row, "text": f"test {row['text']}"} for row in test]
     given: dict[str, Any] = {"search": 3, "steps": 4, **SIZE}
     mapsto.fit("text -> label", rows, tmp_path / "with", test=test, **given)
-    *trials, final = spy.calls
-    assert len(trials) == 3 * 5 and final["out"] is not None and final["test"] is not None
+    *trials, final = zip(spy.requests, spy.texts, strict=True)
+    assert len(trials) == 3 * 5 and final[0].folder is not None and final[0].test is not None
     everything = {row["text"] for row in rows}
-    for call in trials:
-        assert call.get("test") is None and call["out"] is None
-        assert call["texts"] < everything and not call["texts"] & {row["text"] for row in test}
-        assert len(call["texts"]) >= len(everything) / 2, "no more rows to score on than to learn from"
-    assert final["texts"] == everything
+    for request, texts in trials:
+        assert request.test is None and request.folder is None
+        assert texts < everything and not texts & {row["text"] for row in test}
+        assert len(texts) >= len(everything) / 2, "no more rows to score on than to learn from"
+    assert final[1] == everything
     mapsto.fit("text -> label", rows, tmp_path / "without", **given)
     assert timeless(finished(tmp_path / "with")) == timeless(finished(tmp_path / "without"))
 
 
 def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
     spy, rows, scored = Spy(monkeypatch), table(), []
-    real = search.mistakes
+    score_rows = search.score_rows
 
-    def mistakes(mapping: Any, held: Any) -> Any:
-        assert not spy.calls[-1]["texts"] & set(held.column("text"))
-        scored.extend(held.column("text"))
-        found = real(mapping, held)
-        assert len(found) == len(held)
-        return found
+    def spy_on_scores(mapping: Any, held_out: Any) -> Any:
+        assert not spy.texts[-1] & set(held_out.column("text"))
+        scored.extend(held_out.column("text"))
+        results = score_rows(mapping, held_out)
+        assert len(results) == len(held_out)
+        return results
 
-    monkeypatch.setattr(search, "mistakes", mistakes)
+    monkeypatch.setattr(search, "score_rows", spy_on_scores)
     mapsto.fit("text -> label", rows, search=1, steps=2, **SIZE)
     assert sorted(scored) == sorted(row["text"] for row in rows)
 
@@ -164,10 +172,8 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
 @pytest.mark.parametrize(("count", "times", "held"), [(40, 5, 8), (1000, 5, 200), (2500, 2, 500), (20000, 1, 1000)])
 def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]
-    mapping = prepare(
-        parse("text -> label"), read_table(rows), None, Beginning(), Options(**SIZE), lambda text: None
-    ).mapping
-    parts = search.parts(mapping.arrow, load_rows(mapping.arrow, read_table(rows)), 0)
+    mapping = prepare(FitRequest(parse("text -> label"), read_table(rows), options=Options(**SIZE))).mapping
+    parts = search.make_folds(load_rows(mapping.arrow, read_table(rows)), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
     assert all(abs(aside.column("label").count("a") - held / 2) <= 1 for _, aside in parts)
@@ -188,40 +194,41 @@ def tried(number: int, knobs: dict[str, Any], error: float | None) -> Trial:
 def test_knobs_stay_within_their_bounds_and_turn_to_what_is_good() -> None:
     done: list[Trial] = [tried(1, {"method": "probe"}, 0.9)]
     for number in range(2, 60):
-        knobs = suggest(SPACE, done, seed=3)
+        knobs = suggest_hyperparameters(SPACE, done, seed=3)
         assert knobs.keys() == SPACE.keys()
         for name, values in SPACE.items():
             assert knobs[name] in values if isinstance(values, list) else values[0] <= knobs[name] <= values[1]
-        assert suggest(SPACE, done, seed=3) == knobs, "a function of the seed and of what was tried"
+        assert suggest_hyperparameters(SPACE, done, seed=3) == knobs, "a function of the seed and of what was tried"
         error = None if knobs["rate"] > 2e-4 else abs(knobs["rate"] - 5e-5) * 1e4
         done.append(tried(number, knobs, error))
     late = [trial.knobs["rate"] for trial in done[-20:]]
     assert sum(2e-5 < rate < 1.2e-4 for rate in late) >= 15, late
-    assert suggest(SPACE, done, seed=4) != suggest(SPACE, done, seed=5)
+    assert suggest_hyperparameters(SPACE, done, seed=4) != suggest_hyperparameters(SPACE, done, seed=5)
 
 
 def test_methods_are_tried_where_they_are_possible(tmp_path: Path) -> None:
     base = mapsto.pretrain("text", sentences_as_rows(), tmp_path / "base", steps=2, **SIZE)
 
     def planned(rows: list[dict[str, str]], **given: Any) -> search.Search:
-        made, options = read_table(rows), Options(device="cpu", **given)
-        beginning = begin(base.mapping, None)
-        work = prepare(parse("text -> label"), made, None, beginning, options, lambda text: None)
-        return search._planned(work, made, {}, 5, None)
+        options = Options(device="cpu", **given)
+        request = FitRequest(parse("text -> label"), read_table(rows), start=base.mapping, options=options)
+        return search.plan_search(request, prepare(request), 5, None)
 
     plain = planned(table(60))
     assert plain.space["method"] == ["probe+full", "full", "contrast"]
-    assert plain.first[0]["method"] == "probe+full" and plain.first[1:] == [{"method": "probe"}]
+    assert plain.first_trials[0]["method"] == "probe+full" and plain.first_trials[1:] == [{"method": "probe"}]
     few = planned(table(20))
-    assert few.first[0]["method"] == "contrast", "what a fit without a search does with few labels"
+    assert few.first_trials[0]["method"] == "contrast", "what a fit without a search does with few labels"
     for found in (plain, few):
         for name, values in found.space.items():
-            value = found.first[0][name]
+            value = found.first_trials[0][name]
             assert value in values if isinstance(values, list) else values[0] <= value <= values[1]
     one_alone = [{"text": text, "label": "rare" if i == 0 else "usual"} for i, text in enumerate(sentences(60))]
     assert planned(one_alone).space["method"] == ["probe+full", "full"]
     assert planned(table(60), smooth=0.1).space["method"] == ["probe+full", "full"], "contrast has no labels to smooth"
-    assert [trial["method"] for trial in planned(table(60), epochs=1).first] == ["probe+full"], "a probe has no epochs"
+    assert [trial["method"] for trial in planned(table(60), epochs=1).first_trials] == ["probe+full"], (
+        "a probe has no epochs"
+    )
     with pytest.raises(DataError, match="--search"):
         planned([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(4))])
 
@@ -324,15 +331,15 @@ def test_minutes_end_a_search(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_diverges_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = fit_mapping, []
+    requests: list[FitRequest] = []
 
-    def fit(arrow: str, data: Any, out: Any = None, **given: Any) -> Any:
-        calls.append(out)
-        if len(calls) == 1:
+    def diverge_once(request: FitRequest, data: RunData | None = None) -> Mapping:
+        requests.append(request)
+        if len(requests) == 1:
             raise RunError("loss is not finite")
-        return real(arrow, data, out, **given)
+        return fit_request(request, data)
 
-    monkeypatch.setattr(search, "fit_mapping", fit)
+    monkeypatch.setattr(fit, "fit_request", diverge_once)
     mapsto.fit("text -> label", table(), tmp_path / "run", search=2, steps=2, **SIZE)
     first, second = finished(tmp_path / "run")
     assert first["error"] is None and first["failed"] == "loss is not finite"

@@ -31,8 +31,8 @@ from mapsto.data.table import fingerprint_source, read_table, write_rows
 from mapsto.demo.data import digits
 from mapsto.errors import BadCell
 from mapsto.explain.report import explanation_page
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.sequence.corruption import generator
 from mapsto.task.arrow import parse
@@ -508,10 +508,10 @@ def test_a_page_shows_what_was_read_beside_what_decided(tmp_path: Path) -> None:
 
 def test_pictures_in_memory_are_held_out_by_what_they_show() -> None:
     rows = [{"image": np.full((8, 8, 3), i // 2, np.uint8), "label": "ab"[i // 2 % 2]} for i in range(40)]
-    work = prepare(parse("image -> label"), rows, None, Beginning(), Options(hold_out=0.3, device="cpu"), str)
-    assert work.held is not None and work.watched is not None and len(work.held) == 12
+    work = prepare(FitRequest(parse("image -> label"), rows, options=Options(hold_out=0.3, device="cpu")))
+    assert work.held_out is not None and work.data.num_held_out == 12
     kept = {work.examples.pieces[i][0].tokens.tobytes() for i in range(len(work.examples))}
-    assert len(kept) == 14 and not kept & {piece.tokens.tobytes() for (piece,) in work.watched.pieces}  # type: ignore[attr-defined]
+    assert len(kept) == 14 and not kept & {piece.tokens.tobytes() for (piece,) in work.held_out.pieces}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("how", ["rand", *(f"none+{name}" for name in kinds.source("image").mixtures)])

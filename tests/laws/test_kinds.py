@@ -18,11 +18,12 @@ from trainings import StepListener
 from mapsto import kinds
 from mapsto.distributed import Ranks
 from mapsto.errors import BadCell, UsageError
-from mapsto.fitting.freeze import restrict
-from mapsto.fitting.hyperparameters import make_objective
-from mapsto.fitting.setup import prepare
-from mapsto.fitting.setup_checks import mixings
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.freeze import freeze_weights
+from mapsto.fitting.method import make_objective
+from mapsto.fitting.prepare import prepare
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.run_data import possible_mixtures
+from mapsto.fitting.starting_model import StartingModel
 from mapsto.metrics.intervals import with_intervals
 from mapsto.options import AUGMENTATIONS, MIXTURES, Options
 from mapsto.sequence.corruption import Corruption, choose, generator
@@ -76,7 +77,7 @@ OBJECTIVES = [
     ("~video -> video", "mae"),
 ]
 # An arrow, and how its rows can be mixed.
-MIXED = [(arrow, mixing) for arrow in ARROWS for mixing in mixings(parse(arrow))]
+MIXED = [(arrow, mixing) for arrow in ARROWS for mixing in possible_mixtures(parse(arrow))]
 
 
 # Kinds
@@ -316,9 +317,9 @@ def test_mixed_rows_are_a_function_of_seed_step_and_row(arrow: str, mixing: str)
 
 def test_rows_that_are_watched_are_as_they_are() -> None:
     rows, options = make_table(), Options(augment="crop+mixup", hold_out=0.3, device="cpu", layers=1, width=32, heads=1)
-    work = prepare(parse("image -> label"), rows, None, Beginning(), options, lambda text: None)
+    work = prepare(FitRequest(parse("image -> label"), rows, options=options))
     assert (work.examples.augment, work.examples.mixing) == ("crop", "mixup")
-    assert work.watched is not None and (work.watched.augment, work.watched.mixing) == (None, None)
+    assert work.held_out is not None and (work.held_out.augment, work.held_out.mixing) == (None, None)
     plain = work.examples.without_augmentation()
     assert plain.answers is not None
     for row in range(len(plain)):
@@ -337,10 +338,10 @@ REFUSED = [(arrow, mixing) for arrow in ARROWS for mixing in MIXTURES if (arrow,
 @pytest.mark.parametrize(("arrow", "mixing"), REFUSED)
 def test_what_cannot_be_mixed_is_refused(arrow: str, mixing: str) -> None:
     options = Options(augment=f"none+{mixing}", vocabulary=300 if "text" in arrow else None, device="cpu")
-    possible = ", ".join(mixings(parse(arrow)))
+    possible = ", ".join(possible_mixtures(parse(arrow)))
     instead = f"; there is: {possible}" if possible else ", nor is another mixing"
     with pytest.raises(UsageError, match=f"--augment {mixing} is not for .*{instead}$"):
-        prepare(parse(arrow), table_for(arrow), None, Beginning(), options, lambda text: None)
+        prepare(FitRequest(parse(arrow), table_for(arrow), options=options))
 
 
 # Corruption
@@ -424,7 +425,7 @@ def goes_on(
 
     def train(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
         mapping, examples = small_mapping(arrow, hidden, mixing=mixing)
-        restrict(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), Beginning(tensors={}))
+        freeze_weights(mapping, Options(lora=way.get("lora"), freeze=way.get("freeze")), StartingModel(tensors={}))
         method = "contrast" if way.get("contrast") else "full"
         options = Options(objective=hidden, adversarial=way.get("adversarial", 0.0))  # type: ignore[arg-type]
         objective = make_objective(method, options, mapping, examples)

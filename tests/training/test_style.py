@@ -21,7 +21,7 @@ from vision_models import make_vision_model, pack_values, smooth_pictures
 
 import mapsto
 from mapsto.errors import UsageError
-from mapsto.fitting.build import bare
+from mapsto.fitting.build_model import open_feature_network
 from mapsto.kinds.image import ImageSource
 from mapsto.training.objectives.style import StyleLoss, feature_maps
 from mapsto.vision.patch_embedding import HEADER_BYTES
@@ -32,7 +32,7 @@ from mapsto.vision.resize import join_patches
 def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path: Path) -> None:
     """The last grid is what the bare model gives, and gradients reach the pixels from every depth."""
     make_vision_model(shape, "body", tmp_path)
-    network = bare(str(tmp_path)).eval()
+    network = open_feature_network(str(tmp_path)).eval()
     source = network.sources["image"]
     assert isinstance(source, ImageSource)
     value = smooth_pictures(((40, 40),))[0]
@@ -54,7 +54,7 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
 def test_a_picture_has_its_own_style(tmp_path: Path) -> None:
     """Of the picture itself, and of the same features elsewhere: mirrored, its own shows otherwise and looks as it does."""
     make_vision_model("resnet", "body", tmp_path)
-    network = bare(str(tmp_path))
+    network = open_feature_network(str(tmp_path))
     one, other = (torch.from_numpy(smooth_image(32, 32, seed)).permute(2, 0, 1)[None] / 255 for seed in (1, 2))
     judge = StyleLoss(network, one, 1.0)
     mapping, _ = small_mapping("~image -> image")
@@ -69,7 +69,9 @@ def test_pictures_are_judged_one_by_one(tmp_path: Path) -> None:
     mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
     make_vision_model("resnet", "body", tmp_path)
-    check_judged_one_by_one(StyleLoss(bare(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples)
+    check_judged_one_by_one(
+        StyleLoss(open_feature_network(str(tmp_path)), torch.rand(1, 3, 16, 16), 2.0), mapping, examples
+    )
 
 
 # As a user has them

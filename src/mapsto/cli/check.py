@@ -87,12 +87,12 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     """Return how many tokens are unknown, and how many rows are too long, to the starting model or to a new model."""
     from mapsto.data.encoding import encode_rows
     from mapsto.data.rows import load_rows
-    from mapsto.fitting.build import make_config, make_sources
-    from mapsto.fitting.start import begin
+    from mapsto.fitting.build_model import make_config, make_sources
+    from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
 
     arrow = rows.arrow
-    beginning = begin(start, None)
+    beginning = open_start(start, None)
     source_rows = load_rows(replace(arrow, targets=()), table)
     sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
     max_tokens = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens

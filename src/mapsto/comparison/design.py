@@ -26,11 +26,11 @@ from mapsto.data.split import apart, examined, without
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
-from mapsto.fitting.build import make_config, started_sources
-from mapsto.fitting.hyperparameters import FEW_LABELS
-from mapsto.fitting.setup_checks import made_targets
-from mapsto.fitting.setup_table import fingerprint_of
-from mapsto.fitting.start import begin
+from mapsto.fitting.build_model import make_config, starting_sources
+from mapsto.fitting.method import FEW_LABELS
+from mapsto.fitting.run_data import make_targets
+from mapsto.fitting.starting_model import open_start
+from mapsto.fitting.table_data import fingerprint_rows
 from mapsto.options import Method, Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
@@ -207,7 +207,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     arrow = bind_to(parsed, table)
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
-    targets = made_targets(arrow, options)
+    targets = make_targets(arrow, options)
     pool = load_rows(arrow, table)
     require_readable(pool, options.bad_rows)
     for target, labels in zip(targets, pool.targets, strict=True):
@@ -224,10 +224,10 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     test_sets = _test_sets(arrow, test_table_left)
     if request.shift is not None:
         test_sets[SHIFT] = _read_shift(request, arrow, pool, progress)
-    starts = {start: begin(start, None) for start in dict.fromkeys(request.starts) if start != SCRATCH}
+    starts = {start: open_start(start) for start in dict.fromkeys(request.starts) if start != SCRATCH}
     for start in starts.values():
         # Both raise UsageError: for a starting model of other source kinds, or of another shape than the options ask for.
-        started_sources(start, arrow)
+        starting_sources(start, arrow)
         make_config(start, options, pretraining=False)
     design = Design(
         arrow=arrow,
@@ -262,11 +262,11 @@ def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[st
     test_sets = design.test_sets
     return {
         "arrow": str(design.arrow),
-        "data": fingerprint_of(design.arrow, design.pool),
+        "data": fingerprint_rows(design.arrow, design.pool),
         "rows": len(design.pool),
-        "test": fingerprint_of(design.arrow, test_sets[TEST]),
+        "test": fingerprint_rows(design.arrow, test_sets[TEST]),
         "tested": len(test_sets[TEST]),
-        "shift": fingerprint_of(design.arrow, test_sets[SHIFT]) if SHIFT in test_sets else None,
+        "shift": fingerprint_rows(design.arrow, test_sets[SHIFT]) if SHIFT in test_sets else None,
         "starts": start_fingerprints,
         "ways": [asdict(candidate) for candidate in design.candidates],
         "labels": design.label_counts,

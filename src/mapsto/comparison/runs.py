@@ -34,7 +34,7 @@ from mapsto.evaluation.evaluate import predict_rows
 from mapsto.explain.attribution import Attribution
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import fit_mapping
-from mapsto.fitting.hyperparameters import idle
+from mapsto.fitting.method import unused_options
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
@@ -271,7 +271,7 @@ def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor])
 def _fit_options(options: Options, method: Method, seed: int) -> Options:
     """Return the options of one fit, with those that its method ignores at their defaults."""
     default = Options()
-    ignored: dict[str, Any] = {name: getattr(default, name) for name in idle(method, options)}
+    ignored: dict[str, Any] = {name: getattr(default, name) for name in unused_options(method, options)}
     return replace(options, method=method, seed=seed, **ignored)
 
 

@@ -1,9 +1,12 @@
-"""fit and pretrain are the same call: read the rows, make or take a model, run the loop, save the mapping."""
+"""Fitting and pretraining: read the data, build or open the model, train it, score it and save it.
+
+Both are the same call; pretraining is the fit of an arrow that hides parts of its input. From the command line to the training
+step there are three calls: `cli.fit`, `fit_mapping` here, and the loop's `run`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -12,15 +15,16 @@ from typing import Any
 
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
-from mapsto.data.table import is_path
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
 from mapsto.fitting import run_folder
-from mapsto.fitting.hyperparameters import choose_method, make_objective, make_plan
-from mapsto.fitting.outcome import _command, _report, _scored, _watcher, write_rejected
-from mapsto.fitting.probe import _calibrated, frozen, probe
-from mapsto.fitting.setup import Work, prepare
-from mapsto.fitting.start import begin
+from mapsto.fitting.method import METHODS, choose_method, make_objective
+from mapsto.fitting.plan import TrainingSetup, make_plan
+from mapsto.fitting.prepare import PreparedRun, build_run, prepare
+from mapsto.fitting.probe import calibrate, extract_features, fit_probe
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report
+from mapsto.fitting.run_data import RunData
 from mapsto.model import lora
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
@@ -32,23 +36,19 @@ from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorB
 from mapsto.training.loop import Plan, RunContext, Training, required_bytes
 from mapsto.training.objectives import Objective
 
-METHODS = {
-    "full": "{}",
-    "probe": "a linear probe",
-    "probe+full": "a linear probe, then {}",
-    "contrast": "{}, then a linear probe",
-}
 
+def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **options: Any) -> Mapping:
+    """Pretrain: hide parts of unlabelled values and learn to fill them in.
 
-def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **given: Any) -> Mapping:
-    """`fit_mapping` of the arrow from a corrupted value back to itself; `what` is a kind ("text") or an arrow with `~`.
+    what: a kind ("text"), or an arrow with `~`.
+    options: keywords of `fit_mapping`.
 
     Raises UsageError for an arrow that hides nothing, and what `fit_mapping` raises.
     """
     arrow = what if "->" in what else f"~{what} -> {what}"
     if not parse(arrow).corrupted:
         raise UsageError(f"{arrow} hides nothing, so it is no pretraining; fit learns it: mapsto fit {arrow!r} …")
-    return fit_mapping(arrow, data, out, **given)
+    return fit_mapping(arrow, data, out, **options)
 
 
 def fit_mapping(
@@ -62,184 +62,220 @@ def fit_mapping(
     options: Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-    searched: Dict[str, Any] | None = None,
 ) -> Mapping:
-    """Train the map that `arrow` names on `data` (a path, a DataFrame, a list of dicts, a data set) and return it.
+    """Train the mapping that `arrow` names on `data`, and return it.
 
-    start: a folder, hub name or mapping whose weights to begin with. like: a folder whose shape and tokenizer to take
-    with random weights. out: the folder of the run; an unfinished run there goes on, exact to the bit. test: rows that
-    training never sees, scored at the end. searched: the trials that chose `options`, for the record. Raises
-    UsageError, DataError, CheckpointError, RunError.
+    data: a path, a DataFrame, a list of dicts, or a data set.
+    out: the folder of the run; an unfinished run there is continued with the same bits.
+    start: the folder, hub name or mapping whose weights training begins from.
+    like: a folder whose shape and tokenizer are used with random weights.
+    test: rows that training never sees, scored at the end.
+    overwrite: whether a finished or another run in `out` is replaced.
+
+    Raises UsageError, DataError, CheckpointError, RunError.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     ranks = join_process_group()
-    options, progress = options or Options(), progress if progress and ranks.is_main else Progress()
-    wanted = parse(arrow)
-    run = None if out is None else Path(out)
-    if run is not None:
-        ranks.run_on_main(lambda: run_folder.require_free(run, overwrite or ranks.restarts > 0, searched is not None))
+    request = FitRequest(
+        arrow=parse(arrow),
+        data=data,
+        folder=None if out is None else Path(out),
+        start=start,
+        like=like,
+        test=test,
+        options=options or Options(),
+        progress=progress if progress and ranks.is_main else Progress(),
+        overwrite=overwrite,
+        ranks=ranks,
+        started_at=started_at,
+    )
+    return fit_request(request)
+
+
+def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
+    """Carry out a request, and return the trained mapping.
+
+    data: the data of the request where it has been read, as by a search.
+
+    Raises what `fit_mapping` raises.
+    """
+    folder, ranks, say = request.folder, request.ranks, request.say
+    if folder is not None:
+        is_restart, has_search = ranks.restarts > 0, request.search_record is not None
+        ranks.run_on_main(lambda: run_folder.require_free(folder, request.overwrite or is_restart, has_search))
     with ExitStack() as stack:
-        ranks.run_on_main(lambda: stack.enter_context(run_folder.locked(run, progress.say)))
-        work = _prepared(
-            lambda kept: prepare(
-                wanted, data, test, begin(start, like), options, progress.say, run, overwrite, ranks, kept
-            ),
-            run if corpus.takes(wanted) else None,
-            ranks,
-            progress.say,
-        )
-        if run is not None and overwrite:
-            ranks.run_on_main(lambda: _make_room(run, work, ranks.restarts > 0))
-        # A process may die after the last step: torchrun begins all of them anew, and nothing is left to do.
-        if (
-            run is not None
-            and ranks.restarts
-            and ranks.broadcast_json(ranks.run_on_main(lambda: run_folder.finished_run(run, work.facts, options)))
-        ):
-            progress.say(f"{run} was finished before the processes were started again")
-            return ranks.run_on_all(lambda: model_folder.load_mapping(run))
-        method, plan, layout, objective = _planned(work, run, began, progress.say, ranks)
-        context = RunContext(
-            device=work.device,
-            folder=run,
-            loggers=_loggers(run if ranks.is_main else None, options, progress),
-            score_held_out=_watcher(work.watched, work.device, ranks),
-            workers=options.workers,
-            layout=layout,
-        )
-        training = Training(work.mapping, work.examples, plan, context, objective)
-        unlearnt = frozen(work.mapping, work.examples, work.device) if method == "contrast" else None
-        state = training.run()
-        work = replace(work, mapping=training.mapping)
-        objective.finish(work.mapping)
-        work.mapping.trained_with = plan.optimizer
-        updates = lora.merge(work.mapping)
-        if method == "contrast":
-            probe(work.mapping, work.examples, work.device, options.seed, unlearnt)
-        temperatures = _calibrated(work, progress.say)
-
-        paths = [path for path in (data, test, start) if path is not None]
-        command = _command(work, data, test, start) if all(is_path(path) for path in paths) else None
-
-        def finish() -> None:
-            scores, found = _scored(work, progress)
-            if run is not None:
-                findings = [] if found is None else _report(run, found, work, command, progress.say)
-                reached = {"optimizer": plan.optimizer, "method": method, "steps": state.step, "tokens": state.tokens}
-                provenance = {**work.facts, **reached, "seconds": round(state.seconds, 1)}
-                provenance |= {"objective": options.objective} if wanted.corrupted else {}
-                provenance |= {"search": searched} if searched else {}
-                provenance |= {"temperatures": temperatures} if temperatures else {}
-                known = zoo.get_family(work.mapping.config.family)
-                if updates and (known.aliases or known.tower):
-                    progress.say(
-                        "note: no adapter for peft: it knows this family's weights by other names; the folder has them merged"
-                    )
-                elif updates:
-                    peft_adapter.save_adapter(
-                        work.mapping, run, updates, None if isinstance(start, Mapping) else str(start)
-                    )
-                model_folder.save_mapping(work.mapping.float(), run, provenance, scores, findings)
-                progress.say(f"saved in {run} after {duration(time.monotonic() - began)}")
-
-        ranks.run_on_main(finish)
-    return work.mapping
+        ranks.run_on_main(lambda: stack.enter_context(run_folder.locked(folder, say)))
+        run = _prepare(request) if data is None else build_run(request, data)
+        if folder is not None and request.overwrite:
+            ranks.run_on_main(lambda: _clear_folder(request, run))
+        if _is_finished(request, run):
+            say(f"{folder} was finished before the processes were started again")
+            return ranks.run_on_all(lambda: model_folder.load_mapping(str(folder)))
+        return _train(request, run)
 
 
-def _loggers(run: Path | None, options: Options, progress: Progress) -> list[Logger]:
-    """Return the sinks of a run's events; those that write files where `run` is its folder. Raises UsageError."""
-    loggers: list[Logger] = [ProgressLogger(progress)]
-    if run is not None:
-        loggers.append(MetricsFile(run, progress.say))
-        loggers += [TensorBoard(run)] if options.tensorboard else []
+def _prepare(request: FitRequest) -> PreparedRun:
+    """Prepare the run in every process. Of a corpus the main process writes the missing shards, and the others open them."""
+    folder, ranks = request.folder, request.ranks
+    if folder is None or not corpus.takes(request.arrow):
+        return ranks.run_on_all(lambda: prepare(request))
+    ranks.run_on_all(lambda: run_folder.require_shared(folder))
+    found = shards.look(folder, ranks, request.say)
+    run = ranks.run_on_main(lambda: prepare(request, found))
+    return ranks.run_on_all(lambda: run or prepare(request))
+
+
+def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
+    """Remove the run that is in the folder, unless torchrun restarted the processes and it is this run."""
+    assert request.folder is not None
+    if not request.ranks.restarts or run_folder.holds_another(request.folder, run.facts, run.options):
+        run_folder.clear(request.folder)
+
+
+def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
+    """Whether the run was finished before torchrun restarted its processes, as after the death of one at the very end."""
+    folder, ranks = request.folder, request.ranks
+    if folder is None or not ranks.restarts:
+        return False
+    return bool(
+        ranks.broadcast_json(ranks.run_on_main(lambda: run_folder.finished_run(folder, run.facts, run.options)))
+    )
+
+
+def _train(request: FitRequest, run: PreparedRun) -> Mapping:
+    """Train, score and save a prepared run; return its mapping."""
+    options, ranks = run.options, request.ranks
+    setup, plan = _plan(request, run)
+    context = RunContext(
+        device=run.device,
+        folder=request.folder,
+        loggers=_make_loggers(request),
+        score_held_out=make_validation(run, ranks),
+        workers=options.workers,
+        layout=setup.layout,
+    )
+    training = Training(run.mapping, run.examples, plan, context, setup.objective)
+    base_features = extract_features(run.mapping, run.examples, run.device) if setup.method == "contrast" else None
+    state = training.run()
+    run = replace(run, mapping=training.mapping)
+    setup.objective.finish(run.mapping)
+    run.mapping.trained_with = plan.optimizer
+    lora_updates = lora.merge(run.mapping)
+    if setup.method == "contrast":
+        fit_probe(run, base_features)
+    temperatures = calibrate(run, request.say)
+    provenance = {
+        **run.facts,
+        "optimizer": plan.optimizer,
+        "method": setup.method,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 1),
+        **({"objective": options.objective} if run.is_pretraining else {}),
+        **({"search": request.search_record} if request.search_record else {}),
+        **({"temperatures": temperatures} if temperatures else {}),
+    }
+    ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
+    return run.mapping
+
+
+def _make_loggers(request: FitRequest) -> list[Logger]:
+    """Return the loggers of a run: its progress, and the files that the main process writes into its folder."""
+    loggers: list[Logger] = [ProgressLogger(request.progress)]
+    if request.folder is not None and request.ranks.is_main:
+        loggers.append(MetricsFile(request.folder, request.say))
+        loggers += [TensorBoard(request.folder)] if request.options.tensorboard else []
     return loggers
 
 
-def _make_room(run: Path, work: Work, again: bool) -> None:
-    """Take away the run that the folder holds; not where processes were started `again` and it is this one."""
-    if not again or run_folder.holds_another(run, work.facts, work.options):
-        run_folder.clear(run)
+def _save(
+    request: FitRequest, run: PreparedRun, provenance: Dict[str, Any], lora_updates: Dict[str, lora.LowRankUpdate]
+) -> None:
+    """Score the trained mapping, and save it where the request names a folder."""
+    scores, evaluation = score_run(run, request.progress)
+    folder, mapping = request.folder, run.mapping
+    if folder is None:
+        return
+    findings = [] if evaluation is None else write_report(request, run, evaluation)
+    family = zoo.get_family(mapping.config.family)
+    if lora_updates and (family.aliases or family.tower):
+        request.say(
+            "note: no adapter for peft, which has other names for this family's weights; they are merged in the folder"
+        )
+    elif lora_updates:
+        start = None if isinstance(request.start, Mapping) else str(request.start)
+        peft_adapter.save_adapter(mapping, folder, lora_updates, start)
+    model_folder.save_mapping(mapping.float(), folder, provenance, scores, findings)
+    request.say(f"saved in {folder} after {duration(time.monotonic() - request.started_at)}")
 
 
-def _prepared(
-    prepare: Callable[[shards.Kept | None], Work], run: Path | None, ranks: Ranks, say: Callable[[str], None]
-) -> Work:
-    """What `prepare` gives in every process. Where it makes shards, in the folder `run`, all look at what is there already, the
-    main process makes what is missing and the others open it."""
-    if run is None:
-        return ranks.run_on_all(lambda: prepare(None))
-    ranks.run_on_all(lambda: run_folder.require_shared(run))
-    kept = shards.look(run, ranks, say)
-    made = ranks.run_on_main(lambda: prepare(kept))
-    return ranks.run_on_all(lambda: made or prepare(None))
-
-
-def _planned(
-    work: Work, run: Path | None, began: float, say: Callable[[str], None], ranks: Ranks
-) -> tuple[str, Plan, ReplicatedWeights, Objective]:
-    """The method, the numbers and the objective of the run: the recorded ones of an unfinished run, else chosen now and recorded.
-
-    Also where its weights live.
-    """
-    options, mapping = work.options, work.mapping
-    method, why = choose_method(options, mapping, work.beginning, work.facts["rows"], work.pretraining)
-    objective = make_objective(method, options, mapping, work.examples)
+def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
+    """Return how the run trains, and its numbers: those recorded by an unfinished run, else new ones, which are recorded."""
+    options, ranks, folder = run.options, request.ranks, request.folder
+    method, reason = choose_method(run)
+    objective = make_objective(method, options, run.mapping, run.examples)
     if objective.single_process_option and ranks.size > 1:
         raise UsageError(
-            f"{objective.single_process_option} ({why}) compares rows within one process; give another, or start one process"
+            f"{objective.single_process_option} ({reason}) compares rows within one process; choose another, or start one process"
         )
-    _require_same(work.facts, ranks)
-    recorded = ranks.broadcast_json(
-        None if run is None else ranks.run_on_main(lambda: run_folder.recorded_run(run, work.facts, options, say))
-    )
+    _require_same_facts(run, ranks)
+    recorded = None
+    if folder is not None:
+        recorded = ranks.run_on_main(lambda: run_folder.recorded_run(folder, run.facts, options, request.say))
+    recorded = ranks.broadcast_json(recorded)
     if method in ("probe", "probe+full"):
-        probe(mapping, work.examples, work.device, options.seed)
+        fit_probe(run)
     if options.shard and (options.lora is not None or type(objective) is not Objective):
         raise UsageError("--shard divides a model that is trained as a whole by its own losses; leave --shard out here")
-    layout = _laid_out(mapping, options, ranks)
+    setup = TrainingSetup(method, reason, objective, _make_layout(run, ranks))
     if recorded is not None:
         plan = Plan(**recorded)
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
-        start, device = work.beginning, work.device
-        plan = make_plan(
-            options, mapping, work.examples, start, method, objective, device, work.pretraining, began, layout
-        )
-        plan = Plan(**ranks.broadcast_json(asdict(plan)))
-
-        def record() -> None:
-            if run is not None:
-                files.require_space(run, required_bytes(mapping, plan))
-                write_rejected(run, work.rejected)
-                run_folder.record_run(run, work.facts, asdict(plan))
-
-        ranks.run_on_main(record)
-    parameters = sum(p.numel() for p in mapping.parameters())
-    held = f" + {work.facts['held_out']:,} held out" if work.facts["held_out"] else ""
-    how = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
-    if not work.pretraining:
-        how = f"method {method} ({why}): {METHODS[method].format(how)}"
-    rows = f"{work.facts['rows']:,} rows{held}"
-    say(f"{mapping.arrow}: {rows}, {parameters / 1e6:.1f}M parameters, {how}, {work.facts['device']}")
-    return method, plan, layout, objective
+        # Processes measure different times, so all take the plan of the main one.
+        plan = Plan(**ranks.broadcast_json(asdict(make_plan(run, setup, request.started_at))))
+        if folder is not None:
+            ranks.run_on_main(lambda: _record_plan(folder, run, plan))
+    request.say(_describe(run, setup, plan))
+    return setup, plan
 
 
-def _require_same(facts: dict[str, Any], ranks: Ranks) -> None:
-    """Raise UsageError when the processes have not read the same data, start and options."""
-    theirs = ranks.broadcast_json({name: facts[name] for name in (*run_folder.SAME, "options")})
+def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
+    """Write run.json and rejected.csv. Raises RunError where the disk has no room for checkpoints."""
+    files.require_space(folder, required_bytes(run.mapping, plan))
+    write_rejected(folder, run.data.rejected)
+    run_folder.record_run(folder, run.facts, asdict(plan))
+
+
+def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:
+    """Return the line that a run begins with: rows, parameters, method, steps and device."""
+    facts = run.facts
+    num_parameters = sum(p.numel() for p in run.mapping.parameters())
+    held_out = f" + {facts['held_out']:,} held out" if facts["held_out"] else ""
+    training = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    if not run.is_pretraining:
+        training = f"method {setup.method} ({setup.reason}): {METHODS[setup.method].format(training)}"
+    rows = f"{facts['rows']:,} rows{held_out}"
+    return f"{run.mapping.arrow}: {rows}, {num_parameters / 1e6:.1f}M parameters, {training}, {facts['device']}"
+
+
+def _require_same_facts(run: PreparedRun, ranks: Ranks) -> None:
+    """Raise UsageError when the processes have not read the same data, starting model and options."""
+    names = (*run_folder.SAME, "options")
+    main_facts = ranks.broadcast_json({name: run.facts[name] for name in names})
 
     def compare() -> None:
-        differing = [name for name in theirs if facts[name] != theirs[name]]
+        differing = [name for name in names if run.facts[name] != main_facts[name]]
         if differing:
             raise UsageError(f"this process has other {', '.join(differing)} than process 0; all must read the same")
 
     ranks.run_on_all(compare)
 
 
-def _laid_out(mapping: Mapping, options: Options, ranks: Ranks) -> ReplicatedWeights:
-    """Where the weights live, as the options say."""
-    if not options.shard:
-        return ReplicatedWeights(ranks, mapping)
-    from mapsto.training import fsdp
+def _make_layout(run: PreparedRun, ranks: Ranks) -> ReplicatedWeights:
+    """Return where the weights live: a copy in every process, or with `--shard` a part in each (FSDP)."""
+    if not run.options.shard:
+        return ReplicatedWeights(ranks, run.mapping)
+    from mapsto.training import fsdp  # slow to import, and rarely used
 
-    return fsdp.ShardedWeights(ranks, mapping)
+    return fsdp.ShardedWeights(ranks, run.mapping)

@@ -1,39 +1,44 @@
-"""Freeze."""
+"""Freezing layers of the starting model (`--freeze`) or attaching low-rank updates to it (`--lora`, Hu et al. 2021)."""
 
 from __future__ import annotations
 
 from mapsto.errors import UsageError
-from mapsto.fitting.start import Beginning
+from mapsto.fitting.starting_model import StartingModel
 from mapsto.model import lora
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 
 
-def restrict(mapping: Mapping, options: Options, beginning: Beginning) -> None:
-    """Leave those weights of the start as they are that the options name. Raises UsageError where they cannot be."""
-    given = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
-    if not given:
+def freeze_weights(mapping: Mapping, options: Options, start: StartingModel) -> None:
+    """Freeze layers (`--freeze`) or attach LoRA adapters (`--lora`).
+
+    `--freeze 2` freezes the embeddings and the two lowest layers, `--freeze all` everything but heads and poolers.
+    Raises UsageError where there is nothing to freeze.
+    """
+    flags = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
+    if not flags:
         return
-    if beginning.tensors is None:
-        raise UsageError(f"{given[0]} leaves weights of a start as they are; it needs a --start")
-    if len(given) > 1:
+    if start.tensors is None:
+        raise UsageError(f"{flags[0]} leaves weights of a start as they are; it needs a --start")
+    if len(flags) > 1:
         raise UsageError("give --lora or --freeze, not both: with --lora no weight of the start changes")
-    stack, layers = mapping.transformer, mapping.config.transformer.layers
+    stack, num_layers = mapping.transformer, mapping.config.transformer.layers
     if options.lora is not None:
         if mapping.arrow.corrupted:
             raise UsageError("--lora fits answers to a start; pretraining changes all weights")
-        if not layers:
+        if not num_layers:
             raise UsageError(
                 "--lora adds to the maps of a Transformer's layers, and the start has none; --freeze all leaves it"
             )
         lora.attach(mapping, options.lora)
         return
-    frozen = layers if options.freeze == "all" else int(options.freeze or 0)
-    if frozen > layers:
+    num_frozen = num_layers if options.freeze == "all" else int(options.freeze or 0)
+    if num_frozen > num_layers:
         raise UsageError(
-            f"--freeze {frozen} is more than the {layers} layers of the start; --freeze all leaves all of it"
+            f"--freeze {num_frozen} is more than the {num_layers} layers of the start; --freeze all leaves all of it"
         )
-    lowest = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm, *stack.blocks[:frozen]]
-    for part in [*lowest, stack.final_norm, mapping.pooled_norm] if options.freeze == "all" else lowest:
-        if part is not None:
-            part.requires_grad_(False)
+    embedding = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm]
+    top = [stack.final_norm, mapping.pooled_norm] if options.freeze == "all" else []
+    for module in [*embedding, *stack.blocks[:num_frozen], *top]:
+        if module is not None:
+            module.requires_grad_(False)

@@ -1,4 +1,7 @@
-"""Probe."""
+"""Linear probes on frozen features, and the calibration of confidence on held-out rows.
+
+A probe costs one pass over the rows and a linear fit (logistic or ridge regression) in place of training.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,56 @@ from numpy.typing import NDArray
 
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
-from mapsto.fitting.setup import Work
+from mapsto.fitting.prepare import PreparedRun
 from mapsto.inference.forward import evidence, over
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, LinearProbe
 
 
-def frozen(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
-    """The vectors (n, d) that pooled heads read, in one pass over the rows."""
+def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
+    """Return the vectors (n, d) that pooled heads read, in one pass over the examples without augmentation."""
     mapping.eval()
     plain = examples.without_augmentation()
-    vectors: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
-    listed = (plain.example(row, 0, 0.0) for row in range(len(plain)))
-    for batch, hidden in over(mapping, listed, device):
-        vectors[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
-    return vectors
+    features: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
+    stream = (plain.example(row, 0, 0.0) for row in range(len(plain)))
+    for batch, hidden in over(mapping, stream, device):
+        features[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
+    return features
 
 
-def probe(
-    mapping: Mapping,
-    examples: Examples,
-    device: torch.device,
-    seed: int,
-    unlearnt: NDArray[np.float32] | None = None,
-) -> None:
-    """Set the pooled heads to the best linear ones on the frozen vectors. unlearnt: the vectors from before they were learnt from
-    the same answers; by them it is chosen how sure the heads may be."""
-    vectors = frozen(mapping, examples, device)
+def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None) -> None:
+    """Set the pooled heads to the best linear ones on the frozen features.
+
+    base_features: the features (n, d) from before contrastive training on the same answers. The strength of regularisation is
+    chosen on them, since the trained features fit their own answers too well.
+    """
+    mapping = run.mapping
+    features = extract_features(mapping, run.examples, run.device)
     for port, target in enumerate(mapping.targets):
-        told = enumerate(examples.answers.encoded if examples.answers is not None else ())
-        known = [(row, answer) for row, answers in told if (answer := answers[port]) is not None]
-        if not isinstance(target, LinearProbe) or not known:
+        answers = run.examples.answers.encoded if run.examples.answers is not None else ()
+        labelled = [(row, answer) for row, ports in enumerate(answers) if (answer := ports[port]) is not None]
+        if not isinstance(target, LinearProbe) or not labelled:
             continue
-        rows, values = [row for row, _ in known], np.array([answer.values for _, answer in known])
-        fitted = target.probe(vectors[rows], values, seed, None if unlearnt is None else unlearnt[rows])
+        rows, values = [row for row, _ in labelled], np.array([answer.values for _, answer in labelled])
+        base = None if base_features is None else base_features[rows]
+        parameters = target.probe(features[rows], values, run.options.seed, base)
         with torch.no_grad():
-            for parameter, best in zip(mapping.heads[port].parameters(), fitted, strict=True):
-                parameter.copy_(best)
+            for parameter, value in zip(mapping.heads[port].parameters(), parameters, strict=True):
+                parameter.copy_(value)
 
 
-def _calibrated(work: Work, say: Callable[[str], None]) -> list[float]:
-    """Heads as sure as they are right on the held-out rows, where there are enough: by what each was divided."""
-    if work.watched is None or work.pretraining or not work.mapping.targets:
+def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
+    """Calibrate the heads on the held-out rows where there are enough, and return their temperatures (Guo et al. 2017)."""
+    if run.held_out is None or run.is_pretraining or not run.mapping.targets:
         return []
-    mapping = work.mapping.eval()
-    found = []
-    for port, said in evidence(mapping, scoring_examples(work.watched), work.device).items():
+    mapping = run.mapping.eval()
+    temperatures = []
+    for port, outputs in evidence(mapping, scoring_examples(run.held_out), run.device).items():
         target = mapping.targets[port]
         if not isinstance(target, Classes):
             continue
-        temperature = target.calibrate(mapping.heads[port], said.shown, said.values)
+        temperature = target.calibrate(mapping.heads[port], outputs.shown, outputs.values)
         if temperature is not None:
-            say(f"confidence set by {len(said.values):,} held-out rows: logits divided by {temperature:.2f}")
-            found.append(round(temperature, 4))
-    return found
+            say(f"confidence set by {len(outputs.values):,} held-out rows: logits divided by {temperature:.2f}")
+            temperatures.append(round(temperature, 4))
+    return temperatures

@@ -1,7 +1,8 @@
-"""A search for the numbers of a fit: trials on parts of the training rows, then the fit with those that did best.
+"""A search for the numbers of a fit: trials on folds of the training rows, then the fit with the numbers that did best.
 
-A trial is `fit_mapping` in memory with other Options. What the next trial tries is a function of the seed and of the
-finished trials alone, so a search that was killed goes on to the same end. Rows of a test are never part of a trial.
+A trial trains in memory with other Options on all folds but one and is scored on that one. The data is read and encoded once for
+all trials. The next trial is a function of the seed and of the finished trials alone (a tree-structured Parzen estimator,
+Bergstra et al. 2011), so a search that was killed goes on to the same end. Test rows are never part of a trial.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from mapsto.data.table import Ints, Table, read_table
 from mapsto.distributed import SINGLE_PROCESS, read_ranks
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.evaluate import scoring_examples
-from mapsto.fitting import run_folder
-from mapsto.fitting.fit import fit_mapping
-from mapsto.fitting.hyperparameters import choose_method, contrasted, make_objective, make_plan
-from mapsto.fitting.setup import Work, prepare
-from mapsto.fitting.start import begin
+from mapsto.fitting import fit, run_folder
+from mapsto.fitting.method import choose_method, contrast_port, make_objective
+from mapsto.fitting.plan import TrainingSetup, make_plan
+from mapsto.fitting.prepare import PreparedRun, build_run, read_data
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.run_data import RunData
 from mapsto.inference.forward import over
 from mapsto.kinds import answering
 from mapsto.metrics.intervals import Score, with_interval
@@ -43,30 +46,32 @@ from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Interrupted
 
-# Bounds of the knobs, as multiples of what a fit without a search takes.
+# Bounds of the hyperparameters, as multiples of those of a fit without a search.
 RATES, EPOCHS, BATCHES = (0.1, 4.0), (0.5, 2.0), (0.5, 1.0, 2.0)
-
-
+# Significant digits of a suggested number.
 DIGITS = 2
 
-
-METHODS: tuple[Method, ...] = ("probe+full", "full", "contrast")
-
+# The methods that are tried besides a probe.
+TRIED_METHODS: tuple[Method, ...] = ("probe+full", "full", "contrast")
 
 # A trial is scored on about so many rows: a fifth of 5,000, or as many fifths in turn as fewer rows need. Over so many,
-# an error of 15 % is known to about 2 points; and no part to score on is larger than the one learnt from.
+# an error of 15 % is known to about 2 points; and no fold to score on is larger than the rows learnt from.
 SCORED_ROWS, LARGEST_SHARE = 1000, 0.2
 
-
+# Trials drawn at random before the estimator chooses.
 RANDOM_TRIALS = 5
 
-
-Space = dict[str, list[Any] | tuple[float, float]]
+# The hyperparameters of a search, by name: a list of values, or the bounds of a number.
+SearchSpace = dict[str, list[Any] | tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried and how it did; `failed` says why there is no error. loss breaks ties between equal errors."""
+    """The hyperparameters of a trial and its result.
+
+    error: on the folds' held-out rows; None for a trial that failed, and `failed` says why.
+    loss: on the same rows; it breaks ties between equal errors.
+    """
 
     number: int
     knobs: dict[str, Any]
@@ -76,35 +81,50 @@ class Trial:
     failed: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.shown}: {f'error {self.error}' if self.error else self.failed}"
-
-    @property
-    def shown(self) -> str:
-        """The knobs, for people."""
-        return ", ".join(
+        values = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.knobs.items()
         )
+        return f"{values}: {f'error {self.error}' if self.error else self.failed}"
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """The lowest one is chosen."""
+        """The key to sort by: the lowest one is best."""
         if self.error is None or self.loss is None:
             return (math.inf, math.inf, self.number)
         return (self.error.value, self.loss, self.number)
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search is: the space, the trials that do not wait for others, and on which rows each is scored."""
+class Fold:
+    """Training rows split into those that a trial learns from and those that it is scored on."""
 
-    arrow: str
+    request: FitRequest
+    held_out: Table
+
+    @cached_property
+    def data(self) -> RunData:
+        """The rows to learn from, read and encoded once for all trials."""
+        return read_data(self.request)
+
+    def train(self, options: Options) -> Mapping:
+        """Train a new mapping on the rows to learn from. Raises RunError."""
+        return fit.fit_request(replace(self.request, options=options), self.data)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The plan of a search.
+
+    space: the hyperparameters to choose. first_trials: those that wait for no result.
+    num_trials, minutes: when the search ends.
+    """
+
     options: Options
-    begins: dict[str, Any]
-    space: Space
-    first: list[dict[str, Any]]
-    parts: list[tuple[Table, Table]]
-    trials: int
+    space: SearchSpace
+    first_trials: list[dict[str, Any]]
+    folds: list[Fold]
+    num_trials: int
     minutes: float | None
 
 
@@ -122,90 +142,99 @@ def search_and_fit(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Mapping:
-    """`fit_mapping`, after `search` trials where that is given; none begins after `search_minutes` minutes of trials.
+    """Fit a mapping with the numbers that did best in `search` trials; without `search`, just fit it.
 
-    Trials are kept in search.json of the run's folder, and none that is finished runs again. Raises UsageError without
-    the extra [search], and what `fit_mapping` raises.
+    search_minutes: no trial begins after so many minutes of trials.
+    The other arguments are those of `fit_mapping`.
+
+    Trials are recorded in search.json of the run's folder; a finished one is never repeated. Raises UsageError without the extra
+    [search], and what `fit_mapping` raises.
     """
     options, progress = options or Options(), progress or Progress()
-    begins: dict[str, Any] = {"start": start, "like": like}
     if search is None and search_minutes is None:
-        return fit_mapping(
-            arrow, data, out, **begins, test=test, options=options, progress=progress, overwrite=overwrite
+        return fit.fit_mapping(
+            arrow, data, out, start=start, like=like, test=test, options=options, progress=progress, overwrite=overwrite
         )
-    trials = _require(parse(arrow), options, search, search_minutes)
-    run = None if out is None else Path(out)
-    if run is not None:
-        run_folder.require_free(run, overwrite, searched=True)
-        _require_apart(run, begins)
-    table = read_table(data, encoding=options.encoding)
-    tested = None if test is None else read_table(test, encoding=options.encoding)
-    work = prepare(parse(arrow), table, tested, begin(start, like), options, progress.say)
-    facts = {**work.facts, "--search": trials, "--search-minutes": search_minutes}
-    planned = _planned(work, table, begins, trials, search_minutes)
-    del work  # its mapping and examples are of no use to the trials
-    with run_folder.locked(run, progress.say):
-        if run is not None and overwrite:
-            run_folder.clear(run)
-        done = _run(planned, run, facts, progress)
-    best = min(done, key=lambda trial: trial.rank)
-    if best.error is None:
-        raise RunError(f"none of {len(done)} trials came to an end; the last one: {done[-1].failed}")
-    progress.say(f"chosen: trial {best.number} of {len(done)}, {best}")
-    progress.say(f"without a search: {done[0]}")
-    return fit_mapping(
-        arrow,
-        table,
-        out,
-        **begins,
-        test=tested,
-        options=replace(options, **best.knobs),
+    num_trials = _require_possible(parse(arrow), options, search, search_minutes)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        run_folder.require_free(folder, overwrite, searched=True)
+        _require_apart(folder, {"start": start, "like": like})
+    request = FitRequest(
+        arrow=parse(arrow),
+        data=read_table(data, encoding=options.encoding),
+        folder=folder,
+        start=start,
+        like=like,
+        test=None if test is None else read_table(test, encoding=options.encoding),
+        options=options,
         progress=progress,
-        searched={"chosen": best.number, "trials": [asdict(trial) for trial in done]},
     )
+    run_data = read_data(request)
+    run = build_run(request, run_data)
+    facts = {**run.facts, "--search": num_trials, "--search-minutes": search_minutes}
+    plan = plan_search(request, run, num_trials, search_minutes)
+    del run  # the trials have no use for its weights
+    with run_folder.locked(folder, progress.say):
+        if folder is not None and overwrite:
+            run_folder.clear(folder)
+        trials = _run_trials(plan, folder, facts, progress)
+    best = min(trials, key=lambda trial: trial.rank)
+    if best.error is None:
+        raise RunError(f"none of {len(trials)} trials came to an end; the last one: {trials[-1].failed}")
+    progress.say(f"chosen: trial {best.number} of {len(trials)}, {best}")
+    progress.say(f"without a search: {trials[0]}")
+    record = {"chosen": best.number, "trials": [asdict(trial) for trial in trials]}
+    final = replace(request, options=replace(options, **best.knobs), search_record=record, started_at=time.monotonic())
+    return fit.fit_request(final, run_data)
 
 
-def _require(wanted: Arrow, options: Options, trials: int | None, minutes: float | None) -> int:
-    """The number of trials. Raises UsageError for a search that cannot be."""
-    if trials is None:
+def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
+    """Return the number of trials. Raises UsageError for a search that is not possible."""
+    if num_trials is None:
         raise UsageError("--search-minutes needs --search with the number of trials")
-    for name, value in (("search", trials), ("search-minutes", minutes)):
+    for name, value in (("search", num_trials), ("search-minutes", minutes)):
         if value is not None and not value > 0:
             raise UsageError(f"--{name} must be above 0, not {value}")
-    if wanted.corrupted:
-        raise UsageError(f"--search looks for the best fit of answers, and {wanted} is pretraining")
+    if arrow.corrupted:
+        raise UsageError(f"--search looks for the best fit of answers, and {arrow} is pretraining")
     if options.minutes is not None:
         raise UsageError("--search needs trials that can be repeated: give --steps or --epochs in place of --minutes")
     if read_ranks().size > 1 or options.shard:
         raise UsageError(
             "--search runs in one process; search without torchrun and --shard, then train with its choice"
         )
-    _optuna()
-    return trials
+    _import_optuna()
+    return num_trials
 
 
-def _require_apart(run: Path, begins: dict[str, Any]) -> None:
-    """Raise UsageError when the run would replace what every trial begins with."""
-    for name, begun in begins.items():
-        if isinstance(begun, str | Path) and Path(begun).resolve() == run.resolve():
-            raise UsageError(f"--search begins every trial with --{name} {begun}; choose another --out")
+def _require_apart(folder: Path, models: dict[str, Any]) -> None:
+    """Raise UsageError when the run would replace a model that every trial starts from."""
+    for name, model in models.items():
+        if isinstance(model, str | Path) and Path(model).resolve() == folder.resolve():
+            raise UsageError(f"--search begins every trial with --{name} {model}; choose another --out")
 
 
-def _planned(work: Work, table: Table, begins: dict[str, Any], trials: int, minutes: float | None) -> Search:
-    """The first trial is a fit without a search, the second a linear probe where there can be one."""
-    options, mapping = work.options, work.mapping
-    method, _ = choose_method(options, mapping, work.beginning, work.facts["rows"], False)
-    rows = load_rows(mapping.arrow, table)
-    scored_on = parts(mapping.arrow, rows, options.seed)
-    methods = _methods(work, scored_on)
+def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes: float | None) -> Search:
+    """Return the plan of a search.
+
+    The first trial is a fit without a search, the second a linear probe where one is possible.
+
+    Raises UsageError where the options leave nothing to choose, DataError for too few rows.
+    """
+    options, mapping = run.options, run.mapping
+    method, _ = choose_method(run)
+    rows = load_rows(mapping.arrow, request.data)
+    splits = make_folds(rows, options.seed)
+    methods = _possible_methods(run, [training for training, _ in splits])
     if method not in ("probe", *methods):
         raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
-    usual = _usual(work, "full" if method == "probe" else method)
-    values: Space = {
+    usual = _usual_hyperparameters(run, "full" if method == "probe" else method)
+    values: SearchSpace = {
         "method": methods,
-        "rate": _between(usual["rate"], RATES),
-        "epochs": _between(usual["epochs"], EPOCHS),
-        "batch": sorted({min(round(usual["batch"] * times), len(work.examples)) for times in BATCHES}),
+        "rate": _bounds(usual["rate"], RATES),
+        "epochs": _bounds(usual["epochs"], EPOCHS),
+        "batch": sorted({min(round(usual["batch"] * times), len(run.examples)) for times in BATCHES}),
     }
     fixed = {name for name in values if getattr(options, name) not in (None, "auto")}
     fixed |= set(values) if options.method == "probe" else set()
@@ -216,184 +245,194 @@ def _planned(work: Work, table: Table, begins: dict[str, Any], trials: int, minu
         raise UsageError(
             "the options given leave --search nothing to try: it chooses --method, --rate, --epochs, --batch"
         )
-    first = [{"method": "probe"}] if "method" in space and _allowed("probe", work) else []
+    first_trials = [{"method": "probe"}] if "method" in space and _is_possible("probe", run) else []
     if method != "probe":
-        first.insert(0, {name: usual[name] for name in space})
-    held = work.facts["held_out"] / (work.facts["rows"] + work.facts["held_out"])
-    aside = replace(options, hold_out=held if options.hold_out is None else options.hold_out, tensorboard=False)
-    return Search(str(mapping.arrow), aside, begins, space, first, scored_on, trials, minutes)
+        first_trials.insert(0, {name: usual[name] for name in space})
+    share = run.data.num_held_out / (run.data.num_rows + run.data.num_held_out)
+    # Trials hold out the same share as the final fit, of fewer rows.
+    hold_out = share if options.hold_out is None else options.hold_out
+    trial_options = replace(options, hold_out=hold_out, tensorboard=False)
+    folds = [
+        Fold(FitRequest(mapping.arrow, training, None, request.start, request.like, options=trial_options), held_out)
+        for training, held_out in splits
+    ]
+    return Search(trial_options, space, first_trials, folds, num_trials, minutes)
 
 
-def _methods(work: Work, scored_on: Sequence[tuple[Table, Table]]) -> list[Any]:
-    """The methods besides a probe that every trial can take."""
-    methods = [method for method in METHODS if _allowed(method, work)]
-    if "contrast" in methods and not all(_contrasts(work.mapping, learnt) for learnt, _ in scored_on):
+def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> list[Any]:
+    """Return the methods besides a probe that every trial can use."""
+    methods = [method for method in TRIED_METHODS if _is_possible(method, run)]
+    if "contrast" in methods and not all(_can_contrast(run.mapping, training) for training in training_tables):
         methods.remove("contrast")
     return methods
 
 
-def _usual(work: Work, method: str) -> dict[str, Any]:
-    """The knobs of a fit by `method` without a search."""
-    mapping, examples = work.mapping, work.examples
-    objective, layout = (
-        make_objective(method, work.options, mapping, examples),
-        ReplicatedWeights(SINGLE_PROCESS, mapping),
-    )
-    now, device = time.monotonic(), work.device
-    plan = make_plan(work.options, mapping, examples, work.beginning, method, objective, device, False, now, layout)
-    epochs = plan.steps * plan.batch / len(examples)
+def _usual_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
+    """Return the hyperparameters of a fit by `method` without a search."""
+    objective = make_objective(method, run.options, run.mapping, run.examples)
+    setup = TrainingSetup(method, "", objective, ReplicatedWeights(SINGLE_PROCESS, run.mapping))
+    plan = make_plan(run, setup, time.monotonic())
+    epochs = plan.steps * plan.batch / len(run.examples)
     return {"method": method, "rate": plan.rate, "epochs": epochs, "batch": plan.batch}
 
 
-def _allowed(method: Method, work: Work) -> bool:
-    """Whether the start, the answers and the options given allow the method."""
+def _is_possible(method: Method, run: PreparedRun) -> bool:
+    """Whether the starting model, the answers and the options allow the method."""
     try:
-        choose_method(replace(work.options, method=method), work.mapping, work.beginning, work.facts["rows"], False)
+        choose_method(replace(run, options=replace(run.options, method=method)))
     except UsageError:
         return False
     return True
 
 
-def _contrasts(mapping: Mapping, learnt: Table) -> bool:
-    """Whether there are two classes with two rows each."""
-    port = contrasted(mapping)
+def _can_contrast(mapping: Mapping, training: Table) -> bool:
+    """Whether at least two classes have two rows each."""
+    port = contrast_port(mapping)
     assert port is not None
-    answers = load_rows(mapping.arrow, learnt).targets[port]
-    return sum(rows > 1 for rows in Counter(answers).values()) > 1
+    answers = load_rows(mapping.arrow, training).targets[port]
+    return sum(count > 1 for count in Counter(answers).values()) > 1
 
 
-def _between(usual: float, times: tuple[float, float]) -> tuple[float, float]:
-    return usual * times[0], usual * times[1]
+def _bounds(usual: float, factors: tuple[float, float]) -> tuple[float, float]:
+    return usual * factors[0], usual * factors[1]
 
 
-def parts(arrow: Arrow, rows: Rows, seed: int) -> list[tuple[Table, Table]]:
-    """(rows to learn from, rows to score on), once or several times; no row is scored on twice."""
-    count, everything = len(rows), np.arange(len(rows))
+def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
+    """Split the rows into (rows to learn from, rows to score on), once or several times; no row is scored on twice.
+
+    Raises DataError for too few rows.
+    """
+    count, row_indices = len(rows), np.arange(len(rows))
     share = min(LARGEST_SHARE, SCORED_ROWS / count)
-    times = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
-    left, found = everything, []
-    for turn in range(times):
-        kept, aside = apart(rows.select(left), share / (1 - turn * share), seed)
-        held = _known(arrow, rows, np.setdiff1d(everything, left[aside]), left[aside])
-        left = left[kept]
-        if len(held):
-            learnt = np.setdiff1d(everything, held)
-            found.append((rows.table.select(rows.indices[learnt]), rows.table.select(rows.indices[held])))
-    if not found:
+    num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
+    remaining, folds = row_indices, []
+    for fold in range(num_folds):
+        kept, aside = apart(rows.select(remaining), share / (1 - fold * share), seed)
+        held_out = _drop_unknown_classes(rows, np.setdiff1d(row_indices, remaining[aside]), remaining[aside])
+        remaining = remaining[kept]
+        if len(held_out):
+            training = np.setdiff1d(row_indices, held_out)
+            folds.append((rows.table.select(rows.indices[training]), rows.table.select(rows.indices[held_out])))
+    if not folds:
         raise DataError(f"{count} rows are too few to hold some out for --search")
-    return found
+    return folds
 
 
-def _known(arrow: Arrow, rows: Rows, kept: Ints, held: Ints) -> Ints:
-    """Those of `held` whose classes also stand in `kept`: a class that is never learnt tells nothing of a trial."""
-    for target, answers in zip(answering(arrow), rows.targets, strict=True):
+def _drop_unknown_classes(rows: Rows, training: Ints, held_out: Ints) -> Ints:
+    """Return the held-out rows whose classes the training rows have too: no trial could learn the others."""
+    for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):
         if has_exclusive_classes(target):
-            seen = {answers[row] for row in kept}
-            held = np.array([row for row in held if answers[row] in seen], np.int64)
-    return held
+            classes = {answers[row] for row in training}
+            held_out = np.array([row for row in held_out if answers[row] in classes], np.int64)
+    return held_out
 
 
-def _run(search: Search, run: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
-    """All trials: those that search.json of the folder holds, and the others now."""
-    recorded = None if run is None else run_folder.recorded_search(run, facts, Options(**facts["options"]))
-    done = [Trial(**{**kept, "error": kept["error"] and Score(**kept["error"])}) for kept in recorded or []]
-    if recorded is None and run is not None:
-        run_folder.record_search(run, facts, [])
-    scored = sum(len(held) for _, held in search.parts)
-    how = f"in {len(search.parts)} turns, each learning from the others" if len(search.parts) > 1 else "held out"
-    progress.say(f"search: {search.trials} trials, each scored on {scored:,} of the training rows, {how}")
-    if done:
-        progress.say(f"going on after trial {len(done)}")
-    while len(done) < search.trials and not _spent(search, done):
+def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
+    """Return all trials: those recorded in search.json of the folder, and the others, run now."""
+    recorded = None if folder is None else run_folder.recorded_search(folder, facts, Options(**facts["options"]))
+    trials = [Trial(**{**entry, "error": entry["error"] and Score(**entry["error"])}) for entry in recorded or []]
+    if recorded is None and folder is not None:
+        run_folder.record_search(folder, facts, [])
+    num_scored = sum(len(fold.held_out) for fold in search.folds)
+    is_single = len(search.folds) == 1
+    scheme = "held out" if is_single else f"in {len(search.folds)} folds, each learning from the other rows"
+    progress.say(f"search: {search.num_trials} trials, each scored on {num_scored:,} of the training rows, {scheme}")
+    if trials:
+        progress.say(f"continuing after trial {len(trials)}")
+    while len(trials) < search.num_trials and not _is_out_of_time(search, trials):
         try:
-            done.append(_try(search, done))
-        except Interrupted as stopped:
-            raise _with_advice(stopped, len(done) + 1, run) from stopped
-        if run is not None:
-            run_folder.record_search(run, facts, [asdict(trial) for trial in done])
-        progress.say(f"trial {len(done)} of {search.trials}: {done[-1]}, {duration(done[-1].seconds)}")
-    return done
+            trials.append(_run_trial(search, trials))
+        except Interrupted as interrupted:
+            raise _with_advice(interrupted, len(trials) + 1, folder) from interrupted
+        if folder is not None:
+            run_folder.record_search(folder, facts, [asdict(trial) for trial in trials])
+        progress.say(f"trial {len(trials)} of {search.num_trials}: {trials[-1]}, {duration(trials[-1].seconds)}")
+    return trials
 
 
-def _with_advice(stopped: Interrupted, number: int, run: Path | None) -> RunError:
-    how = f"; the same command goes on, with this trial from its beginning ({run})" if run else ""
-    error = RunError(f"{stopped} of trial {number}{how}")
-    error.exit_status = stopped.exit_status
+def _with_advice(interrupted: Interrupted, number: int, folder: Path | None) -> RunError:
+    """Return the error of an interrupted trial, which says how the search is continued."""
+    advice = f"; the same command goes on, with this trial from its beginning ({folder})" if folder else ""
+    error = RunError(f"{interrupted} of trial {number}{advice}")
+    error.exit_status = interrupted.exit_status
     return error
 
 
-def _spent(search: Search, done: Sequence[Trial]) -> bool:
-    return search.minutes is not None and sum(trial.seconds for trial in done) >= 60 * search.minutes
+def _is_out_of_time(search: Search, trials: Sequence[Trial]) -> bool:
+    return search.minutes is not None and sum(trial.seconds for trial in trials) >= 60 * search.minutes
 
 
-def _try(search: Search, done: Sequence[Trial]) -> Trial:
-    """The next trial; what was tried before is not run again. A trial that diverges has failed, the search goes on."""
-    began, number = time.monotonic(), len(done) + 1
-    knobs = (
-        search.first[number - 1] if number <= len(search.first) else suggest(search.space, done, search.options.seed)
-    )
-    same = next((trial for trial in done if trial.knobs == knobs), None)
+def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
+    """Run the next trial; one with the same hyperparameters is not repeated. A trial that diverges is recorded as failed."""
+    started_at, number = time.monotonic(), len(trials) + 1
+    if number <= len(search.first_trials):
+        knobs = search.first_trials[number - 1]
+    else:
+        knobs = suggest_hyperparameters(search.space, trials, search.options.seed)
+    same = next((trial for trial in trials if trial.knobs == knobs), None)
     if same is not None:
         return replace(same, number=number, seconds=0.0)
     options = replace(search.options, **knobs)
-    found: list[tuple[float, float]] = []
+    results: list[tuple[float, float]] = []
     try:
-        for learnt, held in search.parts:
-            found += mistakes(fit_mapping(search.arrow, learnt, **search.begins, options=options), held)
+        for fold in search.folds:
+            results += score_rows(fold.train(options), fold.held_out)
     except Interrupted:
         raise
     except RunError as error:
-        return Trial(number, knobs, None, None, time.monotonic() - began, str(error))
-    errors, losses = np.array(found).T
-    return Trial(number, knobs, with_interval(np.mean, errors), float(losses.mean()), time.monotonic() - began)
+        return Trial(number, knobs, None, None, time.monotonic() - started_at, str(error))
+    errors, losses = np.array(results).T
+    return Trial(number, knobs, with_interval(np.mean, errors), float(losses.mean()), time.monotonic() - started_at)
 
 
-def mistakes(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """(error, loss) of each answer to the first target: what held-out rows choose the weights of a run by."""
+def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
+    """Return (error, loss) of each answer to the first target, as validation computes them for the best weights of a run."""
     target = mapping.targets[0]
     rows = load_rows(mapping.arrow, table)
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     examples = make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
-    found = []
+    results = []
     for batch, hidden in over(mapping, scoring_examples(examples), next(mapping.parameters()).device):
         readout = batch.answers[0]
         if readout is not None:
             output = mapping.read(hidden, batch, 0)
-            for at in range(len(readout.values)):
-                one = output[at : at + 1], readout.values[at : at + 1]
-                found.append((float(target.validation_error(*one)), float(target.loss(*one))))
-    return found
+            for i in range(len(readout.values)):
+                answer = output[i : i + 1], readout.values[i : i + 1]
+                results.append((float(target.validation_error(*answer)), float(target.loss(*answer))))
+    return results
 
 
-def suggest(space: Space, done: Sequence[Trial], seed: int) -> dict[str, Any]:
-    """Values within `space` that look best after the trials `done`: a tree-structured Parzen estimator (Bergstra et al.
-    2011), its random numbers from (seed, number of trials) alone.
+def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[str, Any]:
+    """Return the values within `space` that look best after the finished trials: a tree-structured Parzen estimator.
+
+    Its random numbers are a function of the seed and the number of trials (Bergstra et al. 2011).
     """
-    optuna = _optuna()
-    known = {
+    optuna = _import_optuna()
+    distributions = {
         name: optuna.distributions.CategoricalDistribution(values)
         if isinstance(values, list)
         else optuna.distributions.FloatDistribution(*values, log=True)
         for name, values in space.items()
     }
-    state = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
+    state = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=state, n_startup_trials=RANDOM_TRIALS))
-    for trial in done:
-        if trial.knobs.keys() == space.keys():  # a probe turns no other knob
+    for trial in trials:
+        if trial.knobs.keys() == space.keys():  # a probe has no other hyperparameters
             result = {"value": trial.error.value} if trial.error else {"state": optuna.trial.TrialState.PRUNED}
-            study.add_trial(optuna.trial.create_trial(params=trial.knobs, distributions=known, **result))
-    return {name: _rounded(value, space[name]) for name, value in study.ask(known).params.items()}
+            study.add_trial(optuna.trial.create_trial(params=trial.knobs, distributions=distributions, **result))
+    return {name: _round(value, space[name]) for name, value in study.ask(distributions).params.items()}
 
 
-def _rounded(value: Any, values: list[Any] | tuple[float, float]) -> Any:
-    """A number that a person can type, within its bounds."""
+def _round(value: Any, values: list[Any] | tuple[float, float]) -> Any:
+    """Round a number to DIGITS digits, which a person can type, within its bounds."""
     if isinstance(values, list):
         return value
     low, high = values
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
+    """Import optuna, without its log lines. Raises UsageError where it is not installed."""
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:

@@ -17,8 +17,8 @@ from mapsto.data.table import Table, read_table
 from mapsto.data.writers import legible
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
-from mapsto.fitting.build import make_config, make_mapping, make_sources
-from mapsto.fitting.start import begin
+from mapsto.fitting.build_model import make_config, make_mapping, make_sources
+from mapsto.fitting.starting_model import open_start
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.batch import Batch, Example
@@ -59,7 +59,7 @@ def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
     rows = load_rows(parse(arrow), table)
     bound = rows.arrow
     options = Options(layers=2, width=128) if start is None else Options()
-    beginning = begin(start, None)
+    beginning = open_start(start)
     targets = [target() for target in kinds.answering(bound)]
     sources = make_sources(beginning, bound, rows, options, lambda text: None)
     config = make_config(beginning, options, bound.corrupted, sources)

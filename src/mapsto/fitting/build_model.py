@@ -1,0 +1,191 @@
+"""Building the model of a run from its starting model, or from nothing but the data.
+
+Sources come from the starting model or are new (a tokenizer is trained on the values); the shape comes from the starting model
+or from the options; weights are copied where the starting model has them and stay random elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from mapsto import kinds, zoo
+from mapsto.data.rows import Rows
+from mapsto.errors import CheckpointError, UsageError
+from mapsto.fitting.starting_model import StartingModel, open_start
+from mapsto.model.config import ModelConfig
+from mapsto.model.mapping import Mapping
+from mapsto.options import Options, splits_into_heads
+from mapsto.pretrained import huggingface, model_folder
+from mapsto.task.arrow import Arrow, Port
+from mapsto.task.capabilities import Classes, Located, Spatial, require
+from mapsto.task.source import Source
+from mapsto.task.target import Target
+
+# The shape of a new model.
+WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
+# The layers of a new decoder (MAE), as wide as half the model.
+DECODER_LAYERS = 2
+
+# Options that give the shape of a new model, and have no use with a starting model.
+SHAPE_OPTIONS = ("layers", "width", "heads", "vocabulary")
+
+
+def make_sources(
+    start: StartingModel, arrow: Arrow, rows: Rows, options: Options, say: Callable[[str], None]
+) -> dict[str, Source]:
+    """Return a source for each kind that the arrow reads: the starting model's, or new ones made from the rows' values."""
+    sources = starting_sources(start, arrow)
+    if sources is not None:
+        return _resize(sources, arrow, options)
+    sources = {}
+    for kind in sorted({port.kind for port in arrow.sources}):
+        columns = [column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind]
+        sources[kind] = kinds.source(kind).new(list(chain(*columns)), options.vocabulary)
+    sources = _resize(sources, arrow, options)
+    for source in sources.values():
+        say(f"made {source}")
+    return sources
+
+
+def _resize(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
+    """Return the sources with the size of `--size`; values in which answers are located are never cropped.
+
+    Raises UsageError for kinds that have no size.
+    """
+    located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
+    return {
+        kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
+        if options.size is not None or kind in located_in
+        else source
+        for kind, source in sources.items()
+    }
+
+
+def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
+    """Return the starting model's sources that the arrow reads; None without a starting model.
+
+    Raises UsageError when the starting model cannot read a kind of the arrow.
+    """
+    if start.sources is None:
+        return None
+    needed = {port.kind for port in arrow.sources}
+    if missing := needed - set(start.sources):
+        raise UsageError(f"the start reads {', '.join(start.sources)}, it cannot read {', '.join(missing)}")
+    return {kind: source for kind, source in start.sources.items() if kind in needed}
+
+
+def make_config(
+    start: StartingModel, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
+) -> ModelConfig:
+    """Return the starting model's shape, or a new one in the size that the options give.
+
+    sources: what the model reads; None while that is not known, for a first check.
+
+    Raises UsageError for options that cannot be met.
+    """
+    length = None if pretraining else options.length
+    config = _new_config(options, sources or {}) if start.config is None else _starting_config(start.config, options)
+    config = replace(config, length=length)
+    if start.config is not None:
+        for source in (sources or {}).values():
+            if source.max_tokens is not None:
+                config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
+        if pretraining:
+            config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
+    if pretraining and options.hides:
+        config = _with_decoder(config, options)
+    elif start.config is not None:
+        config = replace(config, decoder=None)
+    return config if start.config is None else _matching_family(config)
+
+
+def _new_config(options: Options, sources: Dict[str, Source]) -> ModelConfig:
+    """Return the shape of a new model that reads `sources`."""
+    width = options.width or WIDTH
+    heads = options.heads or _num_heads(width)
+    if not splits_into_heads(width, heads):
+        raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
+    if len(sources) > 1:
+        raise UsageError("models that read values of several kinds are not here yet")
+    max_tokens = next((source.max_tokens for source in sources.values() if source.max_tokens is not None), None)
+    length = max(LENGTH, options.length or 0) if max_tokens is None else max_tokens
+    family = next((source.family for source in sources.values()), Source.family)
+    new_config = zoo.get_family(family).new_config
+    assert new_config is not None
+    return replace(new_config(width, options.layers or LAYERS, heads, length), family=family)
+
+
+def _starting_config(config: ModelConfig, options: Options) -> ModelConfig:
+    """Return the starting model's shape, of which only the encoder counts. Raises UsageError for options of a new shape."""
+    unusable = [f"--{name}" for name in SHAPE_OPTIONS if getattr(options, name) is not None]
+    if unusable:
+        raise UsageError(f"{', '.join(unusable)} cannot change the shape of a start")
+    return replace(config, sentence=None)
+
+
+def _with_decoder(config: ModelConfig, options: Options) -> ModelConfig:
+    """Return the shape with its own decoder, or with a new one of half the width where `--objective mae` needs one."""
+    shape, decoder = config.transformer, config.decoder
+    if decoder is not None:
+        return replace(config, decoder=replace(decoder, dropout=0.0, attention_dropout=0.0))
+    if options.objective != "mae":
+        return config
+    width = max(2, shape.width // 4 * 2)
+    sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _num_heads(width)}
+    sizes["feed_forward_width"] = max(1, shape.feed_forward_width * width // shape.width)
+    return replace(config, decoder=huggingface.decoder_of(shape, sizes))
+
+
+def _matching_family(config: ModelConfig) -> ModelConfig:
+    """Return the shape with the family that publishes it: without its decoder a stack may belong to another family."""
+    encoder_family = zoo.get_family(config.family).without_decoder
+    if config.decoder is not None or encoder_family is None:
+        return config
+    return replace(config, family=encoder_family)
+
+
+def _num_heads(width: int) -> int:
+    """Return the number of heads, each about HEAD_WIDTH wide, into which `width` splits."""
+    most = max(1, width // HEAD_WIDTH)
+    return next((n for n in range(most, 0, -1) if splits_into_heads(width, n)), most)
+
+
+def make_mapping(
+    arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel
+) -> Mapping:
+    """Return a mapping with the starting model's weights where it has them, and random ones elsewhere.
+
+    Weights for class names are copied only when the names are the same, in the same order. Raises CheckpointError.
+    """
+    mapping = Mapping(arrow, config, sources, targets)
+    if start.tensors is None:
+        return mapping
+    classes = start.classes
+    other_classes = {t.kind for t in targets if isinstance(t, Classes) and t.classes != classes.get(t.kind)}
+    missing = model_folder.copy_weights(mapping, start.tensors, other_classes)
+    # A decoder may be missing as a whole: it was checked when the folder was opened.
+    body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
+    if body:
+        raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
+    if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
+        mapping.pooler.init_identity()
+    return mapping
+
+
+def open_feature_network(name: str) -> Mapping:
+    """Open the network of `--features`, which compares pictures by its hidden states: a mapping without answers.
+
+    Raises UsageError, CheckpointError.
+    """
+    if not Path(name).is_dir():
+        raise UsageError(f"--features {name}: there is no such folder")
+    start = open_start(name)
+    assert start.sources is not None and start.config is not None
+    ((kind, source),) = start.sources.items()
+    if not isinstance(source, Spatial):
+        raise UsageError(f"--features {name} reads {kind}, and no pictures")
+    return make_mapping(Arrow((Port(kind),), ()), start.config, start.sources, [], start)

@@ -1,0 +1,159 @@
+"""Reading the data of a pretraining run from a corpus of any size, as shards of tokens in the run's folder.
+
+The corpus is read once, its tokenizer trained on a sample of it where there is no starting model. Of several processes the main
+one writes the shards; the others open them and read no corpus. What is missing there after a kill is written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping as Dict
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from mapsto import kinds
+from mapsto.data import corpus
+from mapsto.data.corpus import sample
+from mapsto.data.encoding import require_room
+from mapsto.data.examples import Examples
+from mapsto.data.rows import bind_to
+from mapsto.data.shards import Kept, Shards
+from mapsto.data.split import say_all, share_of, unseen
+from mapsto.data.table import Table, file_signatures, fingerprint_source, is_path, read_table, stream_tables
+from mapsto.errors import CheckpointError, DataError
+from mapsto.fitting.build_model import LENGTH, make_config, starting_sources
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.run_data import (
+    RunData,
+    bind_targets,
+    length_limits,
+    make_corruption,
+    make_targets,
+    require_useful_options,
+)
+from mapsto.fitting.starting_model import StartingModel
+from mapsto.options import Options, require_choice
+from mapsto.pretrained import model_folder
+from mapsto.task.arrow import Arrow, parse
+from mapsto.task.capabilities import Tokenized, require
+from mapsto.task.source import Source
+
+
+def read_corpus_data(request: FitRequest, start: StartingModel, found: Kept | None) -> RunData:
+    """Read a corpus into shards, or open the shards that are there.
+
+    found: the record of the shards in the run's folder.
+
+    Raises UsageError, DataError.
+    """
+    options, say, test = request.options, request.say, None
+    if request.test is not None:
+        test = read_table(request.test, encoding=options.encoding)
+    require_choice("bad_rows", options.bad_rows)
+    shards = None if request.folder is None or request.ranks.is_main else Shards.opened(request.folder, request.ranks)
+    data = request.data if shards or is_path(request.data) else read_table(request.data)
+    signatures = [] if shards else file_signatures(data)
+    if shards:
+        arrow = parse(shards.facts["arrow"])
+    else:
+        first = next(iter(_stream(data, options)))
+        arrow = bind_to(request.arrow, first)
+        say_all(first.remarks_on(), say)
+    require_useful_options(arrow, options)
+    targets = make_targets(arrow, options)
+    limits = length_limits(options, make_config(start, options, pretraining=True), pretraining=True)
+    require_room(arrow, limits.longest)
+    sources = starting_sources(start, arrow)
+    kind = arrow.sources[0].kind
+    if shards:
+        sources = sources or {kind: _open_source(arrow, shards)}
+    else:
+        if test is not None:
+            test = unseen(arrow, _stream(data, options), test, options, say)
+        shards = _new_shards(request, _shards_key(arrow, fingerprint_source(data), sources, limits, options), found)
+        shards.remember({"arrow": str(arrow)})
+        sources = sources or {kind: _train_source(request, arrow, data, shards)}
+    config = bind_targets(arrow, sources, targets, start, options)
+    source = require(sources[kind], Tokenized, "read as a corpus")
+    if not shards.whole:
+        corpus.fill(shards, _stream(data, options), arrow, source, limits)
+        if file_signatures(data) != signatures:
+            shards.forget()
+            raise DataError(f"{data} changed while it was read; give the same command again when it is complete")
+    read = corpus.Corpus(shards, source, limits, options.bad_rows)
+    read.report(say)
+    training, held_out, num_held_out = read.split(share_of(read.rows, True, options), options.seed)
+
+    def encode() -> tuple[Examples, Examples]:
+        corruption = make_corruption(arrow, options)
+        examples = Examples(arrow, sources, training, None, options.seed, corruption)
+        return examples, replace(examples, pieces=held_out, seed=options.seed + 1)
+
+    return RunData(
+        start=start,
+        arrow=arrow,
+        config=config,
+        sources=sources,
+        targets=targets,
+        fingerprint=shards.key["data"],
+        num_rows=read.rows - num_held_out,
+        num_held_out=num_held_out,
+        held_out_rows=None,
+        test=test,
+        rejected=read.faults(),
+        encode=cache(encode),
+    )
+
+
+def _stream(data: Any, options: Options) -> Iterable[Table]:
+    return stream_tables(data, options.encoding)
+
+
+def _new_shards(request: FitRequest, key: dict[str, Any], found: Kept | None) -> Shards:
+    """Open the shards of `key` in the run's folder for writing; those of another key only serve an unfinished run."""
+    folder = request.folder
+    unfinished = folder is not None and (folder / model_folder.RUN_FILE).exists() and not request.overwrite
+    return Shards(folder, key, request.say, unfinished, found)
+
+
+def _shards_key(
+    arrow: Arrow, fingerprint: str, sources: Dict[str, Source] | None, limits: corpus.Limits, options: Options
+) -> dict[str, Any]:
+    """Return the facts that the shards of a corpus depend on; other facts make other shards."""
+    return {
+        "data": fingerprint,
+        "column": arrow.sources[0].column,
+        "tokenizer": None if sources is None else {kind: source.fingerprint for kind, source in sources.items()},
+        "--vocabulary": options.vocabulary,
+        "--encoding": options.encoding,
+        "--length": limits.longest,
+        "--long": limits.long,
+        "--shape": "words" if limits.units else "tokens",
+    }
+
+
+def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: Shards) -> Source:
+    """Return the source that an earlier run kept beside the shards, or train one on a sample of the corpus."""
+    with suppress(CheckpointError):
+        return _open_source(arrow, shards)
+    kind = kinds.source(arrow.sources[0].kind)
+    values, share = sample(arrow, _stream(data, request.options))
+    source = kind.new(values, request.options.vocabulary, share)
+    request.say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
+    if shards.folder is not None:
+        source.save(shards.folder / kind.kind, LENGTH)
+        shards.remember({"source": source.fingerprint})
+    return source
+
+
+def _open_source(arrow: Arrow, shards: Shards) -> Source:
+    """Open the source kept beside the shards. Raises CheckpointError where there is none, or a damaged one."""
+    kind = kinds.source(arrow.sources[0].kind)
+    if shards.folder is None or "source" not in shards.facts:
+        raise CheckpointError(f"no {kind.kind} is kept beside the shards")
+    source = kind.open(shards.folder / kind.kind, {})
+    if source.fingerprint != shards.facts["source"]:
+        raise CheckpointError(f"{shards.folder / kind.kind} is damaged; the same command makes it again")
+    return source

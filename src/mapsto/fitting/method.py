@@ -1,0 +1,144 @@
+"""The method of a fit: all weights, a linear probe, one after the other, or a contrast of classes before a probe.
+
+Chosen by the number of labels a class; see FEW_LABELS for the measurements behind it.
+"""
+
+from __future__ import annotations
+
+from mapsto.data.examples import Examples
+from mapsto.errors import UsageError
+from mapsto.fitting.build_model import open_feature_network
+from mapsto.fitting.prepare import PreparedRun
+from mapsto.model.mapping import Mapping
+from mapsto.options import Options
+from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
+from mapsto.training.objectives import Objective
+from mapsto.training.objectives.adversarial import AdversarialLoss
+from mapsto.training.objectives.image_losses import ImageLoss, ImageObjective, image_port
+from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from mapsto.training.objectives.simclr import SimCLR
+from mapsto.training.objectives.style import StyleLoss, read_style_image
+from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
+
+# Labels a class. Up to the first number the classes are contrasted, then probed: far ahead of a probe and of all weights
+# at 4 and 8 labels on TREC-6, level with them on SST-2 (benchmarks/few_labels.py). Up to the second all weights are trained
+# from a linear probe; above it a probe only holds them back (SST-2, TREC-6, Banking77). Of pictures, a start made here knows too
+# little for either alone: digits at 5 a class 40 and 25 %, all weights 71 %.
+FEW_LABELS, MANY_LABELS = 16, 200
+
+# The words for each method in the line that a run begins with; {} stands for the steps of training.
+METHODS = {
+    "full": "{}",
+    "probe": "a linear probe",
+    "probe+full": "a linear probe, then {}",
+    "contrast": "{}, then a linear probe",
+}
+
+
+def choose_method(run: PreparedRun) -> tuple[str, str]:
+    """Return the method of the run, and the reason for it.
+
+    Raises UsageError for a method that the starting model, the answers or the other options do not allow.
+    """
+    options, mapping = run.options, run.mapping
+    method: str = options.method
+    reason = "as asked"
+    if method == "auto":
+        method, reason = _method_by_labels(run)
+    elif method != "full" and (
+        run.start.tensors is None or run.is_pretraining or not isinstance(mapping.targets[0], LinearProbe)
+    ):
+        raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
+    elif method == "contrast" and options.mixture is not None:
+        raise UsageError(
+            f"--method contrast compares rows of one class, and with --augment {options.mixture} they have several"
+        )
+    elif unused := _unused_flags(method, options):
+        raise UsageError(f"{unused} --method {method}")
+    if method == "contrast" and contrast_port(mapping) is None:
+        raise UsageError(f"--method contrast compares the rows of a few classes, and {mapping.arrow} answers none")
+    return method, reason
+
+
+def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
+    """Return the method for the number of labels a class (see FEW_LABELS), and the reason for it."""
+    mapping, num_rows = run.mapping, run.data.num_rows
+    if run.start.tensors is None or run.is_pretraining:
+        return "full", "nothing to probe" if not run.is_pretraining else "pretraining"
+    port = contrast_port(mapping)
+    if not isinstance(mapping.targets[0], LinearProbe):
+        return "full", "the answers are no classes of whole examples"
+    contrasted = None if port is None else mapping.targets[port]
+    per_class = num_rows / (len(contrasted.classes) if isinstance(contrasted, Classes) else 1)
+    amount = f"{per_class:,.0f} labels a class" if port is not None else f"{num_rows:,} answers"
+    if per_class > MANY_LABELS:
+        return "full", f"{amount}, more than {MANY_LABELS}"
+    can_contrast = all(source.defaults.contrastive_few_labels for source in mapping.sources.values())
+    unused = ""
+    if per_class <= FEW_LABELS and (can_contrast or not run.start.is_from_scratch):
+        method = "contrast" if port is not None and can_contrast and per_class > 1 else "probe"
+        if not (unused := _unused_flags(method, run.options)):
+            return method, f"{amount}, at most {FEW_LABELS}"
+        unused = f"; {unused} {method}"
+    return "probe+full", f"{amount}, at most {MANY_LABELS}{unused}"
+
+
+def _unused_flags(method: str, options: Options) -> str:
+    """Return the beginning of a message about options that `method` has no use for; the method's name ends it."""
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused_options(method, options))
+    return f"{flags} would change nothing with" if flags else ""
+
+
+def unused_options(method: str, options: Options) -> list[str]:
+    """Return the options that are set and would change nothing: the weights or the loss that they are about are not there."""
+    numbers = ("steps", "epochs", "minutes", "batch", "rate")
+    is_set = {
+        **{name: getattr(options, name) is not None for name in numbers},
+        "lora": options.lora is not None,
+        "freeze": options.freeze is not None and (method == "probe" or options.freeze == "all"),
+        "layer_decay": options.layer_decay < 1,
+        "smooth": options.smooth > 0,
+        "average": options.average is not None,
+        "optimizer": options.optimizer != "auto",
+        "patience": options.patience != Options().patience,
+        "augment": options.augment != "auto",
+    }
+    mixing = ("augment",) if options.mixture is not None else ()
+    without_use = {"probe": tuple(is_set), "contrast": ("freeze", "smooth", "patience", *mixing)}
+    return [name for name in without_use.get(method, ()) if is_set[name]]
+
+
+def contrast_port(mapping: Mapping) -> int | None:
+    """Return the first target with classes that is read from one vector an example; None if there is none."""
+    probed = [port for port, target in enumerate(mapping.targets) if isinstance(target, LinearProbe)]
+    return next((port for port in probed if has_exclusive_classes(mapping.targets[port])), None)
+
+
+def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
+    """Return the objective that the steps of `method` minimise; it may add weights to the mapping for the time of training."""
+    if options.style is not None or options.adversarial:
+        return _image_objective(options, mapping)
+    if mapping.arrow.corrupted and options.objective == "replaced":
+        return ReplacedTokenDetection(mapping)
+    if mapping.arrow.corrupted and options.objective == "simclr":
+        return SimCLR(mapping, options.augmentation)
+    port = contrast_port(mapping) if method == "contrast" else None
+    return Objective() if port is None else SupervisedContrastive(examples, port)
+
+
+def _image_objective(options: Options, mapping: Mapping) -> Objective:
+    """Return the objective that judges generated pictures as a whole: by their style, by a network that detects them, or both.
+
+    Raises UsageError for arrows that generate no pictures, CheckpointError.
+    """
+    image_port(mapping)
+    judges: list[ImageLoss] = []
+    picture = None
+    if options.style is not None:
+        device = next(mapping.parameters()).device
+        picture = read_style_image(options.style, mapping).to(device)
+        network = open_feature_network(str(options.features)).to(device)
+        judges.append(StyleLoss(network, picture[None], options.style_weight))
+    if options.adversarial:
+        judges.append(AdversarialLoss(mapping, options.adversarial, picture))
+    return ImageObjective(mapping, judges, with_pixel_loss=options.style is None)

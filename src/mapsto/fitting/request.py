@@ -1,0 +1,48 @@
+"""The request of one fit: everything that the caller of `fit` asks for, in one object."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mapsto.distributed import SINGLE_PROCESS, Ranks
+from mapsto.model.mapping import Mapping
+from mapsto.options import Options
+from mapsto.progress import Progress
+from mapsto.task.arrow import Arrow
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One call of `fit`, with defaults for everything but the arrow and the data.
+
+    data, test: a path, a DataFrame, a list of dicts, a data set or a Table.
+    folder: the folder of the run; None keeps the run in memory.
+    start: the starting model; like: a model of which only shape and tokenizer are used.
+    overwrite: whether a run that is in the folder is replaced.
+    search_record: the trials that chose the options, for the record.
+    ranks: this process among those of the run.
+    started_at: the monotonic time of the call, from which `--minutes` counts.
+    """
+
+    arrow: Arrow
+    data: Any
+    folder: Path | None = None
+    start: str | Path | Mapping | None = None
+    like: str | Path | None = None
+    test: Any = None
+    options: Options = field(default_factory=Options)
+    progress: Progress = field(default_factory=Progress)
+    overwrite: bool = False
+    search_record: Dict[str, Any] | None = None
+    ranks: Ranks = SINGLE_PROCESS
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """The function that shows a line of text to the user."""
+        return self.progress.say

@@ -1,0 +1,102 @@
+"""The results of a run: validation while it trains, scores at its end, report.html and rejected.csv."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from mapsto.data.table import is_path, write_rows
+from mapsto.distributed import Ranks
+from mapsto.errors import Finding, UsageError
+from mapsto.evaluation.error_analysis import analyse_evaluation
+from mapsto.evaluation.evaluate import Evaluation, evaluate, score_examples, scoring_examples
+from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
+from mapsto.fitting import run_folder
+from mapsto.fitting.prepare import PreparedRun
+from mapsto.fitting.request import FitRequest
+from mapsto.inference.forward import over
+from mapsto.metrics.intervals import Score
+from mapsto.model.mapping import Mapping
+from mapsto.progress import Progress
+from mapsto.task.arrow import Arrow
+from mapsto.training.loggers import read_metrics
+
+
+def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
+    """Return a function that computes the mean loss and error of the first target on the held-out rows.
+
+    Each process computes its share of the rows. None where no rows are held out.
+    """
+    if run.held_out is None:
+        return None
+    examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
+
+    def validate(mapping: Mapping) -> dict[str, float]:
+        target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
+        for batch, hidden in over(mapping, examples, device):
+            readout = batch.answers[0]
+            if readout is not None:
+                output = mapping.read(hidden, batch, 0)
+                loss += float(target.loss(output, readout.values))
+                error += float(target.validation_error(output, readout.values))
+                count += len(readout.values)
+        loss, error, total = ranks.sum([loss, error, count])
+        return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
+
+    return validate
+
+
+def score_run(run: PreparedRun, progress: Progress) -> tuple[dict[str, Score], Evaluation | None]:
+    """Return the scores on the test rows and their evaluation; without a test, the scores on the held-out rows."""
+    mapping = run.mapping.eval()
+    scores: dict[str, Score] = {}
+    evaluation = None
+    if not mapping.targets:
+        progress.say("note: the head of this objective serves training alone, so there is nothing to score yet")
+    elif run.data.test is not None:
+        evaluation = evaluate(mapping, run.data.test, run.device, run.options.bad_rows, progress=progress)
+        scores = evaluation.scores
+        for note in evaluation.notes:
+            progress.say(f"note: {note}")
+    elif run.held_out is not None:
+        held_out = score_examples(mapping, run.held_out, run.data.held_out_rows, run.device)
+        scores = {f"held-out {name}": value for name, value in held_out.items()}
+    progress.scores(scores)
+    return scores, evaluation
+
+
+def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
+    """Return the shell command that repeats the run in another folder; None where data or start are no files."""
+    paths = [path for path in (request.data, request.test, request.start) if path is not None]
+    if not all(is_path(path) for path in paths):
+        return None
+    words = ["mapsto", "fit", str(arrow), str(request.data), "--test", str(request.test)]
+    words += [] if request.start is None else ["--start", str(request.start)]
+    return shlex.join([*words, *request.options.flags(), "--out", "FOLDER"])
+
+
+def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) -> list[str]:
+    """Write report.html about the test rows, if its packages are installed; return its findings in a few sentences."""
+    assert request.folder is not None
+    analyses = analyse_evaluation(evaluation, run.mapping, run.device)
+    if analyses or evaluation.samples:
+        title, command = f"How good is {request.folder.name}?", fit_command(request, run.mapping.arrow)
+        try:
+            steps = read_metrics(request.folder, request.say)
+            page = evaluation_page(evaluation, analyses, Provenance(title, command, run.data.findings, steps))
+            write_page(request.folder / run_folder.REPORT, page, evaluation, analyses)
+        except UsageError as error:
+            request.say(f"note: no {run_folder.REPORT}: {error}")
+    return headline(evaluation, analyses)
+
+
+def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
+    """Write rejected.csv: file, row, column, value and reason of every unreadable row that was skipped."""
+    findings = iter(rejected)
+    if (first := next(findings, None)) is None:
+        return
+    columns = ["file", "row", "column", "value", "reason"]
+    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)))

@@ -1,0 +1,151 @@
+"""The data of a run, read and checked before there is a model, and the checks that come before reading.
+
+Both readers (table_data, corpus_data) return a RunData. Options that the arrow has no use for are refused first, since reading
+may take long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass
+
+from mapsto import kinds
+from mapsto.data import corpus
+from mapsto.data.examples import Examples
+from mapsto.data.rows import Rows
+from mapsto.data.table import Table
+from mapsto.errors import Finding, UsageError
+from mapsto.fitting.build_model import make_config
+from mapsto.fitting.starting_model import StartingModel
+from mapsto.model.config import ModelConfig
+from mapsto.options import Options
+from mapsto.sequence.corruption import Corruption
+from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
+from mapsto.task.source import Source
+from mapsto.task.target import Target
+
+# Tokens of an example in pretraining, unless --length says otherwise.
+PRETRAIN_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run has read, and the model's shape that follows from it; several runs may train on the same data.
+
+    fingerprint: SHA-256 of the data.
+    num_rows, num_held_out: rows to learn from and rows held out.
+    held_out_rows: the held-out rows of a table; None for a corpus.
+    test: the rows to score at the end, without those that also stand in the training data.
+    rejected: unreadable rows that were skipped.
+    encode: a function that returns the examples to learn from and the held-out ones, encoded at its first call.
+    findings: warnings about the data that stop nothing.
+    """
+
+    start: StartingModel
+    arrow: Arrow
+    config: ModelConfig
+    sources: Dict[str, Source]
+    targets: Sequence[Target]
+    fingerprint: str
+    num_rows: int
+    num_held_out: int
+    held_out_rows: Rows | None
+    test: Table | None
+    rejected: Iterable[Finding]
+    encode: Callable[[], tuple[Examples, Examples]]
+    findings: Sequence[Finding] = ()
+
+
+def make_targets(arrow: Arrow, options: Options) -> list[Target]:
+    """Return a new target for each answer of the arrow.
+
+    Raises UsageError for options that these answers have no use for.
+    """
+    targets = [target() for target in kinds.answering(arrow)]
+    for name in ("balance", "smooth"):
+        if getattr(options, name) and not any(map(has_exclusive_classes, targets)):
+            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
+    for target in targets:
+        if isinstance(target, Classes):
+            target.label_smoothing = options.smooth
+    return targets
+
+
+def bind_targets(
+    arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel, options: Options
+) -> ModelConfig:
+    """Bind the targets to the sources that they answer from, and return the shape of the model."""
+    if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
+        raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
+    config = make_config(start, options, arrow.corrupted, sources)
+    if config.decoder is not None and options.objective != "mae":
+        raise UsageError("the start fills in hidden parts with a decoder; continue its training with --objective mae")
+    for target, port in zip(targets, arrow.targets, strict=True):
+        target.bind(sources, config.vocabulary_head)
+        if port.restores is not None:
+            assert isinstance(target, Reconstruction)
+            target.restore(make_corruption(arrow, options))
+    return config
+
+
+def require_useful_options(arrow: Arrow, options: Options) -> None:
+    """Raise UsageError for options that would change nothing for this arrow, and for arrows that cannot be read."""
+    read = [kinds.source(port.kind) for port in arrow.sources]
+    for kind in read:
+        if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:
+            raise UsageError(
+                f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
+            )
+    if options.augmentation not in ("auto", "none") and not any(
+        issubclass(kind, Augmentable) and options.augmentation in kind.augmentations for kind in read
+    ):
+        raise UsageError(f"--augment {options.augmentation} would change nothing: {arrow} reads no values of its kind")
+    if options.mixture is not None and options.mixture not in (possible := possible_mixtures(arrow)):
+        instead = f"; there is: {', '.join(possible)}" if possible else ", nor is another mixing"
+        raise UsageError(f"--augment {options.mixture} is not for {arrow}{instead}")
+    if arrow.corrupted and not all(options.objective in kind.objectives for kind in read):
+        raise UsageError(
+            f"--objective {options.objective} is not for {arrow}; there is: {', '.join(read[0].objectives)}"
+        )
+
+
+def possible_mixtures(arrow: Arrow) -> list[str]:
+    """Return the methods of `--augment` that mix rows and that the source and all answers of the arrow support."""
+    if len(arrow.sources) > 1:
+        return []  # the shares of the mixed rows would be unknown
+    targets = [kinds.target(port.kind, restored=arrow.corrupted) for port in arrow.targets]
+    supported = [target.mixture_layouts if issubclass(target, Mixable) else () for target in targets]
+    source = kinds.source(arrow.sources[0].kind)
+    if not issubclass(source, Augmentable):
+        return []
+    return [
+        name for name, mixture in source.mixtures.items() if all(mixture.layout in layouts for layouts in supported)
+    ]
+
+
+def make_corruption(arrow: Arrow, options: Options) -> Corruption:
+    """Return how `~` hides tokens: by the options, else by the defaults of the kind that is hidden."""
+    corrupted = [kinds.source(port.kind).objectives for port in arrow.sources if port.corrupted]
+    default_shares = next(iter(corrupted), Source.objectives)
+    return Corruption.of(options.objective, options.hide or default_shares[options.objective], options.shape)
+
+
+def length_limits(
+    options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
+) -> corpus.Limits:
+    """Return the treatment of long examples.
+
+    sources: what the model reads; kinds that have a fixed number of tokens are never cut into windows.
+
+    Raises UsageError for a length that the model cannot take.
+    """
+    max_length, units = config.transformer.max_tokens, pretraining and options.shape in ("word", "span")
+    if any(source.max_tokens is not None for source in (sources or {}).values()):
+        return corpus.Limits(max_length, "cut", units)
+    if options.length is not None and options.length > max_length:
+        raise UsageError(f"--length {options.length} is more than the {max_length} tokens that this model takes")
+    longest = options.length or min(max_length, PRETRAIN_LENGTH if pretraining else max_length)
+    long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
+    return corpus.Limits(longest, long, units)

@@ -1,0 +1,134 @@
+"""The starting model of a run (`--start`, `--like`): what it reads, its shape and its weights.
+
+Training begins from a folder, a hub name or a mapping in memory. `--like` takes shape and tokenizer only; without either
+the model is new. `--words` adds tokens to its vocabulary, each with the mean of the embeddings of its former pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mapsto.errors import DataError, UsageError
+from mapsto.model.config import ModelConfig
+from mapsto.model.mapping import Mapping
+from mapsto.pretrained import model_folder, weight_names
+from mapsto.task.capabilities import Classes, Tokenized, require
+from mapsto.task.source import Source
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """The model that training starts from; every field is empty for a new model with random weights.
+
+    name: folder or hub name, for the record.
+    sources: its source for each kind that it reads.
+    tensors: its weights under mapsto's names; None where only its shape and tokenizer are used.
+    classes: the class names of its answers, by kind.
+    optimizer, objective: of the run that trained it, if mapsto trained it.
+    notes: messages for the user about how it was opened.
+    """
+
+    name: str | None = None
+    sources: Dict[str, Source] | None = None
+    config: ModelConfig | None = None
+    tensors: Dict[str, Tensor] | None = None
+    classes: Dict[str, list[str]] = field(default_factory=dict)
+    optimizer: str | None = None
+    objective: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether mapsto alone has trained it, from random weights (only such models are trained with Muon)."""
+        return self.tensors is None or self.optimizer == "muon"
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """SHA-256 over the names and bytes of the weights."""
+        if self.tensors is None:
+            return None
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            digest.update(name.encode())
+            digest.update(self.tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def open_start(start: str | Path | Mapping | None, like: str | Path | None = None) -> StartingModel:
+    """Open the starting model.
+
+    start: a folder, hub name or mapping, used with its weights.
+    like: a folder or hub name of which only shape and tokenizer are used.
+
+    Raises UsageError when both are given, CheckpointError for a folder that cannot be opened.
+    """
+    if start is not None and like is not None:
+        raise UsageError("give --start (weights too) or --like (shape and tokenizer only), not both")
+    if isinstance(start, Mapping):
+        return _from_mapping(start)
+    if start is None and like is None:
+        return StartingModel()
+    folder = model_folder.open_model_folder(start if start is not None else str(like))
+    pretrained = folder.pretrained
+    return StartingModel(
+        name=str(start if start is not None else like),
+        sources=pretrained.sources,
+        config=pretrained.config,
+        tensors=pretrained.tensors if start is not None else None,
+        classes=folder.classes,
+        optimizer=folder.trained_with,
+        objective=folder.objective if start is not None else None,
+        notes=pretrained.notes,
+    )
+
+
+def _from_mapping(mapping: Mapping) -> StartingModel:
+    tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
+    # Reversed, so that of several answers of one kind the first counts, as in a saved folder.
+    classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
+    return StartingModel("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
+
+
+def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
+    """Return the starting model with `words` in its vocabulary.
+
+    The embedding of a new word is the mean of those of the tokens that it was split into. Raises UsageError without a
+    starting model, and for one whose vocabulary cannot grow.
+    """
+    if start.sources is None:
+        raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")
+    ((kind, source),) = start.sources.items()
+    tokenized = require(source, Tokenized, "given words (--words): it has no vocabulary")
+    extended, former_tokens = tokenized.extend_vocabulary(words)
+    tensors = None if start.tensors is None else dict(start.tensors)
+    for name in (f"embedders.{kind}.weight", "vocabulary_head.bias"):
+        if tensors is not None and name in tensors:
+            table = tensors[name]
+            num_new = max(0, max(former_tokens, default=0) + 1 - len(table))
+            tensors[name] = torch.cat([table, table.new_zeros(num_new, *table.shape[1:])])
+            for token, former in former_tokens.items():
+                tensors[name][token] = table[torch.from_numpy(former).long()].mean(0)
+    note = f"{len(former_tokens):,} words are new tokens; the other words were tokens already"
+    return replace(start, sources={kind: extended}, tensors=tensors, notes=(*start.notes, note))
+
+
+def read_words(path: str) -> list[str]:
+    """Read the words of a file, one a line. Raises DataError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the words cannot be read: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{path}: the words cannot be read: {error.strerror or error}") from error
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise DataError(f"{path} has no words")
+    return words

@@ -1,0 +1,138 @@
+"""Reading the data of a run from a table with answers, all of it in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from mapsto import kinds
+from mapsto.data.encoding import encode_rows, need_alignment
+from mapsto.data.examples import Examples, make_examples
+from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
+from mapsto.data.split import examined, split
+from mapsto.data.table import Table, read_table
+from mapsto.errors import UsageError
+from mapsto.files import hash_file
+from mapsto.fitting.build_model import make_sources
+from mapsto.fitting.request import FitRequest
+from mapsto.fitting.run_data import (
+    RunData,
+    bind_targets,
+    length_limits,
+    make_corruption,
+    make_targets,
+    require_useful_options,
+)
+from mapsto.fitting.starting_model import StartingModel
+from mapsto.options import Options
+from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Augmentable, Classes, FileBacked
+from mapsto.task.source import Source
+from mapsto.task.target import Target
+
+
+def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
+    """Read a table: bind its columns, read its rows, learn its answers, split off the held-out rows, check the test rows.
+
+    Raises UsageError, DataError.
+    """
+    options, say = request.options, request.say
+    test = None if request.test is None else read_table(request.test, encoding=options.encoding)
+    table = read_table(request.data, encoding=options.encoding)
+    arrow = _bind(request.arrow, table, options)
+    require_useful_options(arrow, options)
+    targets = make_targets(arrow, options)
+    rows = load_rows(arrow, table)
+    rejected = require_readable(rows, options.bad_rows)
+    sources = make_sources(start, arrow, rows, options, say)
+    config = bind_targets(arrow, sources, targets, start, options)
+    for target, port, answers in zip(targets, arrow.targets, rows.targets, strict=True):
+        if port.restores is None:
+            target.learn(answers, options.balance)
+            for note in target.notes(answers) if isinstance(target, Classes) else ():
+                say(f"note: {note}")
+    test, findings = examined(rows, test, options, say)
+    training, held_out = split(rows, options)
+    data = RunData(
+        start=start,
+        arrow=arrow,
+        config=config,
+        sources=sources,
+        targets=targets,
+        fingerprint=_fingerprint(arrow, rows, options),
+        num_rows=len(training),
+        num_held_out=len(held_out),
+        held_out_rows=held_out,
+        test=test,
+        rejected=rejected,
+        encode=cache(lambda: _encode(data, training, held_out, options, say)),
+        findings=findings,
+    )
+    return data
+
+
+def _bind(arrow: Arrow, table: Table, options: Options) -> Arrow:
+    """Return the arrow with its columns. With `--style` a picture is also its own answer, so no pairs are needed."""
+    if options.style is None:
+        return bind_to(arrow, table)
+    kinds_used = {port.kind for port in (*arrow.sources, *arrow.targets)}
+    if arrow.corrupted or len(kinds_used) != 1 or len(arrow.targets) != 1 or arrow.targets[0].column is not None:
+        raise UsageError(f"--style needs no pairs: it is for arrows such as 'image -> image', not {arrow}")
+    if not Path(options.style).is_file():
+        raise UsageError(f"--style {options.style}: there is no such file")
+    bound = bind_to(arrow, table, answers=False)
+    return replace(bound, targets=(replace(bound.targets[0], column=bound.sources[0].column),))
+
+
+def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
+    """Return the SHA-256 of the table, and of the files that its cells name."""
+    source_kinds = [kinds.source(port.kind) for port in arrow.sources]
+    read: list[type[Source] | type[Target]] = [*source_kinds, *kinds.answering(arrow)]
+    columns = zip(read, [*rows.sources, *rows.targets], strict=True)
+    keys = [kind.key(value) for kind, values in columns if issubclass(kind, FileBacked) for value in values]
+    fingerprint = rows.table.fingerprint
+    return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
+
+
+def _fingerprint(arrow: Arrow, rows: Rows, options: Options) -> str:
+    """Return the SHA-256 of the rows, and of the picture of `--style`."""
+    fingerprint = fingerprint_rows(arrow, rows)
+    if options.style is None:
+        return fingerprint
+    return hashlib.sha256((fingerprint + hash_file(Path(options.style))).encode()).hexdigest()
+
+
+def _encode(
+    data: RunData, training: Rows, held_out: Rows, options: Options, say: Callable[[str], None]
+) -> tuple[Examples, Examples]:
+    """Return the examples to learn from, varied as the options say, and the held-out ones as they are."""
+    held_out_examples = _encode_rows(data, held_out, options, lambda text: None)
+    examples = _encode_rows(data, training, options, say)
+    augmented = replace(examples, augment=_augmentation(data.arrow, options), mixing=options.mixture)
+    return augmented, replace(held_out_examples, seed=options.seed + 1)
+
+
+def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str], None]) -> Examples:
+    """Return the rows as examples; `say` is told how many tokens are cut off or unknown."""
+    arrow, sources, targets = data.arrow, data.sources, data.targets
+    limits = length_limits(options, data.config, arrow.corrupted, sources)
+    encoded = encode_rows(rows, sources, limits.longest, limits.long, limits.units or need_alignment(targets))
+    if len(encoded.long_rows):
+        num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
+        effect = num_lost if encoded.num_cut else "they were cut into windows"
+        say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {limits.longest} tokens: {effect}")
+    if unknown := encoded.describe_unknown_tokens(sources):
+        say(f"note: {unknown}")
+    return make_examples(rows, encoded, sources, targets, options.seed, make_corruption(arrow, options))
+
+
+def _augmentation(arrow: Arrow, options: Options) -> str | None:
+    """Return how training rows are varied: by `--augment`, else the first method of a source kind that has any."""
+    sources = [kinds.source(port.kind) for port in arrow.sources]
+    methods = [method for source in sources if issubclass(source, Augmentable) for method in source.augmentations]
+    if options.augmentation == "auto":
+        return next(iter(methods), None)
+    return None if options.augmentation == "none" else options.augmentation
