@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def test_each_layer_learns_at_its_share(arrow: str, objective: str) -> None:
     for kind in ("adamw", "muon"):
         optimizers = Optimizers(mapping, kind, 1e-2, layer_decay=0.5)  # type: ignore[arg-type]
         found = {}
-        for group in optimizers.groups:
-            for parameter in group["params"]:  # type: ignore[attr-defined]
+        for group in chain(*(optimizer.param_groups for optimizer in optimizers.optimizers)):
+            for parameter in group["params"]:
                 found[optimizers.names[id(parameter)]] = group["peak"]
         for name, parameter in ((n, p) for n, p in mapping.named_parameters() if n not in mapping.fixed):
             small = kind == "muon" and not (".blocks." in name and parameter.ndim == 2)

@@ -9,7 +9,7 @@ plain tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -106,11 +106,6 @@ class Optimizers:
             self.optimizers.append(
                 torch.optim.Muon(muon_groups, lr=rate, weight_decay=WEIGHT_DECAY[kind], adjust_lr_fn="match_rms_adamw")
             )
-
-    @property
-    def groups(self) -> Iterator[dict[str, Any]]:
-        """Yield the parameter groups of all optimizers."""
-        return (group for optimizer in self.optimizers for group in optimizer.param_groups)
 
     def step(self, factor: float) -> None:
         """Make one update at `factor` of each group's peak learning rate, then drop the gradients."""
