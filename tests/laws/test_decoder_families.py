@@ -137,7 +137,7 @@ def test_what_is_wanted_of_hidden_patches_fills_in_the_value(shape: str, normed:
         assert np.array_equal(target.complete(value, piece, at, wanted), source._resize(value)[0])
         truth, mean = (torch.from_numpy(one.tokens[at]) for one in (piece, source.blank(piece)))
         nothing, _ = target.evidence(wanted, truth).T
-        flat = torch.zeros_like(wanted) if source.scale.within else target._truth(mean)
+        flat = torch.zeros_like(wanted) if source.scale.group else target._truth(mean)
         error, blind = target.evidence(flat, truth).T
         assert not nothing.any()
         torch.testing.assert_close(error, blind, rtol=0.1, atol=0.0)  # the mean is rounded to bytes

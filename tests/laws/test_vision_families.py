@@ -328,7 +328,7 @@ def test_sources_of_other_settings_are_told_apart() -> None:
         {"masked": False},
         {"placed": 2},
         {"bias": False},
-        {"scale": PixelScale(within="patch")},
+        {"scale": PixelScale(group="patch")},
     ]
     others += [
         {"placed": 0, "front": zoo.get_family(shape.split(":")[0]).read_config(NETWORKS[shape]).backbone}

@@ -60,7 +60,7 @@ from mapsto.vision.resize import Resizer
 PLACED_NAMES = ("[CLS]", "[distillation]")
 
 # The scale of predicted pixels with `norm_pix_loss` (MAE).
-NORM_PIX_SCALE = PixelScale(within="patch")
+NORM_PIX_SCALE = PixelScale(group="patch")
 
 # The axes of an embedder's weights.
 WEIGHT_AXES = {
@@ -213,10 +213,10 @@ class ImageSource(PatchSource, Spatial):
 
     _augment_pixels = staticmethod(augmentation.augment_image)
 
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
         """Return two images blended or pasted, or four side by side ("mosaic")."""
-        if how != "mosaic":
-            return super().mix(pieces, rng, how)
+        if method != "mosaic":
+            return super().mix(pieces, rng, method)
         mixed, tiles = mixup.make_mosaic(list(map(self.to_pixels, pieces)), self.resizer.patch, rng)
         mosaic = self._with_pixels(pieces[0], mixed)
         return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
@@ -225,8 +225,8 @@ class ImageSource(PatchSource, Spatial):
         """Return the part of a mosaic that shows the image of `piece`."""
         if tile is None:
             return Part(0.0)
-        inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
-        part = select_tokens(mosaic, np.flatnonzero(inside))
+        is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
+        part = select_tokens(mosaic, np.flatnonzero(is_inside))
         if piece.alignment is not None:
             part = replace(part, alignment=Alignment(self._raw_regions(piece, part.positions, tile.origin)))
         return Part(len(part) / int((~mosaic.special).sum()), part)
@@ -254,13 +254,13 @@ class ImageSource(PatchSource, Spatial):
         mask: an image of the same size, or an array (h, w). Raises BadCell, UsageError.
         """
         self.require_parts()
-        marked, size = image_value.read_mask(mask), (value.height, value.width)
-        if marked.shape != size:
-            height, width = marked.shape
+        is_marked, size = image_value.read_mask(mask), (value.height, value.width)
+        if is_marked.shape != size:
+            height, width = is_marked.shape
             raise BadCell(f"it has {width} × {height} pixels, and the picture {value.width} × {value.height}")
         assert piece.alignment is not None
         # Sums over rectangles come from sums over everything above and to the left of each pixel.
-        sums = np.pad(marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        sums = np.pad(is_marked.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         regions = piece.alignment.regions.round(COORDINATE_DECIMALS)
         top, left = np.floor(regions[:, :, 0]).astype(int).clip(0, size).T
         bottom, right = np.ceil(regions[:, :, 1]).astype(int).clip(0, size).T

@@ -68,7 +68,7 @@ PROCESSOR_TYPE = "VideoMAEImageProcessor"
 SCALES = {
     None: STANDARDISED,
     False: PixelScale(standardised=False),
-    True: PixelScale(standardised=False, within="colour"),
+    True: PixelScale(standardised=False, group="colour"),
 }
 
 
@@ -193,10 +193,10 @@ class VideoSource(PatchSource):
             raise UsageError("--vocabulary is for text; videos have none")
         if not values:
             raise DataError("there is no video to learn the size of videos from")
-        usual = float(np.median([value.info.frames for value in values]))
+        median = float(np.median([value.info.frames for value in values]))
         resizer = choose_resizer([max(value.info.height, value.info.width) for value in values], MAX_SIZE)
         mean, std = pixel_statistics(value.sample(1) for value in evenly_spaced(values, STATISTICS_SAMPLE))
-        return cls(resizer, mean, std, max(1, round(min(usual, MAX_FRAMES) / PATCH_DEPTH)) * PATCH_DEPTH)
+        return cls(resizer, mean, std, max(1, round(min(median, MAX_FRAMES) / PATCH_DEPTH)) * PATCH_DEPTH)
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:

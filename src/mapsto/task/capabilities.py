@@ -159,17 +159,17 @@ class Augmentable(Kind):
     mixtures: ClassVar[Mapping[str, Mixture]]
 
     @abstractmethod
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
+    def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a varied value that means the same: as many tokens, its alignment moved with it.
 
         recolour: whether colours may change too, and not only places.
         """
 
     @abstractmethod
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
         """Return one piece made of several, as long as the first of them, and the part that each has in it.
 
-        pieces: as many as the mixture `how` takes.
+        pieces: as many as the mixture `method` takes.
         """
 
 

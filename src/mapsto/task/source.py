@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learning:
-    """How long and how fast a fit runs from random weights, or from a starting model made by mapsto."""
+    """The length and the learning rate of fits from random weights, or from a starting model made by mapsto."""
 
     # The number of epochs is whatever comes nearest to `steps` between these two.
     min_epochs: float = 3.0

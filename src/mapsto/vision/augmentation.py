@@ -41,19 +41,19 @@ Operation = Callable[[Any, float], Any]
 
 
 def augment_image(
-    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, warp: bool
+    pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return a random variant of an image (h, w, 3) and its origin (2, 2).
 
-    how: "move", "mirror" (move and mirror), "crop" or "rand".
+    method: "move", "mirror" (move and mirror), "crop" or "rand".
     mirror: whether it may be mirrored. recolour: whether colours may change. warp: whether it may be sheared and rotated, which
     the origin cannot express.
     """
-    if how == "crop":
+    if method == "crop":
         return random_crop(pixels, rng, mirror, recolour)
-    if how == "rand":
+    if method == "rand":
         return rand_augment(pixels, rng, mirror, recolour, warp)
-    return move(pixels, rng, mirror and how == "mirror", recolour)
+    return move(pixels, rng, mirror and method == "mirror", recolour)
 
 
 def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) -> tuple[Pixels, NDArray[np.float64]]:
@@ -66,10 +66,10 @@ def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) 
     shift = int(rng.integers(-limits[0], limits[0] + 1)), int(rng.integers(-limits[1], limits[1] + 1))
     mirrored = mirror and bool(rng.random() < 0.5)
     brightness = 1 + MAX_BRIGHTNESS * (2 * rng.random() - 1)
-    moved = shift_pixels(shift_pixels(pixels[:, ::-1] if mirrored else pixels, shift[0], 0), shift[1], 1)
+    shifted = shift_pixels(shift_pixels(pixels[:, ::-1] if mirrored else pixels, shift[0], 0), shift[1], 1)
     x_origin = [-1.0, w + shift[1]] if mirrored else [1.0, -shift[1]]
     curve = np.clip(np.arange(256) * brightness, 0, 255).astype(np.uint8)
-    return curve.take(moved) if relight else moved, np.array([[1.0, -shift[0]], x_origin])
+    return curve.take(shifted) if relight else shifted, np.array([[1.0, -shift[0]], x_origin])
 
 
 def random_crop(
@@ -107,12 +107,12 @@ def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.array(image.convert("RGB", matrix.ravel().tolist()))
 
 
-def shift_pixels(pixels: Pixels, by: int, axis: int) -> Pixels:
-    """Return the image moved by so many pixels along an axis, its edge repeated."""
-    n, edge = pixels.shape[axis], 0 if by > 0 else -1
-    kept = pixels.take(range(max(0, -by), n - max(0, by)), axis)
-    border = np.repeat(pixels.take([edge], axis), abs(by), axis)
-    return np.concatenate([border, kept] if by > 0 else [kept, border], axis)
+def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
+    """Return the image moved by a distance in pixels along an axis, its edge repeated."""
+    n, edge = pixels.shape[axis], 0 if distance > 0 else -1
+    inner = pixels.take(range(max(0, -distance), n - max(0, distance)), axis)
+    border = np.repeat(pixels.take([edge], axis), abs(distance), axis)
+    return np.concatenate([border, inner] if distance > 0 else [inner, border], axis)
 
 
 def _enhancement(name: str) -> Operation:
@@ -174,15 +174,15 @@ def rand_augment(
     """
     width, shift = pixels.shape[1], np.zeros(NUM_AXES)
     mirrored = mirror and bool(rng.random() < 0.5)
-    changed = pixels[:, ::-1] if mirrored else pixels
-    others = [*(OPERATIONS.values() if recolour else ()), *(WARPS.values() if warp else ())]
-    for number in rng.integers(0, NUM_AXES + len(others), NUM_OPERATIONS).tolist():
+    image = pixels[:, ::-1] if mirrored else pixels
+    operations = [*(OPERATIONS.values() if recolour else ()), *(WARPS.values() if warp else ())]
+    for number in rng.integers(0, NUM_AXES + len(operations), NUM_OPERATIONS).tolist():
         strength = STRENGTH if rng.random() < 0.5 else -STRENGTH
         if number < NUM_AXES:
-            by = round(SHIFT * strength * changed.shape[number])
-            changed, shift[number] = shift_pixels(changed, by, number), shift[number] + by
+            distance = round(SHIFT * strength * image.shape[number])
+            image, shift[number] = shift_pixels(image, distance, number), shift[number] + distance
         else:
-            image = load_pillow().Image.fromarray(changed)
-            changed = np.array(others[number - NUM_AXES](image, strength))
+            operation = operations[number - NUM_AXES]
+            image = np.array(operation(load_pillow().Image.fromarray(image), strength))
     x_origin = [-1.0, width + shift[1]] if mirrored else [1.0, -shift[1]]
-    return changed, np.array([[1.0, -shift[0]], x_origin])
+    return image, np.array([[1.0, -shift[0]], x_origin])

@@ -137,9 +137,9 @@ def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
     for file in files:
         if (coco := _read_coco(file)) is not None:
             new = _coco_cells(file, coco, images)
-            if again := next((name for name in new if name in file_of_image), None):
+            if duplicate := next((name for name in new if name in file_of_image), None):
                 raise DataError(
-                    f"{file_of_image[again]} and {file} both tell of {again}; name the one that is meant, not the folder"
+                    f"{file_of_image[duplicate]} and {file} both tell of {duplicate}; name the one that is meant, not the folder"
                 )
             file_of_image |= dict.fromkeys(new, file)
             cells |= new
@@ -218,8 +218,8 @@ def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCell
 
 def _read_classes(files: Sequence[Path]) -> list[str]:
     """Return YOLO's classes by number; none where no file names them. Raises DataError."""
-    named = (file for file in files if file.name in CLASS_FILES)
-    for file in sorted(named, key=lambda file: CLASS_FILES.index(file.name)):
+    candidates = (file for file in files if file.name in CLASS_FILES)
+    for file in sorted(candidates, key=lambda file: CLASS_FILES.index(file.name)):
         try:
             text = file.read_text(encoding="utf-8-sig")
             if file.suffix in (".yaml", ".yml"):

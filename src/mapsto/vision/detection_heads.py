@@ -102,13 +102,13 @@ def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple
     boxes_k4: centre and size. cell: the side of a grid's cell. All are shares of the image.
     """
     if not len(boxes_k4):
-        none = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
-        return none, none
+        empty = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
+        return empty, empty
     distance = (centres_q2[:, None] - boxes_k4[None, :, :2]).abs()
-    inside = ((distance < CENTRE_RADIUS * cell) & (distance < boxes_k4[None, :, 2:] / 2)).all(-1)
+    is_near = ((distance < CENTRE_RADIUS * cell) & (distance < boxes_k4[None, :, 2:] / 2)).all(-1)
     nearest = distance.square().sum(-1).argmin(0)
-    inside[nearest, torch.arange(len(nearest), device=nearest.device)] = True
-    area, box = torch.where(inside, boxes_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
+    is_near[nearest, torch.arange(len(nearest), device=nearest.device)] = True
+    area, box = torch.where(is_near, boxes_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
     query = area.isfinite().nonzero()[:, 0]
     return query, box[query]
 

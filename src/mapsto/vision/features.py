@@ -102,7 +102,7 @@ def _edges(pixels: Pixels) -> NDArray[np.float32]:
     strength = np.hypot(y, x)
     directions = ((np.arctan2(y, x) % np.pi) / np.pi * NUM_DIRECTIONS).astype(np.int64) % NUM_DIRECTIONS
     parts = zip(_parts(directions), _parts(strength), strict=True)
-    return _normalise([np.bincount(which.ravel(), weights.ravel(), NUM_DIRECTIONS) for which, weights in parts])
+    return _normalise([np.bincount(bins.ravel(), weights.ravel(), NUM_DIRECTIONS) for bins, weights in parts])
 
 
 def _normalise(histograms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -126,9 +126,9 @@ def encode_png(pixels: Pixels) -> bytes:
 
 def encode_animation(frames: Sequence[Pixels], milliseconds: int) -> bytes:
     """Return the frames as an animated PNG that shows each of them for so long."""
-    first, *others = map(load_pillow().Image.fromarray, frames)
+    first, *following = map(load_pillow().Image.fromarray, frames)
     stream = io.BytesIO()
-    first.save(stream, "PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    first.save(stream, "PNG", save_all=True, append_images=following, duration=milliseconds, loop=0)
     return stream.getvalue()
 
 
@@ -196,8 +196,8 @@ def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = (
 def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> tuple[str, str]:
     """Return SVGs of an image as it is, and of it under shapes; its bytes stand in the first alone, since pages hold many."""
     name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
-    plain = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
-    return plain, _svg(pixels, side, f"{caption}, with what decided", [f'<use href="#{name}"/>', *shapes])
+    bare = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
+    return bare, _svg(pixels, side, f"{caption}, with what decided", [f'<use href="#{name}"/>', *shapes])
 
 
 def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:

@@ -117,7 +117,7 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         The first have gradients, and are not clipped. tokens: (m, 5 + f), those of the patches that are answered.
         """
         mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
-        source, truth = (self._to_scale(values[:, which]) for which in (1, 0))
+        source, truth = (self._to_scale(values[:, index]) for index in (1, 0))
         p, images = self.source.resizer.patch, []
         for rows, columns, is_member in iterate_grids(tokens):
             grid = -1, rows, columns, p, p, 3

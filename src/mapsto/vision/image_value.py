@@ -33,7 +33,7 @@ class PixelCache:
     def __init__(self, room: int) -> None:
         self.room, self.entries, self.lock = room, OrderedDict[str, Pixels](), threading.Lock()
 
-    def put(self, digest: str, pixels: Pixels) -> None:
+    def add(self, digest: str, pixels: Pixels) -> None:
         """Add an image, and drop the oldest ones where there is no room."""
         with self.lock:
             self._remove(digest)
@@ -84,7 +84,7 @@ class ImageValue:
         """Return the image that these bytes encode. Raises Unreadable."""
         pixels, digest = image_io.decode_image(content), hashlib.sha256(content).hexdigest()
         (height, width), thumbnail = pixels.shape[:2], features.grey_thumbnail(pixels)
-        PIXEL_CACHE.put(digest, pixels)
+        PIXEL_CACHE.add(digest, pixels)
         return cls(path, None if path else content, digest, height, width, thumbnail)
 
     def __str__(self) -> str:
@@ -103,10 +103,10 @@ def sample_images() -> list[Any]:
 
 def fits_images(values: Sequence[object]) -> bool:
     """Return whether a column of these cells can be of images."""
-    others = [value for value in values if value is not None and not image_io.is_pillow_image(value)]
-    if not others:
+    cells = [value for value in values if value is not None and not image_io.is_pillow_image(value)]
+    if not cells:
         return any(map(image_io.is_pillow_image, values))
-    return are_media(others, image_io.IMAGE_SUFFIXES, axes=3)
+    return are_media(cells, image_io.IMAGE_SUFFIXES, axes=3)
 
 
 def read_image(cell: object) -> ImageValue:

@@ -67,7 +67,7 @@ class MaskedPatches(Reconstruction):
         """
         tokens = piece.tokens.copy()
         first = self.source.header_bytes
-        if self.scale.within is not None:
+        if self.scale.group is not None:
             mean, deviation = self._statistics(self._to_scale(torch.from_numpy(piece.tokens[hidden, first:])))
             output = output.float().cpu() * deviation + mean
         tokens[hidden, first:] = self._to_bytes(output).numpy()
@@ -88,7 +88,7 @@ class MaskedPatches(Reconstruction):
     def _truth(self, tokens: Tensor) -> Tensor:
         """Return the true pixels (m, f) of tokens in the scale of predictions, in fp32."""
         pixels = self._to_scale(tokens[:, self.source.header_bytes :])
-        if self.scale.within is None:
+        if self.scale.group is None:
             return pixels
         mean, deviation = self._statistics(pixels)
         return (pixels - mean) / deviation
@@ -106,7 +106,7 @@ class MaskedPatches(Reconstruction):
 
     def _statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of each patch, (m, 1), or of each colour of a patch, (m, f)."""
-        if self.scale.within == "patch":
+        if self.scale.group == "patch":
             return pixels.mean(-1, keepdim=True), (pixels.var(-1, keepdim=True) + VARIANCE_EPSILON).sqrt()
         colours = pixels.view(len(pixels), -1, 3)
         mean, deviation = colours.mean(1, keepdim=True), colours.std(1, keepdim=True) + DEVIATION_EPSILON

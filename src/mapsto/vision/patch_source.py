@@ -81,16 +81,16 @@ class PixelScale:
     # Whether they are standardised by the mean and the deviation of all pixels; else they are from 0 to 1.
     standardised: bool = True
     # Whether they are further standardised by themselves: each patch (MAE), or each of its colours (VideoMAE).
-    within: Literal["patch", "colour"] | None = None
+    group: Literal["patch", "colour"] | None = None
 
     @property
     def is_centred(self) -> bool:
         """Return whether the mean colour is zero in this scale."""
-        return self.standardised or self.within is not None
+        return self.standardised or self.group is not None
 
     def settings(self) -> dict[str, Any]:
         """Return the scale as JSON; its keys are part of the fingerprints of saved runs."""
-        return {"ranged": self.standardised, "own": self.within}
+        return {"ranged": self.standardised, "own": self.group}
 
 
 STANDARDISED = PixelScale()
@@ -161,14 +161,14 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     @staticmethod
     @abstractmethod
     def _augment_pixels(
-        pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, warp: bool
+        pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
     ) -> tuple[Pixels, NDArray[np.float64]]:
         """Return augmented pixels and their origin, as augmentation.augment_image does."""
 
     def _piece(self, value: Any, aligned: bool) -> Piece:
         pixels, origin = self._resize(value)
         axes, first = len(self.block), self.leading
-        grid = tuple(whole // part for whole, part in zip(pixels.shape, self.block, strict=False))
+        grid = tuple(size // part for size, part in zip(pixels.shape, self.block, strict=False))
         places = np.indices(grid).reshape(axes, -1).T
         width = self.header_bytes + 3 * math.prod(self.block)
         tokens = np.zeros((first + len(places) + self.trailing, width), np.uint8)
@@ -188,7 +188,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
             units = np.where(special, -1, in_image)
         return Piece(self.kind, tokens, tokens[:, 1 : 1 + axes].astype(np.int64), special, alignment, units)
 
-    def augment(self, piece: Piece, rng: np.random.Generator, how: str, recolour: bool = True) -> Piece:
+    def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a varied value; see augmentation.py for the methods.
 
         The piece itself where it is a part of a value. It is sheared and rotated only where it has no alignment to keep.
@@ -198,7 +198,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
             return piece
         mirror = grid[-1] > 1  # the alignment of a single column of patches could not tell that it was mirrored
         pixels, origin = self._augment_pixels(
-            self.to_pixels(piece), rng, how, mirror, recolour, warp=piece.alignment is None
+            self.to_pixels(piece), rng, method, mirror, recolour, warp=piece.alignment is None
         )
         alignment = None
         if piece.alignment is not None:
@@ -207,9 +207,9 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
             alignment = replace(piece.alignment, regions=regions)
         return self._with_pixels(piece, pixels, alignment)
 
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, how: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
         """Return two values blended ("mixup"), or one pasted into the other ("cutmix"), in the size of the first."""
-        mix = mixup.blend if how == "mixup" else mixup.paste
+        mix = mixup.blend if method == "mixup" else mixup.paste
         mixed, shares = mix(list(map(self.to_pixels, pieces)), rng)
         return self._with_pixels(pieces[0], mixed), [Part(share) for share in shares]
 
@@ -228,8 +228,8 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         block, (first, last) = np.array(self.block), piece.alignment.ends(piece.positions)
         size = (piece.positions.max(0) + 1) * block
         corners = np.stack([places, places + 1], axis=-1) * block[:, None]
-        before = corners * origin[:, 0, None] + origin[:, 1, None]
-        return np.sort(first[:, None] + before * ((last - first) / size)[:, None], axis=-1)
+        old_corners = corners * origin[:, 0, None] + origin[:, 1, None]
+        return np.sort(first[:, None] + old_corners * ((last - first) / size)[:, None], axis=-1)
 
     def grid(self, piece: Piece) -> tuple[int, ...]:
         """Return the number of patches along each axis of the piece's value."""
@@ -326,9 +326,9 @@ def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
 
     sides: the longer sides of the training images.
     """
-    usual = float(np.median(sides))
-    patch = int(np.clip(2 ** round(np.log2(usual / GRID_SIDE)), MIN_PATCH, MAX_PATCH))
-    return Resizer(patch, max(1, round(min(usual, max_size) / patch)) * patch)
+    median = float(np.median(sides))
+    patch = int(np.clip(2 ** round(np.log2(median / GRID_SIDE)), MIN_PATCH, MAX_PATCH))
+    return Resizer(patch, max(1, round(min(median, max_size) / patch)) * patch)
 
 
 def evenly_spaced(values: Sequence[Any], limit: int) -> Sequence[Any]:

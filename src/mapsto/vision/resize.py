@@ -60,8 +60,8 @@ class Resizer:
         if self.crops:
             resized, corner = _centre_crop(resized, self.size)
             shift = corner * scale
-        whole = self.patches_per_side * self.patch
-        return resized[:whole, :whole], np.stack([scale, shift], axis=1)
+        limit = self.patches_per_side * self.patch
+        return resized[:limit, :limit], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
         if self.fit == "squash":
@@ -116,7 +116,8 @@ def split_patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
     """
     block = (depth, p, p)[4 - pixels.ndim :]
     axes = len(block)
-    sizes = [size for whole, part in zip(pixels.shape, block, strict=False) for size in (whole // part, part)]
+    pairs = zip(pixels.shape, block, strict=False)
+    sizes = [size for length, part in pairs for size in (length // part, part)]
     order = (*range(0, 2 * axes, 2), 2 * axes, *range(1, 2 * axes, 2))
     return np.ascontiguousarray(pixels.reshape(*sizes, 3).transpose(order)).reshape(-1, 3 * math.prod(block))
 

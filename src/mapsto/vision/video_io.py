@@ -209,12 +209,13 @@ def animate(frames: Pixels) -> bytes:
 
 
 def augment_video(
-    pixels: Pixels, rng: np.random.Generator, how: str, mirror: bool, recolour: bool, warp: bool
+    pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return all frames augmented alike, and their origin (3, 2) along time, rows and columns; see augmentation.augment_image."""
     seed = int(rng.integers(2**63))
     augmented = [
-        augmentation.augment_image(frame, np.random.default_rng(seed), how, mirror, recolour, warp) for frame in pixels
+        augmentation.augment_image(frame, np.random.default_rng(seed), method, mirror, recolour, warp)
+        for frame in pixels
     ]
     return np.stack([frame for frame, _ in augmented]), np.concatenate([[[1.0, 0.0]], augmented[0][1]])
 

@@ -67,10 +67,10 @@ def serve() -> None:
 def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        opened = av.open(stream, options=options)
+        file = av.open(stream, options=options)
     except av.FFmpegError as error:
         raise Fault(f"this is no video of a known format ({CONTAINER_NAMES})") from error
-    with opened as container:
+    with file as container:
         track = container.streams.best("video")
         if track is None:
             raise Fault("the file holds no video")
