@@ -237,7 +237,7 @@ def test_what_is_left_out_of_a_picture_is_painted_over(tmp_path: Path) -> None:
     make_vision_model("resnet", "label", tmp_path)
     source = model_folder.load_mapping(tmp_path).sources["image"]
     (piece,) = source.encode([source.read(smooth_pictures()[0])], 0)
-    left, blank = source.without(piece, np.array([2, 5])), source.blank(piece)
+    left, blank = source.remove_tokens(piece, np.array([2, 5])), source.blank(piece)
     changed = (left.tokens != piece.tokens).any(axis=1)
     assert np.flatnonzero(changed).tolist() == [2, 5]
     assert np.array_equal(left.tokens[[2, 5], 5:], blank.tokens[[2, 5], 5:])

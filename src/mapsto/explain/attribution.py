@@ -278,7 +278,7 @@ class Explainer:
         pieces, first = [], 0
         for piece in example.pieces:
             in_piece = removed[(removed >= first) & (removed < first + len(piece))] - first
-            pieces.append(self.sources[piece.kind].without(piece, in_piece) if len(in_piece) else piece)
+            pieces.append(self.sources[piece.kind].remove_tokens(piece, in_piece) if len(in_piece) else piece)
             first += len(piece)
         return Example(tuple(pieces), example.answers, example.row)
 

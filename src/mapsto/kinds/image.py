@@ -284,11 +284,11 @@ class ImageSource(PatchSource, Spatial):
         )
         return [*PLACED_NAMES[: self.placed], *registers, *queries]
 
-    def without(self, piece: Piece, tokens: Ints) -> Piece:
+    def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece of the other patches; where a network reads images whole, with these in the mean colour."""
         if self.front is not None:
             return self._fill_with_mean(piece, np.isin(np.arange(len(piece)), tokens))
-        return super().without(piece, tokens)
+        return super().remove_tokens(piece, tokens)
 
     @staticmethod
     def excerpt(value: ImageValue, region: Any) -> str:

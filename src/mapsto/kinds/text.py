@@ -180,7 +180,7 @@ class TextSource(Tokenized, Explainable, Describable):
         """The tokens as the vocabulary spells them."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
-    def without(self, piece: Piece, tokens: Ints) -> Piece:
+    def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """The other tokens, as near to each other as if nothing had stood between them."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 

@@ -222,7 +222,7 @@ class Explainable(Kind):
         """Return what each token is, in words."""
 
     @abstractmethod
-    def without(self, piece: Piece, tokens: Ints) -> Piece:
+    def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece as if these tokens had not stood in the value; its frame stays."""
 
     @abstractmethod

@@ -281,7 +281,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
             for token_type, *place in piece.tokens[:, : 1 + len(self.block)].tolist()
         ]
 
-    def without(self, piece: Piece, tokens: Ints) -> Piece:
+    def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece of the other patches, each at its position."""
         return select_tokens(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
