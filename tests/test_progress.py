@@ -1,4 +1,4 @@
-"""How a run tells how many rows are done."""
+"""Progress lines about rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from mapsto.progress import Lines, Live
 
-KNOWN = [(done, 90) for done in range(15, 105, 15)]
+KNOWN = [(count, 90) for count in range(15, 105, 15)]
 UNKNOWN = [(0, None), (20, None), (40, None), (60, None), (60, 60)]
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "said"),
+    ("kind", "counts", "output"),
     [
         (Lines, KNOWN, "done 45/90 rows, 30 s left\ndone 75/90 rows, 10 s left\n"),
         (Live, KNOWN, "done 75/90 rows, 10 s left\r\x1b[2Kdone 90/90 rows, 0 s left\r\x1b[2K"),
@@ -22,13 +22,13 @@ UNKNOWN = [(0, None), (20, None), (40, None), (60, None), (60, 60)]
         (Live, UNKNOWN, "done 60 rows, 2 rows/s\r\x1b[2Kdone 60/60 rows, 0 s left\r\x1b[2K"),
     ],
 )
-def test_rows_are_told_of_as_they_come(
-    kind: type[Lines], told: list[tuple[int, int | None]], said: str, monkeypatch: pytest.MonkeyPatch
+def test_rows_are_reported_at_intervals(
+    kind: type[Lines], counts: list[tuple[int, int | None]], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a log every 15 s with the time that is left, or the speed; on a screen in one line, which is gone at the end."""
-    stream, now = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
-    monkeypatch.setattr("mapsto.progress.time.monotonic", now.__next__)
-    shown = kind(stream)
-    for done, total in told:
-        shown.rows("done", done, total)
-    assert stream.getvalue().endswith(said)
+    """A log gets a line every 15 s with the time left, or the speed; a terminal one line, erased at the end."""
+    stream, clock = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
+    monkeypatch.setattr("mapsto.progress.time.monotonic", clock.__next__)
+    progress = kind(stream)
+    for count, total in counts:
+        progress.rows("done", count, total)
+    assert stream.getvalue().endswith(output)

@@ -1,4 +1,4 @@
-"""Kill it anywhere, run the same command again: the same bits."""
+"""A run that is killed anywhere and started again by the same command ends with the same bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pretraining(folder: Path, out: str, *more: str) -> list[str]:
 
 
 def fitting(folder: Path, out: str, *more: str) -> list[str]:
-    """A fit with early stopping on a held-out part, from a start, with a probe."""
+    """Return the command of a fit with early stopping, from a starting model, with a linear probe."""
     data = folder / "train.csv"
     if not data.exists():
         write_labelled(data)
@@ -57,47 +57,47 @@ def adapting(folder: Path, out: str, *more: str) -> list[str]:
 RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting}
 
 
-def survives(kind: str, kills: int, folder: Path) -> None:
+def check_kills(kind: str, kills: int, folder: Path) -> None:
     command = RUNS[kind]
     unbroken = run(*command(folder, "unbroken"))
     assert unbroken.returncode == 0, unbroken.stderr
     rng = random.Random(kills)
-    done = inside = 0
+    done = num_inside_save = 0
     for number in range(kills):
         process = start(*command(folder, "killed"))
         inside_save = number % 5 < 2
         if not kill_when(process, folder / "killed", rng, inside_save, KILL):
             break
         done += 1
-        inside += inside_save
+        num_inside_save += inside_save
         saved = max((int(path.name[5:]) for path in (folder / "killed" / "checkpoints").glob("step-*")), default=0)
         assert steps_done(folder / "killed") - saved <= SAVE_EVERY
     final = run(*command(folder, "killed"))
     assert final.returncode == 0, final.stderr
     assert done == kills, f"the run ended after {done} kills; make it longer"
-    assert inside >= kills * 2 // 5
+    assert num_inside_save >= kills * 2 // 5
     assert result(folder / "killed") == result(folder / "unbroken")
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_five_kills_same_bits(kind: str, tmp_path: Path) -> None:
-    survives(kind, 5, tmp_path)
+    check_kills(kind, 5, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_fifty_kills_same_bits(kind: str, tmp_path: Path) -> None:
-    survives(kind, 50, tmp_path)
+    check_kills(kind, 50, tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_finish_the_step_save_and_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(number: int, status: int, tmp_path: Path) -> None:
     command = pretraining(tmp_path, "stopped")
     process = start(*command)
     assert kill_when(process, tmp_path / "stopped", random.Random(1), False, number)
-    _, said = process.communicate()
-    assert process.returncode == status, said
-    assert "the same command goes on" in said and "Traceback" not in said
+    _, stderr = process.communicate()
+    assert process.returncode == status, stderr
+    assert "the same command goes on" in stderr and "Traceback" not in stderr
     saved = sorted(path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
     assert int(saved[-1].removeprefix("step-")) == steps_done(tmp_path / "stopped"), "the last whole step is saved"
     assert run(*command).returncode == 0
@@ -123,7 +123,7 @@ def interrupted(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (["--rate", "0.001"], "--rate"),
         (["--seed", "1"], "seed"),
@@ -131,10 +131,10 @@ def interrupted(folder: Path) -> list[str]:
         (["--hide", "0.2"], "--hide"),
     ],
 )
-def test_resuming_another_run_is_refused(change: list[str], says: str, tmp_path: Path) -> None:
+def test_resuming_another_run_is_refused(change: list[str], message: str, tmp_path: Path) -> None:
     command = interrupted(tmp_path)
     refused = run(*command, *change)
-    assert refused.returncode == 2 and says in refused.stderr and "unfinished run" in refused.stderr
+    assert refused.returncode == 2 and message in refused.stderr and "unfinished run" in refused.stderr
     assert run(*command).returncode == 0, "the run itself still goes on"
 
 
@@ -146,7 +146,7 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "data" in refused.stderr
 
 
-def test_a_finished_run_is_not_overwritten_unless_told(tmp_path: Path) -> None:
+def test_a_finished_run_is_overwritten_only_by_overwrite(tmp_path: Path) -> None:
     command = pretraining(tmp_path, "run")
     command[command.index("--steps") + 1] = "4"
     assert run(*command).returncode == 0
@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_overwritten_unless_told(tmp_path: Path) -> None:
     assert run(*command, "--overwrite").returncode == 0
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").write_text("years of work")
     for more in ([], ["--overwrite"]):
@@ -165,7 +165,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "README.md").read_text() == "years of work"
 
 
-def test_a_command_that_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
+def test_a_command_that_cannot_start_overwrites_nothing(tmp_path: Path) -> None:
     command = pretraining(tmp_path, "run")
     command[command.index("--steps") + 1] = "4"
     assert run(*command).returncode == 0
@@ -178,7 +178,7 @@ def test_a_command_that_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
     assert result(tmp_path / "run") != before
 
 
-def test_a_kill_before_the_run_is_recorded_leaves_a_folder_that_takes_it(
+def test_a_run_killed_before_it_is_recorded_can_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": text} for text in sentences(40)]
@@ -210,9 +210,9 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run may end, and take the file away, between this one's opening and locking it."""
+    """Another run may end, and delete the file, between this one's opening and locking it."""
     fcntl = pytest.importorskip("fcntl")
-    real, heard = fcntl.flock, []
+    real, messages = fcntl.flock, []
 
     def late(stream: Any, how: int) -> None:
         (tmp_path / run_folder.LOCK).unlink()
@@ -220,7 +220,7 @@ def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", late)
-        with pytest.raises(RunError, match="in use by another process"), run_folder.locked(tmp_path, heard.append):
+        with pytest.raises(RunError, match="in use by another process"), run_folder.locked(tmp_path, messages.append):
             pytest.fail("two runs at once")
 
     def unsupported(*_: Any) -> None:
@@ -228,14 +228,16 @@ def test_a_lock_counts_where_its_file_still_has_its_name(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", unsupported)
-        with run_folder.locked(tmp_path, heard.append):
-            assert len(heard) == 1 and "cannot be locked" in heard[0] and "Function not implemented" in heard[0]
-    with run_folder.locked(tmp_path, heard.append):
-        assert len(heard) == 1
+        with run_folder.locked(tmp_path, messages.append):
+            assert (
+                len(messages) == 1 and "cannot be locked" in messages[0] and "Function not implemented" in messages[0]
+            )
+    with run_folder.locked(tmp_path, messages.append):
+        assert len(messages) == 1
 
 
 def fit_of_ours(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """A fit, and what may be another one when it is called again, by the field that says so."""
+    """Return the arguments of a fit, and changes that make it another fit, by the field that records each."""
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(40)]
     given: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu"}
     starts = []
@@ -265,7 +267,7 @@ def fit_of_ours(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     return {"arrow": "text -> label", **ours}, others
 
 
-def test_a_fit_that_goes_on_as_another_one_is_refused_with_what_differs(
+def test_resuming_a_fit_with_a_change_is_refused_with_the_field_that_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, others = fit_of_ours(tmp_path)
@@ -298,7 +300,7 @@ def test_minutes_become_a_recorded_number_of_steps(tmp_path: Path) -> None:
     assert made["provenance"]["steps"] == planned
 
 
-def test_another_number_of_threads_is_said_and_stays_close(tmp_path: Path) -> None:
+def test_another_number_of_threads_changes_losses_by_rounding_alone(tmp_path: Path) -> None:
     command = pretraining(tmp_path, "run")
     command[command.index("--steps") + 1] = "40"
     assert run(*command).returncode == 0
@@ -312,14 +314,14 @@ def test_another_number_of_threads_is_said_and_stays_close(tmp_path: Path) -> No
     assert two == pytest.approx(one, rel=1e-3)
 
 
-def test_going_on_with_other_threads_is_said(tmp_path: Path) -> None:
+def test_resuming_with_other_threads_is_reported(tmp_path: Path) -> None:
     command = interrupted(tmp_path)
     process = start(*[word for word in command if word != "--quiet"], threads=2)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0 and "note: device changed from" in said and "the bits may differ" in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0 and "note: device changed from" in stderr and "the bits may differ" in stderr
 
 
-def test_a_damaged_record_of_a_run_is_named(tmp_path: Path) -> None:
+def test_a_damaged_run_json_is_an_error(tmp_path: Path) -> None:
     command = interrupted(tmp_path)
     record = tmp_path / "run" / "run.json"
     record.write_text(record.read_text().replace('"steps": 300', '"steps": 301'))

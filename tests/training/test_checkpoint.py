@@ -1,4 +1,4 @@
-"""A checkpoint is whole or refused, and nothing that goes wrong in a save harms the last good one."""
+"""Checkpoints are whole or refused, and no error while one is saved harms the last good one."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_load_gives_back_what_save_took(tmp_path: Path) -> None:
+def test_load_returns_the_saved_tensors_and_state(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    held, state = checkpoint.load_checkpoint(checkpoint.checkpoint_folder(tmp_path, 5))
-    assert equal(held, tensors(5)) and state == {"step": 5, "best": float("inf")}
-    assert all(held[name].dtype == tensor.dtype for name, tensor in tensors(5).items())
+    loaded, state = checkpoint.load_checkpoint(checkpoint.checkpoint_folder(tmp_path, 5))
+    assert equal(loaded, tensors(5)) and state == {"step": 5, "best": float("inf")}
+    assert all(loaded[name].dtype == tensor.dtype for name, tensor in tensors(5).items())
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000003", "step-00000002"]
 
 
-def test_prune_does_not_take_damaged_ones_for_the_newest(tmp_path: Path) -> None:
-    """Those were refused, the run went back, and what it saved since is all there is."""
+def test_prune_deletes_damaged_checkpoints_that_a_run_went_back_from(tmp_path: Path) -> None:
+    """A run that went back to an older checkpoint keeps that one and its new ones."""
     write(tmp_path, 2, 4, 6)
     for step in (4, 6):
         flip(checkpoint.checkpoint_folder(tmp_path, step) / checkpoint.TENSORS_FILE, random.Random(step))
@@ -79,17 +79,17 @@ def truncate(path: Path, rng: random.Random) -> None:
 
 def zero(path: Path, rng: random.Random) -> None:
     content = bytearray(path.read_bytes())
-    at = rng.randrange(len(content))
-    end = min(len(content), at + rng.choice([16, 512, 4096]))
-    if not any(content[at:end]):
-        content[at] ^= 0xFF
+    start = rng.randrange(len(content))
+    end = min(len(content), start + rng.choice([16, 512, 4096]))
+    if not any(content[start:end]):
+        content[start] ^= 0xFF
     else:
-        content[at:end] = bytes(end - at)
+        content[start:end] = bytes(end - start)
     path.write_bytes(content)
 
 
 def swap(path: Path, rng: random.Random) -> None:
-    """The file of the other checkpoint in its place."""
+    """Put the other checkpoint's file in its place."""
     other = next(p for p in path.parent.parent.iterdir() if p != path.parent and p.name.startswith("step-"))
     if (other / path.name).read_bytes() == path.read_bytes():
         flip(path, rng)
@@ -125,12 +125,12 @@ def sweep(folder: Path, count: int) -> None:
         damage(path, rng)
         with pytest.raises(CheckpointError) as refused:
             checkpoint.load_checkpoint(newest)
-        named = newest if damage is not stray else newest / "extra.safetensors"
-        assert str(named) in str(refused.value), (damage.__name__, path)
-        said: list[str] = []
-        found = checkpoint.load_newest_checkpoint(run, said.append)
+        culprit = newest if damage is not stray else newest / "extra.safetensors"
+        assert str(culprit) in str(refused.value), (damage.__name__, path)
+        messages: list[str] = []
+        found = checkpoint.load_newest_checkpoint(run, messages.append)
         assert found is not None and found[0].name == "step-00000003" and equal(found[1], tensors(3))
-        assert len(said) == 1 and "older checkpoint" in said[0]
+        assert len(messages) == 1 and "older checkpoint" in messages[0]
 
 
 def test_two_hundred_damages_none_accepted(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_thousand_damages_none_accepted(tmp_path: Path) -> None:
 
 
 def sweep_of_a_model(folder: Path, count: int) -> None:
-    """Any damage to any file of a finished run that its use depends on."""
+    """Check that damage to any file that a finished run needs is found."""
     rng = random.Random(count)
     rows = [{"text": f"{i} river {'winter' if i % 2 else 'spring'}", "label": "ab"[i % 2]} for i in range(40)]
     mapsto.fit("text -> label", rows, folder / "whole", steps=1, layers=1, width=32, vocabulary=300, device="cpu")
@@ -158,8 +158,8 @@ def sweep_of_a_model(folder: Path, count: int) -> None:
         damage(path, rng)
         with pytest.raises(CheckpointError) as refused:
             open_model_folder(path.parent)
-        named = path if (path.name, damage) != (MANIFEST_FILE, remove) else path.parent
-        assert str(named) in str(refused.value), (damage.__name__, path)
+        culprit = path if (path.name, damage) != (MANIFEST_FILE, remove) else path.parent
+        assert str(culprit) in str(refused.value), (damage.__name__, path)
     open_model_folder(folder / "whole")
 
 
@@ -174,10 +174,10 @@ def test_a_thousand_damages_of_a_model_none_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", files.PICKLED)
 @pytest.mark.parametrize("form", ["pickle", "numpy", "text"])
-def test_what_may_run_code_is_never_opened(
+def test_formats_that_may_run_code_are_never_opened(
     form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it holds, and also under the name of what is safe."""
+    """Also under the ending of a safe format."""
     path = tmp_path / f"model{suffix}"
     if form == "pickle":
         torch.save({"a": torch.zeros(2)}, path)
@@ -188,7 +188,7 @@ def test_what_may_run_code_is_never_opened(
         path.write_text("text")
 
     def opened(*_: Any, **__: Any) -> None:
-        pytest.fail("it was opened")
+        pytest.fail("the file was opened")
 
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, opened)
@@ -268,13 +268,13 @@ def test_verify_names_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'"text"'])
-def test_json_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+def test_broken_json_is_an_error_with_the_file_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"state\.json"):
         files.read_json(tmp_path / "state.json")
 
 
-def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_json_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
     (tmp_path / "big.json").write_text(json.dumps({"a": "b" * 200}))
     with pytest.raises(CheckpointError, match="larger than"):

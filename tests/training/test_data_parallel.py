@@ -52,7 +52,7 @@ def losses(folder: Path) -> list[dict[str, Any]]:
 
 
 def require_equal(one: Path, other: Path) -> None:
-    """The same rows, the same first loss; later ones drift by rounding alone."""
+    """Check that two runs read the same rows and begin with the same loss; later ones drift by rounding alone."""
     ours, theirs = losses(one), losses(other)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert [line["tokens"] for line in ours] == [line["tokens"] for line in theirs], "not the same rows"
@@ -60,7 +60,7 @@ def require_equal(one: Path, other: Path) -> None:
     np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=LATER_LOSS)
 
 
-# Every process runs the real command line; what differs is said by its RANK.
+# Every process runs the real command line; RANK decides which one misbehaves.
 MANY_BATCHES = """
 from mapsto import cli
 from mapsto.training import loop
@@ -74,7 +74,7 @@ if os.environ["RANK"] == "1":
     sys.argv[sys.argv.index("{word}") + 1] = "{other}"
 cli.main()
 """
-# A corpus that takes long, and others that wait for it; seconds stand for minutes.
+# A corpus that takes long, while the other processes wait for it; seconds stand for minutes.
 SLOW_MAIN = """
 import os, time
 from datetime import timedelta
@@ -190,7 +190,7 @@ def script(folder: Path, content: str) -> Path:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_two_and_four_processes_and_shards_are_one(optimizer: str, tmp_path: Path) -> None:
+def test_several_processes_train_as_one(optimizer: str, tmp_path: Path) -> None:
     many = script(tmp_path, MANY_BATCHES)
     assert run(*pretraining(tmp_path, "one", "--optimizer", optimizer)).returncode == 0
     ways = {"muon": {"four": (4, [])}, "adamw": {"two": (2, []), "sharded": (2, ["--shard"])}}[optimizer]
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_one_goes_on_with_two(tmp_path: Path) -> None:
 
 
 def stop(process: subprocess.Popen[str], folder: Path) -> None:
-    """SIGTERM to torchrun after some steps: all processes finish the same step, and the main one saves it."""
+    """Send SIGTERM to torchrun after some steps: all processes finish the same step, and the main one saves it."""
     assert kill_when(process, folder, random.Random(0), False, signal.SIGTERM)
     assert process.returncode != 0
     last = sorted((folder / "checkpoints").iterdir())[-1]
@@ -303,7 +303,7 @@ def test_a_process_that_dies_after_the_run_does_not_undo_it(tmp_path: Path) -> N
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
 
 
-def test_a_process_that_dies_before_another_run_was_overwritten_does_not_bring_it_back(tmp_path: Path) -> None:
+def test_a_process_that_dies_before_a_run_is_overwritten_does_not_restore_it(tmp_path: Path) -> None:
     assert run(*pretraining(tmp_path, "run", "--steps", "6")).returncode == 0
     command = pretraining(tmp_path, "run", "--overwrite", "--steps", "4")
     done = ended(start_many(2, *command, script=script(tmp_path, DIES_BEFORE_THE_RUN), restarts=1))
@@ -312,7 +312,7 @@ def test_a_process_that_dies_before_another_run_was_overwritten_does_not_bring_i
 
 
 def worker(torchrun: int, rank: int) -> int:
-    """The process of this rank."""
+    """Return the number of the process of this rank."""
     for child in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split():
         if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
             return int(child)
@@ -325,7 +325,7 @@ def fitting(folder: Path, out: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "content", "says", "status"),
+    ("command", "content", "message", "status"),
     [
         (fitting, OTHER_WORDS.format(word="text -> label", other="nothing.csv"), "process 1: there is no file", 1),
         (
@@ -341,10 +341,10 @@ def fitting(folder: Path, out: str) -> list[str]:
     ],
     ids=["unreadable", "other data", "other options", "other folder", "small disk", "broken row"],
 )
-def test_a_fault_of_one_process_is_said_once_and_ends_all(
+def test_an_error_in_one_process_is_reported_once_and_ends_all(
     command: Callable[[Path, str], list[str]],
     content: str,
-    says: str,
+    message: str,
     status: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -353,8 +353,8 @@ def test_a_fault_of_one_process_is_said_once_and_ends_all(
     write_labelled(tmp_path / "other.csv", 119)
     done = run_many(2, *command(tmp_path, "run"), script=script(tmp_path, content))
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1 and says in said[0], done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and message in errors[0], done.stderr
     assert f"exitcode  : {status} " in done.stderr
     assert done.stderr.count("Traceback") == 1, "that of torchrun itself"
 
@@ -365,30 +365,32 @@ def test_only_the_main_process_reads_a_corpus(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("at_work", [True, False])
-def test_processes_wait_for_the_main_one_while_it_works_and_no_longer(at_work: bool, tmp_path: Path) -> None:
-    slow = SLOW_MAIN.format(seconds=18, work=10**6) if at_work else SLOW_MAIN.format(seconds=240, work=1)
+@pytest.mark.parametrize("is_working", [True, False])
+def test_processes_wait_for_the_main_one_while_it_works_and_no_longer(is_working: bool, tmp_path: Path) -> None:
+    slow = SLOW_MAIN.format(seconds=18, work=10**6) if is_working else SLOW_MAIN.format(seconds=240, work=1)
     process = start_many(2, *pretraining(tmp_path, "run", "--steps", "4"), script=script(tmp_path, slow))
     done = ended(process)
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    if at_work:
-        assert done.returncode == 0 and not said, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    if is_working:
+        assert done.returncode == 0 and not errors, done.stderr
     else:
-        assert done.returncode != 0 and len(said) == 1 and "nothing was heard of process 0 for" in said[0], done.stderr
+        assert done.returncode != 0 and len(errors) == 1 and "nothing was heard of process 0 for" in errors[0], (
+            done.stderr
+        )
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         (["--shard", "--optimizer", "muon"], "Muon needs whole matrices"),
         (["--batch", "1"], "cannot be shared by 2 processes"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_before_anything_is_written(
-    more: list[str], says: str, tmp_path: Path
+def test_unsuitable_options_are_refused_before_anything_is_written(
+    more: list[str], message: str, tmp_path: Path
 ) -> None:
     done = run_many(2, *pretraining(tmp_path, "run"), *more)
-    assert done.returncode != 0 and done.stderr.count("error: ") == 1 and says in done.stderr
+    assert done.returncode != 0 and done.stderr.count("error: ") == 1 and message in done.stderr
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -398,8 +400,10 @@ def test_rows_are_compared_within_one_process(tmp_path: Path) -> None:
     done = run_many(
         2, "fit", "text -> label", str(data), "--start", str(tmp_path / "base"), "--out", str(tmp_path / "run")
     )
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1 and "--method contrast (8 labels a class, at most 16) compares rows" in said[0], done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "--method contrast (8 labels a class, at most 16) compares rows" in errors[0], (
+        done.stderr
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -424,4 +428,4 @@ def test_held_out_rows_stop_all_processes_together(tmp_path: Path) -> None:
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     assert read_ranks() == Ranks() and Ranks().is_main
-    assert Ranks().sum([1, 2]) == [1, 2] and Ranks().most(7) == 7 and Ranks().tell({"a": 1}) == {"a": 1}
+    assert Ranks().sum([1, 2]) == [1, 2] and Ranks().maximum(7) == 7 and Ranks().broadcast_json({"a": 1}) == {"a": 1}

@@ -1,4 +1,4 @@
-"""What the loop does when things go wrong, and what a plan makes of options."""
+"""The training loop: errors, early stopping, averaging, the log files, and how options become a plan."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from mapsto.training.optimizer import decay_end, rate_factor
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_finite_is_skipped(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mapping, examples = small_mapping("text:text -> label")
-    heard = RecordingProgress()
-    training = Training(mapping, examples, make_plan(), RunContext(CPU, loggers=[ProgressLogger(heard)], workers=0))
+    progress = RecordingProgress()
+    training = Training(mapping, examples, make_plan(), RunContext(CPU, loggers=[ProgressLogger(progress)], workers=0))
     real = type(mapping.targets[0]).loss
     calls = []
 
@@ -53,7 +53,11 @@ def test_a_step_that_is_not_finite_is_never_taken(poison: str, monkeypatch: pyte
     training.step(1)
     assert all(torch.equal(p, before[name]) for name, p in mapping.named_parameters())
     rows = ", ".join(map(str, sorted(training.loader.rows_of_step(1))))
-    assert "step 2" in heard.lines[0] and "not finite" in heard.lines[0] and f"(examples {rows})" in heard.lines[0]
+    assert (
+        "step 2" in progress.lines[0]
+        and "not finite" in progress.lines[0]
+        and f"(examples {rows})" in progress.lines[0]
+    )
     training.step(2)
     assert any(not torch.equal(p, before[name]) for name, p in mapping.named_parameters()), "training goes on"
     assert training.state.skipped == 0
@@ -77,28 +81,33 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
     assert rate_factor(0, 1) == 1.0
 
 
+def test_a_checkpoint_of_an_older_version_may_hold_more_fields() -> None:
+    saved = {**asdict(TrainingState(step=3, best=0.5)), "best_step": 2}
+    assert TrainingState.restore(saved) == TrainingState(step=3, best=0.5)
+
+
 def test_early_stopping_takes_the_best_weights() -> None:
     mapping, examples = small_mapping("text:text -> label")
     values = iter([3.0, 1.0, 1.0, 2.0, 2.0, 0.5, 0.5, 0.7, 0.6])
-    seen: list[torch.Tensor] = []
+    scored: list[torch.Tensor] = []
 
-    def watch(held: Any) -> dict[str, float]:
-        seen.append(held.heads[0].weight.detach().clone())
+    def score(mapping: Any) -> dict[str, float]:
+        scored.append(mapping.heads[0].weight.detach().clone())
         return {"loss": 0.0, "error": next(values)}
 
     rates: list[float] = []
     listener = StepListener(lambda report: rates.append(report.learning_rate))
-    context = RunContext(CPU, loggers=[listener], score_held_out=watch)
+    context = RunContext(CPU, loggers=[listener], score_held_out=score)
     training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), context)
     state = training.run()
-    assert state.step == state.end == 17, "the rate falls from step 10 on, where nothing got better for the third time"
+    assert state.step == state.end == 17, "the rate decays from step 10 on, the third score without improvement"
     assert rates[9] == rates[10] == max(rates) and rates[10] > rates[11] > rates[-1] > 0
-    assert [look["step"] for look in state.watched] == [*range(2, 18, 2), 17], "the last weights are looked at too"
-    assert torch.equal(mapping.heads[0].weight, seen[6])
+    assert [look["step"] for look in state.watched] == [*range(2, 18, 2), 17], "the last weights are scored too"
+    assert torch.equal(mapping.heads[0].weight, scored[6])
 
 
-def test_a_fall_is_never_broken_off() -> None:
-    """Nothing gets better, but the third time that is seen the rate falls already."""
+def test_a_decay_is_never_broken_off() -> None:
+    """Nothing improves, but at the third score without improvement the learning rate decays already."""
     mapping, examples = small_mapping("text:text -> label")
     values = iter(range(50))
     context = RunContext(CPU, score_held_out=lambda held: {"loss": 0.0, "error": float(next(values))})
@@ -107,15 +116,17 @@ def test_a_fall_is_never_broken_off() -> None:
     assert state.step == 10 and state.end is None
 
 
-def test_a_loss_that_falls_tells_that_training_still_helps() -> None:
-    """The error of few rows stands still by chance; only where their loss does so too has training come to its end."""
+def test_a_falling_held_out_loss_counts_as_improvement() -> None:
+    """The error of few rows may stay equal by chance; training stops only where their loss stays too."""
     mapping, examples = small_mapping("text:text -> label")
     losses = iter([3.0, 2.0, 1.0, 0.9, 0.8, 0.7, *range(2, 40)])
     context = RunContext(CPU, score_held_out=lambda held: {"loss": float(next(losses)), "error": 0.5})
     training = Training(mapping, examples, make_plan(steps=100, watch_every=2, patience=3), context)
     state = training.run()
     assert [look["step"] for look in state.watched if look["loss"] == 0.7] == [12]
-    assert state.step == state.end == decay_end(18), "the rate falls where the loss got no better for the third time"
+    assert state.step == state.end == decay_end(18), (
+        "the rate decays where the loss has not improved for the third time"
+    )
 
 
 def test_the_tail_is_averaged() -> None:
@@ -126,7 +137,7 @@ def test_the_tail_is_averaged() -> None:
     torch.testing.assert_close(mapping.heads[0].weight, torch.stack(weights[8:]).mean(0))
 
 
-def test_metrics_have_what_was_promised(tmp_path: Path) -> None:
+def test_metrics_hold_the_documented_fields(tmp_path: Path) -> None:
     mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=5, **TINY_OPTIONS)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
@@ -134,7 +145,7 @@ def test_metrics_have_what_was_promised(tmp_path: Path) -> None:
     assert lines[0]["tokens"] < lines[-1]["tokens"] and lines[0]["seconds"] < lines[-1]["seconds"]
 
 
-def test_tensorboard_stands_beside_the_metrics(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_same_numbers_as_metrics_jsonl(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     mapsto.pretrain(
         "text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=3, tensorboard=True, **TINY_OPTIONS
@@ -177,49 +188,49 @@ def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("\n".join([rows[0], rows[5], *fresh]) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="also stand in the training data"):
         mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY_OPTIONS)
-    heard = RecordingProgress()
+    progress = RecordingProgress()
     mapsto.fit(
-        "text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=heard, **TINY_OPTIONS
+        "text -> label", data, test=tmp_path / "test.csv", steps=2, bad_rows="skip", progress=progress, **TINY_OPTIONS
     )
-    assert any("not scored" in line for line in heard.lines)
-    assert any(line.startswith("accuracy") and "n = 20" in line for line in heard.lines)
+    assert any("not scored" in line for line in progress.lines)
+    assert any(line.startswith("accuracy") and "n = 20" in line for line in progress.lines)
 
 
-def test_test_rows_of_pretraining_are_looked_at_before_its_first_step(tmp_path: Path) -> None:
+def test_test_rows_of_pretraining_are_checked_before_the_first_step(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "a.txt")
     lines = corpus.read_text(encoding="utf-8").splitlines()
     (tmp_path / "broken.csv").write_text("text\na,b\nfine\n", encoding="utf-8")
     (tmp_path / "other.csv").write_text("words,label\na,b\n", encoding="utf-8")
     (tmp_path / "seen.txt").write_text("\n".join([*lines[:3], "unseen winter"]) + "\n", encoding="utf-8")
     (tmp_path / "all.txt").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")
-    for name, bad_rows, says in (
+    for name, bad_rows, message in (
         ("broken.csv", "stop", "1 bad cells or rows"),
         ("other.csv", "stop", "no column 'text'"),
         ("seen.txt", "stop", "3 rows of the test also stand in the training data"),
         ("all.txt", "skip", "nothing to score"),
     ):
-        with pytest.raises(MapstoError, match=says):
+        with pytest.raises(MapstoError, match=message):
             mapsto.pretrain(
                 "text", corpus, tmp_path / "run", test=tmp_path / name, steps=1, bad_rows=bad_rows, **TINY_OPTIONS
             )
     assert not (tmp_path / "run").exists()
-    heard = RecordingProgress()
+    progress = RecordingProgress()
     mapsto.pretrain(
-        "text", corpus, test=tmp_path / "seen.txt", steps=1, bad_rows="skip", progress=heard, **TINY_OPTIONS
+        "text", corpus, test=tmp_path / "seen.txt", steps=1, bad_rows="skip", progress=progress, **TINY_OPTIONS
     )
-    assert any(line.startswith("masked_loss") for line in heard.lines)
+    assert any(line.startswith("masked_loss") for line in progress.lines)
 
 
 def test_long_texts_are_counted_and_cut_or_refused(tmp_path: Path) -> None:
     rows = [{"text": "river mill " * 30, "label": "long"}, *({"text": t, "label": "short"} for t in sentences(20))]
-    heard = RecordingProgress()
-    mapsto.fit("text -> label", rows, steps=1, length=32, progress=heard, **TINY_OPTIONS)
-    assert any("1 of 21 rows are longer than 32 tokens" in line and "cut off" in line for line in heard.lines)
+    progress = RecordingProgress()
+    mapsto.fit("text -> label", rows, steps=1, length=32, progress=progress, **TINY_OPTIONS)
+    assert any("1 of 21 rows are longer than 32 tokens" in line and "cut off" in line for line in progress.lines)
     with pytest.raises(DataError, match="longer than 32 tokens"):
         mapsto.fit("text -> label", rows, steps=1, length=32, long="error", **TINY_OPTIONS)
-    heard = RecordingProgress()
-    mapsto.fit("text -> label", rows, steps=1, length=32, long="window", progress=heard, **TINY_OPTIONS)
-    assert any("windows" in line for line in heard.lines)
+    progress = RecordingProgress()
+    mapsto.fit("text -> label", rows, steps=1, length=32, long="window", progress=progress, **TINY_OPTIONS)
+    assert any("windows" in line for line in progress.lines)
 
 
 def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
@@ -233,15 +244,15 @@ def test_balance_weighs_rare_classes_up(tmp_path: Path) -> None:
     assert float(error) == pytest.approx(50), "held-out rows choose no weights that always answer the common class"
 
 
-def test_a_share_to_hold_out_that_is_no_row_is_said() -> None:
+def test_holding_out_less_than_a_row_is_reported() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(16))]
-    for share, said in ((0.01, True), (0.25, False)):
-        heard = RecordingProgress()
-        mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=heard, **TINY_OPTIONS)
-        assert any("nothing watches the run" in line for line in heard.lines) == said
+    for share, is_reported in ((0.01, True), (0.25, False)):
+        progress = RecordingProgress()
+        mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=progress, **TINY_OPTIONS)
+        assert any("nothing watches the run" in line for line in progress.lines) == is_reported
 
 
-def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
+def test_one_class_and_unknown_options_are_errors(tmp_path: Path) -> None:
     rows = [{"text": text, "label": "one"} for text in sentences(20)]
     with pytest.raises(DataError, match="two classes are needed"):
         mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
@@ -252,7 +263,7 @@ def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"steps": 1, "epochs": 1}, "--steps and --epochs"),
         ({"steps": 0}, "above 0"),
@@ -271,8 +282,8 @@ def test_one_class_and_unknown_options_are_said(tmp_path: Path) -> None:
         ({"seed": None}, "--seed is a whole number, not None"),
     ],
 )
-def test_options_out_of_range_are_said(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_options_out_of_range_are_errors(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Options(**given)
 
 
@@ -305,8 +316,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     assert state.step == 50
 
 
-def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """It falls from step 6 on, until step 10; the first go breaks off behind step 8."""
+def test_a_run_killed_during_an_early_decay_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    """The rate decays from step 6 to step 10; the first run breaks off after step 8."""
 
     def run(folder: Path, last: int | None = None) -> tuple[TrainingState, Mapping]:
         mapping, examples = small_mapping("text:text -> label")
@@ -329,7 +340,7 @@ def test_a_run_broken_off_while_its_rate_falls_early_goes_on_with_the_same_bits(
     assert all(map(torch.equal, found.parameters(), wanted.parameters()))
 
 
-def test_a_line_of_metrics_that_does_not_fit_is_said(tmp_path: Path) -> None:
+def test_a_metrics_line_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     mapping, examples = small_mapping("text:text -> label")
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -356,7 +367,7 @@ BROKEN_LINES = {
 
 
 @pytest.mark.parametrize("how", BROKEN_LINES)
-def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: str, tmp_path: Path) -> None:
+def test_a_broken_metrics_line_is_reported_once_and_the_others_are_kept(how: str, tmp_path: Path) -> None:
     mapping, examples = small_mapping("text:text -> label")
 
     def interrupt(report: StepReport) -> None:
@@ -369,17 +380,17 @@ def test_a_line_of_metrics_that_is_broken_is_named_once_and_costs_no_other(how: 
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], BROKEN_LINES[how](lines[3].rstrip()) + b"\n", *lines[4:]]))
-    said = RecordingProgress()
+    recorded = RecordingProgress()
     mapping, examples = small_mapping("text:text -> label")
-    context = RunContext(CPU, tmp_path, [ProgressLogger(said), MetricsFile(tmp_path, said.say)])
+    context = RunContext(CPU, tmp_path, [ProgressLogger(recorded), MetricsFile(tmp_path, recorded.say)])
     state = Training(mapping, examples, make_plan(steps=9, save_every=3), context).run()
-    notes = [line for line in said.lines if "metrics.jsonl" in line]
+    notes = [line for line in recorded.lines if "metrics.jsonl" in line]
     assert len(notes) == 1 and notes[0].endswith("cannot be read: line 4") and state.step == 9
     kept = path.read_bytes().splitlines(keepends=True)
     assert kept[:5] == [*lines[:3], *lines[4:6]], "whole lines stay as they were"
     assert [json.loads(line)["step"] for line in kept] == [1, 2, 3, 5, 6, 7, 8, 9]
-    read_metrics(tmp_path, said.say)
-    assert [line for line in said.lines if "metrics.jsonl" in line] == notes, "it was said once"
+    read_metrics(tmp_path, recorded.say)
+    assert [line for line in recorded.lines if "metrics.jsonl" in line] == notes, "reported once"
 
 
 def test_space_is_checked_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +413,7 @@ def test_one_label_a_class_is_probed_unless_training_is_asked_for(tmp_path: Path
         assert json.loads((out / "mapsto.json").read_text())["provenance"]["steps"] == steps
 
 
-def test_cells_that_are_no_text_are_named() -> None:
+def test_cells_that_are_not_text_are_reported() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
     rows[3]["text"], rows[5]["label"], rows[7]["text"] = "half \ud800", "a\0", "a\0"
     with pytest.raises(DataError, match="3 bad cells") as stopped:
@@ -417,7 +428,7 @@ def test_labels_that_look_like_numbers_are_names(tmp_path: Path) -> None:
     assert mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS).mapping.targets[0].classes == sorted(odd)
 
 
-def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
+def test_a_start_of_another_shape_or_kind_is_an_error(tmp_path: Path) -> None:
     base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=1, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
     with pytest.raises(UsageError, match="cannot change the shape"):
@@ -426,14 +437,14 @@ def test_a_start_of_another_shape_or_kind_is_said(tmp_path: Path) -> None:
         mapsto.fit("text -> label", rows, start=base, like=tmp_path)
 
 
-@pytest.mark.parametrize(("objective", "said"), [("masked", 1), ("hybrid", 0)])
-def test_going_on_by_another_objective_is_said(objective: Any, said: int, tmp_path: Path) -> None:
-    corpus, base, heard = write_corpus(tmp_path / "a.txt"), tmp_path / "base", RecordingProgress()
+@pytest.mark.parametrize(("objective", "count"), [("masked", 1), ("hybrid", 0)])
+def test_another_objective_than_the_starts_is_reported(objective: Any, count: int, tmp_path: Path) -> None:
+    corpus, base, progress = write_corpus(tmp_path / "a.txt"), tmp_path / "base", RecordingProgress()
     mapsto.pretrain("text", corpus, base, objective="hybrid", steps=1, **TINY_OPTIONS)
-    mapsto.pretrain("text", corpus, start=base, objective=objective, steps=1, device="cpu", progress=heard)
+    mapsto.pretrain("text", corpus, start=base, objective=objective, steps=1, device="cpu", progress=progress)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
-    mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=heard)
-    assert len([line for line in heard.lines if "the start learnt by --objective hybrid" in line]) == said
+    mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=progress)
+    assert len([line for line in progress.lines if "the start learnt by --objective hybrid" in line]) == count
 
 
 def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:

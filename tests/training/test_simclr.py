@@ -1,4 +1,4 @@
-"""SimCLR's objective: two views of a picture, how they reach a step, what is learnt from them and what is left in the end."""
+"""SimCLR: two views of an image in each step, what the model learns from them, and the model that remains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {"layers": 2, "width": 64, "heads": 2, "device": "cpu"}
 PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=100)
 
 
-def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+def pack_step(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     monkeypatch.setattr("mapsto.training.loop.BATCH_TOKENS", most_tokens)
     mapping, examples = small_mapping("~image -> image")
     return Loader(examples, PLAN, 0, SimCLR(mapping, "auto")).pack_batches(3)
@@ -30,9 +30,9 @@ def loaded(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
 @pytest.mark.parametrize("most_tokens", [8192, 200])
 def test_a_batch_holds_both_views_of_its_rows(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole pictures, of two shapes here, no patch of them hidden; the views differ, and are the same when made again."""
-    batches = loaded(most_tokens, monkeypatch)
-    again = loaded(most_tokens, monkeypatch)
+    """Images of two shapes without masked patches; the views differ, and packing again gives the same."""
+    batches = pack_step(most_tokens, monkeypatch)
+    again = pack_step(most_tokens, monkeypatch)
     assert sum(len(batch.rows) for batch in batches) == 2 * PLAN.batch and len(batches) > (most_tokens < 8192)
     for batch, same in zip(batches, again, strict=True):
         one, other = np.split(batch.rows, 2)
@@ -49,14 +49,14 @@ def test_a_batch_holds_both_views_of_its_rows(most_tokens: int, monkeypatch: pyt
 
 
 def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() -> None:
-    """Moved a little, since that leaves these few colours apart; at a step that is not learnt from."""
+    """Only moved a little, since these images differ in colour; scored at a step that is not trained on."""
     mapping, examples = small_mapping("~image -> image")
     objective = SimCLR(mapping, "move")
-    asked = objective.adapt(examples)
+    uncorrupted = objective.adapt(examples)
 
-    def known() -> tuple[float, float]:
-        """How often the nearest of 79 other views is of the same picture, and the deviation of vectors over their length."""
-        batch = collate([asked.example(i, 999, 0.0, view) for view in range(2) for i in range(40)])
+    def score() -> tuple[float, float]:
+        """Return how often the nearest of 79 other views is of the same image, and the vectors' spread over their length."""
+        batch = collate([uncorrupted.example(i, 999, 0.0, view) for view in range(2) for i in range(40)])
         with torch.no_grad():
             pooled = mapping.pool(mapping.hidden(batch), batch)
             vectors = F.normalize(mapping.get_submodule("projection")(pooled), dim=-1)
@@ -65,15 +65,20 @@ def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() ->
             pooled.std(0).norm() / pooled.norm()
         )
 
-    share, spread = known()
+    share_before, spread_before = score()
     Training(mapping, examples, replace(PLAN, steps=40), RunContext(CPU), objective).run()
-    learnt, kept = known()
-    assert share < 0.4 and learnt > 0.7, (share, learnt)
-    assert kept > 0.8 * spread, (spread, kept)
+    share, spread = score()
+    assert share_before < 0.4 and share > 0.7, (share_before, share)
+    assert spread > 0.8 * spread_before, (spread_before, spread)
 
 
-def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
-    how = {"objective": "simclr", "steps": 4, "batch": 16, "hold_out": 0.2}  # what is left has no answers to score
+def test_a_starting_model_remains(tmp_path: Path) -> None:
+    how = {
+        "objective": "simclr",
+        "steps": 4,
+        "batch": 16,
+        "hold_out": 0.2,
+    }  # the encoder that remains has no answers to score
     base = mapsto.pretrain("image", ROWS, tmp_path / "base", **how, **SMALL)
     assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "projection." in n[:11]]
     opened = mapsto.load(tmp_path / "base")
@@ -86,7 +91,7 @@ def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrow", "given", "said"),
+    ("arrow", "given", "message"),
     [
         ("~text -> text", {}, "there is: masked"),
         ("~image -> image, label", {}, "one source"),
@@ -94,8 +99,8 @@ def test_a_start_for_fitting_is_left(tmp_path: Path) -> None:
         ("~image -> image", {"hide": 0.3}, "hides nothing"),
     ],
 )
-def test_what_has_no_views_is_refused(arrow: str, given: dict[str, object], said: str) -> None:
+def test_arrows_and_options_without_views_are_refused(arrow: str, given: dict[str, object], message: str) -> None:
     rows = [{**row, "text": f"row {i}", "label": "ab"[i % 2]} for i, row in enumerate(ROWS)]
     kept = [{name: row[name] for name in ("image", "text", "label") if name in arrow} for row in rows]
-    with pytest.raises(mapsto.MapstoError, match=said):
+    with pytest.raises(mapsto.MapstoError, match=message):
         mapsto.pretrain(arrow, kept, objective="simclr", steps=1, **given, **SMALL)

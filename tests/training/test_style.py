@@ -1,4 +1,4 @@
-"""Pictures judged as a whole, by the style that a pretrained network sees in them."""
+"""The style loss: predicted images compared by the features of a pretrained network."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from mapsto.vision.resize import join_patches
 
 
 @pytest.mark.parametrize("shape", [*VISION, *NETWORKS])
-def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path: Path) -> None:
-    """The last grid is what the bare model gives, and gradients reach the pixels from every depth."""
+def test_feature_maps_equal_the_networks_outputs(shape: str, tmp_path: Path) -> None:
+    """The last map equals the output of the model without heads, and gradients reach the pixels from every depth."""
     make_vision_model(shape, "body", tmp_path)
     network = open_feature_network(str(tmp_path)).eval()
     source = network.sources["image"]
@@ -42,30 +42,31 @@ def test_a_network_sees_of_pixels_what_it_sees_of_pictures(shape: str, tmp_path:
     image = torch.from_numpy(join_patches(patches, grid, source.resizer.patch))
     pixels = image.permute(2, 0, 1)[None] / 255
     pixels.requires_grad_(True)
-    found = feature_maps(network, pixels)
+    maps = feature_maps(network, pixels)
     expected = network.hidden(pack_values(network, [value])).flatten(0, 1)[: len(piece)][torch.from_numpy(inner)]
-    last = F.max_pool2d(found[-1], 2) if shape.startswith("vgg") else found[-1]
+    last = F.max_pool2d(maps[-1], 2) if shape.startswith("vgg") else maps[-1]
     torch.testing.assert_close(last.flatten(2)[0].T, expected, **CLOSE)
-    for at in found:
-        (gradient,) = torch.autograd.grad(at.square().sum(), pixels, retain_graph=True)
+    for features in maps:
+        (gradient,) = torch.autograd.grad(features.square().sum(), pixels, retain_graph=True)
         assert (gradient != 0).float().mean() > 0.7, "but where a network with strides and rectifiers is blind"
 
 
-def test_a_picture_has_its_own_style(tmp_path: Path) -> None:
-    """Of the picture itself, and of the same features elsewhere: mirrored, its own shows otherwise and looks as it does."""
+def test_style_and_content_of_an_image_are_nearest_to_its_own(tmp_path: Path) -> None:
+    """Zero for the image itself; mirrored, and for another image, above zero."""
     make_vision_model("resnet", "body", tmp_path)
     network = open_feature_network(str(tmp_path))
     one, other = (torch.from_numpy(smooth_image(32, 32, seed)).permute(2, 0, 1)[None] / 255 for seed in (1, 2))
-    judge = StyleLoss(network, one, 1.0)
+    style_loss = StyleLoss(network, one, 1.0)
     mapping, _ = small_mapping("~image -> image")
     same, mirrored, apart = (
-        float(judge(mapping, said, source, source)) for said, source in ((one, one), (one.flip(3), one), (other, other))
+        float(style_loss(mapping, predicted, source, source))
+        for predicted, source in ((one, one), (one.flip(3), one), (other, other))
     )
     assert same == pytest.approx(0, abs=1e-6) and apart > 0.01 and mirrored > 0.01
 
 
-def test_pictures_are_judged_one_by_one(tmp_path: Path) -> None:
-    """The loss of packed pictures of two shapes is the sum of theirs alone."""
+def test_packed_images_have_the_sum_of_their_losses(tmp_path: Path) -> None:
+    """The loss of packed images of two shapes is the sum of their losses one by one."""
     mapping, examples = small_mapping("image:image -> clean:image")
     torch.nn.init.normal_(mapping.heads[0].weight, std=0.02)
     make_vision_model("resnet", "body", tmp_path)
@@ -74,7 +75,7 @@ def test_pictures_are_judged_one_by_one(tmp_path: Path) -> None:
     )
 
 
-# As a user has them
+# Through the public API
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
-    """From a folder of pictures alone; grey ones turn towards a red one and are still told apart."""
+def test_images_take_on_a_style(network: str, tmp_path: Path) -> None:
+    """From a folder of images alone: grey ones become redder by the style of a red one."""
     (tmp_path / "photos").mkdir()
     for i in range(12):
         grey = smooth_image(16, 16, i).mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
@@ -118,7 +119,7 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrow", "given", "said"),
+    ("arrow", "given", "message"),
     [
         ("image:image -> clean:image", {"style": "x.png", "features": "f"}, "needs no pairs"),
         ("image -> label", {"style": "x.png", "features": "f"}, "needs no pairs"),
@@ -126,7 +127,7 @@ def test_pictures_take_on_a_style(network: str, tmp_path: Path) -> None:
         ("image -> label", {"adversarial": 0.1}, "predict one image"),
     ],
 )
-def test_what_cannot_be_judged(arrow: str, given: dict[str, Any], said: str) -> None:
+def test_unsuitable_arrows_are_errors(arrow: str, given: dict[str, Any], message: str) -> None:
     rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(IMAGE_PAIRS)]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         (mapsto.pretrain if "~" in arrow else mapsto.fit)(arrow, rows, steps=1, **given, **SMALL_OPTIONS)

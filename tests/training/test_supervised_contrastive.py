@@ -1,4 +1,4 @@
-"""SupervisedContrastive: what it compares, that it is a function of seed and step, and that it learns."""
+"""Supervised contrastive learning: its loss, its choice of rows, and fits that use it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rows_are_a_function_of_seed_and_step_and_come_several_of_a_class() -> N
         assert not np.array_equal(objective.rows(7, 0, 12, 40), objective.rows(8, 0, 12, 40))
 
 
-def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
+def test_it_lowers_the_loss_and_leaves_the_head_unchanged() -> None:
     mapping, examples = small_mapping("text:text -> label")
     head = mapping.heads[0].weight.detach().clone()
     losses: list[float] = []
@@ -78,9 +78,9 @@ def test_it_draws_a_class_together_and_leaves_the_head_alone() -> None:
 
 
 def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long texts need several batches; which rows meet in one must not decide what is learnt."""
+    """Long texts need several batches; which rows share a batch must not change the result."""
     plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
-    told = []
+    results = []
     for tokens, shortest in ((8192, 512), (64, 32)):
         monkeypatch.setattr(loop, "BATCH_TOKENS", tokens)
         monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
@@ -88,8 +88,8 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
         training = Training(mapping, examples, plan, RunContext(CPU), SupervisedContrastive(examples, 0))
         batches = len(training.loader.pack_batches(0))
         steps = [training.step(number)[0] for number in range(3)]
-        told.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))
-    (one, losses, weights), (several, same_losses, same_weights) = told
+        results.append((batches, steps, torch.cat([p.detach().flatten() for p in mapping.parameters()])))
+    (one, losses, weights), (several, same_losses, same_weights) = results
     assert one == 1 and several > 2
     assert same_losses == pytest.approx(losses, rel=1e-4)
     torch.testing.assert_close(same_weights, weights, atol=1e-5, rtol=1e-4)
@@ -98,10 +98,10 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
 def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
     base = mapsto.pretrain("text", write_corpus(tmp_path / "a.txt"), steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
-    heard = RecordingProgress()
+    progress = RecordingProgress()
     given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
-    clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=heard, **given)
-    assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in heard.lines)
+    clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=progress, **given)
+    assert any("method contrast (as calls)" in line and "then a linear probe" in line for line in progress.lines)
     right = [answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)]
     assert np.mean(right) > 0.9
     again = mapsto.fit("text -> label", rows, steps=30, **given)
@@ -109,28 +109,28 @@ def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_how_sure_it_may_be_is_chosen_before_labels_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors that were drawn together by the labels look as if these were easy to tell."""
+def test_the_penalty_of_the_probe_is_chosen_on_vectors_from_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors trained on the labels separate them too well to choose a penalty by."""
     base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], steps=3, **TINY_OPTIONS)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
-    asked: list[tuple[Any, Any]] = []
+    calls: list[tuple[Any, Any]] = []
     plain = linear_probe._choose_inverse_penalty
 
-    def best(model: Any, features: Any, values: Any, *told: Any) -> float:
-        asked.append((features, values))
-        return plain(model, features, values, *told)
+    def best(model: Any, features: Any, values: Any, *options: Any) -> float:
+        calls.append((features, values))
+        return plain(model, features, values, *options)
 
     monkeypatch.setattr(linear_probe, "_choose_inverse_penalty", best)
     for method in ("probe", "contrast"):
         given = {"method": method, "device": "cpu", "precision": "fp32"}
         mapsto.fit("text -> label", rows, start=base, **given, **({"rate": 1e-2} if method == "contrast" else {}))
-    (frozen, values), (judged, _) = asked
+    (frozen, values), (judged, _) = calls
     np.testing.assert_allclose(judged, frozen, atol=1e-5)
     learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
-    sure, held = (
+    unconstrained, constrained = (
         linear_probe.fit_logistic_regression(learnt, values, 0, selection_features=by).coef_ for by in (None, frozen)
     )
-    assert np.linalg.norm(held) < 0.8 * np.linalg.norm(sure)
+    assert np.linalg.norm(constrained) < 0.8 * np.linalg.norm(unconstrained)
 
 
 def test_any_seed_can_choose_a_penalty() -> None:
@@ -161,21 +161,21 @@ def test_contrast_needs_a_start_and_classes() -> None:
         (60, {}, "probe+full"),
     ],
 )
-def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
+def test_auto_reports_its_method_and_why(count: int, options: dict[str, Any], method: str, base: mapsto.Model) -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(count))]
-    heard = RecordingProgress()
+    progress = RecordingProgress()
     steps = {} if method == "probe" else {"steps": 1}
-    mapsto.fit("text -> label", rows, start=base, device="cpu", progress=heard, **steps, **options)
-    (said,) = (line for line in heard.lines if f"method {method} ({count // 2} labels a class, at most" in line)
+    mapsto.fit("text -> label", rows, start=base, device="cpu", progress=progress, **steps, **options)
+    (line,) = (line for line in progress.lines if f"method {method} ({count // 2} labels a class, at most" in line)
     unused = {
         "smooth": "--smooth would change nothing with contrast",
         "freeze": "--freeze would change nothing with contrast",
     }
-    assert all(unused.get(name, "") in said for name in options), said
+    assert all(unused.get(name, "") in line for name in options), line
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "says"),
+    ("method", "options", "message"),
     [
         ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
         ("probe", {"freeze": "1"}, "--freeze"),
@@ -185,9 +185,9 @@ def test_auto_says_what_it_chose_and_why(count: int, options: dict[str, Any], me
         ("contrast", {"freeze": "all"}, "--freeze"),
     ],
 )
-def test_options_that_would_change_nothing_are_said(
-    method: Any, options: dict[str, Any], says: str, base: mapsto.Model
+def test_options_without_effect_are_errors(
+    method: Any, options: dict[str, Any], message: str, base: mapsto.Model
 ) -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         mapsto.fit("text -> label", rows, start=base, method=method, device="cpu", **options)
