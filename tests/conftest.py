@@ -12,6 +12,8 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 import torch
 
+from mapsto import kinds
+
 torch.set_num_threads(1)
 
 
@@ -32,3 +34,7 @@ def minilm() -> Path:
     from mapsto.demo.data import minilm
 
     return minilm()
+
+
+# The example kind of docs/adding-a-kind.md: all laws over kinds hold for it too, by its being there.
+kinds.__path__.append(str(Path(__file__).parent / "examples"))

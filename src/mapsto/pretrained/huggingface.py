@@ -42,6 +42,8 @@ from mapsto.zoo import Family
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
+# The source kind, where it is not the one that the family reads.
+SOURCE_KEY = "mapsto_source"
 POOLING_KEY = "mapsto_pooling"
 
 
@@ -106,9 +108,10 @@ def open_pretrained(name: str) -> PretrainedModel:
     answered, labels = _classes(raw, chosen, tensors, notes)
     config = _pooled(config, raw, tensors, labels)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
-    stem = f"embedders.{chosen.source_kind}."
+    source_kind = _source_kind(raw, chosen, folder)
+    stem = f"embedders.{source_kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(chosen.source_kind).open(folder, source_weights, config.backbone)
+    source = kinds.source(source_kind).open(folder, source_weights, config.backbone)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     layers = (config.transformer.layers - 1) * config.mid_positions
@@ -119,7 +122,18 @@ def open_pretrained(name: str) -> PretrainedModel:
             f"the weights have {queries}, and those for {layer_positions}"
         )
     _require_body(config, source, tensors, folder)
-    return PretrainedModel(config, tensors, {chosen.source_kind: source}, labels, folder, tuple(notes), answered)
+    return PretrainedModel(config, tensors, {source_kind: source}, labels, folder, tuple(notes), answered)
+
+
+def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
+    """Return the kind that a model reads: the family's, unless mapsto saved one of another kind under this family.
+
+    Raises CheckpointError for a kind that is not installed here.
+    """
+    kind = raw.get(SOURCE_KEY, family.source_kind)
+    if kind not in kinds.names("source"):
+        raise CheckpointError(f"{folder} reads values of the kind {kind!r}, which is not installed here")
+    return str(kind)
 
 
 def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
@@ -133,10 +147,10 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     if task == classifier() and config.pooling == "normed_mean":
         raw[POOLING_KEY] = config.pooling
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    shape = {
-        **mapping.sources[chosen.source_kind].save(folder, mapping.config.max_tokens),
-        **chosen.write_config(config),
-    }
+    ((kind, source),) = mapping.sources.items()
+    shape = {**source.save(folder, mapping.config.max_tokens), **chosen.write_config(config)}
+    if kind != chosen.source_kind:
+        raw[SOURCE_KEY] = kind
     if chosen.tower is not None and task != "body":
         shape = {
             "model_type": chosen.tower.full_model_type,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -85,6 +85,19 @@ class Piece:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def select(self, indices: Ints) -> Piece:
+        """Return the piece with only the tokens at `indices`; each keeps its position."""
+        return replace(
+            self,
+            tokens=self.tokens[indices],
+            positions=self.positions[indices],
+            special=self.special[indices],
+            alignment=None
+            if self.alignment is None
+            else replace(self.alignment, regions=self.alignment.regions[indices]),
+            units=None if self.units is None else self.units[indices],
+        )
 
     @property
     def nbytes(self) -> int:

@@ -235,12 +235,18 @@ class Explainable(Kind):
         """Return in words what stands in a region (a, 2) of the value."""
 
     @classmethod
-    @abstractmethod
     def highlight(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """Return the value as HTML with shaded regions, beside the bare value where the shades would hide it.
 
         shades: one for each region, from −1 (colour `against`) to 1 (colour `for`).
+        By default the value, and a shaded list of what stands in its regions.
         """
+        parts = [
+            f'<mark class="{"against" if shade < 0 else "for"}" style="--shade:{abs(shade):.2f}">'
+            f"{html.escape(cls.excerpt(value, region))}</mark>"
+            for region, shade in zip(regions, shades, strict=True)
+        ]
+        return " ".join([html.escape(str(value)), *parts])
 
 
 class Describable(Kind):

@@ -104,12 +104,12 @@ class Source(Kind):
         Raises CheckpointError.
         """
 
-    @abstractmethod
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the files that `open` reads; return the entries of config.json that repeat them.
+        """Write the files that `open` reads; return the entries of config.json that repeat them. By default there are none.
 
         longest: the most tokens of an example.
         """
+        return {}
 
     @property
     @abstractmethod
@@ -129,13 +129,16 @@ class Source(Kind):
         aligned: whether pieces carry their alignment and units, which takes time.
         """
 
-    @abstractmethod
     def cut(self, piece: Piece, length: int) -> Piece:
         """Return the first `length` tokens of a piece, its frame kept."""
+        return piece.select(np.arange(length))
 
-    @abstractmethod
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Return all of a piece as consecutive pieces of at most `length` tokens, each with the frame."""
+        frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
+        room = length - len(frame)
+        starts = range(0, len(inner), room)
+        return [piece.select(np.concatenate([frame, inner[start : start + room]])) for start in starts]
 
     @abstractmethod
     def embedder(self, width: int) -> nn.Module:

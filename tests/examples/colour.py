@@ -1,0 +1,80 @@
+"""colour: "#ff8800". As a source three tokens, one per channel; as a target a vector that is compared by how close it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from mapsto.errors import BadCell
+from mapsto.kinds.vector import Vector
+from mapsto.sequence.corruption import choose
+from mapsto.sequence.piece import Alignment, Piece
+from mapsto.task.capabilities import Comparable, Explainable
+from mapsto.task.source import Source
+
+HEX, CHANNELS, MASK = re.compile("#[0-9a-fA-F]{6}"), ("red", "green", "blue"), 3 * 8
+
+
+class ColourCells:  # what a source and a target share: the cells of a column
+    kind = "colour"
+    samples = staticmethod(lambda: ["#ff8800", "#000000", "#12AB34", "#ffffff"])
+    fits = staticmethod(lambda cells: any(cells) and all(cell is None or HEX.fullmatch(str(cell)) for cell in cells))
+
+    @staticmethod
+    def read(cell: object) -> tuple[float, ...]:
+        if not isinstance(cell, str) or not HEX.fullmatch(cell):
+            raise BadCell("a colour is written as #rrggbb")
+        return tuple(float(int(cell[i : i + 2], 16)) for i in (1, 3, 5))
+
+
+class ColourSource(ColourCells, Source, Explainable):
+    fingerprint = "colour"
+    new = open = classmethod(lambda cls, *arguments, **options: cls())  # it learns and stores nothing
+
+    def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
+        # The characters of each token in "#rrggbb".
+        alignment = Alignment(np.array([[[1, 3]], [[3, 5]], [[5, 7]]])) if aligned else None
+        ids = [np.array(value, np.int64) // 32 + 8 * np.arange(3) for value in values]  # 8 levels per channel
+        positions, special = np.arange(3)[:, None], np.zeros(3, np.bool_)
+        return [Piece("colour", tokens, positions, special, alignment, np.arange(3)) for tokens in ids]
+
+    def embedder(self, width: int) -> nn.Module:
+        return nn.Embedding(MASK + 1, width)  # one vector per channel and level, and one for a hidden channel
+
+    def mask(self, piece: Piece, corruption: Any, rng: np.random.Generator, progress: float) -> tuple[Piece, Any]:
+        hidden = choose(corruption, piece, rng, progress)
+        return replace(piece, tokens=np.where(np.isin(np.arange(3), hidden), MASK, piece.tokens)), hidden
+
+    def token_names(self, piece: Piece) -> list[str]:
+        return [(*CHANNELS, "hidden")[token // 8] for token in piece.tokens]
+
+    def without(self, piece: Piece, tokens: Any) -> Piece:
+        return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
+
+    def blank(self, piece: Piece) -> Piece:
+        return replace(piece, tokens=np.full_like(piece.tokens, MASK))
+
+    excerpt = staticmethod(lambda value, region: CHANNELS[int(region[0][0]) // 2])
+
+
+class ColourTarget(ColourCells, Vector, Comparable):
+    primary_metric = "closeness"
+
+    def decode(self, output: Tensor) -> list[dict[str, Any]]:
+        levels = np.clip(self._numbers(output).round(), 0, 255).astype(int)
+        return [{"colour": "#" + "".join(f"{level:02x}" for level in row)} for row in levels]
+
+    def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Any]:
+        return {"closeness": (np.mean, self.per_item_metric(output, answers)), **super().metrics(output, answers)}
+
+    def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> Any:
+        return 1 - np.abs(self._numbers(output) - np.array(answers)).mean(1).astype(np.float32) / 255
+
+
+source = ColourSource
+target = ColourTarget
