@@ -152,6 +152,7 @@ def analyse(experiment: Experiment) -> Comparison:
     ]
     candidates = {candidate.name: candidate for candidate in design.candidates}
     item_scores = [_item_scores(experiment, candidates[name], count, TEST) for name, count in keys]
+    # One call for all models: what draws and rows have in common cancels out in their differences.
     samples: ScoreSamples = dict(zip(keys, _sample_means(*item_scores).T, strict=True))
     num_rows = len(design.test_sets[TEST])
     curves = {
@@ -242,6 +243,7 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
         label_counts = _label_counts(reference, samples)
         curve = _curve(reference, label_counts, samples)
         for candidate in design.candidates:
+            # Random weights are compared with the linear baseline, but not with themselves.
             if candidate.start is None and (candidate.method != "full" or reference.method == "full"):
                 continue
             for index, count in enumerate(label_counts):
@@ -272,6 +274,7 @@ def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> lis
             factor * last: interval(extrapolate(label_counts, curve, factor * last), num_rows)
             for factor in EXTRAPOLATION_FACTORS
         }
+        # The check: the power law fitted without the last point.
         predicted_last = interval(extrapolate(label_counts[:-1], curve[:, :-1], last), num_rows)
         extrapolations.append(Extrapolation(candidate.name, scores, predicted_last))
     return extrapolations
@@ -308,10 +311,12 @@ def describe_benefit(start: str, reference: str, differences: list[Difference]) 
     Only methods that were fitted with most numbers of labels count; of these the one with the largest mean gain is described.
     """
     methods = dict.fromkeys(difference.candidate for difference in differences)
+    # A method for few labels alone, such as contrast, says nothing about the larger numbers.
     by_method = [[d for d in differences if d.candidate == method] for method in methods]
     best_method = max(by_method, key=lambda group: (len(group), sum(d.points.value for d in group)))
     points = "; ".join(f"{format_points(d.points)} points with {d.num_labels:,} labels" for d in best_method)
     text = f"{best_method[0].candidate} against {reference}: {points}."
+    # A single draw of labels has no interval.
     if math.isnan(best_method[0].points.low):
         return f"{text} With one draw of labels, significance cannot be tested."
     better = [d for d in best_method if d.points.low > 0]
@@ -357,5 +362,6 @@ def format_labels_saved(difference: Difference) -> str:
 def _round_to_two_digits(value: float) -> str:
     if abs(value) < 10:
         return f"{round(value)}"
+    # The intervals are too wide for more digits to mean anything.
     digits = 1 - math.floor(math.log10(abs(value)))
     return f"{round(value, digits):,.0f}"

@@ -22,6 +22,7 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
     target = design.target()
     labels = rows.targets[design.port]
     target.learn(labels, design.options.balance)
+    # Without pieces: these targets read one vector, not places.
     values = np.array([target.encode(label, ()).values for label in labels])
     if fit.candidate.method == CONSTANT:
         return target, _fit_constant(target, values)

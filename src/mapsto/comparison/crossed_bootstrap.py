@@ -51,6 +51,7 @@ class CrossedMeans:
             residuals = item_scores[:, draw] - (values + draw_effects[:, draw])[:, None] - item_effects
             residual_squares += residuals @ residuals.T
         residual_squares /= (s - 1) * (n - 1)
+        # The residual is part of both mean squares: it stays in the draws' and is subtracted from the items'.
         item_covariance = _nearest_covariance(item_squares - residual_squares) / (s * n)
         np.fill_diagonal(item_covariance, np.maximum(item_covariance.diagonal(), (MIN_DEVIATION / n) ** 2))
         return cls(values, draw_squares / (s * n), item_covariance, s, n)

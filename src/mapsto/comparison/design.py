@@ -182,6 +182,7 @@ def stratified_order(strata: Sequence[Any], seed: int) -> Any:
 
     First comes one row of each class, the most frequent class first, then rows of each class in proportion to its size.
     """
+    # Stream 1 of the seed; stream 0 belongs to the bootstrap.
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     order = rng.permutation(len(strata))
     class_sizes = Counter(strata)
@@ -190,6 +191,7 @@ def stratified_order(strata: Sequence[Any], seed: int) -> Any:
     for row in order.tolist():
         stratum = strata[row]
         size = class_sizes[stratum]
+        # The i-th row of a class of size n ranks at (i + ½)/n, which interleaves classes in proportion to their sizes.
         rank[row] = (num_ranked[stratum] + 0.5) / size if num_ranked[stratum] else -size
         num_ranked[stratum] += 1
     return order[np.argsort(rank[order], kind="stable")]
@@ -210,6 +212,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     targets = make_targets(arrow, options)
     pool = load_rows(arrow, table)
     require_readable(pool, options.bad_rows)
+    # A dry run: labels that nothing can be learnt from fail here, and not after an hour of fits.
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if request.test is None:
@@ -219,6 +222,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
         pool = pool.select(pool_indices)
     else:
         test_table = read_table(request.test, encoding=options.encoding)
+    # Rows that are also in the pool would make the scores too good.
     test_table_left, findings = examined(pool, test_table, options, progress.say)
     assert test_table_left is not None
     test_sets = _test_sets(arrow, test_table_left)
@@ -298,6 +302,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
             candidates.append(Candidate(f"{SCRATCH}, full", "full"))
         else:
             candidates += [Candidate(f"{Path(start).name}, {method}", method, start) for method in methods]
+    # Two folders may have the same name; then the whole path tells which.
     names = [candidate.name for candidate in candidates]
     return [
         replace(candidate, name=f"{candidate.start}, {candidate.method}")
@@ -342,6 +347,7 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
         [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
+    # All rows of a kind have the same perturbations, so that the first row names them.
     for name in variants[0][0]:
         columns = [
             [variant.get(name, value) for variant, value in zip(column_variants, values, strict=True)]

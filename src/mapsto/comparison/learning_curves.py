@@ -20,6 +20,7 @@ def labels_needed(label_counts: Sequence[int], curves: Floats, scores: Floats) -
     Interpolated in the logarithm of the labels; a curve counts as the best that it has reached so far. Infinite where a curve
     never reaches the score, the smallest number where it starts above it.
     """
+    # A curve that falls by chance has still reached what it reached before.
     best = np.maximum.accumulate(curves, axis=1)
     logs = np.log(np.asarray(label_counts, np.float64))
     first_reached = np.sum(best < scores[:, None], axis=1)  # the index of the first number of labels that is enough

@@ -65,6 +65,7 @@ def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> N
 
 def _table_rows(fit: Fit, result: FitResult) -> Iterator[dict[str, Any]]:
     """Yield one fit as rows of fits.parquet, one for each number."""
+    # Column names of the file format, older than the names in code.
     fit_columns = {"way": fit.candidate.name, "labels": fit.num_labels, "seed": fit.seed}
     for test_set, item_scores in result.item_scores.items():
         yield {**fit_columns, "rows": test_set, "figure": "score", "value": float(item_scores.mean())}
@@ -126,6 +127,7 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.metric}, %")
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        # A logarithmic axis would label its minor ticks beside the numbers of labels.
         axes.minorticks_off()
         chart.add_legend()
     rows = []
@@ -268,6 +270,7 @@ def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Sect
         for name, points in comparison.curves.items()
         if points[-1].num_labels == num_labels
     }
+    # The best first; a model whose largest number of labels is smaller is left out.
     ranked = sorted(scores, key=lambda name: -scores[name])
     first_draws = {name: _results(experiment, name, num_labels)[0] for name in ranked}
     best = ranked[0]

@@ -1,4 +1,4 @@
-"""Runs the fits of a comparison, in one or several processes, and saves each finished one.
+"""Execution of the fits of a comparison, in one or several processes, with each finished one saved.
 
 Every fit is scored on the same test sets. Finished fits are kept in the folder, so that an interrupted comparison resumes
 where it stopped and ends with the same numbers.
@@ -154,6 +154,7 @@ def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[t
     if jobs == 1 or len(fits) < 2:
         yield ((fit, run_fit(design, fit)) for fit in fits)
         return
+    # Spawned, not forked: a fork of a process with OpenMP threads may hang.
     num_threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (design, num_threads))
     try:
@@ -186,6 +187,7 @@ def _exit_with_parent() -> None:
 def _run_in_worker(fit: Fit) -> FitResult:
     """Run a fit in this worker. Once interrupted, the worker refuses all further fits."""
     if _WORKER_DESIGN:
+        # Ctrl-C reaches all processes of the group; the pool would hand this one the next fit.
         with suppress(Interrupted, KeyboardInterrupt):
             return run_fit(_WORKER_DESIGN[0], fit)
         _WORKER_DESIGN.clear()
@@ -220,6 +222,7 @@ def run_fit(design: Design, fit: Fit) -> FitResult:
         target, predict = _model_predict(design, mapping)
     outputs = {name: predict(test_rows) for name, test_rows in design.test_sets.items()}
     parts: dict[int, list[Attribution]] = {}
+    # One fit of each model is enough to show what it looks at.
     if mapping is not None and (fit.num_labels, fit.seed) == (design.label_counts[-1], design.seeds[0]):
         parts = explain_cases(design.predictions(target, outputs[TEST]), mapping, device)
     metrics = target.metrics(outputs[TEST], design.test_sets[TEST].targets[design.port])
@@ -345,6 +348,7 @@ def _save_result(out: Path, fit: Fit, result: FitResult) -> None:
     """Write the result of a finished fit atomically."""
     scores = {f"gains.{name}": item_scores for name, item_scores in result.item_scores.items()}
     state = {key: getattr(result, name) for key, name in STATE_KEYS.items()}
+    # JSON has no integer keys.
     state["parts"] = {str(row): list(map(asdict, parts)) for row, parts in result.parts.items()}
     checkpoint.save_checkpoint(out / FITS_FOLDER / fit.folder_name, {"output": result.output, **scores}, state)
 

@@ -178,6 +178,7 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
         return {}  # an Explainer explains the first target only
     rows = np.unique(np.concatenate([_confident_mistakes(predictions), _random_rows(predictions)]))
     try:
+        # A copy, as the explainer changes the precision of its model.
         explainer = Explainer(copy.deepcopy(mapping), device)
         parts = [explanation.parts for explanation in explainer.explain(predictions.rows.select(rows))]
     except UsageError:
@@ -214,6 +215,7 @@ def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
         threshold = _round_down(float(np.sort(confidence)[::-1][max(1, round(coverage * len(confidence))) - 1]))
         is_answered = confidence >= threshold
         point = CoveragePoint(threshold, float(is_answered.mean()), with_interval(mean_score, scores[is_answered]))
+        # Many equal confidences give the same threshold twice.
         if not points or point.coverage < points[-1].coverage:
             points.append(point)
     return points
@@ -244,6 +246,7 @@ def _adjust_p_values(p_values: Floats) -> Floats:
     """Adjust p-values for multiple testing (Holm 1979)."""
     adjusted = np.empty(len(p_values))
     order = np.argsort(p_values, kind="stable")
+    # The smallest p-value counts times the number of tests, the next times one less; none below the one before it.
     multiplied = p_values[order] * np.arange(len(p_values), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(multiplied))
     return adjusted
@@ -266,6 +269,7 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
         yield f"{column} is blank", np.array([cell is None for cell in cells])
         texts = np.array(["" if cell is None else str(cell) for cell in cells])
         counts = Counter(texts[texts != ""].tolist())
+        # Few different numbers are categories, such as stars.
         if len(counts) > MAX_VALUES_PER_COLUMN and (numbers := _parse_numbers(cells)) is not None:
             yield from _quarters(column, numbers)
         else:
@@ -298,6 +302,7 @@ def _parse_numbers(cells: Sequence[object]) -> Floats | None:
 
 def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
     """Yield slices between the quartiles of a number."""
+    # Equal quartiles merge, where many rows have the same value.
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
     for index, (low, high) in enumerate(pairwise(edges.tolist())):
         is_inside = (values >= low if index == 0 else values > low) & (values <= high)
@@ -308,6 +313,7 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
     """Return the two-sided p-value of a difference: Fisher's exact test for right and wrong, else Welch's t-test."""
     from scipy import stats  # a second to import
 
+    # Fisher's test is exact for small slices, where a t-test is not.
     if set(np.unique(np.concatenate([scores, rest_scores]))) <= {0.0, 1.0}:
         table = [[int(part.sum()), len(part) - int(part.sum())] for part in (scores, rest_scores)]
         return float(stats.fisher_exact(table)[1])
@@ -359,6 +365,7 @@ def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attributi
     cases = []
     for row, answer in zip(rows.tolist(), target.decode(predictions.outputs[torch.from_numpy(rows)]), strict=True):
         file, line = table_rows.origin(row)
+        # Several sources stand on lines of their own.
         value = "\n".join(str(column[row]) for column in table_rows.sources)
         label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
         cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))

@@ -120,6 +120,7 @@ def evaluate(
         )
     row_ports = mapping.ports_per_example
     token_ports = [port for port in range(len(mapping.targets)) if port not in row_ports]
+    # Targets read at tokens and those read once an example need a forward pass each.
     num_passes = bool(token_ports) + bool(row_ports)
     on_scored = _report_rows(progress or Progress(), len(encoded.row_indices) * num_passes, len(rows))
     scores: dict[str, Score] = {}
@@ -197,6 +198,7 @@ def _sample_outputs(
     """Return target `port`'s outputs for a few random rows, the same ones at every call."""
     target, num_rows = mapping.targets[port], len(rows)
     assert isinstance(target, Located)
+    # Sorted, so that samples are shown in the order of the table.
     row_indices = np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
     pieces = {row: encoded.pieces[row] for row in row_indices}
     examples = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in row_indices]

@@ -104,9 +104,11 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             rest = f"other rows {100 * weak[0].rest_mean:.1f} %"
             lines.append(f"{prefix}It is weakest where {weak[0].name}: {weak[0].score.percent}, {rest}.")
         if len(analysis.coverage_curve) > 1:
+            # A fifth of the rows left to a person is what many can afford.
             point = min(analysis.coverage_curve, key=lambda point: abs(point.coverage - 0.8))
             rows = f"the {100 * point.coverage:.0f} % of the rows that it is most confident about"
             lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}.")
+    # No metric is the main one of such targets.
     if not analyses:  # scores of tokens or of pictures, none of which is the main one
         values = (
             f"{name.replace('_', ' ')} {score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
@@ -154,6 +156,7 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
         curves["held-out rows"] = ([step["step"] for step in validations], held_out_losses)
     with draw_chart("Training loss by step; its last and lowest values are in the table") as chart:
         points = np.array(curves["batches"], np.float64)
+        # Means of neighbouring steps keep the page small and the curve readable.
         bins = np.array_split(points, min(points.shape[1], MAX_POINTS), axis=1)
         means = np.stack([part.mean(1) for part in bins], 1)
         chart.axes.plot(*means, color=SERIES[0], alpha=0.5, linewidth=1, label="batches")

@@ -58,6 +58,7 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
         replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
         for case in analysis.mistakes
     ]
+    # Those among the mistakes are marked there.
     further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
     caveat = [f"Confident learning doubts the labels that may be wrong; {LABEL_ISSUES_CAVEAT}."]
     legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])

@@ -28,6 +28,7 @@ class AttnLRP(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Called for every torch function inside the context; most keep their own gradient.
         rule = RULES.get(func, func)
         return rule(*args, **(kwargs or {}))
 
@@ -40,6 +41,7 @@ def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tens
     """Return the activation as x times the constant f(x)/x."""
 
     def rule(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # f(x)/x has a limit at 0, which is met by a point beside it.
         nonzero = torch.where(x.abs() < EPSILON, torch.full_like(x, EPSILON), x)
         return x * (activation(nonzero, *args, **kwargs) / nonzero).detach()
 
@@ -47,6 +49,7 @@ def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+    # Both products of attention are bilinear: each factor gets half of the relevance.
     scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
     return _halve_gradient(weights) @ _halve_gradient(v)

@@ -111,6 +111,7 @@ class Explainer:
             )
         if steps < 1:
             raise UsageError(f"--steps must be above 0, not {steps}")
+        # A kernel for bf16 would bypass the rules of AttnLRP, and rounding would drown small differences.
         self.mapping = mapping.to(device).eval().float().computing_in(torch.float32)
         self.device, self.method, self.steps = device, method, steps
         self.num_cut = 0
@@ -220,11 +221,13 @@ class Explainer:
             for index, example in enumerate(examples)
             for step in range(self.steps)
         ]
+        # Steps of all examples share batches, so that short texts fill them too.
         for batch in batches(copies, TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
             indices, step = batch.rows // self.steps, batch.rows % self.steps
             x = self._embed(on_device)
             baseline = self._embed(_with_tokens_of(on_device, [blanks[int(index)] for index in indices]))
+            # The place behind the last example is padding, which stays at the baseline.
             progress = torch.from_numpy(np.append(positions[step], 0)).to(x)[on_device.owner][..., None]
             reference = outputs[torch.from_numpy(indices)].to(self.device)
             gradient = self._gradient(on_device, baseline + progress * (x - baseline), reference)
@@ -258,6 +261,7 @@ class Explainer:
         outputs_without = self.outputs([self.remove_parts(examples[index], [part]) for index, part in removals])
         indices = torch.tensor([index for index, _ in removals])
         scores = self.answer_scores(outputs, outputs)[indices.numpy()]
+        # The score followed is that of the original answer, even where another answer is better without the part.
         drops = scores - self.answer_scores(outputs_without, outputs[indices])
         weights = [np.zeros(sum(map(len, example.pieces)), np.float32) for example in examples]
         for (index, part), drop in zip(removals, drops.tolist(), strict=True):
@@ -290,6 +294,7 @@ class Explainer:
             port = int(np.searchsorted(first_tokens, tokens[0], side="right")) - 1
             piece = example.pieces[port]
             assert piece.alignment is not None
+            # None where the tokens have no place in the raw value, such as an inserted space.
             region = piece.alignment.to_raw(tokens - first_tokens[port])
             if region is not None:
                 text = self.sources[piece.kind].excerpt(values[port], region)
@@ -305,6 +310,7 @@ def split_parts(example: Example) -> list[Ints]:
         units = np.arange(len(piece)) if piece.units is None else piece.units
         tokens = np.flatnonzero(~piece.special)
         if len(tokens):
+            # A part is a run of tokens of the same unit.
             breaks = np.flatnonzero(np.diff(units[tokens])) + 1
             parts += [first + part for part in np.split(tokens, breaks)]
         first += len(piece)

@@ -134,6 +134,7 @@ def _scores_without_parts(
     reduced_outputs = explainer.outputs(reduced)
     num_reductions = len(ORDERS) * (len(DELETED_SHARES) + len(RETAINED_SHARES))
     indices = torch.arange(len(examples)).repeat_interleave(num_reductions)
+    # Always the score of the original answer, whatever the model answers without the parts.
     full_scores = explainer.answer_scores(outputs, outputs)
     reduced_scores = explainer.answer_scores(reduced_outputs, outputs[indices])
     if has_exclusive_classes(explainer.target):  # the scores are log-odds of one class
@@ -159,6 +160,7 @@ def _sigmoid(scores: Floats) -> Floats:
 def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfulness:
     """Compute the measures from the quantity of the full examples (n,) and with parts deleted (n, o, s)."""
     deleted, retained = np.split(reduced, [len(DELETED_SHARES)], axis=2)
+    # Comprehensiveness averages over the shares that sufficiency retains, so that the two compare.
     same_shares = [DELETED_SHARES.index(share) for share in RETAINED_SHARES]
     return Faithfulness(
         explainer.method,
@@ -177,6 +179,7 @@ def _measure(values: Floats, sign: int) -> Measure:
 
 
 def _mean_score(values: Floats) -> Score:
+    # A bootstrap of one value would claim certainty.
     if len(values) < 2:
         return Score(float(values[0]), float("nan"), float("nan"), 1)
     return with_interval(np.mean, values)

@@ -13,6 +13,7 @@ from mapsto.task.capabilities import Explainable
 
 def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:
     """Return the values of one row, one a source, as HTML with their parts shaded relative to the largest weight."""
+    # Relative to the row's own largest weight; 1 where all weights are 0.
     largest = max((abs(part.weight) for part in parts), default=0.0) or 1.0
     lines = []
     for port, (kind, value) in enumerate(zip(source_kinds, values, strict=True)):

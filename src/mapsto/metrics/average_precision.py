@@ -46,6 +46,7 @@ def non_maximum_suppression(detections: Floats, class_indices: NDArray[np.int64]
     detections: boxes (d, 4), the most confident first.
     """
     overlap = pairwise_iou(detections, detections, np.zeros(len(detections), np.bool_)) > NMS_IOU
+    # Objects of different classes may share a box.
     overlap &= class_indices[:, None] == class_indices[None]
     survivors: list[int] = []
     for d in range(len(detections)):
@@ -78,6 +79,7 @@ def match_detections(detections: Floats, scores: Floats, objects: Floats, is_cro
     """
     order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
     detections, scores = detections[order], scores[order]
+    # COCO tries the crowds last.
     crowds_last = np.argsort(is_crowd, kind="stable")
     objects, is_crowd = objects[crowds_last], is_crowd[crowds_last]
     iou = pairwise_iou(detections, objects, is_crowd)
@@ -86,6 +88,7 @@ def match_detections(detections: Floats, scores: Floats, objects: Floats, is_cro
     for t, threshold in enumerate(IOU_THRESHOLDS):
         is_matched = np.zeros(len(objects), np.bool_)
         for d in range(len(detections)):
+            # COCO caps the threshold below 1, so that a perfect box still matches.
             best = _best_match(iou[d], is_matched, is_crowd, min(float(threshold), 1 - 1e-10))
             if best is None:
                 continue
@@ -143,6 +146,7 @@ class _ClassDetections:
         num_correct = np.cumsum(self.is_correct[thresholds] * repeats, axis=1)
         num_wrong = np.cumsum((self.counts & ~self.is_correct)[thresholds] * repeats, axis=1)
         recall = num_correct / (weight @ self.num_objects)
+        # The smallest float keeps 0 / 0 at 0.
         precision = num_correct / (num_correct + num_wrong + np.spacing(1))
         # The envelope: the best precision at this or any higher recall.
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -171,6 +175,7 @@ class AveragePrecision:
         return self._mean(pictures, slice(None), 1)
 
     def _mean(self, pictures: NDArray[Any], thresholds: slice, metric: int) -> float:
+        # A bootstrap resample is a weight for each picture: how often it was drawn.
         weight = np.bincount(pictures, minlength=len(self.classes[0].num_objects)) if self.classes else np.zeros(0)
         values = [
             detections.precision_and_recall(weight, thresholds)[metric]

@@ -14,6 +14,7 @@ from mapsto.metrics.intervals import Array, Floats
 def macro_f1(labels: Array, predictions: Array) -> float:
     """Return the F1 score averaged over the classes present in `labels` or `predictions`, both (n,) class indices."""
     num_classes = int(max(labels.max(), predictions.max())) + 1
+    # F1 = 2·TP / (2·TP + FP + FN), and the denominator is the class among labels plus the class among predictions.
     num_correct = np.bincount(labels[labels == predictions], minlength=num_classes)
     num_either = np.bincount(labels, minlength=num_classes) + np.bincount(predictions, minlength=num_classes)
     return float(np.mean(2 * num_correct[num_either > 0] / num_either[num_either > 0]))
@@ -32,7 +33,9 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     """Return the mean gap between confidence and accuracy over equal-width confidence bins (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels
+    # Bins are open below and closed above, as in the paper; confidence 0 belongs to the first.
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    # Sum over the bin of (correct − confidence), which already weights bins by their size.
     gaps = np.bincount(bin_index, is_correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 

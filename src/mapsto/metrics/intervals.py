@@ -90,6 +90,7 @@ def with_interval(
         items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
         if set(np.unique(items)) <= {0.0, 1.0}:
             return Score(float(items.mean()), *_wilson_interval(float(items.mean()), n, confidence), n)
+    # The same resamples for every metric of n items, so that their intervals are comparable.
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
     samples = np.array([metric(*(array[index] for array in arrays)) for index in _resample(n, rng, resamples)])
     tail = (1 - confidence) / 2
@@ -109,12 +110,14 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
         return Score(mean, float("nan"), float("nan"), n)
     from scipy.stats import t as student  # takes a second to import, and most commands show no interval
 
+    # 0.975 leaves 2.5 % on each side.
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return Score(mean, max(mean - half, minimum), min(mean + half, maximum), n)
 
 
 def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, float]:
     """Return Wilson's score interval of a share of `n` items."""
+    # The shares p for which |share − p| is at most z standard deviations √(p(1 − p)/n).
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre, scale = share + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
@@ -123,6 +126,7 @@ def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, fl
 
 def _resample(n: int, rng: np.random.Generator, resamples: int) -> Iterator[Any]:
     """Yield the index arrays (n,) of bootstrap resamples, drawn in blocks of bounded memory."""
+    # One call a resample would cost more than the metric itself.
     block = max(1, RESAMPLED_AT_ONCE // n)
     for start in range(0, resamples, block):
         yield from rng.integers(0, n, size=(min(block, resamples - start), n))

@@ -38,6 +38,7 @@ def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
                 np.bincount(bin_index, values, NUM_BINS)[is_large] / counts[is_large]
                 for values in (confidence, correctness)
             )
+            # A single model gets the accent colour of the other charts.
             colour = SERIES[(index + 2 * (len(models) == 1)) % len(SERIES)]
             dash = DASHES[index // len(SERIES) % len(DASHES)]
             chart.axes.plot(x, y, color=colour, marker="o", linestyle=dash, label=name)

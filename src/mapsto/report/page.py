@@ -94,6 +94,7 @@ class Page:
         """Render the page. All text is escaped, except for what `trusted_html` marks."""
         from jinja2 import Environment, PackageLoader  # only pages need it
 
+        # Escaping is on for every template variable: inputs are the user's text.
         environment = Environment(loader=PackageLoader("mapsto.report", ""), autoescape=True, trim_blocks=True)
         sections = [_template_fields(section) for section in self.sections]
         page = {"title": self.title, "subtitle": self.subtitle, "headline": self.headline, "sections": sections}
@@ -173,10 +174,12 @@ def _apply_theme(svg: str, label: str) -> str:
     """Replace placeholder colours by CSS variables and matplotlib's font by the page's, and add the label."""
     from markupsafe import escape
 
+    # Inline SVG takes no XML declaration, and its metadata only makes the page larger.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, name in VARIABLES.items():
         svg = svg.replace(colour, f"var({name})")
+    # Matplotlib names the fonts that it has; the page uses those of the reader.
     svg = re.sub(r"font: ([^;\"]*)'sans-serif'[^;\"]*", r"font: \1sans-serif", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
