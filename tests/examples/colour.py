@@ -53,7 +53,7 @@ class ColourSource(ColourCells, Source, Explainable):
     def token_names(self, piece: Piece) -> list[str]:
         return [(*CHANNELS, "hidden")[token // 8] for token in piece.tokens]
 
-    def without(self, piece: Piece, tokens: Any) -> Piece:
+    def remove_tokens(self, piece: Piece, tokens: Any) -> Piece:
         return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
