@@ -277,7 +277,7 @@ def test_a_body_is_pretrained_further_and_fitted_to_labels(tmp_path: Path) -> No
     [
         ({"num_detection_tokens": 7}, "says 7 learnt queries, .* have 6"),
         ({"num_detection_tokens": 0}, "num_detection_tokens must be"),
-        ({"use_mid_position_embeddings": False}, "behind 0 layers; .* those for 2"),
+        ({"use_mid_position_embeddings": False}, "behind 0 layers; .* positions for 2"),
         ({"image_size": [16, 16]}, "has shape"),
     ],
 )

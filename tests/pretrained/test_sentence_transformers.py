@@ -113,7 +113,7 @@ def test_what_would_make_other_vectors_is_refused(file: str, fields: dict[str, A
         (lambda m: m[1].update(path="../1_Pooling"), "not beside it"),
         (lambda m: m[0].update(path="0_Transformer"), "not beside it"),
         (lambda m: m[0].pop("type"), "no list of modules"),
-        (lambda m: m.clear(), "asks for nothing"),
+        (lambda m: m.clear(), "lists no modules"),
     ],
 )
 def test_other_modules_are_refused(edit: Any, says: str, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def _with_decoder(config: ModelConfig, options: Options) -> ModelConfig:
     width = max(2, shape.width // 4 * 2)
     sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _num_heads(width)}
     sizes["feed_forward_width"] = max(1, shape.feed_forward_width * width // shape.width)
-    return replace(config, decoder=huggingface.decoder_of(shape, sizes))
+    return replace(config, decoder=huggingface.make_decoder_config(shape, sizes))
 
 
 def _matching_family(config: ModelConfig) -> ModelConfig:

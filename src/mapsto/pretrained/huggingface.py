@@ -1,7 +1,8 @@
-"""Published folders: opened into weights under our names, and written so that `transformers` opens them as they stand.
+"""Published model folders (Hugging Face): opened as weights under mapsto's names, and saved so that `transformers` opens them.
 
-What a family calls its weights and settings is told by its file in zoo/; which files a folder has, what is refused and
-what a classifier's head means is the same for all of them.
+A family's names of weights and settings stand in its file in zoo/. This module holds what is the same for all families: the
+files of a folder, the checks, and the meaning of a classifier's head. No code of a checkpoint is run: safetensors and JSON only,
+and every shape is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -39,28 +40,31 @@ from mapsto.task.capabilities import Classes, Spatial
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
 
-
-# The source kind, where it is not the one that the family reads.
-SOURCE_KEY = "mapsto_source"
+# Key of config.json for a pooling that the family cannot express.
 POOLING_KEY = "mapsto_pooling"
-
-
 # Key of config.json for a decoder the family cannot express, and its entries by the field of TransformerConfig they hold.
 DECODER_KEY = "mapsto_decoder"
 DECODER_SIZES = {"width": "width", "layers": "layers", "heads": "heads", "feed_forward_width": "hidden"}
-
+# Key of config.json for the source kind, where it is not the one that the family reads.
+SOURCE_KEY = "mapsto_source"
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-
+# The files that are downloaded from the hub.
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
 
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """An opened checkpoint. `labels` are the classes of its classifier, in order, and `answered` the kind that this answers."""
+    """An opened checkpoint.
+
+    tensors: its weights under mapsto's names, in fp32.
+    sources: its one source, by kind.
+    labels: the class names of its classifier or detector, in order; None without one.
+    notes: messages for the user about what was left out.
+    target_kind: the kind that the labels are of.
+    """
 
     config: ModelConfig
     tensors: dict[str, Tensor]
@@ -68,61 +72,169 @@ class PretrainedModel:
     labels: list[str] | None
     folder: Path
     notes: tuple[str, ...] = ()
-    answered: str = ""
+    target_kind: str = ""
 
 
 def open_pretrained(name: str) -> PretrainedModel:
     """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
-    folder = _find(name)
-    if not (folder / CONFIG).exists():
-        raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG}")
-    raw = read_json(folder / CONFIG)
-    if "auto_map" in raw:
-        raise CheckpointError(
-            f"{folder / CONFIG} asks to run code that the checkpoint brings (auto_map), which mapsto never does; "
-            "where its model_type is one of the supported ones, take auto_map out of config.json"
-        )
-    kind = raw.get("model_type")
-    if not isinstance(kind, str):
-        raise CheckpointError(f"{folder / CONFIG} names no model_type; supported are: {', '.join(zoo.family_names())}")
-    family = zoo.get_family(kind)
-    try:
-        config = _config(family, raw, kind)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        if isinstance(error, MapstoError):
-            raise
-        raise CheckpointError(f"{folder / CONFIG} is no configuration of {kind}: {error!r}") from error
-    chosen = zoo.family_of(config)
-    for file, remedy in chosen.required_files.items():
+    folder = _find_folder(name)
+    raw, config = _read_config(folder)
+    family = zoo.family_of(config)
+    for file, remedy in family.required_files.items():
         if not (folder / file).exists():
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     if DECODER_KEY in raw:
-        config = replace(config, decoder=decoder_of(config.transformer, _decoder_sizes(raw)))
+        config = replace(config, decoder=make_decoder_config(config.transformer, _read_decoder_sizes(raw)))
     notes: list[str] = []
-    given = _weights(folder)
-    tensors = to_mapsto_names(chosen, given, min(config.num_indices, len(given)) + 1, folder, notes)
+    published = _read_weights(folder)
+    # A damaged config.json may claim any number of layers: no more names are listed than there are weights.
+    num_indices = min(config.num_indices, len(published)) + 1
+    tensors = to_mapsto_names(family, published, num_indices, folder, notes)
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
-        notes.append(f"its table of {config.transformer.languages} languages is kept, but no language is named to it")
-    answered, labels = _classes(raw, chosen, tensors, notes)
-    config = _pooled(config, raw, tensors, labels)
+        notes.append(f"its table of {config.transformer.languages} languages is kept, but not used")
+    target_kind, labels = _read_classes(raw, family, tensors, notes)
+    config = _choose_pooling(config, raw, tensors, labels)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
-    source_kind = _source_kind(raw, chosen, folder)
-    stem = f"embedders.{source_kind}."
-    source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(source_kind).open(folder, source_weights, config.backbone)
+    source = _open_source(folder, config, _source_kind(raw, family, folder), tensors)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
-    layers = (config.transformer.layers - 1) * config.mid_positions
-    queries, layer_positions = (source.queries, source.layer_positions) if isinstance(source, Spatial) else (0, 0)
-    if (queries, layer_positions) != (config.num_queries, layers):
-        raise CheckpointError(
-            f"{folder}: config.json says {config.num_queries} learnt queries, and positions again behind {layers} layers; "
-            f"the weights have {queries}, and those for {layer_positions}"
-        )
     _require_body(config, source, tensors, folder)
-    return PretrainedModel(config, tensors, {source_kind: source}, labels, folder, tuple(notes), answered)
+    return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind)
+
+
+def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
+    """Write config.json, model.safetensors and the files of the source, so that `transformers` opens the folder.
+
+    labels: the class names of the published head, in order.
+    """
+    family, task, config = zoo.family_of(mapping.config), published_task(mapping), mapping.config
+    raw: dict[str, Any] = {
+        "architectures": [family.architectures[task]],
+        "model_type": config.family,
+        "dtype": "float32",
+    }
+    if task == classifier() and config.pooling == "normed_mean":
+        raw[POOLING_KEY] = config.pooling
+        # `all_weights` adds a layer that computes the mean.
+        config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
+    ((kind, source),) = mapping.sources.items()
+    shape = {**source.save(folder, mapping.config.max_tokens), **family.write_config(config)}
+    if kind != family.source_kind:
+        raw[SOURCE_KEY] = kind
+    if family.tower is not None and task != "body":
+        shape = {
+            "model_type": family.tower.full_model_type,
+            family.tower.config_key: {"model_type": family.tower.model_type, **shape},
+        }
+    raw |= shape
+    if mapping.decoder is not None and not can_save_decoder(config):
+        raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
+    if labels:
+        raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        raw["label2id"] = {label: i for i, label in enumerate(labels)}
+    tensors = to_published_names(mapping, all_weights(mapping))
+    if family.step_counter:
+        weight_ending, counter_ending = family.step_counter
+        stems = [name.removesuffix(weight_ending) for name in tensors if name.endswith(weight_ending)]
+        tensors |= {stem + counter_ending: torch.zeros((), dtype=torch.long) for stem in stems}
+    content = safetensors.torch.save(tensors, {"format": "pt"})
+    require_space(folder, len(content))
+    write_atomic(folder / WEIGHTS_FILE, content)
+    if config.sentence is not None:
+        sentence_transformers.write_sentence_config(config.sentence, config.transformer.width, folder)
+    write_atomic(folder / CONFIG_FILE, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def make_decoder_config(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
+    """Return the shape of a decoder with these DECODER_SIZES, and otherwise that of its encoder."""
+    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
+
+
+def _find_folder(name: str) -> Path:
+    """Return the folder called `name`, or the hub's snapshot of it; nothing else is asked of the network."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(
+            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
+        )
+    parent = Path(path.parts[0]) if len(path.parts) > 1 else None
+    # A mistyped local path is never asked of the hub.
+    if not HUB_NAME.fullmatch(name) or (parent is not None and parent.exists()):
+        raise CheckpointError(f"there is no folder {name}")
+    from huggingface_hub import errors, snapshot_download  # takes half a second, and local folders do not need it
+
+    hub_errors = (
+        errors.HfHubHTTPError,
+        errors.HFValidationError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+    )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (*hub_errors, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """Return the raw config.json of a folder and the model's shape in it. Raises CheckpointError."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG_FILE}")
+    raw = read_json(path)
+    if "auto_map" in raw:
+        raise CheckpointError(
+            f"{path} asks to run code of the checkpoint (auto_map), which mapsto never does; "
+            "if its model_type is supported, remove auto_map from config.json"
+        )
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(f"{path} names no model_type; supported are: {', '.join(zoo.family_names())}")
+    family = zoo.get_family(model_type)
+    try:
+        return raw, _family_config(family, raw, model_type)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        if isinstance(error, MapstoError):
+            raise
+        raise CheckpointError(f"{path} is no configuration of {model_type}: {error!r}") from error
+
+
+def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> ModelConfig:
+    """Return the shape in a config.json; of a model of several towers, that of the tower that is read."""
+    tower = family.tower
+    if tower is None:
+        return replace(family.read_config(raw), family=model_type)
+    own = raw[tower.config_key] if model_type == tower.full_model_type else raw
+    return replace(family.read_config(own), family=tower.model_type)
+
+
+def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
+    sizes = raw[DECODER_KEY]
+    if not isinstance(sizes, dict):
+        raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {sizes!r}")
+    return {field: zoo.read_positive_int(sizes, key) for field, key in DECODER_SIZES.items()}
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read all weights of a folder, from one file or from those that its index names. Raises CheckpointError."""
+    if (folder / WEIGHTS_FILE).exists():
+        return open_tensors(folder / WEIGHTS_FILE)
+    if (folder / INDEX_FILE).exists():
+        files = sorted({str(file) for file in dict(read_json(folder / INDEX_FILE).get("weight_map") or {}).values()})
+        for file in files:
+            if Path(file).name != file or not file.endswith(".safetensors"):
+                raise CheckpointError(
+                    f"{folder / INDEX_FILE} names the file {file!r}, which is no safetensors file beside it"
+                )
+        return {key: tensor for file in files for key, tensor in open_tensors(folder / file).items()}
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}, only {', '.join(pickled[:3])}: {CONVERT}")
+    raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}")
 
 
 def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
@@ -136,169 +248,79 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
     return str(kind)
 
 
-def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
-    """Write config.json, model.safetensors and the files of its source, so that `transformers` opens the folder."""
-    chosen, task, config = zoo.family_of(mapping.config), published_task(mapping), mapping.config
-    raw: dict[str, Any] = {
-        "architectures": [chosen.architectures[task]],
-        "model_type": config.family,
-        "dtype": "float32",
-    }
-    if task == classifier() and config.pooling == "normed_mean":
-        raw[POOLING_KEY] = config.pooling
-        config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    ((kind, source),) = mapping.sources.items()
-    shape = {**source.save(folder, mapping.config.max_tokens), **chosen.write_config(config)}
-    if kind != chosen.source_kind:
-        raw[SOURCE_KEY] = kind
-    if chosen.tower is not None and task != "body":
-        shape = {
-            "model_type": chosen.tower.full_model_type,
-            chosen.tower.config_key: {"model_type": chosen.tower.model_type, **shape},
-        }
-    raw |= shape
-    if mapping.decoder is not None and not can_save_decoder(config):
-        raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
-    if labels:
-        raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        raw["label2id"] = {label: i for i, label in enumerate(labels)}
-    tensors = to_published_names(mapping, all_weights(mapping))
-    if chosen.step_counter:
-        beside, end = chosen.step_counter
-        stems = [name.removesuffix(beside) for name in tensors if name.endswith(beside)]
-        tensors |= {stem + end: torch.zeros((), dtype=torch.long) for stem in stems}
-    content = safetensors.torch.save(tensors, {"format": "pt"})
-    require_space(folder, len(content))
-    write_atomic(folder / WEIGHTS, content)
-    if config.sentence is not None:
-        sentence_transformers.write_sentence_config(config.sentence, config.transformer.width, folder)
-    write_atomic(folder / CONFIG, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def decoder_of(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
-    """A decoder of these DECODER_SIZES for a stack, and otherwise like it."""
-    return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
-
-
-def _decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
-    said = raw[DECODER_KEY]
-    if not isinstance(said, dict):
-        raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {said!r}")
-    return {field: zoo.read_positive_int(said, key) for field, key in DECODER_SIZES.items()}
-
-
-def _find(name: str) -> Path:
-    """The folder called `name`, or the hub's snapshot of it; the network is asked for nothing else."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
+def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str, Tensor]) -> Source:
+    """Open the source of a folder, and check its positions against config.json. Raises CheckpointError."""
+    stem = f"embedders.{kind}."
+    source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
+    source = kinds.source(kind).open(folder, source_weights, config.backbone)
+    num_layers = (config.transformer.layers - 1) * config.mid_positions
+    queries, layer_positions = (source.queries, source.layer_positions) if isinstance(source, Spatial) else (0, 0)
+    if (queries, layer_positions) != (config.num_queries, num_layers):
         raise CheckpointError(
-            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
+            f"{folder}: config.json says {config.num_queries} learnt queries, and positions added behind {num_layers} "
+            f"layers; the weights have {queries}, and positions for {layer_positions}"
         )
-    first = Path(path.parts[0]) if len(path.parts) > 1 else None
-    if not HUB_NAME.fullmatch(name) or (first is not None and first.exists()):
-        raise CheckpointError(f"there is no folder {name}")
-    from huggingface_hub import (
-        errors,
-        snapshot_download,
-    )  # half a second to import, for nothing where a folder is named
-
-    away = (
-        errors.HfHubHTTPError,
-        errors.HFValidationError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-    )
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (*away, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
+    return source
 
 
-def _config(family: Family, raw: Dict[str, Any], kind: str) -> ModelConfig:
-    """What a config.json of model_type `kind` says, if of several towers, of the one that is read."""
-    tower = family.tower
-    if tower is None:
-        return replace(family.read_config(raw), family=kind)
-    return replace(
-        family.read_config(raw[tower.config_key] if kind == tower.full_model_type else raw), family=tower.model_type
-    )
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).exists():
-        return open_tensors(folder / WEIGHTS)
-    if (folder / INDEX).exists():
-        files = sorted({str(file) for file in dict(read_json(folder / INDEX).get("weight_map") or {}).values()})
-        for file in files:
-            if Path(file).name != file or not file.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{folder / INDEX} names the file {file!r}, which is no safetensors file beside it"
-                )
-        return {key: tensor for file in files for key, tensor in open_tensors(folder / file).items()}
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    if pickled:
-        raise CheckpointError(f"{folder} has no {WEIGHTS}, only {', '.join(pickled[:3])}: {CONVERT}")
-    raise CheckpointError(f"{folder} has no {WEIGHTS}")
-
-
-def _classes(
-    raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]
+def _read_classes(
+    raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
-    """Return the kind that a checkpoint's head answers, and its classes in order; no classes where it has no such head."""
-    for task in chosen.weight_names:
+    """Return the kind that a checkpoint's head answers, and its class names in order; None for a checkpoint without one."""
+    for task in family.weight_names:
         target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
         if target is not None and issubclass(target, Classes):
             count = target.count_published_classes(tensors)
             if count is not None:
-                return task, _names(raw, count, notes)
-    return classifier(), _labels(raw, chosen, tensors, notes)
+                return task, _read_class_names(raw, count, notes)
+    return classifier(), _read_labels(raw, family, tensors, notes)
 
 
-def _labels(raw: Dict[str, Any], chosen: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
-    """The classes of a classifier over whole texts; the head of any other task is left out, with a note."""
+def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
+    """Return the class names of a classifier over whole examples; remove the head of any other task, with a note."""
     target = kinds.target(classifier())
     assert issubclass(target, Classes)
-    classes = target.count_published_classes(tensors)
-    if classes is None:
+    num_classes = target.count_published_classes(tensors)
+    if num_classes is None:
         return None
-    published = chosen.architectures.get(classifier())
+    published = family.architectures.get(classifier())
     architectures = raw.get("architectures") or [published]
     if not isinstance(architectures, list):
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
-    single = raw.get("problem_type") in (None, "single_label_classification") and classes > 1
-    if published not in (None, architectures[0]) or not single:
+    is_single_label = raw.get("problem_type") in (None, "single_label_classification") and num_classes > 1
+    if published not in (None, architectures[0]) or not is_single_label:
         for name in [name for name in tensors if name.startswith((f"{target.head_name}.", "pooler."))]:
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")
         return None
-    return _names(raw, classes, notes)
+    return _read_class_names(raw, num_classes, notes)
 
 
-def _names(raw: Dict[str, Any], classes: int, notes: list[str]) -> list[str]:
-    """What config.json calls so many classes."""
-    names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(classes)}
+def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -> list[str]:
+    """Return the class names in config.json, equal ones with their numbers. Raises CheckpointError."""
+    names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(num_classes)}
     try:
-        labels = [str(names[str(i)]) for i in range(classes)]
+        labels = [str(names[str(i)]) for i in range(num_classes)]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"id2label in config.json does not name {classes} classes") from error
+        raise CheckpointError(f"id2label in config.json does not name {num_classes} classes") from error
     repeated = {label for label, count in Counter(labels).items() if count > 1}
     if repeated:  # ImageNet has two cranes
         labels = [f"{label} ({i})" if label in repeated else label for i, label in enumerate(labels)]
-        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers tell them apart")
-    if len(set(labels)) < len(labels) or len(names) != classes:
-        raise CheckpointError(f"id2label in config.json does not name {classes} different classes")
+        notes.append(f"several classes are called {', '.join(sorted(repeated)[:5])}; their numbers are added")
+    if len(set(labels)) < len(labels) or len(names) != num_classes:
+        raise CheckpointError(f"id2label in config.json does not name {num_classes} different classes")
     return labels
 
 
-def _pooled(
+def _choose_pooling(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
-    """Where this checkpoint is read. A post-norm stack without a classifier is read at its normalised mean, which tells
-    more than its first token until that was trained to; the layer that `_mean_layer` wrote is taken out again. Where all
-    layers share their weights no such layer can be written, so the first token is read."""
+    """Return the shape with the pooling that suits the checkpoint.
+
+    A post-norm stack without a classifier is read at its normalised mean: its first token holds little until it was trained to.
+    The layer that computes this mean in a saved folder is removed again. Where all layers share their weights no such layer
+    can be saved, so the first token is read.
+    """
     if raw.get(POOLING_KEY) == "normed_mean":
         last = config.transformer.layers - 1
         for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
@@ -310,30 +332,41 @@ def _pooled(
 
 
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError unless every weight of the body is there in its shape, before memory is taken for it."""
-    shape = config.transformer
-    deep = sum(config.backbone.depths) if config.backbone else 0
-    for stack in filter(None, (shape, config.decoder)):
-        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0  # into heads of an even width
-        if not splits or max(stack.num_blocks, deep) > len(tensors):
+    """Raise CheckpointError unless every weight of the body is there in its shape, before memory is allocated for it."""
+    depth = sum(config.backbone.depths) if config.backbone else 0
+    for stack in filter(None, (config.transformer, config.decoder)):
+        # Heads have an even width, for rotary positions.
+        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0
+        if not splits or max(stack.num_blocks, depth) > len(tensors):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
-    with torch.device("meta"), Unset():
-        embedder = source.embedder(shape.input_width)
-        parts: dict[str, torch.nn.Module] = {"transformer": Transformer(shape), f"embedders.{source.kind}": embedder}
-        parts |= {"pooled_norm": make_norm(shape)} if config.pooled_norm else {}
-        if config.decoder is not None:
-            places = {source.kind: source.decoder_positions(config.decoder.width)}
-            parts["decoder"] = MAEDecoder(shape.width, config.decoder, places)
-        wanted = {f"{part}.{name}": p.shape for part, module in parts.items() for name, p in module.named_parameters()}
-    more = [name for name in tensors if name.startswith("decoder.") and name not in wanted]
-    if more:
-        raise CheckpointError(f"{folder} has weights of a decoder that config.json does not say: {', '.join(more[:5])}")
-    for name, size in wanted.items():
+    shapes = _body_shapes(config, source)
+    unexpected = [name for name in tensors if name.startswith("decoder.") and name not in shapes]
+    if unexpected:
+        raise CheckpointError(
+            f"{folder} has weights of a decoder that is not in config.json: {', '.join(unexpected[:5])}"
+        )
+    for name, shape in shapes.items():
         if name not in tensors:
             raise CheckpointError(f"{folder} lacks the weight {name}")
-        if tensors[name].shape != size:
+        if tensors[name].shape != shape:
             raise CheckpointError(
-                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(size)}"
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json says {tuple(shape)}"
             )
+
+
+def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
+    """Return the shape of every weight of the body by name, from modules that hold no memory."""
+    shape = config.transformer
+    with torch.device("meta"), Unset():
+        modules: dict[str, torch.nn.Module] = {
+            "transformer": Transformer(shape),
+            f"embedders.{source.kind}": source.embedder(shape.input_width),
+        }
+        if config.pooled_norm:
+            modules["pooled_norm"] = make_norm(shape)
+        if config.decoder is not None:
+            positions = {source.kind: source.decoder_positions(config.decoder.width)}
+            modules["decoder"] = MAEDecoder(shape.width, config.decoder, positions)
+        return {f"{part}.{name}": p.shape for part, module in modules.items() for name, p in module.named_parameters()}

@@ -14,24 +14,27 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
 
-# What the metadata calls our figures; those without a name there are in the table alone.
+# The hub's names of metrics; scores without one stand in the card's table alone.
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
 
 
 def render_model_card(
     mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score], findings: Sequence[str] = ()
 ) -> str:
-    """What it is for, where it comes from, how good it is and where it fails; `findings` say the last in words."""
-    parameters = sum(parameter.numel() for parameter in mapping.parameters())
+    """Return the model card: what the model is for, where it comes from, how good it is and where it fails.
+
+    provenance: as in mapsto.json. findings: sentences about where it fails.
+    """
+    num_parameters = sum(parameter.numel() for parameter in mapping.parameters())
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
-    spent = "" if seconds is None else f", {seconds:,.0f} s on {provenance.get('device', 'an unknown machine')}"
+    time_spent = "" if seconds is None else f", {seconds:,.0f} s on {provenance.get('device', 'an unknown machine')}"
     temperatures = provenance.get("temperatures")
     lines = [
         *_metadata(mapping, provenance, scores),
         "",
         f"# {mapping.arrow}",
         "",
-        f"A {mapping.config.family} model of {parameters:,} parameters, made with mapsto {__version__}.",
+        f"A {mapping.config.family} model of {num_parameters:,} parameters, made with mapsto {__version__}.",
         "",
         "## Use",
         "",
@@ -41,7 +44,7 @@ def render_model_card(
         "",
         f"- Start: {provenance.get('start') or 'random weights'}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
-        f"- Seed: {provenance.get('seed', 0)}; steps: {steps}; tokens read: {provenance.get('tokens', 'unknown')}{spent}",
+        f"- Seed: {provenance.get('seed', 0)}; steps: {steps}; tokens read: {provenance.get('tokens', 'unknown')}{time_spent}",
         *_search(provenance.get("search")),
         *([f"- Confidence set by held-out rows: logits divided by {temperatures[0]:.2f}"] if temperatures else []),
     ]
@@ -54,39 +57,40 @@ def render_model_card(
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
-    task = None if _told_ahead(mapping) else _hub_task(mapping)
+    """Return the metadata block: the hub's task, and the scores under the hub's names."""
+    task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
-    named = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
-    if task and named:
+    hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
+    if task and hub_scores:
         # JSON is YAML too, and keeps any text whole.
-        found = {
+        model_index = {
             "name": str(mapping.arrow),
             "results": [
                 {
                     "task": {"type": task},
                     "dataset": {"type": "private", "name": "test rows"},
-                    "metrics": [{"type": name, "value": round(score.value, 6)} for name, score in named.items()],
+                    "metrics": [{"type": name, "value": round(score.value, 6)} for name, score in hub_scores.items()],
                 }
             ],
         }
-        lines.append(f"model-index: {json.dumps([found], ensure_ascii=False)}")
+        lines.append(f"model-index: {json.dumps([model_index], ensure_ascii=False)}")
     return [*lines, "---"]
 
 
 def _hub_task(mapping: Mapping) -> str | None:
-    """Return what the hub calls the task of a mapping, from the first source and the first answer; None for no known task."""
+    """Return the hub's name for the task of the first source and the first answer; None where it has none."""
     source = replace(mapping.arrow.sources[0], column=None)
     target: Target | type[Target] | None = mapping.targets[0] if mapping.targets else None
     if target is None and source.kind in kinds.names("target"):
         target = kinds.target(source.kind, restored=True)
-    capable = target if isinstance(target, type) or target is None else type(target)
-    if capable is None or not issubclass(capable, Classes | Reconstruction):
+    target_class = target if isinstance(target, type) or target is None else type(target)
+    if target_class is None or not issubclass(target_class, Classes | Reconstruction):
         return None
-    return capable.hub_tasks.get(str(source))
+    return target_class.hub_tasks.get(str(source))
 
 
 def _use(mapping: Mapping) -> list[str]:
-    """What goes in and what comes out, and what it was not made for."""
+    """Return sentences about the model's input, its output, and what it is not for."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
@@ -95,18 +99,18 @@ def _use(mapping: Mapping) -> list[str]:
         elif port.restores is None:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
-        lines.append("It was pretrained: a start for other arrows, not an answer in itself.")
-        if _told_ahead(mapping):
+        lines.append("It was pretrained: a starting model for other arrows, without answers of its own.")
+        if _predicts_ahead(mapping):
             lines.append(
-                "It tells each token one place before its own: `mapsto predict` reads masks there, other libraries do not."
+                "It predicts each token one position ahead: `mapsto predict` reads masks there, other libraries do not."
             )
     else:
-        lines.append("It knows rows like those it was fitted to; on others, score it before you rely on it.")
+        lines.append("It was fitted to rows like the training rows; on other rows, score it before you rely on it.")
     return lines
 
 
-def _told_ahead(mapping: Mapping) -> bool:
-    """Whether hidden tokens are told at the place before their own, where nobody else looks for them."""
+def _predicts_ahead(mapping: Mapping) -> bool:
+    """Whether hidden tokens are predicted at the position before their own, where other libraries do not read them."""
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
         port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead
@@ -115,7 +119,7 @@ def _told_ahead(mapping: Mapping) -> bool:
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:
-    """What a search tried and chose."""
+    """Return a line about the search for hyperparameters, if there was one."""
     if search is None:
         return []
     usual, best = search["trials"][0], search["trials"][search["chosen"] - 1]
@@ -123,5 +127,5 @@ def _search(search: Dict[str, Any] | None) -> list[str]:
     errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, usual)]
     return [
         f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
-        f"without a search: {errors[1]}. The lowest error of many is a little too low: rows of a test say more."
+        f"without a search: {errors[1]}. The lowest of many errors is optimistic: test rows say more."
     ]

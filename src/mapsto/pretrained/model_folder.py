@@ -1,4 +1,8 @@
-"""Model folder."""
+"""The model folder that a run leaves: a Hugging Face folder with mapsto.json beside it.
+
+mapsto.json says what the model means (arrow, what each target learned), where it comes from, and the SHA-256 of every file,
+which is verified when the folder is opened. It is written last, so a folder that has it is complete.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +29,12 @@ from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
 
+# The format of mapsto.json.
 FORMAT = 1
 
+MANIFEST_FILE, RUN_FILE, CARD_FILE = "mapsto.json", "run.json", "README.md"
 
-MANIFEST_FILE = "mapsto.json"
-
-
-RUN_FILE = "run.json"
-
-
-CARD_FILE = "README.md"
-
-
+# The files that make up the model itself, for `transformers` too.
 MODEL_FILES = (
     "config.json",
     "model.safetensors",
@@ -49,32 +47,32 @@ MODEL_FILES = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A start of training or prediction: a published model, or a mapping that mapsto saved (then `manifest` is there)."""
+    """An opened folder: a published model, and where mapsto saved it, the content of mapsto.json (`manifest`)."""
 
     pretrained: huggingface.PretrainedModel
     manifest: dict[str, Any] | None
 
     @property
     def classes(self) -> dict[str, list[str]]:
-        """The classes that it answers, by kind; of several answers of a kind those of the first."""
+        """The class names of its answers, by kind; of several answers of one kind those of the first."""
         if self.manifest is None:
-            return {self.pretrained.answered: self.pretrained.labels} if self.pretrained.labels else {}
-        told = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
-        return {kind: classes for kind, classes in reversed(told) if classes is not None}
+            return {self.pretrained.target_kind: self.pretrained.labels} if self.pretrained.labels else {}
+        classes = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
+        return {kind: names for kind, names in reversed(classes) if names is not None}
 
     @property
     def trained_with(self) -> str | None:
-        """The optimizer of the run that made it, if mapsto did."""
+        """The optimizer of the run that trained it, if mapsto did."""
         return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
 
     @property
     def objective(self) -> str | None:
-        """By what it learnt to put back what is hidden, if mapsto taught it that last."""
+        """The objective of its pretraining, if mapsto did that last."""
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
 def versions() -> dict[str, str]:
-    """What computed: a run is exact on the same machine with the same of these."""
+    """Return the versions of Python and the packages that compute: with the same ones a run has the same bits."""
     names = ("torch", "tokenizers", "numpy")
     return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
@@ -96,67 +94,79 @@ def open_model_folder(name: str | Path) -> ModelFolder:
 
 
 def load_mapping(name: str | Path) -> Mapping:
-    """The mapping saved in a folder, or the one a published checkpoint amounts to, ready to predict in fp32."""
-    opened = open_model_folder(name)
-    (kind,) = opened.pretrained.sources
-    if opened.manifest is not None:
-        said = opened.manifest["arrow"]
-        arrow = parse(said) if opened.manifest["targets"] else Arrow(parse_ports(said), ())
-        states = [entry["state"] for entry in opened.manifest["targets"]]
-        targets = [_target(*told) for told in zip(kinds.answering(arrow), states, strict=True)]
-    elif opened.pretrained.labels:
-        arrow = Arrow((Port(kind),), (Port(opened.pretrained.answered),))
-        targets = [_target(kinds.target(opened.pretrained.answered), {"classes": opened.pretrained.labels})]
-    elif any(key.startswith(f"{kinds.target(kind, restored=True).head_name}.") for key in opened.pretrained.tensors):
-        arrow = parse(f"~{kind} -> {kind}")
-        targets = [target() for target in kinds.answering(arrow)]
-        objective = "masked" if opened.pretrained.config.decoder is None else "mae"
-        (target,) = targets
-        assert isinstance(target, Reconstruction)
-        target.restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
-    else:
-        arrow, targets = Arrow((Port(kind),), ()), []
-    length = None if opened.manifest is None else opened.manifest.get("length")
+    """Return the mapping in a folder or under a hub name, in fp32 and ready to predict. Raises CheckpointError."""
+    folder = open_model_folder(name)
+    pretrained = folder.pretrained
+    arrow, targets = _published_targets(pretrained) if folder.manifest is None else _saved_targets(folder.manifest)
+    length = None if folder.manifest is None else folder.manifest.get("length")
     with Unset():
-        mapping = Mapping(arrow, replace(opened.pretrained.config, length=length), opened.pretrained.sources, targets)
-    mapping.trained_with = opened.trained_with
-    missing = copy_weights(mapping, opened.pretrained.tensors)
+        mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
+    mapping.trained_with = folder.trained_with
+    missing = copy_weights(mapping, pretrained.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
     return mapping.eval()
 
 
-def _target(kind: type[Target], state: Dict[str, Any]) -> Target:
-    """A target as it was saved. Raises CheckpointError."""
+def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
+    """Return the arrow and the targets of a mapping that mapsto saved. Raises CheckpointError."""
+    text, entries = manifest["arrow"], manifest["targets"]
+    arrow = parse(text) if entries else Arrow(parse_ports(text), ())
+    states = [entry["state"] for entry in entries]
+    return arrow, [_make_target(kind, state) for kind, state in zip(kinds.answering(arrow), states, strict=True)]
+
+
+def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
+    """Return the arrow and the targets that a published head amounts to: a classifier's, a pretraining head's, or none."""
+    (kind,) = pretrained.sources
+    if pretrained.labels:
+        arrow = Arrow((Port(kind),), (Port(pretrained.target_kind),))
+        return arrow, [_make_target(kinds.target(pretrained.target_kind), {"classes": pretrained.labels})]
+    head_name = kinds.target(kind, restored=True).head_name
+    if not any(key.startswith(f"{head_name}.") for key in pretrained.tensors):
+        return Arrow((Port(kind),), ()), []
+    arrow = parse(f"~{kind} -> {kind}")
+    (target,) = [target() for target in kinds.answering(arrow)]
+    assert isinstance(target, Reconstruction)
+    objective = "masked" if pretrained.config.decoder is None else "mae"
+    target.restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
+    return arrow, [target]
+
+
+def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
+    """Return a target with its saved state. Raises CheckpointError."""
     try:
         return kind(**state)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{MANIFEST_FILE} holds no answers of kind {kind.kind!r}: {error}") from error
 
 
-def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other: Collection[str] = ()) -> list[str]:
-    """Copy every weight of a start that the mapping has a place for; the names of those that stay new.
+def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Collection[str] = ()) -> list[str]:
+    """Copy every weight that the mapping has a place for, and return the names of the parameters that stay new.
 
-    A head is taken when it has the shape of the target's; of the kinds `other`, which have other classes than in the start,
-    without what names these.
+    tensors: weights under mapsto's names. A head is copied when it has the shape of the target's.
+    other_classes: kinds whose class names differ from those of the weights: the weights for class names are not copied.
+
+    Raises CheckpointError for a weight of the body in another shape.
     """
-    wanted = dict(mapping.named_parameters())
     missing = []
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            found = tensors.get(weight_names.weight_name(mapping, name))
-            head = name.startswith(("heads.", "pooler."))
-            if found is None or (head and (_names_classes(mapping, name, other) or found.shape != parameter.shape)):
+        for name, parameter in mapping.named_parameters():
+            tensor = tensors.get(weight_names.weight_name(mapping, name))
+            is_head = name.startswith(("heads.", "pooler."))
+            if tensor is None or (
+                is_head and (_names_classes(mapping, name, other_classes) or tensor.shape != parameter.shape)
+            ):
                 missing.append(name)
-            elif found.shape != parameter.shape:
-                raise CheckpointError(f"{name} has shape {tuple(found.shape)}, expected {tuple(parameter.shape)}")
+            elif tensor.shape != parameter.shape:
+                raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(parameter.shape)}")
             else:
-                parameter.copy_(found)
+                parameter.copy_(tensor)
     return missing
 
 
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
-    """Whether a weight of a head, or of the pooler before heads, is there to name the classes of one of these kinds."""
+    """Whether a weight of a head, or of the pooler before heads, belongs to the class names of one of these kinds."""
     if name.startswith("pooler."):
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
@@ -171,14 +181,16 @@ def save_mapping(
     scores: Dict[str, Score] | None = None,
     findings: Sequence[str] = (),
 ) -> None:
-    """Write the mapping so that `transformers` opens it too; mapsto.json comes last and makes the folder complete.
+    """Save the mapping in a folder that mapsto and `transformers` open; mapsto.json is written last.
 
-    findings: what the card says of where it fails.
+    provenance: where the mapping comes from, in plain JSON.
+    findings: sentences for the model card about where it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = weight_names.published_task(mapping)
-    telling = [t for t in mapping.targets if isinstance(t, Classes) and (t.exclusive or t.kind == task)]
-    labels = next((target.classes for target in sorted(telling, key=lambda t: t.kind != task)), None)
+    classifiers = [t for t in mapping.targets if isinstance(t, Classes) and (t.exclusive or t.kind == task)]
+    # The published head's class names come first.
+    labels = next((target.classes for target in sorted(classifiers, key=lambda t: t.kind != task)), None)
     huggingface.save_pretrained(mapping, folder, labels)
     files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
     names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES)
@@ -188,12 +200,13 @@ def save_mapping(
         "length": mapping.config.length,
         "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
         "provenance": {**provenance, "versions": versions()},
-        "scores": {name: asdict(value) for name, value in (scores or {}).items()},
+        "scores": {name: asdict(score) for name, score in (scores or {}).items()},
         "files": {name: files.hash_file(folder / name) for name in names if (folder / name).exists()},
     }
     files.write_atomic(folder / MANIFEST_FILE, files.seal(manifest))
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
+    """Return the target's state in plain JSON."""
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state

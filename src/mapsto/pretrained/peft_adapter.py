@@ -1,4 +1,4 @@
-"""The adapter folder that peft opens over the start: the low-rank updates and the new head, under published names."""
+"""The adapter folder of a run with `--lora`: low-rank updates and the new head, which peft opens over the starting model."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mapsto.model.mapping import Mapping
 from mapsto.pretrained import weight_names
 
 ADAPTER_FOLDER = "adapter"
-
-
+# The prefix of peft's names.
 STEM = "base_model.model."
-
-
-HEAD = "classifier"  # peft keeps the whole of this module, of whatever layers
+HEAD = "classifier"  # peft saves this module as a whole, whatever its layers
 
 
 def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate], start: str | None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors for the merged `mapping` and its `updates`.
+    """Save adapter_config.json and adapter_model.safetensors in a run's folder.
 
-    A fused map of ours is several of theirs: those share A, and each has its rows of B. Modules that the start does not
-    have, as it has them, are saved whole.
+    mapping: with the updates merged into its weights. updates: by the name of their module.
+    start: the name of the starting model.
+
+    A module that is several published ones (query, key and value) gives each the same A, and its rows of B. Modules that the
+    starting model does not have are saved whole.
     """
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
-        for theirs, b in weight_names.to_published_names(mapping, {f"{name}.weight": update.b.cpu()}).items():
-            stem = f"{STEM}{theirs.removesuffix('.weight')}"
+        for published, b in weight_names.to_published_names(mapping, {f"{name}.weight": update.b.cpu()}).items():
+            stem = f"{STEM}{published.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
     new = ("pooler.", "classifier.", f"transformer.blocks.{mapping.config.transformer.layers}.")
@@ -55,7 +55,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
         "modules_to_save": sorted(modules),
         "inference_mode": True,
     }
-    place = run / ADAPTER_FOLDER
-    place.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(place / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    files.write_atomic(place / "adapter_config.json", (json.dumps(config, indent=1) + "\n").encode())
+    folder = run / ADAPTER_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
+    files.write_atomic(folder / "adapter_config.json", (json.dumps(config, indent=1) + "\n").encode())

@@ -11,33 +11,26 @@ from mapsto.files import read_any_json, read_json, write_atomic
 from mapsto.model.config import SentenceConfig
 
 MODULES, SETTINGS, POOLING_FILE = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
-
-
 SENTENCE_FILES = (MODULES, SETTINGS, POOLING_FILE)
-
-
 PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
 
-
+# The poolings supported here, by their names there, and the flags of older files.
 MODES = {"cls": "first", "mean": "mean"}
-
-
 FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 
-
+# The prefix of module types, and the stack of modules supported here (the last one is optional).
 PACKAGE = "sentence_transformers."
-
-
 STACK = ("Transformer", "Pooling", "Normalize")
 
+BARE = f"remove {MODULES} to open the bare encoder"
 
-BARE = f"take {MODULES} out to open the bare encoder"
 
+def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None:
+    """Return the pooling, normalisation and length of the sentence encoder in a folder; None if it is no sentence encoder.
 
-def read_sentence_config(folder: Path, longest: int) -> SentenceConfig | None:
-    """How the sentence encoder in `folder` makes its vectors, of a stack that takes `longest` tokens; None if it is none.
+    max_tokens: of the stack.
 
-    Raises CheckpointError for parts that would make other vectors than those known here.
+    Raises CheckpointError for modules whose vectors could not be computed here.
     """
     if not (folder / MODULES).exists():
         return None
@@ -49,36 +42,34 @@ def read_sentence_config(folder: Path, longest: int) -> SentenceConfig | None:
     names = tuple(name.rpartition(".")[2] for name in types)
     if names not in (STACK[:2], STACK) or not all(name.startswith(PACKAGE) for name in types):
         raise CheckpointError(
-            f"{folder / MODULES} asks for {', '.join(types) or 'nothing'}; supported are {STACK[0]}, {STACK[1]} and, "
+            f"{folder / MODULES} lists {', '.join(types) or 'no modules'}; supported are {STACK[0]}, {STACK[1]} and, "
             f"behind them, {STACK[2]}; {BARE}"
         )
     if paths[0] not in ("", ".") or Path(paths[1]).name != paths[1]:
-        raise CheckpointError(
-            f"{folder / MODULES} has its parts in {paths[0]!r} and {paths[1]!r}, not beside it; {BARE}"
-        )
+        raise CheckpointError(f"{folder / MODULES} has modules in {paths[0]!r} and {paths[1]!r}, not beside it; {BARE}")
     if (folder / PROMPTS).exists() and (prompt := read_json(folder / PROMPTS).get("default_prompt_name")) is not None:
         raise CheckpointError(
-            f"{folder / PROMPTS} lays the prompt {prompt!r} before each text, which is not supported; {BARE}"
+            f"{folder / PROMPTS} puts the prompt {prompt!r} before each text, which is not supported; {BARE}"
         )
-    mode = _mode(folder / paths[1] / "config.json")
-    return SentenceConfig(MODES[mode], len(names) == len(STACK), _longest(folder, longest))  # type: ignore[arg-type]
+    mode = _read_mode(folder / paths[1] / "config.json")
+    return SentenceConfig(MODES[mode], len(names) == len(STACK), _read_length(folder, max_tokens))  # type: ignore[arg-type]
 
 
-def _mode(path: Path) -> str:
-    """The one way of pooling; of old files the one flag that is set."""
+def _read_mode(path: Path) -> str:
+    """Return the name of the one pooling; in older files it is the one flag that is set. Raises CheckpointError."""
     raw = read_json(path)
-    said = raw.get("pooling_mode")
-    if said is None:
+    pooling = raw.get("pooling_mode")
+    if pooling is None:
         flags = [name for name, value in raw.items() if name.startswith("pooling_mode_") and value]
-        said = [FLAGS.get(name, name) for name in flags] or "mean"
-    modes = [said] if isinstance(said, str) else said
+        pooling = [FLAGS.get(name, name) for name in flags] or "mean"
+    modes = [pooling] if isinstance(pooling, str) else pooling
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in MODES:
-        raise CheckpointError(f"{path} pools by {said!r}; supported is one of {', '.join(MODES)}; {BARE}")
+        raise CheckpointError(f"{path} pools by {pooling!r}; supported is one of {', '.join(MODES)}; {BARE}")
     return str(modes[0])
 
 
-def _longest(folder: Path, most: int) -> int:
-    """How many tokens of a text are read, at most `most`: what the encoder's own file says, else its tokenizer."""
+def _read_length(folder: Path, max_tokens: int) -> int:
+    """Return the tokens of a text that are read: by the encoder's own file, else by its tokenizer, at most `max_tokens`."""
     limits = []
     for path in sorted(folder.glob("sentence_*_config.json")):
         raw = read_json(path)
@@ -87,19 +78,23 @@ def _longest(folder: Path, most: int) -> int:
         limits.append(raw.get("max_seq_length"))
     if (folder / TOKENIZER).exists():
         limits.append(read_json(folder / TOKENIZER).get("model_max_length"))
-    return int(min(most, next((limit for limit in limits if isinstance(limit, int | float) and limit >= 1), most)))
+    lengths = (limit for limit in limits if isinstance(limit, int | float) and limit >= 1)
+    return int(min(max_tokens, next(lengths, max_tokens)))
 
 
-def write_sentence_config(said: SentenceConfig, width: int, folder: Path) -> None:
-    """Write the files that `read` reads, in the layout that every version of sentence-transformers opens."""
-    stack = STACK if said.normalize else STACK[:2]
+def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> None:
+    """Write the files of a sentence encoder, in the layout that every version of sentence-transformers opens.
+
+    width: of its vectors.
+    """
+    stack = STACK if config.normalize else STACK[:2]
     paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")
     modules = [
         {"idx": i, "name": str(i), "path": paths[i], "type": f"{PACKAGE}models.{name}"} for i, name in enumerate(stack)
     ]
-    flags = {flag: MODES[mode] == said.pooling for flag, mode in FLAGS.items()}
+    flags = {flag: MODES[mode] == config.pooling for flag, mode in FLAGS.items()}
     contents: dict[str, Any] = {
-        SETTINGS: {"max_seq_length": said.max_tokens, "do_lower_case": False},
+        SETTINGS: {"max_seq_length": config.max_tokens, "do_lower_case": False},
         POOLING_FILE: {"word_embedding_dimension": width, **flags},
         MODULES: modules,
     }

@@ -1,4 +1,9 @@
-"""Weight names."""
+"""Names of weights: mapsto's ↔ those of a published family, as its file in zoo/ lists them.
+
+Reading merges published weights that are one here (such as query, key and value) and refuses weights that the family does not
+have; saving splits them again. A weight without a published name keeps mapsto's behind the prefix `mapsto.`, so a folder holds
+everything and still opens elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +24,21 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Reconstruction, has_exclusive_classes
 from mapsto.zoo import Family, Task
 
+# The prefix of weights that the family has no name for.
 OWN_PREFIX = "mapsto."
 
-
+# The factor beside which the residual of the mean layer is nothing in fp32.
 MEAN_SCALE = 1e6
-
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def published_task(mapping: Mapping) -> Task:
-    """The task as which the family publishes such a mapping."""
-    tasks, alike = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
+    """Return the task as which the family publishes such a mapping: a kind that it answers, or "body"."""
+    tasks, saves_decoder = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
-    answered = {target.kind for target, port in ports if target.head_name and (alike or port.restores is None)}
-    return next((task for task in reversed(list(tasks)) if task in answered), "body")
+    published = {target.kind for target, port in ports if target.head_name and (saves_decoder or port.restores is None)}
+    return next((task for task in reversed(list(tasks)) if task in published), "body")
 
 
 @cache
@@ -43,96 +48,108 @@ def classifier() -> str:
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
-    """Whether the family puts hidden tokens back as this model does: by a decoder that its config.json can say, or by none."""
-    chosen, found = zoo.get_family(config.family), config.decoder
-    if chosen.without_decoder is None or found is None:
-        return chosen.without_decoder is None and found is None
-    said = chosen.read_config(chosen.write_config(config)).decoder
-    return said is not None and replace(said, max_positions=found.max_positions) == found
+    """Whether the family fills in hidden tokens as this model does: with a decoder of its config.json, or without one."""
+    family, decoder = zoo.get_family(config.family), config.decoder
+    if family.without_decoder is None or decoder is None:
+        return family.without_decoder is None and decoder is None
+    published = family.read_config(family.write_config(config)).decoder
+    return published is not None and replace(published, max_positions=decoder.max_positions) == decoder
 
 
 def all_weights(mapping: Mapping) -> dict[str, Tensor]:
-    """All weights that a folder holds, in fp32 under our names: with the layer that takes the mean, where one is needed."""
-    held = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
-    mean = published_task(mapping) == classifier() and mapping.config.pooling == "normed_mean"
-    return held | _mean_layer(mapping.config.transformer) if mean else held
-
-
-def to_published_names(mapping: Mapping, held: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Some of these weights under the names of the family; what is fused in ours is split by rows."""
-    return _named(zoo.family_of(mapping.config), held, published_task(mapping), mapping.config.num_indices + 1)
+    """Return all weights that a folder holds, in fp32 under mapsto's names, with the layer that computes the mean if needed."""
+    weights = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
+    needs_mean = published_task(mapping) == classifier() and mapping.config.pooling == "normed_mean"
+    return weights | _mean_layer(mapping.config.transformer) if needs_mean else weights
 
 
 def weight_name(mapping: Mapping, name: str) -> str:
-    """The name in a start of a weight of the mapping: the first head of a kind stands without its port number."""
+    """Return the name in a folder of a mapping's parameter: the first head of a kind goes by that kind, not its port's number."""
     if not name.startswith("heads."):
         return name
     _, port, rest = name.split(".", 2)
     kind = mapping.targets[int(port)].kind
-    first = all(target.kind != kind for target in mapping.targets[: int(port)])
-    stem = mapping.targets[int(port)].head_name if first else ""
+    is_first = all(target.kind != kind for target in mapping.targets[: int(port)])
+    stem = mapping.targets[int(port)].head_name if is_first else ""
     return f"{stem}.{rest}" if stem else name
 
 
-def _expanded(names: Iterable[tuple[str, str | tuple[str, ...]]], layers: int) -> dict[str, tuple[str, ...]]:
-    """Our weight → theirs, every layer and both suffixes written out."""
-    found: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in names:
-        parts = _parts(theirs)
-        for i in range(layers) if "{i}" in ours else [0]:
-            bare = ours.replace("{i}", str(i)), tuple(part.replace("{i}", str(i)) for part in parts)
-            for suffix in ("",) if ours.endswith(".bias") else (".weight", ".bias", ""):
-                found[bare[0] + suffix] = tuple(part + suffix for part in bare[1])
-    return found
-
-
-def _parts(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (theirs,) if isinstance(theirs, str) else theirs
+def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return some weights under the family's names; a weight that is several there is split by rows."""
+    family, task = zoo.family_of(mapping.config), published_task(mapping)
+    num_indices = mapping.config.num_indices + 1
+    published_names = _expand_names(family.weight_names["body"], num_indices)
+    if task != "body":
+        published_names |= _expand_names(family.weight_names[task], num_indices)
+    is_bare = task == "body" and family.tower is None  # a body alone is published without the prefix
+    tensors: dict[str, Tensor] = {}
+    for own_name, weight in weights.items():
+        names = published_names.get(own_name, (OWN_PREFIX + own_name,))
+        for name, part in zip(names, weight.chunk(len(names)), strict=True):
+            part = part.reshape(part.shape[family.leading_ones.get(own_name, 0) :])
+            tensors[name.removeprefix(family.prefix) if is_bare else name] = part.contiguous().clone()
+    return tensors
 
 
 def to_mapsto_names(
-    chosen: Family, given: Dict[str, Tensor], layers: int, folder: Path, notes: list[str]
+    family: Family, published: Dict[str, Tensor], num_indices: int, folder: Path, notes: list[str]
 ) -> dict[str, Tensor]:
-    """A file's weights under our names, in fp32. Raises CheckpointError for weights that nobody expects."""
-    left = {_modern_name(key, chosen): tensor for key, tensor in given.items()}
-    if chosen.step_counter:
-        left = {key: tensor for key, tensor in left.items() if not key.endswith(chosen.step_counter[1])}
-    if not any(key.startswith(chosen.prefix) for key in left):
-        heads = tuple(name.split(".")[0] + "." for name in _head_names(chosen))
-        left = {
-            key if key.startswith((OWN_PREFIX, *heads)) else chosen.prefix + key: tensor for key, tensor in left.items()
-        }
-    head = _expanded(chosen.weight_names.get(classifier(), ())[-1:], 1)
-    has_classifier = any(name in left for names in head.values() for name in names)
-    tasks = [task for task in chosen.weight_names if not (has_classifier and _yields_to_classifier(task))]
-    found: dict[str, Tensor] = {
-        key.removeprefix(OWN_PREFIX): left.pop(key) for key in list(left) if key.startswith(OWN_PREFIX)
+    """Return a file's weights under mapsto's names, in fp32.
+
+    num_indices: one more than the highest number of a layer. folder: for messages.
+    notes: gets a message about the weights of other tasks, which are left out.
+
+    Raises CheckpointError for weights that the family does not have.
+    """
+    remaining = _normalise_names(family, published)
+    weights = {
+        key.removeprefix(OWN_PREFIX): remaining.pop(key) for key in list(remaining) if key.startswith(OWN_PREFIX)
     }
-    for task in tasks:
-        for ours, theirs in _expanded(chosen.weight_names[task], layers).items():
-            parts = [left.pop(name) for name in theirs if name in left]
-            if parts and len(parts) != len(theirs):
-                raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(theirs)}")
+    for task in _tasks_of(family, remaining):
+        for own_name, names in _expand_names(family.weight_names[task], num_indices).items():
+            parts = [remaining.pop(name) for name in names if name in remaining]
+            if parts and len(parts) != len(names):
+                raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(names)}")
             if parts:
-                whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-                found[ours] = whole[(None,) * chosen.leading_ones.get(ours, 0)]
-    for copy, ours in chosen.tied_weights.items():
-        tensor = left.pop(copy, None)
-        if tensor is not None and not torch.equal(found.setdefault(ours, tensor), tensor):
+                weight = torch.cat(parts) if len(parts) > 1 else parts[0]
+                weights[own_name] = weight[(None,) * family.leading_ones.get(own_name, 0)]
+    for copy, own_name in family.tied_weights.items():
+        tensor = remaining.pop(copy, None)
+        if tensor is not None and not torch.equal(weights.setdefault(own_name, tensor), tensor):
             raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
-    unknown = [key for key in left if not any(re.match(pattern, key) for pattern in chosen.ignored_weights)]
-    body = tuple(f"{name.split('.')[0]}." for _, theirs in chosen.weight_names["body"] for name in _parts(theirs))
-    other_task = [key for key in unknown if not key.startswith(body)]
-    if len(other_task) < len(unknown):
-        strange = [key for key in unknown if key not in other_task]
-        raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(strange[:5])}")
-    if other_task:
-        names = ", ".join(sorted(other_task)[:5])
-        notes.append(f"weights of another task were left out ({len(other_task)} in all): {names}")
-    for name, tensor in found.items():
+    _refuse_unknown(family, remaining, folder, notes)
+    for name, tensor in weights.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
-    return {name: tensor.float() for name, tensor in found.items()}
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the names that the family's tables use, without step counters and with the prefix."""
+    tensors = {_modern_name(key, family): tensor for key, tensor in published.items()}
+    if family.step_counter:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(family.step_counter[1])}
+    if any(key.startswith(family.prefix) for key in tensors):
+        return tensors
+    # A body alone is published without the prefix.
+    without_prefix = (OWN_PREFIX, *(f"{name.split('.')[0]}." for name in _head_names(family)))
+    return {key if key.startswith(without_prefix) else family.prefix + key: t for key, t in tensors.items()}
+
+
+def _modern_name(key: str, family: Family) -> str:
+    """Return the present name of a weight: norms of the first BERTs have a gamma and a beta, and a family may have aliases."""
+    if key.startswith(OWN_PREFIX):
+        return key
+    for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *family.aliases):
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
+    """Return the tasks whose weights a file may have; a classifier takes weights that another head could have too."""
+    head = _expand_names(family.weight_names.get(classifier(), ())[-1:], 1)
+    has_classifier = any(name in tensors for names in head.values() for name in names)
+    return [task for task in family.weight_names if not (has_classifier and _yields_to_classifier(task))]
 
 
 def _yields_to_classifier(task: Task) -> bool:
@@ -141,45 +158,50 @@ def _yields_to_classifier(task: Task) -> bool:
     return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
 
 
-def _head_names(chosen: Family) -> list[str]:
-    """Their names outside the body."""
-    names = [name for task, named in chosen.weight_names.items() if task != "body" for name in named]
-    flat = [part for _, theirs in names for part in _parts(theirs)]
-    return [*(name for name in flat if not name.startswith(chosen.prefix)), *chosen.tied_weights]
+def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, notes: list[str]) -> None:
+    """Add a note about weights of another task. Raises CheckpointError for weights of the body that the family does not have."""
+    unknown = [key for key in remaining if not any(re.match(pattern, key) for pattern in family.ignored_weights)]
+    body_names = [name for _, names in family.weight_names["body"] for name in _as_tuple(names)]
+    body = tuple(f"{name.split('.')[0]}." for name in body_names)
+    other_task = [key for key in unknown if not key.startswith(body)]
+    if len(other_task) < len(unknown):
+        in_body = [key for key in unknown if key not in other_task]
+        raise CheckpointError(f"{folder} has weights that this family does not know: {', '.join(in_body[:5])}")
+    if other_task:
+        names = ", ".join(sorted(other_task)[:5])
+        notes.append(f"weights of another task were left out ({len(other_task)} in all): {names}")
 
 
-def _modern_name(key: str, chosen: Family) -> str:
-    """Norms of the first published BERTs have a gamma and a beta; a family may have names of its own, but for what is ours."""
-    if key.startswith(OWN_PREFIX):
-        return key
-    for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *chosen.aliases):
-        key = re.sub(pattern, name, key)
-    return key
+def _head_names(family: Family) -> list[str]:
+    """Return the published names of weights outside the body."""
+    entries = [entry for task, names in family.weight_names.items() if task != "body" for entry in names]
+    names = [name for _, published in entries for name in _as_tuple(published)]
+    return [*(name for name in names if not name.startswith(family.prefix)), *family.tied_weights]
 
 
-def _named(chosen: Family, held: Dict[str, Tensor], task: Task, layers: int) -> dict[str, Tensor]:
-    """Our weights under their names; what they have no place for keeps ours behind `mapsto.`."""
-    names = {
-        **_expanded(chosen.weight_names["body"], layers),
-        **(_expanded(chosen.weight_names[task], layers) if task != "body" else {}),
-    }
-    found: dict[str, Tensor] = {}
-    for ours, tensor in held.items():
-        theirs = names.get(ours, (OWN_PREFIX + ours,))
-        for name, part in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-            bare = task == "body" and chosen.tower is None
-            part = part.reshape(part.shape[chosen.leading_ones.get(ours, 0) :])
-            found[name.removeprefix(chosen.prefix) if bare else name] = part.contiguous().clone()
-    return found
+def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indices: int) -> dict[str, tuple[str, ...]]:
+    """Return mapsto's name of each weight → the published ones, with every layer's number and every suffix written out."""
+    expanded: dict[str, tuple[str, ...]] = {}
+    for own_name, published in entries:
+        for i in range(num_indices) if "{i}" in own_name else [0]:
+            own = own_name.replace("{i}", str(i))
+            names = tuple(name.replace("{i}", str(i)) for name in _as_tuple(published))
+            for suffix in ("",) if own_name.endswith(".bias") else (".weight", ".bias", ""):
+                expanded[own + suffix] = tuple(name + suffix for name in names)
+    return expanded
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
-    """One more post-norm layer after which every token is the normalised mean of all.
+    """Return the weights of one more post-norm layer after which every token is the normalised mean of all.
 
     Attention is uniform (zero queries and keys), its values pass through at a scale beside which the residual is nothing,
-    the norm undoes the scale, and the feed-forward part adds zero. So classes that read the first token read the mean.
+    the norm undoes the scale, and the feed-forward part adds zero. So a classifier that reads the first token reads the mean.
     """
-    d, at = shape.width, f"transformer.blocks.{shape.layers}."
+    d, prefix = shape.width, f"transformer.blocks.{shape.layers}."
     identity, zero = torch.eye(d), torch.zeros
     layer = {
         "attention.qkv.weight": torch.cat([zero(2 * d, d), identity]),
@@ -195,4 +217,4 @@ def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
         "feed_norm.weight": torch.ones(d),
         "feed_norm.bias": zero(d),
     }
-    return {at + name: tensor for name, tensor in layer.items()}
+    return {prefix + name: tensor for name, tensor in layer.items()}
