@@ -24,7 +24,8 @@ from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
+from mapsto.training.plan import Plan, RunContext
 
 SEEDS = ("multi30k/train.csv", "sst2/train.csv", "reviews_zh/unlabeled.txt", "tnews/unlabeled.txt")
 ROUNDS, TURNS, STEPS, BATCH = 3, 7, 8, 128

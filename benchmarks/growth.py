@@ -24,7 +24,8 @@ from mapsto.device import keep_memory
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
+from mapsto.training.plan import Plan, RunContext
 
 CLASSES, ROWS = (10, 100, 1_000, 10_000), (1_000, 100_000, 1_000_000)
 STEPS, ROUNDS, BATCH = 6, 3, 32

@@ -20,7 +20,8 @@ from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
+from mapsto.training.plan import Plan, RunContext
 
 WIDTH, LAYERS, HEADS, SIDE, PATCH = 192, 12, 3, 64, 8
 BATCH, PICTURES = 64, 512

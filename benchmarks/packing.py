@@ -8,7 +8,8 @@ from common import DATA, record, seconds, spread
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.task.arrow import parse
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
+from mapsto.training.plan import Plan, RunContext
 
 STEPS = 12
 CORPORA = {"Chinese reviews": "reviews_zh/unlabeled.txt", "Chinese news titles": "tnews/unlabeled.txt"}

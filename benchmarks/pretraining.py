@@ -29,7 +29,8 @@ from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow, Port
 from mapsto.text.tokenizer import Tokenizer
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
+from mapsto.training.plan import Plan, RunContext
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, LONGEST = 30_522, 384, 6, 6, 1536, 128
 STEPS, ROUNDS, BATCH, SENTENCES = 4, 3, 32, 190

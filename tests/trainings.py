@@ -7,7 +7,7 @@ from typing import Any
 
 from mapsto.progress import Progress, StepReport
 from mapsto.training.loggers import Logger
-from mapsto.training.loop import Plan
+from mapsto.training.plan import Plan
 
 TINY_OPTIONS: dict[str, Any] = {
     "layers": 2,

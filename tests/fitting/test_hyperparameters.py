@@ -23,8 +23,9 @@ from mapsto.fitting.freeze import freeze_weights
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model import lora
 from mapsto.options import Options
-from mapsto.training.loop import RunContext, Training
+from mapsto.training.loop import Training
 from mapsto.training.optimizer import Optimizers, layer_rate_factors
+from mapsto.training.plan import RunContext
 
 ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60)]
 

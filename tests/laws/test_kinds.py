@@ -39,8 +39,10 @@ from mapsto.task.capabilities import (
     gather_outputs,
     has_exclusive_classes,
 )
-from mapsto.training.loop import Loader, Plan, RunContext, Training
+from mapsto.training.loader import Loader
+from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
+from mapsto.training.plan import Plan, RunContext
 from mapsto.vision.detection_heads import assign_by_centre, grid_centres
 
 SOURCES, TARGETS = kinds.names("source"), kinds.names("target")
@@ -462,7 +464,7 @@ def test_accumulation_is_exact_over_answers(monkeypatch: pytest.MonkeyPatch) -> 
     """One step weighs every hidden token the same, in however many parts it is computed."""
     found = []
     for most in (10**6, 300, 100):
-        monkeypatch.setattr("mapsto.training.loop.BATCH_TOKENS", most)
+        monkeypatch.setattr("mapsto.training.loader.BATCH_TOKENS", most)
         mapping, examples = small_mapping("~text -> text")
         plan = Plan(steps=10, batch=24, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
         training = Training(mapping, examples, plan, RunContext(CPU, workers=0))

@@ -32,8 +32,9 @@ from runs import (
 
 from mapsto.data.sampling import rows_of_step
 from mapsto.distributed import Ranks, read_ranks
-from mapsto.training.loop import Loader, Plan
+from mapsto.training.loader import Loader
 from mapsto.training.objectives import Objective
+from mapsto.training.plan import Plan
 
 FIRST_LOSS, LATER_LOSS = 1e-6, 1e-4
 
@@ -63,8 +64,8 @@ def require_equal(one: Path, other: Path) -> None:
 # Every process runs the real command line; RANK decides which one misbehaves.
 MANY_BATCHES = """
 from mapsto import cli
-from mapsto.training import loop
-loop.BATCH_TOKENS = 128  # so that a step has several batches, not equally many in every process
+from mapsto.training import loader
+loader.BATCH_TOKENS = 128  # so that a step has several batches, not equally many in every process
 cli.main()
 """
 OTHER_WORDS = """

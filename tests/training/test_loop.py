@@ -25,8 +25,9 @@ from mapsto.options import Options
 from mapsto.progress import StepReport
 from mapsto.training import checkpoint
 from mapsto.training.loggers import MetricsFile, ProgressLogger, read_metrics
-from mapsto.training.loop import RunContext, Training, TrainingState
+from mapsto.training.loop import Training
 from mapsto.training.optimizer import decay_end, rate_factor
+from mapsto.training.plan import RunContext, TrainingState
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

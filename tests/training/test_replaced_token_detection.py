@@ -12,8 +12,9 @@ from runs import sentences
 
 import mapsto
 from mapsto.sequence.packing import collate
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
 from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection, replace_tokens, sample_tokens
+from mapsto.training.plan import Plan, RunContext
 
 TEXTS = [{"text": text} for text in sentences(80)]
 SMALL = {"layers": 3, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu"}

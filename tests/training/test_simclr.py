@@ -14,8 +14,10 @@ from mappings import CPU, make_picture, small_mapping
 import mapsto
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import collate
-from mapsto.training.loop import Loader, Plan, RunContext, Training
+from mapsto.training.loader import Loader
+from mapsto.training.loop import Training
 from mapsto.training.objectives.simclr import SimCLR
+from mapsto.training.plan import Plan, RunContext
 
 ROWS = [{"image": make_picture(i, i % 2 == 0)} for i in range(40)]
 SMALL = {"layers": 2, "width": 64, "heads": 2, "device": "cpu"}
@@ -23,7 +25,7 @@ PLAN = Plan(steps=60, batch=20, rate=5e-3, optimizer="muon", seed=0, save_every=
 
 
 def pack_step(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
-    monkeypatch.setattr("mapsto.training.loop.BATCH_TOKENS", most_tokens)
+    monkeypatch.setattr("mapsto.training.loader.BATCH_TOKENS", most_tokens)
     mapping, examples = small_mapping("~image -> image")
     return Loader(examples, PLAN, 0, SimCLR(mapping, "auto")).pack_batches(3)
 

@@ -18,9 +18,10 @@ import mapsto
 from mapsto.errors import UsageError
 from mapsto.model import linear_probe
 from mapsto.options import LARGEST_SEED
-from mapsto.training import loop
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training import loader
+from mapsto.training.loop import Training
 from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, SupervisedContrastive, contrastive_loss
+from mapsto.training.plan import Plan, RunContext
 
 CPU = torch.device("cpu")
 
@@ -82,8 +83,8 @@ def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytes
     plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
     results = []
     for tokens, shortest in ((8192, 512), (64, 32)):
-        monkeypatch.setattr(loop, "BATCH_TOKENS", tokens)
-        monkeypatch.setattr(loop, "SHORTEST_TRAINING_ROW", shortest)
+        monkeypatch.setattr(loader, "BATCH_TOKENS", tokens)
+        monkeypatch.setattr(loader, "SHORTEST_TRAINING_ROW", shortest)
         mapping, examples = small_mapping("text:text -> label")
         training = Training(mapping, examples, plan, RunContext(CPU), SupervisedContrastive(examples, 0))
         batches = len(training.loader.pack_batches(0))
@@ -101,7 +102,7 @@ def test_fit_by_contrast_then_a_probe(tmp_path: Path) -> None:
     progress = RecordingProgress()
     given = {"start": base, "device": "cpu", "precision": "fp32", "method": "contrast", "rate": 1e-3}
     clf = mapsto.fit("text -> label", rows, tmp_path / "run", steps=30, progress=progress, **given)
-    assert any("method contrast (as calls)" in line and "then a linear probe" in line for line in progress.lines)
+    assert any("method contrast (as asked)" in line and "then a linear probe" in line for line in progress.lines)
     right = [answer["label"] == row["label"] for answer, row in zip(clf.predict(rows), rows, strict=True)]
     assert np.mean(right) > 0.9
     again = mapsto.fit("text -> label", rows, steps=30, **given)

@@ -33,8 +33,9 @@ from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
-from mapsto.training.loop import Plan, RunContext, Training, required_bytes
+from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
+from mapsto.training.plan import Plan, RunContext, required_bytes
 
 
 def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **options: Any) -> Mapping:

@@ -17,9 +17,10 @@ from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.capabilities import Located
 from mapsto.task.source import Learning
 from mapsto.training.data_parallel import ReplicatedWeights
-from mapsto.training.loop import Plan, RunContext, Training
+from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
 from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
+from mapsto.training.plan import Plan, RunContext
 
 # Pretraining without --minutes, and tokens of one update in it.
 PRETRAIN_MINUTES, PRETRAIN_TOKENS = 10.0, 4096

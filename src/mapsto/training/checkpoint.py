@@ -50,6 +50,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
     parent = folder.parent
     with explaining_write_errors(folder):
         parent.mkdir(parents=True, exist_ok=True)
+        # Of a run that was killed while it saved.
         for leftover in parent.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         require_space(parent, sum(t.numel() * t.element_size() for t in tensors.values()))
@@ -61,6 +62,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
             write_synced(temporary / STATE_FILE, json.dumps(state).encode())
             hashes = {name: hash_file(temporary / name) for name in (TENSORS_FILE, STATE_FILE)}
             write_synced(temporary / HASHES_FILE, seal({"files": hashes}))
+            # Before the rename, so that a power failure cannot leave the name without the files.
             sync_folder(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -80,6 +82,7 @@ def load_checkpoint(folder: Path) -> tuple[Tensors, State]:
     unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS_FILE, STATE_FILE, HASHES_FILE})
     if unexpected or set(hashes) != {TENSORS_FILE, STATE_FILE}:
         raise CheckpointError(f"{folder / (unexpected or [HASHES_FILE])[0]}: this file does not belong to a checkpoint")
+    # The bytes that are hashed are those that are used, so that the file cannot change in between.
     contents = {}
     for name, expected in hashes.items():
         contents[name] = read_bytes(folder / name)

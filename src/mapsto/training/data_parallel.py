@@ -74,6 +74,7 @@ class ReplicatedWeights:
             self._start_bucket_sum()
         self.num_missing = []
         wait_for_loss = self.ranks.start_sum(loss)
+        # In the order of the buckets, in which every process started them.
         for bucket, (flat, wait) in zip(self.buckets, self.pending_sums, strict=True):
             wait()
             *gradients, num_having = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])

@@ -37,6 +37,7 @@ class ShardedWeights(ReplicatedWeights):
             # Losses are divided by the number of answers of all processes, so gradients are added, not averaged.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
+        # Gathers the weights around `losses`, which training calls in place of `forward`.
         register_fsdp_forward_method(mapping, "losses")
 
     def check(self, batch_size: int, optimizer: str) -> None:

@@ -100,7 +100,7 @@ class MetricsFile(Logger):
         assert self.stream is not None
         line = _encode_line(step_record(report))
         with files.explaining_write_errors(self.path):
-            while line:
+            while line:  # an unbuffered write may take a part only
                 line = line[self.stream.write(line) :]
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class TensorBoard(Logger):
         for name, value in step_record(report).items():
             if name != "step":
                 self.writer.add_scalar(name, value, report.step)
-        self.writer.flush()
+        self.writer.flush()  # so that a page that watches the run is up to date
 
 
 def step_record(report: StepReport) -> dict[str, Any]:

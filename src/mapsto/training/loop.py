@@ -13,25 +13,21 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mapsto.data.examples import Examples
 from mapsto.device import seed_all
-from mapsto.distributed import SINGLE_PROCESS, Ranks
+from mapsto.distributed import SINGLE_PROCESS
 from mapsto.errors import RunError
 from mapsto.model.mapping import Mapping
 from mapsto.progress import StepReport
-from mapsto.sequence.batch import Batch
-from mapsto.sequence.packing import batches
 from mapsto.training.checkpoint import (
     checkpoint_folder,
     load_newest_checkpoint,
@@ -39,9 +35,11 @@ from mapsto.training.checkpoint import (
     save_checkpoint,
 )
 from mapsto.training.data_parallel import ReplicatedWeights
-from mapsto.training.loggers import Logger, Loggers
+from mapsto.training.loader import Loader
+from mapsto.training.loggers import Loggers
 from mapsto.training.objectives import Objective
 from mapsto.training.optimizer import Optimizers, decay_end, rate_factor
+from mapsto.training.plan import KEPT_CHECKPOINTS, Plan, RunContext, TrainingState
 
 # The gradient is scaled down to this norm.
 MAX_GRADIENT_NORM = 1.0
@@ -49,20 +47,8 @@ MAX_GRADIENT_NORM = 1.0
 # So many steps in a row without a finite loss and gradient end a run.
 MAX_SKIPPED_STEPS = 3
 
-# The most tokens of a packed batch; a step with more has several.
-BATCH_TOKENS = 8192
-
-# Rows of 128 hold five titles of 25 tokens where rows of 64 hold two: 97 % full for 94, and 8 % more real tokens a second.
-# Without a backward pass what attention costs in longer rows is more than that (sequence.packing.SHORTEST_ROW).
-SHORTEST_TRAINING_ROW = 128
-
 # The share of the steps, at the end, over which `Plan.average` averages the weights.
 AVERAGED_TAIL = 0.20
-
-KEPT_CHECKPOINTS = 2
-
-# The size of a checkpoint, at most, in copies of the weights: the weights, two moments of each, their average or the best ones.
-CHECKPOINT_COPIES = 4
 
 # The parts of a checkpoint's tensor names, `part/parameter`.
 CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
@@ -75,107 +61,6 @@ class Interrupted(RunError):
         self.exit_status = 128 + signum
         hint = f"; the same command goes on from there ({folder})" if folder else ""
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}{hint}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers of a run, fixed before its first step and recorded in run.json under these names."""
-
-    steps: int
-    batch: int  # examples of a step, over all processes
-    rate: float  # peak learning rate
-    optimizer: Literal["adamw", "muon"]
-    seed: int
-    save_every: int  # steps between checkpoints
-    watch_every: int = 0  # steps between scores of the held-out rows; 0: never
-    patience: int = 3  # scores in a row without an improvement after which the learning rate decays
-    average: bool = False  # whether the weights are averaged over the tail of the run
-    layer_decay: float = 1.0  # share of the learning rate of a block of that of the block above
-    head: float = 1.0  # share of the learning rate of the heads
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """The surroundings of a run: device, folder, loggers, processes. They change its weights by rounding alone."""
-
-    device: torch.device
-    # The run's folder; None keeps everything in memory.
-    folder: Path | None = None
-    loggers: Sequence[Logger] = ()
-    # Returns {"loss": …, "error": …} of the held-out rows; None where none are held out.
-    score_held_out: Callable[[Mapping], dict[str, float]] | None = None
-    # Threads that pack batches ahead; 0 packs them in the main thread.
-    workers: int = 1
-    # How the weights are laid out over processes; None for a single process.
-    layout: ReplicatedWeights | None = None
-
-
-@dataclass
-class TrainingState:
-    """The progress of a run, saved in every checkpoint under these names."""
-
-    step: int = 0  # steps done
-    tokens: int = 0  # real tokens read
-    seconds: float = 0.0
-    skipped: int = 0  # steps in a row without a finite loss and gradient
-    averaged: int = 0  # steps in the running mean of the weights
-    best: float = math.inf  # lowest held-out error
-    stale: int = 0  # scores of the held-out rows since the last improvement
-    end: int | None = None  # the last step, where the learning rate decays before it was planned
-    watched: list[dict[str, float]] = field(default_factory=list)  # every score of the held-out rows, with its step
-
-    @classmethod
-    def restore(cls, saved: dict[str, Any]) -> TrainingState:
-        """Make the state that a checkpoint holds; fields that only older versions saved are dropped."""
-        names = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in saved.items() if name in names})
-
-
-def required_bytes(mapping: Mapping, plan: Plan) -> int:
-    """Return the most bytes that a run writes: its checkpoints, one more while it is being written, and the model itself."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in mapping.parameters())
-    return weights * (1 + (CHECKPOINT_COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))
-
-
-class Loader:
-    """The batches of each step, packed ahead by threads; they depend on the seed, the step and the rank alone.
-
-    workers: the number of threads, and of steps ahead.
-    """
-
-    def __init__(
-        self, examples: Examples, plan: Plan, workers: int, objective: Objective, ranks: Ranks = SINGLE_PROCESS
-    ) -> None:
-        self.examples, self.plan, self.workers, self.ranks = objective.adapt(examples), plan, workers, ranks
-        self.objective = objective
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.pending: dict[int, Future[list[Batch]]] = {}
-
-    def rows_of_step(self, step: int) -> list[int]:
-        """Return the indices of the examples that all processes read in `step`."""
-        rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
-        return rows
-
-    def pack_batches(self, step: int) -> list[Batch]:
-        """Pack this process's share of the examples of `step`."""
-        progress = step / self.plan.steps
-        rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
-        examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
-        return batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
-
-    def get_batches(self, step: int) -> list[Batch]:
-        """Return the batches of `step`, and let the threads pack those of the steps after it."""
-        if self.pool is None:
-            return self.pack_batches(step)
-        for number in range(step, min(step + self.workers + 1, self.plan.steps)):
-            if number not in self.pending:
-                self.pending[number] = self.pool.submit(self.pack_batches, number)
-        return self.pending.pop(step).result()
-
-    def close(self) -> None:
-        """Stop the threads."""
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
 
 
 class Training:

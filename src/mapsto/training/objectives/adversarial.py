@@ -41,8 +41,10 @@ class AdversarialLoss:
         else:
             fake = predicted
             real = torch.stack([_random_crop(self.real_image, predicted.shape[2:]) for _ in predicted])
+        # The same weights without gradients: the generator loss reaches the mapping through the discriminator, and stops there.
         frozen = {name: weight.detach() for name, weight in network.named_parameters()}
         generator_loss = _squared_distance(functional_call(network, frozen, fake), 1.0)
+        # Without the gradient of `fake`, so that this loss does not train the mapping.
         discriminator_loss = _squared_distance(network(fake.detach()), 0.0) + _squared_distance(network(real), 1.0)
         return self.weight * generator_loss + discriminator_loss / 2
 

@@ -47,7 +47,7 @@ class ImageObjective(Objective):
         return self.num_ports + len(self.image_losses)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        hidden = mapping.hidden(batch)
+        hidden = mapping.hidden(batch)  # once for all ports
         losses = []
         for port, readout in enumerate(batch.answers):
             if readout is None:
@@ -86,6 +86,7 @@ def image_port(mapping: Mapping) -> int:
 def _source_tokens(batch: Batch, readout: PackedAnswers, kind: str) -> Tensor:
     """Return the source tokens (m, …) of a kind at the places where a port is read."""
     assert readout.at is not None
+    # The inverse of `slots`: from a place in the packed rows to the index of its token.
     token_at_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=readout.at.device)
     token_at_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=readout.at.device)
     return batch.tokens[kind][token_at_place[readout.at]]

@@ -52,6 +52,7 @@ class ReplacedTokenDetection(Objective):
         generator, detector = mapping.get_submodule("generator"), mapping.get_submodule("detector")
         hidden = generator(mapping.embed(batch), batch)
         logits_mv = mapping.read(hidden, batch, 0)
+        # Sampling has no gradient: the generator learns from its own loss alone.
         sampled_m = sample_tokens(logits_mv.detach(), uniform_draws(batch, readout))
         replaced_batch, is_replaced_t = replace_tokens(batch, self.kind, readout, sampled_m)
         hidden_td = mapping.hidden(replaced_batch).flatten(0, 1)[batch.slots[self.kind]]
@@ -90,6 +91,7 @@ def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
     """Draw a number from 0 to 1 for each masked token (m,), by its row's seed: the same in any batch and process."""
     examples = readout.examples.cpu().numpy()
     index_in_example = np.arange(len(examples)) - np.searchsorted(examples, examples)
+    # The 24 highest bits, as many as a float32 holds exactly.
     bits = mix(batch.draws[examples] + index_in_example.astype(np.uint64), 0) >> np.uint64(40)
     return torch.from_numpy(bits.astype(np.float32) / 2**24).to(readout.values.device)
 

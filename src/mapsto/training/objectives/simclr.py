@@ -75,5 +75,6 @@ def projection_head(width: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for in_width, out_width in pairwise((width, *PROJECTION_WIDTHS)):
+        # Without running statistics: a checkpoint holds parameters alone, so a resumed run would lose them.
         layers += [nn.Linear(in_width, out_width), nn.BatchNorm1d(out_width, track_running_stats=False), nn.GELU()]
-    return nn.Sequential(*layers[:-2])
+    return nn.Sequential(*layers[:-2])  # the last layer is linear

@@ -39,6 +39,7 @@ class StyleLoss:
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
         """Return both distances as shares of what they are measured from, summed over images (n, 3, h, w)."""
         features = feature_maps(self.network, predicted)
+        # Early layers hold texture, late ones hardly any place: the middle one stands for content.
         middle = len(features) // 2
         with torch.no_grad():
             source_features = feature_maps(self.network, source)[middle]
@@ -75,7 +76,9 @@ def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
     resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
     if isinstance(embedder, ConvolutionEmbedder):
         mean, std = (torch.tensor(values, device=resized.device).view(3, 1, 1) for values in (source.mean, source.std))
+        # A convolutional network: each of its stages gives a feature map.
         return embedder.network.stages((resized - mean) / std)
+    # A Vision Transformer: its blocks' outputs are feature maps once they lie in rows and columns again.
     tokens = to_tokens(255 * resized, p, source.leading)
     n, t = tokens.shape[:2]
     embedded = embedder(tokens.flatten(0, 1)).view(n, t, -1)
