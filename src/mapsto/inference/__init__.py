@@ -1,1 +1,1 @@
-"""Inference."""
+"""Inference: outputs, answers and vectors of rows that have no labels."""

@@ -1,4 +1,4 @@
-"""A vector for every value: of a list, or of the rows of tables."""
+"""Embedding: one vector for every value of a list, or for every row of tables."""
 
 from __future__ import annotations
 
@@ -10,91 +10,99 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.data.encoding import EncodedRows
+from mapsto.data.encoding import Encoded
 from mapsto.data.rows import bind_to
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
-from mapsto.inference.forward import ahead, over
+from mapsto.inference.forward import forward_batches, prefetch
 from mapsto.inference.predictor import Predictor, read_value
 from mapsto.model.config import Pooling
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.task.arrow import Arrow
 
-Read = Callable[[Tensor, Batch], Tensor]
+Pool = Callable[[Tensor, Batch], Tensor]  # from hidden states (r, l, d) to one vector an example, (n, d)
 
 
 class Embedder(Predictor):
-    """A mapping made ready to give vectors: the answer of a row is {"vector": [d numbers]}, read as `embed` says."""
+    """A predictor of vectors: the answer to a row is {"vector": [d numbers]}, pooled as `embed` says."""
 
     def __init__(
         self, mapping: Mapping, device: str = "auto", precision: str = "auto", pooling: str | None = None
     ) -> None:
         super().__init__(mapping, device, precision)
-        self._read, self._longest = reading(self.mapping, pooling)
+        self._pool, self._max_tokens = choose_pool(self.mapping, pooling)
 
     @property
-    def longest(self) -> int:
-        """How many tokens of an example are read."""
-        return self._longest
+    def max_tokens(self) -> int:
+        """Return how many tokens of an example are read."""
+        return self._max_tokens
 
-    def bound(self, table: Table) -> Arrow:
-        """The arrow with the columns of a table; nothing is answered. Raises UsageError."""
+    def bind(self, table: Table) -> Arrow:
+        """Return the arrow with its sources bound to the columns of a table. Raises UsageError."""
         return bind_to(self.arrow, table, answers=False)
 
-    def _examples(self, encoded: EncodedRows) -> list[Example]:
-        return [Example(pieces, (), int(of)) for pieces, of in zip(encoded.pieces, encoded.row_indices, strict=True)]
+    def _make_examples(self, encoded: Encoded) -> list[Example]:
+        return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.of, strict=True)]
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        return [{"vector": row} for row in vectors(self.mapping, examples, count, self.device, self._read).tolist()]
+        vectors = embed_examples(self.mapping, examples, count, self.device, self._pool)
+        return [{"vector": vector} for vector in vectors.tolist()]
 
 
 def embed(
     mapping: Mapping, values: Sequence[Any], device: torch.device, pooling: str | None = None
 ) -> NDArray[np.float32]:
-    """One vector a value, (n, d): values of the arrow's one source, read as `pooling` says, by default as a sentence encoder was
-    trained to give them, else as the model pools. Raises UsageError."""
+    """Return one vector a value, (n, d).
+
+    values: of the arrow's one source.
+    pooling: how a vector is read; by default as the sentence encoder was trained to give it, else as the model pools.
+
+    Raises UsageError.
+    """
     if len(mapping.arrow.sources) != 1:
         raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
     if isinstance(values, str) or not len(values):
         raise UsageError("embed takes a list of at least one value")
-    read, longest = reading(mapping, pooling)
+    pool, max_tokens = choose_pool(mapping, pooling)
     source = mapping.sources[mapping.arrow.sources[0].kind]
-    known = [read_value(source, value, row) for row, value in enumerate(values)]
+    read_values = [read_value(source, value, index) for index, value in enumerate(values)]
 
-    def encoded(part: list[tuple[int, Any]]) -> list[Example]:
-        rows, told = zip(*part, strict=True)
-        pieces = source.encode(told, 0)
+    def encode_chunk(chunk: list[tuple[int, Any]]) -> list[Example]:
+        rows, chunk_values = zip(*chunk, strict=True)
+        pieces = source.encode(chunk_values, 0)
         return [
-            Example((piece if len(piece) <= longest else source.cut(piece, longest),), (), row)
+            Example((piece if len(piece) <= max_tokens else source.cut(piece, max_tokens),), (), row)
             for row, piece in zip(rows, pieces, strict=True)
         ]
 
-    def examples() -> Iterator[Example]:
-        for part in ahead(enumerate(known), source.defaults.rows_at_once, encoded):
-            yield from part
+    def iterate_examples() -> Iterator[Example]:
+        for chunk in prefetch(enumerate(read_values), source.defaults.rows_at_once, encode_chunk):
+            yield from chunk
 
-    return vectors(mapping, examples(), len(known), device, read)
+    return embed_examples(mapping, iterate_examples(), len(read_values), device, pool)
 
 
-def reading(mapping: Mapping, pooling: str | None) -> tuple[Read, int]:
-    """How a vector is read out of hidden states, and how many tokens are read for it. Raises UsageError."""
-    if pooling is not None and pooling not in (known := get_args(Pooling)):
-        raise UsageError(f"no pooling {pooling!r}{near(str(pooling), known)}; there are: {', '.join(known)}")
+def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
+    """Return the function that pools hidden states, and how many tokens of an example are read. Raises UsageError."""
+    choices = get_args(Pooling)
+    if pooling is not None and pooling not in choices:
+        raise UsageError(f"no pooling {pooling!r}{near(str(pooling), choices)}; there are: {', '.join(choices)}")
     if pooling is not None:
         return lambda hidden, batch: mapping.pool(hidden, batch, pooling), mapping.config.max_tokens
-    said = mapping.config.sentence
-    return mapping.sentence, mapping.config.max_tokens if said is None else said.max_tokens
+    sentence = mapping.config.sentence
+    return mapping.sentence_vectors, mapping.config.max_tokens if sentence is None else sentence.max_tokens
 
 
-def vectors(
-    mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, read: Read
+def embed_examples(
+    mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, pool: Pool
 ) -> NDArray[np.float32]:
-    """`read` of the hidden states of `count` examples, (count, d), each at the place of its row."""
-    found: NDArray[np.float32] | None = None
-    for batch, hidden in over(mapping, examples, device):
-        part = read(hidden, batch).float().cpu().numpy()
-        found = np.zeros((count, part.shape[1]), np.float32) if found is None else found
-        found[batch.rows] = part
-    assert found is not None
-    return found
+    """Return the pooled vectors of `count` examples, (n, d), each at its row's place."""
+    vectors: NDArray[np.float32] | None = None
+    for batch, hidden in forward_batches(mapping, examples, device):
+        batch_vectors = pool(hidden, batch).float().cpu().numpy()
+        if vectors is None:  # the width is known by the first batch
+            vectors = np.zeros((count, batch_vectors.shape[1]), np.float32)
+        vectors[batch.rows] = batch_vectors
+    assert vectors is not None
+    return vectors

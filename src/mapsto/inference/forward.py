@@ -1,4 +1,9 @@
-"""Forward."""
+"""Forward passes over any number of examples, in packed batches and bounded memory.
+
+Examples are packed as in training, so that no padding is computed. They are encoded in chunks; a thread encodes the next chunk
+while the model computes the current one, so that at most two chunks are in memory.
+Legend of shapes: m outputs of a target port, n rows, r rows of a batch, l row length, d width.
+"""
 
 from __future__ import annotations
 
@@ -12,133 +17,133 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.data.encoding import EncodedRows
+from mapsto.data.encoding import Encoded
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
-TOKENS_AT_ONCE = 4096
+TOKENS_PER_BATCH = 4096
 
-
-Done = Callable[[int], None]
-
+Report = Callable[[int], None]  # is called with the number of examples of each batch, for progress
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
-
-
-def over(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
-    """Each packed batch of `examples` with its hidden states; `batch.rows` are the examples' own row numbers. No more of them are
-    held at once than their kind allows, twice over: the next ones are made meanwhile."""
-    for part in held(mapping, examples):
-        with torch.inference_mode():
-            for batch in batches(part, TOKENS_AT_ONCE):
-                moved = batch.to(device)
-                yield moved, mapping.hidden(moved)
-
-
-def held(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """The examples in parts, as many at a time as may be held as pieces."""
-    return ahead(examples, rows_at_once(mapping), list)
-
-
-def rows_at_once(mapping: Mapping) -> int:
-    """How many rows may be held as pieces."""
-    return min(source.defaults.rows_at_once for source in mapping.sources.values())
-
-
-def ahead(items: Iterable[T], at_once: int, make: Callable[[list[T]], R]) -> Iterator[R]:
-    """What `make` makes of so many items at a time, in order; while one part is used, a thread takes and makes the next."""
-    rest = iter(items)
-
-    def following() -> tuple[int, R | None]:
-        part = list(islice(rest, at_once))
-        return len(part), make(part) if part else None
-
-    count, made = following()
-    with ThreadPoolExecutor(1) as pool:
-        while made is not None:
-            waiting = pool.submit(following) if count == at_once else None
-            yield made
-            count, made = waiting.result() if waiting else (0, None)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one target said over some examples: `shown` (m, …), the true `values` (m,), and the `rows` (m,) asked about."""
+    """The evidence (m, …) of one target port for its metrics, with the encoded answers (m, …) and the row of each, (m,)."""
 
-    shown: Tensor
+    evidence: Tensor
     values: Tensor
     rows: Ints
 
 
-def evidence(
-    mapping: Mapping, examples: Iterable[Example], device: torch.device, done: Done = lambda count: None
+def forward_batches(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each packed batch of examples with its hidden states (r, l, d); `batch.rows` are the examples' row numbers."""
+    for chunk in iterate_chunks(mapping, examples):
+        with torch.inference_mode():
+            for batch in batches(chunk, TOKENS_PER_BATCH):
+                batch_on_device = batch.to(device)
+                yield batch_on_device, mapping.hidden(batch_on_device)
+
+
+def iterate_chunks(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield the examples in chunks that fit the memory budget of their kinds."""
+    return prefetch(examples, chunk_size(mapping), list)
+
+
+def chunk_size(mapping: Mapping) -> int:
+    """Return how many rows may be in memory as pieces at a time."""
+    return min(source.defaults.rows_at_once for source in mapping.sources.values())
+
+
+def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> Iterator[R]:
+    """Yield `convert(chunk)` for chunks of `size` items, in order; a thread converts the next one meanwhile."""
+    iterator = iter(items)
+
+    def convert_next() -> tuple[int, R | None]:
+        chunk = list(islice(iterator, size))
+        return len(chunk), convert(chunk) if chunk else None
+
+    # The first chunk is converted here: of short inputs it is the only one, and no thread is needed.
+    count, converted = convert_next()
+    with ThreadPoolExecutor(1) as pool:
+        while converted is not None:
+            future = pool.submit(convert_next) if count == size else None
+            yield converted
+            count, converted = future.result() if future else (0, None)
+
+
+def collect_evidence(
+    mapping: Mapping, examples: Iterable[Example], device: torch.device, report: Report = lambda count: None
 ) -> dict[int, Evidence]:
-    """For each target port that is told of what it said of the answers that `examples` carry, on the CPU. done: is told of how
-    many examples it was, batch by batch."""
-    kept: dict[int, list[Evidence]] = {}
-    for part in held(mapping, examples):
-        pieces = {example.row: example.pieces for example in part}
-        for batch, hidden in over(mapping, part, device):
-            for port, readout in enumerate(batch.answers):
-                if readout is not None:
-                    target = mapping.targets[port]
-                    shown = target.evidence(mapping.read(hidden, batch, port), readout.values).float().cpu()
-                    rows = batch.rows[readout.examples.cpu().numpy()]
-                    if isinstance(target, Located):
-                        rows = batch.rows[torch.unique_consecutive(readout.examples).cpu().numpy()]
-                        shown = target.by_example(shown, [pieces[row] for row in rows.tolist()])
-                    kept.setdefault(port, []).append(Evidence(shown, readout.values.cpu(), rows))
-            done(len(batch.rows))
+    """Return the evidence on the CPU, by target port, for every port of which `examples` carry answers."""
+    parts: dict[int, list[Evidence]] = {}
+    for chunk in iterate_chunks(mapping, examples):
+        pieces = {example.row: example.pieces for example in chunk}
+        for batch, hidden in forward_batches(mapping, chunk, device):
+            for port, answers in enumerate(batch.answers):
+                if answers is None:
+                    continue
+                target = mapping.targets[port]
+                evidence = target.evidence(mapping.read(hidden, batch, port), answers.values).float().cpu()
+                rows = batch.rows[answers.examples.cpu().numpy()]
+                if isinstance(target, Located):
+                    rows = batch.rows[torch.unique_consecutive(answers.examples).cpu().numpy()]
+                    evidence = target.by_example(evidence, [pieces[row] for row in rows.tolist()])
+                parts.setdefault(port, []).append(Evidence(evidence, answers.values.cpu(), rows))
+            report(len(batch.rows))
     return {
         port: Evidence(
-            torch.cat([part.shown for part in parts]),
-            torch.cat([part.values for part in parts]),
-            np.concatenate([part.rows for part in parts]),
+            torch.cat([part.evidence for part in port_parts]),
+            torch.cat([part.values for part in port_parts]),
+            np.concatenate([part.rows for part in port_parts]),
         )
-        for port, parts in sorted(kept.items())
+        for port, port_parts in sorted(parts.items())
     }
 
 
-def questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
-    """Empty answers that say where each target is to be read."""
-    found: list[Answer | None] = []
-    for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
-        source = port.restores
+def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
+    """Return an empty answer for every target port, with the places where an example of `pieces` is read."""
+    questions: list[Answer | None] = []
+    for target, source in zip(mapping.targets, restores(mapping.arrow), strict=True):
         if source is None:
-            found.append(target.questions(pieces))
-        else:
-            asked, before = target.questions(pieces[source : source + 1]), sum(map(len, pieces[:source]))
-            found.append(None if asked is None or asked.at is None else replace(asked, at=asked.at + before))
-    return tuple(found)
+            questions.append(target.questions(pieces))
+            continue
+        # A restored source is asked alone, as if it stood first; its places move behind the pieces before it.
+        question, offset = target.questions(pieces[source : source + 1]), sum(map(len, pieces[:source]))
+        questions.append(
+            None if question is None or question.at is None else replace(question, at=question.at + offset)
+        )
+    return tuple(questions)
 
 
-def asking(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
-    """Examples without answers, each with the number of its row."""
-    for pieces, of in zip(encoded.pieces, encoded.row_indices, strict=True):
-        yield Example(pieces, questions(mapping, pieces), int(of))
+def question_examples(mapping: Mapping, encoded: Encoded) -> Iterator[Example]:
+    """Yield examples that ask every target port and carry no true answers, each with the number of its row."""
+    for pieces, row in zip(encoded.pieces, encoded.of, strict=True):
+        yield Example(pieces, make_questions(mapping, pieces), int(row))
 
 
-def told_by(
+def token_outputs(
     mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """The row of each example that asks target `port` about tokens, and what is said of these, (m, …) on the CPU."""
-    for batch, hidden in over(mapping, examples, device):
-        readout = batch.answers[port]
-        if readout is not None:
+    """Yield the row of each example that asks target `port`, and its outputs (m, …) on the CPU."""
+    for batch, hidden in forward_batches(mapping, examples, device):
+        answers = batch.answers[port]
+        if answers is not None:
             output = mapping.read(hidden, batch, port).float().cpu()
-            asked, counts = torch.unique_consecutive(readout.examples.cpu(), return_counts=True)
-            yield from zip(batch.rows[asked.numpy()].tolist(), torch.split(output, counts.tolist()), strict=True)
+            examples_asked, counts = torch.unique_consecutive(answers.examples.cpu(), return_counts=True)
+            rows = batch.rows[examples_asked.numpy()].tolist()
+            yield from zip(rows, torch.split(output, counts.tolist()), strict=True)
 
 
-def made(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
-    """Return the value that a target makes of the source that it resembles, from its outputs (m, …) for one example."""
+def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
+    """Return the value that a target builds out of the source that it resembles, from the outputs (m, …) for one example."""
     assert isinstance(target, Located) and isinstance(target, Reconstruction)
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
     return target.complete(None, piece, np.flatnonzero(~piece.special), output)
@@ -150,24 +155,27 @@ def row_outputs(
     count: int,
     ports: Sequence[int],
     device: torch.device,
-    done: Done = lambda count: None,
+    report: Report = lambda count: None,
 ) -> list[Tensor]:
-    """What each of these targets, which give one answer a row, says of `count` rows, (count, …); windows of one long row share
-    their mean. done: as of `evidence`."""
+    """Return the outputs (n, …) of each of these ports, which give one answer an example, for `count` rows.
+
+    The windows of one long row share the mean of their outputs.
+    """
     if not ports:
         return []
     sums: dict[int, Tensor] = {}
-    windows = torch.zeros(count)
-    for part in held(mapping, examples):
-        pieces = {example.row: example.pieces for example in part}
-        for batch, hidden in over(mapping, part, device):
+    num_windows = torch.zeros(count)
+    for chunk in iterate_chunks(mapping, examples):
+        pieces = {example.row: example.pieces for example in chunk}
+        for batch, hidden in forward_batches(mapping, chunk, device):
             rows = torch.from_numpy(batch.rows)
             for port in ports:
-                read = mapping.read(hidden, batch, port).float().cpu()
-                output = gather_outputs(mapping.targets[port], read, [pieces[row] for row in batch.rows.tolist()])
+                token_output = mapping.read(hidden, batch, port).float().cpu()
+                batch_pieces = [pieces[row] for row in batch.rows.tolist()]
+                output = gather_outputs(mapping.targets[port], token_output, batch_pieces)
                 if port not in sums:
                     sums[port] = torch.zeros(count, *output.shape[1:])
                 sums[port].index_add_(0, rows, output)
-            windows.index_add_(0, rows, torch.ones(len(rows)))
-            done(len(rows))
-    return [sums[port] / windows.view(-1, *[1] * (sums[port].ndim - 1)) for port in ports]
+            num_windows.index_add_(0, rows, torch.ones(len(rows)))
+            report(len(rows))
+    return [sums[port] / num_windows.view(-1, *[1] * (sums[port].ndim - 1)) for port in ports]

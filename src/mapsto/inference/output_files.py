@@ -13,14 +13,14 @@ from mapsto.data.rows import bind_to
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.table_engine import Engine
-from mapsto.task.arrow import Arrow
+from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import FileBacked, Located, Mark, Reconstruction, Spatial, require
 
-FEW = 256  # rows whose files are held at once
+ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a time
 
 
 def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, content: bytes) -> Path:
-    """The file, named by its number and by where its row came from."""
+    """Write the file of an answer, named by its number and by the file and row that it answers; return its path."""
     file, row = origin
     name = f"{Path(file).stem}-{row}" if row else Path(file).stem
     path = folder / f"{number:05}-{name}{suffix}"
@@ -28,107 +28,110 @@ def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, 
     return path
 
 
-class Written(ABC):
-    """An engine that also writes something of each answer to a folder. number: of the row at hand, from 1."""
+class FileWriter(ABC):
+    """An engine that also writes a file of each answer to a folder."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.folder = engine, folder
-        self.number = 0
+        self.number = 0  # of the current row, from 1
 
     @property
     def arrow(self) -> Arrow:
-        """What the mapping reads and answers."""
+        """Return the arrow of the mapping."""
         return self.engine.arrow
 
     @property
     def cut_rows(self) -> int:
-        """How many rows were too long."""
+        """Return how many rows were longer than the model takes."""
         return self.engine.cut_rows
 
-    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """What the engine answers, written as it comes."""
+    def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Yield the engine's answers, each after its file is written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part, answers in self.engine.answer_parts(parts):
-            bound = bind_to(self.arrow, part, answers=False) if len(part) else self.arrow
-            for place, answer in zip(part.in_order(), answers, strict=True):
+        for table, answers in self.engine.answer_tables(tables):
+            bound = bind_to(self.arrow, table, answers=False) if len(table) else self.arrow
+            for row, answer in zip(table.in_order(), answers, strict=True):
                 self.number += 1
-                if isinstance(place, int) and "error" not in answer:
-                    self.write(bound, part, place, answer)
-            yield part, answers
+                if isinstance(row, int) and "error" not in answer:
+                    self.write(bound, table, row, answer)
+            yield table, answers
 
     @abstractmethod
-    def write(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
-        """Write what there is of the answer to one row of a part."""
+    def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
+        """Write the file of the answer to one row of a table."""
 
 
-class Drawing(Written):
-    """Each value with its answer drawn in. Raises UsageError for answers without a place."""
+class DrawingWriter(FileWriter):
+    """A writer of values with their answers drawn in. Raises UsageError for answers that lie in no value."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
-        told = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
-        self.ports = [port for port, target in told if issubclass(target, Located) and not target.resembles]
+        answered = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
+        self.ports = [port for port, target in answered if issubclass(target, Located) and not target.resembles]
         if not self.ports:
             raise UsageError(f"--draw is for answers that lie in what is read, such as boxes, not {engine.arrow}")
 
-    def write(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
+    def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
         target = kinds.target(self.ports[0].kind)
         assert issubclass(target, Located)
         kind = require(kinds.source(target.lies_in), Spatial, "drawn into")
         column = next(port.column for port in bound.sources if port.kind == kind.kind)
         assert column is not None
-        file = part.origin(row)
         try:
-            value = kind.read(require(kind, FileBacked, "named").locate(part.column(column)[row], part.beside(row)))
-        except BadCell:  # as it changed meanwhile; its answer stands in the table
+            cell = require(kind, FileBacked, "named").locate(table.column(column)[row], table.beside(row))
+            value = kind.read(cell)
+        except BadCell:  # the file changed since it was answered; the answer stands in the table
             return
         suffix, content = kind.draw(value, _marks(self.ports, answer))
-        write_file(self.folder, file, self.number, suffix, content)
+        write_file(self.folder, table.origin(row), self.number, suffix, content)
 
 
-class Filing(Written):
-    """Answers that are files, such as pictures; where an arrow gives several, those of each port in a folder of its own. What is
-    answered then are their names."""
+class AnswerWriter(FileWriter):
+    """A writer of answers that are files, such as pictures; the answers become the names of these files.
 
-    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """What the engine answers, written as it comes, few rows at a time."""
-        return super().answer_parts(chain.from_iterable(map(_few, parts)))
+    Of an arrow with several such ports, those of each stand in a folder of their own.
+    """
 
-    def write(self, bound: Arrow, part: Table, row: int, answer: dict[str, Any]) -> None:
+    def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Yield the engine's answers, few rows at a time, each after its file is written."""
+        return super().answer_tables(chain.from_iterable(map(_split, tables)))
+
+    def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
         ports = self.arrow.targets
-        several = sum(are_files(self.arrow)) > 1
+        has_several = sum(are_files(self.arrow)) > 1
         for port, target in zip(ports, kinds.answering(self.arrow), strict=True):
-            name = port.column or port.kind
-            own, folder = answer if len(ports) == 1 else answer[name], self.folder / name if several else self.folder
             if not issubclass(target, FileBacked):
                 continue
             assert issubclass(target, Reconstruction)
-            if (content := target.file(own[port.kind])) is not None:
+            name = port.column or port.kind
+            port_answer = answer if len(ports) == 1 else answer[name]
+            folder = self.folder / name if has_several else self.folder
+            if (file := target.file(port_answer[port.kind])) is not None:
                 folder.mkdir(exist_ok=True)
-                own[port.kind] = str(write_file(folder, part.origin(row), self.number, *content))
-
-
-def _few(part: Table) -> Iterator[Table]:
-    """A table in parts of few rows, since answers that are files are large; as it is where rows of it could not be read, which
-    must be told in order."""
-    if part.rejected:
-        yield part
-        return
-    for at in range(0, len(part), FEW):
-        yield part.select(range(at, min(at + FEW, len(part))))
+                port_answer[port.kind] = str(write_file(folder, table.origin(row), self.number, *file))
 
 
 def are_files(arrow: Arrow) -> list[bool]:
-    """Of each port behind an arrow, whether its answers are files."""
+    """Return for each target port of an arrow whether its answers are files."""
     return [issubclass(target, FileBacked) for target in kinds.answering(arrow)]
 
 
-def _marks(ports: Sequence[Any], answer: dict[str, Any]) -> list[Mark]:
-    found = []
+def _split(table: Table) -> Iterator[Table]:
+    """Yield a table in parts of few rows; whole where it has rows that cannot be read, whose order only the table knows."""
+    if table.rejected:
+        yield table
+        return
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        yield table.select(range(start, min(start + ROWS_AT_ONCE, len(table))))
+
+
+def _marks(ports: Sequence[Port], answer: dict[str, Any]) -> list[Mark]:
+    """Return the regions of one row's answers to these ports."""
+    marks = []
     for port in ports:
-        own = answer.get(port.column or port.kind, answer)
-        said = own.get(port.kind) if isinstance(own, dict) else own
+        port_answer = answer.get(port.column or port.kind, answer)
+        value = port_answer.get(port.kind) if isinstance(port_answer, dict) else port_answer
         target = kinds.target(port.kind)
         assert issubclass(target, Located)
-        found += target.regions(said or [])
-    return found
+        marks += target.regions(value or [])
+    return marks

@@ -1,4 +1,8 @@
-"""Rows in, answers out, in order: the same packer as in training."""
+"""Prediction: tables in, answers out, in the order of the rows.
+
+Rows are packed into batches as in training, so that no padding is computed. Rows that cannot be read are answered with the
+reason. Weights are packed once for the precision at hand.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
-from mapsto.data.rows import bind_to, load_rows
+from mapsto.data.encoding import Encoded, encode, lie_in_raw
+from mapsto.data.rows import bind_to, read_rows
 from mapsto.data.table import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
-from mapsto.inference.forward import ahead, asking, made, row_outputs, rows_at_once, told_by
-from mapsto.inference.reconstruct import completed
+from mapsto.inference.forward import build_value, chunk_size, prefetch, question_examples, row_outputs, token_outputs
+from mapsto.inference.reconstruct import reconstruct
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
@@ -23,38 +27,48 @@ from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.source import Source
 
 
-def bound_parts(bound_to: Callable[[Table], Arrow], parts: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
-    """Each table with the arrow as it is bound to the first one that has rows. Raises UsageError."""
+def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
+    """Yield each table with the arrow bound to the columns of the first one that has rows; None before it.
+
+    Raises UsageError.
+    """
     bound: Arrow | None = None
-    for part in parts:
-        if bound is None and len(part):
-            bound = bound_to(part)
-        yield part, bound
+    for table in tables:
+        if bound is None and len(table):
+            bound = bind(table)
+        yield table, bound
 
 
-def bind_answering(arrow: Arrow, table: Table) -> Arrow:
-    """The arrow with the columns of a table of which it shall answer the rows. Raises UsageError."""
+def bind_sources(arrow: Arrow, table: Table) -> Arrow:
+    """Return the arrow with its sources bound to the columns of a table to answer.
+
+    Raises UsageError for an arrow without answers, and for sources that no column fits.
+    """
     if not arrow.targets:
         raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
     return bind_to(arrow, table, answers=False)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Rows ready to be answered: `answers` (n,), so far those of rows that cannot be read; of the others the places `rows` (m,)
-    and `examples`, of which `cut` rows lost something."""
+class _Prepared:
+    """Rows of a table, read and encoded."""
 
+    # (n,), one a row of the table: the errors of unreadable rows, and a placeholder for the others.
     answers: list[dict[str, Any]]
+    # (m,), the indices of the readable rows.
     rows: Ints
     examples: list[Example]
-    cut: int
+    # How many rows lost tokens.
+    num_cut: int
 
 
 class Predictor:
-    """A mapping made ready to answer: on its device, in its precision, never trained again.
+    """A copy of a mapping that answers tables: on its device, in its precision, never trained again.
 
-    long: what happens to rows longer than the model takes, "cut", "window" or "error"; `cut_rows` counts those that were cut.
+    long: what happens to rows longer than the model takes, "cut", "window" or "error".
     min_confidence: an answer whose probability is lower is withheld: it is None, beside its probability.
+
+    Raises UsageError for options that the mapping has no use for.
     """
 
     def __init__(
@@ -72,7 +86,7 @@ class Predictor:
             raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
         self.min_confidence = min_confidence
         self.long = "cut" if long == "auto" else long
-        self.cut_rows = 0
+        self.cut_rows = 0  # how many rows were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
@@ -80,110 +94,118 @@ class Predictor:
 
     @property
     def arrow(self) -> Arrow:
-        """What the mapping reads and answers."""
+        """Return the arrow of the mapping."""
         return self.mapping.arrow
 
     @property
-    def longest(self) -> int:
-        """How many tokens of an example are read."""
+    def max_tokens(self) -> int:
+        """Return how many tokens of an example are read."""
         return self.mapping.config.max_tokens
 
-    def bound(self, table: Table) -> Arrow:
-        """The arrow with the columns of a table. Raises UsageError."""
-        return bind_answering(self.arrow, table)
+    def bind(self, table: Table) -> Arrow:
+        """Return the arrow bound to the columns of a table. Raises UsageError."""
+        return bind_sources(self.arrow, table)
 
-    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
-        for part, bound in bound_parts(self.bound, parts):
-            yield part, list(self.answer(part, bound))
+    def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Yield each table with one answer a row; the first table with rows decides which columns are read."""
+        for table, bound in bind_tables(self.bind, tables):
+            yield table, list(self.answer(table, bound))
 
     def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
-        """One answer a row, in order; a row that cannot be read gets {"error": reason} in its place.
+        """Yield one answer a row, in order; {"error": reason} for a row that cannot be read.
 
-        bound: the arrow as it was bound to a table of the same columns.
+        bound: the arrow bound to a table with the same columns.
         """
-        answers = self._answers(table, bound or self.bound(table)) if len(table) else iter(())
-        for place in table.in_order():
-            yield next(answers) if isinstance(place, int) else {"error": f"row {place.row}: {place.reason}"}
+        answers = self._answer_rows(table, bound or self.bind(table)) if len(table) else iter(())
+        for row in table.in_order():
+            yield next(answers) if isinstance(row, int) else {"error": f"row {row.row}: {row.reason}"}
 
-    def _answers(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
-        """One answer for each row that the table holds."""
-        for asked in ahead(
-            range(len(table)), rows_at_once(self.mapping), lambda rows: self._asked(table.select(rows), bound)
-        ):
-            answers = asked.answers
-            self.cut_rows += asked.cut
-            if len(asked.rows):
-                found = self._decode(asked.examples, len(asked.rows))
-                for of, answer in zip(asked.rows, found, strict=True):
-                    answers[int(of)] = answer
+    def _answer_rows(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
+        """Yield one answer for each row in the table's columns."""
+
+        def prepare(rows: list[int]) -> _Prepared:
+            return self._prepare(table.select(rows), bound)
+
+        for prepared in prefetch(range(len(table)), chunk_size(self.mapping), prepare):
+            answers = prepared.answers
+            self.cut_rows += prepared.num_cut
+            if len(prepared.rows):
+                decoded = self._decode(prepared.examples, len(prepared.rows))
+                for row, answer in zip(prepared.rows, decoded, strict=True):
+                    answers[int(row)] = answer
             yield from answers
 
-    def _asked(self, part: Table, bound: Arrow) -> Asked:
+    def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
         mapping = self.mapping
-        rows = load_rows(bound, part, answers=False)
+        rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
-        where = {part.origin(i): i for i in range(len(part))} if rows.faults else {}
+        index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
         for fault in rows.faults:
             if fault.row is not None:
-                answers[where[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+                answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
-            return Asked(answers, rows.indices, [], 0)
-        encoded = encode_rows(rows, mapping.sources, self.longest, self.long, need_alignment(mapping.targets))
-        cut = len(encoded.long_rows) if encoded.num_cut else 0
-        return Asked(answers, rows.indices, self._examples(encoded), cut)
+            return _Prepared(answers, rows.rows, [], 0)
+        encoded = encode(bound, rows, mapping.sources, self.max_tokens, self.long, lie_in_raw(mapping.targets))
+        num_cut = len(encoded.long) if encoded.lost else 0
+        return _Prepared(answers, rows.rows, self._make_examples(encoded), num_cut)
 
-    def _examples(self, encoded: EncodedRows) -> list[Example]:
-        return list(asking(self.mapping, encoded))
+    def _make_examples(self, encoded: Encoded) -> list[Example]:
+        return list(question_examples(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Answers of `count` rows; the windows of one long row share their mean output."""
+        """Return the answers of `count` rows; with several target ports those of each under the port's name."""
         ports = self.mapping.arrow.targets
-        found: list[dict[str, Any]] = [{} for _ in range(count)]
-        whole = self.mapping.ports_per_example
-        outputs = dict(zip(whole, row_outputs(self.mapping, examples, count, whole, self.device), strict=True))
+        answers: list[dict[str, Any]] = [{} for _ in range(count)]
+        per_example = self.mapping.ports_per_example
+        outputs = dict(
+            zip(per_example, row_outputs(self.mapping, examples, count, per_example, self.device), strict=True)
+        )
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            answers = target.decode(outputs[port]) if port in outputs else self._aligned(examples, count, port)
-            for row, answer in zip(found, answers, strict=True):
-                if answer.get("probability", 1.0) < self.min_confidence:
-                    answer[target.kind] = None
-                row.update({name: answer} if name else answer)
-        asked = {example.row for example in examples if any(question is not None for question in example.answers)}
+            port_answers = target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
+            for answer, port_answer in zip(answers, port_answers, strict=True):
+                if port_answer.get("probability", 1.0) < self.min_confidence:
+                    port_answer[target.kind] = None
+                answer.update({name: port_answer} if name else port_answer)
+        rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]
-        unasked = {
-            "error": first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"
-        }
-        return [answer if row in asked else dict(unasked) for row, answer in enumerate(found)]
+        reason = first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"
+        return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
-    def _aligned(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        """What each token says, end to end; for kinds that resemble a source, what becomes of it."""
+    def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
+        """Return the answers of a target that is read at tokens: a list of them a row, or the value that they make up."""
         target = self.mapping.targets[port]
-        found: list[Any] = [[] for _ in range(count)]
+        answers: list[Any] = [[] for _ in range(count)]
         pieces = {example.row: example.pieces for example in examples}
-        for row, output in told_by(self.mapping, examples, port, self.device):
+        for row, output in token_outputs(self.mapping, examples, port, self.device):
             if isinstance(target, Located) and target.resembles:
-                found[row] = made(target, pieces[row], output)
+                answers[row] = build_value(target, pieces[row], output)
             else:
-                found[row] += target.decode(output)
-        return [{target.kind: answers} for answers in found]
+                answers[row] += target.decode(output)
+        return [{target.kind: answer} for answer in answers]
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None
     ) -> list[Any]:
-        """Each value with a share of it, or what a mask marks, hidden and put back: text, or pixels (h, w, 3). mask: one for all
-        values, or a list of one for each. rows: their numbers, where some of a table are left out. Raises UsageError."""
+        """Return each value with a part of it hidden and put back: text, or pixels (h, w, 3).
+
+        hide: the share to hide, at random.
+        mask: hides what it marks instead; one for all values, or a list with one for each.
+        rows: the numbers of the values, from which their random numbers come, where some of a table are left out.
+
+        Raises UsageError.
+        """
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
-        read = [read_value(source, value, row) for row, value in enumerate(values)]
-        masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read)
-        if masks is not None and len(masks) != len(read):
-            raise UsageError(f"{len(masks)} masks for {len(read)} values; give one for all, or one for each")
-        return list(completed(self.mapping, read, hide, self.device, seed, masks, rows))
+        read_values = [read_value(source, value, index) for index, value in enumerate(values)]
+        masks = mask if mask is None or isinstance(mask, list | tuple) else [mask] * len(read_values)
+        if masks is not None and len(masks) != len(read_values):
+            raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
+        return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
 
 
-def read_value(source: Source, value: object, row: int) -> Any:
-    """A value of a list. Raises UsageError with its place."""
+def read_value(source: Source, value: object, index: int) -> Any:
+    """Return a value of a list as the source reads it. Raises UsageError with its index."""
     try:
         return source.read(value)
     except BadCell as bad:
-        raise UsageError(f"value {row} (counted from 0): {bad}") from bad
+        raise UsageError(f"value {index} (counted from 0): {bad}") from bad

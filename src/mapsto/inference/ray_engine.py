@@ -1,7 +1,7 @@
-"""Prediction on Ray: parts of a table are answered by many processes and come back in order.
+"""Prediction on Ray: many processes answer parts of a table, which come back in order.
 
-Ray starts a process that dies again, and answers its part again. Plain tasks, and not Ray Data: its blocks know no row
-numbers, which messages name, and it hangs where its workers take every core and leave none to read with.
+Ray restarts a process that dies and answers its part again. Plain tasks, and not Ray Data: its blocks know no row numbers, which
+messages name, and it hangs where its workers take every core and leave none to read with.
 """
 
 from __future__ import annotations
@@ -17,99 +17,101 @@ from typing import Any
 from mapsto.data.table import Table
 from mapsto.device import keep_memory
 from mapsto.errors import MapstoError, RunError, UsageError
-from mapsto.inference.predictor import Predictor, bind_answering, bound_parts
+from mapsto.inference.predictor import Predictor, bind_sources, bind_tables
 from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow
 
-AHEAD = 2  # parts a process has at a time: one that it answers and one that waits
+TASKS_PER_PROCESS = 2  # one that is answered and one that waits
+MAX_RETRIES = 3  # of the same part: rows that kill every process must not be tried for ever
 
 
-MOST_RETRIES = 3  # of the same part: rows that kill every process must not be tried for ever
+class RayEngine:
+    """Predictors in processes on this machine, or on the cluster that RAY_ADDRESS names, which must have the `model` folder too.
 
+    predictor_options: the positional arguments of Predictor behind its mapping, of which the first is the device.
 
-class Workers:
-    """Predictors on the cores of this machine, or on the cluster that RAY_ADDRESS names, which must see `model` too.
-
-    Raises UsageError without the extra [ray], and what opening the model raises.
+    Raises UsageError without the extra [ray], and the errors of opening the model.
     """
 
-    def __init__(self, model: str, *how: Any) -> None:
-        """how: what a Predictor takes beside its mapping, in order."""
+    def __init__(self, model: str, *predictor_options: Any) -> None:
         self.arrow = model_folder.load_mapping(model).arrow
         self.cut_rows = 0
-        self._made_of = (str(Path(model).absolute()) if Path(model).exists() else model, *how)
+        self._predictor_arguments = (str(Path(model).absolute()) if Path(model).exists() else model, *predictor_options)
         self._ray = _import_ray()
 
-    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Each table with one answer for every row of it; the first that has rows decides which columns are read.
+    def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Yield each table with one answer a row; the first table with rows decides which columns are read.
 
-        Raises RunError when Ray cannot go on, and what a process raised.
+        Raises RunError when Ray breaks down, and the errors of the processes.
         """
         try:
             resources = self._start()
-            gpus = 0 if self._made_of[1] == "cpu" else int(resources.get("GPU", 0))
-            most = AHEAD * max(1, gpus or int(resources.get("CPU", 1)))
+            num_gpus = 0 if self._predictor_arguments[1] == "cpu" else int(resources.get("GPU", 0))
+            max_waiting = TASKS_PER_PROCESS * max(1, num_gpus or int(resources.get("CPU", 1)))
             # max_calls=0: a process with a GPU keeps its model for the next part, as others do.
-            asked = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_retries": MOST_RETRIES, "max_calls": 0}
-            task = self._ray.remote(**asked)(answer)
+            options = {"num_cpus": 1, "num_gpus": min(num_gpus, 1), "max_retries": MAX_RETRIES, "max_calls": 0}
+            task = self._ray.remote(**options)(answer)
             waiting: deque[tuple[Table, Any]] = deque()
-            for part, bound in bound_parts(partial(bind_answering, self.arrow), parts):
-                if len(waiting) == most:
-                    yield self._answered(*waiting.popleft())
-                waiting.append((part, task.remote(self._made_of, part, bound)))
+            for table, bound in bind_tables(partial(bind_sources, self.arrow), tables):
+                if len(waiting) == max_waiting:
+                    yield self._collect(*waiting.popleft())
+                waiting.append((table, task.remote(self._predictor_arguments, table, bound)))
             while waiting:
-                yield self._answered(*waiting.popleft())
+                yield self._collect(*waiting.popleft())
         finally:
             self._ray.shutdown()
 
     def _start(self) -> dict[str, float]:
-        """Connect to Ray, or start it for as long as this takes; what there is to compute on."""
+        """Connect to Ray, or start it until `shutdown`; return the resources that it has."""
         address = os.environ.get("RAY_ADDRESS")
-        here = {"include_dashboard": False} if not address else {}
+        local_options = {"include_dashboard": False} if not address else {}
         try:
-            self._ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **here)
-            found: dict[str, float] = self._ray.cluster_resources()
+            self._ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **local_options)
+            resources: dict[str, float] = self._ray.cluster_resources()
         except (OSError, RuntimeError, ValueError) as error:
-            where = f"at RAY_ADDRESS={address} cannot be reached" if address else "does not start"
-            raise RunError(f"Ray {where}: {_first_line(error)}") from error
-        return found
+            problem = f"at RAY_ADDRESS={address} cannot be reached" if address else "does not start"
+            raise RunError(f"Ray {problem}: {_first_line(error)}") from error
+        return resources
 
-    def _answered(self, part: Table, reference: Any) -> tuple[Table, list[dict[str, Any]]]:
+    def _collect(self, table: Table, reference: Any) -> tuple[Table, list[dict[str, Any]]]:
+        """Wait for the answers of a table."""
         errors = self._ray.exceptions
         try:
-            answers, cut = self._ray.get(reference)
+            answers, num_cut = self._ray.get(reference)
         except errors.RayTaskError as error:
             if isinstance(error.cause, MapstoError):
                 raise error.cause from None
             raise
         except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
-            (file, first), (_, last) = part.origin(0), part.origin(len(part) - 1)
+            (file, first), (_, last) = table.origin(0), table.origin(len(table) - 1)
             rows = f"{file}, rows {first} to {last}"
-            raise RunError(f"{rows}: {MOST_RETRIES + 1} processes died that answered these rows") from error
+            raise RunError(f"{rows}: {MAX_RETRIES + 1} processes died that answered these rows") from error
         except errors.RayError as error:
             raise RunError(f"Ray cannot go on: {_first_line(error)}") from error
-        self.cut_rows += cut
-        return part, answers
+        self.cut_rows += num_cut
+        return table, answers
 
 
-def answer(made_of: tuple[Any, ...], part: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
-    """In a process of Ray: the answers of a part, and how many of its rows were cut."""
-    predictor = _predictor(*made_of)
-    before = predictor.cut_rows
-    return list(predictor.answer(part, bound)), predictor.cut_rows - before
+def answer(
+    predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | None
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the answers of a table and how many of its rows were cut; runs in a process of Ray."""
+    predictor = _load_predictor(*predictor_arguments)
+    cut_before = predictor.cut_rows
+    return list(predictor.answer(table, bound)), predictor.cut_rows - cut_before
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: str, *how: Any) -> Predictor:
-    """The one that this process keeps."""
+def _load_predictor(model: str, *options: Any) -> Predictor:
+    """Load the predictor of this process, once."""
     keep_memory()
-    return Predictor(model_folder.load_mapping(model), *how)
+    return Predictor(model_folder.load_mapping(model), *options)
 
 
 def _import_ray() -> Any:
-    """Ray, told what it reads from the environment alone: to send nothing home, and not to try for ever."""
+    """Import Ray; without telemetry, and with a limit to its retries, both of which it reads from the environment alone."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_task_oom_retries", str(MOST_RETRIES))
+    os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
     if os.environ.get("RAY_ADDRESS"):  # one try at a cluster that does not answer takes 40 s, and there would be 20
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     try:

@@ -1,4 +1,4 @@
-"""Reconstruct."""
+"""Reconstruction: hide a part of each value and put it back (`mapsto predict --hide`, `--mask`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mapsto.errors import BadCell, UsageError
-from mapsto.inference.forward import told_by
+from mapsto.inference.forward import token_outputs
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import READS_ON, Corruption, generator
@@ -18,7 +18,7 @@ from mapsto.task.capabilities import Reconstruction, Spatial, require
 from mapsto.task.source import Source
 
 
-def completed(
+def reconstruct(
     mapping: Mapping,
     values: Sequence[Any],
     share: float,
@@ -27,10 +27,14 @@ def completed(
     masks: Sequence[object] | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Any]:
-    """Each value, already read, with a `share` of it hidden, a function of (seed, row), or what its mask marks; and put back.
-    rows: the number of each, by default its place.
+    """Yield each value with a part of it hidden and put back.
 
-    Raises UsageError for a mapping that does not put back what `~` hides of its one source.
+    values: as the source reads them.
+    share: of the tokens to hide, chosen at random as a function of (seed, row).
+    masks: one for each value, which hides what it marks instead.
+    rows: the row numbers of the values; by default their indices.
+
+    Raises UsageError for a mapping that does not put back what `~` hides of its one source, and for masks that cannot be used.
     """
     source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
     if len(mapping.arrow.sources) != 1 or not mapping.arrow.corrupted or not isinstance(target, Reconstruction):
@@ -41,27 +45,29 @@ def completed(
         raise UsageError(READS_ON)
     if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
+    # Of how the model learnt only `ahead` counts: where the answer to a hidden token is read.
     corruption = Corruption(share, share, ahead=target.corruption.ahead)
-    longest = mapping.config.max_tokens
+    max_tokens = mapping.config.max_tokens
     pieces = [
-        piece if len(piece) <= longest else source.cut(piece, longest)
+        piece if len(piece) <= max_tokens else source.cut(piece, max_tokens)
         for piece in source.encode(values, 0, aligned=True)
     ]
-    examples, chosen = [], []
-    for row, piece in enumerate(pieces):
+    examples, hidden_tokens = [], []
+    for index, piece in enumerate(pieces):
         if masks is None:
-            shown, hidden = source.mask(piece, corruption, generator(seed, row if rows is None else rows[row], 0), 0.0)
+            row = index if rows is None else rows[index]
+            corrupted, hidden = source.mask(piece, corruption, generator(seed, row, 0), 0.0)
         else:
-            shown, hidden = _covered(source, piece, values[row], masks[row])
-        chosen.append(hidden)
-        asked = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
-        examples.append(Example((shown,), (asked, *([None] * (len(mapping.targets) - 1))), row))
-    said = dict(told_by(mapping, examples, 0, device))
-    for row, (value, piece, hidden) in enumerate(zip(values, pieces, chosen, strict=True)):
-        yield target.complete(value, piece, hidden, said.get(row, torch.zeros(0)))
+            corrupted, hidden = _mask_region(source, piece, values[index], masks[index])
+        hidden_tokens.append(hidden)
+        question = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
+        examples.append(Example((corrupted,), (question, *([None] * (len(mapping.targets) - 1))), index))
+    outputs = dict(token_outputs(mapping, examples, 0, device))
+    for index, (value, piece, hidden) in enumerate(zip(values, pieces, hidden_tokens, strict=True)):
+        yield target.complete(value, piece, hidden, outputs.get(index, torch.zeros(0)))
 
 
-def _covered(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+def _mask_region(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
     try:
         return require(source, Spatial, "masked by a picture").mask_region(piece, value, mask)
     except BadCell as bad:

@@ -1,4 +1,4 @@
-"""Answers for any number of rows, from file to file in constant memory: the order is kept, and no row is lost."""
+"""Answers for tables of any size in constant memory: the order is kept, and no row is lost."""
 
 from __future__ import annotations
 
@@ -15,52 +15,58 @@ from mapsto.task.arrow import Arrow
 
 
 class Engine(Protocol):
-    """What answers tables: a Predictor, or several of them elsewhere. `cut_rows`: how many rows were too long for it."""
+    """An object that answers tables: a Predictor, or several of them in other processes."""
 
     @property
-    def cut_rows(self) -> int: ...
+    def cut_rows(self) -> int:
+        """Return how many rows were longer than the model takes."""
+        ...
 
     @property
-    def arrow(self) -> Arrow: ...
+    def arrow(self) -> Arrow:
+        """Return the arrow of the mapping."""
+        ...
 
-    def answer_parts(self, parts: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Each table with one answer for every row of it; the first that has rows decides which columns are read."""
+    def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """Yield each table with one answer a row; the first table with rows decides which columns are read."""
         ...
 
 
 def answer_all(
     engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-    """Each part of a source with one answer for every row of it, in order; `progress` is told how many there are, what could
-    not be read, and what was left aside.
+    """Yield each part of a source of tables with one answer a row, in order.
+
+    progress: is told the number of answered rows, and the rows and files that cannot be read.
 
     Raises UsageError, DataError, and RunError where the engine breaks down.
     """
-    shown, done = progress or Progress(), 0
+    progress, num_answered = progress or Progress(), 0
 
-    def noted() -> Iterator[Table]:
-        for part in stream_tables(source, encoding):
-            for fault in (*part.remarks_on(), *part.rejected):
-                shown.say(f"note: {fault}")
-            yield part
+    def read_tables() -> Iterator[Table]:
+        for table in stream_tables(source, encoding):
+            for finding in (*table.remarks_on(), *table.rejected):
+                progress.say(f"note: {finding}")
+            yield table
 
-    shown.rows("answered", done, None)
+    progress.rows("answered", num_answered, None)
     try:
-        for part, answers in engine.answer_parts(noted()):
-            done += len(answers)
-            shown.rows("answered", done, None)
-            yield part, answers
-        shown.rows("answered", done, done)
+        for table, answers in engine.answer_tables(read_tables()):
+            num_answered += len(answers)
+            progress.rows("answered", num_answered, None)
+            yield table, answers
+        progress.rows("answered", num_answered, num_answered)
     finally:
-        shown.close()
+        progress.close()
 
 
-class Answered:
-    """Rows beside their answers; they can be gone through again and again, and are never held.
+class AnsweredRows:
+    """Rows beside their answers, to be iterated again and again without holding them in memory.
 
-    Which columns there are is known at the end only, so the answers are put into a temporary file in `folder` first (a
-    kill leaves nothing of it), and the rows are read once more beside it. `rows`, `failed`: how many there are. nested: whether
-    lists stay lists, for formats that hold them; else they are JSON.
+    The columns of the answers are known only at the end. So the answers are first written to a temporary file in `folder`, of
+    which a kill leaves nothing, and the rows are read a second time beside it.
+
+    nested: whether lists stay lists, for formats that have them; else they become JSON.
     """
 
     def __init__(
@@ -73,37 +79,39 @@ class Answered:
         nested: bool = False,
     ) -> None:
         self.source, self.encoding = source, encoding
-        self.rows = self.failed = 0
-        self._kept = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
-        given: dict[str, None] = {}
-        answered: dict[str, None] = {}
-        for part, answers in answer_all(engine, source, encoding, progress):
-            given |= dict.fromkeys(part.columns)
+        self.num_rows = self.num_failed = 0
+        self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+        # Dicts without values: sets that keep the order.
+        row_columns: dict[str, None] = {}
+        answer_columns: dict[str, None] = {}
+        for table, answers in answer_all(engine, source, encoding, progress):
+            row_columns |= dict.fromkeys(table.columns)
             for answer in answers:
-                shown = {name: value if nested else _cell(value) for name, value in answer.items() if name != "scores"}
-                answered |= dict.fromkeys(shown)
-                self._kept.write(json.dumps(shown) + "\n")
-                self.failed += "error" in answer
-            self.rows += len(answers)
-        self._given = list(given)
-        self._names = {name: f"predicted_{name}" if name in given else name for name in answered}
+                cells = {name: value if nested else _to_cell(value) for name, value in answer.items() if name != "scores"}
+                answer_columns |= dict.fromkeys(cells)
+                self._file.write(json.dumps(cells) + "\n")
+                self.num_failed += "error" in answer
+            self.num_rows += len(answers)
+        self._row_columns = list(row_columns)
+        self._answer_names = {name: f"predicted_{name}" if name in row_columns else name for name in answer_columns}
 
     @property
     def columns(self) -> list[str]:
-        """Those of the rows, then those of the answers; a name that the rows have gets "predicted_" before it."""
-        return list(dict.fromkeys([*self._given, *self._names.values()]))
+        """Return the columns of the rows, then those of the answers, with "predicted_" before a name that the rows have."""
+        return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each row with its answer. Raises DataError when the source is no longer what it was."""
-        self._kept.seek(0)
-        for part in stream_tables(self.source, self.encoding):
-            for place in part.in_order():
-                line = self._kept.readline()
+        """Yield each row with its answer. Raises DataError when the source has changed."""
+        self._file.seek(0)
+        for table in stream_tables(self.source, self.encoding):
+            for row in table.in_order():
+                line = self._file.readline()
                 if not line:
                     raise DataError(f"{self.source} changed while it was read")
-                cells = {} if isinstance(place, Finding) else {name: part.data[name][place] for name in part.columns}
-                yield cells | {self._names[name]: value for name, value in json.loads(line).items()}
+                cells = {} if isinstance(row, Finding) else {name: table.data[name][row] for name in table.columns}
+                yield cells | {self._answer_names[name]: value for name, value in json.loads(line).items()}
 
 
-def _cell(value: Any) -> Any:
+def _to_cell(value: Any) -> Any:
+    """Return a value as a cell of a flat table; lists and dicts as JSON."""
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
