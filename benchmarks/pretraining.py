@@ -97,7 +97,7 @@ def ours(optimizer: str, batch: int = SENTENCES) -> tuple[Step, Training]:
     shape = TransformerConfig(width=WIDTH, layers=LAYERS, heads=HEADS, feed_forward_width=1024, max_positions=512)
     arrow = Arrow((Port("text", "text", True),), (Port("text", "text"),))
     mapping = Mapping(arrow, ModelConfig(transformer=shape), {"text": source}, [MaskedTextTarget()])
-    mapping.computing_in(choose_precision("auto", torch.device("cpu"))).train()
+    mapping.compute_in(choose_precision("auto", torch.device("cpu"))).train()
     pieces = [(Piece("text", ids.numpy(), np.arange(len(ids))[:, None], np.zeros(len(ids), np.bool_)),) for ids in IDS]
     examples = Examples(arrow, mapping.sources, pieces, None, 0, Corruption())
     plan = Plan(steps=10_000, batch=batch, rate=1e-4, optimizer=optimizer, seed=0, save_every=10**9)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import mapsto
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.model import matmul
 from mapsto.model.layers import ACTIVATIONS, Activation, Linear
-from mapsto.model.mapping import Unset
+from mapsto.model.mapping import SkipInit
 from mapsto.model.matmul import SplitLinear, can_pack
 
 TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
@@ -227,7 +227,7 @@ def test_a_cut_product_is_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_read_anyway_gets_no_first_values() -> None:
     state = torch.get_rng_state()
-    with Unset():
+    with SkipInit():
         torch.nn.Embedding(3, 4), Linear(4, 4)
     assert torch.equal(torch.get_rng_state(), state)
 

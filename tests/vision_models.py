@@ -31,7 +31,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mapsto import zoo
-from mapsto.inference.forward import questions
+from mapsto.inference.forward import make_questions
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
@@ -154,5 +154,5 @@ def pack_values(mapping: Mapping, values: list[Any], answers: list[Any] | None =
     """Pack values of the one source of a mapping, by default with the questions of its targets, into a batch."""
     (source,) = mapping.sources.values()
     pieces = source.encode([source.read(value) for value in values], 0)
-    given = answers or [questions(mapping, (piece,)) for piece in pieces]
+    given = answers or [make_questions(mapping, (piece,)) for piece in pieces]
     return collate([Example((piece,), given[i], i) for i, piece in enumerate(pieces)])

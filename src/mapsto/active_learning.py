@@ -26,7 +26,7 @@ from mapsto.data.rows import Rows, bind_to, load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
-from mapsto.inference.forward import asking, over
+from mapsto.inference.forward import forward_batches, question_examples
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.linear_probe import SKLEARN_SEEDS
@@ -279,9 +279,9 @@ def _seen(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, 
     mapping = predictor.mapping
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     vectors = outputs = None
-    for batch, hidden in over(mapping, asking(mapping, encoded), predictor.device):
+    for batch, hidden in forward_batches(mapping, question_examples(mapping, encoded), predictor.device):
         of = torch.from_numpy(batch.rows)
-        part = mapping.sentence(hidden, batch).float().cpu()
+        part = mapping.sentence_vectors(hidden, batch).float().cpu()
         vectors = part.new_zeros(len(rows), part.shape[1]) if vectors is None else vectors
         vectors[of] = part
         if port is not None:

@@ -18,8 +18,8 @@ from mapsto.data import readers
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.evaluation.evaluate import evaluate
-from mapsto.inference.forward import ahead
-from mapsto.inference.table_engine import Answered, answer_all
+from mapsto.inference.forward import prefetch
+from mapsto.inference.table_engine import AnsweredRows, answer_all
 from mapsto.progress import Progress
 
 
@@ -180,8 +180,8 @@ def test_how_far_it_is_is_told_part_by_part(model: Model, tmp_path: Path) -> Non
 
 def test_a_source_that_changes_meanwhile_is_said(model: Model, tmp_path: Path) -> None:
     path = write_labelled(tmp_path / "a.csv")
-    answered = Answered(model.predictor, path)
-    assert answered.rows == 120 == len(list(answered)) == len(list(answered))
+    answered = AnsweredRows(model.predictor, path)
+    assert answered.num_rows == 120 == len(list(answered)) == len(list(answered))
     with path.open("a", encoding="utf-8") as stream:
         stream.write("one more,warm\n")
     with pytest.raises(DataError, match="changed while it was read"):
@@ -212,7 +212,7 @@ def test_parts_are_made_one_ahead_and_in_order(count: int) -> None:
         return part
 
     used = 0
-    for part in ahead(range(count), 3, make):
+    for part in prefetch(range(count), 3, make):
         used += len(part)
         assert sum(map(len, made)) <= used + 3, "more than the next part was made"
     assert [item for part in made for item in part] == list(range(count)) and used == count
@@ -224,7 +224,7 @@ def test_a_fault_in_the_next_part_comes_when_that_is_asked_for() -> None:
             raise DataError("three has gone")
         return sum(part)
 
-    parts = ahead(range(6), 3, make)
+    parts = prefetch(range(6), 3, make)
     assert next(parts) == 3
     with pytest.raises(DataError, match="three has gone"):
         next(parts)

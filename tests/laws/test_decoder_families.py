@@ -150,7 +150,7 @@ def test_hidden_states_of_what_is_left_and_count_of_parameters(shape: str, tmp_p
     assert sum(p.numel() for p in mapping.parameters()) == sum(p.numel() for p in reference.parameters())
     assert norms(mapping) == norms(reference)
     batch, mask = hidden(mapping, samples(shape))
-    at = mapping.taken(batch)
+    at = mapping.decoded_places(batch)
     assert at is not None
     left, stood = shown(batch, at)
     states = mapping.transformer(mapping.embed(left), left, every_layer=True)
@@ -273,7 +273,7 @@ def test_what_is_left_is_moved_together(arrow: str) -> None:
     mapping, examples = small_mapping(arrow, "mae")
     listed = [examples.example(i, 0, 0.0) for i in range(20)]
     batch = collate(listed)
-    at = mapping.taken(batch)
+    at = mapping.decoded_places(batch)
     assert at is not None
     left, stood = shown(batch, at)
     assert left.segments.shape[1] < batch.segments.shape[1] and left.real_tokens == len(stood)
@@ -315,7 +315,7 @@ def test_pooled_answers_are_those_of_what_is_left() -> None:
     mapping, examples = small_mapping("~image -> image, label", "mae")
     mapping.eval()
     batch = collate([examples.example(i, 0, 0.0) for i in range(12)])
-    at = mapping.taken(batch)
+    at = mapping.decoded_places(batch)
     assert at is not None
     left, _ = shown(batch, at)
     torch.testing.assert_close(mapping.pool(mapping.hidden(batch), batch), mapping.pool(mapping.hidden(left), left))

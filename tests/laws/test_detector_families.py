@@ -19,7 +19,7 @@ from vision_models import edit_json, smooth_pictures
 import mapsto
 from mapsto import zoo
 from mapsto.errors import CheckpointError
-from mapsto.inference.forward import questions
+from mapsto.inference.forward import make_questions
 from mapsto.kinds.boxes import Boxes
 from mapsto.kinds.image import ImageSource
 from mapsto.model.mapping import Mapping
@@ -64,7 +64,7 @@ def source_of(mapping: Mapping) -> ImageSource:
 def packed(mapping: Mapping, values: list[Any]) -> Any:
     source = source_of(mapping)
     pieces = source.encode([source.read(value) for value in values], 0, aligned=True)
-    return collate([Example((piece,), questions(mapping, (piece,)), i) for i, piece in enumerate(pieces)]), pieces
+    return collate([Example((piece,), make_questions(mapping, (piece,)), i) for i, piece in enumerate(pieces)]), pieces
 
 
 @pytest.mark.parametrize("changes", [{}, {"size": 32, "max_size": 160}])

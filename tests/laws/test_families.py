@@ -31,7 +31,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import mapsto
 from mapsto import zoo
 from mapsto.errors import CheckpointError
-from mapsto.inference.forward import questions
+from mapsto.inference.forward import make_questions
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import huggingface, model_folder, weight_names
 from mapsto.sequence.batch import Answer, Example
@@ -43,7 +43,8 @@ FAMILIES = zoo.family_names()
 def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
     pieces = mapping.sources["text"].encode(texts, 0)
     examples = [
-        Example((piece,), answers[i] if answers else questions(mapping, (piece,)), i) for i, piece in enumerate(pieces)
+        Example((piece,), answers[i] if answers else make_questions(mapping, (piece,)), i)
+        for i, piece in enumerate(pieces)
     ]
     return collate(examples), pieces
 

@@ -26,7 +26,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain.attribution import METHODS
 from mapsto.fitting.trace import trace
 from mapsto.kinds.image import ImageSource
-from mapsto.model.mapping import Unset
+from mapsto.model.mapping import SkipInit
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.training import checkpoint
 from mapsto.vision.image_io import decode_image
@@ -64,7 +64,7 @@ COUNTED = [
 def test_published_networks_have_their_size_and_their_grid(family: str, given: dict[str, Any], count: int) -> None:
     config = zoo.get_family(family).read_config(given)
     assert config.backbone is not None and config.backbone.stride == 32
-    with torch.device("meta"), Unset():
+    with torch.device("meta"), SkipInit():
         network = config.backbone.network()
         assert network(torch.zeros(1, 3, 224, 160)).shape == (1, config.transformer.width, 7, 5)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == count

@@ -14,7 +14,7 @@ from mapsto.data.readers import format_of
 from mapsto.data.table import write_rows
 from mapsto.data.writers import legible
 from mapsto.errors import DataError, UsageError, place
-from mapsto.inference.table_engine import Answered, Engine, answer_all
+from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
 
@@ -77,14 +77,14 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
     """Write every row with its answer to a table, or print it as csv."""
     folder = None if out is None else out.parent
-    answered = Answered(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
+    answered = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
     if out is not None:
         print_status(f"wrote {write_rows(out, answered.columns, answered)} rows to {out}")
     else:
         writer = csv.DictWriter(sys.stdout, answered.columns)
         writer.writeheader()
         writer.writerows(map(legible, answered))
-    return RowCounts(answered.rows, answered.failed)
+    return RowCounts(answered.num_rows, answered.num_failed)
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

@@ -97,11 +97,11 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     settings: the arguments of Predictor behind its mapping, in order.
     """
     from mapsto.inference.predictor import Predictor
-    from mapsto.inference.ray_engine import Workers
+    from mapsto.inference.ray_engine import RayEngine
     from mapsto.pretrained.model_folder import load_mapping
 
     require_choice("engine", name, ENGINES)
-    return Workers(model, *settings) if name == "ray" else Predictor(load_mapping(model), *settings)
+    return RayEngine(model, *settings) if name == "ray" else Predictor(load_mapping(model), *settings)
 
 
 def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool) -> None:
@@ -109,7 +109,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
     from mapsto import kinds
     from mapsto.cli.answers import report_counts, require_folder, write_answer_files, write_answers
     from mapsto.data.writers import require_writable
-    from mapsto.inference.output_files import Drawing, Filing, are_files
+    from mapsto.inference.output_files import AnswerWriter, DrawingWriter, are_files
     from mapsto.task.capabilities import FileBacked
 
     arrow = engine.arrow
@@ -118,11 +118,11 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         raise UsageError(f"{arrow} fills in what is hidden: say what to hide, with --hide 0.5 or --mask")
     is_file = are_files(arrow)
     if any(is_file):
-        engine, out = Filing(engine, require_folder(out)), None
+        engine, out = AnswerWriter(engine, require_folder(out)), None
     elif out is not None:
         require_writable(out)
     if draw is not None:
-        engine = Drawing(engine, draw)
+        engine = DrawingWriter(engine, draw)
     is_file_only = bool(is_file) and all(is_file)
     counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json)
     report_counts(counts, engine.cut_rows, " (see --long)")

@@ -19,7 +19,15 @@ from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
-from mapsto.inference.forward import Done, asking, evidence, made, questions, row_outputs, told_by
+from mapsto.inference.forward import (
+    Report,
+    build_value,
+    collect_evidence,
+    make_questions,
+    question_examples,
+    row_outputs,
+    token_outputs,
+)
 from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
@@ -128,7 +136,7 @@ def evaluate(
         examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
         scores |= score_examples(mapping, examples, rows, device, on_scored)
     evaluation = Evaluation(len(rows), scores, notes=notes)
-    outputs_by_port = row_outputs(mapping, asking(mapping, encoded), len(rows), row_ports, device, on_scored)
+    outputs_by_port = row_outputs(mapping, question_examples(mapping, encoded), len(rows), row_ports, device, on_scored)
     for port, outputs in zip(row_ports, outputs_by_port, strict=True):
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix)
@@ -152,7 +160,7 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
     evaluation.predictions.append(predictions)
 
 
-def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Done:
+def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Report:
     """Return the function that is called with a number of scored examples and reports progress in rows."""
     num_scored = 0
 
@@ -168,11 +176,11 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
     """Return the outputs (n, …) of target `port` for every row; for a target that restores a source, its evidence."""
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
     if mapping.targets[port].readout.per_example:
-        (outputs,) = row_outputs(mapping, asking(mapping, encoded), len(rows), [port], device)
+        (outputs,) = row_outputs(mapping, question_examples(mapping, encoded), len(rows), [port], device)
         return outputs
     examples = _labelled_examples(mapping, arrow, rows, encoded, [port], 0)
-    port_evidence = evidence(mapping, scoring_examples(examples), device)[port]
-    return port_evidence.shown[np.argsort(port_evidence.rows)]
+    port_evidence = collect_evidence(mapping, scoring_examples(examples), device)[port]
+    return port_evidence.evidence[np.argsort(port_evidence.rows)]
 
 
 def _labelled_examples(
@@ -201,15 +209,15 @@ def _sample_outputs(
     # Sorted, so that samples are shown in the order of the table.
     row_indices = np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
     pieces = {row: encoded.pieces[row] for row in row_indices}
-    examples = [Example(pieces[row], questions(mapping, pieces[row]), row) for row in row_indices]
-    outputs = dict(told_by(mapping, examples, port, device))
+    examples = [Example(pieces[row], make_questions(mapping, pieces[row]), row) for row in row_indices]
+    outputs = dict(token_outputs(mapping, examples, port, device))
     (source_port,) = (i for i, source in enumerate(mapping.arrow.sources) if source.kind == target.lies_in)
     return [
         OutputSample(
             target,
             *rows.origin(row),
             input=rows.sources[source_port][row],
-            answer=made(target, pieces[row], outputs[row]),
+            answer=build_value(target, pieces[row], outputs[row]),
             label=rows.targets[port][row],
         )
         for row in row_indices
@@ -222,7 +230,7 @@ def scoring_examples(examples: Examples) -> Iterator[Example]:
 
 
 def score_examples(
-    mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Done = lambda count: None
+    mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Report = lambda count: None
 ) -> dict[str, Score]:
     """Score examples that carry their labels, as held-out ones do.
 
@@ -230,12 +238,12 @@ def score_examples(
     done: see `evidence`.
     """
     scores: dict[str, Score] = {}
-    for port, port_evidence in evidence(mapping, scoring_examples(examples), device, done).items():
+    for port, port_evidence in collect_evidence(mapping, scoring_examples(examples), device, done).items():
         labels = port_evidence.values.tolist()
         prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if mapping.arrow.targets[port].restores is None:
             assert rows is not None and examples.answers is not None
             labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
-        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.shown, labels))
+        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels))
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
     return scores

@@ -23,7 +23,7 @@ from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.explain.attnlrp import AttnLRP
-from mapsto.inference.forward import asking, row_outputs
+from mapsto.inference.forward import question_examples, row_outputs
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
@@ -112,7 +112,7 @@ class Explainer:
         if steps < 1:
             raise UsageError(f"--steps must be above 0, not {steps}")
         # A kernel for bf16 would bypass the rules of AttnLRP, and rounding would drown small differences.
-        self.mapping = mapping.to(device).eval().float().computing_in(torch.float32)
+        self.mapping = mapping.to(device).eval().float().compute_in(torch.float32)
         self.device, self.method, self.steps = device, method, steps
         self.num_cut = 0
         self.sources = {kind: require(source, Explainable, "explained") for kind, source in mapping.sources.items()}
@@ -130,7 +130,7 @@ class Explainer:
 
     def examples(self, rows: Rows) -> list[Example]:
         """Encode rows as examples whose tokens know their place in the raw values."""
-        return list(asking(self.mapping, self._encode(rows)))
+        return list(question_examples(self.mapping, self._encode(rows)))
 
     def _encode(self, rows: Rows) -> EncodedRows:
         mapping = self.mapping
@@ -145,7 +145,7 @@ class Explainer:
     def _explain_chunk(self, rows: Rows) -> Iterator[Explanation]:
         encoded = self._encode(rows)
         self.num_cut += len(encoded.long_rows)
-        examples = list(asking(self.mapping, encoded))
+        examples = list(question_examples(self.mapping, encoded))
         outputs = self.outputs(examples)
         scores = self.answer_scores(outputs, outputs)
         baseline_scores = self.answer_scores(self.outputs([self.blank(example) for example in examples]), outputs)

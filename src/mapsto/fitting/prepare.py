@@ -93,7 +93,7 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
     seed_all(options.seed)
     mapping = make_mapping(data.arrow, data.config, data.sources, data.targets, data.start)
     freeze_weights(mapping, options, data.start)
-    mapping = mapping.to(device).computing_in(precision)
+    mapping = mapping.to(device).compute_in(precision)
     examples, held_out = data.encode()
     facts = {
         "arrow": str(data.arrow),

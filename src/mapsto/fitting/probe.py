@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
-from mapsto.inference.forward import evidence, over
+from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, LinearProbe
 
@@ -25,8 +25,8 @@ def extract_features(mapping: Mapping, examples: Examples, device: torch.device)
     plain = examples.without_augmentation()
     features: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
     stream = (plain.example(row, 0, 0.0) for row in range(len(plain)))
-    for batch, hidden in over(mapping, stream, device):
-        features[batch.rows] = mapping.summary(hidden, batch).float().cpu().numpy()
+    for batch, hidden in forward_batches(mapping, stream, device):
+        features[batch.rows] = mapping.pooled_vectors(hidden, batch).float().cpu().numpy()
     return features
 
 
@@ -57,11 +57,11 @@ def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
         return []
     mapping = run.mapping.eval()
     temperatures = []
-    for port, outputs in evidence(mapping, scoring_examples(run.held_out), run.device).items():
+    for port, outputs in collect_evidence(mapping, scoring_examples(run.held_out), run.device).items():
         target = mapping.targets[port]
         if not isinstance(target, Classes):
             continue
-        temperature = target.calibrate(mapping.heads[port], outputs.shown, outputs.values)
+        temperature = target.calibrate(mapping.heads[port], outputs.evidence, outputs.values)
         if temperature is not None:
             say(f"confidence set by {len(outputs.values):,} held-out rows: logits divided by {temperature:.2f}")
             temperatures.append(round(temperature, 4))

@@ -17,7 +17,7 @@ from mapsto.evaluation.report import Provenance, evaluation_page, headline, writ
 from mapsto.fitting import run_folder
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
-from mapsto.inference.forward import over
+from mapsto.inference.forward import forward_batches
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
@@ -36,7 +36,7 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
 
     def validate(mapping: Mapping) -> dict[str, float]:
         target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
-        for batch, hidden in over(mapping, examples, device):
+        for batch, hidden in forward_batches(mapping, examples, device):
             readout = batch.answers[0]
             if readout is not None:
                 output = mapping.read(hidden, batch, 0)

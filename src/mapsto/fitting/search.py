@@ -34,7 +34,7 @@ from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import RunData
-from mapsto.inference.forward import over
+from mapsto.inference.forward import forward_batches
 from mapsto.kinds import answering
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.model.mapping import Mapping
@@ -392,7 +392,7 @@ def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     examples = make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
     results = []
-    for batch, hidden in over(mapping, scoring_examples(examples), next(mapping.parameters()).device):
+    for batch, hidden in forward_batches(mapping, scoring_examples(examples), next(mapping.parameters()).device):
         readout = batch.answers[0]
         if readout is not None:
             output = mapping.read(hidden, batch, 0)

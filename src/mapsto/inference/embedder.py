@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded
+from mapsto.data.encoding import EncodedRows
 from mapsto.data.rows import bind_to
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
@@ -42,8 +42,8 @@ class Embedder(Predictor):
         """Return the arrow with its sources bound to the columns of a table. Raises UsageError."""
         return bind_to(self.arrow, table, answers=False)
 
-    def _make_examples(self, encoded: Encoded) -> list[Example]:
-        return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.of, strict=True)]
+    def _make_examples(self, encoded: EncodedRows) -> list[Example]:
+        return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True)]
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
         vectors = embed_examples(self.mapping, examples, count, self.device, self._pool)

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.data.encoding import Encoded
+from mapsto.data.encoding import EncodedRows
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.arrow import restores
 from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
@@ -43,7 +42,9 @@ class Evidence:
     rows: Ints
 
 
-def forward_batches(mapping: Mapping, examples: Iterable[Example], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+def forward_batches(
+    mapping: Mapping, examples: Iterable[Example], device: torch.device
+) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each packed batch of examples with its hidden states (r, l, d); `batch.rows` are the examples' row numbers."""
     for chunk in iterate_chunks(mapping, examples):
         with torch.inference_mode():
@@ -111,7 +112,8 @@ def collect_evidence(
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
     """Return an empty answer for every target port, with the places where an example of `pieces` is read."""
     questions: list[Answer | None] = []
-    for target, source in zip(mapping.targets, restores(mapping.arrow), strict=True):
+    for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
+        source = port.restores
         if source is None:
             questions.append(target.questions(pieces))
             continue
@@ -123,9 +125,9 @@ def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | 
     return tuple(questions)
 
 
-def question_examples(mapping: Mapping, encoded: Encoded) -> Iterator[Example]:
+def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
     """Yield examples that ask every target port and carry no true answers, each with the number of its row."""
-    for pieces, row in zip(encoded.pieces, encoded.of, strict=True):
+    for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True):
         yield Example(pieces, make_questions(mapping, pieces), int(row))
 
 

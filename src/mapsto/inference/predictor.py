@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mapsto.data.encoding import Encoded, encode, lie_in_raw
-from mapsto.data.rows import bind_to, read_rows
+from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
+from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
@@ -89,7 +89,7 @@ class Predictor:
         self.cut_rows = 0  # how many rows were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().computing_in(dtype)
+        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
         self.mapping.transformer.pack(dtype)
 
     @property
@@ -137,19 +137,19 @@ class Predictor:
 
     def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
         mapping = self.mapping
-        rows = read_rows(bound, part, mapping.sources, mapping.targets, answers=False)
+        rows = load_rows(bound, part, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
         index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
         for fault in rows.faults:
             if fault.row is not None:
                 answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
-            return _Prepared(answers, rows.rows, [], 0)
-        encoded = encode(bound, rows, mapping.sources, self.max_tokens, self.long, lie_in_raw(mapping.targets))
-        num_cut = len(encoded.long) if encoded.lost else 0
-        return _Prepared(answers, rows.rows, self._make_examples(encoded), num_cut)
+            return _Prepared(answers, rows.indices, [], 0)
+        encoded = encode_rows(rows, mapping.sources, self.max_tokens, self.long, need_alignment(mapping.targets))
+        num_cut = len(encoded.long_rows) if encoded.num_cut else 0
+        return _Prepared(answers, rows.indices, self._make_examples(encoded), num_cut)
 
-    def _make_examples(self, encoded: Encoded) -> list[Example]:
+    def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         return list(question_examples(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
@@ -162,7 +162,9 @@ class Predictor:
         )
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            port_answers = target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
+            port_answers = (
+                target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
+            )
             for answer, port_answer in zip(answers, port_answers, strict=True):
                 if port_answer.get("probability", 1.0) < self.min_confidence:
                     port_answer[target.kind] = None

@@ -92,9 +92,7 @@ class RayEngine:
         return table, answers
 
 
-def answer(
-    predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | None
-) -> tuple[list[dict[str, Any]], int]:
+def answer(predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
     """Return the answers of a table and how many of its rows were cut; runs in a process of Ray."""
     predictor = _load_predictor(*predictor_arguments)
     cut_before = predictor.cut_rows

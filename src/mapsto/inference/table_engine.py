@@ -87,7 +87,9 @@ class AnsweredRows:
         for table, answers in answer_all(engine, source, encoding, progress):
             row_columns |= dict.fromkeys(table.columns)
             for answer in answers:
-                cells = {name: value if nested else _to_cell(value) for name, value in answer.items() if name != "scores"}
+                cells = {
+                    name: value if nested else _to_cell(value) for name, value in answer.items() if name != "scores"
+                }
                 answer_columns |= dict.fromkeys(cells)
                 self._file.write(json.dumps(cells) + "\n")
                 self.num_failed += "error" in answer

@@ -1,7 +1,7 @@
 """The mapping: sources → Transformer → targets, and the loss.
 
-The pieces of an example are embedded and packed end to end; one Transformer computes the hidden states of all of them; each target
-reads its vectors there (task/readout.py) and its head computes the outputs. Where hidden tokens are put back by a decoder (MAE,
+The pieces of an example are embedded and packed end to end; one Transformer computes the hidden states of all of them; each
+target reads its vectors there (task/readout.py), and its head computes the outputs. Where a decoder puts hidden tokens back (MAE,
 He et al. 2022), the Transformer sees only the visible tokens, which saves most of a step when three quarters are hidden.
 Legend of shapes: r rows, l row length, d width, n examples, m answers of one target.
 """
@@ -24,7 +24,7 @@ from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import shown
-from mapsto.task.arrow import Arrow, restores
+from mapsto.task.arrow import Arrow
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -56,13 +56,15 @@ class Mapping(nn.Module):
         self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in self.sources.items()})
         self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
-        is_restored = [source is not None for source in restores(arrow)]
+        is_restored = [port.restores is not None for port in arrow.targets]
         self.decoder: MAEDecoder | None = None
         if config.decoder is not None and any(is_restored):
             decoder_width = config.decoder.width
             positions = {kind: source.decoder_positions(decoder_width) for kind, source in self.sources.items()}
             self.decoder = MAEDecoder(width, config.decoder, positions)
-        self.decoded_ports = [port for port, restored in enumerate(is_restored) if restored and self.decoder is not None]
+        self.decoded_ports = [
+            port for port, restored in enumerate(is_restored) if restored and self.decoder is not None
+        ]
         has_pooled = any(target.readout.pooled for target in self.targets)
         self.pooler = Transform(width, config.pooler) if has_pooled and config.pooler else None
         for target in self.targets:

@@ -25,7 +25,7 @@ from mapsto.errors import CheckpointError, MapstoError
 from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import MAEDecoder
-from mapsto.model.mapping import Mapping, Unset
+from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.weight_names import (
@@ -359,7 +359,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
 def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
     """Return the shape of every weight of the body by name, from modules that hold no memory."""
     shape = config.transformer
-    with torch.device("meta"), Unset():
+    with torch.device("meta"), SkipInit():
         modules: dict[str, torch.nn.Module] = {
             "transformer": Transformer(shape),
             f"embedders.{source.kind}": source.embedder(shape.input_width),

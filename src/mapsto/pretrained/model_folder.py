@@ -21,7 +21,7 @@ from torch import Tensor
 from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
-from mapsto.model.mapping import Mapping, Unset
+from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
@@ -99,7 +99,7 @@ def load_mapping(name: str | Path) -> Mapping:
     pretrained = folder.pretrained
     arrow, targets = _published_targets(pretrained) if folder.manifest is None else _saved_targets(folder.manifest)
     length = None if folder.manifest is None else folder.manifest.get("length")
-    with Unset():
+    with SkipInit():
         mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
     mapping.trained_with = folder.trained_with
     missing = copy_weights(mapping, pretrained.tensors)

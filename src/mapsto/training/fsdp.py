@@ -59,7 +59,7 @@ class ShardedWeights(ReplicatedWeights):
         yield from ((batches[0], 0.0) for _ in range(num_repeats))
 
     def gather_mapping(self, mapping: Mapping) -> Mapping:
-        copy = Mapping(mapping.arrow, mapping.config, mapping.sources, mapping.targets).computing_in(mapping.precision)
+        copy = Mapping(mapping.arrow, mapping.config, mapping.sources, mapping.targets).compute_in(mapping.precision)
         device = next(mapping.parameters()).device
         with torch.no_grad():
             for weight, shard in zip(copy.to(device).parameters(), mapping.parameters(), strict=True):
