@@ -1,4 +1,8 @@
-"""The folder a run leaves: a Hugging Face model folder, and beside it mapsto.json, which says what the mapping means."""
+"""The folder of a run: which folders can take a run, the lock on it, and the records of runs and searches.
+
+run.json is written before the first step, mapsto.json after the last one; a folder with run.json alone holds an unfinished run. A
+run is continued only when everything that its bits depend on (SAME, the options) is as recorded.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +28,14 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-SEARCH = "search.json"
+SEARCH, REPORT, LOCK = "search.json", "report.html", "run.lock"
 
-
-REPORT = "report.html"
-
-
-LOCK = "run.lock"
-
-
+# The facts that must be equal for a run to be continued.
 SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 
-
-# What says that a run is here goes last, so that a kill in the middle of `clear` leaves a folder that can be cleared again.
-OWN: tuple[str, ...] = (
+# The files and folders of a run. The ones that identify a run are last, so that a kill in the middle of `clear` leaves a folder
+# that can be cleared again.
+RUN_FILES: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
     "report_files",
@@ -53,8 +51,7 @@ OWN: tuple[str, ...] = (
     MANIFEST_FILE,
 )
 
-
-# What a kill leaves before the run is recorded; the corpus is kept for the next one, also when a run is cleared.
+# The files that a kill leaves before the run is recorded; the corpus is kept for the next run, also when a run is cleared.
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
@@ -64,30 +61,30 @@ BEFORE_RUN = {
 
 
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
-    """Make sure `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
+    """Raise UsageError unless `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
 
-    searched: whether the run begins, or began, with a search; an unfinished run that did not is another one. Nothing is
-    touched. What a kill before the run was recorded leaves there counts as nothing. Raises UsageError.
+    searched: whether the run begins with a search; an unfinished run that did not is another run.
+    Nothing is written. Files of a run that was killed before it was recorded count as nothing.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
-    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if held <= BEFORE_RUN:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names <= BEFORE_RUN:
         return
-    if not held & {MANIFEST_FILE, RUN_FILE, SEARCH}:
+    if not names & {MANIFEST_FILE, RUN_FILE, SEARCH}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
     if overwrite:
         return
-    if MANIFEST_FILE in held:
+    if MANIFEST_FILE in names:
         raise UsageError(f"{folder} holds a finished run; choose another --out, or add --overwrite")
-    if searched != (SEARCH in held):
-        found = "an unfinished run without a search" if searched else "a search; give --search as before"
-        raise UsageError(f"{folder} holds {found}, choose another --out, or add --overwrite")
+    if searched != (SEARCH in names):
+        content = "an unfinished run without a search" if searched else "a search; give --search as before"
+        raise UsageError(f"{folder} holds {content}, choose another --out, or add --overwrite")
 
 
 def clear(folder: Path) -> None:
-    """Remove the run in a folder that `require_free` let pass; other files there are left alone."""
-    for name in OWN:
+    """Remove the run in a folder that `require_free` has accepted; other files there stay."""
+    for name in RUN_FILES:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -97,7 +94,10 @@ def clear(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep other processes from writing to the same run; the lock goes with the process. Raises RunError."""
+    """Lock the folder of a run, which is created, against other processes. Raises RunError.
+
+    The lock ends with the process, however that ends.
+    """
     if folder is None:
         yield
         return
@@ -112,65 +112,70 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # of a run that could not begin nothing is left
+            with suppress(OSError):  # fails for a folder with files; a run that could not begin leaves no empty one
                 folder.rmdir()
 
 
 def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
-    """Lock the file, or raise RunError where another process has; one that ends takes the file's name away with the lock."""
+    """Lock the open file. Raises RunError where another process has locked it.
+
+    A process that ends deletes its lock file, so the locked file must still be the one of that name.
+    """
     if fcntl is None:
         return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
+        is_locked = os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
     except (BlockingIOError, PermissionError, FileNotFoundError):
-        ours = False
+        is_locked = False
     except OSError as error:
         say(f"note: files cannot be locked in {folder} ({error.strerror}), so start no second run there")
         return
-    if not ours:
+    if not is_locked:
         raise RunError(f"{folder} is in use by another process")
 
 
 def require_shared(folder: Path) -> None:
-    """Raise UsageError where the folder that a process has locked is not to be seen."""
+    """Raise UsageError where this process does not see the folder that the main process has locked."""
     if not (folder / LOCK).exists():
-        raise UsageError(f"{folder} is no folder that all processes share; give an --out that is one")
+        raise UsageError(f"{folder} is not shared by all processes; choose an --out that all of them see")
 
 
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
-    """Write down what a run is, before its first step."""
+    """Record the facts and the plan of a run in run.json, before its first step."""
     files.write_atomic(folder / RUN_FILE, files.seal({"facts": facts, "plan": plan}))
 
 
 def recorded_run(
     folder: Path, facts: Dict[str, Any], options: Options, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The plan of the unfinished run in the folder. Raises UsageError naming the fields in which it was another run."""
+    """Return the plan of the unfinished run in the folder; None if there is none.
+
+    Raises UsageError, naming the facts and options that differ, where it is another run.
+    """
     if not (folder / RUN_FILE).exists():
         return None
     recorded = files.read_sealed(folder / RUN_FILE)
-    before = recorded["facts"]
-    _require_same(folder, "an unfinished run", SAME, before, facts, options)
+    recorded_facts = recorded["facts"]
+    _require_same(f"{folder} holds an unfinished run", SAME, recorded_facts, facts, options)
     for name in ("device", "versions"):
-        if before.get(name) != facts[name]:
-            say(f"note: {name} changed from {before.get(name)} to {facts[name]}: the bits may differ")
+        if recorded_facts.get(name) != facts[name]:
+            say(f"note: {name} changed from {recorded_facts.get(name)} to {facts[name]}: the bits may differ")
     plan: dict[str, Any] = recorded["plan"]
     return plan
 
 
 def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Whether the folder holds this run, finished. Raises UsageError when it holds another finished one."""
+    """Whether the folder holds this run, finished. Raises UsageError when it holds another finished run."""
     if not (folder / MANIFEST_FILE).exists():
         return False
-    _require_same(
-        folder, "a finished run", SAME, files.read_sealed(folder / MANIFEST_FILE)["provenance"], facts, options
-    )
+    recorded = files.read_sealed(folder / MANIFEST_FILE)["provenance"]
+    _require_same(f"{folder} holds a finished run", SAME, recorded, facts, options)
     return True
 
 
 def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Whether the run in the folder, finished or not, is another one than this."""
+    """Whether the folder holds another run than this one, finished or not."""
     try:
         finished_run(folder, facts, options)
         recorded_run(folder, facts, options, lambda text: None)
@@ -180,29 +185,31 @@ def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool
 
 
 def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, Any]]) -> None:
-    """Write down what a search is, and its finished trials."""
+    """Record the facts of a search and its finished trials in search.json."""
     files.write_atomic(folder / SEARCH, files.seal({"facts": facts, "trials": trials}))
 
 
 def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
-    """The finished trials of the search in the folder. Raises UsageError naming the fields in which it was another one."""
+    """Return the finished trials of the search in the folder; None if there is none.
+
+    Raises UsageError, naming the facts and options that differ, where it is another search.
+    """
     if not (folder / SEARCH).exists():
         return None
     recorded = files.read_sealed(folder / SEARCH)
-    _require_same(
-        folder, "an unfinished search", (*SAME, "--search", "--search-minutes"), recorded["facts"], facts, options
-    )
+    names = (*SAME, "--search", "--search-minutes")
+    _require_same(f"{folder} holds an unfinished search", names, recorded["facts"], facts, options)
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
 
 
 def _require_same(
-    folder: Path, what: str, names: tuple[str, ...], before: Dict[str, Any], facts: Dict[str, Any], options: Options
+    subject: str, names: tuple[str, ...], recorded: Dict[str, Any], facts: Dict[str, Any], options: Options
 ) -> None:
-    differing = [name for name in names if before.get(name) != facts[name]]
-    differing += [f"--{name.replace('_', '-')}" for name in options.differing(before["options"])]
+    """Raise UsageError where a recorded fact or option differs; `subject` begins the message."""
+    differing = [name for name in names if recorded.get(name) != facts[name]]
+    differing += [f"--{name.replace('_', '-')}" for name in options.differing(recorded["options"])]
     if differing:
         raise UsageError(
-            f"{folder} holds {what} with other {', '.join(differing)}; "
-            "run it as before, choose another --out, or add --overwrite"
+            f"{subject} with other {', '.join(differing)}; run it as before, choose another --out, or add --overwrite"
         )

@@ -1,4 +1,7 @@
-"""One example after every stage, from the cell to the loss: the living documentation of the idea."""
+"""`mapsto trace`: one row of a table after every stage, from its cells to the loss.
+
+The row is packed with NEIGHBOURS others, as in training, so that packing and masks are seen too.
+"""
 
 from __future__ import annotations
 
@@ -28,73 +31,78 @@ from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
 
+# Rows that are packed with the one that is shown.
 NEIGHBOURS = 16
-
-
+# Tokens of a piece that are listed.
 SHOWN_TOKENS = 24
 
 
 def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | None = None) -> Iterator[str]:
-    """The lines that show row `row` (from 1) of the table on its way. Raises UsageError, DataError, CheckpointError."""
+    """Yield lines that show row `row` (from 1) of a table after every stage.
+
+    start: the starting model; None for a small new one.
+
+    Raises UsageError, DataError, CheckpointError.
+    """
     table = read_table(data, encoding=encoding)
     if not 1 <= row <= len(table):
         raise UsageError(f"--row {row}: the table has the rows 1 to {len(table)}")
-    mapping, rows = _made(arrow, table, start)
-    at = next((i for i, number in enumerate(rows.indices.tolist()) if number == row - 1), None)
-    if at is None:
+    mapping, rows = _load_example_model(arrow, table, start)
+    position = next((i for i, index in enumerate(rows.indices.tolist()) if index == row - 1), None)
+    if position is None:
         raise UsageError(f"row {row} cannot be read; `mapsto check` says why")
-    near = np.array([at, *(i for i in range(min(NEIGHBOURS, len(rows))) if i != at)])
-    examples = _encoded(mapping, rows.select(near))
+    selected = np.array([position, *(i for i in range(min(NEIGHBOURS, len(rows))) if i != position)])
+    examples = _encode(mapping, rows.select(selected))
     yield from _cells(mapping, table, row - 1)
     yield from _tokens(mapping, examples)
     example = examples.example(0, 0, 0.0)
     yield from _hidden(mapping, examples, example)
     batch = collate([examples.example(i, 0, 0.0) for i in range(len(examples))])
     yield from _row(batch)
-    yield from _forward(mapping, batch, example, rows, at)
+    labels = [answers[position] if len(answers) else None for answers in rows.targets]
+    yield from _forward(mapping, batch, example, labels)
 
 
-def _made(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
-    """The start, or a small new model with random weights, for this arrow and table."""
+def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
+    """Return the starting model, or a small new one with random weights, and the readable rows of the table."""
     rows = load_rows(parse(arrow), table)
-    bound = rows.arrow
     options = Options(layers=2, width=128) if start is None else Options()
-    beginning = open_start(start)
-    targets = [target() for target in kinds.answering(bound)]
-    sources = make_sources(beginning, bound, rows, options, lambda text: None)
-    config = make_config(beginning, options, bound.corrupted, sources)
+    model = open_start(start)
+    targets = [target() for target in kinds.answering(rows.arrow)]
+    sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
+    config = make_config(model, options, rows.arrow.corrupted, sources)
     for target in targets:
         target.bind(sources, config.vocabulary_head)
-    require_few_bad_rows([], 0, 0, len(rows), "skip")
+    require_few_bad_rows([], 0, 0, len(rows), "skip")  # a table without a readable row is an error
     for port, target in enumerate(targets):
-        if bound.targets[port].restores is None:
+        if rows.arrow.targets[port].restores is None:
             target.learn(rows.targets[port])
     seed_all(0)
-    return make_mapping(bound, config, sources, targets, beginning).eval(), rows
+    return make_mapping(rows.arrow, config, sources, targets, model).eval(), rows
 
 
-def _encoded(mapping: Mapping, rows: Rows) -> Examples:
-    longest = mapping.config.max_tokens
-    encoded = encode_rows(rows, mapping.sources, longest, "cut", aligned=True)
+def _encode(mapping: Mapping, rows: Rows) -> Examples:
+    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
     return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
 
 def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
+    """Yield the arrow and each cell of the row that it reads or answers."""
     yield f"arrow    {mapping.arrow}"
     file, line = table.origin(row)
-    seen = set()
+    columns = set()
     for port in (*mapping.arrow.sources, *mapping.arrow.targets):
-        if port.column is not None and port.column not in seen:
-            seen.add(port.column)
+        if port.column is not None and port.column not in columns:
+            columns.add(port.column)
             cell = legible({"": table.column(port.column)[row]})[""]
             size = f", {len(cell)} characters" if isinstance(cell, str) else ""
             yield f"cell     {place(file, line)}, column {port.column!r}{size}: {shorten(str(cell), 90)!r}"
 
 
 def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
-    """Each token, its id, and the raw region that the alignment gives for it."""
+    """Yield each token of the example, its id, and the raw region (characters, pixels, seconds) that it covers."""
     for port, piece in zip(mapping.arrow.sources, examples.pieces[0], strict=True):
-        names = _names(mapping, piece)
+        names = _token_names(mapping, piece)
         yield f"tokens   {port.column}: {len(piece)}, of which {int(piece.special.sum())} are the frame"
         for i in range(min(len(piece), SHOWN_TOKENS)):
             raw = None if piece.alignment is None else piece.alignment.to_raw([i])
@@ -105,43 +113,45 @@ def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
             yield f"         … and {len(piece) - SHOWN_TOKENS} more"
 
 
-def _names(mapping: Mapping, piece: Piece) -> list[str]:
-    """Return what each token of a piece is, in words; its number where the kind has no names."""
+def _token_names(mapping: Mapping, piece: Piece) -> list[str]:
+    """Return the name of each token of a piece; its number where the kind has no names."""
     source = mapping.sources[piece.kind]
     return source.token_names(piece) if isinstance(source, Explainable) else list(map(str, range(len(piece))))
 
 
 def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[str]:
-    """What `~` takes away in step 1, and what is seen in its place."""
-    for i, port in enumerate(mapping.arrow.sources):
+    """Yield the tokens that `~` hides in step 1, and the tokens that the model sees in their place."""
+    for source, port in enumerate(mapping.arrow.sources):
         if port.corrupted:
-            before, after = examples.pieces[0][i], example.pieces[i]
+            before, after = examples.pieces[0][source], example.pieces[source]
             different = before.tokens != after.tokens
             changed = np.flatnonzero(different if different.ndim == 1 else different.any(axis=1))
-            named = _names(mapping, before)
-            places = ", ".join(f"{at} {named[at]!r}" for at in changed[:SHOWN_TOKENS])
-            yield f"hidden   {len(changed)} of {int((~before.special).sum())} tokens in step 1: {places}"
-            yield f"seen     {shorten(' '.join(_names(mapping, after)), 110)}"
+            names = _token_names(mapping, before)
+            hidden = ", ".join(f"{i} {names[i]!r}" for i in changed[:SHOWN_TOKENS])
+            yield f"hidden   {len(changed)} of {int((~before.special).sum())} tokens in step 1: {hidden}"
+            yield f"seen     {shorten(' '.join(_token_names(mapping, after)), 110)}"
 
 
 def _row(batch: Batch) -> Iterator[str]:
+    """Yield where the example lies in the packed rows, and what its tokens may attend to."""
     length = batch.segments.shape[1]
     start = int(batch.starts[0])
     size = int((batch.owner == 0).sum())
-    place = start % length
+    position = start % length
     yield (
-        f"row      packed with {len(batch.starts) - 1} other examples into {batch.segments.shape[0]} rows of {length} places, "
-        f"{100 * batch.fill:.0f} % full; this one: row {start // length}, places {place}–{place + size - 1}, "
+        f"row      packed with {len(batch.starts) - 1} other examples into {batch.segments.shape[0]} rows of {length} positions, "
+        f"{100 * batch.fill:.0f} % full; this one: row {start // length}, positions {position}–{position + size - 1}, "
         f"segment {int(batch.segments.flatten()[start])}"
     )
     yield f"mask     each of its {size} tokens sees those {size} and none of the others"
 
 
 @torch.no_grad()
-def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: int) -> Iterator[str]:
+def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[object]) -> Iterator[str]:
+    """Yield the shapes on the way through the model, then each answer, its label and its loss."""
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
-    yield f"embed    {tuple(hidden.shape)}: rows, places, width"
+    yield f"embed    {tuple(hidden.shape)}: rows, positions, width"
     if mapping.config.backbone is not None:
         yield f"front    {mapping.config.backbone}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
@@ -150,17 +160,17 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, rows: Rows, at: i
         if readout is None:
             continue
         output = mapping.read(hidden, batch, port)
-        own = (readout.examples == 0).nonzero()[:, 0]
-        where = target.readout.describe(len(own), mapping.config.pooling)
-        yield f"read     {target.kind}: {where} → {tuple(output[own].shape)}"
-        answers = target.decode(gather_outputs(target, output[own], [example.pieces]))
+        selected = (readout.examples == 0).nonzero()[:, 0]
+        where = target.readout.describe(len(selected), mapping.config.pooling)
+        yield f"read     {target.kind}: {where} → {tuple(output[selected].shape)}"
+        answers = target.decode(gather_outputs(target, output[selected], [example.pieces]))
         for answer in answers[:5]:
-            said = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
-            sure = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
-            yield f"answer   {said}{sure}"
+            text = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
+            probability = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
+            yield f"answer   {text}{probability}"
         if mapping.arrow.targets[port].restores is None:
-            yield f"truth    {target.brief(rows.targets[port][at])!r}"
-        loss = float(target.loss(output[own], readout.values[own])) / max(1, len(own))
+            yield f"truth    {target.brief(labels[port])!r}"
+        loss = float(target.loss(output[selected], readout.values[selected])) / max(1, len(selected))
         is_likelihood = not isinstance(target, Located) and any("probability" in answer for answer in answers)
         meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if is_likelihood else ""
         yield f"loss     {loss:.4f}{meaning}"
