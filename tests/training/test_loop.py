@@ -250,7 +250,7 @@ def test_holding_out_less_than_a_row_is_reported() -> None:
     for share, is_reported in ((0.01, True), (0.25, False)):
         progress = RecordingProgress()
         mapsto.fit("text -> label", rows, steps=1, hold_out=share, progress=progress, **TINY_OPTIONS)
-        assert any("nothing watches the run" in line for line in progress.lines) == is_reported
+        assert any("so no row is held out" in line for line in progress.lines) == is_reported
 
 
 def test_one_class_and_unknown_options_are_errors(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_another_objective_than_the_starts_is_reported(objective: Any, count: in
     mapsto.pretrain("text", corpus, start=base, objective=objective, steps=1, device="cpu", progress=progress)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40))]
     mapsto.fit("text -> label", rows, start=base, steps=1, device="cpu", progress=progress)
-    assert len([line for line in progress.lines if "the start learnt by --objective hybrid" in line]) == count
+    assert len([line for line in progress.lines if "the start was trained with --objective hybrid" in line]) == count
 
 
 def test_a_mapping_in_memory_is_a_start(tmp_path: Path) -> None:
