@@ -77,13 +77,9 @@ def test_generator_and_model_both_learn() -> None:
 
 
 def test_a_starting_model_remains(tmp_path: Path) -> None:
-    how = {
-        "objective": "replaced",
-        "steps": 4,
-        "batch": 16,
-        "hold_out": 0.2,
-    }  # the encoder that remains has no answers to score
-    base = mapsto.pretrain("text", TEXTS, tmp_path / "base", **how, **SMALL)
+    # Held-out rows are not scored: the encoder that remains has no answers.
+    options = {"objective": "replaced", "steps": 4, "batch": 16, "hold_out": 0.2}
+    base = mapsto.pretrain("text", TEXTS, tmp_path / "base", **options, **SMALL)
     assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "generator" in n]
     opened = mapsto.load(tmp_path / "base")
     vectors = opened.embed([row["text"] for row in TEXTS[:3]])

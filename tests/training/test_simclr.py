@@ -75,18 +75,14 @@ def test_a_picture_is_known_by_its_other_view_and_vectors_keep_their_spread() ->
 
 
 def test_a_starting_model_remains(tmp_path: Path) -> None:
-    how = {
-        "objective": "simclr",
-        "steps": 4,
-        "batch": 16,
-        "hold_out": 0.2,
-    }  # the encoder that remains has no answers to score
-    base = mapsto.pretrain("image", ROWS, tmp_path / "base", **how, **SMALL)
+    # Held-out rows are not scored: the encoder that remains has no answers.
+    options = {"objective": "simclr", "steps": 4, "batch": 16, "hold_out": 0.2}
+    base = mapsto.pretrain("image", ROWS, tmp_path / "base", **options, **SMALL)
     assert not base.mapping.targets and not [n for n, _ in base.mapping.named_parameters() if "projection." in n[:11]]
     opened = mapsto.load(tmp_path / "base")
     pictures = [row["image"] for row in ROWS[:3]]
     np.testing.assert_allclose(opened.embed(pictures), base.embed(pictures), atol=1e-5)
-    assert "a start for other arrows" in (tmp_path / "base" / "README.md").read_text(encoding="utf-8")
+    assert "a starting model for other arrows" in (tmp_path / "base" / "README.md").read_text(encoding="utf-8")
     rows = [{**row, "label": "ab"[i % 2]} for i, row in enumerate(ROWS)]
     clf = mapsto.fit("image -> label", rows, start=tmp_path / "base", steps=2, device="cpu")
     assert clf(ROWS[0]["image"])["label"] in "ab"
