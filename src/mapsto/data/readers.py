@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mapsto.errors import DataError, Finding, UsageError, near
-from mapsto.text.features import no_text
+from mapsto.text.features import find_invalid_character
 
 ROW = re.compile(r"\r\n|\r|\n")
 
@@ -301,7 +301,7 @@ def _checked(file: str, number: int, record: Any, size: int) -> Row:
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
     bad: list[Finding] = []
     for name, value in record.items():
-        if isinstance(value, str) and (fault := no_text(value)) is not None:
+        if isinstance(value, str) and (fault := find_invalid_character(value)) is not None:
             shown = value.encode(errors="backslashreplace").decode()
             bad.append(Finding(file, number, name, shown, f"the cell holds {fault}"))
     return bad or (number, record, size)

@@ -35,7 +35,7 @@ from mapsto.task.capabilities import Classes, Comparable, Located, Mark, Mixable
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
-from mapsto.text.features import no_text
+from mapsto.text.features import find_invalid_character
 from mapsto.vision import detection_annotations
 from mapsto.vision.detection_heads import (
     BoxHead,
@@ -104,7 +104,7 @@ def _box(said: object) -> Box:
         raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
     if "box" not in said:
         right, bottom = left + right, top + bottom
-    if label is None or not str(label).strip() or (fault := no_text(str(label))) is not None:
+    if label is None or not str(label).strip() or (fault := find_invalid_character(str(label))) is not None:
         raise BadCell("a box has no label" if label is None or not str(label).strip() else f"a label holds {fault}")
     box = Box(str(label).strip(), left, top, right, bottom, bool(said.get("crowd")))
     if not all(map(math.isfinite, (left, top, right, bottom))) or right <= left or bottom <= top:

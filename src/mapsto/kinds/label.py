@@ -1,5 +1,7 @@
-"""label: one class out of several.
+"""label: one class out of several, read from the pooled vector.
 
+A linear head is trained with cross-entropy; few labels are learnt by logistic regression on frozen vectors instead. Afterwards
+the logits are divided by a temperature fitted on held-out rows, so that a probability of 0.9 is right nine times out of ten.
 Legend of shapes: m answers, c classes.
 """
 
@@ -27,19 +29,19 @@ from mapsto.sequence.piece import Ints, Part, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.text.features import no_text
+from mapsto.text.features import find_invalid_character
 
-UNSEEN_LOGIT = -10.0
-
-
-FEWEST_TO_CALIBRATE, LOG_TEMPERATURES = 100, (-3.0, 3.0)
-
-
-WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python makes no number of more digits
+UNSEEN_LOGIT = -10.0  # of a class without a training row, which is then hardly ever answered
+MIN_ROWS_TO_CALIBRATE = 100
+LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
+WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
 
 
 class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
-    """One class out of those seen in training, read from the pooled vector."""
+    """One of the classes seen in training.
+
+    weights: of the classes in the loss, where they are balanced.
+    """
 
     kind = "label"
     readout = Pooled()
@@ -60,27 +62,27 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """A column of few different, short values."""
-        known = [str(value) for value in values if value is not None]
-        repeated = len(set(known)) <= max(2, len(known) // 2)
-        return bool(known) and repeated and max(map(len, known)) <= 100
+        """Return whether a column has few different, short values."""
+        labels = [str(value) for value in values if value is not None]
+        are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
+        return bool(labels) and are_repeated and max(map(len, labels)) <= 100
 
     @staticmethod
     def samples() -> list[str]:
-        """Three classes, one of them Chinese."""
+        """Return three classes, one of them Chinese."""
         return ["no", "yes", "也许"]
 
     @staticmethod
     def read(cell: object) -> str:
-        """The class name; numbers and booleans become text, 3.0 the same as 3."""
+        """Return the name of the class; numbers and booleans become text, 3.0 the same text as 3."""
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the label is blank")
         if isinstance(cell, float) and cell.is_integer():
             cell = int(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
-        if (fault := no_text(str(cell))) is not None:
-            raise BadCell(f"the label holds {fault}")
+        if (problem := find_invalid_character(str(cell))) is not None:
+            raise BadCell(f"the label holds {problem}")
         return str(cell)
 
     @classmethod
@@ -90,11 +92,14 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return None if weight is None else len(weight)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """The classes, in order: by number when all are whole numbers, else by name. Raises DataError for fewer than two."""
+        """Learn the classes, ordered by number when all are whole numbers, else by name.
+
+        Raises DataError for fewer than two classes, and for those that a starting model does not know.
+        """
         counts = Counter(answers)
         if not self.classes:
-            whole = all(WHOLE_NUMBER.fullmatch(name) for name in counts)
-            self.classes = sorted(counts, key=lambda name: (int(name), name) if whole else (0, name))
+            are_numbers = all(WHOLE_NUMBER.fullmatch(name) for name in counts)
+            self.classes = sorted(counts, key=lambda name: (int(name), name) if are_numbers else (0, name))
         if len(counts) < 2:
             raise DataError(
                 f"all {len(answers)} rows have the label {next(iter(counts), None)!r}; two classes are needed"
@@ -108,22 +113,22 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
             ]
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """The index of the class."""
+        """Return the index of the class."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
     def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
-        """The share of each class, (c,)."""
+        """Return the share of each class in the mixture, (c,)."""
         shares = np.zeros(len(self.classes), np.float32)
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Logistic regression; classes without a row are hardly ever answered."""
-        weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = fit_logistic_regression(features, values, seed, weights, selection_features)
+        """Return the head of a logistic regression."""
+        class_weights = None if self.weights is None else dict(enumerate(self.weights))
+        fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
-        if len(fitted.classes_) == 2:
+        if len(fitted.classes_) == 2:  # scikit-learn gives one logit; half of it goes to each class
             weight[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
             bias[fitted.classes_] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
         else:
@@ -131,39 +136,44 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to one logit a class."""
+        """Return a linear map to one logit a class."""
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of logits (m, c) against class indices (m,) or their shares (m, c), summed; weighted by class when
-        balanced, the classes smoothed when asked (Szegedy et al. 2016)."""
+        """Return the summed cross-entropy of logits (m, c) against class indices (m,) or shares of classes (m, c).
+
+        Classes weigh the same where they are balanced; labels are smoothed where asked for (Szegedy et al. 2016).
+        """
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(
             output.float(), values, weight=weight, reduction="sum", label_smoothing=self.label_smoothing
         )
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Wrong answers, weighed by class when balanced; in fine-tuning they go on falling when cross-entropy already grows."""
-        wrong = (output.argmax(dim=-1) != values).float()
-        return wrong.sum() if self.weights is None else wrong @ wrong.new_tensor(self.weights)[values]
+        """Return the number of wrong answers, weighted by class where balanced.
+
+        In fine-tuning it still falls when the cross-entropy already grows.
+        """
+        is_wrong = (output.argmax(dim=-1) != values).float()
+        return is_wrong.sum() if self.weights is None else is_wrong @ is_wrong.new_tensor(self.weights)[values]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The likeliest class, its probability, and the probability of each class."""
+        """Return the likeliest class, its probability, and the probability of each class."""
         answers = []
-        for row in torch.softmax(output.float(), dim=-1).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
+        for probabilities in torch.softmax(output.float(), dim=-1).tolist():
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
             answers.append(
                 {
                     "label": self.classes[best],
-                    "probability": row[best],
-                    "scores": dict(zip(self.classes, row, strict=True)),
+                    "probability": probabilities[best],
+                    "scores": dict(zip(self.classes, probabilities, strict=True)),
                 }
             )
         return answers
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Temperature scaling (Guo et al. 2017) within the head: the logits are divided by what makes their log loss least."""
-        if len(values) < FEWEST_TO_CALIBRATE:
+        """Divide the head's weights by the temperature that minimises the log loss (temperature scaling, Guo et al. 2017)."""
+        if len(values) < MIN_ROWS_TO_CALIBRATE:
             return None
         from scipy.optimize import minimize_scalar  # half a second to import
 
@@ -172,86 +182,86 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         def loss(log_temperature: float) -> float:
             return float(F.cross_entropy(logits / math.exp(log_temperature), values))
 
-        temperature = math.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x)
+        temperature = math.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.div_(temperature)
         return temperature
 
     def constant_output(self, values: Ints) -> Tensor:
-        """The log of how common each class is, so that the commonest is always answered."""
+        """Return the log frequency of each class, (c,), whose largest is the commonest class."""
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
-        """The log-odds of the answered class against all others."""
-        chosen = answered.argmax(dim=-1, keepdim=True)
-        others = torch.full_like(output, 0.0).scatter(1, chosen, -torch.inf)
-        return output.gather(1, chosen).squeeze(1) - torch.logsumexp(output + others, dim=-1)
+        """Return the log-odds of the answered class against all others."""
+        answer = answered.argmax(dim=-1, keepdim=True)
+        mask = torch.full_like(output, 0.0).scatter(1, answer, -torch.inf)
+        return output.gather(1, answer).squeeze(1) - torch.logsumexp(output + mask, dim=-1)
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """The probability of the likeliest class."""
-        found: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()
-        return found
+        """Return the probability of the likeliest class."""
+        probabilities: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()
+        return probabilities
 
     def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """1 where the class is right, else 0."""
-        predicted = (self.classes[index] for index in output.argmax(dim=-1).tolist())
-        return np.array([said == truth for said, truth in zip(predicted, answers, strict=True)], np.float32)
+        """Return 1 for each correct class, else 0."""
+        predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
+        return np.array([predicted == true for predicted, true in zip(predictions, answers, strict=True)], np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
         """Return 1 for each correct class, else 0."""
         return self.per_item_metric(output, answers)
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Accuracy, macro F1, log loss and expected calibration error.
+        """Return accuracy, macro F1, log loss and expected calibration error.
 
-        A true class never seen in training counts as a mistake in the first two; the last two need a probability for the
-        truth and leave such rows out, which their n shows.
+        A true class never seen in training counts as a mistake in the first two. The last two need the probability of the
+        true class and leave such rows out, which their n shows.
         """
         names = self.classes + sorted(set(answers) - set(self.classes))
-        truth = np.array([names.index(answer) for answer in answers])
+        labels = np.array([names.index(answer) for answer in answers])
         probabilities = torch.softmax(output.double(), dim=-1).numpy()
-        predicted = probabilities.argmax(axis=1)
-        known = truth < len(self.classes)
-        found: dict[str, Metric] = {
-            "accuracy": (intervals.accuracy, truth, predicted),
-            "macro_f1": (classification.macro_f1, truth, predicted),
+        predictions = probabilities.argmax(axis=1)
+        is_known = labels < len(self.classes)
+        metrics: dict[str, Metric] = {
+            "accuracy": (intervals.accuracy, labels, predictions),
+            "macro_f1": (classification.macro_f1, labels, predictions),
         }
-        if known.any():
-            found["log_loss"] = (classification.log_loss, truth[known], probabilities[known])
-            found["calibration_error"] = (
+        if is_known.any():
+            metrics["log_loss"] = (classification.log_loss, labels[is_known], probabilities[is_known])
+            metrics["calibration_error"] = (
                 classification.expected_calibration_error,
-                truth[known],
-                probabilities[known],
+                labels[is_known],
+                probabilities[is_known],
             )
-        return found
+        return metrics
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
-        """How often each true class was answered by each class."""
-        predicted = output.argmax(dim=-1).tolist()
-        pairs = Counter(zip(answers, (self.classes[p] for p in predicted), strict=True))
-        truths = self.classes + sorted(set(answers) - set(self.classes))
-        return {truth: {name: pairs[truth, name] for name in self.classes} for truth in truths}
+        """Return how often each true class was answered by each class."""
+        predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
+        counts = Counter(zip(answers, predictions, strict=True))
+        true_names = self.classes + sorted(set(answers) - set(self.classes))
+        return {true: {name: counts[true, name] for name in self.classes} for true in true_names}
 
     def class_names(self, answer: str) -> Sequence[str]:
-        """The one."""
+        """Return the one class."""
         return (answer,)
 
     def notes(self, answers: Sequence[str]) -> list[str]:
-        """Classes that training never saw."""
+        """Return a note for each class that training never saw."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)
         return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
 
     def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
-        """Always the commonest class."""
+        """Return the accuracy of always answering the commonest class."""
         names = sorted(set(answers))
-        truth = np.array([names.index(answer) for answer in answers])
-        guess = np.full(len(truth), np.bincount(truth).argmax())
-        return {"accuracy": intervals.with_interval(intervals.accuracy, truth, guess)}
+        labels = np.array([names.index(answer) for answer in answers])
+        predictions = np.full(len(labels), np.bincount(labels).argmax())
+        return {"accuracy": intervals.with_interval(intervals.accuracy, labels, predictions)}
 
     def state(self) -> State:
-        """Classes in the order of the logits, and their weights in the loss."""
+        """Return the classes in the order of the logits, and their weights in the loss."""
         return {"classes": self.classes, "weights": self.weights}
 
 

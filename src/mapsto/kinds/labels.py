@@ -1,5 +1,6 @@
-"""labels: all classes that apply, none, one or several.
+"""labels: all classes that apply, none, one or several (multi-label), read from the pooled vector.
 
+Each class is a yes-or-no question of its own: one logit, one sigmoid, one binary cross-entropy.
 Legend of shapes: m answers, c classes.
 """
 
@@ -26,16 +27,16 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.text.features import no_text
+from mapsto.text.features import find_invalid_character
 
-BETWEEN = ("|", ";", "；", ",", "，", "、")  # the first of these that stands in a text parts its labels
-
+SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
+CONSTANT_LOGIT = 10.0  # of a class that applies to all training rows, and its negative of one that applies to none
 
 Values = NDArray[np.float64]
 
 
 class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
-    """Those of the classes seen in training that apply, each told by a sigmoid of its own from the pooled vector."""
+    """All of the classes seen in training that apply."""
 
     kind = "labels"
     readout = Pooled()
@@ -47,29 +48,32 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """A column of lists, or of texts of which some are parted."""
-        known = [value for value in values if value is not None]
-        if any(isinstance(value, list | tuple | np.ndarray) for value in known):
-            return all(isinstance(value, list | tuple | np.ndarray | str) for value in known)
-        return any(isinstance(value, str) and any(mark in value for mark in BETWEEN[:3]) for value in known)
+        """Return whether a column holds lists, or texts of which some have a separator."""
+        cells = [value for value in values if value is not None]
+        if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
+            return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
+        return any(isinstance(cell, str) and any(mark in cell for mark in SEPARATORS[:3]) for cell in cells)
 
     @staticmethod
     def samples() -> list[Any]:
-        """None, one, several, in several scripts."""
+        """Return no label, one, and several in several scripts."""
         return [[], ["green"], "green|red|蓝", "red"]
 
     @staticmethod
     def read(cell: object) -> tuple[str, ...]:
-        """A list of names, also as JSON, or a text that parts them by |, ; or a comma; nothing means that none applies."""
+        """Return the names in a list, also as JSON, or in a text that separates them by |, ; or a comma.
+
+        An empty cell means that no class applies. Raises BadCell.
+        """
         if cell is None:
             return ()
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
                 cell = json.loads(cell)
             except ValueError as error:
-                raise BadCell("the list of labels is no JSON") from error
+                raise BadCell("the list of labels is not valid JSON") from error
         if isinstance(cell, str):
-            mark = next((mark for mark in BETWEEN if mark in cell), None)
+            mark = next((mark for mark in SEPARATORS if mark in cell), None)
             parts: Sequence[object] = cell.split(mark) if mark else [cell]
         elif isinstance(cell, list | tuple | np.ndarray):
             parts = list(cell)
@@ -77,8 +81,8 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
             raise BadCell(f"labels are a list or a text, not {type(cell).__name__}")
         names = [str(part).strip() for part in parts if part is not None]
         for name in names:
-            if (fault := no_text(name)) is not None:
-                raise BadCell(f"a label holds {fault}")
+            if (problem := find_invalid_character(name)) is not None:
+                raise BadCell(f"a label holds {problem}")
         return tuple(dict.fromkeys(name for name in names if name))
 
     @classmethod
@@ -87,127 +91,128 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return None
 
     def learn(self, answers: Sequence[tuple[str, ...]], balance: bool = False) -> None:
-        """The classes, in order of their names. Raises DataError where none is named."""
+        """Learn the classes, in the order of their names. Raises DataError where no row has a label."""
         counts = Counter(name for answer in answers for name in answer)
         if not counts:
             raise DataError("no row has a label")
         self.classes = sorted(counts)
 
     def encode(self, answer: tuple[str, ...], pieces: Sequence[Piece]) -> Answer:
-        """1 for each class that applies, else 0: (c,)."""
-        return Answer(self._truth([answer])[0].astype(np.float32))
+        """Return 1 for each class that applies, else 0, (c,)."""
+        return Answer(self._one_hot([answer])[0].astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """A logistic regression for each class."""
+        """Return the heads of one logistic regression for each class."""
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
-        for at, column in enumerate(np.asarray(values).T):
-            often = column.mean()
-            if 0 < often < 1:
-                fitted = fit_logistic_regression(features, column > 0, seed, selection_features=selection_features)
-                weight[at], bias[at] = fitted.coef_[0], fitted.intercept_[0]
+        for index, applies in enumerate(np.asarray(values).T):
+            frequency = applies.mean()
+            if 0 < frequency < 1:
+                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features=selection_features)
+                weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
             else:
-                bias[at] = 10.0 if often else -10.0
+                bias[index] = CONSTANT_LOGIT if frequency else -CONSTANT_LOGIT
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """How often each applies."""
-        often = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
-        return torch.from_numpy(np.log(often / (1 - often))).float()
+        """Return the log-odds of each class by its frequency, (c,)."""
+        frequencies = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
+        return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
     def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
-        """The log-odds of all that is answered; where nothing is, those that the likeliest does not apply either."""
+        """Return the summed log-odds of all classes answered; of no class, the log-odds that the likeliest does not apply."""
         applies = answered > 0
-        nothing = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
-        return torch.where(applies, output, torch.where(nothing, -output, torch.zeros_like(output))).sum(-1)
+        is_rejected = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
+        return torch.where(applies, output, torch.where(is_rejected, -output, torch.zeros_like(output))).sum(-1)
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
-        """What share of the labels said or true is both (Jaccard); 1 where nothing is said and nothing true."""
-        return self._agreement(output, answers).astype(np.float32)
+        """Return the Jaccard index of predicted and true labels for each row; 1 where neither has a label."""
+        return self._jaccard(output, answers).astype(np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
-        """1 where all labels are right and none is missing, else 0."""
-        return self._exact(output, answers).astype(np.float32)
+        """Return 1 where all labels are right and none is missing, else 0."""
+        return self._exact_match(output, answers).astype(np.float32)
 
-    def _exact(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
-        known = np.array([set(answer) <= set(self.classes) for answer in answers])
-        found: Values = ((_said(output) == self._truth(answers)).all(1) & known).astype(np.float64)
-        return found
+    def _exact_match(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        is_known = np.array([set(answer) <= set(self.classes) for answer in answers])
+        matches: Values = ((_predict(output) == self._one_hot(answers)).all(1) & is_known).astype(np.float64)
+        return matches
 
-    def _agreement(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
-        said, truth = _said(output), self._truth(answers)
-        unknown = np.array([len(set(answer) - set(self.classes)) for answer in answers])
-        either = (said | truth).sum(1) + unknown
-        return np.where(either > 0, (said & truth).sum(1) / np.maximum(either, 1), 1.0)
+    def _jaccard(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        predictions, labels = _predict(output), self._one_hot(answers)
+        # Labels that training never saw have no column; they still count as missing.
+        num_unseen = np.array([len(set(answer) - set(self.classes)) for answer in answers])
+        num_either = (predictions | labels).sum(1) + num_unseen
+        return np.where(num_either > 0, (predictions & labels).sum(1) / np.maximum(num_either, 1), 1.0)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map to one logit a class."""
+        """Return a linear map to one logit a class."""
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The binary cross-entropies of logits (m, c) against (m, c), summed."""
+        """Return the summed binary cross-entropy of logits (m, c) against answers or shares (m, c)."""
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Every class that is likelier to apply than not, and how likely it is that all of them are right."""
-        shares, sure = torch.sigmoid(output.double()).tolist(), self.confidence(output).tolist()
-        found = []
-        for row, said, probability in zip(shares, _said(output), sure, strict=True):
-            chosen = [name for name, applies in zip(self.classes, said, strict=True) if applies]
-            found.append(
-                {"labels": chosen, "probability": probability, "scores": dict(zip(self.classes, row, strict=True))}
-            )
-        return found
+        """Return all classes with a probability above one half, the probability that all are right, and that of each class."""
+        scores, confidences = torch.sigmoid(output.double()).tolist(), self.confidence(output).tolist()
+        answers = []
+        for row_scores, applies, probability in zip(scores, _predict(output), confidences, strict=True):
+            names = [name for name, does_apply in zip(self.classes, applies, strict=True) if does_apply]
+            class_scores = dict(zip(self.classes, row_scores, strict=True))
+            answers.append({"labels": names, "probability": probability, "scores": class_scores})
+        return answers
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """The probability that all of them are right, were they independent of each other."""
-        share = torch.sigmoid(output.double())
-        found: NDArray[np.float64] = torch.maximum(share, 1 - share).prod(-1).cpu().numpy()
-        return found
+        """Return the probability that all classes are right, as if they were independent."""
+        scores = torch.sigmoid(output.double())
+        probabilities: NDArray[np.float64] = torch.maximum(scores, 1 - scores).prod(-1).cpu().numpy()
+        return probabilities
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
-        """Agreement (Jaccard by row), the share of rows with exactly the true labels, and F1 over classes and over labels."""
-        said, truth = _said(output), self._truth(answers)
+        """Return agreement (the Jaccard index of a row), the share of rows with exactly the true labels, macro and micro F1."""
+        predictions, labels = _predict(output), self._one_hot(answers)
         return {
-            "agreement": (mean_score, self._agreement(output, answers)),
-            "exact": (mean_score, self._exact(output, answers)),
-            "macro_f1": (multilabel_macro_f1, said, truth),
-            "micro_f1": (multilabel_micro_f1, said, truth),
+            "agreement": (mean_score, self._jaccard(output, answers)),
+            "exact": (mean_score, self._exact_match(output, answers)),
+            "macro_f1": (multilabel_macro_f1, predictions, labels),
+            "micro_f1": (multilabel_micro_f1, predictions, labels),
         }
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
-        """Never a label."""
-        none = np.array([not answer for answer in answers], np.float64)
-        return {"agreement": with_interval(mean_score, none), "exact": with_interval(mean_score, none)}
+        """Return the scores of never answering a label."""
+        is_empty = np.array([not answer for answer in answers], np.float64)
+        return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
 
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
-        """Those that apply."""
+        """Return the classes that apply."""
         return answer
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
-        """Labels that training never saw."""
+        """Return notes on the most frequent labels that training never saw."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
     def state(self) -> State:
-        """The classes."""
+        """Return the classes, in the order of the logits."""
         return {"classes": self.classes}
 
     def brief(self, answer: Sequence[str]) -> str:
-        """The labels, parted by commas."""
+        """Return the labels, separated by commas."""
         return ", ".join(answer) or "none"
 
-    def _truth(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
-        """(m, c); labels that training never saw are in no column."""
-        known = {name: at for at, name in enumerate(self.classes)}
-        found = np.zeros((len(answers), len(self.classes)), np.bool_)
+    def _one_hot(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+        """Return which classes apply to each answer, (m, c); labels that training never saw have no column."""
+        index_of = {name: index for index, name in enumerate(self.classes)}
+        applies = np.zeros((len(answers), len(self.classes)), np.bool_)
         for row, answer in enumerate(answers):
-            found[row, [known[name] for name in answer if name in known]] = True
-        return found
+            applies[row, [index_of[name] for name in answer if name in index_of]] = True
+        return applies
 
 
-def _said(output: Tensor) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (output > 0).cpu().numpy()
-    return found
+def _predict(output: Tensor) -> NDArray[np.bool_]:
+    """Return which classes apply by logits, (m, c)."""
+    applies: NDArray[np.bool_] = (output > 0).cpu().numpy()
+    return applies
 
 
 target = Labels

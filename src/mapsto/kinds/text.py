@@ -30,7 +30,7 @@ from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
 from mapsto.text import perturb
-from mapsto.text.features import no_text, tfidf
+from mapsto.text.features import find_invalid_character, fit_tfidf
 from mapsto.text.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 32
@@ -57,7 +57,7 @@ def _read(cell: object) -> str:
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
-    if (fault := no_text(cell)) is not None:
+    if (fault := find_invalid_character(cell)) is not None:
         raise BadCell(f"the text holds {fault}")
     return cell
 
@@ -209,7 +209,7 @@ class TextSource(Tokenized, Explainable, Describable):
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
         """Of words and of runs of characters, which are the words of Chinese."""
-        return tfidf(values)
+        return fit_tfidf(values)
 
     @staticmethod
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""vector: as many numbers as every row has, such as the vectors of a model to learn from (distillation).
+"""vector: a list of equally many numbers in every row, such as the vectors of a model to learn from (distillation).
+
+The head predicts each number standardised by its mean and standard deviation over the training rows, with squared error.
 
 Legend of shapes: m answers, k numbers of an answer, d width.
 """
@@ -24,14 +26,16 @@ from mapsto.task.capabilities import LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 
+MIN_DEVIATION = 1e-6  # so that a number that is the same in every row is not divided by 0
+
 Values = NDArray[np.float64]
 
 
-SMALLEST = 1e-6  # deviation of a number that is the same in every row
-
-
 class Vector(LinearProbe, Mixable):
-    """Numbers read from the pooled vector; the head tells how many deviations each lies from its mean over the training rows."""
+    """A vector of k numbers, read from the pooled vector.
+
+    mean, deviation: of each number over the training rows, (k,).
+    """
 
     kind = "vector"
     readout = Pooled()
@@ -41,85 +45,85 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """A column of lists of numbers, also as JSON."""
-        known = [value for value in values if value is not None]
+        """Return whether a column holds lists of numbers, also as JSON."""
+        cells = [value for value in values if value is not None]
         try:
-            return bool(known) and all(len(Vector.read(value)) > 1 for value in known)
+            return bool(cells) and all(len(Vector.read(cell)) > 1 for cell in cells)
         except BadCell:
             return False
 
     @staticmethod
     def samples() -> list[Any]:
-        """Of both signs, whole and broken, as JSON."""
+        """Return vectors of both signs, of whole numbers, and as JSON."""
         return [[1.0, -2.5, 0.0], [0, 3, 1], "[2.0, 0.5, -1.0]"]
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        """A list or an array of numbers, also as JSON."""
+        """Return the numbers in a list or an array, also as JSON. Raises BadCell."""
         if isinstance(cell, str):
             try:
                 cell = json.loads(cell)
             except ValueError as error:
-                raise BadCell("the vector is no JSON") from error
+                raise BadCell("the vector is not valid JSON") from error
         if not isinstance(cell, list | tuple | np.ndarray):
             raise BadCell("the vector is blank" if cell is None else f"a vector is a list, not {type(cell).__name__}")
         try:
-            found = np.asarray(cell)
+            vector = np.asarray(cell)
         except ValueError as error:
             raise BadCell("a vector is a list of numbers") from error
-        if found.dtype.kind not in "iuf":
+        if vector.dtype.kind not in "iuf":
             raise BadCell("a vector is a list of numbers")
-        found = found.astype(np.float64)
-        if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
+        vector = vector.astype(np.float64)
+        if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
             raise BadCell("a vector is a list of finite numbers")
-        return tuple(found.tolist())
+        return tuple(vector.tolist())
 
     def learn(self, answers: Sequence[tuple[float, ...]], balance: bool = False) -> None:
-        """Mean and deviation of each number. Raises DataError for vectors of different lengths."""
+        """Learn mean and standard deviation of each number. Raises DataError for vectors of different lengths."""
         if len(sizes := {len(answer) for answer in answers}) > 1:
             raise DataError(f"vectors of different lengths: {', '.join(map(str, sorted(sizes)[:5]))}")
         values = np.array(answers)
-        self.mean, self.deviation = values.mean(0).tolist(), np.maximum(values.std(0), SMALLEST).tolist()
+        self.mean, self.deviation = values.mean(0).tolist(), np.maximum(values.std(0), MIN_DEVIATION).tolist()
 
     def encode(self, answer: tuple[float, ...], pieces: Sequence[Piece]) -> Answer:
-        """Deviations from the mean, (k,). Raises DataError for another length than the training rows have."""
+        """Return the standardised numbers, (k,). Raises DataError for another length than the training rows have."""
         if len(answer) != len(self.mean):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Ridge regression."""
+        """Return the head of a ridge regression."""
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """A linear map that begins at the mean."""
+        """Return a linear map that starts at the mean."""
         return new_head(width, len(self.mean))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """The squared error of outputs (m, k) in deviations, the mean over the numbers, summed over answers."""
+        """Return the squared error of outputs (m, k), averaged over the k standardised numbers and summed over answers."""
         return ((output.float() - values) ** 2).mean(-1).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The numbers."""
-        return [{"vector": row} for row in self._numbers(output).tolist()]
+        """Return the vectors."""
+        return [{"vector": row} for row in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[float, ...]]) -> dict[str, Metric]:
-        """The mean cosine between answer and truth, and the share of the variance that is explained (R², mean over numbers)."""
-        said, truth = self._numbers(output), np.array(answers)
-        return {"cosine": (mean_cosine, said, truth), "r2": (mean_r_squared, said, truth)}
+        """Return the mean cosine similarity with the true vectors, and the mean R² of the k numbers."""
+        predictions, labels = self._to_numbers(output), np.array(answers)
+        return {"cosine": (mean_cosine, predictions, labels), "r2": (mean_r_squared, predictions, labels)}
 
     def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
-        """Always the mean of the training rows."""
-        truth = np.array(answers)
-        return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, truth.shape), truth)}
+        """Return the score of always answering the mean of the training rows."""
+        labels = np.array(answers)
+        return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
 
     def state(self) -> State:
-        """Mean and deviation of each number."""
+        """Return mean and standard deviation of each number."""
         return {"mean": self.mean, "deviation": self.deviation}
 
-    def _numbers(self, output: Tensor) -> Values:
-        found: Values = output.double().cpu().numpy() * self.deviation + self.mean
-        return found
+    def _to_numbers(self, output: Tensor) -> Values:
+        numbers: Values = output.double().cpu().numpy() * self.deviation + self.mean
+        return numbers
 
 
 target = Vector
