@@ -137,10 +137,12 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     arrow = bind_to(arrow, table, answers)
     reader = _Reader(table)
     sources = [reader.column(port, kinds.source(port.kind)) for port in arrow.sources]
-    targets: list[list[Any]] = []
-    for port, target in zip(arrow.targets, kinds.answering(arrow), strict=True) if answers else ():
-        targets.append([None] * len(table) if port.restores is not None else reader.column(port, target))
-    for port, target, column in zip(arrow.targets, kinds.answering(arrow), targets, strict=False):
+    answer_ports = list(zip(arrow.targets, kinds.answering(arrow), strict=True)) if answers else []
+    targets = [
+        [None] * len(table) if port.restores is not None else reader.column(port, target)
+        for port, target in answer_ports
+    ]
+    for (port, target), column in zip(answer_ports, targets, strict=True):
         if not is_located(target):
             continue
         for source, values in zip(arrow.sources, sources, strict=True):
