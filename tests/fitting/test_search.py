@@ -17,7 +17,7 @@ import mapsto
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.fitting import fit, run_folder, search
+from mapsto.fitting import fit, folds, run_folder, search
 from mapsto.fitting.fit import fit_request
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
@@ -155,7 +155,7 @@ def test_a_trial_never_reads_the_test_rows(tmp_path: Path, monkeypatch: pytest.M
 
 def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
     spy, rows, scored = Spy(monkeypatch), table(), []
-    score_rows = search.score_rows
+    score_rows = folds.score_rows
 
     def spy_on_scores(mapping: Any, held_out: Any) -> Any:
         assert not spy.texts[-1] & set(held_out.column("text"))
@@ -164,7 +164,7 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
         assert len(results) == len(held_out)
         return results
 
-    monkeypatch.setattr(search, "score_rows", spy_on_scores)
+    monkeypatch.setattr(folds, "score_rows", spy_on_scores)
     mapsto.fit("text -> label", rows, search=1, steps=2, **SIZE)
     assert sorted(scored) == sorted(row["text"] for row in rows)
 
@@ -173,7 +173,7 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
 def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]
     mapping = prepare(FitRequest(parse("text -> label"), read_table(rows), options=Options(**SIZE))).mapping
-    parts = search.make_folds(load_rows(mapping.arrow, read_table(rows)), 0)
+    parts = folds.make_folds(load_rows(mapping.arrow, read_table(rows)), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
     assert all(abs(aside.column("label").count("a") - held / 2) <= 1 for _, aside in parts)

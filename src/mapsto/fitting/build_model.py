@@ -18,7 +18,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.fitting.starting_model import StartingModel, open_start
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options, splits_into_heads
+from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import Classes, Located, Spatial, require
@@ -35,7 +35,7 @@ SHAPE_OPTIONS = ("layers", "width", "heads", "vocabulary")
 
 
 def make_sources(
-    start: StartingModel, arrow: Arrow, rows: Rows, options: Options, say: Callable[[str], None]
+    start: StartingModel, arrow: Arrow, rows: Rows, options: ModelOptions, say: Callable[[str], None]
 ) -> dict[str, Source]:
     """Return a source for each kind that the arrow reads: the starting model's, or new ones made from the rows' values."""
     sources = starting_sources(start, arrow)
@@ -51,7 +51,7 @@ def make_sources(
     return sources
 
 
-def _resize(sources: dict[str, Source], arrow: Arrow, options: Options) -> dict[str, Source]:
+def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
     """Return the sources with the size of `--size`; values in which answers are located are never cropped.
 
     Raises UsageError for kinds that have no size.
@@ -103,7 +103,7 @@ def make_config(
     return config if start.config is None else _matching_family(config)
 
 
-def _new_config(options: Options, sources: Dict[str, Source]) -> ModelConfig:
+def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfig:
     """Return the shape of a new model that reads `sources`."""
     width = options.width or WIDTH
     heads = options.heads or _num_heads(width)
@@ -119,7 +119,7 @@ def _new_config(options: Options, sources: Dict[str, Source]) -> ModelConfig:
     return replace(new_config(width, options.layers or LAYERS, heads, length), family=family)
 
 
-def _starting_config(config: ModelConfig, options: Options) -> ModelConfig:
+def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
     """Return the starting model's shape, of which only the encoder counts. Raises UsageError for options of a new shape."""
     unusable = [f"--{name}" for name in SHAPE_OPTIONS if getattr(options, name) is not None]
     if unusable:
@@ -127,7 +127,7 @@ def _starting_config(config: ModelConfig, options: Options) -> ModelConfig:
     return replace(config, sentence=None)
 
 
-def _with_decoder(config: ModelConfig, options: Options) -> ModelConfig:
+def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:
     """Return the shape with its own decoder, or with a new one of half the width where `--objective mae` needs one."""
     shape, decoder = config.transformer, config.decoder
     if decoder is not None:

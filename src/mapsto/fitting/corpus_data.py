@@ -34,7 +34,7 @@ from mapsto.fitting.run_data import (
     require_useful_options,
 )
 from mapsto.fitting.starting_model import StartingModel
-from mapsto.options import Options, require_choice
+from mapsto.options import DataOptions, Options, require_choice
 from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Tokenized, require
@@ -107,7 +107,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, found: Kept | No
     )
 
 
-def _stream(data: Any, options: Options) -> Iterable[Table]:
+def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
     return stream_tables(data, options.encoding)
 
 

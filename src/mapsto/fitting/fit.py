@@ -134,7 +134,7 @@ def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
-    """Whether the run was finished before torchrun restarted its processes, as after the death of one at the very end."""
+    """Return whether the run was finished before torchrun restarted its processes, as after the death of one at the very end."""
     folder, ranks = request.folder, request.ranks
     if folder is None or not ranks.restarts:
         return False

@@ -6,10 +6,10 @@ from mapsto.errors import UsageError
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model import lora
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options
+from mapsto.options import OptimizationOptions
 
 
-def freeze_weights(mapping: Mapping, options: Options, start: StartingModel) -> None:
+def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: StartingModel) -> None:
     """Freeze layers (`--freeze`) or attach LoRA adapters (`--lora`).
 
     `--freeze 2` freezes the embeddings and the two lowest layers, `--freeze all` everything but heads and poolers.

@@ -10,7 +10,7 @@ from mapsto.errors import UsageError
 from mapsto.fitting.build_model import open_feature_network
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options
+from mapsto.options import ObjectiveOptions, Options
 from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.objectives import Objective
 from mapsto.training.objectives.adversarial import AdversarialLoss
@@ -126,7 +126,7 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
     return Objective() if port is None else SupervisedContrastive(examples, port)
 
 
-def _image_objective(options: Options, mapping: Mapping) -> Objective:
+def _image_objective(options: ObjectiveOptions, mapping: Mapping) -> Objective:
     """Return the objective that judges generated pictures as a whole: by their style, by a network that detects them, or both.
 
     Raises UsageError for arrows that generate no pictures, CheckpointError.

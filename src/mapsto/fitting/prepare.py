@@ -26,7 +26,7 @@ from mapsto.fitting.run_data import RunData
 from mapsto.fitting.starting_model import StartingModel, add_words, open_start, read_words
 from mapsto.fitting.table_data import read_table_data
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options
+from mapsto.options import Options, RunOptions
 from mapsto.pretrained import model_folder
 
 
@@ -53,7 +53,7 @@ class PreparedRun:
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether the arrow fills in what `~` hides."""
+        """Return whether the arrow fills in what `~` hides."""
         return self.mapping.arrow.corrupted
 
 
@@ -120,6 +120,6 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
     )
 
 
-def _choose_device(options: Options, ranks: Ranks) -> tuple[torch.device, torch.dtype]:
+def _choose_device(options: RunOptions, ranks: Ranks) -> tuple[torch.device, torch.dtype]:
     device = choose_device(options.device, ranks.local_rank)
     return device, choose_precision(options.precision, device)

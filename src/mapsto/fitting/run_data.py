@@ -19,7 +19,7 @@ from mapsto.errors import Finding, UsageError
 from mapsto.fitting.build_model import make_config
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
-from mapsto.options import Options
+from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
@@ -58,7 +58,7 @@ class RunData:
     findings: Sequence[Finding] = ()
 
 
-def make_targets(arrow: Arrow, options: Options) -> list[Target]:
+def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
     """Return a new target for each answer of the arrow.
 
     Raises UsageError for options that these answers have no use for.
@@ -125,7 +125,7 @@ def possible_mixtures(arrow: Arrow) -> list[str]:
     ]
 
 
-def make_corruption(arrow: Arrow, options: Options) -> Corruption:
+def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
     """Return how `~` hides tokens: by the options, else by the defaults of the kind that is hidden."""
     corrupted = [kinds.source(port.kind).objectives for port in arrow.sources if port.corrupted]
     default_shares = next(iter(corrupted), Source.objectives)

@@ -166,7 +166,7 @@ def recorded_run(
 
 
 def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Whether the folder holds this run, finished. Raises UsageError when it holds another finished run."""
+    """Return whether the folder holds this run, finished. Raises UsageError when it holds another finished run."""
     if not (folder / MANIFEST_FILE).exists():
         return False
     recorded = files.read_sealed(folder / MANIFEST_FILE)["provenance"]
@@ -175,7 +175,7 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
 
 
 def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Whether the folder holds another run than this one, finished or not."""
+    """Return whether the folder holds another run than this one, finished or not."""
     try:
         finished_run(folder, facts, options)
         recorded_run(folder, facts, options, lambda text: None)

@@ -14,35 +14,26 @@ from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapsto.data.encoding import encode_rows
-from mapsto.data.examples import make_examples
-from mapsto.data.rows import Rows, load_rows
-from mapsto.data.split import apart
-from mapsto.data.table import Ints, Table, read_table
+from mapsto.data.rows import load_rows
+from mapsto.data.table import Table, read_table
 from mapsto.distributed import SINGLE_PROCESS, read_ranks
 from mapsto.errors import DataError, RunError, UsageError
-from mapsto.evaluation.evaluate import scoring_examples
-from mapsto.fitting import fit, run_folder
+from mapsto.fitting import fit, folds, run_folder
+from mapsto.fitting.folds import Fold, make_folds
 from mapsto.fitting.method import choose_method, contrast_port, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
-from mapsto.fitting.run_data import RunData
-from mapsto.inference.forward import forward_batches
-from mapsto.kinds import answering
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
-from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Interrupted
 
@@ -53,10 +44,6 @@ DIGITS = 2
 
 # The methods that are tried besides a probe.
 TRIED_METHODS: tuple[Method, ...] = ("probe+full", "full", "contrast")
-
-# A trial is scored on about so many rows: a fifth of 5,000, or as many fifths in turn as fewer rows need. Over so many,
-# an error of 15 % is known to about 2 points; and no fold to score on is larger than the rows learnt from.
-SCORED_ROWS, LARGEST_SHARE = 1000, 0.2
 
 # Trials drawn at random before the estimator chooses.
 RANDOM_TRIALS = 5
@@ -93,23 +80,6 @@ class Trial:
         if self.error is None or self.loss is None:
             return (math.inf, math.inf, self.number)
         return (self.error.value, self.loss, self.number)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Training rows split into those that a trial learns from and those that it is scored on."""
-
-    request: FitRequest
-    held_out: Table
-
-    @cached_property
-    def data(self) -> RunData:
-        """The rows to learn from, read and encoded once for all trials."""
-        return read_data(self.request)
-
-    def train(self, options: Options) -> Mapping:
-        """Train a new mapping on the rows to learn from. Raises RunError."""
-        return fit.fit_request(replace(self.request, options=options), self.data)
 
 
 @dataclass(frozen=True)
@@ -229,12 +199,12 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     methods = _possible_methods(run, [training for training, _ in splits])
     if method not in ("probe", *methods):
         raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
-    usual = _usual_hyperparameters(run, "full" if method == "probe" else method)
+    default = _default_hyperparameters(run, "full" if method == "probe" else method)
     values: SearchSpace = {
         "method": methods,
-        "rate": _bounds(usual["rate"], RATES),
-        "epochs": _bounds(usual["epochs"], EPOCHS),
-        "batch": sorted({min(round(usual["batch"] * times), len(run.examples)) for times in BATCHES}),
+        "rate": _bounds(default["rate"], RATES),
+        "epochs": _bounds(default["epochs"], EPOCHS),
+        "batch": sorted({min(round(default["batch"] * times), len(run.examples)) for times in BATCHES}),
     }
     fixed = {name for name in values if getattr(options, name) not in (None, "auto")}
     fixed |= set(values) if options.method == "probe" else set()
@@ -247,16 +217,16 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
         )
     first_trials = [{"method": "probe"}] if "method" in space and _is_possible("probe", run) else []
     if method != "probe":
-        first_trials.insert(0, {name: usual[name] for name in space})
+        first_trials.insert(0, {name: default[name] for name in space})
     share = run.data.num_held_out / (run.data.num_rows + run.data.num_held_out)
     # Trials hold out the same share as the final fit, of fewer rows.
     hold_out = share if options.hold_out is None else options.hold_out
     trial_options = replace(options, hold_out=hold_out, tensorboard=False)
-    folds = [
+    search_folds = [
         Fold(FitRequest(mapping.arrow, training, None, request.start, request.like, options=trial_options), held_out)
         for training, held_out in splits
     ]
-    return Search(trial_options, space, first_trials, folds, num_trials, minutes)
+    return Search(trial_options, space, first_trials, search_folds, num_trials, minutes)
 
 
 def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> list[Any]:
@@ -267,7 +237,7 @@ def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> lis
     return methods
 
 
-def _usual_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
+def _default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
     """Return the hyperparameters of a fit by `method` without a search."""
     objective = make_objective(method, run.options, run.mapping, run.examples)
     setup = TrainingSetup(method, "", objective, ReplicatedWeights(SINGLE_PROCESS, run.mapping))
@@ -277,7 +247,7 @@ def _usual_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
 
 
 def _is_possible(method: Method, run: PreparedRun) -> bool:
-    """Whether the starting model, the answers and the options allow the method."""
+    """Return whether the starting model, the answers and the options allow the method."""
     try:
         choose_method(replace(run, options=replace(run.options, method=method)))
     except UsageError:
@@ -286,45 +256,15 @@ def _is_possible(method: Method, run: PreparedRun) -> bool:
 
 
 def _can_contrast(mapping: Mapping, training: Table) -> bool:
-    """Whether at least two classes have two rows each."""
+    """Return whether at least two classes have two rows each."""
     port = contrast_port(mapping)
     assert port is not None
     answers = load_rows(mapping.arrow, training).targets[port]
     return sum(count > 1 for count in Counter(answers).values()) > 1
 
 
-def _bounds(usual: float, factors: tuple[float, float]) -> tuple[float, float]:
-    return usual * factors[0], usual * factors[1]
-
-
-def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
-    """Split the rows into (rows to learn from, rows to score on), once or several times; no row is scored on twice.
-
-    Raises DataError for too few rows.
-    """
-    count, row_indices = len(rows), np.arange(len(rows))
-    share = min(LARGEST_SHARE, SCORED_ROWS / count)
-    num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
-    remaining, folds = row_indices, []
-    for fold in range(num_folds):
-        kept, aside = apart(rows.select(remaining), share / (1 - fold * share), seed)
-        held_out = _drop_unknown_classes(rows, np.setdiff1d(row_indices, remaining[aside]), remaining[aside])
-        remaining = remaining[kept]
-        if len(held_out):
-            training = np.setdiff1d(row_indices, held_out)
-            folds.append((rows.table.select(rows.indices[training]), rows.table.select(rows.indices[held_out])))
-    if not folds:
-        raise DataError(f"{count} rows are too few to hold some out for --search")
-    return folds
-
-
-def _drop_unknown_classes(rows: Rows, training: Ints, held_out: Ints) -> Ints:
-    """Return the held-out rows whose classes the training rows have too: no trial could learn the others."""
-    for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):
-        if has_exclusive_classes(target):
-            classes = {answers[row] for row in training}
-            held_out = np.array([row for row in held_out if answers[row] in classes], np.int64)
-    return held_out
+def _bounds(default: float, factors: tuple[float, float]) -> tuple[float, float]:
+    return default * factors[0], default * factors[1]
 
 
 def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
@@ -369,37 +309,20 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
         knobs = search.first_trials[number - 1]
     else:
         knobs = suggest_hyperparameters(search.space, trials, search.options.seed)
-    same = next((trial for trial in trials if trial.knobs == knobs), None)
-    if same is not None:
-        return replace(same, number=number, seconds=0.0)
+    repeated = next((trial for trial in trials if trial.knobs == knobs), None)
+    if repeated is not None:
+        return replace(repeated, number=number, seconds=0.0)
     options = replace(search.options, **knobs)
     results: list[tuple[float, float]] = []
     try:
         for fold in search.folds:
-            results += score_rows(fold.train(options), fold.held_out)
+            results += folds.score_rows(fold.train(options), fold.held_out)
     except Interrupted:
         raise
     except RunError as error:
         return Trial(number, knobs, None, None, time.monotonic() - started_at, str(error))
     errors, losses = np.array(results).T
     return Trial(number, knobs, with_interval(np.mean, errors), float(losses.mean()), time.monotonic() - started_at)
-
-
-def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """Return (error, loss) of each answer to the first target, as validation computes them for the best weights of a run."""
-    target = mapping.targets[0]
-    rows = load_rows(mapping.arrow, table)
-    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
-    examples = make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
-    results = []
-    for batch, hidden in forward_batches(mapping, scoring_examples(examples), next(mapping.parameters()).device):
-        readout = batch.answers[0]
-        if readout is not None:
-            output = mapping.read(hidden, batch, 0)
-            for i in range(len(readout.values)):
-                answer = output[i : i + 1], readout.values[i : i + 1]
-                results.append((float(target.validation_error(*answer)), float(target.loss(*answer))))
-    return results
 
 
 def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[str, Any]:

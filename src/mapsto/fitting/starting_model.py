@@ -47,7 +47,7 @@ class StartingModel:
 
     @property
     def is_from_scratch(self) -> bool:
-        """Whether mapsto alone has trained it, from random weights (only such models are trained with Muon)."""
+        """Return whether mapsto alone has trained it, from random weights (only such models are trained with Muon)."""
         return self.tensors is None or self.optimizer == "muon"
 
     @cached_property

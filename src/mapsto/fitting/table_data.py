@@ -27,7 +27,7 @@ from mapsto.fitting.run_data import (
     require_useful_options,
 )
 from mapsto.fitting.starting_model import StartingModel
-from mapsto.options import Options
+from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, FileBacked
 from mapsto.task.source import Source
@@ -74,7 +74,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     return data
 
 
-def _bind(arrow: Arrow, table: Table, options: Options) -> Arrow:
+def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
     """Return the arrow with its columns. With `--style` a picture is also its own answer, so no pairs are needed."""
     if options.style is None:
         return bind_to(arrow, table)
@@ -97,7 +97,7 @@ def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
     return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
 
 
-def _fingerprint(arrow: Arrow, rows: Rows, options: Options) -> str:
+def _fingerprint(arrow: Arrow, rows: Rows, options: ObjectiveOptions) -> str:
     """Return the SHA-256 of the rows, and of the picture of `--style`."""
     fingerprint = fingerprint_rows(arrow, rows)
     if options.style is None:
@@ -129,7 +129,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
     return make_examples(rows, encoded, sources, targets, options.seed, make_corruption(arrow, options))
 
 
-def _augmentation(arrow: Arrow, options: Options) -> str | None:
+def _augmentation(arrow: Arrow, options: DataOptions) -> str | None:
     """Return how training rows are varied: by `--augment`, else the first method of a source kind that has any."""
     sources = [kinds.source(port.kind) for port in arrow.sources]
     methods = [method for source in sources if issubclass(source, Augmentable) for method in source.augmentations]

@@ -106,9 +106,9 @@ def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
         yield f"tokens   {port.column}: {len(piece)}, of which {int(piece.special.sum())} are the frame"
         for i in range(min(len(piece), SHOWN_TOKENS)):
             raw = None if piece.alignment is None else piece.alignment.to_raw([i])
-            where = "frame" if raw is None else ", ".join(f"{low}–{high}" for low, high in raw.tolist())
+            region = "frame" if raw is None else ", ".join(f"{low}–{high}" for low, high in raw.tolist())
             token = f"id {piece.tokens[i]!s:<7}" if piece.tokens.ndim == 1 else f"{piece.tokens.shape[1]} values"
-            yield f"         {i:>4}  {names[i]:<16} {token} {where}"
+            yield f"         {i:>4}  {names[i]:<16} {token} {region}"
         if len(piece) > SHOWN_TOKENS:
             yield f"         … and {len(piece) - SHOWN_TOKENS} more"
 
@@ -123,13 +123,13 @@ def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[
     """Yield the tokens that `~` hides in step 1, and the tokens that the model sees in their place."""
     for source, port in enumerate(mapping.arrow.sources):
         if port.corrupted:
-            before, after = examples.pieces[0][source], example.pieces[source]
-            different = before.tokens != after.tokens
-            changed = np.flatnonzero(different if different.ndim == 1 else different.any(axis=1))
-            names = _token_names(mapping, before)
-            hidden = ", ".join(f"{i} {names[i]!r}" for i in changed[:SHOWN_TOKENS])
-            yield f"hidden   {len(changed)} of {int((~before.special).sum())} tokens in step 1: {hidden}"
-            yield f"seen     {shorten(' '.join(_token_names(mapping, after)), 110)}"
+            clean, corrupted = examples.pieces[0][source], example.pieces[source]
+            is_different = clean.tokens != corrupted.tokens
+            hidden_positions = np.flatnonzero(is_different if is_different.ndim == 1 else is_different.any(axis=1))
+            names = _token_names(mapping, clean)
+            hidden = ", ".join(f"{i} {names[i]!r}" for i in hidden_positions[:SHOWN_TOKENS])
+            yield f"hidden   {len(hidden_positions)} of {int((~clean.special).sum())} tokens in step 1: {hidden}"
+            yield f"seen     {shorten(' '.join(_token_names(mapping, corrupted)), 110)}"
 
 
 def _row(batch: Batch) -> Iterator[str]:
@@ -161,8 +161,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[obje
             continue
         output = mapping.read(hidden, batch, port)
         selected = (readout.examples == 0).nonzero()[:, 0]
-        where = target.readout.describe(len(selected), mapping.config.pooling)
-        yield f"read     {target.kind}: {where} → {tuple(output[selected].shape)}"
+        location = target.readout.describe(len(selected), mapping.config.pooling)
+        yield f"read     {target.kind}: {location} → {tuple(output[selected].shape)}"
         answers = target.decode(gather_outputs(target, output[selected], [example.pieces]))
         for answer in answers[:5]:
             text = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)

@@ -208,8 +208,8 @@ def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> Mode
     tower = family.tower
     if tower is None:
         return replace(family.read_config(raw), family=model_type)
-    own = raw[tower.config_key] if model_type == tower.full_model_type else raw
-    return replace(family.read_config(own), family=tower.model_type)
+    tower_config = raw[tower.config_key] if model_type == tower.full_model_type else raw
+    return replace(family.read_config(tower_config), family=tower.model_type)
 
 
 def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:

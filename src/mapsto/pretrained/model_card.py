@@ -110,7 +110,7 @@ def _use(mapping: Mapping) -> list[str]:
 
 
 def _predicts_ahead(mapping: Mapping) -> bool:
-    """Whether hidden tokens are predicted at the position before their own, where other libraries do not read them."""
+    """Return whether hidden tokens are predicted at the position before their own, where other libraries do not read them."""
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
         port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead
@@ -122,9 +122,9 @@ def _search(search: Dict[str, Any] | None) -> list[str]:
     """Return a line about the search for hyperparameters, if there was one."""
     if search is None:
         return []
-    usual, best = search["trials"][0], search["trials"][search["chosen"] - 1]
+    default, best = search["trials"][0], search["trials"][search["chosen"] - 1]
     knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
-    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, usual)]
+    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, default)]
     return [
         f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
         f"without a search: {errors[1]}. The lowest of many errors is optimistic: test rows say more."

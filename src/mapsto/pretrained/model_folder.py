@@ -166,7 +166,7 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Co
 
 
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
-    """Whether a weight of a head, or of the pooler before heads, belongs to the class names of one of these kinds."""
+    """Return whether a weight of a head, or of the pooler before heads, belongs to the class names of one of these kinds."""
     if name.startswith("pooler."):
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)

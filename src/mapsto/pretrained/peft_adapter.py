@@ -37,11 +37,11 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
     new = ("pooler.", "classifier.", f"transformer.blocks.{mapping.config.transformer.layers}.")
-    whole = weight_names.to_published_names(
+    new_weights = weight_names.to_published_names(
         mapping, {name: t for name, t in weight_names.all_weights(mapping).items() if name.startswith(new)}
     )
-    tensors |= {STEM + name: tensor for name, tensor in whole.items()}
-    modules = {name.rsplit(".", 1)[0] for name in whole}
+    tensors |= {STEM + name: tensor for name, tensor in new_weights.items()}
+    modules = {name.rsplit(".", 1)[0] for name in new_weights}
     modules = {HEAD if name.startswith(f"{HEAD}.") else name for name in modules}
     config = {
         "peft_type": "LORA",

@@ -48,7 +48,7 @@ def classifier() -> str:
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
-    """Whether the family fills in hidden tokens as this model does: with a decoder of its config.json, or without one."""
+    """Return whether the family fills in hidden tokens as this model does: with a decoder of its config.json, or without one."""
     family, decoder = zoo.get_family(config.family), config.decoder
     if family.without_decoder is None or decoder is None:
         return family.without_decoder is None and decoder is None
@@ -184,10 +184,10 @@ def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indi
     expanded: dict[str, tuple[str, ...]] = {}
     for own_name, published in entries:
         for i in range(num_indices) if "{i}" in own_name else [0]:
-            own = own_name.replace("{i}", str(i))
+            weight = own_name.replace("{i}", str(i))
             names = tuple(name.replace("{i}", str(i)) for name in _as_tuple(published))
             for suffix in ("",) if own_name.endswith(".bias") else (".weight", ".bias", ""):
-                expanded[own + suffix] = tuple(name + suffix for name in names)
+                expanded[weight + suffix] = tuple(name + suffix for name in names)
     return expanded
 
 
