@@ -336,7 +336,12 @@ def fitting(folder: Path, out: str) -> list[str]:
             2,
         ),
         (pretraining, OTHER_WORDS.format(word="--batch", other="16"), "process 1: this process has other options", 2),
-        (pretraining, OTHER_WORDS.format(word="--out", other="elsewhere"), "process 1: elsewhere is no folder that", 2),
+        (
+            pretraining,
+            OTHER_WORDS.format(word="--out", other="elsewhere"),
+            "process 1: elsewhere is not shared by all processes",
+            2,
+        ),
         (pretraining, SMALL_DISK, "could not be written", 1),
         (pretraining, BROKEN_ROW, "process 1: row 17 has gone", 1),
     ],
