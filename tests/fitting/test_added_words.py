@@ -1,4 +1,4 @@
-"""Words added to the vocabulary of a start: read as one token, from the mean of what they were cut into, here and elsewhere."""
+"""Words added to the vocabulary of a starting model are one token, whose embedding is the mean of its former tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights learn, how fast, and from what: each option does what it says."""
+"""Options of training: frozen layers, LoRA, layer-wise rates, label smoothing and averaging do what they say."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = [{"text": text, "label": "ab"["winter" in text]} for text in sentences(60
 
 
 def trained(rate: float = 1e-3, **options: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A mapping after a few steps, and its weights before them."""
+    """Train a mapping for a few steps; return it and its weights before them."""
     mapping, examples = small_mapping("text:text -> label")
     freeze_weights(mapping, Options(**options), StartingModel(tensors={}))
     before = {name: p.detach().clone() for name, p in mapping.named_parameters()}
@@ -154,7 +154,7 @@ def test_merged_equals_unmerged() -> None:
 @pytest.mark.parametrize("task", ["body", "label"])
 @pytest.mark.parametrize("family", [name for name in zoo.family_names() if zoo.get_family(name).source_kind == "text"])
 def test_peft_opens_the_adapter_over_the_start(family: str, task: str, tmp_path: Path) -> None:
-    """Read at the normalised mean (a body of post-norm layers) or as published (with a classifier)."""
+    """Compare models read at the normalised mean (a body of post-norm layers) or as published (with a classifier)."""
     peft = pytest.importorskip("peft")
     make_model(family, task, tmp_path / "start")
     rows = [{"text": text, "label": ["negative", "neutral", "positive"][i % 3]} for i, text in enumerate(TEXTS * 3)]

@@ -1,4 +1,4 @@
-"""A search scores on held-out training rows alone, and ends the same however often it was killed."""
+"""A search scores on held-out training rows alone, and has the same result however often it is killed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
 
 
 class Spy:
-    """Requests on their way to fit_request, and the texts of each."""
+    """A record of the requests to fit_request and the texts of each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[FitRequest] = []

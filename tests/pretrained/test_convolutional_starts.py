@@ -86,7 +86,7 @@ def test_every_stage_gives_what_it_gives_there(shape: str, tmp_path: Path) -> No
 
 
 def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
-    """As one by one, in their order."""
+    """Compute images of several sizes in one batch as one by one, in their order."""
     make_vision_model("resnet", "body", tmp_path)
     edit_json(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
     model = mapsto.load(tmp_path, device="cpu", precision="fp32")
@@ -97,8 +97,7 @@ def test_pictures_of_several_grids_are_read_together(tmp_path: Path) -> None:
 
 
 def test_places_lie_between_the_cells(tmp_path: Path) -> None:
-    """In the network's own grid they are the cells; in another each has the mean of those about it, which sums up to where it
-    stands."""
+    """Read the cells of the network's own grid; in another grid each cell is the mean of the cells around it."""
     make_vision_model("resnet", "body", tmp_path)
     edit_json(tmp_path / "preprocessor_config.json", mapsto_fit="inside")
     source = model_folder.load_mapping(tmp_path).sources["image"]
@@ -128,7 +127,7 @@ def test_pictures_are_read_in_their_own_shape_of_whole_cells(photos: Path, tmp_p
 
 
 def torchvision(name: str) -> str:
-    """What torchvision calls a weight of a ResNet."""
+    """Return torchvision's name of a weight of a ResNet."""
     kinds = {"convolution": "conv", "normalization": "bn"}
     name = re.sub(r"resnet\.encoder\.stages\.(\d)\.layers", lambda m: f"layer{int(m[1]) + 1}", name)
     name = re.sub(r"resnet\.embedder\.embedder\.(\w+)", lambda m: f"{kinds[m[1]]}1", name)
@@ -176,7 +175,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(photos: Path) -> list[dict[str, Any]]:
-    """The photos with a label and a box."""
+    """Return photos with a label and a box."""
     box = {"label": "sun", "box": [1, 2, 9, 8]}
     paths = sorted(photos.rglob("*.png"))
     return [{"image": str(path), "label": path.parent.name, "boxes": [box]} for path in paths]
@@ -207,7 +206,7 @@ def test_from_a_start_to_answers(shape: str, photos: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_cells_that_decided_are_told(method: str, tmp_path: Path) -> None:
-    """Weights on all cells of the grid, in pixels of the picture; by integrated gradients they sum to what they explain."""
+    """Explain all cells of the grid in pixels of the picture; integrated gradients sum to the score that they explain."""
     make_vision_model("convnext", "label", tmp_path)
     (why,) = mapsto.load(tmp_path, device="cpu", precision="fp32").explain([smooth_pictures()[2]], method)
     assert len(why.parts) == 16 and len({part.weight for part in why.parts}) == 16
@@ -296,14 +295,14 @@ def test_frozen_as_a_whole_only_what_is_new_learns(arrow: str, photos: Path, tmp
 
 
 def both(start: int, end: int) -> list[dict[str, Any]]:
-    """Pictures with boxes, and how many."""
+    """Return pictures with boxes, and the number of boxes."""
     shown = map(boxed, range(start, end))
     return [{"image": pixels, "boxes": boxes, "label": str(len(boxes))} for pixels, boxes in shown]
 
 
 @pytest.mark.parametrize("shape", ["resnet:bottleneck", "convnext", "vgg:normed"])
 def test_boxes_are_learnt_behind_a_network(shape: str, tmp_path: Path) -> None:
-    """From a network of random weights; what is found is far beyond what boxes laid at random would reach."""
+    """Train a detector from random weights; its precision is far above that of random boxes."""
     make_vision_model(shape, "body", tmp_path / "start")
     how: dict[str, Any] = {"size": 48, "hold_out": 0, "device": "cpu", "precision": "fp32"}
     model = mapsto.fit(

@@ -1,4 +1,4 @@
-"""Sentence encoders: the vectors that sentence-transformers gives, kept in folders that it opens."""
+"""Sentence encoders have the vectors of sentence-transformers, and are saved in folders that it opens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change(path: Path, **fields: Any) -> None:
 
 
 def make_encoder(kind: str, folder: Path, longest: int = 40) -> None:
-    """A small sentence encoder with random weights, saved by sentence-transformers itself."""
+    """Make a small sentence encoder with random weights, saved by sentence-transformers itself."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling

@@ -41,10 +41,10 @@ from mapsto.task.capabilities import Tokenized, require
 from mapsto.task.source import Source
 
 
-def read_corpus_data(request: FitRequest, start: StartingModel, found: Kept | None) -> RunData:
+def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: Kept | None) -> RunData:
     """Read a corpus into shards, or open the shards that are there.
 
-    found: the record of the shards in the run's folder.
+    shards_record: the record of the shards in the run's folder.
 
     Raises UsageError, DataError.
     """
@@ -72,7 +72,9 @@ def read_corpus_data(request: FitRequest, start: StartingModel, found: Kept | No
     else:
         if test is not None:
             test = unseen(arrow, _stream(data, options), test, options, say)
-        shards = _new_shards(request, _shards_key(arrow, fingerprint_source(data), sources, limits, options), found)
+        shards = _new_shards(
+            request, _shards_key(arrow, fingerprint_source(data), sources, limits, options), shards_record
+        )
         shards.remember({"arrow": str(arrow)})
         sources = sources or {kind: _train_source(request, arrow, data, shards)}
     config = bind_targets(arrow, sources, targets, start, options)
@@ -111,11 +113,11 @@ def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
     return stream_tables(data, options.encoding)
 
 
-def _new_shards(request: FitRequest, key: dict[str, Any], found: Kept | None) -> Shards:
+def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: Kept | None) -> Shards:
     """Open the shards of `key` in the run's folder for writing; those of another key only serve an unfinished run."""
     folder = request.folder
     unfinished = folder is not None and (folder / model_folder.RUN_FILE).exists() and not request.overwrite
-    return Shards(folder, key, request.say, unfinished, found)
+    return Shards(folder, key, request.say, unfinished, shards_record)
 
 
 def _shards_key(

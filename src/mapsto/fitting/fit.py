@@ -121,8 +121,8 @@ def _prepare(request: FitRequest) -> PreparedRun:
     if folder is None or not corpus.takes(request.arrow):
         return ranks.run_on_all(lambda: prepare(request))
     ranks.run_on_all(lambda: run_folder.require_shared(folder))
-    found = shards.look(folder, ranks, request.say)
-    run = ranks.run_on_main(lambda: prepare(request, found))
+    shards_record = shards.look(folder, ranks, request.say)
+    run = ranks.run_on_main(lambda: prepare(request, shards_record))
     return ranks.run_on_all(lambda: run or prepare(request))
 
 
@@ -262,7 +262,7 @@ def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:
 
 def _require_same_facts(run: PreparedRun, ranks: Ranks) -> None:
     """Raise UsageError when the processes have not read the same data, starting model and options."""
-    names = (*run_folder.SAME, "options")
+    names = (*run_folder.IDENTITY_FACTS, "options")
     main_facts = ranks.broadcast_json({name: run.facts[name] for name in names})
 
     def compare() -> None:

@@ -32,7 +32,7 @@ from mapsto.pretrained import model_folder
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything that training needs, a function of the data, the starting model and the options alone.
+    """The mapping and the examples of a run before training, a function of the data, the starting model and the options alone.
 
     examples: to learn from. held_out: to choose the best weights by; None where there are none.
     facts: what the run is, in plain JSON, as run.json and mapsto.json record it.
@@ -57,17 +57,17 @@ class PreparedRun:
         return self.mapping.arrow.corrupted
 
 
-def prepare(request: FitRequest, found: Kept | None = None) -> PreparedRun:
+def prepare(request: FitRequest, shards_record: Kept | None = None) -> PreparedRun:
     """Read the data and build the model of a request.
 
-    found: the record of the shards in the run's folder, where a corpus is read into it.
+    shards_record: the record of the shards in the run's folder, where a corpus is read into it.
 
     Raises UsageError, DataError, CheckpointError.
     """
-    return build_run(request, read_data(request, found))
+    return build_run(request, read_data(request, shards_record))
 
 
-def read_data(request: FitRequest, found: Kept | None = None) -> RunData:
+def read_data(request: FitRequest, shards_record: Kept | None = None) -> RunData:
     """Open the starting model and read the data."""
     options, say = request.options, request.say
     _choose_device(options, request.ranks)  # refused before reading, which may take long
@@ -80,7 +80,7 @@ def read_data(request: FitRequest, found: Kept | None = None) -> RunData:
     if request.arrow.corrupted and start.objective not in (None, options.objective):
         say(f"note: the start was trained with --objective {start.objective}; this run uses {options.objective}")
     is_corpus = corpus.takes(request.arrow)
-    data = read_corpus_data(request, start, found) if is_corpus else read_table_data(request, start)
+    data = read_corpus_data(request, start, shards_record) if is_corpus else read_table_data(request, start)
     if options.hold_out and not data.num_held_out:
         say(f"note: --hold-out {options.hold_out:g} of {data.num_rows:,} rows is none, so no row is held out")
     return data

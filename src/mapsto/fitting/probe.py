@@ -22,9 +22,9 @@ from mapsto.task.capabilities import Classes, LinearProbe
 def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
     """Return the vectors (n, d) that pooled heads read, in one pass over the examples without augmentation."""
     mapping.eval()
-    plain = examples.without_augmentation()
-    features: NDArray[np.float32] = np.zeros((len(plain), mapping.config.pooled_width), np.float32)
-    stream = (plain.example(row, 0, 0.0) for row in range(len(plain)))
+    unaugmented = examples.without_augmentation()
+    features: NDArray[np.float32] = np.zeros((len(unaugmented), mapping.config.pooled_width), np.float32)
+    stream = (unaugmented.example(row, 0, 0.0) for row in range(len(unaugmented)))
     for batch, hidden in forward_batches(mapping, stream, device):
         features[batch.rows] = mapping.pooled_vectors(hidden, batch).float().cpu().numpy()
     return features

@@ -32,7 +32,7 @@ PRETRAIN_LENGTH = 128
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run has read, and the model's shape that follows from it; several runs may train on the same data.
+    """The data of a run and the model's shape that follows from it; several runs may train on the same data.
 
     fingerprint: SHA-256 of the data.
     num_rows, num_held_out: rows to learn from and rows held out.

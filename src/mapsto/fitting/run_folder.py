@@ -1,7 +1,7 @@
 """The folder of a run: which folders can take a run, the lock on it, and the records of runs and searches.
 
 run.json is written before the first step, mapsto.json after the last one; a folder with run.json alone holds an unfinished run. A
-run is continued only when everything that its bits depend on (SAME, the options) is as recorded.
+run is continued only when everything that its bits depend on (IDENTITY_FACTS, the options) is as recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ except ImportError:  # not on Windows
 SEARCH, REPORT, LOCK = "search.json", "report.html", "run.lock"
 
 # The facts that must be equal for a run to be continued.
-SAME = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
+IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 
 # The files and folders of a run. The ones that identify a run are last, so that a kill in the middle of `clear` leaves a folder
 # that can be cleared again.
@@ -157,7 +157,7 @@ def recorded_run(
         return None
     recorded = files.read_sealed(folder / RUN_FILE)
     recorded_facts = recorded["facts"]
-    _require_same(f"{folder} holds an unfinished run", SAME, recorded_facts, facts, options)
+    _require_same(f"{folder} holds an unfinished run", IDENTITY_FACTS, recorded_facts, facts, options)
     for name in ("device", "versions"):
         if recorded_facts.get(name) != facts[name]:
             say(f"note: {name} changed from {recorded_facts.get(name)} to {facts[name]}: the bits may differ")
@@ -170,7 +170,7 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
     if not (folder / MANIFEST_FILE).exists():
         return False
     recorded = files.read_sealed(folder / MANIFEST_FILE)["provenance"]
-    _require_same(f"{folder} holds a finished run", SAME, recorded, facts, options)
+    _require_same(f"{folder} holds a finished run", IDENTITY_FACTS, recorded, facts, options)
     return True
 
 
@@ -197,7 +197,7 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
     if not (folder / SEARCH).exists():
         return None
     recorded = files.read_sealed(folder / SEARCH)
-    names = (*SAME, "--search", "--search-minutes")
+    names = (*IDENTITY_FACTS, "--search", "--search-minutes")
     _require_same(f"{folder} holds an unfinished search", names, recorded["facts"], facts, options)
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
