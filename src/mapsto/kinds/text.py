@@ -1,5 +1,8 @@
 """text: words in any language, read as tokens; and, behind `~`, the hidden tokens put back.
 
+A tokenizer cuts text into tokens of a vocabulary; masked language modelling (BERT, Devlin et al. 2019) predicts hidden ones with
+the embeddings as output weights.
+
 Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 """
 
@@ -33,11 +36,11 @@ from mapsto.text import perturb
 from mapsto.text.features import find_invalid_character, fit_tfidf
 from mapsto.text.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 32
+ROWS_AT_ONCE = 32  # of logits whose exponentials are in memory in fp32 at a time
 
 
 def _samples() -> list[str]:
-    """Short, long, Chinese, mixed."""
+    """Return short, Chinese, mixed and long text."""
     return [
         "A plain sentence.",
         "今天天气真好！",
@@ -47,23 +50,26 @@ def _samples() -> list[str]:
 
 
 def _fits(values: Sequence[object]) -> bool:
-    known = [value for value in values if value is not None]
-    return bool(known) and all(isinstance(value, str) for value in known)
+    cells = [value for value in values if value is not None]
+    return bool(cells) and all(isinstance(cell, str) for cell in cells)
 
 
 def _read(cell: object) -> str:
-    """The text itself, unchanged."""
+    """Return the text, unchanged. Raises BadCell."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
-    if (fault := find_invalid_character(cell)) is not None:
-        raise BadCell(f"the text holds {fault}")
+    if (problem := find_invalid_character(cell)) is not None:
+        raise BadCell(f"the text holds {problem}")
     return cell
 
 
 class TextSource(Tokenized, Explainable, Describable):
-    """Text through a tokenizer. `vocabulary` is the number of embeddings, at least the tokenizer's size."""
+    """Text cut into tokens by a tokenizer.
+
+    vocabulary: the number of embeddings, at least the tokenizer's size; published models have some to spare.
+    """
 
     kind = "text"
     feature_name = "TF-IDF"
@@ -78,14 +84,21 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
-        """A tokenizer trained on the values; its size from how much text there is in all, unless given."""
+        """Return a source with a tokenizer trained on the values.
+
+        size: of its vocabulary; by default it grows with the amount of text.
+        share: of the whole corpus that the values are.
+        """
         if not values:
             raise DataError("there is no text to make a vocabulary from")
         return cls(Tokenizer.train(values, size, share=share))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """The folder's tokenizer, beside a table of embeddings that may have rows to spare."""
+        """Return the source with a folder's tokenizer and as many embeddings as its weights have.
+
+        Raises CheckpointError for fewer embeddings than tokens.
+        """
         assert front is None, "no published network in front reads text"
         tokenizer = Tokenizer.open(folder)
         vocabulary = len(weights["weight"]) if "weight" in weights else tokenizer.size
@@ -96,12 +109,12 @@ class TextSource(Tokenized, Explainable, Describable):
         return cls(tokenizer, vocabulary)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
-        """The tokenizer with these words as tokens; spare rows of the table are used first."""
-        tokenizer, cut = self.tokenizer.extended(words)
-        return TextSource(tokenizer, self.vocabulary), dict(cut)
+        """Return a source with these words as tokens; spare embeddings are used first."""
+        tokenizer, old_tokens = self.tokenizer.extended(words)
+        return TextSource(tokenizer, self.vocabulary), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """The tokenizer's files; the ids that a config repeats."""
+        """Write the tokenizer's files; return the ids that config.json repeats."""
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
         ids = {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id}
@@ -117,42 +130,44 @@ class TextSource(Tokenized, Explainable, Describable):
     read = staticmethod(_read)
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
-        """Token ids framed as the tokenizer's family does; with `aligned`, also words and character regions."""
+        """Return token ids in the family's frame of special tokens; with `aligned`, also their words and character regions."""
         before = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         behind = self.tokenizer.closing
         if not aligned:
-            return [_framed(ids, before, behind) for ids in self.tokenizer.encode_ids(values)]
+            return [_frame(ids, before, behind) for ids in self.tokenizer.encode_ids(values)]
         return [
-            _framed(encoded.ids, before, behind, encoded.offsets, encoded.words)
+            _frame(encoded.ids, before, behind, encoded.offsets, encoded.words)
             for encoded in self.tokenizer.encode_batch(values)
         ]
 
     def flatten(self, values: Sequence[str], units: bool = False) -> Flat:
-        """Token ids without frames; units are words."""
+        """Return token ids without frames; units are words."""
         if not units:
             return Flat(*self.tokenizer.encode_flat(values))
-        found = self.tokenizer.encode_batch(values)
-        lengths = np.array([len(encoded) for encoded in found], np.int64)
-        begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in found]
-        return Flat(_joined([encoded.ids for encoded in found], np.int32), lengths, _joined(begins, np.bool_))
+        encodings = self.tokenizer.encode_batch(values)
+        lengths = np.array([len(encoded) for encoded in encodings], np.int64)
+        begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in encodings]
+        return Flat(
+            _concatenate([encoded.ids for encoded in encodings], np.int32), lengths, _concatenate(begins, np.bool_)
+        )
 
     def count_unknown(self, tokens: Ints) -> int:
-        """How many of them are the tokenizer's unknown one."""
+        """Return how many of the tokens are the unknown token."""
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
 
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """The tokens in the frame of a first text."""
+        """Return the tokens in the frame of a first text."""
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
-        return _framed(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
+        return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """The first tokens and the closing frame."""
+        """Return the first tokens and the closing frame."""
         behind = len(self.tokenizer.closing)
         keep = np.r_[0 : length - behind, len(piece) - behind : len(piece)]
         return _select(piece, keep)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Consecutive windows, each framed like the whole."""
+        """Return consecutive windows, each in the frame of the whole."""
         inner = np.flatnonzero(~piece.special)
         frame = np.flatnonzero(piece.special)
         before, behind = frame[frame < inner[0]], frame[frame > inner[-1]]
@@ -162,7 +177,7 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
-        """One vector a token."""
+        """Return a table of one vector for each token of the vocabulary."""
         table = nn.Embedding(self.vocabulary, width)
         nn.init.normal_(table.weight, std=0.02)
         return table
@@ -170,50 +185,50 @@ class TextSource(Tokenized, Explainable, Describable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Some tokens replaced by the mask; or all of them read from the start on."""
+        """Return the piece with some tokens replaced by the mask; or, in causal modelling, all tokens read from left to right."""
         if corruption.causal and rng.random() < corruption.causal:
             return read_on(piece)
         hidden = choose(corruption, piece, rng, progress)
         return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
     def token_names(self, piece: Piece) -> list[str]:
-        """The tokens as the vocabulary spells them."""
+        """Return the tokens as the vocabulary spells them."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """The other tokens, as near to each other as if nothing had stood between them."""
+        """Return the piece of the other tokens, moved together as if nothing had stood between them."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
-        """Masks in its frame."""
+        """Return masks in the frame of the piece."""
         return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.mask_id))
 
     @staticmethod
     def excerpt(value: str, region: Any) -> str:
-        """The characters from the start to the end."""
+        """Return the characters of the region."""
         ((start, end),) = region
         return value[int(start) : int(end)]
 
     @classmethod
     def highlight(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """The text with its parts in the colour of what they speak for, the stronger the more."""
-        found, at = [], 0
+        """Return the text with its regions shaded in their colours."""
+        parts, position = [], 0
         for ((start, end),), shade in zip(regions, shades, strict=True):
-            found.append(html.escape(value[at : int(start)]))
-            side, said = "against" if shade < 0 else "for", html.escape(value[int(start) : int(end)])
-            weak = abs(shade) < FAINTEST_SHADE
-            found.append(said if weak else f'<mark class="{side}" style="--shade:{abs(shade):.2f}">{said}</mark>')
-            at = int(end)
-        return "".join([*found, html.escape(value[at:])])
+            parts.append(html.escape(value[position : int(start)]))
+            side, text = "against" if shade < 0 else "for", html.escape(value[int(start) : int(end)])
+            is_faint = abs(shade) < FAINTEST_SHADE
+            parts.append(text if is_faint else f'<mark class="{side}" style="--shade:{abs(shade):.2f}">{text}</mark>')
+            position = int(end)
+        return "".join([*parts, html.escape(value[position:])])
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-        """Of words and of runs of characters, which are the words of Chinese."""
+        """Fit TF-IDF of words and of character n-grams, which are the words of Chinese."""
         return fit_tfidf(values)
 
     @staticmethod
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
-        """With typing errors, in capitals, without punctuation."""
+        """Return the text with typing errors, in capitals, and without punctuation."""
         return {
             "typing errors": perturb.mistyped(value, rng),
             "all capitals": value.upper(),
@@ -222,19 +237,23 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokenizer."""
+        """Return the SHA-256 of the tokenizer."""
         return self.tokenizer.fingerprint
 
 
 class MaskedTextTarget(Reconstruction):
-    """The hidden tokens of `~text`, read where they were hidden."""
+    """The hidden tokens of `~text`, read where they were hidden.
+
+    transform: the shape of the head before the output embeddings.
+    corruption: how tokens are hidden.
+    """
 
     kind = "text"
     readout = PerToken()
     head_name = "vocabulary_head"
     yields_to_classifier = True
     hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
-    reader: TextSource
+    source: TextSource
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
         self.transform = None if transform is None else TransformConfig(**transform)
@@ -244,121 +263,126 @@ class MaskedTextTarget(Reconstruction):
         """Take the tokenizer from the text source."""
         source = sources[self.kind]
         assert isinstance(source, TextSource)
-        self.reader, self.transform = source, transform
+        self.source, self.transform = source, transform
 
     samples = staticmethod(_samples)
     fits = staticmethod(_fits)
     read = staticmethod(_read)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Nothing: the vocabulary is the source's."""
+        """Learn nothing: the vocabulary is the source's."""
 
     def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
-        """The text with the likeliest tokens; what was not hidden stays as it was written."""
+        """Return the text with the likeliest tokens; all that was not hidden stays as it was written."""
         assert piece.alignment is not None
-        told = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
-        found, at = [], 0
+        predictions = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
+        parts, position = [], 0
         for token in np.flatnonzero(~piece.special).tolist():
             start, end = piece.alignment.regions[token, 0].tolist()
-            written = value[start:end]
-            if token in told:
-                said = self.reader.tokenizer.decode([told[token]]).strip().removeprefix("##")
-                written = written[: len(written) - len(written.lstrip())] + said
-            found += [value[at:start], written]
-            at = end
-        return "".join([*found, value[at:]])
+            text = value[start:end]
+            if token in predictions:
+                predicted = self.source.tokenizer.decode([predictions[token]]).strip().removeprefix("##")
+                text = text[: len(text) - len(text.lstrip())] + predicted  # the space before the token stays
+            parts += [value[position:start], text]
+            position = end
+        return "".join([*parts, value[position:]])
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Raise UsageError: the answer is only what `~text` hides."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Ask for the mask tokens written in the text; for none where a model only reads on, and would see what stands behind
-        them."""
+        """Ask for the mask tokens written in the text.
+
+        A causal model is asked for none, since it would not see the text behind them.
+        """
         if self.corruption.causal == 1:
             return None
-        masks = np.concatenate([piece.tokens for piece in pieces]) == self.reader.tokenizer.mask_id
-        return ask_at(np.flatnonzero(masks) - self.corruption.ahead)
+        is_mask = np.concatenate([piece.tokens for piece in pieces]) == self.source.tokenizer.mask_id
+        return ask_at(np.flatnonzero(is_mask) - self.corruption.ahead)
 
     @property
     def nothing_hidden(self) -> str:
-        """Return how tokens are hidden, where any can be filled in."""
+        """Return the message that says how to hide tokens."""
         if self.corruption.causal == 1:
             return READS_ON
-        mask = self.reader.tokenizer.token(self.reader.tokenizer.mask_id)
+        mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
         return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Dense, activation and norm where the family has them, then the embeddings themselves as output weights (Press &
-        Wolf 2017)."""
+        """Return the family's dense layer, activation and norm, then the embeddings as output weights (Press & Wolf 2017)."""
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of logits (m, v) against ids (m,), summed."""
+        """Return the summed cross-entropy of logits (m, v) against ids (m,)."""
         return cast(Tensor, CrossEntropy.apply(output, values))  # type: ignore[no-untyped-call]
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """(m, 2): the loss of each hidden token and whether it was found; logits would not fit in memory."""
+        """Return the loss of each hidden token and whether it was predicted, (m, 2); logits would not fit in memory."""
         losses = F.cross_entropy(output.float(), values, reduction="none")
         return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """The likeliest token at each place, with its probability."""
+        """Return the likeliest token at each place, with its probability."""
         best = torch.softmax(output.float(), dim=-1).max(dim=-1)
         return [
-            {"token": self.reader.tokenizer.decode([token]), "probability": probability}
+            {"token": self.source.tokenizer.decode([token]), "probability": probability}
             for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Mean loss (nats a token) and share found, over the hidden tokens."""
-        losses, hits = output.double().numpy().T
-        return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, hits)}
+        """Return the mean loss in nats and the share of correct predictions over the hidden tokens."""
+        losses, is_correct = output.double().numpy().T
+        return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """The unigram model: always the distribution of the tokens themselves. `answers` are ids of hidden tokens."""
+        """Return the loss of the unigram model, which always predicts the frequencies of the tokens.
+
+        answers: the ids of the hidden tokens.
+        """
         ids = np.asarray(answers, np.int64)
-        frequency = np.bincount(ids, minlength=self.reader.vocabulary) / max(1, len(ids))
+        frequency = np.bincount(ids, minlength=self.source.vocabulary) / max(1, len(ids))
         return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
 
     def state(self) -> State:
-        """The shape of the head, and how tokens were hidden."""
+        """Return the shape of the head, and how tokens were hidden."""
         transform = None if self.transform is None else asdict(self.transform)
         return {"transform": transform, "corruption": asdict(self.corruption)}
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The sum of −log softmax (m, v) at the values (m,), computed in fp32 a few rows at a time.
+    """The summed cross-entropy of logits (m, v) with ids (m,), computed in fp32 a few rows at a time.
 
-    The gradient falls out of the same exponentials, so it is made at once, and the logits need not be kept.
+    The gradient needs the same exponentials. So it is computed in the forward pass, and the logits need not be kept.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        found = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), device=logits.device)
-        for at in range(0, len(logits), ROWS_AT_ONCE):
-            rows = slice(at, at + ROWS_AT_ONCE)
-            true, shares = values[rows, None], logits[rows].to(torch.float32, copy=True)
-            highest = shares.amax(dim=-1, keepdim=True)
-            loss += (highest - shares.gather(1, true)).sum()
-            sums = shares.sub_(highest).exp_().sum(dim=-1, keepdim=True)
+        for start in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            # `scores` is overwritten in place: first logits, then exponentials, then the gradient.
+            ids, scores = values[rows, None], logits[rows].to(torch.float32, copy=True)
+            highest = scores.amax(dim=-1, keepdim=True)
+            loss += (highest - scores.gather(1, ids)).sum()
+            sums = scores.sub_(highest).exp_().sum(dim=-1, keepdim=True)
             loss += sums.log().sum()
-            if found is not None:
-                shares.div_(sums).scatter_add_(1, true, -torch.ones_like(sums))
-                found[rows] = shares
-        ctx.save_for_backward(found)
+            if gradient is not None:
+                scores.div_(sums).scatter_add_(1, ids, -torch.ones_like(sums))
+                gradient[rows] = scores
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (found,) = ctx.saved_tensors
-        return found * gradients[0], None
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None
 
 
 class VocabularyHead(nn.Module):
-    """Logits over the vocabulary, (m, d) → (m, v)."""
+    """A head that computes logits over the vocabulary, (m, d) → (m, v)."""
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -370,7 +394,7 @@ class VocabularyHead(nn.Module):
         return F.linear(self.transform(x), self.embedding[0].weight.to(x.dtype), self.bias.to(x.dtype))
 
 
-def _framed(
+def _frame(
     ids: Ints, before: Sequence[int], behind: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
 ) -> Piece:
     count = len(before) + len(ids) + len(behind)
@@ -394,7 +418,7 @@ def _framed(
     )
 
 
-def _joined(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
     return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
 
 
@@ -410,6 +434,4 @@ def _select(piece: Piece, keep: Ints) -> Piece:
 
 
 source = TextSource
-
-
 restored = MaskedTextTarget
