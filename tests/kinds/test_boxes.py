@@ -239,7 +239,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
     answers = [tuple(Box("a", i, 0, i + 1 + i % 3, 2) for i in range(1500)), (Box("a", 0, 0, 1, 1),)]
     target.learn(answers)
     assert target.queries == 1024
-    assert target.notes(answers) == ["1 rows have more boxes than the 100 that can be told; there the surest count"]
+    assert target.notes(answers) == ["1 rows have more than the 100 boxes of an answer; only the most confident count"]
     source = image.ImageSource(resize.Resizer(4, 32), [0.5] * 3, [0.2] * 3)
     target.bind({"image": source}, None)
     (piece,) = source.encode([source.read(np.zeros((8, 1503, 3), np.uint8))], 0, aligned=True)
