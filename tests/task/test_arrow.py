@@ -102,5 +102,5 @@ def test_ports_find_their_columns(arrow: str, columns: list[str], expected: str 
 
 
 def test_a_table_parted_by_something_else_is_suspected() -> None:
-    with pytest.raises(ArrowError, match=r"'text;label' \(its cells seem to be parted by ';'; .csv has commas"):
+    with pytest.raises(ArrowError, match=r"'text;label' \(its cells seem to be separated by ';'; .csv has commas"):
         bind(parse("text -> label"), ["text;label"], lambda kind, column, role: role == "source")

@@ -230,9 +230,9 @@ class TextSource(Tokenized, Explainable, Describable):
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
         """Return the text with typing errors, in capitals, and without punctuation."""
         return {
-            "typing errors": perturb.mistyped(value, rng),
+            "typing errors": perturb.add_typos(value, rng),
             "all capitals": value.upper(),
-            "no punctuation": perturb.unpunctuated(value),
+            "no punctuation": perturb.remove_punctuation(value),
         }
 
     @property

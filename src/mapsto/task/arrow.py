@@ -1,4 +1,4 @@
-"""The notation: parse, check, bind to columns, print. A task is an arrow between kinds of values.
+"""The arrow notation: parse a task, check its kinds, bind its ports to columns, print it.
 
 side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
 """
@@ -14,10 +14,7 @@ from mapsto.errors import UsageError, near
 
 Role = Literal["source", "target"]
 
-
-NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')
-
-
+NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # of column names
 TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"])+))')
 
 
@@ -53,7 +50,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A task: what is read and what is answered; symmetric for `<->`, a match of pairs."""
+    """A task: the ports that are read and those that are answered; symmetric for `<->`, a match of pairs."""
 
     sources: tuple[Port, ...]
     targets: tuple[Port, ...]
@@ -71,28 +68,28 @@ class Arrow:
 
     @property
     def corrupted(self) -> bool:
-        """Whether a source is hidden in part, so that the arrow needs no labels for what it puts back."""
+        """Return whether a source is hidden in part, so that its reconstruction needs no labels."""
         return any(port.corrupted for port in self.sources)
 
     @property
     def body(self) -> Arrow:
-        """What is read, none of it hidden, and nothing answered."""
+        """Return the arrow with the same sources, none of them hidden, and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
 
 
 def parse(text: str) -> Arrow:
-    """The arrow that `text` writes; parse(str(arrow)) == arrow. Raises ArrowError saying where it goes wrong."""
+    """Parse an arrow, so that parse(str(arrow)) == arrow. Raises ArrowError that says where it goes wrong."""
     tokens = _tokens(text)
     arrows = [i for i, (kind, _) in enumerate(tokens) if kind == "arrow"]
     if len(arrows) > 1:
         raise ArrowError(f"{text!r} has {len(arrows)} arrows; a task has one, such as 'text -> label'")
     if not arrows:
         raise ArrowError(f"{text!r} has no arrow; write a task as 'sources -> targets', such as 'text -> label'")
-    at = arrows[0]
-    symmetric = tokens[at][1] == "<->"
+    middle = arrows[0]
+    symmetric = tokens[middle][1] == "<->"
     sources, targets = (
-        _side(tokens[:at], text, "before the arrow of"),
-        _side(tokens[at + 1 :], text, "behind the arrow of"),
+        _side(tokens[:middle], text, "before the arrow of"),
+        _side(tokens[middle + 1 :], text, "behind the arrow of"),
     )
     for number, port in enumerate(targets, 1):
         if port.corrupted:
@@ -103,21 +100,21 @@ def parse(text: str) -> Arrow:
 
 
 def parse_ports(text: str) -> tuple[Port, ...]:
-    """One side of an arrow. Raises ArrowError."""
+    """Parse one side of an arrow. Raises ArrowError."""
     return _side(_tokens(text), text, "in")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    found, at = [], 0
-    while text[at:].strip():
-        match = TOKEN.match(text, at)
+    tokens, position = [], 0
+    while text[position:].strip():
+        match = TOKEN.match(text, position)
         if match is None:
-            raise ArrowError(f"cannot read {text!r} from character {at + 1} on: {text[at:]!r}")
+            raise ArrowError(f"cannot read {text!r} from character {position + 1} on: {text[position:]!r}")
         kind = match.lastgroup or "name"
         value = match.group(kind)
-        found.append((kind, value if kind == "quoted" else value.strip()))
-        at = match.end()
-    return found
+        tokens.append((kind, value if kind == "quoted" else value.strip()))
+        position = match.end()
+    return tokens
 
 
 def _side(tokens: list[tuple[str, str]], text: str, where: str) -> tuple[Port, ...]:
@@ -160,64 +157,73 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
 
 
 def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], bool]) -> Arrow:
-    """Give every port its column: the one it names, else the one with its kind's name, else the only one that can be it.
+    """Bind every port to a column: the one it names, else the one with its kind's name, else the only one that fits.
 
-    In an arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind. Raises ArrowError
-    that lists the columns when one is missing or could be several.
+    In an arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind.
+    fits: whether a port of this kind and role can read a column.
+
+    Raises ArrowError that lists the columns when one is missing or several fit.
     """
-    listed = _listed(columns)
+    column_list = _list_columns(columns)
     ports: list[tuple[Role, Port]] = [("source", p) for p in arrow.sources] + [("target", p) for p in arrow.targets]
     shared = _shared(arrow)
     free = [i for i in range(len(ports)) if i not in shared]
-    found: dict[int, str] = {}
+    bound_columns: dict[int, str] = {}
     for i in free:
         column = ports[i][1].column
         if column is not None and column not in columns:
-            raise ArrowError(f"no column {column!r}{near(column, columns)}; the columns are: {listed}")
+            raise ArrowError(f"no column {column!r}{near(column, columns)}; the columns are: {column_list}")
         if column is not None:
-            found[i] = column
+            bound_columns[i] = column
     for i in free:
         kind = ports[i][1].kind
         same = [j for j in free if ports[j][1].kind == kind and ports[j][1].column is None]
-        if i not in found and kind in columns and kind not in found.values() and len(same) == 1:
-            found[i] = kind
-    while len(found) < len(free):
+        if i not in bound_columns and kind in columns and kind not in bound_columns.values() and len(same) == 1:
+            bound_columns[i] = kind
+    while len(bound_columns) < len(free):
         candidates = {
-            i: [c for c in columns if c not in found.values() and fits(ports[i][1].kind, c, ports[i][0])]
+            i: [c for c in columns if c not in bound_columns.values() and fits(ports[i][1].kind, c, ports[i][0])]
             for i in free
-            if i not in found
+            if i not in bound_columns
         }
-        sure = {i: names[0] for i, names in candidates.items() if len(names) == 1}
-        if not sure or len(set(sure.values())) < len(sure):
-            raise _unbound(ports, candidates, listed)
-        found |= sure
-    found |= {i: found[source] for i, source in shared.items()}
-    bound = [replace(port, column=found[i]) for i, (_, port) in enumerate(ports)]
+        unique = {i: names[0] for i, names in candidates.items() if len(names) == 1}
+        if not unique or len(set(unique.values())) < len(unique):
+            raise _unbound(ports, candidates, column_list)
+        bound_columns |= unique
+    bound_columns |= {i: bound_columns[source] for i, source in shared.items()}
+    bound = [replace(port, column=bound_columns[i]) for i, (_, port) in enumerate(ports)]
     return replace(arrow, sources=tuple(bound[: len(arrow.sources)]), targets=tuple(bound[len(arrow.sources) :]))
 
 
-def _listed(columns: Sequence[str]) -> str:
+def _list_columns(columns: Sequence[str]) -> str:
     shown = ", ".join(map(repr, columns)) or "none"
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
-    return shown if mark is None else f"{shown} (its cells seem to be parted by {mark!r}; .csv has commas, .tsv tabs)"
+    return (
+        shown if mark is None else f"{shown} (its cells seem to be separated by {mark!r}; .csv has commas, .tsv tabs)"
+    )
 
 
-def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], listed: str) -> ArrowError:
+def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str) -> ArrowError:
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
     kind, names = ports[i][1].kind, candidates[i]
     if not names:
-        return ArrowError(f"no column left can be {kind!r}; the columns are: {listed}. Name one, as in 'column:{kind}'")
+        return ArrowError(
+            f"no column left can be {kind!r}; the columns are: {column_list}. Name one, as in 'column:{kind}'"
+        )
     several = ", ".join(map(repr, names))
     alike = list(candidates.values()).count(names)
     if len(names) == 1 and alike > 1:
-        return ArrowError(f"{alike} ports are left for the one column {several}; the columns are: {listed}")
+        return ArrowError(f"{alike} ports are left for the one column {several}; the columns are: {column_list}")
     return ArrowError(
-        f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {listed}"
+        f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {column_list}"
     )
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:
-    """Target ports (numbered behind the sources) that take the column of a source, in arrows with `~`."""
+    """Return the target ports that share the column of a source in an arrow with `~`, with that source.
+
+    Targets are numbered behind the sources.
+    """
     if not arrow.corrupted:
         return {}
     shared = {}

@@ -1,4 +1,4 @@
-"""The tokens of one text, and where they stand in it.
+"""The tokens of one text with their character offsets and words.
 
 Legend of shapes: n tokens of one text.
 """
@@ -16,7 +16,6 @@ from mapsto.errors import shorten
 
 Ids = NDArray[np.int32]
 
-
 # First and last code points of scripts that are written without spaces.
 UNSPACED = np.array(
     [(0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)]
@@ -25,10 +24,11 @@ UNSPACED = np.array(
 
 
 class Encoded:
-    """The tokens of one text, without its frame; the arrays are made when first asked for.
+    """The tokens of one text without special tokens; each array is computed when first read.
 
-    ids: (n,) int32. offsets: (n, 2) int32, start and end in characters of `text` as it was given; start == end
-    marks a token that stands for nothing but space. words: (n,) int32, 0-based and without gaps.
+    ids: (n,) int32.
+    offsets: (n, 2) int32, start and end in characters of the original text; equal for a token that is only space.
+    words: (n,) int32, 0-based and without gaps.
     """
 
     def __init__(self, text: str, encoding: tokenizers.Encoding) -> None:
@@ -52,31 +52,30 @@ class Encoded:
 
     @cached_property
     def words(self) -> Ids:
-        """The word each token is part of.
+        """Return the index of the word that each token is part of, (n,).
 
-        A word is what the tokenizer keeps together before it looks for pieces. Where scripts leave no spaces (Chinese,
-        Japanese, Thai, …) this may be a whole sentence, so there each token is a word, save that tokens of one
-        character stay together.
+        A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …) this may be a
+        whole sentence, so there each token is a word, except that tokens of one character stay together.
         """
         if not len(self):
             return np.zeros(0, dtype=np.int32)
-        kept_together = [-1 if word is None else word for word in self._encoding.word_ids]
-        whole = np.array(kept_together, dtype=np.int32)
+        word_ids = [-1 if word is None else word for word in self._encoding.word_ids]
+        whole = np.array(word_ids, dtype=np.int32)
         begins = np.concatenate([[True], (whole[1:] != whole[:-1]) | (whole[1:] < 0)])
         if not self.text.isascii():
-            apart = self._unspaced()
-            begins[1:] |= (apart[1:] | apart[:-1]) & (self.offsets[1:, 0] >= self.offsets[:-1, 1])
+            is_unspaced = self._starts_unspaced()
+            begins[1:] |= (is_unspaced[1:] | is_unspaced[:-1]) & (self.offsets[1:, 0] >= self.offsets[:-1, 1])
         return (np.cumsum(begins) - 1).astype(np.int32)
 
-    def _unspaced(self) -> NDArray[np.bool_]:
-        """(n,) True where a token begins with a character of a script without spaces."""
-        found = unspaced(self.text)
-        return found[np.minimum(self.offsets[:, 0], len(found) - 1)]
+    def _starts_unspaced(self) -> NDArray[np.bool_]:
+        """Return whether each token begins with a character of a script without spaces, (n,)."""
+        is_unspaced = unspaced(self.text)
+        return is_unspaced[np.minimum(self.offsets[:, 0], len(is_unspaced) - 1)]
 
 
 def unspaced(text: str) -> NDArray[np.bool_]:
-    """For each character whether it is of a script without spaces."""
+    """Return for each character whether it is of a script without spaces."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    row = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
-    inside: NDArray[np.bool_] = (row >= 0) & (codes <= UNSPACED[row, 1])
-    return inside
+    script = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
+    is_unspaced: NDArray[np.bool_] = (script >= 0) & (codes <= UNSPACED[script, 1])
+    return is_unspaced

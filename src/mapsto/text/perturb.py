@@ -1,4 +1,4 @@
-"""Perturb."""
+"""Variants of a text with the same meaning: typing errors and missing punctuation, as a test of robustness."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import unicodedata
 
 import numpy as np
 
-MISTYPED = 0.05  # of the letters
+TYPO_RATE = 0.05  # of the letters
 
 
-def mistyped(text: str, rng: np.random.Generator) -> str:
-    """About one letter in twenty left out, doubled, or in the place of the next one."""
+def add_typos(text: str, rng: np.random.Generator) -> str:
+    """Return the text with about one letter in twenty left out, doubled, or swapped with the next one."""
     letters = list(text)
-    at = 0
-    while at < len(letters):
-        if letters[at].isalnum() and rng.random() < MISTYPED:
-            kind = int(rng.integers(3))
-            if kind == 0 and len(letters) > 1:
-                letters[at] = ""
-            elif kind == 1:
-                letters[at] *= 2
-            elif at + 1 < len(letters):
-                letters[at], letters[at + 1] = letters[at + 1], letters[at]
-                at += 1
-        at += 1
+    index = 0
+    while index < len(letters):
+        if letters[index].isalnum() and rng.random() < TYPO_RATE:
+            error = int(rng.integers(3))
+            if error == 0 and len(letters) > 1:
+                letters[index] = ""
+            elif error == 1:
+                letters[index] *= 2
+            elif index + 1 < len(letters):
+                letters[index], letters[index + 1] = letters[index + 1], letters[index]
+                index += 1
+        index += 1
     return "".join(letters).strip() or text
 
 
-def unpunctuated(text: str) -> str:
-    """Without the characters that Unicode calls punctuation; a text of nothing else stays."""
-    bare = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
-    return " ".join(bare.split()) or text
+def remove_punctuation(text: str) -> str:
+    """Return the text without punctuation as Unicode classifies it; unchanged where nothing else would remain."""
+    stripped = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
+    return " ".join(stripped.split()) or text
