@@ -23,9 +23,8 @@ from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
 from mapsto.text.vocabulary import OWN_SPECIAL, Style, no_text, template
 
-CHUNK = 4096
-
-
+CHUNK = 4096  # texts that are encoded at a time
+# Shows whether a tokenizer encodes words apart as it does together.
 PROBE = "the old river mill, 17 times past a WISE 今天 season, don't end ſo"
 
 
@@ -85,19 +84,19 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state: str) -> Tokenizer:
-        """The tokenizer that `state()` described. Raises CheckpointError when `state` is damaged."""
+        """Return the tokenizer that `state()` wrote. Raises CheckpointError when `state` is damaged."""
         with tokenizer_files.refusing("tokenizer state"):
             parts = json.loads(state)
             return cls(tokenizer_files.from_parts(parts["tokenizer"]), parts["config"])
 
     def state(self) -> str:
-        """All there is to know about this tokenizer, as JSON."""
+        """Return the whole tokenizer as JSON."""
         parts = {"config": self._config, "tokenizer": json.loads(self._backend.to_str())}
         return json.dumps(parts, ensure_ascii=False, sort_keys=True)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of what decides which ids a text gets."""
+        """Return the SHA-256, in hex, of all that decides which ids a text gets."""
         decisive = {"roles": self._roles, "tokenizer": json.loads(self._backend.to_str())}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -114,26 +113,26 @@ class Tokenizer:
         return f"Tokenizer({type(self._backend.model).__name__}, {self.size} tokens)"
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokens, offsets and words of each text: whole, without its frame. Raises DataError for what is no text."""
+        """Return tokens, offsets and words of each text, without special tokens. Raises DataError for values that are no text."""
         texts = _checked(texts)
         try:
-            found = self._backend.encode_batch(texts, add_special_tokens=False)
+            encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         except TypeError as error:
             raise no_text(texts) from error
-        return [Encoded(text, encoding) for text, encoding in zip(texts, found, strict=True)]
+        return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
-        """The ids of `encode_batch` alone: faster, and small enough in memory for a whole corpus."""
+        """Return the ids alone of `encode_batch`: faster, and small enough in memory for a whole corpus."""
         return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
 
     def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of all texts end to end, and how many each text has."""
+        """Return the ids of all texts end to end, and the number of ids of each text."""
         lists = list(self._fast(texts))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
     def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
-        """The ids of each text; of a long one a part at a time, where that gives the same."""
+        """Yield the ids of each text; a long text is encoded in parts where that gives the same ids."""
         rest = iter(_checked(texts))
         before = 0
         while chunk := list(islice(rest, CHUNK)):
@@ -153,43 +152,45 @@ class Tokenizer:
 
     @cached_property
     def _parted(self) -> bool:
-        """Whether what stands behind a space gets the same ids without what stands before it."""
+        """Return whether a text may be cut at spaces: the ids behind a space do not depend on the text before it."""
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
         whole, *parted = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
         return whole == list(chain.from_iterable(parted))
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
-        """The text that `ids` stand for; special tokens are left out unless `keep_special`."""
+        """Return the text of `ids`; special tokens are left out unless `keep_special`."""
         numbers = np.asarray(ids, dtype=np.int64).tolist()
         if not all(0 <= number < self.size for number in numbers):
             raise UsageError(f"token ids must lie in 0 … {self.size - 1}; got {min(numbers)} … {max(numbers)}")
         return self._backend.decode(numbers, skip_special_tokens=not keep_special)
 
     def token(self, number: int) -> str | None:
-        """How the vocabulary writes token `number`, as "##ing"; None where it has a gap."""
+        """Return how the vocabulary writes a token, such as "##ing"; None where it has a gap."""
         return self._backend.id_to_token(number)
 
     def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
-        """A tokenizer that reads each of these words as one token, and by new id the tokens that the word was cut into.
+        """Return a tokenizer that reads each of these words as one token, and the previous tokens of each word by its new id.
 
-        Words that are one token already stay as they are. A word is found where no letter touches it, but for words of
-        scripts without spaces, which are found everywhere.
+        Words that are one token already stay as they are. A word matches only between non-letters, except in scripts without
+        spaces, where it matches everywhere.
         """
-        wanted = list(dict.fromkeys(words))
-        cut = {
+        unique_words = list(dict.fromkeys(words))
+        old_tokens = {
             word: ids
-            for word, ids in zip(wanted, self.encode_ids(wanted), strict=True)
+            for word, ids in zip(unique_words, self.encode_ids(unique_words), strict=True)
             if len(ids) > 1 or self.unknown_id in ids.tolist()
         }
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        backend.add_tokens([tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in cut])
+        backend.add_tokens(
+            [tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in old_tokens]
+        )
         token_ids = backend.get_vocab(with_added_tokens=True)
-        return Tokenizer(backend, self._config), {token_ids[word]: ids for word, ids in cut.items()}
+        return Tokenizer(backend, self._config), {token_ids[word]: ids for word, ids in old_tokens.items()}
 
     @property
     def mask_id(self) -> int:
-        """Raises CheckpointError when this tokenizer has no token for hidden text."""
+        """Return the id that stands for hidden text. Raises CheckpointError where the tokenizer has none."""
         number = self._id_of("mask_token")
         if number is None:
             raise CheckpointError(
@@ -200,16 +201,17 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """What fills the end of a row, which nothing reads; 0 when the tokenizer names none."""
+        """Return the id that fills the end of a row, which nothing reads; 0 where the tokenizer names none."""
         return self._id_of("pad_token") or 0
 
     @property
     def unknown_id(self) -> int | None:
+        """Return the id of text that the vocabulary cannot write; None where it can write everything."""
         return self._id_of("unk_token")
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids, rising, of tokens that stand for no text; the unknown token is one of them."""
+        """Return the ascending ids of tokens that stand for no text, with the unknown token among them."""
         added = self._backend.get_added_tokens_decoder()
         marked = {number for number, token in added.items() if token.special}
         named = {number for role in self._roles if (number := self._id_of(role)) is not None}
@@ -217,7 +219,7 @@ class Tokenizer:
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence the published model took, in tokens with their frame; None when it is not said."""
+        """Return the longest sequence of the published model, in tokens with special ones; None where its files do not say."""
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
@@ -233,7 +235,7 @@ class Tokenizer:
             for role in (*self._roles, *tokenizer_files.MORE_SPECIAL)
             if config.get(role)
         }
-        written = {
+        files = {
             tokenizer_files.TOKENIZER_FILE: self._backend.to_str(),
             tokenizer_files.CONFIG_FILE: tokenizer_files.as_json(config),
             tokenizer_files.SPECIAL_FILE: tokenizer_files.as_json(special),
@@ -241,7 +243,7 @@ class Tokenizer:
         target = Path(folder)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for name, text in written.items():
+            for name, text in files.items():
                 (target / name).write_bytes(text.encode())
         except OSError as error:
             raise RunError(f"{target}: the tokenizer cannot be saved here ({error.strerror or error})") from error
@@ -270,7 +272,7 @@ class Tokenizer:
 
 
 def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Give a tokenizer that came without a frame the one its cls and sep tokens are made for; none without them."""
+    """Frame texts by the cls and sep tokens of a tokenizer that came without a post-processor; not without these tokens."""
     opening, closing = roles.get("cls_token"), roles.get("sep_token")
     if opening is None or closing is None:
         return
@@ -279,7 +281,7 @@ def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], con
 
 
 def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
-    """The frame the post-processor puts around one text and between two, read off a text it has framed.
+    """Return the frame that the post-processor puts around one text and between two, read off a framed text.
 
     A pair that is not framed as opening + a + closing + joining + b + closing has no joining we could repeat.
     """
@@ -299,9 +301,9 @@ def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
 
 
 def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
-    """Some text that gives plain tokens, encoded; None when there is none."""
-    known = (backend.id_to_token(number) for number in range(1000))
-    for text in chain(("a", "一"), (token for token in known if token)):
+    """Encode some text that gives tokens without a special one; None when there is none."""
+    vocabulary_tokens = (backend.id_to_token(number) for number in range(1000))
+    for text in chain(("a", "一"), (token for token in vocabulary_tokens if token)):
         encoding = backend.encode(text, add_special_tokens=False)
         if len(encoding) and not any(encoding.special_tokens_mask):
             return encoding
