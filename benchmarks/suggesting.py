@@ -16,7 +16,7 @@ from common import DATA, record
 
 import mapsto
 from mapsto import kinds
-from mapsto.active_learning import ENOUGH_A_CLASS, ENOUGH_LABELS, choose, doubt
+from mapsto.active_learning import ENOUGH_LABELS, ENOUGH_PER_CLASS, choose_rows, margin_uncertainty
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory
@@ -71,11 +71,11 @@ def suggested(pool: Pool, seed: int) -> list[float]:
     while len(rows) < MOST:
         left = np.setdiff1d(allowed, rows)
         doubts = None
-        if head is not None and len(rows) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(pool.classes)):
+        if head is not None and len(rows) >= max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(pool.classes)):
             weight, bias = head
             logits = torch.from_numpy(pool.x[left] @ weight.T + bias).double()
-            doubts = doubt(torch.softmax(logits, dim=-1).numpy())
-        chosen = choose(pool.x[left], pool.x[rows], doubts, STEP, seed)
+            doubts = margin_uncertainty(torch.softmax(logits, dim=-1).numpy())
+        chosen = choose_rows(pool.x[left], pool.x[rows], doubts, STEP, seed)
         rows += left[chosen].tolist()
         head = pool.head(rows, seed)
         found.append(pool.accuracy(*head))

@@ -11,7 +11,7 @@ import pytest
 from runs import run, sentences
 
 import mapsto
-from mapsto.active_learning import choose, doubt
+from mapsto.active_learning import choose_rows, margin_uncertainty
 from mapsto.data.table import read_table, write_rows
 from mapsto.options import LARGEST_SEED
 
@@ -35,23 +35,23 @@ def test_typical_rows_are_of_every_group_that_has_no_label() -> None:
     middles = np.eye(6, 16)
     of = np.repeat(np.arange(6), 50)
     vectors = (middles[of] + 0.05 * rng.normal(size=(300, 16))).astype(np.float32)
-    assert sorted(of[choose(vectors, vectors[:0], None, 6, 0)]) == [0, 1, 2, 3, 4, 5]
+    assert sorted(of[choose_rows(vectors, vectors[:0], None, 6, 0)]) == [0, 1, 2, 3, 4, 5]
     known = (middles[:2] + 0.01).astype(np.float32)
-    assert set(of[choose(vectors, known, None, 4, 0)]) == {2, 3, 4, 5}
-    everything = choose(vectors, vectors[:0], None, 300, 0)
+    assert set(of[choose_rows(vectors, known, None, 4, 0)]) == {2, 3, 4, 5}
+    everything = choose_rows(vectors, vectors[:0], None, 300, 0)
     assert sorted(everything.tolist()) == list(range(300))
-    assert len(choose(vectors, vectors[:0], None, 6, LARGEST_SEED)) == 6
+    assert len(choose_rows(vectors, vectors[:0], None, 6, LARGEST_SEED)) == 6
 
 
 def test_doubted_rows_are_doubted_and_different() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(500, 8)).astype(np.float32)
     probabilities = rng.dirichlet([0.3, 0.3, 0.3], 500)
-    doubts = doubt(probabilities)
-    chosen = choose(vectors, vectors[:0], doubts, 12, 0)
+    doubts = margin_uncertainty(probabilities)
+    chosen = choose_rows(vectors, vectors[:0], doubts, 12, 0)
     assert len(set(chosen.tolist())) == 12
     assert set(chosen.tolist()) <= set(np.argsort(-doubts, kind="stable")[:120].tolist())
-    assert np.array_equal(chosen, choose(vectors, vectors[:0], doubts, 12, 0))
+    assert np.array_equal(chosen, choose_rows(vectors, vectors[:0], doubts, 12, 0))
     best = np.sort(probabilities, axis=1)
     assert doubts == pytest.approx(1 - best[:, 2] + best[:, 1])
 
@@ -60,8 +60,8 @@ def test_a_start_without_answers_suggests_typical_rows(tmp_path: Path) -> None:
     rows = [{"text": row["text"]} for row in topics(60)]
     start = mapsto.pretrain("text", rows, tmp_path / "base", layers=1, width=64, vocabulary=300, steps=5)
     found = start.suggest(rows, 8)
-    assert len({suggestion.row for suggestion in found.found}) == 8
-    assert all(suggestion.why == "typical" and suggestion.answer is None for suggestion in found.found)
+    assert len({suggestion.row for suggestion in found.suggestions}) == 8
+    assert all(suggestion.reason == "typical" and suggestion.answer is None for suggestion in found.suggestions)
     assert found.column == "label"
 
 
@@ -72,7 +72,7 @@ def test_labels_come_back(clf: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "pool.csv", ["text", "note"], pool)
     asked = ["suggest", str(clf), str(tmp_path / "pool.csv"), "--labelled", str(tmp_path / "train.csv"), "--n", "10"]
     done = run(*asked, "--out", str(tmp_path / "todo.csv"))
-    assert done.returncode == 0 and "wrote 10 doubted rows" in done.stderr
+    assert done.returncode == 0 and "wrote 10 uncertain rows" in done.stderr
     table = read_table(tmp_path / "todo.csv")
     assert table.columns == ("text", "note", "label") and table.column("label") == [None] * 10
     assert not set(table.column("text")) & {row["text"] for row in topics(80)}
@@ -100,12 +100,12 @@ def test_label_studio_and_back(clf: Path, tmp_path: Path) -> None:
 def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
     rows = [{**row, "label": row["label"] if i % 2 else None} for i, row in enumerate(topics(30, 7))]
     found = mapsto.load(clf).suggest(rows, 100)
-    assert {suggestion.row for suggestion in found.found} == set(range(0, 30, 2))
-    assert (found.looked_at, found.unreadable) == (15, 0)
+    assert {suggestion.row for suggestion in found.suggestions} == set(range(0, 30, 2))
+    assert (found.num_candidates, found.num_unreadable) == (15, 0)
     faulty = mapsto.load(clf).suggest(
         [*topics(10, 7), {"text": " ", "label": None}, {"text": "river", "label": None}], 3
     )
-    assert (faulty.looked_at, faulty.unreadable) == (1, 1)
+    assert (faulty.num_candidates, faulty.num_unreadable) == (1, 1)
     with pytest.raises(mapsto.MapstoError, match="has a label already"):
         mapsto.load(clf).suggest(topics(20, 7))
     with pytest.raises(mapsto.MapstoError, match="above 0"):
@@ -127,8 +127,8 @@ def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any
     model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, steps=3)
     pool = [{"id": i, "text": text, kind: None if i % 2 else cell} for i, text in enumerate(sentences(40, 5))]
     found = model.suggest(pool, 5, known=90)
-    assert found.column == kind and found.looked_at == 20 and all(s.row % 2 for s in found.found)
-    assert found.found[0].why == ("doubted" if kind == "labels" else "typical")
+    assert found.column == kind and found.num_candidates == 20 and all(s.row % 2 for s in found.suggestions)
+    assert found.suggestions[0].reason == ("uncertain" if kind == "labels" else "typical")
     tasks = found.tasks()
     assert all(kind not in task["data"] for task in tasks)
     for task in tasks:
@@ -144,9 +144,9 @@ def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
     before = (tmp_path / "pool.csv").read_bytes()
     done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "3", "--out", str(tmp_path / "pool.csv"))
-    assert done.returncode == 2 and "is there already" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "exists already" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "pool.csv").read_bytes() == before
-    with pytest.raises(mapsto.MapstoError, match="is there already"):
+    with pytest.raises(mapsto.MapstoError, match="exists already"):
         mapsto.load(clf).suggest(tmp_path / "pool.csv", 3).write(tmp_path / "pool.csv")
     with pytest.raises(mapsto.MapstoError, match=r"no row can be read(?s:.*)blank"):
         mapsto.load(clf).suggest([{"text": " "}, {"text": None}], 3)

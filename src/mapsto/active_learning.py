@@ -1,9 +1,10 @@
-"""Which rows to label next: typical ones of every kind there is while labels are few, then those the model doubts.
+"""Active learning: choose the rows to label next.
 
-While there are few labels a model's doubts say little, and rows chosen by them teach less than random ones; so the rows
-are grouped, and the most typical row of each group that has no label yet is taken (TypiClust, Hacohen et al. 2022). Later
-the rows with the smallest margin between the two likeliest answers are taken, spread over what they are about
-(as in Zhdanov 2019). Legend of shapes: p rows of the pool, k rows with labels, d width.
+While labels are few, a model's uncertainty says little, and rows chosen by it teach less than random ones. So the rows are
+clustered (mini-batch k-means on their vectors), and the most typical row of each cluster without a label is taken (TypiClust,
+Hacohen et al. 2022). Later the rows with the smallest margin between the two likeliest answers are taken, spread over clusters
+(diverse mini-batch active learning, Zhdanov 2019). The price is one forward pass over the pool.
+Legend of shapes: p rows of the pool, k labelled rows, d width.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from mapsto import files
 from mapsto.data import sampling
 from mapsto.data.encoding import encode_rows
-from mapsto.data.rows import Rows, bind_to, load_rows, require_any_readable
+from mapsto.data.rows import Rows, load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
@@ -37,256 +38,272 @@ from mapsto.task.target import Target
 
 Vectors = NDArray[np.float32]
 
+# Why a row is suggested.
+TYPICAL, UNCERTAIN = "typical", "uncertain"
 
-TYPICAL, DOUBTED = "typical", "doubted"
+# From so many labels on, in all and per class, uncertainty beats typicality (benchmarks/suggesting.py).
+ENOUGH_LABELS, ENOUGH_PER_CLASS = 64, 4
 
-
-# Labels from which doubts are worth more than typical rows (benchmarks/suggesting.py), and the same for each class.
-ENOUGH_LABELS, ENOUGH_A_CLASS = 64, 4
-
-
-MOST_POOL, MOST_GROUPS, NEIGHBOURS, DOUBTFUL = 50_000, 300, 20, 10
+# Limits of the cost: rows of the pool, clusters, and neighbours that typicality is measured with.
+MAX_POOL, MAX_CLUSTERS, NUM_NEIGHBOURS = 50_000, 300, 20
+# The most uncertain rows are clustered, this many for each row that is wanted.
+CANDIDATES_PER_ROW = 10
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A row worth a label: its number in the pool, why, and what the model would say now, where it says something."""
+    """A row worth a label."""
 
+    # Its index in the pool.
     row: int
-    why: str
+    reason: str
+    # What the model would answer now, and how sure it is; None where it has no such answers.
     answer: Any
     confidence: float | None
 
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Rows to label next, the most wanted first, from a table; `column` is where their answers go, `read` the first one that is
-    read.
-
-    looked_at: how many different rows without a label they were chosen from. unreadable: rows that cannot be read.
-    """
+    """Rows of a table to label next, the most useful first."""
 
     pool: Table
+    # The column for the answers, and the first column that the model reads.
     column: str
-    read: str
-    found: list[Suggestion]
-    looked_at: int
-    unreadable: int
+    source_column: str
+    suggestions: list[Suggestion]
+    # How many different unlabelled rows they were chosen from, and how many rows cannot be read.
+    num_candidates: int
+    num_unreadable: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows as they are, with an empty cell for the answer: a table to fill in and to fit."""
-        for suggestion in self.found:
+        """Yield the rows with an empty cell for the answer: a table to fill in and to fit."""
+        for suggestion in self.suggestions:
             cells = {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
             yield {**cells, self.column: None}
 
     def tasks(self) -> list[dict[str, Any]]:
-        """The rows as tasks of Label Studio, with the model's answer as a prediction."""
-        found = []
-        for suggestion, cells in zip(self.found, self.rows(), strict=True):
+        """Return the rows as tasks of Label Studio, with the model's answers as predictions."""
+        tasks = []
+        for suggestion, cells in zip(self.suggestions, self.rows(), strict=True):
             del cells[self.column]
             task: dict[str, Any] = {"data": cells}
             if suggestion.answer is not None:
                 names = suggestion.answer if isinstance(suggestion.answer, list) else [suggestion.answer]
-                chosen = {"choices": names}
-                result = {"from_name": self.column, "to_name": self.read, "type": "choices", "value": chosen}
+                choices = {"choices": names}
+                result = {"from_name": self.column, "to_name": self.source_column, "type": "choices", "value": choices}
                 task["predictions"] = [{"score": suggestion.confidence, "result": [result]}]
-            found.append(task)
-        return found
+            tasks.append(task)
+        return tasks
 
     def write(self, path: Path) -> int:
-        """A table to fill in, or with the ending .json tasks of Label Studio; how many rows. Raises UsageError, RunError."""
+        """Write a table to fill in, or Label Studio tasks to a .json file; return the number of rows.
+
+        Raises UsageError, RunError.
+        """
         require_new(path)
         if path.suffix == ".json":
-            # Parquet holds dates, which JSON has as text.
-            told = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
-            files.write_atomic(path, told.encode())
-            return len(self.found)
+            # default=str: a parquet pool may hold dates, which JSON writes as text.
+            content = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
+            files.write_atomic(path, content.encode())
+            return len(self.suggestions)
         columns = list(dict.fromkeys([*self.pool.columns, self.column]))
         return write_rows(path, columns, list(self.rows()))
 
 
+@dataclass(frozen=True)
+class Pool:
+    """A pool of rows, and what is labelled already."""
+
+    table: Table
+    # More labelled rows, which are not suggested again.
+    labelled: Table | None = None
+    # How many labelled rows the model was fitted to, where they are not given.
+    num_labels: int = 0
+
+
 def require_new(path: Path) -> None:
-    """Raises UsageError for a name or a folder that takes no rows, and for a file that is there: it may hold answers."""
+    """Raise UsageError for a path that takes no rows, and for an existing file, which may hold answers."""
     if path.suffix != ".json":
         require_writable(path)
     elif not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
     if path.exists():
-        raise UsageError(f"{path} is there already, and may hold answers; name another file")
+        raise UsageError(f"{path} exists already and may hold answers; name another file")
 
 
-def suggest(
-    mapping: Mapping,
-    pool: Table,
-    count: int,
-    labelled: Table | None = None,
-    known: int = 0,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-) -> Suggestions:
-    """`count` rows of `pool` to label next; those whose cell for the answer is filled have a label. labelled: more rows with
-    labels, which are not asked for again. known: how many rows the model was fitted to, where they are not given.
+def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
+    """Choose `count` rows of a pool to label next.
 
-    Raises UsageError, and DataError where the pool holds no row without a label.
+    A row of the pool whose cell for the answer is filled counts as labelled.
+    Raises UsageError, and DataError where every row of the pool has a label.
     """
     if count < 1:
         raise UsageError(f"--n must be above 0, not {count}")
-    predictor = Predictor(mapping, device, precision)
-    asked = [at for at, port in enumerate(mapping.arrow.targets) if port.restores is None]
-    port = min(
-        asked, key=lambda at: not has_exclusive_classes(mapping.targets[at]), default=None
-    )  # of several, one of a few names
+    mapping = predictor.mapping
+    ports = [index for index, port in enumerate(mapping.arrow.targets) if port.restores is None]
+    # Of several answers, one that is exactly one class.
+    port = min(ports, key=lambda index: not has_exclusive_classes(mapping.targets[index]), default=None)
     target = None if port is None else mapping.targets[port]
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
-    rows, faults = _different(predictor.mapping, pool, column, labelled, seed)
-    given = None if labelled is None else _read(predictor.mapping, labelled)
-    vectors, outputs = _seen(predictor, rows, port if isinstance(target, LinearProbe) else None)
-    others = np.zeros((0, vectors.shape[1]), np.float32) if given is None else _seen(predictor, given, None)[0]
-    said: list[dict[str, Any]] = [{}] * len(rows)
-    sure = doubts = None
+    rows, num_unreadable = _candidates(mapping, pool, column, seed)
+    labelled = None if pool.labelled is None else load_rows(mapping.arrow, pool.labelled, answers=False)
+    vectors, outputs = _vectors_and_outputs(predictor, rows, port if isinstance(target, LinearProbe) else None)
+    labelled_vectors = np.zeros((0, vectors.shape[1]), np.float32)
+    if labelled is not None:
+        labelled_vectors, _ = _vectors_and_outputs(predictor, labelled, None)
+    answers: list[dict[str, Any]] = [{}] * len(rows)
+    confidence = uncertainty = None
     if isinstance(target, Classes) and outputs is not None:
-        sure = target.confidence(outputs)
-        said = target.decode(outputs)
-        if max(known, len(others)) >= max(ENOUGH_LABELS, ENOUGH_A_CLASS * len(target.classes)):
-            doubts = _doubts(target, outputs, sure)
-    why = TYPICAL if doubts is None else DOUBTED
-    found = [
-        Suggestion(int(rows.indices[at]), why, None, None)
-        if target is None or sure is None
-        else Suggestion(int(rows.indices[at]), why, said[at][target.kind], float(sure[at]))
-        for at in choose(vectors, others, doubts, min(count, len(rows)), seed).tolist()
+        confidence = target.confidence(outputs)
+        answers = target.decode(outputs)
+        num_labels = max(pool.num_labels, len(labelled_vectors))
+        if num_labels >= max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes)):
+            uncertainty = _uncertainty(target, outputs, confidence)
+    reason = TYPICAL if uncertainty is None else UNCERTAIN
+    suggestions = [
+        Suggestion(int(rows.indices[row]), reason, None, None)
+        if target is None or confidence is None
+        else Suggestion(int(rows.indices[row]), reason, answers[row][target.kind], float(confidence[row]))
+        for row in choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed).tolist()
     ]
-    read = bind_to(mapping.arrow, pool, answers=False).sources[0].column
-    assert read is not None
-    return Suggestions(pool, column, read, found, len(rows), len(pool.rejected) + faults)
+    source_column = rows.arrow.sources[0].column
+    assert source_column is not None
+    num_unreadable += len(pool.table.rejected)
+    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable)
 
 
-def _doubts(target: Target, outputs: Tensor, sure: Floats) -> Floats:
-    """How much a target doubts its answers, (p,): by the margin where one name is answered, else by how sure it is of all."""
-    return doubt(torch.softmax(outputs.double(), dim=-1).numpy()) if has_exclusive_classes(target) else 1 - sure
+def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
+    """Return how unsure a target is of its answers, (p,): by the margin for exclusive classes, else by the confidence."""
+    if not has_exclusive_classes(target):
+        return 1 - confidence
+    return margin_uncertainty(torch.softmax(outputs.double(), dim=-1).numpy())
 
 
-def choose(vectors: Vectors, labelled: Vectors, doubts: Floats | None, count: int, seed: int) -> Ints:
-    """`count` of the rows with these vectors (p, d): by their doubts (p,), or where those are None typical ones, beside rows with
-    labels (k, d)."""
-    return _typical(vectors, labelled, count, seed) if doubts is None else _doubted(vectors, doubts, count, seed)
+def margin_uncertainty(probabilities: Floats) -> Floats:
+    """Return 1 − the margin between the two likeliest answers, (p,), from probabilities (p, classes)."""
+    ranked = np.sort(probabilities, axis=1)
+    uncertainty: Floats = 1 - (ranked[:, -1] - ranked[:, -2])
+    return uncertainty
 
 
-def doubt(probabilities: Floats) -> Floats:
-    """1 − the margin between the two likeliest answers, (p,)."""
-    best = np.sort(probabilities, axis=1)
-    found: Floats = 1 - (best[:, -1] - best[:, -2])
-    return found
+def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None, count: int, seed: int) -> Ints:
+    """Choose `count` rows: the uncertain ones, spread over clusters; or typical ones where there is no uncertainty.
 
-
-def _groups(vectors: Vectors, count: int, seed: int, weights: Floats | None = None) -> tuple[Ints, Vectors]:
-    """The group of each row, and their middles."""
-    from sklearn.cluster import MiniBatchKMeans  # a second to import
-
-    fitted = MiniBatchKMeans(count, n_init=1, random_state=seed % SKLEARN_SEEDS, batch_size=1024).fit(
-        vectors, sample_weight=weights
-    )
-    return fitted.labels_, fitted.cluster_centers_
-
-
-def _typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) -> Ints:
-    """The most typical row of each group without a label, the largest groups first; of groups with labels where that is all."""
-    unit, known = _unit(vectors), _unit(labelled)
-    wanted = min(len(known) + count, MOST_GROUPS, len(unit))
-    groups, middles = _groups(unit, wanted, seed)
-    sizes = np.bincount(groups, minlength=wanted)
-    taken = np.bincount((known @ middles.T - (middles**2).sum(1) / 2).argmax(1), minlength=wanted)
-    left = {group: list(np.flatnonzero(groups == group)) for group in range(wanted) if sizes[group]}
-    found: list[int] = []
-    while len(found) < count:
-        group = min(left, key=lambda group: (taken[group], -sizes[group]))
-        found.append(int(left[group].pop(_middle_of(unit[left[group]]))))
-        taken[group] += 1
-        if not left[group]:
-            del left[group]
-    return np.array(found, np.int64)
-
-
-def _middle_of(unit: Vectors) -> int:
-    """The row that its nearest neighbours are most like."""
-    rows = unit[: MOST_GROUPS * NEIGHBOURS]
-    like = rows @ rows.T
-    near = min(NEIGHBOURS + 1, len(rows))
-    return int(np.partition(like, len(rows) - near, axis=1)[:, -near:].mean(axis=1).argmax())
-
-
-def _doubted(vectors: Vectors, doubts: Floats, count: int, seed: int) -> Ints:
-    """Of ten times as many of the most doubted rows, those in the middle of as many groups as rows are wanted."""
-    doubted = np.argsort(-doubts, kind="stable")[: DOUBTFUL * count]
-    unit = _unit(vectors[doubted])
-    groups, middles = _groups(unit, count, seed, doubts[doubted] + np.finfo(np.float64).eps)
-    found = []
-    for group in range(count):
-        inside = np.flatnonzero(groups == group)
-        if len(inside):
-            found.append(int(inside[((unit[inside] - middles[group]) ** 2).sum(1).argmin()]))
-    chosen = set(found)
-    found += [at for at in range(len(doubted)) if at not in chosen][: count - len(found)]  # groups may be empty
-    return doubted[np.array(found, np.int64)]
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    found: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    return found
-
-
-def _read(mapping: Mapping, table: Table) -> Rows:
-    return load_rows(mapping.arrow, table, answers=False)
-
-
-def _different(mapping: Mapping, pool: Table, column: str, labelled: Table | None, seed: int) -> tuple[Rows, int]:
-    """The rows of the pool that can be read, have no label and are not among those with labels, each once; at most MOST_POOL.
-
-    Also how many cannot be read. Raises DataError where no row is left.
+    vectors: (p, d), of the pool. labelled: (k, d), of labelled rows. uncertainty: (p,).
     """
-    rows = _read(mapping, pool)
+    if uncertainty is None:
+        return _choose_typical(vectors, labelled, count, seed)
+    return _choose_uncertain(vectors, uncertainty, count, seed)
+
+
+def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = None) -> tuple[Ints, Vectors]:
+    """Return the cluster of each row, (p,), and the cluster centres, (count, d), by mini-batch k-means."""
+    from sklearn.cluster import MiniBatchKMeans  # takes a second to import
+
+    k_means = MiniBatchKMeans(count, n_init=1, random_state=seed % SKLEARN_SEEDS, batch_size=1024)
+    k_means.fit(vectors, sample_weight=weights)
+    return k_means.labels_, k_means.cluster_centers_
+
+
+def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) -> Ints:
+    """Choose the most typical row of each cluster, those with the fewest labels first, then the largest."""
+    unit, labelled_unit = _normalize(vectors), _normalize(labelled)
+    num_clusters = min(len(labelled_unit) + count, MAX_CLUSTERS, len(unit))
+    clusters, centres = _cluster(unit, num_clusters, seed)
+    sizes = np.bincount(clusters, minlength=num_clusters)
+    # The nearest centre maximises x·c − |c|²/2.
+    labelled_clusters = (labelled_unit @ centres.T - (centres**2).sum(1) / 2).argmax(1)
+    num_taken = np.bincount(labelled_clusters, minlength=num_clusters)
+    members = {cluster: list(np.flatnonzero(clusters == cluster)) for cluster in range(num_clusters) if sizes[cluster]}
+    rows: list[int] = []
+    while len(rows) < count:
+        cluster = min(members, key=lambda cluster: (num_taken[cluster], -sizes[cluster]))
+        rows.append(int(members[cluster].pop(_most_typical(unit[members[cluster]]))))
+        num_taken[cluster] += 1
+        if not members[cluster]:
+            del members[cluster]
+    return np.array(rows, np.int64)
+
+
+def _most_typical(unit: Vectors) -> int:
+    """Return the row with the highest mean similarity to its nearest neighbours."""
+    rows = unit[: MAX_CLUSTERS * NUM_NEIGHBOURS]
+    similarity = rows @ rows.T
+    num_nearest = min(NUM_NEIGHBOURS + 1, len(rows))
+    return int(np.partition(similarity, len(rows) - num_nearest, axis=1)[:, -num_nearest:].mean(axis=1).argmax())
+
+
+def _choose_uncertain(vectors: Vectors, uncertainty: Floats, count: int, seed: int) -> Ints:
+    """Cluster the most uncertain rows, weighted by their uncertainty, and choose the row nearest to each centre."""
+    candidates = np.argsort(-uncertainty, kind="stable")[: CANDIDATES_PER_ROW * count]
+    unit = _normalize(vectors[candidates])
+    # k-means refuses weights that are all 0.
+    clusters, centres = _cluster(unit, count, seed, uncertainty[candidates] + np.finfo(np.float64).eps)
+    rows = []
+    for cluster in range(count):
+        members = np.flatnonzero(clusters == cluster)
+        if len(members):
+            rows.append(int(members[((unit[members] - centres[cluster]) ** 2).sum(1).argmin()]))
+    # Clusters may be empty; the most uncertain of the other rows take their places.
+    rest = [row for row in range(len(candidates)) if row not in set(rows)]
+    return candidates[np.array(rows + rest[: count - len(rows)], np.int64)]
+
+
+def _normalize(vectors: Vectors) -> Vectors:
+    """Return the vectors scaled to length 1."""
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return unit
+
+
+def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[Rows, int]:
+    """Return the different, readable, unlabelled rows of a pool, at most MAX_POOL, and the number of unreadable rows.
+
+    Raises DataError where no row remains.
+    """
+    rows = load_rows(mapping.arrow, pool.table, answers=False)
     require_any_readable(rows)
-    faults = len(pool) - len(rows)
-    if column in pool.columns:
-        answers = pool.column(column)
-        rows = rows.select(
-            np.array([at for at, row in enumerate(rows.indices.tolist()) if answers[row] is None], np.int64)
-        )
-    seen = set() if labelled is None else set(_keys(mapping, _read(mapping, labelled)))
-    kept = []
-    for at, key in enumerate(_keys(mapping, rows)):
-        if key not in seen:
-            seen.add(key)
-            kept.append(at)
-    if not kept:
+    num_unreadable = len(pool.table) - len(rows)
+    if column in pool.table.columns:
+        labels = pool.table.column(column)
+        unlabelled = [index for index, row in enumerate(rows.indices.tolist()) if labels[row] is None]
+        rows = rows.select(np.array(unlabelled, np.int64))
+    seen_keys = set()
+    if pool.labelled is not None:
+        seen_keys = set(_keys(mapping, load_rows(mapping.arrow, pool.labelled, answers=False)))
+    indices = []
+    for index, key in enumerate(_keys(mapping, rows)):
+        if key not in seen_keys:
+            seen_keys.add(key)
+            indices.append(index)
+    if not indices:
         raise DataError("every row of the pool that can be read has a label already")
-    chosen = np.array(kept, np.int64)
-    if len(chosen) > MOST_POOL:
-        chosen = np.sort(chosen[sampling.permutation(seed, 0, len(chosen))[:MOST_POOL]])
-    return rows.select(chosen), faults
+    selected = np.array(indices, np.int64)
+    if len(selected) > MAX_POOL:
+        selected = np.sort(selected[sampling.permutation(seed, 0, len(selected))[:MAX_POOL]])
+    return rows.select(selected), num_unreadable
 
 
 def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
+    """Return the keys of each row's values; equal rows have equal keys."""
     keys = [mapping.sources[port.kind].key for port in mapping.arrow.sources]
     return [
         tuple(key(value) for key, value in zip(keys, values, strict=True)) for values in zip(*rows.sources, strict=True)
     ]
 
 
-def _seen(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
-    """Of every row one vector, (n, d), and what target `port` says of it, (n, …), in one pass; a row that is too long is cut."""
+def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
+    """Return each row's vector, (n, d), and the outputs of target `port`, (n, …), from one pass; long rows are cut."""
     mapping = predictor.mapping
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     vectors = outputs = None
     for batch, hidden in forward_batches(mapping, question_examples(mapping, encoded), predictor.device):
-        of = torch.from_numpy(batch.rows)
-        part = mapping.sentence_vectors(hidden, batch).float().cpu()
-        vectors = part.new_zeros(len(rows), part.shape[1]) if vectors is None else vectors
-        vectors[of] = part
+        row_indices = torch.from_numpy(batch.rows)
+        batch_vectors = mapping.sentence_vectors(hidden, batch).float().cpu()
+        vectors = batch_vectors.new_zeros(len(rows), batch_vectors.shape[1]) if vectors is None else vectors
+        vectors[row_indices] = batch_vectors
         if port is not None:
-            said = mapping.read(hidden, batch, port).float().cpu()
-            outputs = said.new_zeros(len(rows), *said.shape[1:]) if outputs is None else outputs
-            outputs[of] = said
+            batch_outputs = mapping.read(hidden, batch, port).float().cpu()
+            outputs = batch_outputs.new_zeros(len(rows), *batch_outputs.shape[1:]) if outputs is None else outputs
+            outputs[row_indices] = batch_outputs
     assert vectors is not None
     return vectors.numpy(), outputs

@@ -1,4 +1,4 @@
-"""The few exceptions users meet, and how near names are suggested."""
+"""The exceptions that users meet, findings in their data, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ SHOWN_FINDINGS = 20
 
 
 class MapstoError(Exception):
-    """Everything mapsto raises on purpose; `exit_status` is what the command line ends with, `reporter` which of several
-    processes says it."""
+    """Base class of everything that mapsto raises on purpose."""
 
+    # The exit status of the command line.
     exit_status = 1
+    # The rank of the process that reports the error.
     reporter = 0
 
 
 class UsageError(MapstoError, ValueError):
-    """A wrong call: an arrow that does not parse, an option out of range, a column that is not there."""
+    """A wrong call: an arrow that does not parse, an option out of range, a column that does not exist."""
 
     exit_status = 2
 
 
 class BadCell(ValueError):
-    """A cell that cannot be read as its kind; the message is the reason, the caller knows file, row and column."""
+    """A cell that cannot be read as its kind. The message is the reason; the caller adds file, row and column."""
 
 
 class CheckpointError(MapstoError):
@@ -34,42 +35,50 @@ class CheckpointError(MapstoError):
 
 
 class RunError(MapstoError):
-    """A run that cannot start or go on: a full disk, a folder in use, a loss that is not finite."""
+    """A run that cannot start or continue: a full disk, a folder in use, a loss that is not finite."""
 
 
 def place(file: str | Path, row: int | None) -> str:
-    """Where something stands, for people; a row of None or 0 is the whole file."""
+    """Return a place in words: "train.csv, row 3". A row of None or 0 is the whole file."""
     return f"{file}, row {row}" if row else str(file)
 
 
-def places(found: Sequence[tuple[str, int | None]]) -> list[str]:
-    """Where things stand that are shown together: each file and row, without the folder that all of the files are in."""
-    whole = [os.path.abspath(file) for file, _ in found]
-    root = os.path.commonpath(whole) if whole else ""
-    told = [os.path.basename(file) if file == root else os.path.relpath(file, root) for file in whole]
-    return [place(file, row) for file, (_, row) in zip(told, found, strict=True)]
+def places(origins: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Return several places in words, without the folder that all of their files share.
+
+    origins: a file and a row each.
+    """
+    paths = [os.path.abspath(file) for file, _ in origins]
+    root = os.path.commonpath(paths) if paths else ""
+    names = [os.path.basename(path) if path == root else os.path.relpath(path, root) for path in paths]
+    return [place(name, row) for name, (_, row) in zip(names, origins, strict=True)]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault in the user's data. `row` is 1-based as an editor shows it; None or 0 means the whole file."""
+    """One fault in the user's data."""
 
     file: str
+    # Counted from 1, as an editor shows it; None or 0 for the whole file.
     row: int | None
     column: str | None
     value: str | None
     reason: str
 
     def __str__(self) -> str:
-        where = place(self.file, self.row)
+        text = place(self.file, self.row)
         if self.column is not None:
-            where += f", column {self.column!r}"
-        shown = "" if self.value is None or self.value == self.file else f": {shorten(self.value)!r}"
-        return f"{where}{shown}: {self.reason}"
+            text += f", column {self.column!r}"
+        if self.value is not None and self.value != self.file:
+            text += f": {shorten(self.value)!r}"
+        return f"{text}: {self.reason}"
 
 
 class DataError(MapstoError, ValueError):
-    """Data that cannot be used as it is; `findings` names every fault, or the first ones of `total`."""
+    """Data that cannot be used as it is.
+
+    findings: every fault, or the first ones of `total`.
+    """
 
     def __init__(self, message: str, findings: Sequence[Finding] = (), total: int | None = None) -> None:
         self.findings = tuple(findings)
@@ -81,13 +90,13 @@ class DataError(MapstoError, ValueError):
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """`text` on one line and at most `limit` characters long; short text keeps its spaces, which may be the fault."""
+    """Return a text on one line of at most `limit` characters; a short text keeps its spaces, which may be the fault."""
     flat = " ".join(text.split()) if len(text) > limit or not text.isprintable() else text
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 def near(word: str, choices: Iterable[str]) -> str:
-    """The text ` (did you mean 'label'?)` when one of `choices` is close to `word`, else an empty string."""
+    """Return ` (did you mean 'label'?)` when one of `choices` is close to `word`, else an empty string."""
     lowered = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return f" (did you mean {lowered[found[0]]!r}?)" if found else ""
+    matches = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f" (did you mean {lowered[matches[0]]!r}?)" if matches else ""

