@@ -85,5 +85,5 @@ def test_words_need_a_start_and_a_file(tmp_path: Path) -> None:
     for name, says in (("words.txt", "has no words"), ("none.txt", "cannot be read")):
         with pytest.raises(ValueError, match=says):
             mapsto.pretrain("text", rows, start=start, words=str(tmp_path / name), steps=1)
-    with pytest.raises(UsageError, match="in a run of their own"):
+    with pytest.raises(UsageError, match="in a separate run"):
         mapsto.fit("text -> label", rows, start=start, words="words.txt", lora=2)
