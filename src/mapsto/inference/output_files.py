@@ -66,8 +66,8 @@ class DrawingWriter(FileWriter):
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
-        answered = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
-        self.ports = [port for port, target in answered if issubclass(target, Located) and not target.resembles]
+        targets = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
+        self.ports = [port for port, target in targets if issubclass(target, Located) and not target.resembles]
         if not self.ports:
             raise UsageError(f"--draw is for answers that lie in what is read, such as boxes, not {engine.arrow}")
 

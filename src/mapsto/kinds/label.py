@@ -193,9 +193,9 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
-    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
         """Return the log-odds of the answered class against all others."""
-        answer = answered.argmax(dim=-1, keepdim=True)
+        answer = reference.argmax(dim=-1, keepdim=True)
         mask = torch.full_like(output, 0.0).scatter(1, answer, -torch.inf)
         return output.gather(1, answer).squeeze(1) - torch.logsumexp(output + mask, dim=-1)
 

@@ -118,10 +118,10 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         frequencies = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
         return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
-    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
         """Return the summed log-odds of all classes answered; of no class, the log-odds that the likeliest does not apply."""
-        applies = answered > 0
-        is_rejected = ~applies.any(-1, keepdim=True) & (answered == answered.amax(-1, keepdim=True))
+        applies = reference > 0
+        is_rejected = ~applies.any(-1, keepdim=True) & (reference == reference.amax(-1, keepdim=True))
         return torch.where(applies, output, torch.where(is_rejected, -output, torch.zeros_like(output))).sum(-1)
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:

@@ -105,7 +105,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         worth: NDArray[np.float32] = (1 - errors.mean() + errors.mean() * variances - errors).astype(np.float32)
         return worth
 
-    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
         """Return the number: parts with a weight above 0 raise it."""
         return output[:, 0] * self.deviation + self.mean
 

@@ -451,8 +451,8 @@ class Attributable(Target):
     score_unit: ClassVar[str] = "log-odds"
 
     @abstractmethod
-    def answer_score(self, output: Tensor, answered: Tensor) -> Tensor:
-        """Return how strongly outputs (m, …) give the answers that the outputs `answered` (m, …) give, (m,)."""
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
+        """Return how strongly outputs (m, …) give the answers that the outputs `reference` (m, …) give, (m,)."""
 
 
 class Mixable(Target):

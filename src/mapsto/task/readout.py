@@ -23,7 +23,7 @@ Vectors = Callable[[], Tensor]  # computes vectors only where a readout reads th
 
 
 class Readout(ABC):
-    """Where the answers of a target are read in the hidden states of an example."""
+    """The rule by which a target's answers are read in the hidden states of an example."""
 
     # Whether the head reads the one pooled vector of an example, which can be computed once and kept.
     pooled: ClassVar[bool] = False

@@ -82,18 +82,6 @@ class Tokenizer:
         roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OWN_SPECIAL, strict=True))
         return cls(backend, {**roles, "clean_up_tokenization_spaces": False})
 
-    @classmethod
-    def from_state(cls, state: str) -> Tokenizer:
-        """Return the tokenizer that `state()` wrote. Raises CheckpointError when `state` is damaged."""
-        with tokenizer_files.refusing("tokenizer state"):
-            parts = json.loads(state)
-            return cls(tokenizer_files.from_parts(parts["tokenizer"]), parts["config"])
-
-    def state(self) -> str:
-        """Return the whole tokenizer as JSON."""
-        parts = {"config": self._config, "tokenizer": json.loads(self._backend.to_str())}
-        return json.dumps(parts, ensure_ascii=False, sort_keys=True)
-
     @cached_property
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that decides which ids a text gets."""
