@@ -25,13 +25,13 @@ from mapsto.sequence.packing import collate
 CPU = torch.device("cpu")
 
 
-def explainer(folder: Path, method: str, **given: Any) -> Explainer:
-    return Explainer(mapsto.load(folder, precision="fp32").mapping, CPU, method, **given)
+def explainer(folder: Path, method: str, **options: Any) -> Explainer:
+    return Explainer(mapsto.load(folder, precision="fp32").mapping, CPU, method, **options)
 
 
 @pytest.fixture(scope="module")
 def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that goes by one word."""
+    """A model whose answer depends on one word."""
     folder = tmp_path_factory.mktemp("explained") / "clf"
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(400)]
     mapsto.fit("text -> label", rows, folder, layers=2, width=64, vocabulary=300, epochs=12, balance=True)
@@ -43,22 +43,24 @@ def test_integrated_gradients_equal_captum(shape: str, tmp_path: Path) -> None:
     from captum.attr import IntegratedGradients
 
     reference = make_model(shape, "label", tmp_path / "model")
-    ours = explainer(tmp_path / "model", "integrated", steps=20)
-    rows = ours.read(read_table([{"text": text} for text in TEXTS]))
-    examples = ours.examples(rows)
-    outputs = ours.outputs(examples)
-    found = ours.token_weights(examples, outputs)
-    table = reference.get_input_embeddings()
-    for example, weights, output in zip(examples, found, outputs, strict=True):
+    explained = explainer(tmp_path / "model", "integrated", steps=20)
+    rows = explained.read(read_table([{"text": text} for text in TEXTS]))
+    examples = explained.examples(rows)
+    outputs = explained.outputs(examples)
+    token_weights = explained.token_weights(examples, outputs)
+    embeddings = reference.get_input_embeddings()
+    for example, weights, output in zip(examples, token_weights, outputs, strict=True):
         ids = torch.from_numpy(example.pieces[0].tokens)[None]
-        base = torch.from_numpy(ours.blank(example).pieces[0].tokens)[None]
+        base = torch.from_numpy(explained.blank(example).pieces[0].tokens)[None]
 
-        def told(embedded: torch.Tensor, output: torch.Tensor = output) -> torch.Tensor:
+        def answer_score(embedded: torch.Tensor, output: torch.Tensor = output) -> torch.Tensor:
             logits = reference(inputs_embeds=embedded).logits
-            return ours.target.answer_score(logits, output[None].expand(len(logits), -1))
+            return explained.target.answer_score(logits, output[None].expand(len(logits), -1))
 
-        attributed = IntegratedGradients(told).attribute(table(ids), table(base), n_steps=20, method="gausslegendre")
-        assert np.allclose(weights, attributed.sum(-1)[0].detach().numpy(), atol=1e-4)
+        expected = IntegratedGradients(answer_score).attribute(
+            embeddings(ids), embeddings(base), n_steps=20, method="gausslegendre"
+        )
+        assert np.allclose(weights, expected.sum(-1)[0].detach().numpy(), atol=1e-4)
 
 
 def test_integrated_gradients_are_complete(clf: Path) -> None:
@@ -75,21 +77,21 @@ def test_integrated_gradients_are_complete(clf: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["bert", "modernbert", "electra"])
-def test_relevance_computes_the_same_and_differentiates_otherwise(shape: str, tmp_path: Path) -> None:
+def test_relevance_leaves_the_forward_pass_unchanged(shape: str, tmp_path: Path) -> None:
     make_model(shape, "label", tmp_path / "model")
-    ours = explainer(tmp_path / "model", "relevance")
-    batch = collate(ours.examples(ours.read(read_table([{"text": text} for text in TEXTS]))))
-    x = ours.mapping.embed(batch).detach()
-    plain = ours.mapping.hidden(batch, x)
+    explained = explainer(tmp_path / "model", "relevance")
+    batch = collate(explained.examples(explained.read(read_table([{"text": text} for text in TEXTS]))))
+    x = explained.mapping.embed(batch).detach()
+    expected = explained.mapping.hidden(batch, x)
     with AttnLRP():
-        held = ours.mapping.hidden(batch, x)
-    assert torch.allclose(plain, held, atol=1e-5)
+        hidden = explained.mapping.hidden(batch, x)
+    assert torch.allclose(expected, hidden, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("gated", [False, True])
 def test_relevance_of_linear_maps_and_norms_is_conserved(activation: Activation, gated: bool) -> None:
-    """Where nothing is added on the way, relevances sum to what they explain."""
+    """Without residual connections and biases, relevances sum to the output."""
     torch.manual_seed(0)
     x = torch.randn(5, 8, requires_grad=True)
     feed = FeedForward(TransformerConfig(width=8, feed_forward_width=6, activation=activation, gated=gated))
@@ -100,45 +102,47 @@ def test_relevance_of_linear_maps_and_norms_is_conserved(activation: Activation,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_word_that_decides_is_found(clf: Path, method: str) -> None:
+def test_the_deciding_word_has_the_largest_weight(clf: Path, method: str) -> None:
     text = "old river winter times mill 今天 天气"
-    found = mapsto.load(clf, precision="fp32").explain(text, method)
-    (explanation,) = found
+    explanations = mapsto.load(clf, precision="fp32").explain(text, method)
+    (explanation,) = explanations
     assert explanation.answer["label"] == "cold"
     best = max(explanation.parts, key=lambda part: part.weight)
     ((start, end),) = best.region
     assert text[start:end] == best.text
     if method != "gradient":  # which is known not to be faithful
         assert best.text == "winter"
-    said = mapsto.load(clf, precision="fp32")(text)
-    assert explanation.score == pytest.approx(np.log(said["probability"] / (1 - said["probability"])), abs=1e-3)
+    answer = mapsto.load(clf, precision="fp32")(text)
+    assert explanation.score == pytest.approx(np.log(answer["probability"] / (1 - answer["probability"])), abs=1e-3)
 
 
-def test_faithful_explanations_are_told_from_others(clf: Path) -> None:
+def test_faithful_explanations_are_significantly_better_than_random(clf: Path) -> None:
     rows = [{"text": text} for text in sentences(60, 9)]
-    found = mapsto.load(clf).explain(rows[:3], sample=rows).faithfulness
-    assert found is not None and found.num_examples == 60 and found.better_than_random
-    assert found.comprehensiveness.over_reversed.low > found.comprehensiveness.over_random.low > 0
-    alone = mapsto.load(clf).explain(rows[:1]).faithfulness
-    assert alone is not None and alone.better_than_random is None and "cannot be measured" in alone.verdict
+    faithfulness = mapsto.load(clf).explain(rows[:3], sample=rows).faithfulness
+    assert faithfulness is not None and faithfulness.num_examples == 60 and faithfulness.better_than_random
+    assert faithfulness.comprehensiveness.over_reversed.low > faithfulness.comprehensiveness.over_random.low > 0
+    of_one = mapsto.load(clf).explain(rows[:1]).faithfulness
+    assert of_one is not None and of_one.better_than_random is None and "cannot be measured" in of_one.verdict
 
 
 @pytest.mark.parametrize(
-    ("kind", "answers", "of"),
+    ("kind", "answers", "quantity"),
     [
         ("label", ["cold", "warm"], "probability"),
         ("labels", [["cold"], []], "log-odds"),
         ("number", [30.0, 10.0], "value"),
     ],
 )
-def test_what_is_explained_is_the_answer_that_was_given(kind: str, answers: list[Any], of: str, tmp_path: Path) -> None:
-    """Also that nothing applies, and a number in its own units; faithfulness calls by its name what it is measured in."""
+def test_the_score_explained_is_of_the_given_answer(
+    kind: str, answers: list[Any], quantity: str, tmp_path: Path
+) -> None:
+    """Explained are also empty sets of labels, and numbers in their own unit; faithfulness names its quantity."""
     rows = [{"text": text, kind: answers["winter" not in text]} for text in sentences(200)]
     model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, epochs=8)
     texts = ["old river winter times mill", "old river hope times mill"]
-    found = mapsto.load(tmp_path / "model", precision="fp32").explain(texts, sample=rows[:30])
-    assert found.faithfulness is not None and f"the answer's {of} by" in found.faithfulness.verdict
-    for text, explanation, expected in zip(texts, found, answers, strict=True):
+    result = mapsto.load(tmp_path / "model", precision="fp32").explain(texts, sample=rows[:30])
+    assert result.faithfulness is not None and f"the answer's {quantity} by" in result.faithfulness.verdict
+    for text, explanation, expected in zip(texts, result, answers, strict=True):
         (winter,) = [part.weight for part in explanation.parts if part.text in ("winter", "hope")]
         if kind == "number":
             assert explanation.score == pytest.approx(explanation.answer["number"], abs=1e-3)
@@ -148,52 +152,58 @@ def test_what_is_explained_is_the_answer_that_was_given(kind: str, answers: list
         assert explanation.summary.split(", 0.")[0] == model.mapping.targets[0].brief(explanation.answer[kind])
 
 
-def test_an_untrained_model_is_not_called_faithful_for_nothing(tmp_path: Path) -> None:
-    """Weights in no relation to the model are no better than random, and it says so."""
+def test_random_weights_are_not_faithful(tmp_path: Path) -> None:
+    """Random weights are not better than random, and the verdict says so."""
     make_model("bert", "label", tmp_path / "model")
-    ours = explainer(tmp_path / "model", "relevance")
-    ours.token_weights = lambda examples, outputs: [  # type: ignore[method-assign]
+    explained = explainer(tmp_path / "model", "relevance")
+    explained.token_weights = lambda examples, outputs: [  # type: ignore[method-assign]
         np.random.default_rng(len(e)).normal(size=len(e)).astype(np.float32) for e in examples
     ]
     from mapsto.explain.faithfulness import measure_faithfulness
 
-    found = measure_faithfulness(ours, ours.read(read_table([{"text": text} for text in sentences(60)])))
-    assert found is not None and not found.better_than_random and "NOT better than random" in found.verdict
+    faithfulness = measure_faithfulness(
+        explained, explained.read(read_table([{"text": text} for text in sentences(60)]))
+    )
+    assert (
+        faithfulness is not None
+        and not faithfulness.better_than_random
+        and "NOT better than random" in faithfulness.verdict
+    )
 
 
-def test_leaving_out_is_reading_what_is_left(clf: Path) -> None:
-    ours = explainer(clf, "occlusion")
-    (example,) = ours.examples(ours.read(read_table([{"text": "old river winter"}])))
+def test_removing_a_part_equals_reading_the_rest(clf: Path) -> None:
+    explained = explainer(clf, "occlusion")
+    (example,) = explained.examples(explained.read(read_table([{"text": "old river winter"}])))
     parts = split_parts(example)
     assert len(parts) == 3
-    left = ours.remove_parts(example, [parts[1]])
-    (spelt,) = ours.examples(ours.read(read_table([{"text": "old winter"}])))
-    assert np.array_equal(left.pieces[0].tokens, spelt.pieces[0].tokens)
-    assert np.array_equal(left.pieces[0].positions, spelt.pieces[0].positions)
+    removed = explained.remove_parts(example, [parts[1]])
+    (expected,) = explained.examples(explained.read(read_table([{"text": "old winter"}])))
+    assert np.array_equal(removed.pieces[0].tokens, expected.pieces[0].tokens)
+    assert np.array_equal(removed.pieces[0].positions, expected.pieces[0].positions)
 
 
 def test_the_command_line(clf: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         "text\n" + "\n".join(f"{text} <i>&" for text in sentences(20, 4)) + "\n", encoding="utf-8"
     )
-    shown = run("explain", str(clf), "old river winter times", "--sample", str(tmp_path / "rows.csv"))
-    assert shown.returncode == 0 and "winter" in shown.stdout and "on 20 examples" in shown.stdout
+    screen = run("explain", str(clf), "old river winter times", "--sample", str(tmp_path / "rows.csv"))
+    assert screen.returncode == 0 and "winter" in screen.stdout and "on 20 examples" in screen.stdout
     page = run("explain", str(clf), str(tmp_path / "rows.csv"), "--out", str(tmp_path / "why.html"))
     assert page.returncode == 0 and "wrote 20 explanations" in page.stderr
-    written = (tmp_path / "why.html").read_text(encoding="utf-8")
-    assert written.count("<mark class=") > 60 and "&lt;" in written and "<i>" not in written
+    html = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert html.count("<mark class=") > 60 and "&lt;" in html and "<i>" not in html
     rows = run("explain", str(clf), str(tmp_path / "rows.csv"), "--out", str(tmp_path / "why.jsonl"))
     assert rows.returncode == 0
     first = json.loads((tmp_path / "why.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["row"] == 2 and {"text", "region", "weight", "port"} <= first["parts"][0].keys()
-    answered = run("explain", str(clf), "old river winter", "--json")
-    told = json.loads(answered.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert told["explanations"][0]["answer"]["label"] in ("cold", "warm")
-    assert told["faithfulness"]["deletion"]["over_random"]["low"] is None
+    process = run("explain", str(clf), "old river winter", "--json")
+    record = json.loads(process.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert record["explanations"][0]["answer"]["label"] in ("cold", "warm")
+    assert record["faithfulness"]["deletion"]["over_random"]["low"] is None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["text", "--method", "relevence"], "did you mean 'relevance'"),
         (["text", "--out", "why.csv"], ".html or .jsonl"),
@@ -203,22 +213,22 @@ def test_the_command_line(clf: Path, tmp_path: Path) -> None:
         (["text", "--steps", "0"], "above 0"),
     ],
 )
-def test_what_cannot_be_explained(clf: Path, arguments: list[str], said: str) -> None:
-    done = run("explain", str(clf), *arguments)
-    assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+def test_wrong_arguments_are_refused(clf: Path, arguments: list[str], message: str) -> None:
+    process = run("explain", str(clf), *arguments)
+    assert process.returncode in (1, 2) and message in process.stderr and "Traceback" not in process.stderr
 
 
 def test_a_row_that_cannot_be_read_costs_its_own_explanation(clf: Path, tmp_path: Path) -> None:
     table, out = tmp_path / "asked.csv", tmp_path / "why.jsonl"
     table.write_text('text\nwinter by the river\n" "\nsummer on the hill\n')
-    done = run("explain", str(clf), str(table), "--out", str(out))
-    assert done.returncode == 0 and "row 3, column 'text': ' ': the text is blank" in done.stderr
-    told = list(map(json.loads, out.read_text().splitlines()))
-    assert [row["row"] for row in told] == [2, 4, 3]
-    assert [row["error"] for row in told] == [None, None, "the text is blank"] and told[2]["parts"] is None
+    process = run("explain", str(clf), str(table), "--out", str(out))
+    assert process.returncode == 0 and "row 3, column 'text': ' ': the text is blank" in process.stderr
+    records = list(map(json.loads, out.read_text().splitlines()))
+    assert [row["row"] for row in records] == [2, 4, 3]
+    assert [row["error"] for row in records] == [None, None, "the text is blank"] and records[2]["parts"] is None
 
 
-def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
+def test_a_text_that_names_a_folder_is_a_text_and_a_long_one_is_counted_as_cut(
     clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,28 +238,28 @@ def test_a_word_is_no_folder_and_a_long_text_is_said_to_be_cut(
     assert long.num_cut == 1 and len(long[1].parts) < 1200
 
 
-def test_few_rows_at_a_time_are_explained_as_all_at_once(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[str, int, int]] = []
+def test_chunks_of_rows_give_the_same_explanations(clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[str, int, int]] = []
 
-    class Heard(Progress):
+    class RecordingProgress(Progress):
         def rows(self, what: str, done: int, total: int) -> None:
-            heard.append((what, done, total))
+            reports.append((what, done, total))
 
     texts = [*sentences(9, 4), "river mill " * 600]
-    whole = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
-    assert not heard, "what takes one turn needs no word"
+    at_once = mapsto.load(clf, "cpu").explain(texts, progress=RecordingProgress())
+    assert not reports, "a single chunk reports no progress"
     monkeypatch.setattr("mapsto.explain.attribution.EXPLAINED_AT_ONCE", 4)
     monkeypatch.setattr("mapsto.explain.faithfulness.EXPLAINED_AT_ONCE", 4)
     monkeypatch.setattr("mapsto.explain.faithfulness.MEASURED_AT_ONCE", 4)
-    parted = mapsto.load(clf, "cpu").explain(texts, progress=Heard())
-    assert [done for what, done, _ in heard if what == "measured on"] == [4, 8, 10]
-    assert heard[-1] == ("explained", 10, 10) and parted.num_cut == whole.num_cut == 1
-    for one, other in zip(parted.explanations, whole.explanations, strict=True):
-        weights = [[part.weight for part in found.parts] for found in (one, other)]
+    in_chunks = mapsto.load(clf, "cpu").explain(texts, progress=RecordingProgress())
+    assert [done for what, done, _ in reports if what == "measured on"] == [4, 8, 10]
+    assert reports[-1] == ("explained", 10, 10) and in_chunks.num_cut == at_once.num_cut == 1
+    for chunked, unchunked in zip(in_chunks.explanations, at_once.explanations, strict=True):
+        weights = [[part.weight for part in explanation.parts] for explanation in (chunked, unchunked)]
         assert weights[0] == pytest.approx(weights[1], abs=1e-4)
-    assert parted.faithfulness is not None and whole.faithfulness is not None
+    assert in_chunks.faithfulness is not None and at_once.faithfulness is not None
     for name in ("comprehensiveness", "sufficiency", "deletion"):
-        measures = [getattr(found.faithfulness, name) for found in (parted, whole)]
+        measures = [getattr(result.faithfulness, name) for result in (in_chunks, at_once)]
         assert measures[0].over_random.value == pytest.approx(measures[1].over_random.value, abs=1e-4)
 
 

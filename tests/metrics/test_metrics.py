@@ -33,72 +33,74 @@ def test_log_loss_of_a_sure_mistake_is_finite_and_equal() -> None:
     )
 
 
-def reference_calibration(truth: np.ndarray, probabilities: np.ndarray, bins: int) -> float:
+def reference_calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> float:
     """Guo et al. 2017, equation 3, item by item."""
     total = 0.0
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
+    confidence, is_right = probabilities.max(1), probabilities.argmax(1) == labels
     for low in np.arange(bins) / bins:
-        inside = (confidence > low) & (confidence <= low + 1 / bins)
-        if inside.any():
-            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+        in_bin = (confidence > low) & (confidence <= low + 1 / bins)
+        if in_bin.any():
+            total += in_bin.mean() * abs(is_right[in_bin].mean() - confidence[in_bin].mean())
     return total
 
 
 def test_calibration_error() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(5, 0.3), 700)
-    truth = rng.integers(0, 5, 700)
-    found = classification.expected_calibration_error(truth, probabilities)
-    assert found == pytest.approx(reference_calibration(truth, probabilities, 15), abs=1e-8)
-    sure = np.eye(3)[rng.integers(0, 3, 50)]
-    assert classification.expected_calibration_error(sure.argmax(1), sure) == 0.0
+    labels = rng.integers(0, 5, 700)
+    error = classification.expected_calibration_error(labels, probabilities)
+    assert error == pytest.approx(reference_calibration(labels, probabilities, 15), abs=1e-8)
+    certain = np.eye(3)[rng.integers(0, 3, 50)]
+    assert classification.expected_calibration_error(certain.argmax(1), certain) == 0.0
 
 
 @pytest.mark.parametrize("count", [10, 20, 50, 200, 1000])
-def test_intervals_hold_the_truth_as_often_as_they_say(count: int) -> None:
-    """However few the rows are, and however many of them are right."""
+def test_intervals_of_shares_cover_the_truth(count: int) -> None:
+    """Coverage holds for few rows and for nearly all right."""
     rng = np.random.default_rng(1)
-    inside = 0
-    for right in rng.uniform(0.5, 1, 500):
-        guess = (rng.random(count) > right).astype(int)
-        score = intervals.with_interval(intervals.accuracy, np.zeros(count, int), guess)
+    num_covered = 0
+    for accuracy in rng.uniform(0.5, 1, 500):
+        predictions = (rng.random(count) > accuracy).astype(int)
+        score = intervals.with_interval(intervals.accuracy, np.zeros(count, int), predictions)
         assert 0 <= score.low <= score.value <= score.high <= 1 and score.n == count
-        inside += score.low <= right <= score.high
-    assert 0.93 <= inside / 500 <= 0.98
+        num_covered += score.low <= accuracy <= score.high
+    assert 0.93 <= num_covered / 500 <= 0.98
 
 
-def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_of_means_cover_the_truth() -> None:
     rng = np.random.default_rng(1)
-    found = [
+    scores = [
         intervals.with_interval(intervals.mean_score, rng.beta(2, 1, 200), seed=trial, resamples=400)
         for trial in range(500)
     ]
-    assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in found]) <= 0.97
+    assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in scores]) <= 0.97
 
 
 def test_an_interval_of_a_share_is_wilsons() -> None:
-    """As in Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, and with the hits and misses turned round."""
+    """Wilson's intervals in Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, and of the misses."""
     for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
         items = np.arange(count) < hits
-        score, turned = (intervals.with_interval(intervals.mean_score, part.astype(float)) for part in (items, ~items))
+        score, complement = (
+            intervals.with_interval(intervals.mean_score, part.astype(float)) for part in (items, ~items)
+        )
         assert (score.low, score.high) == pytest.approx((low, high), abs=5e-5)
-        assert (turned.low, turned.high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+        assert (complement.low, complement.high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 def test_intervals_are_a_function_of_their_seed() -> None:
-    truth, guess = np.arange(50) % 3, np.arange(50) % 4 % 3
-    one = intervals.with_interval(classification.macro_f1, truth, guess, seed=3)
-    assert one == intervals.with_interval(classification.macro_f1, truth, guess, seed=3)
+    labels, predictions = np.arange(50) % 3, np.arange(50) % 4 % 3
+    score = intervals.with_interval(classification.macro_f1, labels, predictions, seed=3)
+    assert score == intervals.with_interval(classification.macro_f1, labels, predictions, seed=3)
 
 
-def test_over_seeds() -> None:
+def test_intervals_over_seeds() -> None:
     score = intervals.mean_interval([0.8, 0.9, 0.85])
     assert score.n == 3 and score.value == pytest.approx(0.85)
     assert score.high - score.value == pytest.approx(4.302652729911275 * 0.05 / 3**0.5)
     assert np.isnan(intervals.mean_interval([0.5]).low)
 
 
-def test_how_they_are_shown() -> None:
+def test_scores_are_formatted_with_their_interval() -> None:
     score = intervals.Score(0.8142, 0.79, 0.8364, 1179)
     assert score.percent == "81.4 % (79.0–83.6, n = 1,179)"
     assert str(score) == "0.8142 (0.7900–0.8364, n = 1,179)"
