@@ -32,13 +32,13 @@ from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose, generator
 from mapsto.vision import image_io, video_io
 from mapsto.vision.patch_embedding import STACK_HEADER_BYTES
-from mapsto.vision.patch_source import grid_neighbours
+from mapsto.vision.patch_source import PixelScale, grid_neighbours
 from mapsto.vision.pixels import Unreadable
 from mapsto.vision.resize import Resizer
 
 DECODES = pytest.mark.skipif(video_io.is_pyav_missing(), reason="the extra [video] is not here: no PyAV")
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
-HOW: Any = {"layers": 2, "width": 64, "device": "cpu"}
+FIT_OPTIONS: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
 
 
@@ -98,9 +98,9 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
     content = write_clip(tmp_path / "a.mp4", pixels).read_bytes()
     at = content.index(b"tkhd") + 4 + 40
     turn = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)  # by a quarter to the right
-    turned = content[:at] + turn + content[at + 36 :]
-    assert video_io.probe_video(None, turned) == video_io.VideoInfo(4, 48, 32, 0.4)
-    (shown,) = video_io.decode_frames(None, turned, [0.1])
+    rotated = content[:at] + turn + content[at + 36 :]
+    assert video_io.probe_video(None, rotated) == video_io.VideoInfo(4, 48, 32, 0.4)
+    (shown,) = video_io.decode_frames(None, rotated, [0.1])
     assert shown.shape == (48, 32, 3) and shown[:, 28:].mean() > 200 and shown[:, :16].mean() < 50
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
     (tmp_path / "join.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'a.mp4'}\n")
     (tmp_path / "text.mp4").write_text("no video at all, and some more words\n" * 20)
     os.mkfifo(tmp_path / "pipe.mp4")
-    for cell, said in (
+    for cell, message in (
         (b"plain text", "no video of a known format"),
         (still.getvalue(), "no video of a known format"),
         (str(tmp_path / "list.mp4"), "no video of a known format"),
@@ -137,22 +137,22 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
         (np.zeros((4, 4, 3), np.uint8), "of bytes"),
         (3, "not int"),
     ):
-        with pytest.raises(BadCell, match=said):
+        with pytest.raises(BadCell, match=message):
             read(cell)
 
 
 @DECODES
 @pytest.mark.parametrize(
-    ("name", "said"), [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")]
+    ("name", "message"), [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")]
 )
 def test_limits(
-    name: str, said: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, message: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = write_clip(tmp_path / "a.mp4", np.zeros((12, 32, 32, 3), np.uint8))
     monkeypatch.setattr(
         video_io, "WORKER_CODE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()"
     )
-    with pytest.raises(BadCell, match=said):
+    with pytest.raises(BadCell, match=message):
         read(str(path))
 
 
@@ -296,21 +296,21 @@ def test_places_lie_between_the_patches_about_them() -> None:
     assert (at[np.arange(24), shares.argmax(1)] == np.arange(24)).all() and (shares.max(1) == 1).all()
     at, shares = grid_neighbours((3, 4, 2), (2, 3, 5))
     where = (piece.positions[at] * shares[..., None]).sum(1) + 0.5
-    wanted = (np.indices((2, 3, 5)).reshape(3, -1).T + 0.5) / (2, 3, 5) * (3, 4, 2)
-    assert np.allclose(where, wanted.clip(0.5, np.array((3, 4, 2)) - 0.5), atol=1e-6)
+    expected = (np.indices((2, 3, 5)).reshape(3, -1).T + 0.5) / (2, 3, 5) * (3, 4, 2)
+    assert np.allclose(where, expected.clip(0.5, np.array((3, 4, 2)) - 0.5), atol=1e-6)
 
 
 def test_videos_are_not_made_of_others_nor_masked(tmp_path: Path) -> None:
     pairs = [{**row, "clean": row["video"]} for row in rows(0, 8)]
     with pytest.raises(mapsto.MapstoError, match="puts back what `~video` hides, and tells none of its own"):
-        mapsto.fit("video:video -> clean:video", pairs, steps=1, **HOW)
-    model = mapsto.fit("~video -> video", [{"video": row["video"]} for row in pairs], steps=1, **HOW)
+        mapsto.fit("video:video -> clean:video", pairs, steps=1, **FIT_OPTIONS)
+    model = mapsto.fit("~video -> video", [{"video": row["video"]} for row in pairs], steps=1, **FIT_OPTIONS)
     with pytest.raises(mapsto.MapstoError, match="'video' cannot be masked by a picture"):
         model.complete([pairs[0]["video"]], 0.5, mask=np.ones((8, 8)))
 
 
 def test_sources_of_other_settings_are_told_apart() -> None:
-    sources = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"table": 5})]
+    sources = [source(**how) for how in ({}, {"frames": 8}, {"depth": 3}, {"scale": PixelScale(group="colour")})]
     assert len({each.fingerprint for each in sources}) == len(sources)
 
 
@@ -324,7 +324,7 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num_frames": 5}, "do not fit"),
         ({"image_size": [8, 16]}, "do not fit"),
@@ -335,12 +335,12 @@ def test_features_tell_what_changes_from_what_stands_still() -> None:
         ({"norm_pix_loss": "yes"}, "norm_pix_loss must be true or false"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     model_folder.save_mapping(small_mapping("~video -> video")[0], tmp_path, {})
     (tmp_path / "mapsto.json").unlink()
     assert str(model_folder.load_mapping(tmp_path).arrow) == "~video -> video"
     edit_json(tmp_path / "config.json", **changes)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         model_folder.load_mapping(tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], said: str
 
 def test_which_way_a_square_moves_is_learnt() -> None:
     """No single frame tells; and what is explained is where it moves."""
-    model = mapsto.fit("video -> label", rows(0, 160), hold_out=0, epochs=30, rate=2e-3, **HOW)
+    model = mapsto.fit("video -> label", rows(0, 160), hold_out=0, epochs=30, rate=2e-3, **FIT_OPTIONS)
     assert model.evaluate(rows(1000, 60)).scores["accuracy"].value > 0.9
     still = [{**row, "video": np.repeat(row["video"][:1], 4, axis=0)} for row in rows(1000, 60)]
     assert model.evaluate(still).scores["accuracy"].value < 0.7
@@ -364,8 +364,8 @@ def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
     command("fit", "video -> label", folder, "--start", base, "--out", clf, "--steps", "2")
     names = [{"video": f"{p.parent.name}/{p.name}", "label": p.parent.name} for p in sorted(folder.rglob("*.mp4"))]
     write_rows(folder / "all.csv", ["video", "label"], names)
-    said = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
-    assert json.loads(said)["scores"]["accuracy"]["n"] == 24
+    message = command("evaluate", clf, folder / "all.csv", "--out", tmp_path / "page.html", "--json")
+    assert json.loads(message)["scores"]["accuracy"]["n"] == 24
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "data:image/jpeg;base64," in page and "a video at 0.10 s" in page
     model = mapsto.load(base)
@@ -380,7 +380,7 @@ def test_from_clips_to_answers(command: Any, tmp_path: Path) -> None:
 
 @DECODES
 def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
-    given: Any = {"objective": "mae", "steps": 2, **HOW}
+    given: Any = {"objective": "mae", "steps": 2, **FIT_OPTIONS}
     shown = [{"video": row["video"]} for row in rows(0, 12)]
     base = mapsto.pretrain("video", shown, tmp_path / "base", **given)
     assert base.mapping.decoder is not None
@@ -394,17 +394,19 @@ def test_a_decoder_for_half_the_tokens_goes_on_and_fits(tmp_path: Path) -> None:
 @DECODES
 def test_bad_videos_are_named_and_cost_one_answer(tmp_path: Path) -> None:
     folder = write_clips(tmp_path / "clips", 12)
-    model = mapsto.fit("video -> label", str(folder), steps=1, **HOW)
+    model = mapsto.fit("video -> label", str(folder), steps=1, **FIT_OPTIONS)
     (folder / "left" / "000-bad.mp4").write_bytes(b"no video")
     with pytest.raises(mapsto.MapstoError, match="000-bad.mp4.*known format"):
-        mapsto.fit("video -> label", str(folder), steps=1, **HOW)
+        mapsto.fit("video -> label", str(folder), steps=1, **FIT_OPTIONS)
     answers = model.predict(str(folder))
     assert ["error" in answer for answer in answers] == [True] + [False] * 12
     assert "known format" in answers[0]["error"]
 
 
 def test_videos_are_compared(tmp_path: Path) -> None:
-    mapsto.pretrain("video", [{"video": row["video"]} for row in rows(0, 20)], tmp_path / "base", steps=2, **HOW)
+    mapsto.pretrain(
+        "video", [{"video": row["video"]} for row in rows(0, 20)], tmp_path / "base", steps=2, **FIT_OPTIONS
+    )
     found = mapsto.compare(
         "video -> label", rows(0, 40), tmp_path / "cmp", starts=[str(tmp_path / "base")], labels=[8], seeds=2, epochs=1,
         methods=["probe"],
@@ -432,13 +434,13 @@ def test_a_video_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"vocabulary": 300}, "videos have none"),
-        ({"size": 64}, "no size"),
+        ({"size": 64}, "cannot be resized: --size is for pictures"),
         ({"augment": "mosaic"}, "there is: mixup, cutmix"),
     ],
 )
-def test_options_that_are_not_for_videos_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(mapsto.MapstoError, match=said):
-        mapsto.fit("video -> label", rows(0, 8), steps=1, **HOW, **options)
+def test_options_that_are_not_for_videos_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(mapsto.MapstoError, match=message):
+        mapsto.fit("video -> label", rows(0, 8), steps=1, **FIT_OPTIONS, **options)

@@ -148,7 +148,7 @@ class VideoSource(PatchSource):
     """A source of videos that are cut into patches.
 
     frames: how many frames of a video are read. depth: how many of them a patch spans.
-    table: rows and columns of the largest grid; position embeddings are fixed, none is learnt.
+    Position embeddings are fixed, none is learnt.
     """
 
     kind = "video"
@@ -166,10 +166,9 @@ class VideoSource(PatchSource):
         std: Sequence[float],
         frames: int,
         depth: int = PATCH_DEPTH,
-        table: tuple[int, int] | None = None,
         scale: PixelScale = STANDARDISED,
     ) -> None:
-        super().__init__(resizer, mean, std, table, scale)
+        super().__init__(resizer, mean, std, None, scale)
         self.frames, self.depth = frames, depth
 
     @property
