@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
-from mapsto.text.vocabulary import OWN_SPECIAL, Style, no_text, template
+from mapsto.text.vocabulary import OWN_SPECIAL, Style, invalid_text_error, template
 
 CHUNK = 4096  # texts that are encoded at a time
 # Shows whether a tokenizer encodes words apart as it does together.
@@ -106,7 +106,7 @@ class Tokenizer:
         try:
             encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         except TypeError as error:
-            raise no_text(texts) from error
+            raise invalid_text_error(texts) from error
         return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
@@ -132,7 +132,7 @@ class Tokenizer:
                 else:
                     yield from self._ids(chunk)
             except TypeError as error:
-                raise no_text(chunk, before) from error
+                raise invalid_text_error(chunk, before) from error
             before += len(chunk)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

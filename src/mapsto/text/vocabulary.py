@@ -16,26 +16,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from mapsto.errors import DataError, UsageError, near
 
 Style = Literal["wordpiece", "bytes"]
-
-
 STYLES: tuple[Style, ...] = ("wordpiece", "bytes")
-
-
 OWN_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
+# Of vocabularies whose size is not given, in tokens.
 SMALLEST_SIZE, LARGEST_SIZE = 4096, 16384
-
-
 SIZE_STEP = 64
-
-
 LARGEST_ALPHABET = 0.75  # of the vocabulary
-
-
-LEAST_SEEN = 2
-
-
+LEAST_SEEN = 2  # occurrences of a character or a piece that gets a token
 AT_ONCE = 2**20  # characters; the library takes 170 bytes for each
 
 
@@ -47,8 +34,12 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 
 
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
-    """A tokenizer of `style` with at most `size` tokens (None: see `vocabulary_size`), from texts that are this `share` of
-    the corpus. Raises UsageError, DataError.
+    """Return a tokenizer trained on texts.
+
+    size: the most tokens; None: see `vocabulary_size`.
+    share: of the corpus that the texts are.
+
+    Raises UsageError, DataError.
     """
     if style not in STYLES:
         raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
@@ -63,23 +54,25 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
 
 
 def parts(text: str) -> Iterator[str]:
-    """The text in parts of little more than AT_ONCE characters, which begin with a space between two words."""
+    """Yield the text in parts of little more than AT_ONCE characters, cut before a space between two words."""
     start = 0
-    while found := BETWEEN_WORDS.search(text, start + AT_ONCE):
-        yield text[start : found.start()]
-        start = found.start()
+    while match := BETWEEN_WORDS.search(text, start + AT_ONCE):
+        yield text[start : match.start()]
+        start = match.start()
     yield text[start:]
 
 
 def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
-    """How many tokens a corpus of so many UTF-8 bytes can teach: 2 √bytes, within 4,096 and 16,384.
+    """Return how many tokens a corpus can teach: 2 √bytes, within 4,096 and 16,384.
 
     The distinct words of a text grow about as the square root of its length (Heaps' law): 4 MB give 4,096 tokens,
-    16 MB 8,000, 67 MB 16,384. `characters` is how many tokens its alphabet takes up; at least a quarter of the
-    vocabulary is left for longer pieces.
+    16 MB 8,000, 67 MB 16,384.
+
+    corpus_bytes: the length of the corpus in UTF-8.
+    characters: tokens of its alphabet; at least a quarter of the vocabulary is left for longer pieces.
     """
-    wanted = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
-    return min(math.ceil(wanted / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
+    num_tokens = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
+    return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
 
 
 def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
@@ -123,8 +116,8 @@ def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokeniz
     return backend
 
 
-def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """The characters worth a token, and those among them that occur inside words; together at most `most`."""
+def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[list[str], list[str]]:
+    """Return the characters that get a token, and those among them that occur inside words; together at most `max_tokens`."""
     words: Counter[str] = Counter()
     waiting: list[str] = []
     size = 0
@@ -135,33 +128,37 @@ def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], most: int) ->
             if size >= AT_ONCE or number == len(texts):
                 words.update(backend.normalizer.normalize_str("\n".join(waiting)).split())
                 waiting, size = [], 0
-    seen, seen_inside = _count_characters(backend, words)
-    enough = {character for character, times in seen.items() if times >= LEAST_SEEN} or set(seen)
+    counts, inner = _count_characters(backend, words)
+    frequent = {character for character, count in counts.items() if count >= LEAST_SEEN} or set(counts)
     initial: list[str] = []
-    room = most
-    for character in sorted(enough, key=lambda character: (-seen[character], character)):
-        room -= 1 + (character in seen_inside)
+    room = max_tokens
+    for character in sorted(frequent, key=lambda character: (-counts[character], character)):
+        room -= 1 + (character in inner)
         if room < 0:
             break
         initial.append(character)
-    return sorted(initial), sorted(seen_inside.intersection(initial))
+    return sorted(initial), sorted(inner.intersection(initial))
 
 
 def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -> tuple[Counter[str], set[str]]:
-    """How often each character occurs, and which ones stand behind another in the same word."""
-    seen: Counter[str] = Counter()
-    behind: set[tuple[str, str]] = set()
-    for word, times in words.items():
+    """Return how often each character occurs, and which ones follow another in the same word."""
+    counts: Counter[str] = Counter()
+    pairs: set[tuple[str, str]] = set()
+    for word, count in words.items():
         for character in word:
-            seen[character] += times
-        behind.update(pairwise(word))
+            counts[character] += count
+        pairs.update(pairwise(word))
     split = backend.pre_tokenizer.pre_tokenize_str
-    joins = {character for character in seen if len(split(f"a{character}a")) == 1}
-    return seen, {after for before, after in behind if before in joins and after in joins}
+    # The pre-tokenizer keeps other characters apart, such as Chinese ones, so that none follows another.
+    joins = {character for character in counts if len(split(f"a{character}a")) == 1}
+    return counts, {second for first, second in pairs if first in joins and second in joins}
 
 
 def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The pipeline of BERT around `model`; `settings` as tokenizer_config.json names them."""
+    """Return BERT's pipeline around `model`.
+
+    settings: as tokenizer_config.json names them.
+    """
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -177,7 +174,11 @@ def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizer
 def template(
     backend: tokenizers.Tokenizer, opening: str, closing: str, doubled: bool = False, second_type: int = 0
 ) -> processors.TemplateProcessing:
-    """The frame of one text and of two: `doubled` closes the first one twice, as RoBERTa does."""
+    """Return the post-processor that frames one text or two.
+
+    doubled: whether the first of two texts is closed twice, as RoBERTa does.
+    second_type: the token type of the second text.
+    """
     single = [f"{opening}:0", "$A:0", f"{closing}:0"]
     joining = [f"{closing}:0"] if doubled else []
     return processors.TemplateProcessing(
@@ -189,16 +190,16 @@ def template(
 
 @contextmanager
 def reading(texts: Sequence[str]) -> Iterator[None]:
-    """Say which of the texts was none when the library stumbles over it."""
+    """Name the text that the library cannot read, in a context that gives it these texts. Raises DataError."""
     try:
         yield
     except (TypeError, UnicodeError) as error:
-        raise no_text(texts) from error
+        raise invalid_text_error(texts) from error
 
 
-def no_text(texts: Sequence[object], before: int = 0) -> Exception:
-    """What to raise for the first of `texts` that has no UTF-8 form; `before` texts came earlier."""
-    for number, text in enumerate(texts, start=before):
+def invalid_text_error(texts: Sequence[object], offset: int = 0) -> Exception:
+    """Return the error for the first of `texts` that has no UTF-8 form, with its number counted from `offset`."""
+    for number, text in enumerate(texts, start=offset):
         if not isinstance(text, str):
             return DataError(f"text {number} (counted from 0) is a {type(text).__name__}, not a text")
         try:
