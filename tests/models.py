@@ -1,4 +1,4 @@
-"""Small published models with random weights, made by `transformers`, as folders."""
+"""Small models of every published family with random weights, made by `transformers` and saved as folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = [
 # The tolerances of comparisons with `transformers` in fp32.
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LABELS = ["negative", "neutral", "positive"]
-# A family, or a variant of one behind a colon.
+# Shapes of the families that read text: a family's name, behind a colon a variant.
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96},
     "roberta": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
@@ -93,7 +93,7 @@ TOWER = {
     "intermediate_size": 96,
     "patch_size": 8,
 }
-# Families that read pictures; of those that read texts too, the tower for pictures.
+# Families that read pictures; of CLIP and SigLIP the tower for pictures.
 VISION: dict[str, dict[str, Any]] = {
     "vit": {**TOWER, "image_size": 32},
     "dinov2": {
@@ -141,7 +141,7 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "videomae": {**TOWER, "image_size": 32, "num_frames": 4},
     "videomae:first token": {**TOWER, "image_size": 27, "num_frames": 6, "tubelet_size": 3, "use_mean_pooling": False},
 }
-# Families whose hidden patches a decoder puts back.
+# Families with a decoder that restores hidden patches.
 DECODER = {
     "decoder_hidden_size": 48,
     "decoder_num_hidden_layers": 4,
@@ -153,18 +153,18 @@ DECODED: dict[str, dict[str, Any]] = {
     "videomae": {**VIDEOS["videomae"], **DECODER},
     "videomae:first token": {**VIDEOS["videomae:first token"], **DECODER, "image_size": 24},
 }
-# Families that tell boxes by tokens which learnt to.
+# Families that answer boxes from learned query tokens.
 DETECTORS: dict[str, dict[str, Any]] = {
     "yolos": {**TOWER, "patch_size": 16, "image_size": [32, 48], "num_detection_tokens": 6},
-    "yolos:told once": {
+    "yolos:no mid positions": {
         **TOWER,
         "patch_size": 16,
-        "image_size": [48, 70],  # of which only whole patches have a place
+        "image_size": [48, 70],  # positions exist for whole patches only
         "num_detection_tokens": 5,
         "use_mid_position_embeddings": False,
     },
 }
-# Convolutional networks; "vgg" stands below.
+# Convolutional networks; `Vgg` below is the reference of "vgg".
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
     "resnet:bottleneck": {"embedding_size": 8, "hidden_sizes": [16, 32, 64], "depths": [1, 3, 2]},
@@ -191,28 +191,27 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Vgg(torch.nn.Module):
-    """The convolutions of Simonyan & Zisserman 2015 under torchvision's names, which transformers does not have; and a linear
-    head on their mean."""
+    """VGG (Simonyan & Zisserman 2015) under torchvision's names, with a linear head on the mean; transformers has none."""
 
-    def __init__(self, hidden_sizes: list[int], depths: list[int], batch_norm: bool = False, **others: Any) -> None:
+    def __init__(self, hidden_sizes: list[int], depths: list[int], batch_norm: bool = False, **fields: Any) -> None:
         super().__init__()
         layers: list[torch.nn.Module] = []
-        for into, out, depth in zip([3, *hidden_sizes], hidden_sizes, depths, strict=False):
+        for in_channels, out, depth in zip([3, *hidden_sizes], hidden_sizes, depths, strict=False):
             for layer in range(depth):
-                layers.append(torch.nn.Conv2d(out if layer else into, out, kernel_size=3, padding=1))
+                layers.append(torch.nn.Conv2d(out if layer else in_channels, out, kernel_size=3, padding=1))
                 layers += [torch.nn.BatchNorm2d(out)] if batch_norm else []
                 layers.append(torch.nn.ReLU())
             layers.append(torch.nn.MaxPool2d(kernel_size=2, stride=2))
         self.features = torch.nn.Sequential(*layers)
-        self.classifier = torch.nn.Linear(hidden_sizes[-1], 3) if "id2label" in others else None
-        self.config = {"hidden_sizes": hidden_sizes, "depths": depths, "batch_norm": batch_norm, **others}
+        self.classifier = torch.nn.Linear(hidden_sizes[-1], 3) if "id2label" in fields else None
+        self.config = {"hidden_sizes": hidden_sizes, "depths": depths, "batch_norm": batch_norm, **fields}
 
     def forward(self, pixels: torch.Tensor, output_hidden_states: bool = False) -> dict[str, Any]:
         states = [pixels]
         for layer in self.features:
             states.append(layer(states[-1]))
-        found = {"last_hidden_state": states[-1], "hidden_states": states}
-        return found if self.classifier is None else {**found, "logits": self.classifier(states[-1].mean((2, 3)))}
+        outputs = {"last_hidden_state": states[-1], "hidden_states": states}
+        return outputs if self.classifier is None else {**outputs, "logits": self.classifier(states[-1].mean((2, 3)))}
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,9 +220,9 @@ class Vgg(torch.nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path, output_loading_info: bool) -> tuple[Vgg, dict[str, list[str]]]:
-        made = cls(**json.loads((folder / "config.json").read_text()))
-        report = made.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"), strict=False)
-        return made, {"missing_keys": report.missing_keys, "unexpected_keys": report.unexpected_keys}
+        model = cls(**json.loads((folder / "config.json").read_text()))
+        report = model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"), strict=False)
+        return model, {"missing_keys": report.missing_keys, "unexpected_keys": report.unexpected_keys}
 
 
 CLASSES = {
@@ -235,7 +234,7 @@ CLASSES = {
 
 
 def make_tokenizer(family: str, folder: Path) -> None:
-    """A tokenizer of the family's style, trained on a few texts."""
+    """Train a tokenizer in the family's style on a few texts and save it in `folder`."""
     texts = TEXTS * 20
     if family not in ("roberta", "xlm-roberta", "xlm"):
         Tokenizer.train(texts, 300).save(folder)
@@ -250,24 +249,24 @@ def make_tokenizer(family: str, folder: Path) -> None:
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     backend.save(str(folder / "tokenizer.json"))
     roles = {"cls": "<s>", "bos": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    named = ", ".join(f'"{role}_token": "{token}"' for role, token in roles.items())
-    (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "PreTrainedTokenizerFast", {named}}}')
+    tokens = ", ".join(f'"{role}_token": "{token}"' for role, token in roles.items())
+    (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "PreTrainedTokenizerFast", {tokens}}}')
 
 
 def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: Any) -> torch.nn.Module:
-    """A reference model with random weights, saved in `folder` with its tokenizer; gradients and biases all alive."""
+    """Make a reference model with random weights, biases too, and save it in `folder` with its tokenizer."""
     family = shape.split(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer(family, folder)
     tokenizer = Tokenizer.open(folder)
-    given = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[shape], **changes}
+    settings = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[shape], **changes}
     if task == "label":
-        given |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+        settings |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     if family == "modernbert":
-        given |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+        settings |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     torch.manual_seed(seed)
     model: torch.nn.Module = CLASSES[task].from_config(
-        AutoConfig.for_model(family, **given), attn_implementation="eager"
+        AutoConfig.for_model(family, **settings), attn_implementation="eager"
     )
     with torch.no_grad():
         for parameter in model.parameters():

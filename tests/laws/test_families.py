@@ -40,7 +40,7 @@ from mapsto.sequence.packing import collate
 FAMILIES = zoo.family_names()
 
 
-def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
+def pack_texts(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
     pieces = mapping.sources["text"].encode(texts, 0)
     examples = [
         Example((piece,), answers[i] if answers else make_questions(mapping, (piece,)), i)
@@ -52,31 +52,33 @@ def packed(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None
 def test_all_promised_families_are_here() -> None:
     promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert"}
     assert set(FAMILIES) >= promised
-    held = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
-    held |= {
-        tower.model_type for name in held if (tower := zoo.get_family(name).tower) is not None
+    covered = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
+    covered |= {
+        tower.model_type for name in covered if (tower := zoo.get_family(name).tower) is not None
     }  # as which their bodies are held
-    assert set(FAMILIES) == {name.replace("_", "-") for name in held}, "every family is held to its laws"
+    assert set(FAMILIES) == {name.replace("_", "-") for name in covered}, "every family is held to its laws"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> None:
     reference = make_model(shape, "body", tmp_path)
     mapping = model_folder.load_mapping(tmp_path)
-    ours = dict(mapping.named_parameters())
+    parameters = dict(mapping.named_parameters())
     # BERT's body brings its pooler, RoBERTa's an unused one; neither is part of ours until a label is read.
-    theirs = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
-    assert sum(p.numel() for p in ours.values()) == sum(p.numel() for p in theirs.values())
-    batch, _ = packed(mapping, TEXTS)
+    expected = {name: p for name, p in reference.named_parameters() if not name.startswith("pooler.")}
+    assert sum(p.numel() for p in parameters.values()) == sum(p.numel() for p in expected.values())
+    batch, _ = pack_texts(mapping, TEXTS)
     assert batch.segments.max() > 1, "the texts must share rows"
     states = mapping.transformer(mapping.embed(batch), batch, every_layer=True)
     inputs = pad_texts(tmp_path, TEXTS)
     expected = reference(**inputs, output_hidden_states=True).hidden_states
     assert len(states) == len(expected)
-    for ours_rld, theirs_nld in zip(states, expected, strict=True):
+    for states_rld, expected_nld in zip(states, expected, strict=True):
         for i, start in enumerate(batch.starts.tolist()):
             length = int(inputs["attention_mask"][i].sum())
-            torch.testing.assert_close(ours_rld.flatten(0, 1)[start : start + length], theirs_nld[i, :length], **CLOSE)
+            torch.testing.assert_close(
+                states_rld.flatten(0, 1)[start : start + length], expected_nld[i, :length], **CLOSE
+            )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -88,7 +90,7 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     assert sum(p.numel() for p in mapping.parameters()) == sum(unique.values())
     inputs = pad_texts(tmp_path, TEXTS)
     rng = np.random.default_rng(0)
-    _, pieces = packed(mapping, TEXTS)
+    _, pieces = pack_texts(mapping, TEXTS)
     if task == "label":
         truth = rng.integers(0, len(LABELS), len(TEXTS))
         answers: list[Any] = [(Answer(np.asarray(t)),) for t in truth]
@@ -97,13 +99,13 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
         expected = logits
     else:
         places = [np.sort(rng.permutation(len(piece))[:2]) for piece in pieces]
-        wanted = [rng.integers(0, mapping.sources["text"].vocabulary, len(at)) for at in places]  # type: ignore[attr-defined]
-        answers = [(Answer(ids, at),) for ids, at in zip(wanted, places, strict=True)]
+        target_ids = [rng.integers(0, mapping.sources["text"].vocabulary, len(positions)) for positions in places]  # type: ignore[attr-defined]
+        answers = [(Answer(ids, positions),) for ids, positions in zip(target_ids, places, strict=True)]
         all_logits = reference(**inputs).logits
-        expected = torch.cat([all_logits[i, at] for i, at in enumerate(places)])
-        flat = torch.from_numpy(np.concatenate(wanted))
+        expected = torch.cat([all_logits[i, positions] for i, positions in enumerate(places)])
+        flat = torch.from_numpy(np.concatenate(target_ids))
         expected_loss = torch.nn.functional.cross_entropy(expected, flat, reduction="sum")
-    batch, _ = packed(mapping, TEXTS, answers)
+    batch, _ = pack_texts(mapping, TEXTS, answers)
     torch.testing.assert_close(mapping(batch)[0], expected, **CLOSE)
     (_, loss), *_ = mapping.losses(batch)
     torch.testing.assert_close(loss, expected_loss, **CLOSE)
@@ -112,15 +114,15 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     renamed = weight_names.to_mapsto_names(zoo.get_family(shape.split(":")[0]), gradients, 99, tmp_path, [])
     compared = 0
-    learned = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
-    assert {weight_names.weight_name(mapping, name) for name in learned} == set(renamed)
-    for name, parameter in learned.items():
-        theirs = renamed[weight_names.weight_name(mapping, name)]
+    trainable = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
+    assert {weight_names.weight_name(mapping, name) for name in trainable} == set(renamed)
+    for name, parameter in trainable.items():
+        gradient = renamed[weight_names.weight_name(mapping, name)]
         assert parameter.grad is not None
-        scale = max(1.0, float(theirs.abs().max()))
-        torch.testing.assert_close(parameter.grad / scale, theirs / scale, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(parameter.grad / scale, gradient / scale, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
         compared += 1
-    assert compared == len(learned)
+    assert compared == len(trainable)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -129,52 +131,52 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     reference = make_model(shape, task, tmp_path / "theirs")
     mapping = model_folder.load_mapping(tmp_path / "theirs")
     model_folder.save_mapping(mapping, tmp_path / "ours", {})
-    again = model_folder.load_mapping(tmp_path / "ours")
-    for (name, before), (_, after) in zip(mapping.named_parameters(), again.named_parameters(), strict=True):
-        assert torch.equal(before, after), name
-    model_folder.save_mapping(again, tmp_path / "twice", {})
+    reloaded = model_folder.load_mapping(tmp_path / "ours")
+    for (name, original), (_, current) in zip(mapping.named_parameters(), reloaded.named_parameters(), strict=True):
+        assert torch.equal(original, current), name
+    model_folder.save_mapping(reloaded, tmp_path / "twice", {})
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     inputs = pad_texts(tmp_path / "ours", TEXTS)
-    opened, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    loaded, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     missing = {name for name in report["missing_keys"] if task != "body" or not name.startswith("pooler.")}
     assert not missing and not report["unexpected_keys"]
     real = ... if task == "label" else inputs["attention_mask"].bool()
-    said = "last_hidden_state" if task == "body" else "logits"
-    torch.testing.assert_close(opened.eval()(**inputs)[said][real], reference(**inputs)[said][real], **CLOSE)
+    key = "last_hidden_state" if task == "body" else "logits"
+    torch.testing.assert_close(loaded.eval()(**inputs)[key][real], reference(**inputs)[key][real], **CLOSE)
     if task == "label":
-        assert [opened.config.id2label[i] for i in range(3)] == LABELS == again.targets[0].state()["classes"]
+        assert [loaded.config.id2label[i] for i in range(3)] == LABELS == reloaded.targets[0].state()["classes"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_classifier_on_the_mean_gives_the_same_probabilities_elsewhere(shape: str, tmp_path: Path) -> None:
     """A start without a head is read at its (normalised) mean; what is saved must still be the published architecture."""
     make_model(shape, "body", tmp_path / "start")
-    opened = model_folder.open_model_folder(tmp_path / "start")
+    loaded = model_folder.open_model_folder(tmp_path / "start")
     from mapsto import kinds
     from mapsto.task import arrow
 
     target = kinds.target("label")(classes=["no", "yes", "ja"])
     mapping = Mapping(
-        arrow.parse("text -> label"), opened.pretrained.config, opened.pretrained.sources, [target]
+        arrow.parse("text -> label"), loaded.pretrained.config, loaded.pretrained.sources, [target]
     ).eval()
-    model_folder.copy_weights(mapping, opened.pretrained.tensors)
+    model_folder.copy_weights(mapping, loaded.pretrained.tensors)
     with torch.no_grad():
         mapping.heads[0].weight.normal_(std=0.2)
     model_folder.save_mapping(mapping, tmp_path / "ours", {})
-    batch, _ = packed(mapping, TEXTS)
-    ours = mapping(batch)[0].softmax(-1)
-    elsewhere, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    batch, _ = pack_texts(mapping, TEXTS)
+    probabilities = mapping(batch)[0].softmax(-1)
+    published, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    theirs = elsewhere.eval()(**pad_texts(tmp_path / "ours", TEXTS)).logits.softmax(-1)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert ours.std(dim=0).min() > 1e-3, "the answers must differ for this to say anything"
-    again = model_folder.load_mapping(tmp_path / "ours")
-    assert again.config == mapping.config
-    assert torch.equal(again(packed(again, TEXTS)[0])[0], mapping(batch)[0])
+    expected = published.eval()(**pad_texts(tmp_path / "ours", TEXTS)).logits.softmax(-1)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=0)
+    assert probabilities.std(dim=0).min() > 1e-3, "the answers must differ for this to say anything"
+    reloaded = model_folder.load_mapping(tmp_path / "ours")
+    assert reloaded.config == mapping.config
+    assert torch.equal(reloaded(pack_texts(reloaded, TEXTS)[0])[0], mapping(batch)[0])
 
 
-def change(folder: Path, **fields: Any) -> None:
+def edit_config(folder: Path, **fields: Any) -> None:
     raw = json.loads((folder / "config.json").read_text())
     raw |= fields
     (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
@@ -214,13 +216,13 @@ def copy(bert: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_configs_are_data_and_are_checked(copy: Path, fields: dict[str, Any], says: str) -> None:
-    change(copy, **fields)
+    edit_config(copy, **fields)
     with pytest.raises(CheckpointError, match=says):
         huggingface.open_pretrained(str(copy))
 
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers(copy: Path) -> None:
-    change(copy, id2label={"0": "crane", "1": "heron", "2": "crane"})
+    edit_config(copy, id2label={"0": "crane", "1": "heron", "2": "crane"})
     start = huggingface.open_pretrained(str(copy))
     assert start.labels == ["crane (0)", "heron", "crane (2)"] and "several classes are called crane" in start.notes[-1]
 
@@ -250,7 +252,7 @@ def test_what_a_family_does_not_support_is_refused(
     shape: str, fields: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     make_model(shape, "label", tmp_path)
-    change(tmp_path, **fields)
+    edit_config(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=says):
         huggingface.open_pretrained(str(tmp_path))
 
@@ -279,67 +281,69 @@ def test_xlm_says_what_to_do_without_a_tokenizer_file(tmp_path: Path) -> None:
 def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path: Path) -> None:
     make_model(shape, "text", tmp_path / "start")
     rows = [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(TEXTS * 4)]
-    how: dict[str, Any] = {"steps": 3, "device": "cpu", "precision": "fp32"}
-    further = mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=tmp_path / "start", **how)
-    before, after = model_folder.load_mapping(tmp_path / "start"), further.mapping
-    frozen = {name for name, parameter in after.named_parameters() if not parameter.requires_grad}
-    moved = {
+    options: dict[str, Any] = {"steps": 3, "device": "cpu", "precision": "fp32"}
+    pretrained = mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=tmp_path / "start", **options)
+    original, current = model_folder.load_mapping(tmp_path / "start"), pretrained.mapping
+    frozen = {name for name, parameter in current.named_parameters() if not parameter.requires_grad}
+    changed = {
         n
-        for (n, one), (_, other) in zip(before.named_parameters(), after.named_parameters(), strict=True)
-        if not torch.equal(one, other)
+        for (n, first), (_, second) in zip(original.named_parameters(), current.named_parameters(), strict=True)
+        if not torch.equal(first, second)
     }
-    assert moved == {name for name, _ in after.named_parameters()} - frozen
-    fitted = mapsto.fit("text -> label", rows, start=further, **how)
+    assert changed == {name for name, _ in current.named_parameters()} - frozen
+    fitted = mapsto.fit("text -> label", rows, start=pretrained, **options)
     fitted.save(tmp_path / "fitted")
-    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fitted").eval()
-    shown = theirs(**pad_texts(tmp_path / "fitted", TEXTS)).logits.softmax(-1).detach()
-    for row, answer in zip(shown, fitted.predict(TEXTS), strict=True):
-        assert [answer["scores"][theirs.config.id2label[i]] for i in range(2)] == pytest.approx(row.tolist(), abs=1e-5)
+    published = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fitted").eval()
+    probabilities = published(**pad_texts(tmp_path / "fitted", TEXTS)).logits.softmax(-1).detach()
+    for row, answer in zip(probabilities, fitted.predict(TEXTS), strict=True):
+        assert [answer["scores"][published.config.id2label[i]] for i in range(2)] == pytest.approx(
+            row.tolist(), abs=1e-5
+        )
 
 
-def rewrite(folder: Path, edit: Any) -> None:
+def edit_weights(folder: Path, edit: Any) -> None:
     tensors: dict[str, Tensor] = safetensors.torch.load_file(folder / "model.safetensors")
     edit(tensors)
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
 
 
 def test_unknown_weights_are_refused_and_other_tasks_are_noted(copy: Path) -> None:
-    rewrite(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
+    edit_weights(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
     assert "qa_outputs" in huggingface.open_pretrained(str(copy)).notes[0]
-    rewrite(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
+    edit_weights(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
     with pytest.raises(CheckpointError, match=r"surprise"):
         huggingface.open_pretrained(str(copy))
 
 
 def test_a_token_classifier_is_opened_without_its_head(copy: Path) -> None:
-    change(copy, architectures=["BertForTokenClassification"])
+    edit_config(copy, architectures=["BertForTokenClassification"])
     start = huggingface.open_pretrained(str(copy))
     assert start.labels is None and not any(name.startswith("classifier") for name in start.tensors)
     assert "another task" in start.notes[0]
 
 
 def test_old_names_of_norms_and_half_precision_open(copy: Path) -> None:
-    before = huggingface.open_pretrained(str(copy)).tensors
+    original = huggingface.open_pretrained(str(copy)).tensors
 
-    def old(tensors: dict[str, Tensor]) -> None:
+    def rename_norms(tensors: dict[str, Tensor]) -> None:
         for name in list(tensors):
             tensor = tensors.pop(name)
             for new, legacy in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
                 name = name.replace(new, legacy)
             tensors[name] = tensor
 
-    rewrite(copy, old)
-    after = huggingface.open_pretrained(str(copy)).tensors
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    rewrite(copy, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
+    edit_weights(copy, rename_norms)
+    current = huggingface.open_pretrained(str(copy)).tensors
+    assert all(torch.equal(original[name], current[name]) for name in original)
+    edit_weights(copy, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
     assert all(tensor.dtype == torch.float32 for tensor in huggingface.open_pretrained(str(copy)).tensors.values())
-    rewrite(copy, lambda t: t.update({"classifier.weight": torch.zeros(3, 64, dtype=torch.int8)}))
+    edit_weights(copy, lambda t: t.update({"classifier.weight": torch.zeros(3, 64, dtype=torch.int8)}))
     with pytest.raises(CheckpointError, match="int8"):
         huggingface.open_pretrained(str(copy))
 
 
 def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
-    before = huggingface.open_pretrained(str(copy)).tensors
+    original = huggingface.open_pretrained(str(copy)).tensors
     tensors = safetensors.torch.load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -348,10 +352,10 @@ def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
         safetensors.torch.save_file({name: tensors[name] for name in part}, copy / file)
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    after = huggingface.open_pretrained(str(copy)).tensors
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    for wrong in ("../model.safetensors", "pytorch_model.bin", "/etc/passwd"):
-        index["weight_map"][names[0]] = wrong
+    current = huggingface.open_pretrained(str(copy)).tensors
+    assert all(torch.equal(original[name], current[name]) for name in original)
+    for bad_file in ("../model.safetensors", "pytorch_model.bin", "/etc/passwd"):
+        index["weight_map"][names[0]] = bad_file
         (copy / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="no safetensors file beside it"):
             huggingface.open_pretrained(str(copy))
@@ -397,12 +401,12 @@ def test_the_real_minilm_gives_the_same_sentence_vectors(minilm: Path) -> None:
     from transformers import AutoModel
 
     texts = [*TEXTS, "MiniLM is small.", "A dog chases a ball in the park. " * 12]
-    ours = mapsto.load(minilm, device="cpu", precision="fp32").embed(texts, pooling="mean")
+    vectors = mapsto.load(minilm, device="cpu", precision="fp32").embed(texts, pooling="mean")
     inputs = pad_texts(minilm, texts)
     hidden = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
     mask = inputs["attention_mask"][:, :, None]
-    theirs = ((hidden * mask).sum(1) / mask.sum(1)).detach()
-    cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(ours), theirs)
+    expected = ((hidden * mask).sum(1) / mask.sum(1)).detach()
+    cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(vectors), expected)
     assert cosine.min() > 0.99999
 
 
@@ -412,6 +416,6 @@ def test_a_masked_model_predicts_the_same_words(tmp_path: Path) -> None:
     reference = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     inputs = tokenizer(["the [MASK] runs past"], return_tensors="pt")
-    at = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
-    batch, _ = packed(mapping, ["the [MASK] runs past"])
-    torch.testing.assert_close(mapping(batch)[0], reference(**inputs).logits[0, [at]], **CLOSE)
+    position = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+    batch, _ = pack_texts(mapping, ["the [MASK] runs past"])
+    torch.testing.assert_close(mapping(batch)[0], reference(**inputs).logits[0, [position]], **CLOSE)
