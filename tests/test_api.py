@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from runs import sentences
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import mapsto
 from mapsto.errors import CheckpointError, UsageError
-from mapsto.model import matmul
-from mapsto.model.layers import ACTIVATIONS, Activation, Linear
+from mapsto.model.layers import Linear
 from mapsto.model.mapping import SkipInit
-from mapsto.model.matmul import SplitLinear, can_pack
 
 TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}
 ANY: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -196,33 +192,6 @@ def test_bf16_stays_close_to_fp32(clf: mapsto.Model) -> None:
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in texts]
     exact, rounded = (model.evaluate(rows).scores["accuracy"].value for model in (clf, rough))
     assert abs(exact - rounded) <= 0.005
-
-
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
-@pytest.mark.parametrize("bias", [True, False])
-def test_packed_products_are_the_plain_ones(activation: Activation | None, bias: bool) -> None:
-    if not can_pack():
-        pytest.skip("this CPU has no bf16 products to pack weights for")
-    torch.manual_seed(0)
-    x, linear = torch.randn(3, 7, 64), Linear(64, 96, bias=bias).to(torch.bfloat16)
-    exact = copy.deepcopy(linear).float()(x.bfloat16().float(), activation)
-    linear.pack()
-    assert linear.packed is not None and linear.weight.numel() == 0
-    with torch.inference_mode():
-        torch.testing.assert_close(linear(x.bfloat16(), activation).float(), exact, atol=1e-2, rtol=1e-2)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_cut_product_is_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and every gradient, of an even number of rows and some more; and a learning map of many tokens is one."""
-    monkeypatch.setattr(matmul, "SPLIT_TOKENS", 4)
-    torch.manual_seed(0)
-    x, weight, gift = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((10, 3), (4, 3), (4,)))
-    given = gift if bias else None
-    torch.testing.assert_close(SplitLinear.apply(x, weight, given), F.linear(x, weight, given))
-    assert torch.autograd.gradcheck(SplitLinear.apply, (x, weight, given))
-    out = Linear(8, 4, bias=bias)(torch.randn(5, 30, 8, dtype=torch.bfloat16))
-    assert out.shape == (5, 30, 4) and "SplitLinear" in str(out.grad_fn.next_functions)
 
 
 def test_what_is_read_anyway_gets_no_first_values() -> None:

@@ -1,0 +1,128 @@
+"""Attention: who sees whom, kernels equal to their definition, and rotary positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mapsto.model.attention import (
+    PlainAttention,
+    Rotate,
+    additive_mask,
+    choose_kernel,
+    rotary_angles,
+    self_attention,
+    visibility,
+)
+
+
+def test_visibility_follows_roles_segments_and_window() -> None:
+    """Two examples in one row: sources, causal answers, parallel answers, padding."""
+    segments = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 0]])
+    roles = torch.tensor([[0, 0, 1, 1, 0, 2, 2, 0]], dtype=torch.int8)
+    expected = torch.tensor(
+        [
+            [1, 1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0, 0],
+            [0, 0, 0, 0, 1, 0, 0, 0],
+            [0, 0, 0, 0, 1, 1, 1, 0],
+            [0, 0, 0, 0, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 0, 0, 1],
+        ]
+    ).bool()
+    assert torch.equal(visibility(segments, roles)[0], expected)
+    local = visibility(torch.ones(1, 6, dtype=torch.int32), torch.zeros(1, 6, dtype=torch.int8), window=2)[0]
+    index = torch.arange(6)
+    assert torch.equal(local, (index[:, None] - index).abs() <= 2)
+
+
+@pytest.mark.parametrize("length", [64, 256, 512])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("examples", [1, 3])
+def test_every_kernel_equals_the_plain_reference(length: int, dtype: torch.dtype, examples: int) -> None:
+    """Forward and backward of the chosen kernel, compared with softmax(q k / √e) v in fp64."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, length, 3 * 2 * 16, dtype=dtype, requires_grad=True)
+    segments = torch.randint(1, 1 + examples, (2, length)).sort(dim=1).values
+    allowed = visibility(segments, torch.zeros_like(segments, dtype=torch.int8))
+    mask = additive_mask(allowed, dtype)
+    assert (mask is None) == (examples == 1)
+    reference = qkv.detach().double().requires_grad_()
+    q, k, v = reference.view(2, length, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    scores = (q @ k.transpose(-1, -2) / 4).masked_fill(~allowed[:, None], -torch.inf)
+    expected = (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)
+    close = {"atol": 2e-6, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}
+    out = self_attention(qkv, mask, 2)
+    torch.testing.assert_close(out.double(), expected, **close)
+    with torch.no_grad():
+        torch.testing.assert_close(self_attention(qkv, mask, 2).double(), expected, **close)
+    weight = torch.randn_like(expected)
+    (out.double() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert qkv.grad is not None and reference.grad is not None
+    torch.testing.assert_close(qkv.grad.double(), reference.grad, **({**close, "atol": close["atol"] * 10}))
+
+
+def test_the_kernel_follows_device_precision_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_kernel(2, 128, torch.bfloat16, "cpu", training=True) == "plain"
+    assert {choose_kernel(2, 128, torch.float32, "cpu", True), choose_kernel(2, 128, torch.bfloat16, "cuda", True)} == {
+        "fused"
+    }
+    for amx, expected in ((True, "fused"), (False, "plain")):
+        monkeypatch.setattr("mapsto.model.attention.has_amx", lambda amx=amx: amx)
+        assert choose_kernel(2, 128, torch.bfloat16, "cpu", training=False) == expected
+        assert {choose_kernel(2, 512, torch.bfloat16, "cpu", training) for training in (True, False)} == {expected}
+        assert choose_kernel(1, 64, torch.bfloat16, "cpu", training=False) == "fused"
+
+
+def test_rotary_turns_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
+    cos, sin = rotary_angles(torch.arange(5).expand(2, 5)[..., None], 8, 10_000.0, torch.float64)
+    assert torch.autograd.gradcheck(lambda y: Rotate.apply(y, cos, sin), (x,))
+    rotated = Rotate.apply(x, cos, sin)
+    torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotated[:, 0], x[:, 0])
+    pairs = [
+        (rotated[0, i, 0] @ Rotate.apply(x[:1, 3:4].expand(1, 5, 3, 8), cos[:1], sin[:1])[0, i, 0]) for i in range(5)
+    ]
+    equal_turns = [x[0, i, 0] @ x[0, 3, 0] for i in range(5)]
+    torch.testing.assert_close(torch.stack(pairs), torch.stack(equal_turns)), "equal turns leave products alone"
+
+
+@pytest.mark.parametrize("is_rotary", [True, False])
+@pytest.mark.parametrize("rows", [[[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2]], [[1] * 6] * 2], ids=["shared", "whole"])
+@pytest.mark.parametrize("saved_length", [0, 6], ids=["recomputed", "saved"])
+@pytest.mark.parametrize("scores", [1, 36, 100, 1000], ids="slices of {} scores".format)
+def test_plain_attention_equals_its_parts(
+    is_rotary: bool, rows: list[list[int]], saved_length: int, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel for bf16, compared in fp64 with rotation, products and softmax one by one, for any size of slice."""
+    monkeypatch.setattr("mapsto.model.attention.MAX_SCORES_AT_ONCE", scores)
+    monkeypatch.setattr("mapsto.model.attention.MAX_SAVED_LENGTH", saved_length)
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 6, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
+    segments = torch.tensor(rows)
+    mask = additive_mask(visibility(segments, torch.zeros_like(segments, dtype=torch.int8)), torch.float64)
+    rotary = rotary_angles(torch.arange(6).expand(2, 6)[..., None], 8, 10_000.0, torch.float64) if is_rotary else None
+
+    def ours(x: torch.Tensor) -> torch.Tensor:
+        return PlainAttention.apply(x, mask, 2, rotary, 0.0)
+
+    torch.testing.assert_close(ours(qkv), self_attention(qkv, mask, 2, rotary))
+    assert torch.autograd.gradcheck(ours, (qkv,))
+
+
+def test_attention_drops_weights_and_their_gradients_alike() -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 6, 3 * 8, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+
+    def ours(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return PlainAttention.apply(x, mask, 2, None, 0.3)
+
+    assert torch.autograd.gradcheck(ours, (qkv,))
+    assert not torch.allclose(ours(qkv), PlainAttention.apply(qkv, mask, 2, None, 0.0))

@@ -1,0 +1,61 @@
+"""Layers with kernels of their own equal their definition: dropout, gated GELU, packed and split products."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mapsto.model import matmul
+from mapsto.model.layers import ACTIVATIONS, Activation, Dropout, GatedGelu, Linear
+from mapsto.model.matmul import SplitLinear, can_pack
+
+
+def test_dropout_keeps_the_mean_and_is_a_function_of_the_seed() -> None:
+    x = torch.ones(400, 500)
+    drop = Dropout(0.1).train()
+    torch.manual_seed(3)
+    first, second = drop(x), drop(x)
+    torch.manual_seed(3)
+    assert torch.equal(drop(x), first) and not torch.equal(first, second)
+    assert abs(float((first == 0).float().mean()) - 0.1) < 0.005 and abs(float(first.mean()) - 1) < 0.005
+    assert drop.eval()(x) is x
+
+
+def test_gated_gelu_equals_its_parts() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
+    value, gate = x.chunk(2, dim=-1)
+    torch.testing.assert_close(GatedGelu.apply(x), torch.nn.functional.gelu(value) * gate)
+    assert torch.autograd.gradcheck(GatedGelu.apply, (x,))
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_products_equal_plain_ones(activation: Activation | None, bias: bool) -> None:
+    if not can_pack():
+        pytest.skip("this CPU has no bf16 products to pack weights for")
+    torch.manual_seed(0)
+    x, linear = torch.randn(3, 7, 64), Linear(64, 96, bias=bias).to(torch.bfloat16)
+    exact = copy.deepcopy(linear).float()(x.bfloat16().float(), activation)
+    linear.pack()
+    assert linear.packed is not None and linear.weight.numel() == 0
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x.bfloat16(), activation).float(), exact, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_split_product_equals_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and every gradient, for an even number of rows and a rest; a Linear in training uses it."""
+    monkeypatch.setattr(matmul, "SPLIT_TOKENS", 4)
+    torch.manual_seed(0)
+    x, weight, parameter = (
+        torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((10, 3), (4, 3), (4,))
+    )
+    bias_or_none = parameter if bias else None
+    torch.testing.assert_close(SplitLinear.apply(x, weight, bias_or_none), F.linear(x, weight, bias_or_none))
+    assert torch.autograd.gradcheck(SplitLinear.apply, (x, weight, bias_or_none))
+    out = Linear(8, 4, bias=bias)(torch.randn(5, 30, 8, dtype=torch.bfloat16))
+    assert out.shape == (5, 30, 4) and "SplitLinear" in str(out.grad_fn.next_functions)
