@@ -43,6 +43,8 @@ NOT_KINDS = {
     ("data/files.py", "label"): "column that holds the names of class folders",
     ("data/readers.py", "text"): "column that holds the lines of a plain text file",
     ("data/readers.py", "number"): "key of an answer in exports of Label Studio",
+    ("evaluation/report.py", "label"): "heading of a column of true answers",
+    ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 
