@@ -65,15 +65,17 @@ class ColourSource(ColourCells, Source, Explainable):
 class ColourTarget(ColourCells, Vector, Comparable):
     primary_metric = "closeness"
 
+    def brief(self, answer: Any) -> str:
+        return answer if isinstance(answer, str) else "#" + "".join(f"{int(level):02x}" for level in answer)
+
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        levels = np.clip(self._numbers(output).round(), 0, 255).astype(int)
-        return [{"colour": "#" + "".join(f"{level:02x}" for level in row)} for row in levels]
+        return [{"colour": self.brief(levels)} for levels in np.clip(self._to_numbers(output).round(), 0, 255)]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Any]:
-        return {"closeness": (np.mean, self.per_item_metric(output, answers)), **super().metrics(output, answers)}
+        return {"closeness": (np.mean, self.per_item_metric(output, answers))}
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> Any:
-        return 1 - np.abs(self._numbers(output) - np.array(answers)).mean(1).astype(np.float32) / 255
+        return 1 - np.abs(self._to_numbers(output) - np.array(answers)).mean(1).astype(np.float32) / 255
 
 
 source = ColourSource
