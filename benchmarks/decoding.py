@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from mapsto.kinds.image import ImageSource
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.vision.resize import Resizer
 
 SIDE, PATCH, COUNT, ROUNDS = 224, 16, 200, 7
@@ -51,7 +51,7 @@ def main() -> None:
     def ours(how: str | None) -> Callable[[bytes, int], object]:
         def work(content: bytes, at: int) -> object:
             (piece,) = source.encode([read[content]], 0)
-            return piece if how is None else source.augment(piece, generator(0, at, 0), how)
+            return piece if how is None else source.augment(piece, make_generator(0, at, 0), how)
 
         return work
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell
 from mapsto.kinds.vector import Vector
-from mapsto.sequence.corruption import choose
+from mapsto.sequence.corruption import choose_hidden
 from mapsto.sequence.piece import Alignment, Piece
 from mapsto.task.capabilities import Comparable, Explainable
 from mapsto.task.source import Source
@@ -47,7 +47,7 @@ class ColourSource(ColourCells, Source, Explainable):
         return nn.Embedding(MASK + 1, width)  # one vector per channel and level, and one for a hidden channel
 
     def mask(self, piece: Piece, corruption: Any, rng: np.random.Generator, progress: float) -> tuple[Piece, Any]:
-        hidden = choose(corruption, piece, rng, progress)
+        hidden = choose_hidden(corruption, piece, rng, progress)
         return replace(piece, tokens=np.where(np.isin(np.arange(3), hidden), MASK, piece.tokens)), hidden
 
     def token_names(self, piece: Piece) -> list[str]:

@@ -23,7 +23,7 @@ from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.kinds import image
 from mapsto.kinds.boxes import Box, Boxes
 from mapsto.metrics.average_precision import AveragePrecision, match_detections
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.vision import detection_annotations, image_io, resize
 from mapsto.vision.patch_embedding import HEADER_BYTES
 
@@ -284,7 +284,7 @@ def test_a_box_moves_with_its_boxed(how: str, fit: Any) -> None:
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     told = 0
     for step in range(20):
-        varied = source.augment(piece, generator(0, 0, step), how)
+        varied = source.augment(piece, make_generator(0, 0, step), how)
         grid = int(varied.tokens[0, 3]), int(varied.tokens[0, 4])
         seen = resize.join_patches(varied.tokens[~varied.special, HEADER_BYTES:], grid, 4).mean(-1)
         values = target.encode(answer, (varied,)).values
@@ -314,7 +314,7 @@ def test_boxes_of_a_mosaic_are_where_their_pictures_are(how: str) -> None:
     pieces = source.encode([source.read(pixels) for pixels in shown], 0, aligned=True)
     told = 0
     for step in range(30):
-        rng = generator(0, 0, step)
+        rng = make_generator(0, 0, step)
         mixed, parts = source.mix([source.augment(piece, rng, how) for piece in pieces], rng, "mosaic")
         seen = resize.join_patches(mixed.tokens[~mixed.special, HEADER_BYTES:], (10, 16), 4)
         values = target.mix_answers(answers, (mixed,), parts).values

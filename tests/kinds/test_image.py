@@ -34,7 +34,7 @@ from mapsto.explain.report import explanation_page
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import parse
 from mapsto.vision import augmentation, features, image_io, image_value, resize
 from mapsto.vision.image_value import ImageValue
@@ -225,8 +225,8 @@ def test_what_is_moved_keeps_its_place(how: str) -> None:
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     seen = set()
     for seed in range(30):
-        moved = source.augment(piece, generator(seed, 0, 0), how)
-        again = source.augment(piece, generator(seed, 0, 0), how)
+        moved = source.augment(piece, make_generator(seed, 0, 0), how)
+        again = source.augment(piece, make_generator(seed, 0, 0), how)
         assert np.array_equal(moved.tokens, again.tokens) and moved.alignment is not None
         red = moved.tokens[:, HEADER_BYTES : HEADER_BYTES + 16].astype(float).mean(1)
         red[moved.special] = 0
@@ -256,7 +256,7 @@ def test_the_share_of_a_picture_is_what_is_seen_of_it(kind: str, how: str) -> No
         given = [*pieces[first:], *pieces[:first]][: source.mixtures[how].num_values]
         known = np.array([*colours[first:], *colours[:first]][: len(given)])
         for step in range(20):
-            mixed, parts = source.mix(given, generator(0, first, step), how)
+            mixed, parts = source.mix(given, make_generator(0, first, step), how)
             shares = np.array([part.share for part in parts])
             assert len(mixed) == len(given[0])
             assert mixed.tokens[~mixed.special, source.header_bytes :].mean() == pytest.approx(
@@ -302,7 +302,7 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
     pixels[:, ::4] = 255
     source = kinds.source("image")(Resizer(4, 16), [0.5] * 3, [0.2] * 3)  # type: ignore[call-arg]
     (piece,) = source.encode([source.read(pixels)], 0, aligned=aligned)
-    varied = [source.augment(piece, generator(0, 0, step), "rand") for step in range(20)]
+    varied = [source.augment(piece, make_generator(0, 0, step), "rand") for step in range(20)]
     upright = [
         np.ptp(resize.join_patches(one.tokens[~one.special, HEADER_BYTES:], (4, 4), 4).astype(int), axis=0).max() == 0
         for one in varied

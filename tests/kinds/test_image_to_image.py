@@ -24,7 +24,7 @@ from mapsto.cli.predict import predict
 from mapsto.data.table import write_rows
 from mapsto.kinds.image import ImageSource
 from mapsto.pretrained import model_folder
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.vision import image_io, resize, similarity
 from mapsto.vision.patch_embedding import HEADER_BYTES
 from mapsto.vision.resize import Resizer
@@ -56,7 +56,7 @@ def test_the_answer_moves_with_its_source(how: str, scale: int) -> None:
     (piece,) = source.encode([source.read(pixels)], 0, aligned=True)
     moved = set()
     for seed in range(12):
-        varied = source.augment(piece, generator(seed, 0, 0), how, recolour=False) if how else piece
+        varied = source.augment(piece, make_generator(seed, 0, 0), how, recolour=False) if how else piece
         told = target.encode(answer, (varied,))
         assert told.at is not None and told.at.tolist() == list(range(1, 161))
         truth, own = (told.values[:, i].astype(int) for i in range(2))

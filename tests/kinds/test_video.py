@@ -29,7 +29,7 @@ from mapsto.data.table import write_rows
 from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
 from mapsto.pretrained import model_folder
-from mapsto.sequence.corruption import Corruption, choose, generator
+from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
 from mapsto.vision import image_io, video_io
 from mapsto.vision.patch_embedding import STACK_HEADER_BYTES
 from mapsto.vision.patch_source import PixelScale, grid_neighbours
@@ -143,7 +143,8 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
 
 @DECODES
 @pytest.mark.parametrize(
-    ("name", "message"), [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")]
+    ("name", "message"),
+    [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")],
 )
 def test_limits(
     name: str, message: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -253,10 +254,10 @@ def test_what_is_hidden_together() -> None:
     """Blocks over three axes; and, as whole words, one place in all frames."""
     of = source(frames=16)
     (piece,) = of.encode([read(np.zeros((16, 16, 16, 3), np.uint8))], 0, aligned=True)
-    tubes = choose(Corruption(0.5, 0.5, "word"), piece, generator(0, 0, 0))
+    tubes = choose_hidden(Corruption(0.5, 0.5, "word"), piece, make_generator(0, 0, 0))
     hidden = np.isin(np.arange(len(piece)), tubes).reshape(8, 16)
     assert (hidden == hidden[0]).all() and hidden[0].sum() == 8
-    block = piece.positions[choose(Corruption(0.05, 0.05, "block"), piece, generator(0, 0, 0))]
+    block = piece.positions[choose_hidden(Corruption(0.05, 0.05, "block"), piece, make_generator(0, 0, 0))]
     assert len(block) == 6 and (np.ptp(block, axis=0) < [5, 4, 4]).all()
 
 
@@ -268,7 +269,7 @@ def test_all_frames_are_moved_alike(how: str) -> None:
     of, seen = source(), set()
     (piece,) = of.encode([read(pixels)], 0, aligned=True)
     for seed in range(20):
-        moved = of.augment(piece, generator(seed, 0, 0), how)
+        moved = of.augment(piece, make_generator(seed, 0, 0), how)
         shown = of.to_pixels(moved)
         assert (shown == shown[0]).all() and moved.alignment is not None
         light = moved.tokens[:, STACK_HEADER_BYTES:].mean(1)
@@ -285,7 +286,7 @@ def test_all_frames_are_mixed_alike(how: str) -> None:
     stills = [np.random.default_rng(n).integers(0, 256, (1, 16, 8 * n, 3)).astype(np.uint8) for n in (1, 2)]
     pieces = of.encode([read(np.repeat(still, 6, axis=0)) for still in stills], 0)
     for seed in range(5):
-        shown = of.to_pixels(of.mix(pieces, generator(seed, 0, 0), how)[0])
+        shown = of.to_pixels(of.mix(pieces, make_generator(seed, 0, 0), how)[0])
         assert (shown == shown[0]).all() and shown.shape[1:3] == (16, 8)
 
 

@@ -35,8 +35,8 @@ from mapsto.errors import CheckpointError
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import model_folder, weight_names
 from mapsto.sequence.batch import Answer, Batch, Example
-from mapsto.sequence.corruption import Corruption, generator
-from mapsto.sequence.packing import collate, shown
+from mapsto.sequence.corruption import Corruption, make_generator
+from mapsto.sequence.packing import collate, drop_tokens
 from mapsto.vision.patch_embedding import HEADER_BYTES, HIDDEN
 from mapsto.vision.patch_reconstruction import MaskedPatches
 from mapsto.vision.patch_source import PatchSource
@@ -66,7 +66,7 @@ def mask_values(mapping: Mapping, values: list[Any]) -> tuple[Batch, Tensor]:
     (source,) = mapping.sources.values()
     examples, masks = [], []
     for row, piece in enumerate(source.encode([source.read(value) for value in values], 0)):
-        masked, positions = source.mask(piece, CORRUPTION, generator(0, row, 0), 0.0)
+        masked, positions = source.mask(piece, CORRUPTION, make_generator(0, row, 0), 0.0)
         examples.append(Example((masked,), (Answer(piece.tokens[positions], positions),), row))
         masks.append(torch.from_numpy(masked.tokens[~masked.special, 0] == HIDDEN))
     return collate(examples), torch.stack(masks)
@@ -132,7 +132,7 @@ def test_the_targets_of_hidden_patches_fill_in_the_value(shape: str, normed: boo
     for sample in faint_samples(shape):
         value = source.read(sample)
         (piece,) = source.encode([value], 0)
-        _, positions = source.mask(piece, CORRUPTION, generator(0, 0, 0), 0.0)
+        _, positions = source.mask(piece, CORRUPTION, make_generator(0, 0, 0), 0.0)
         expected = target._truth(torch.from_numpy(piece.tokens[positions]))
         assert np.array_equal(target.complete(value, piece, positions, expected), source._resize(value)[0])
         truth, mean = (torch.from_numpy(each_piece.tokens[positions]) for each_piece in (piece, source.blank(piece)))
@@ -152,7 +152,7 @@ def test_hidden_states_of_visible_patches_and_count_of_parameters(shape: str, tm
     batch, mask = mask_values(mapping, faint_samples(shape))
     masked = mapping.decoded_places(batch)
     assert masked is not None
-    visible, visible_places = shown(batch, masked)
+    visible, visible_places = drop_tokens(batch, masked)
     states = mapping.transformer(mapping.embed(visible), visible, every_layer=True)
     body = reference.base_model
     outputs = body(
@@ -287,7 +287,7 @@ def test_visible_tokens_are_packed_without_gaps(arrow: str) -> None:
     batch = collate(batch_examples)
     masked = mapping.decoded_places(batch)
     assert masked is not None
-    visible, visible_places = shown(batch, masked)
+    visible, visible_places = drop_tokens(batch, masked)
     assert visible.segments.shape[1] < batch.segments.shape[1] and visible.real_tokens == len(visible_places)
     assert visible.real_tokens == batch.real_tokens - len(masked)
     assert torch.equal(
@@ -333,7 +333,7 @@ def test_pooled_answers_read_visible_tokens_only() -> None:
     batch = collate([examples.example(i, 0, 0.0) for i in range(12)])
     masked = mapping.decoded_places(batch)
     assert masked is not None
-    visible, _ = shown(batch, masked)
+    visible, _ = drop_tokens(batch, masked)
     torch.testing.assert_close(
         mapping.pool(mapping.hidden(batch), batch), mapping.pool(mapping.hidden(visible), visible)
     )

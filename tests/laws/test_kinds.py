@@ -26,9 +26,9 @@ from mapsto.fitting.run_data import possible_mixtures
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.metrics.intervals import with_intervals
 from mapsto.options import AUGMENTATIONS, MIXTURES, Options
-from mapsto.sequence.corruption import Corruption, choose, generator
+from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
 from mapsto.sequence.packing import collate
-from mapsto.sequence.piece import Part, Role
+from mapsto.sequence.piece import MixturePart, Role
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import (
     Augmentable,
@@ -132,13 +132,13 @@ class TestSource:
         piece = max(source.encode(values, 0, aligned=True), key=len)
         for shape in ("token", "word", "span", "block"):
             corruption = Corruption(shape=shape)
-            one, hidden = source.mask(piece, corruption, generator(3, 7, 11), 0.0)
-            two, again = source.mask(piece, corruption, generator(3, 7, 11), 0.0)
+            one, hidden = source.mask(piece, corruption, make_generator(3, 7, 11), 0.0)
+            two, again = source.mask(piece, corruption, make_generator(3, 7, 11), 0.0)
             assert np.array_equal(one.tokens, two.tokens) and np.array_equal(hidden, again)
             untouched = np.setdiff1d(np.arange(len(piece)), hidden)
             assert np.array_equal(one.tokens[untouched], piece.tokens[untouched])
             assert not piece.special[hidden].any() and len(hidden)
-            others = [source.mask(piece, corruption, generator(3, 7, step), 0.0)[1].tolist() for step in range(8)]
+            others = [source.mask(piece, corruption, make_generator(3, 7, step), 0.0)[1].tolist() for step in range(8)]
             assert len({tuple(other) for other in others}) > 1
 
     def test_augmentation_is_a_function_of_its_key(self, kind: str) -> None:
@@ -150,7 +150,7 @@ class TestSource:
         source = made_source.new(values * 5)
         piece = max(source.encode(values, 0, aligned=True), key=len)
         for how in source.augmentations:
-            found = [source.augment(piece, generator(3, 7, step), how) for step in (*range(8), 0)]
+            found = [source.augment(piece, make_generator(3, 7, step), how) for step in (*range(8), 0)]
             assert np.array_equal(found[0].tokens, found[-1].tokens)
             assert len({one.tokens.tobytes() for one in found}) > 1
             for one in found:
@@ -167,7 +167,7 @@ class TestSource:
         pieces = source.encode(values, 0, aligned=True)
         for how, known in source.mixtures.items():
             given = [pieces[i % len(pieces)] for i in range(known.num_values)]
-            found = [source.mix(given, generator(3, 7, step), how) for step in (*range(8), 0)]
+            found = [source.mix(given, make_generator(3, 7, step), how) for step in (*range(8), 0)]
             (first, (share, *_)), *_, (last, (same, *_)) = found
             assert np.array_equal(first.tokens, last.tokens) and share.share == same.share
             assert len({mixed.tokens.tobytes() for mixed, _ in found}) > 1
@@ -233,7 +233,9 @@ class TestTarget:
         outputs = torch.randn(1, target.head(16, None)(torch.zeros(1, 16)).shape[1])
 
         def cost(listed: list[Any], shares: list[float]) -> float:
-            values = torch.from_numpy(target.mix_answers(listed, pieces, [Part(share) for share in shares]).values)
+            values = torch.from_numpy(
+                target.mix_answers(listed, pieces, [MixturePart(share) for share in shares]).values
+            )
             assert values.dtype == torch.float32 and (
                 not has_exclusive_classes(target) or float(values.sum()) == pytest.approx(1)
             )
@@ -356,7 +358,7 @@ def test_the_share_hidden_is_what_was_asked(size: int, seed: int, step: int) -> 
     (piece,) = source.encode([" ".join(["a", "b"] * (size // 2) + ["c"] * (size % 2)) or "c"], 0, aligned=True)
     free = int((~piece.special).sum())
     for shape, progress, rate in (("token", 0.0, 0.30), ("token", 1.0, 0.15), ("word", 0.5, 0.30), ("span", 0.0, 0.30)):
-        hidden = choose(Corruption(shape=shape), piece, generator(seed, 1, step), progress)  # type: ignore[arg-type]
+        hidden = choose_hidden(Corruption(shape=shape), piece, make_generator(seed, 1, step), progress)  # type: ignore[arg-type]
         assert len(set(hidden.tolist())) == len(hidden) and abs(len(hidden) - max(1, rate * free)) <= 1
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mapsto.kinds.text import TextSource
 from mapsto.sequence.batch import Answer, Example
-from mapsto.sequence.packing import batches, collate, pack, row_length
+from mapsto.sequence.packing import collate, make_batches, pack_best_fit, row_length
 from mapsto.sequence.piece import Piece, Role
 
 sizes_of = st.lists(st.integers(1, 128), min_size=1, max_size=200)
@@ -22,7 +22,7 @@ def piece(size: int, role: Role = Role.SOURCE) -> Piece:
 
 @given(sizes_of)
 def test_packing_loses_and_splits_nothing(sizes: list[int]) -> None:
-    rows = pack(sizes, 128)
+    rows = pack_best_fit(sizes, 128)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in row) <= 128 for row in rows)
     filled = sorted(sum(sizes[i] for i in row) for row in rows)
@@ -32,15 +32,15 @@ def test_packing_loses_and_splits_nothing(sizes: list[int]) -> None:
 @given(sizes_of, st.integers(0, 100))
 def test_fillers_only_fill(sizes: list[int], count: int) -> None:
     fillers = list(range(len(sizes)))[:count]
-    rows = pack(sizes, 128, fillers)
+    rows = pack_best_fit(sizes, 128, fillers)
     placed = [i for row in rows for i in row]
     assert len(set(placed)) == len(placed) and set(range(len(sizes))) - set(fillers) <= set(placed)
-    assert len(rows) == len(pack([size for i, size in enumerate(sizes) if i not in set(fillers)], 128))
+    assert len(rows) == len(pack_best_fit([size for i, size in enumerate(sizes) if i not in set(fillers)], 128))
 
 
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match="129 tokens does not fit a row of 128"):
-        pack([129], 128)
+        pack_best_fit([129], 128)
 
 
 def test_row_lengths() -> None:
@@ -51,7 +51,7 @@ def test_row_lengths() -> None:
     ("sizes", "length"), [([9], 16), ([17], 32), ([9, 30], 48), ([40, 40], 64), ([70], 80), ([500], 512)]
 )
 def test_a_few_texts_wait_in_a_short_row(sizes: list[int], length: int) -> None:
-    (batch,) = batches([Example((piece(size),), (None,), i) for i, size in enumerate(sizes)], 4096)
+    (batch,) = make_batches([Example((piece(size),), (None,), i) for i, size in enumerate(sizes)], 4096)
     assert batch.segments.shape[1] == length
 
 
@@ -59,7 +59,7 @@ def test_a_few_texts_wait_in_a_short_row(sizes: list[int], length: int) -> None:
 @settings(deadline=None)
 def test_batches_hold_every_example_once(sizes: list[int], most: int) -> None:
     examples = [Example((piece(size),), (Answer(np.asarray(i)),), i) for i, size in enumerate(sizes)]
-    made = batches(examples, most)
+    made = make_batches(examples, most)
     assert sorted(int(row) for batch in made for row in batch.rows) == list(range(len(sizes)))
     assert sum(batch.real_tokens for batch in made) == sum(sizes)
     for batch in made:
@@ -78,7 +78,7 @@ def test_real_sentences_fill_their_rows(shared_data: object) -> None:
     texts = (Path(str(shared_data)) / "text" / "reviews_zh" / "unlabeled.txt").read_text("utf-8").splitlines()[:4000]
     source = TextSource.new(texts)
     pieces = [p if len(p) <= 128 else source.cut(p, 128) for p in source.encode(texts, 0)]
-    made = batches([Example((p,), (), i) for i, p in enumerate(pieces[:200])], 8192)
+    made = make_batches([Example((p,), (), i) for i, p in enumerate(pieces[:200])], 8192)
     places = sum(batch.segments.numel() for batch in made)
     assert sum(batch.real_tokens for batch in made) / places > 0.95
 

@@ -34,7 +34,7 @@ from mapsto.fitting.table_data import fingerprint_rows
 from mapsto.options import Method, Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Comparable, Describable, LinearProbe, has_exclusive_classes
 from mapsto.task.source import Source
@@ -359,7 +359,7 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
 
 def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
     """Return the variants of a test row's value by name; none where its kind has none."""
-    return kind.perturb(value, generator(0, row, 0)) if issubclass(kind, Describable) else {}
+    return kind.perturb(value, make_generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 
 def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) -> Rows:

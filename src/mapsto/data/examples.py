@@ -14,8 +14,8 @@ import numpy as np
 from mapsto.data.encoding import EncodedRows, need_alignment
 from mapsto.data.rows import Rows
 from mapsto.sequence.batch import Answer, Example
-from mapsto.sequence.corruption import Corruption, generator
-from mapsto.sequence.piece import Ints, Part, Piece
+from mapsto.sequence.corruption import Corruption, make_generator
+from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Located, Mixable, require
 from mapsto.task.source import Source
@@ -61,7 +61,7 @@ class RowAnswers:
             for port, target in enumerate(self.targets)
         )
 
-    def mix(self, indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[Part]) -> Answers:
+    def mix(self, indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[MixturePart]) -> Answers:
         """Mix the answers of the rows `indices`, of whose pieces `pieces` was mixed."""
         return tuple(
             target.mix_answers([self.rows.targets[port][index] for index in indices], pieces, parts)
@@ -102,7 +102,7 @@ class Examples:
         progress: the share of training that is done, 0 to 1; corruption may depend on it.
         view: the number of this view, for objectives that see a row several times in a step.
         """
-        rng = generator(self.seed, row + view * len(self), step)
+        rng = make_generator(self.seed, row + view * len(self), step)
         pieces = self._augmented(row, rng)
         answers: Answers = (None,) * len(self.arrow.targets)
         if self.mixing is not None:
@@ -137,7 +137,7 @@ class Examples:
         """Mix the value of example `row` with those of others drawn at random, each augmented by itself."""
         assert self.answers is not None
         (piece,), rows = pieces, [row]
-        source, parts = require(self.sources[piece.kind], Augmentable, "mixed"), [Part(1.0, piece)]
+        source, parts = require(self.sources[piece.kind], Augmentable, "mixed"), [MixturePart(1.0, piece)]
         mixture = source.mixtures[mixing]
         if rng.random() < mixture.probability:
             offsets = 1 + rng.integers(max(1, len(self) - 1), size=mixture.num_values - 1)

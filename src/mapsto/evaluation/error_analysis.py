@@ -28,7 +28,7 @@ from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.explain.attribution import Attribution, Explainer
 from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.corruption import generator
+from mapsto.sequence.corruption import make_generator
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import Attributable, Classes, Comparable, Describable, has_exclusive_classes
 
@@ -336,7 +336,7 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
 def _random_rows(predictions: Predictions) -> Ints:
     """Return a few random rows, the same ones at every call."""
     num_rows = len(predictions.rows)
-    return np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
+    return np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
 def _label_issues(predictions: Predictions) -> list[Case] | None:

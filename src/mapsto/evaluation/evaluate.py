@@ -32,7 +32,7 @@ from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
-from mapsto.sequence.corruption import Corruption, generator
+from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.target import Target
@@ -207,7 +207,7 @@ def _sample_outputs(
     target, num_rows = mapping.targets[port], len(rows)
     assert isinstance(target, Located)
     # Sorted, so that samples are shown in the order of the table.
-    row_indices = np.sort(generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
+    row_indices = np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
     pieces = {row: encoded.pieces[row] for row in row_indices}
     examples = [Example(pieces[row], make_questions(mapping, pieces[row]), row) for row in row_indices]
     outputs = dict(token_outputs(mapping, examples, port, device))

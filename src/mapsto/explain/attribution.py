@@ -27,7 +27,7 @@ from mapsto.inference.forward import question_examples, row_outputs
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
-from mapsto.sequence.packing import batches
+from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import Attributable, Explainable, require
 
@@ -196,7 +196,7 @@ class Explainer:
     def _input_times_gradient(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
         """Return input × gradient summed over the width; under AttnLRP's rules that is the relevance."""
         weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
-        for batch in batches(_renumber(examples), TOKENS_WITH_GRADIENT):
+        for batch in make_batches(_renumber(examples), TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
             reference = outputs[torch.from_numpy(batch.rows)].to(self.device)
             x = self._embed(on_device)
@@ -222,7 +222,7 @@ class Explainer:
             for step in range(self.steps)
         ]
         # Steps of all examples share batches, so that short texts fill them too.
-        for batch in batches(copies, TOKENS_WITH_GRADIENT):
+        for batch in make_batches(copies, TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
             indices, step = batch.rows // self.steps, batch.rows % self.steps
             x = self._embed(on_device)

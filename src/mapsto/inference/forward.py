@@ -20,7 +20,7 @@ from torch import Tensor
 from mapsto.data.encoding import EncodedRows
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
-from mapsto.sequence.packing import batches
+from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
@@ -48,7 +48,7 @@ def forward_batches(
     """Yield each packed batch of examples with its hidden states (r, l, d); `batch.rows` are the examples' row numbers."""
     for chunk in iterate_chunks(mapping, examples):
         with torch.inference_mode():
-            for batch in batches(chunk, TOKENS_PER_BATCH):
+            for batch in make_batches(chunk, TOKENS_PER_BATCH):
                 batch_on_device = batch.to(device)
                 yield batch_on_device, mapping.hidden(batch_on_device)
 

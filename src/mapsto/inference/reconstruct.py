@@ -12,7 +12,7 @@ from mapsto.errors import BadCell, UsageError
 from mapsto.inference.forward import token_outputs
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
-from mapsto.sequence.corruption import READS_ON, Corruption, generator
+from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, make_generator
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Reconstruction, Spatial, require
 from mapsto.task.source import Source
@@ -42,7 +42,7 @@ def reconstruct(
             f"--hide and --mask are for mappings that put back what is hidden, such as '~text -> text', not {mapping.arrow}"
         )
     if target.corruption.causal == 1:
-        raise UsageError(READS_ON)
+        raise UsageError(FILLS_NOTHING)
     if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
     # Of how the model learnt only `ahead` counts: where the answer to a hidden token is read.
@@ -56,7 +56,7 @@ def reconstruct(
     for index, piece in enumerate(pieces):
         if masks is None:
             row = index if rows is None else rows[index]
-            corrupted, hidden = source.mask(piece, corruption, generator(seed, row, 0), 0.0)
+            corrupted, hidden = source.mask(piece, corruption, make_generator(seed, row, 0), 0.0)
         else:
             corrupted, hidden = _mask_region(source, piece, values[index], masks[index])
         hidden_tokens.append(hidden)

@@ -30,7 +30,7 @@ from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.metrics.average_precision import AveragePrecision, match_detections, non_maximum_suppression
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
-from mapsto.sequence.piece import Part, Piece
+from mapsto.sequence.piece import MixturePart, Piece
 from mapsto.task.capabilities import Classes, Comparable, Located, Mark, Mixable, Spatial, require
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
@@ -219,7 +219,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         """
         return self._to_answer(self._visible_boxes(answer, self._find_piece(pieces)), pieces)
 
-    def mix_answers(self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+    def mix_answers(
+        self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[MixturePart]
+    ) -> Answer:
         """Return the boxes of all pictures, each at the place of its picture in the mixture."""
         grid = self._find_piece(pieces).positions.max(0) + 1
         boxes: list[VisibleBox] = []

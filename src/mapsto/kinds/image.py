@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.sequence.piece import Alignment, Ints, Part, Piece
+from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.text.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
@@ -213,7 +213,7 @@ class ImageSource(PatchSource, Spatial):
 
     _augment_pixels = staticmethod(augmentation.augment_image)
 
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
         """Return two images blended or pasted, or four side by side ("mosaic")."""
         if method != "mosaic":
             return super().mix(pieces, rng, method)
@@ -221,15 +221,15 @@ class ImageSource(PatchSource, Spatial):
         mosaic = self._with_pixels(pieces[0], mixed)
         return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
 
-    def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> Part:
+    def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> MixturePart:
         """Return the part of a mosaic that shows the image of `piece`."""
         if tile is None:
-            return Part(0.0)
+            return MixturePart(0.0)
         is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
         part = select_tokens(mosaic, np.flatnonzero(is_inside))
         if piece.alignment is not None:
             part = replace(part, alignment=Alignment(self._raw_regions(piece, part.positions, tile.origin)))
-        return Part(len(part) / int((~mosaic.special).sum()), part)
+        return MixturePart(len(part) / int((~mosaic.special).sum()), part)
 
     def require_parts(self) -> None:
         """Raise UsageError where a network reads images whole."""

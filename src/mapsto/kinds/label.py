@@ -25,7 +25,7 @@ from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
-from mapsto.sequence.piece import Ints, Part, Piece
+from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
@@ -116,7 +116,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """Return the index of the class."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
-    def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+    def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
         """Return the share of each class in the mixture, (c,)."""
         shares = np.zeros(len(self.classes), np.float32)
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])

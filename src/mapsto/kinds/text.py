@@ -26,8 +26,8 @@ from mapsto.metrics.intervals import Score
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.model.layers import Transform, TransformConfig
 from mapsto.sequence.batch import Answer
-from mapsto.sequence.corruption import READS_ON, Corruption, choose, hide, read_on
-from mapsto.sequence.piece import Alignment, Flat, Ints, Piece
+from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, choose_hidden, hide_tokens, read_causally
+from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
 from mapsto.task.capabilities import FAINTEST_SHADE, Describable, Explainable, Reconstruction, Tokenized
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
@@ -140,14 +140,14 @@ class TextSource(Tokenized, Explainable, Describable):
             for encoded in self.tokenizer.encode_batch(values)
         ]
 
-    def flatten(self, values: Sequence[str], units: bool = False) -> Flat:
+    def flatten(self, values: Sequence[str], units: bool = False) -> FlatValues:
         """Return token ids without frames; units are words."""
         if not units:
-            return Flat(*self.tokenizer.encode_flat(values))
+            return FlatValues(*self.tokenizer.encode_flat(values))
         encodings = self.tokenizer.encode_batch(values)
         lengths = np.array([len(encoded) for encoded in encodings], np.int64)
         begins = [np.diff(encoded.words, prepend=-1) > 0 for encoded in encodings]
-        return Flat(
+        return FlatValues(
             _concatenate([encoded.ids for encoded in encodings], np.int32), lengths, _concatenate(begins, np.bool_)
         )
 
@@ -187,9 +187,9 @@ class TextSource(Tokenized, Explainable, Describable):
     ) -> tuple[Piece, Ints]:
         """Return the piece with some tokens replaced by the mask; or, in causal modelling, all tokens read from left to right."""
         if corruption.causal and rng.random() < corruption.causal:
-            return read_on(piece)
-        hidden = choose(corruption, piece, rng, progress)
-        return hide(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
+            return read_causally(piece)
+        hidden = choose_hidden(corruption, piece, rng, progress)
+        return hide_tokens(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
     def token_names(self, piece: Piece) -> list[str]:
         """Return the tokens as the vocabulary spells them."""
@@ -305,7 +305,7 @@ class MaskedTextTarget(Reconstruction):
     def nothing_hidden(self) -> str:
         """Return the message that says how to hide tokens."""
         if self.corruption.causal == 1:
-            return READS_ON
+            return FILLS_NOTHING
         mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
         return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
 

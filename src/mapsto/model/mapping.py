@@ -23,7 +23,7 @@ from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
-from mapsto.sequence.packing import shown
+from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -95,7 +95,7 @@ class Mapping(nn.Module):
         if decoded_places is None:
             return self._last_states(self.embed(batch) if embedded is None else embedded, batch)
         assert embedded is None
-        visible, places = shown(batch, decoded_places)
+        visible, places = drop_tokens(batch, decoded_places)
         tokens = (visible.segments > 0).flatten().nonzero()[:, 0]
         states = F.embedding(tokens, self._last_states(self.embed(visible), visible).flatten(0, 1))
         hidden = states.new_zeros(batch.segments.numel(), states.shape[1])

@@ -13,13 +13,13 @@ import numpy as np
 from mapsto.errors import UsageError
 from mapsto.sequence.piece import Ints, Piece, Role
 
-Shape = Literal["token", "word", "span", "block"]
+CorruptionShape = Literal["token", "word", "span", "block"]
 
 
 CAUSAL_SHARES = {"causal": 1.0, "hybrid": 1 / 16}
 
 
-READS_ON = "this model puts a token back from those before it alone, so it fills nothing in"
+FILLS_NOTHING = "this model puts a token back from those before it alone, so it fills nothing in"
 
 
 LATE, LATE_SHARES = 0.5, {"mae": 1.0}  # what is left of the rate late in training
@@ -41,7 +41,7 @@ class Corruption:
 
     rate: float = 0.30
     final_rate: float = 0.15
-    shape: Shape = "token"
+    shape: CorruptionShape = "token"
     span: float = 3.0
     random: float = 0.0
     kept: float = 0.0
@@ -61,7 +61,7 @@ class Corruption:
             raise UsageError("tokens are told at their own place or, where examples are causal, one before it")
 
     @classmethod
-    def of(cls, objective: str, hide: float, shape: Shape) -> Corruption:
+    def of(cls, objective: str, hide: float, shape: CorruptionShape) -> Corruption:
         """What the objective of a run hides: `hide` of the tokens, mostly half of that late in training."""
         late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES.get(objective, 0.0)
         return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
@@ -71,17 +71,17 @@ class Corruption:
         return self.rate + (self.final_rate - self.rate) * max(0.0, (progress - 0.6) / 0.4)
 
 
-def generator(seed: int, row: int, step: int) -> np.random.Generator:
+def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
     """Random numbers that are a function of (seed, row, step) alone, and not of what ran before."""
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
-def read_on(piece: Piece) -> tuple[Piece, Ints]:
+def read_causally(piece: Piece) -> tuple[Piece, Ints]:
     """The piece as it is read from its start on, and the tokens that are told: all behind its opening frame."""
     return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
 
-def choose(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
+def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
     """The indices of the tokens to hide, in order; where any are hidden, at least one that may be."""
     free = np.flatnonzero(~piece.special)
     rate = corruption.rate_at(progress)
@@ -127,7 +127,7 @@ def _blocks(piece: Piece, free: Ints, wanted: int, rng: np.random.Generator) -> 
     return free[hidden]
 
 
-def hide(
+def hide_tokens(
     piece: Piece, hidden: Ints, mask_id: int, vocabulary: int, corruption: Corruption, rng: np.random.Generator
 ) -> Piece:
     """A piece of ids with the hidden ones replaced by the mask, or by what the corruption's shares say."""

@@ -22,12 +22,12 @@ def row_length(longest: int, shortest: int = SHORTEST_ROW) -> int:
     return max(shortest, 1 << max(longest - 1, 0).bit_length())
 
 
-def lone_length(total: int) -> int:
+def single_row_length(total: int) -> int:
     """The smallest multiple of 16 that holds `total` tokens: for a batch that is a single row, and waits for nothing more."""
     return -(-max(total, 1) // SHORTEST_ALONE) * SHORTEST_ALONE
 
 
-def few_sizes(count: int) -> int:
+def round_up_size(count: int) -> int:
     """`count` rounded up to one of 16 sizes an octave, at most 6 % more.
 
     Kernels are prepared, and kept in memory, for each shape they meet; so shapes must not be many.
@@ -36,7 +36,7 @@ def few_sizes(count: int) -> int:
     return -(-count // step) * step
 
 
-def pack(lengths: Sequence[int], capacity: int, fillers: Sequence[int] = ()) -> list[list[int]]:
+def pack_best_fit(lengths: Sequence[int], capacity: int, fillers: Sequence[int] = ()) -> list[list[int]]:
     """Best-fit decreasing: rows of indices into `lengths`, no row longer than `capacity`, nothing split.
 
     `fillers` are further indices that may only fill what is left of the rows; those that do not fit are in no row.
@@ -81,8 +81,8 @@ def collate(
     laid = [example.laid for example in examples]
     sizes = [sum(map(len, pieces)) for pieces in laid]
     length = length or row_length(max(sizes))
-    rows = pack(sizes, length) if rows is None else rows
-    height = few_sizes(len(rows))
+    rows = pack_best_fit(sizes, length) if rows is None else rows
+    height = round_up_size(len(rows))
     read = [sum(map(len, example.pieces)) for example in examples]
     count, axes = len(examples), max(piece.positions.shape[1] for pieces in laid for piece in pieces)
     starts = np.zeros(count, np.int64)
@@ -128,14 +128,14 @@ def collate(
     )
 
 
-def shown(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
+def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     """The batch without the tokens at the flat places `hidden` (m,), what is left of each row moved together; and the flat places
     (v,) where that stood. Its rows are as long as the fullest needs. It has no answers: places of theirs are gone."""
     height, length = batch.segments.shape
     left = (batch.segments > 0).index_put((hidden // length, hidden % length), hidden.new_zeros((), dtype=torch.bool))
     before = left.cumsum(1) - left.long()
     # All rows lose about the same share, so nothing is packed again.
-    short = few_sizes(max(1, int(left.sum(1).max())))
+    short = round_up_size(max(1, int(left.sum(1).max())))
     row = torch.arange(height, device=hidden.device)[:, None]
     new_places = (row * short + before).flatten()
     stood = left.flatten().nonzero()[:, 0]
@@ -177,7 +177,9 @@ SHORT_GROUP = 0.25
 MANY_ALIKE = 8
 
 
-def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1) -> list[Batch]:
+def make_batches(
+    examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1
+) -> list[Batch]:
     """Packed batches of about `most_tokens` places at most, in rows of `shortest` tokens or more.
 
     Examples in several `views` are given view by view; a batch has all views of those that it holds, in the same order.
@@ -194,14 +196,14 @@ def batches(examples: Sequence[Example], most_tokens: int, shortest: int = SHORT
         longest = max(sizes[i] for i in waiting)
         length = row_length(longest, shortest)
         if (total := sum(sizes[i] for i in waiting)) <= length:
-            length = lone_length(total)
+            length = single_row_length(total)
         elif 2 * longest > length and total == longest * len(waiting) and len(waiting) >= MANY_ALIKE:
             length = longest  # pictures are often of one size: a row each, and no place is left over
         fillers = [at for at, i in enumerate(waiting) if row_length(sizes[i], shortest) < length]
-        rows = pack([sizes[i] for i in waiting], length, fillers)
+        rows = pack_best_fit([sizes[i] for i in waiting], length, fillers)
         left = set(range(len(waiting))) - {at for row in rows for at in row}
         if sum(sizes[waiting[at]] for at in left) < few:
-            rows, left = pack([sizes[i] for i in waiting], length), set()
+            rows, left = pack_best_fit([sizes[i] for i in waiting], length), set()
         parts = min(len(rows), max(1, round(views * len(rows) * length / most_tokens)))
         for part in range(parts):
             taken = [[waiting[at] for at in row] for row in rows[part::parts]]

@@ -108,7 +108,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MixturePart:
     """What a mixed value has of one of those that it is made of.
 
     share: how much of it is that one; those of all parts add up to 1. piece: the tokens that show it, aligned to its own raw
@@ -120,7 +120,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
+class FlatValues:
     """Values end to end, without frames: tokens (t,), how many each value has (n,), and where units begin (t,), if asked."""
 
     tokens: Ints

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mapsto.sequence.corruption import Corruption
-    from mapsto.sequence.piece import Flat, Ints, Part, Piece
+    from mapsto.sequence.piece import FlatValues, Ints, MixturePart, Piece
     from mapsto.task.source import Learning
 
 Capability = TypeVar("Capability", bound=Kind)
@@ -131,7 +131,7 @@ class Tokenized(Source):
     """
 
     @abstractmethod
-    def flatten(self, values: Sequence[Any], units: bool = False) -> Flat:
+    def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
         """Return the tokens of all values end to end, without frames; with `units`, also the tokens that begin a unit (word)."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class Augmentable(Kind):
         """
 
     @abstractmethod
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
         """Return one piece made of several, as long as the first of them, and the part that each has in it.
 
         pieces: as many as the mixture `method` takes.
@@ -461,7 +461,7 @@ class Mixable(Target):
     # The mixtures to which it knows the answer.
     mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
 
-    def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[Part]) -> Answer:
+    def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
         """Return the answer to mixed `pieces`: the mean of the rows' answers, weighted by their shares (Zhang et al. 2018).
 
         parts: the part of each row in the mixture.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mapsto.sequence.batch import Answer, PackedAnswers
-from mapsto.sequence.packing import few_sizes
+from mapsto.sequence.packing import round_up_size
 
 if TYPE_CHECKING:
     from mapsto.sequence.piece import Ints, Piece
@@ -110,7 +110,7 @@ def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
     Padded to few different sizes m' ≥ m, since each new size costs a kernel its choice of algorithm.
     """
     assert answers.at is not None
-    extra = few_sizes(len(answers.at)) - len(answers.at)
+    extra = round_up_size(len(answers.at)) - len(answers.at)
     if answers.shares is None:
         return F.embedding(F.pad(answers.at, (0, extra)), states)
     at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (answers.at, answers.shares.to(states.dtype)))

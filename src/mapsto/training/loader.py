@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from mapsto.data.examples import Examples
 from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.sequence.batch import Batch
-from mapsto.sequence.packing import batches
+from mapsto.sequence.packing import make_batches
 from mapsto.training.objectives import Objective
 from mapsto.training.plan import Plan
 
@@ -47,7 +47,7 @@ class Loader:
         progress = step / self.plan.steps  # some corruptions hide less towards the end of a run
         rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
         examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
-        return batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
+        return make_batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
 
     def get_batches(self, step: int) -> list[Batch]:
         """Return the batches of `step`, and let the threads pack those of the steps after it."""

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.errors import BadCell
-from mapsto.sequence.corruption import Corruption, choose
-from mapsto.sequence.piece import Alignment, Ints, Part, Piece
+from mapsto.sequence.corruption import Corruption, choose_hidden
+from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import Augmentable, Describable, Explainable, FileBacked, Mixture, why_not_local
 from mapsto.task.source import KindDefaults, Learning, Source
 from mapsto.vision import mixup
@@ -207,11 +207,11 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
             alignment = replace(piece.alignment, regions=regions)
         return self._with_pixels(piece, pixels, alignment)
 
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[Part]]:
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
         """Return two values blended ("mixup"), or one pasted into the other ("cutmix"), in the size of the first."""
         mix = mixup.blend if method == "mixup" else mixup.paste
         mixed, shares = mix(list(map(self.to_pixels, pieces)), rng)
-        return self._with_pixels(pieces[0], mixed), [Part(share) for share in shares]
+        return self._with_pixels(pieces[0], mixed), [MixturePart(share) for share in shares]
 
     def _with_pixels(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
         """Return the piece of a whole value with other pixels."""
@@ -261,7 +261,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     ) -> tuple[Piece, Ints]:
         """Return the piece with some patches hidden, and their indices. Raises UsageError where values are read whole."""
         self.require_parts()
-        hidden = choose(corruption, piece, rng, progress)
+        hidden = choose_hidden(corruption, piece, rng, progress)
         return self._hide(piece, hidden), hidden
 
     def _hide(self, piece: Piece, hidden: Ints) -> Piece:
