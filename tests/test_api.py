@@ -161,7 +161,7 @@ def test_the_card_names_a_task_that_others_can_do(objective: str, task: str | No
     rows = [{"text": text} for text in sentences(40)]
     mapsto.pretrain("text", rows, objective=objective, steps=2, **TINY).save(tmp_path / "base")
     card = ModelCard((tmp_path / "base" / "README.md").read_text(encoding="utf-8"))
-    assert card.data.pipeline_tag == task and ("one place before" in card.text) == (task is None)
+    assert card.data.pipeline_tag == task and ("one position ahead" in card.text) == (task is None)
 
 
 def test_vectors(base: mapsto.Model) -> None:

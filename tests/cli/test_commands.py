@@ -225,7 +225,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (
             ["fit", "image -> sound", train, "--out", out],
             2,
-            "no kind 'sound' here; there are: boxes, image, label, labels, number, text",
+            "no kind 'sound' here; there are: boxes, colour, image, label, labels, number, text",
         ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),
@@ -384,8 +384,8 @@ def test_where_answers_go_is_looked_at_first(
     assert status == 2 and "csv, tsv, jsonl or parquet" in said
     for slow in (
         "mapsto.pretrained.model_folder.load_mapping",
-        "mapsto.data.table.read",
-        "mapsto.comparison.runs.planned",
+        "mapsto.data.table.read_table",
+        "mapsto.comparison.runs.plan",
     ):
         monkeypatch.setattr(slow, too_soon)
     taken, nowhere = edit(tmp_path / "taken", "x"), tmp_path / "nowhere"
@@ -416,7 +416,7 @@ def test_a_run_tells_its_steps_and_scores_as_json(fitted: Path, invoke: Invoke, 
 
 
 def test_ctrl_c_between_steps_is_said(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*given: object) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mapsto.api.load", stopped)

@@ -20,16 +20,16 @@ from mapsto.task.source import Source
 HEX, CHANNELS, MASK = re.compile("#[0-9a-fA-F]{6}"), ("red", "green", "blue"), 3 * 8
 
 
-class ColourCells:  # what a source and a target share: the cells of a column
+class ColourCells:
     kind = "colour"
     samples = staticmethod(lambda: ["#ff8800", "#000000", "#12AB34", "#ffffff"])
     fits = staticmethod(lambda cells: any(cells) and all(cell is None or HEX.fullmatch(str(cell)) for cell in cells))
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        if not isinstance(cell, str) or not HEX.fullmatch(cell):
-            raise BadCell("a colour is written as #rrggbb")
-        return tuple(float(int(cell[i : i + 2], 16)) for i in (1, 3, 5))
+        if HEX.fullmatch(str(cell)):
+            return tuple(float(int(str(cell)[i : i + 2], 16)) for i in (1, 3, 5))
+        raise BadCell("a colour is written as #rrggbb")
 
 
 class ColourSource(ColourCells, Source, Explainable):
@@ -37,11 +37,9 @@ class ColourSource(ColourCells, Source, Explainable):
     new = open = classmethod(lambda cls, *arguments, **options: cls())  # it learns and stores nothing
 
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        # The characters of each token in "#rrggbb".
         alignment = Alignment(np.array([[[1, 3]], [[3, 5]], [[5, 7]]])) if aligned else None
-        ids = [np.array(value, np.int64) // 32 + 8 * np.arange(3) for value in values]  # 8 levels per channel
-        positions, special = np.arange(3)[:, None], np.zeros(3, np.bool_)
-        return [Piece("colour", tokens, positions, special, alignment, np.arange(3)) for tokens in ids]
+        order, tokens = np.arange(3), [np.array(value, np.int64) // 32 + 8 * np.arange(3) for value in values]
+        return [Piece("colour", ids, order[:, None], np.zeros(3, np.bool_), alignment, order) for ids in tokens]
 
     def embedder(self, width: int) -> nn.Module:
         return nn.Embedding(MASK + 1, width)  # one vector per channel and level, and one for a hidden channel
