@@ -398,7 +398,7 @@ def test_where_answers_go_is_looked_at_first(
         (["predict", "clf", test, "--hide", 0.5, "--out", nowhere / "a.csv"], "there is no folder"),
         (["evaluate", "clf", test, "--out", nowhere / "a.html"], "a folder that exists"),
         (["explain", "clf", test, "--out", nowhere / "a.html"], "there is no folder"),
-        (["suggest", "clf", test, "--out", test], "is there already"),
+        (["suggest", "clf", test, "--out", test], "exists already"),
         (["compare", "text -> label", test, "--out", taken], "is a file"),
         (["compare", "text -> label", test, "--out", tmp_path], "holds other files"),
     ):
