@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ def rows(count: int = 120, seed: int = 0) -> list[dict[str, object]]:
 def test_the_file_is_short_and_all_there_is() -> None:
     assert len(FILE.read_text(encoding="utf-8").splitlines()) <= 80
     assert "colour" in kinds.names("source") and "colour" in kinds.names("target")
+
+
+def test_the_page_shows_the_file_line_by_line() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "adding-a-kind.md").read_text(encoding="utf-8")
+    code = FILE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```text\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 4 and not [block for block in blocks if block not in code]
+    assert sum(len(block.splitlines()) for block in blocks) > 45
 
 
 def test_a_colour_is_read_and_explained(tmp_path: Path) -> None:
