@@ -46,16 +46,17 @@ print(time.perf_counter() - began, count, resource.getrusage(resource.RUSAGE_SEL
 OURS = """
 import resource, sys, time
 from pathlib import Path
-from mapsto import corpus, data
-from mapsto.arrow import parse
+from mapsto.data import corpus
 from mapsto.data.rows import bind_to
+from mapsto.data.shards import CorpusShards
+from mapsto.data.table import fingerprint_source, stream_tables
 from mapsto.kinds import source
-from mapsto.shards import Shards
+from mapsto.task.arrow import parse
 text = source("text").open(Path(sys.argv[2]), {})
 began = time.perf_counter()
-arrow = bind_to(parse("~text -> text"), next(data.stream(sys.argv[1])))
-shards = Shards(Path(sys.argv[3]), {"data": data.fingerprint(sys.argv[1])}, print)
-corpus.fill(shards, data.stream(sys.argv[1]), arrow, text, corpus.Limits(128, "window", False))
+arrow = bind_to(parse("~text -> text"), next(stream_tables(sys.argv[1])))
+shards = CorpusShards(Path(sys.argv[3]), {"data": fingerprint_source(sys.argv[1])}, print)
+corpus.write_shards(shards, stream_tables(sys.argv[1]), arrow, text, corpus.ExampleLimits(128, "window", False))
 took = time.perf_counter() - began
 print(took, shards.total("tokens"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

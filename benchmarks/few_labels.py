@@ -38,7 +38,7 @@ def few(table: Table, label: str, count: int, seed: int) -> Table:
     """`count` rows of each class, the first ones of a shuffle."""
     left: dict[str, int] = {}
     rows = []
-    for row in sampling.permutation(seed, 0, len(table)).tolist():
+    for row in sampling.permute_rows(seed, 0, len(table)).tolist():
         name = str(table.column(label)[row])
         left[name] = left.get(name, count) - 1
         if left[name] >= 0:

@@ -111,7 +111,7 @@ def main() -> None:
         folder, text, label = TASKS[name]
         train, test = (read_table(DATA / folder / f"{part}.csv") for part in ("train", "test"))
         if given.rows is not None:
-            train = train.select(sampling.permutation(0, 0, len(train))[: given.rows])
+            train = train.select(sampling.permute_rows(0, 0, len(train))[: given.rows])
         right: dict[str, list[float]] = {who: [] for who in WAYS}
         speeds: dict[str, list[float]] = {who: [] for who in WAYS}
         for seed in range(given.seeds):

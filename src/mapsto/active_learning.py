@@ -279,7 +279,7 @@ def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[R
         raise DataError("every row of the pool that can be read has a label already")
     selected = np.array(indices, np.int64)
     if len(selected) > MAX_POOL:
-        selected = np.sort(selected[sampling.permutation(seed, 0, len(selected))[:MAX_POOL]])
+        selected = np.sort(selected[sampling.permute_rows(seed, 0, len(selected))[:MAX_POOL]])
     return rows.select(selected), num_unreadable
 
 

@@ -57,7 +57,7 @@ SAME: dict[str, Callable[[str], str]] = {
 }
 
 
-def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -> checks.Report:
+def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -> checks.DataReport:
     """What the doctor says of these values beside those of a test."""
     arrow = parse(f"{kind}:{kind} -> label:label")
 
@@ -65,7 +65,7 @@ def examined(values: Sequence[Any], tested: Sequence[Any], kind: str = "text") -
         table = read_table([{kind: value, "label": "ab"[i % 2]} for i, value in enumerate(values)])
         return load_rows(arrow, table)
 
-    return checks.doctor(rows(values), rows(tested))
+    return checks.check_rows(rows(values), rows(tested))
 
 
 def require_rates(known: Sequence[Any], twins: Sequence[Any], strangers: Sequence[Any], kind: str) -> None:

@@ -217,14 +217,14 @@ def test_the_sample_for_a_vocabulary_is_bounded_and_spread(monkeypatch: pytest.M
     rows = read_table([{"text": f"{i:04d} river mill"} for i in range(2000)])
     arrow = bind_to(ARROW, rows)
     parts = [rows.select(range(at, at + 16)) for at in range(0, 2000, 16)]
-    values, share = corpus.sample(arrow, parts)
+    values, share = corpus.sample_values(arrow, parts)
     assert values == rows.column("text") and share == 1
-    monkeypatch.setattr(corpus, "SAMPLE", 2000)
-    values, share = corpus.sample(arrow, parts)
+    monkeypatch.setattr(corpus, "SAMPLE_CHARACTERS", 2000)
+    values, share = corpus.sample_values(arrow, parts)
     size = sum(map(len, values))
     assert 500 < size <= 2000 and share == pytest.approx(size / (2000 * 15)) and values == sorted(values)
-    assert values[0] < "0300" and values[-1] > "1700" and corpus.sample(arrow, parts) == (values, share)
-    assert corpus.sample(arrow, [read_table([{"text": "x" * 9000}])])[0] == ["x" * 9000]
+    assert values[0] < "0300" and values[-1] > "1700" and corpus.sample_values(arrow, parts) == (values, share)
+    assert corpus.sample_values(arrow, [read_table([{"text": "x" * 9000}])])[0] == ["x" * 9000]
 
 
 def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_shards: None) -> None:
@@ -265,13 +265,13 @@ def exchange(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [grow, cut_off, exchange, Path.unlink])
-@pytest.mark.parametrize("when", ["fingerprint_source", "sample", "fill"])
+@pytest.mark.parametrize("when", ["fingerprint_source", "sample_values", "write_shards"])
 def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kept(
     when: str, change: Any, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_corpus(tmp_path / "a.txt")
     content = path.read_bytes()
-    module: Any = {"fingerprint_source": corpus_data, "sample": corpus_data, "fill": corpus}[when]
+    module: Any = {"fingerprint_source": corpus_data, "sample_values": corpus_data, "write_shards": corpus}[when]
     real = getattr(module, when)
 
     def and_then(*given: Any) -> Any:
@@ -290,13 +290,13 @@ def test_a_corpus_that_changes_while_it_is_read_is_said_and_nothing_of_it_is_kep
 def test_whole_shards_are_not_made_again(tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_corpus(tmp_path / "a.txt")
     before = seen(work(path, tmp_path / "run"))
-    kept = corpus._encoded
-    monkeypatch.setattr(corpus, "_encoded", lambda *_: pytest.fail("tokenized again"))
-    monkeypatch.setattr(corpus, "sample", lambda *_: pytest.fail("another vocabulary"))
+    kept = corpus._encode_part
+    monkeypatch.setattr(corpus, "_encode_part", lambda *_: pytest.fail("tokenized again"))
+    monkeypatch.setattr(corpus, "sample_values", lambda *_: pytest.fail("another vocabulary"))
     assert seen(work(path, tmp_path / "run")) == before
     shards_of(tmp_path / "run")[2].unlink()
     done: list[int] = []
-    monkeypatch.setattr(corpus, "_encoded", lambda *given: done.append(1) or kept(*given))
+    monkeypatch.setattr(corpus, "_encode_part", lambda *given: done.append(1) or kept(*given))
     assert seen(work(path, tmp_path / "run")) == before and len(done) == corpus.SHARD_PARTS
 
 
@@ -348,7 +348,7 @@ def test_overwrite_takes_another_corpus(tmp_path: Path) -> None:
 def test_faults_are_named_by_file_and_row_and_bounded(
     tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "SHOWN", 30)
+    monkeypatch.setattr(corpus, "MAX_SHOWN", 30)
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("a", "b"):
@@ -360,7 +360,7 @@ def test_faults_are_named_by_file_and_row_and_bounded(
         work(folder)
     found = [(Path(f.file).name, f.row) for f in stopped.value.findings]
     assert len(found) == 30 and found == [("a.jsonl", row) for row in range(6, 300, 10)]
-    assert all(len(f.value or "") <= corpus.LONGEST_VALUE for f in stopped.value.findings)
+    assert all(len(f.value or "") <= corpus.MAX_VALUE_CHARACTERS for f in stopped.value.findings)
     with pytest.raises(DataError, match="60 of 600 rows are bad, more than the 1 %"):
         work(folder, bad_rows="skip")
     for name in ("a", "b"):

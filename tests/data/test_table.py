@@ -40,7 +40,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def faults(part: readers.Part | Table) -> list[tuple[int | None, str | None, str]]:
+def faults(part: readers.FilePart | Table) -> list[tuple[int | None, str | None, str]]:
     return [(finding.row, finding.column, finding.reason) for finding in part.rejected]
 
 
@@ -49,10 +49,10 @@ def faults(part: readers.Part | Table) -> list[tuple[int | None, str | None, str
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "ndjson", "json", "txt"])
 def test_a_format_is_read_off_the_name_in_any_case_and_gzipped(form: str) -> None:
-    assert form in readers.FORMATS
+    assert form in readers.READERS
     for name in (f"a.{form}", f"a.{form.upper()}", f"a.b.{form}.gz", f"a.{form}.GZ"):
-        assert readers.format_of(Path(name)) == form
-    assert readers.format_of(Path(f"a{form}")) is None
+        assert readers.file_format(Path(name)) == form
+    assert readers.file_format(Path(f"a{form}")) is None
 
 
 def test_names_without_a_format_are_refused_with_the_list_of_formats(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_header_with_a_fault_is_refused(tmp_path: Path, header: str, message: 
 
 def test_a_header_alone_has_columns_and_no_rows(tmp_path: Path) -> None:
     path = put(tmp_path, "a.csv", "a,b\n")
-    assert readers.read_file(path) == readers.Part(str(path), {"a": [], "b": []}, [], [])
+    assert readers.read_file(path) == readers.FilePart(str(path), {"a": [], "b": []}, [], [])
     with pytest.raises(DataError, match="has no rows"):
         read_table(path)
     with pytest.raises(DataError, match="is empty"):
@@ -415,11 +415,11 @@ def test_what_cannot_be_written_is_a_wrong_call(tmp_path: Path) -> None:
 def test_a_cell_is_plain_python() -> None:
     pd = pytest.importorskip("pandas")
     nothing = [None, "", math.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), np.datetime64("NaT", "ns")]
-    assert [readers.cell(value) for value in nothing] == [None] * len(nothing)
-    assert readers.cell(np.int64(3)) == 3 and type(readers.cell(np.int64(3))) is int
-    assert readers.cell(np.datetime64("2020-01-02", "ns")).isoformat() == "2020-01-02T00:00:00"
+    assert [readers.clean_cell(value) for value in nothing] == [None] * len(nothing)
+    assert readers.clean_cell(np.int64(3)) == 3 and type(readers.clean_cell(np.int64(3))) is int
+    assert readers.clean_cell(np.datetime64("2020-01-02", "ns")).isoformat() == "2020-01-02T00:00:00"
     for value in (" ", "\n", 0, False, [], {}):
-        assert readers.cell(value) is value
+        assert readers.clean_cell(value) is value
 
 
 def test_every_kind_of_table_gives_the_same(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_records_are_joined_by_name() -> None:
     table = read_table([{"a": 1}, {"b": "x", 7: "seven"}])
     assert table.data == {"a": [1, None], "b": [None, "x"], "7": [None, "seven"]}
     part = readers.from_records("f", [(4, {"a": 1}), (9, {})], [])
-    assert part == readers.Part("f", {"a": [1, None]}, [4, 9], [])
+    assert part == readers.FilePart("f", {"a": [1, None]}, [4, 9], [])
 
 
 def test_objects_that_are_no_table_are_refused() -> None:
@@ -534,11 +534,11 @@ def test_the_fingerprint_sees_the_middle_of_a_long_array() -> None:
 @given(st.integers(0, 2**31), st.integers(0, 50), st.integers(1, 200))
 @quick
 def test_an_order_is_a_function_of_seed_and_epoch(seed: int, epoch: int, n: int) -> None:
-    order = sampling.permutation(seed, epoch, n)
-    assert np.array_equal(order, sampling.permutation(seed, epoch, n))
+    order = sampling.permute_rows(seed, epoch, n)
+    assert np.array_equal(order, sampling.permute_rows(seed, epoch, n))
     assert sorted(order.tolist()) == list(range(n))
     places = np.arange(n)[::3]
-    assert np.array_equal(sampling.permuted(seed, epoch, n, places), order[::3])  # each place alone
+    assert np.array_equal(sampling.permute_positions(seed, epoch, n, places), order[::3])  # each place alone
 
 
 def test_an_order_of_any_number_of_rows_takes_no_memory() -> None:
@@ -551,14 +551,14 @@ def test_every_row_comes_to_every_place_about_equally_often() -> None:
     for n in (2, 5, 17):
         counts = np.zeros((n, n))
         for seed in range(2000):
-            counts[np.arange(n), sampling.permutation(seed, 3, n)] += 1
+            counts[np.arange(n), sampling.permute_rows(seed, 3, n)] += 1
         expected = 2000 / n
         statistic = ((counts - expected) ** 2 / expected).sum()
         assert statistic < 1.5 * (n - 1) ** 2 + 20, (n, statistic)
 
 
 def test_orders_differ_by_seed_and_epoch() -> None:
-    orders = {tuple(sampling.permutation(seed, epoch, 50).tolist()) for seed in range(5) for epoch in range(5)}
+    orders = {tuple(sampling.permute_rows(seed, epoch, 50).tolist()) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
 
@@ -570,7 +570,7 @@ def test_steps_read_every_epoch_once_and_need_no_state(seed: int, batch: int, n:
     run = np.concatenate([sampling.rows_of_step(seed, s, batch, n) for s in range(step + 1)])
     assert np.array_equal(run[-batch:], alone)
     for epoch in range(len(run) // n):
-        assert np.array_equal(run[epoch * n : (epoch + 1) * n], sampling.permutation(seed, epoch, n))
+        assert np.array_equal(run[epoch * n : (epoch + 1) * n], sampling.permute_rows(seed, epoch, n))
 
 
 @given(
@@ -586,7 +586,7 @@ def test_a_split_keeps_groups_whole_and_gives_each_stratum_its_share(
     strata = [sizes[group][0] % 3 for group in groups]  # a group lies in one stratum
     n = len(groups)
     share = tenths / 10
-    kept, held = sampling.split(n, groups, strata, share, seed)
+    kept, held = sampling.stratified_split(n, groups, strata, share, seed)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(n))
     assert kept.tolist() == sorted(kept) and held.tolist() == sorted(held)
     assert not {groups[row] for row in kept} & {groups[row] for row in held}
@@ -594,14 +594,14 @@ def test_a_split_keeps_groups_whole_and_gives_each_stratum_its_share(
     for stratum, count in wanted.items():
         largest = max(size for key, size in sizes if key % 3 == stratum)
         assert -0.5 - 1e-6 <= count * share - got[stratum] <= largest - 0.5 + 1e-6
-    again = sampling.split(n, groups, strata, share, seed)
+    again = sampling.stratified_split(n, groups, strata, share, seed)
     assert np.array_equal(kept, again[0]) and np.array_equal(held, again[1])
 
 
 def test_a_split_of_single_rows_is_the_share_within_half_a_row() -> None:
     strata = ["a"] * 700 + ["b"] * 250 + ["c"] * 50
     for seed in range(5):
-        _, held = sampling.split(1000, range(1000), strata, 0.1, seed)
+        _, held = sampling.stratified_split(1000, range(1000), strata, 0.1, seed)
         counts = Counter(strata[row] for row in held)
         assert all(abs(counts[name] - wanted) <= 1 for name, wanted in {"a": 70, "b": 25, "c": 5}.items())
-        assert len(sampling.split(1000, range(1000), None, 0.2, seed)[1]) == pytest.approx(200, abs=1)
+        assert len(sampling.stratified_split(1000, range(1000), None, 0.2, seed)[1]) == pytest.approx(200, abs=1)

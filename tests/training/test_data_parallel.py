@@ -82,14 +82,14 @@ from datetime import timedelta
 from mapsto import cli, distributed
 from mapsto.data import corpus
 distributed.TIMEOUT, distributed.HEARTBEAT_SECONDS = timedelta(seconds=8), 0.5
-real = corpus.fill
+real = corpus.write_shards
 def fill(*given):
     end = time.monotonic() + {seconds}
     while time.monotonic() < end:
         time.sleep(0.1)
         sum(range({work}))
     real(*given)
-corpus.fill = fill
+corpus.write_shards = fill
 cli.main()
 """
 SMALL_DISK = """

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapsto.cli.output import print_json, print_note, print_status
-from mapsto.data.readers import format_of
+from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
-from mapsto.data.writers import legible
+from mapsto.data.writers import to_text_cells
 from mapsto.errors import DataError, UsageError, place
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all
 from mapsto.progress import Lines, choose_progress
@@ -46,7 +46,7 @@ class RowCounts(NamedTuple):
 
 def require_folder(out: Path | None) -> Path:
     """Return the folder that `--out` names. Raises UsageError when there is none, or its name is that of a table."""
-    if out is None or format_of(out) is not None:
+    if out is None or file_format(out) is not None:
         raise UsageError("these answers are files: name a folder for them with --out")
     return out
 
@@ -60,7 +60,7 @@ def write_answers(
     """
     if as_json and out is None:
         return _print_json_lines(engine, inputs)
-    return _write_table(engine, inputs, out, keep_lists=out is not None and format_of(out) in list_formats)
+    return _write_table(engine, inputs, out, keep_lists=out is not None and file_format(out) in list_formats)
 
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
@@ -83,7 +83,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
     else:
         writer = csv.DictWriter(sys.stdout, answered.columns)
         writer.writeheader()
-        writer.writerows(map(legible, answered))
+        writer.writerows(map(to_text_cells, answered))
     return RowCounts(answered.num_rows, answered.num_failed)
 
 

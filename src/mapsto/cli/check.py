@@ -31,7 +31,7 @@ def check(
 ) -> None:
     """Find all problems of a table at once. The exit status is 1 when there are errors to fix."""
     from mapsto.cli.output import print_json
-    from mapsto.data.checks import doctor
+    from mapsto.data.checks import check_rows
     from mapsto.data.rows import load_rows
     from mapsto.data.table import read_table
     from mapsto.task.arrow import parse
@@ -40,7 +40,7 @@ def check(
     test_table = None if test is None else read_table(test, encoding=encoding)
     rows = load_rows(parse(arrow), table, keep_unreadable=True)
     test_rows = None if test_table is None else load_rows(rows.arrow, test_table, keep_unreadable=True)
-    report = doctor(rows, test_rows)
+    report = check_rows(rows, test_rows)
     errors = [*table.rejected, *rows.faults]
     if test_table is not None and test_rows is not None:
         errors += [*test_table.rejected, *test_rows.faults]

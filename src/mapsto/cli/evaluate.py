@@ -67,10 +67,10 @@ def evaluate(
 def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: str, command: str) -> None:
     """Write the page of an evaluation, and the folder of figures and numbers beside it."""
     from mapsto.cli.output import print_status
-    from mapsto.data.checks import doctor
+    from mapsto.data.checks import check_rows
     from mapsto.evaluation.report import Provenance, evaluation_page, write_page
 
-    findings = doctor(analyses[0][0].rows).warnings if analyses else []
+    findings = check_rows(analyses[0][0].rows).warnings if analyses else []
     page = evaluation_page(evaluation, analyses, Provenance(title, command, findings))
     write_page(out, page, evaluation, analyses)
     print_status(f"wrote {out}")

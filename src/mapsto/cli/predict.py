@@ -73,15 +73,15 @@ def predict(
     """Answer every row of a table, in order."""
     from mapsto.cli.answers import InputRows
     from mapsto.cli.fill_in import fill_in
-    from mapsto.data.writers import require_place
+    from mapsto.data.writers import require_output_path
     from mapsto.device import keep_memory
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
     inputs = InputRows(data, text, encoding)
-    require_place(out)
-    require_place(draw)
+    require_output_path(out)
+    require_output_path(draw)
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     if hide is not None or mask is not None:

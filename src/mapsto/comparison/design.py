@@ -20,9 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from mapsto import kinds
-from mapsto.data.checks import seen
+from mapsto.data.checks import find_leaks
 from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
-from mapsto.data.split import apart, examined, without
+from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
@@ -216,14 +216,14 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if request.test is None:
-        pool_indices, test_indices = apart(pool, TEST_SHARE, options.seed)
+        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed)
         test_table = table.select(pool.indices[test_indices])
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
     else:
         test_table = read_table(request.test, encoding=options.encoding)
     # Rows that are also in the pool would make the scores too good.
-    test_table_left, findings = examined(pool, test_table, options, progress.say)
+    test_table_left, findings = check_data(pool, test_table, options, progress.say)
     assert test_table_left is not None
     test_sets = _test_sets(arrow, test_table_left)
     if request.shift is not None:
@@ -368,7 +368,7 @@ def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) 
     table = read_table(request.shift, encoding=options.encoding)
     rows = load_rows(arrow, table)
     require_readable(rows, options.bad_rows)
-    table_left = without(seen([pool], rows), table, options, progress.say, "--shift")
+    table_left = drop_leaks(find_leaks([pool], rows), table, options, progress.say, "--shift")
     if table_left is table:
         return rows
     return load_rows(arrow, table_left)

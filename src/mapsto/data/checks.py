@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data.near_duplicates import near_twins
+from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows
 from mapsto.errors import Finding, place, shorten
 from mapsto.task.capabilities import Describable, has_exclusive_classes
@@ -19,7 +19,7 @@ from mapsto.text.shingles import Hashes
 
 
 @dataclass
-class Report:
+class DataReport:
     """Errors must be mended; warnings deserve a look. `leaks`, test rows that training sees, are among the errors."""
 
     errors: list[Finding] = field(default_factory=list)
@@ -74,9 +74,9 @@ class _Values:
         return place(file, line)
 
 
-def doctor(rows: Rows, test: Rows | None = None) -> Report:
+def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
-    report, arrow = Report(), rows.arrow
+    report, arrow = DataReport(), rows.arrow
     columns = [port.column for port in (*arrow.sources, *arrow.targets)]
     for table in (rows.table, *([] if test is None else [test.table])):
         report.warnings += table.remarks_on(columns)
@@ -148,14 +148,14 @@ def _exact(text: str) -> str:
 
 def _repeated(values: _Values) -> list[Finding]:
     """The same value under two labels, and how many rows only repeat another one."""
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     again: list[tuple[int, int]] = []
     found = []
     labels = values.labels or [None] * len(values.keys)
     for index, key in enumerate(values.keys):
         if key is None:
             continue
-        before = seen.setdefault(_exact(key), index)
+        before = first_index.setdefault(_exact(key), index)
         if before == index:
             continue
         if labels[before] != labels[index]:
@@ -201,7 +201,7 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
         train.sketches(range(len(train.keys))),
         max(kind.defaults.near_duplicate_threshold for kind in train.read),
     )
-    for index, twin, similarity in near_twins(sketches, test.sketches(others), others, alike):
+    for index, twin, similarity in find_near_duplicates(sketches, test.sketches(others), others, alike):
         where, shown = train.place(twin), train.shown(twin)
         where += "" if shown == where else f": {shorten(shown, 40)!r}"
         reason = f"almost the same {test.what} ({100 * similarity:.0f} % alike) in the training data: {where}"
@@ -209,7 +209,7 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     return leaks, near
 
 
-def seen(parts: Iterable[Rows], test: Rows) -> list[Finding]:
+def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     """Test rows of which what is read also stands, exactly, in a corpus; its parts are gone through once and not held."""
     tested = _values(test)
     wanted: dict[str, list[int]] = {}

@@ -21,8 +21,8 @@ from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.encoding import describe_unknown_tokens
 from mapsto.data.rows import load_rows, require_few_bad_rows
-from mapsto.data.shards import Arrays, Shards, joined
-from mapsto.data.table import Ints, Table
+from mapsto.data.shards import Arrays, CorpusShards, concatenate
+from mapsto.data.table import Int64s, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
@@ -31,16 +31,16 @@ from mapsto.task.capabilities import Tokenized
 SHARD_PARTS = 16
 
 
-SAMPLE = 2**25  # characters to make a vocabulary from
+SAMPLE_CHARACTERS = 2**25  # characters to make a vocabulary from
 
 
-SHOWN = 1000
+MAX_SHOWN = 1000
 
 
-LONGEST_VALUE = 200
+MAX_VALUE_CHARACTERS = 200
 
 
-def takes(arrow: Arrow) -> bool:
+def is_corpus_arrow(arrow: Arrow) -> bool:
     """Whether all there is to an example of this arrow are the tokens of one corrupted source."""
     (first, *more), targets = arrow.sources, arrow.targets
     if more or not first.corrupted or first.kind not in kinds.names("source"):
@@ -51,7 +51,7 @@ def takes(arrow: Arrow) -> bool:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ExampleLimits:
     """How rows become examples: the longest one in tokens, what happens to longer rows, and whether units are kept."""
 
     longest: int
@@ -59,14 +59,14 @@ class Limits:
     units: bool
 
 
-def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
+def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
     """Values of at most about SAMPLE characters, chosen by the numbers of their rows, and which share of all they are."""
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
     chosen: list[tuple[int, int, Any]] = []
     threshold, size, total, row = 2**64, 0, 0, 0
     for part in parts:
-        draws = sampling.mix(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
+        draws = sampling.mix_bits(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
         row += len(part)
         for draw, cell in zip(draws, part.column(str(port.column)), strict=True):
             try:
@@ -78,20 +78,22 @@ def sample(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
             if draw < threshold:
                 chosen.append((draw, length, value))
                 size += length
-        while size > SAMPLE and len(chosen) > 1:
+        while size > SAMPLE_CHARACTERS and len(chosen) > 1:
             threshold //= 2
             chosen = [entry for entry in chosen if entry[0] < threshold] or chosen[:1]
             size = sum(length for _, length, _ in chosen)
     return [value for _, _, value in chosen], size / max(1, total)
 
 
-def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: Limits) -> None:
+def write_shards(
+    shards: CorpusShards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: ExampleLimits
+) -> None:
     """Make the shards that are missing; shard i holds SHARD_PARTS parts from the i × SHARD_PARTS-th on."""
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:
-            encode = partial(_encoded, arrow, source, limits)
-            made = joined(list(_one_ahead(encode, (part for _, part in group))))
+            encode = partial(_encode_part, arrow, source, limits)
+            made = concatenate(list(_one_ahead(encode, (part for _, part in group))))
             rows, long, lost, bad, faults = made.pop("counts").reshape(-1, 5).sum(axis=0, dtype=np.int64).tolist()
             counts = {"rows": rows, "long": long, "lost": lost, "bad": bad, "faults": faults}
             tokens = len(made["tokens"]) + lost
@@ -100,7 +102,7 @@ def fill(shards: Shards, parts: Iterable[Table], arrow: Arrow, source: Tokenized
     shards.finish(number + 1)
 
 
-def _ends(sizes: Ints) -> Ints:
+def _ends(sizes: Int64s) -> Int64s:
     ends = np.cumsum(sizes, dtype=np.int64)
     return ends.astype(np.min_scalar_type(int(ends[-1]))) if len(ends) else ends.astype(np.uint8)
 
@@ -118,7 +120,7 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
             yield waiting.result()
 
 
-def _encoded(arrow: Arrow, source: Tokenized, limits: Limits, part: Table) -> dict[str, Any]:
+def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: Table) -> dict[str, Any]:
     """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
     rows = load_rows(replace(arrow, targets=()), part)
     values = rows.sources[0]
@@ -151,17 +153,17 @@ def _draw(key: str) -> int:
 
 
 def _line(finding: Finding) -> str:
-    value = finding.value if finding.value is None else finding.value[:LONGEST_VALUE]
+    value = finding.value if finding.value is None else finding.value[:MAX_VALUE_CHARACTERS]
     return json.dumps(asdict(replace(finding, value=value))) + "\n"
 
 
 class Corpus:
     """The whole shards of a corpus. Raises DataError for bad rows, as `bad_rows` says, and for long ones when `limits` do."""
 
-    def __init__(self, shards: Shards, source: Tokenized, limits: Limits, bad_rows: str) -> None:
+    def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
-        shown = [finding for finding, _ in zip(self.faults(), range(SHOWN), strict=False)]
+        shown = [finding for finding, _ in zip(self.faults(), range(MAX_SHOWN), strict=False)]
         require_few_bad_rows(shown, shards.total("faults"), bad, self.rows + bad, bad_rows)
         if self.long and limits.long == "error":
             raise DataError(
@@ -174,7 +176,7 @@ class Corpus:
             for line in self.shards[number]["faults"].tobytes().splitlines():
                 yield Finding(**json.loads(line))
 
-    def split(self, share: float, seed: int) -> tuple[Stored, Stored, int]:
+    def split(self, share: float, seed: int) -> tuple[StoredExamples, StoredExamples, int]:
         """(examples to learn from, examples held out, rows held out): a row's own hash decides, so equal rows go together.
 
         Raises UsageError when none to learn from would be left; where all rows are equal none are held out.
@@ -184,7 +186,7 @@ class Corpus:
         different: set[int] = set()
         for number in range(self.shards.count or 0):
             shard = self.shards[number]
-            held = sampling.mix(shard["draws"].astype(np.uint64), seed) < limit
+            held = sampling.mix_bits(shard["draws"].astype(np.uint64), seed) < limit
             rows += int(held.sum())
             if len(different) < 2:
                 different |= set(np.unique(shard["draws"])[:2].tolist())
@@ -195,7 +197,7 @@ class Corpus:
             if len(different) > 1:
                 raise UsageError(f"--hold-out {share} keeps all {rows} rows aside and leaves none to learn from")
             found, rows = found[:0], 0
-        return Stored(self, found, held=False), Stored(self, found, held=True), rows
+        return StoredExamples(self, found, held=False), StoredExamples(self, found, held=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
         """Say how much was longer than examples may be, and how much is unknown."""
@@ -209,10 +211,10 @@ class Corpus:
         say(f"{self.long:,} of {self.rows:,} rows are longer than {self.limits.longest} tokens: {what}")
 
 
-class Stored:
+class StoredExamples:
     """Examples of a corpus: those held out, or all others."""
 
-    def __init__(self, corpus: Corpus, aside: Ints, held: bool) -> None:
+    def __init__(self, corpus: Corpus, aside: Int64s, held: bool) -> None:
         self.corpus, self.aside, self.held = corpus, aside, held
         shards = corpus.shards
         self.firsts = np.cumsum([0, *(len(shards[number]["ends"]) for number in range(shards.count or 0))])

@@ -20,11 +20,11 @@ from mapsto.vision import detection_annotations
 LABEL = "label"  # the column of the names of folders
 
 
-SHOWN = 5
+MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Listed:
+class FileListing:
     """The files that a path stands for, and what a reader should know of the others. data: where each file is a value, the
     columns beside their names; None where they are tables."""
 
@@ -34,7 +34,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Walked:
+class FolderTree:
     """What stands below a folder, in order, without what is hidden: files, links to folders, which are not entered, and folders
     in which nothing stands."""
 
@@ -43,28 +43,28 @@ class Walked:
     empty: list[Path]
 
 
-def list_files(path: Path) -> Listed:
+def list_files(path: Path) -> FileListing:
     """What a path stands for. Raises DataError for a folder that holds nothing, or that cannot be listed."""
     walk = cache(_walked)
     try:
         if (found := _values(path, walk)) is not None:
             return found
         if not path.is_dir():
-            readers.require_there(path)
-            return Listed([path], None, [])
+            readers.require_exists(path)
+            return FileListing([path], None, [])
         walked = walk(path)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    files = [file for file in walked.files if readers.format_of(file) is not None]
+    files = [file for file in walked.files if readers.file_format(file) is not None]
     media = list(chain(*kinds.media().values()))
     named = [file for file in walked.files if file.suffix.lower() in media]  # a table may name them
     remarks = _aside(path, walked, {*files, *named})
     if not files:
-        raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.FORMATS, *media))}", remarks)
-    return Listed(files, None, remarks)
+        raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.READERS, *media))}", remarks)
+    return FileListing(files, None, remarks)
 
 
-def _walked(path: Path) -> Walked:
+def _walked(path: Path) -> FolderTree:
     """Raises OSError."""
     files: list[Path] = []
     links: list[Path] = []
@@ -76,7 +76,7 @@ def _walked(path: Path) -> Walked:
         links += [link for name in inner if (link := Path(folder, name)).is_symlink()]
         if not inner and not here:
             empty.append(Path(folder))
-    return Walked(sorted(files), sorted(links), sorted(empty))
+    return FolderTree(sorted(files), sorted(links), sorted(empty))
 
 
 def _refuse(error: OSError) -> None:
@@ -88,7 +88,7 @@ def _leads_nowhere(file: Path) -> bool:
     return file.is_symlink() and not file.exists()
 
 
-def _aside(root: Path, walk: Walked, taken: Collection[Path]) -> list[Finding]:
+def _aside(root: Path, walk: FolderTree, taken: Collection[Path]) -> list[Finding]:
     """What stands below a folder and is not read, each thing said once. taken: the files of which nothing is to be said."""
     read = set(taken)
     endings = Counter(file.suffix.lower() or file.name for file in walk.files if file not in read)
@@ -101,23 +101,23 @@ def _aside(root: Path, walk: Walked, taken: Collection[Path]) -> list[Finding]:
 
 
 def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
+    return f"{', '.join(names[:MAX_SHOWN])}{more}"
 
 
-def _values(path: Path, walk: Callable[[Path], Walked]) -> Listed | None:
+def _values(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:
     """A file that is a value, or a folder of them, beside what is kept of them there and beside the names of the folders of
     their own in which they stand, as labels. None for what holds tables. Raises DataError, OSError."""
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and path.is_file():
-        return Listed([path], {of: [str(path)]}, [])
+        return FileListing([path], {of: [str(path)]}, [])
     if told := _told(path, lambda folder: walk(folder).files):
         (of,) = {target.lies_in for target in _located_targets() if target.kind in told}
         remarks = _aside(path, walk(path), walk(path).files) if path.is_dir() else []
         return _named(of, path, sorted({name for found in told.values() for name in found}), told, remarks)
     if not path.is_dir():
         return None
-    formats = list(filter(None, map(readers.format_of, walk(path).files)))
+    formats = list(filter(None, map(readers.file_format, walk(path).files)))
     if set(formats) - {"txt"}:
         return None
     for kind, suffixes in kinds.media().items():
@@ -130,7 +130,7 @@ def _values(path: Path, walk: Callable[[Path], Walked]) -> Listed | None:
 
 def _named(
     kind: str, root: Path, files: list[str], told: dict[str, dict[str, Any]], remarks: Sequence[Finding]
-) -> Listed:
+) -> FileListing:
     """Names of files of a kind, the folders below `root` in which they stand, as labels, and what is told of them. Folders that
     but part files from what is told of them are no labels."""
     data: dict[str, list[Any]] = {kind: files}
@@ -144,7 +144,7 @@ def _named(
     if any(inner):
         data[LABEL] = [next(iter(parts), None) for parts in inner]
     data |= {answered: [found.get(file) for file in files] for answered, found in told.items()}
-    return Listed(list(map(Path, files)), data, [*remarks, *_deeper(root, inner)])
+    return FileListing(list(map(Path, files)), data, [*remarks, *_deeper(root, inner)])
 
 
 def _deeper(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:

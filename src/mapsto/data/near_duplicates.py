@@ -20,7 +20,7 @@ PERMUTATIONS, BANDS = 96, 24
 LARGEST_BUCKET = 50
 
 
-def near_twins(
+def find_near_duplicates(
     known: Sequence[Hashes | None], wanted: Sequence[Hashes | None], rows: Iterable[int], alike: float
 ) -> list[tuple[int, int, float]]:
     """(row of `wanted`, row of `known`, Jaccard similarity) for those of `rows` with a twin that is `alike` at least; the nearest

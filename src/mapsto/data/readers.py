@@ -54,7 +54,7 @@ Row = tuple[int, Mapping[str, Any], int] | list[Finding]
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """Rows of one file: equally long columns, the row number of each entry, and the rows that could not be read."""
 
     file: str
@@ -67,19 +67,19 @@ class Part:
         return self.data.get(name) or [None] * len(self.rows)
 
 
-def format_of(path: Path) -> str | None:
+def file_format(path: Path) -> str | None:
     """The format that a file's name says, such as "csv" for data.CSV.gz; None for any other name."""
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
-    return None if name not in FORMATS or (packed and name == "parquet") else name
+    return None if name not in READERS or (packed and name == "parquet") else name
 
 
-def read_file(path: Path, encoding: str | None = None) -> Part:
+def read_file(path: Path, encoding: str | None = None) -> FilePart:
     """Everything in a file, as `stream_file` gives it in parts. Raises what that raises."""
     parts = list(stream_file(path, encoding))
     names = dict.fromkeys(name for part in parts for name in part.data)
-    return Part(
+    return FilePart(
         str(path),
         {name: [value for part in parts for value in part.column(name)] for name in names},
         [row for part in parts for row in part.rows],
@@ -87,29 +87,29 @@ def read_file(path: Path, encoding: str | None = None) -> Part:
     )
 
 
-def stream_file(path: Path, encoding: str | None = None) -> Iterator[Part]:
+def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
     """A file in parts, in order. Raises DataError when it cannot be read on, UsageError for an unknown encoding."""
-    kind = format_of(path)
+    kind = file_format(path)
     try:
-        require_there(path)
+        require_exists(path)
         if kind is None:
-            formats = ", ".join(FORMATS)
+            formats = ", ".join(READERS)
             raise DataError(f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz")
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
-        yield from FORMATS[kind](path, encoding)
+        yield from READERS[kind](path, encoding)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def require_there(path: Path) -> None:
+def require_exists(path: Path) -> None:
     """Raise DataError for a file that is not there, with what is near."""
     if not path.exists():
         neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
 
 
-def cell(value: Any) -> Any:
+def clean_cell(value: Any) -> Any:
     """A cell as plain Python: None for nothing (empty text, NaN, missing values of any library)."""
     if isinstance(value, np.datetime64):
         value = None if np.isnat(value) else value.astype("datetime64[us]")  # of nanoseconds, item() makes an integer
@@ -122,14 +122,14 @@ def cell(value: Any) -> Any:
 
 def from_records(
     file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
-) -> Part:
+) -> FilePart:
     """Columns out of rows of named cells, `names` first; a name that a row lacks is an empty cell there."""
     known = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
-    data = {name: [cell(record.get(name)) for _, record in records] for name in known}
-    return Part(file, data, [row for row, _ in records], rejected)
+    data = {name: [clean_cell(record.get(name)) for _, record in records] for name in known}
+    return FilePart(file, data, [row for row, _ in records], rejected)
 
 
-def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[Part]:
+def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[FilePart]:
     """Rows in parts of bounded size; at least one part, so that the names of columns without rows are known."""
     good: list[tuple[int, Mapping[str, Any]]] = []
     bad: list[Finding] = []
@@ -236,7 +236,7 @@ def _filled(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r\n")
 
 
-def _stream_txt(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
     def rows() -> Iterator[Row]:
         for number, line in _filled(path, encoding):
             if "\0" in line:
@@ -247,7 +247,7 @@ def _stream_txt(path: Path, encoding: str | None) -> Iterator[Part]:
     return _parts(path, rows(), ("text",))
 
 
-def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
     def rows() -> Iterator[Row]:
         for number, line in _filled(path, encoding):
             try:
@@ -260,7 +260,7 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[Part]:
     return _parts(path, rows())
 
 
-def _stream_json(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
     text = "".join(_lines(path, encoding))
     try:
         found = json.loads(text, parse_constant=lambda name: None)
@@ -307,7 +307,7 @@ def _checked(file: str, number: int, record: Any, size: int) -> Row:
     return bad or (number, record, size)
 
 
-def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Iterator[Part]:
+def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Iterator[FilePart]:
     csv.field_size_limit(LARGEST_CELL)
     records = _records(_lines(path, encoding), delimiter)
     _, header, fault = next(records, (1, [], None))
@@ -380,15 +380,15 @@ def _require_names(path: Path, names: list[str]) -> None:
         raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")
 
 
-def _stream_csv(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_csv(path: Path, encoding: str | None) -> Iterator[FilePart]:
     return _stream_separated(path, encoding, ",")
 
 
-def _stream_tsv(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_tsv(path: Path, encoding: str | None) -> Iterator[FilePart]:
     return _stream_separated(path, encoding, "\t")
 
 
-def _stream_parquet(path: Path, encoding: str | None) -> Iterator[Part]:
+def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
     import pyarrow
     import pyarrow.parquet
 
@@ -403,12 +403,12 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[Part]:
                 yield _parquet_part(path, batch, names, at + 1)
                 at += len(batch)
             if not at:
-                yield Part(str(path), {name: [] for name in names}, [], [])
+                yield FilePart(str(path), {name: [] for name in names}, [], [])
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no whole parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> Part:
+def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> FilePart:
     """An Arrow batch, whose rows are numbered from `first` on, without the rows that hold bytes that are no text."""
     bad: list[Finding] = []
     data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
@@ -416,19 +416,19 @@ def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> P
     rows = [row for row in range(first, first + len(batch)) if row not in left_out]
     if left_out:
         data = {name: [values[row - first] for row in rows] for name, values in data.items()}
-    return Part(str(path), data, rows, bad)
+    return FilePart(str(path), data, rows, bad)
 
 
 def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
     """The cells of an Arrow column; what is called text there and has bytes that are no UTF-8 is None, and in `bad`."""
     try:
-        return [cell(value) for value in column.to_pylist()]
+        return [clean_cell(value) for value in column.to_pylist()]
     except UnicodeDecodeError:
         pass
     found = []
     for row, value in enumerate(column, first):
         try:
-            found.append(cell(value.as_py()))
+            found.append(clean_cell(value.as_py()))
         except UnicodeDecodeError as error:
             found.append(None)
             reason = f"these bytes, from byte {error.start + 1} of the cell on, are no utf-8"
@@ -436,7 +436,7 @@ def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Fin
     return found
 
 
-FORMATS: dict[str, Callable[[Path, str | None], Iterator[Part]]] = {
+READERS: dict[str, Callable[[Path, str | None], Iterator[FilePart]]] = {
     "csv": _stream_csv,
     "tsv": _stream_tsv,
     "jsonl": _stream_jsonl,

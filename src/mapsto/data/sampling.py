@@ -7,15 +7,15 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.data.table import Ints
+from mapsto.data.table import Int64s
 
-Hashes = NDArray[np.uint64]
+UInt64s = NDArray[np.uint64]
 
 
 ROUNDS = 6
 
 
-def mix(values: Hashes, key: int) -> Hashes:
+def mix_bits(values: UInt64s, key: int) -> UInt64s:
     """Numbers that look random, a function of (value, key) alone (SplitMix64, Steele et al. 2014)."""
     mixed = values * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -23,7 +23,7 @@ def mix(values: Hashes, key: int) -> Hashes:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def permuted(seed: int, epoch: int, n: int, places: Ints) -> Ints:
+def permute_positions(seed: int, epoch: int, n: int, places: Int64s) -> Int64s:
     """The rows at `places` in the order of an epoch over n rows: a permutation that is a function of (seed, epoch) alone.
 
     It is computed place by place, so that any number of rows takes no memory: a Feistel network over the next power of
@@ -37,29 +37,29 @@ def permuted(seed: int, epoch: int, n: int, places: Ints) -> Ints:
     while len(walking):
         left, right = found[walking] >> half, found[walking] & low
         for key in keys:
-            left, right = right, left ^ (mix(right, key) & low)
+            left, right = right, left ^ (mix_bits(right, key) & low)
         found[walking] = (left << half) | right
         walking = walking[found[walking] >= np.uint64(n)]
     return found.astype(np.int64)
 
 
-def permutation(seed: int, epoch: int, n: int) -> Ints:
+def permute_rows(seed: int, epoch: int, n: int) -> Int64s:
     """The whole order of n rows in an epoch."""
-    return permuted(seed, epoch, n, np.arange(n))
+    return permute_positions(seed, epoch, n, np.arange(n))
 
 
-def rows_of_step(seed: int, step: int, batch: int, n: int) -> Ints:
+def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
     """permute(seed, epoch)[step × batch + i] for i < batch, running on into the next epochs."""
     places = np.arange(step * batch, (step + 1) * batch)
     epochs = places // n
-    return np.concatenate([permuted(seed, int(e), n, places[epochs == e] % n) for e in np.unique(epochs)])
+    return np.concatenate([permute_positions(seed, int(e), n, places[epochs == e] % n) for e in np.unique(epochs)])
 
 
-def split(
+def stratified_split(
     n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, share: float, seed: int
-) -> tuple[Ints, Ints]:
+) -> tuple[Int64s, Int64s]:
     """(kept, held out) row indices in order: about `share` of each stratum, equal groups never on both sides."""
-    order = permutation(seed, 0, n)
+    order = permute_rows(seed, 0, n)
     members: dict[Hashable, list[int]] = {}
     for row in order.tolist():
         members.setdefault(groups[row], []).append(row)

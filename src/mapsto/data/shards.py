@@ -21,10 +21,10 @@ from mapsto import files
 from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.errors import CheckpointError, RunError, UsageError
 
-FOLDER = "corpus"
+CORPUS_FOLDER = "corpus"
 
 
-MANIFEST = "manifest.json"
+SHARDS_MANIFEST = "manifest.json"
 
 
 SHARD = "shard-"
@@ -42,30 +42,30 @@ UNFINISHED = (
 
 
 @dataclass(frozen=True)
-class Kept:
+class FoundShards:
     """What a folder of shards holds: its record, None where there is none, and which shards are not as they were recorded."""
 
     record: dict[str, Any] | None = None
     damaged: frozenset[int] = frozenset()
 
 
-def look(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Kept:
+def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> FoundShards:
     """What is kept in `run`/corpus, every byte of it read by one of the processes. Raises UsageError for other files there."""
-    record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / FOLDER, say)))
+    record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
-        return Kept()
-    found = ranks.run_on_all(lambda: _damaged(run / FOLDER, record, ranks))
+        return FoundShards()
+    found = ranks.run_on_all(lambda: _damaged(run / CORPUS_FOLDER, record, ranks))
     counts = ranks.sum([number in found for number in range(_highest(record))])
-    return Kept(record, frozenset(number for number, count in enumerate(counts) if count))
+    return FoundShards(record, frozenset(number for number, count in enumerate(counts) if count))
 
 
 def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    if not (folder / MANIFEST).exists():
+    if not (folder / SHARDS_MANIFEST).exists():
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds other files; choose another --out")
         return None
     try:
-        return files.read_sealed(folder / MANIFEST)
+        return files.read_sealed(folder / SHARDS_MANIFEST)
     except CheckpointError as error:
         say(f"{error}; all of the corpus is read again")
         return None
@@ -89,7 +89,7 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"{SHARD}{number:06d}.safetensors"
 
 
-class Shards:
+class CorpusShards:
     """The shards of one `key`, the plain facts they are a function of, in `run`/corpus, where `kept` was found.
 
     Those of another key are made anew, unless a run that was `begun` needs them: then UsageError names the facts that differ.
@@ -101,9 +101,9 @@ class Shards:
         key: Mapping[str, Any],
         say: Callable[[str], None],
         begun: bool = False,
-        kept: Kept | None = None,
+        kept: FoundShards | None = None,
     ) -> None:
-        self.folder = None if run is None else run / FOLDER
+        self.folder = None if run is None else run / CORPUS_FOLDER
         self.key, self.say = dict(key), say
         self.facts: dict[str, Any] = {}
         self.count: int | None = None
@@ -112,20 +112,20 @@ class Shards:
         self._before: Mapping[str, Any] = {"facts": {}, "count": None}
         self._arrays: dict[int, Arrays] = {}
         if run is not None:
-            self._open(run / FOLDER, kept or look(run, SINGLE_PROCESS, say), begun)
+            self._open(run / CORPUS_FOLDER, kept or inspect_shards(run, SINGLE_PROCESS, say), begun)
 
     @classmethod
-    def opened(cls, run: Path, ranks: Ranks) -> Shards:
+    def opened(cls, run: Path, ranks: Ranks) -> CorpusShards:
         """What the main process has made, for the others, which write nothing. Raises CheckpointError for a damaged shard."""
-        record = files.read_sealed(run / FOLDER / MANIFEST)
-        for number in _damaged(run / FOLDER, record, ranks):
-            path = _path(run / FOLDER, number)
+        record = files.read_sealed(run / CORPUS_FOLDER / SHARDS_MANIFEST)
+        for number in _damaged(run / CORPUS_FOLDER, record, ranks):
+            path = _path(run / CORPUS_FOLDER, number)
             raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
-        shards = cls(run, record["key"], lambda text: None, kept=Kept(record))
+        shards = cls(run, record["key"], lambda text: None, kept=FoundShards(record))
         assert shards.whole
         return shards
 
-    def _open(self, folder: Path, kept: Kept, begun: bool) -> None:
+    def _open(self, folder: Path, kept: FoundShards, begun: bool) -> None:
         record = kept.record
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
         if differing and begun:
@@ -211,10 +211,10 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = {str(number): self.entries[number] for number in sorted(self.entries)}
         record = {"key": self.key, "facts": self.facts, "count": self.count, "shards": shards}
-        files.write_atomic(self.folder / MANIFEST, files.seal(record))
+        files.write_atomic(self.folder / SHARDS_MANIFEST, files.seal(record))
 
 
-def joined(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
+def concatenate(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
     """Arrays end to end, each number in as few bytes as the largest one needs."""
     return {name: _small(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mapsto import kinds
 from mapsto.data import sampling
-from mapsto.data.checks import doctor, seen
+from mapsto.data.checks import check_rows, find_leaks
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import DataError, Finding, UsageError
@@ -31,7 +31,7 @@ FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 SHOWN_WARNINGS = 5
 
 
-def examined(
+def check_data(
     rows: Rows,
     tested: Table | None,
     options: Options,
@@ -39,15 +39,15 @@ def examined(
 ) -> tuple[Table | None, list[Finding]]:
     """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
     if rows.arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
-        say_all(rows.table.remarks_on(), say)
+        report_findings(rows.table.remarks_on(), say)
         return None, []
     held = None if tested is None else _read_test(rows.arrow, tested, options)
-    report = doctor(rows, held)
-    say_all(report.warnings, say)
-    return None if tested is None else without(report.leaks, tested, options, say), report.warnings
+    report = check_rows(rows, held)
+    report_findings(report.warnings, say)
+    return None if tested is None else drop_leaks(report.leaks, tested, options, say), report.warnings
 
 
-def say_all(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
+def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
     """The first of what looks wrong, though it stops nothing."""
     for finding in findings[:SHOWN_WARNINGS]:
         say(f"note: {finding}")
@@ -55,7 +55,7 @@ def say_all(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
         say(f"note: {len(findings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
 
 
-def unseen(
+def drop_rows_in_corpus(
     arrow: Arrow,
     parts: Iterable[Table],
     tested: Table,
@@ -65,7 +65,7 @@ def unseen(
     """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
     held = _read_test(arrow, tested, options)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
-    return without(seen(read, held), tested, options, say)
+    return drop_leaks(find_leaks(read, held), tested, options, say)
 
 
 def _read_test(arrow: Arrow, tested: Table, options: Options) -> Rows:
@@ -74,7 +74,7 @@ def _read_test(arrow: Arrow, tested: Table, options: Options) -> Rows:
     return held
 
 
-def without(
+def drop_leaks(
     leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
 ) -> Table:
     """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
@@ -94,7 +94,7 @@ def without(
     return left
 
 
-def share_of(rows: int, pretraining: bool, options: Options) -> float:
+def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
     """The share of the rows to hold out."""
     if options.hold_out is not None:
         return options.hold_out
@@ -102,18 +102,18 @@ def share_of(rows: int, pretraining: bool, options: Options) -> float:
     return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
 
 
-def split(rows: Rows, options: Options) -> tuple[Rows, Rows]:
+def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
     """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
-    share = share_of(len(rows), rows.arrow.corrupted, options)
+    share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    kept, held = apart(rows, share, options.seed)
+    kept, held = split_indices(rows, share, options.seed)
     if not len(kept):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(kept), rows.select(held)
 
 
-def apart(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
     groups = [
@@ -121,4 +121,4 @@ def apart(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArr
     ]
     answered = enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in answered if has_exclusive_classes(target)), None)
-    return sampling.split(len(rows), groups, strata, share, seed)
+    return sampling.stratified_split(len(rows), groups, strata, share, seed)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from mapsto.data import readers, writers
 from mapsto.data.files import list_files
-from mapsto.data.readers import Part
+from mapsto.data.readers import FilePart
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
 
 T = TypeVar("T")
 
 
-Ints = NDArray[np.int64]
+Int64s = NDArray[np.int64]
 
 
 FILES_AT_ONCE = 1024  # of a folder of values: so many are answered by one process of several
@@ -66,7 +66,7 @@ class Table:
     def beside(self, row: int) -> Path | None:
         """The folder of the file that a row is written in; None for a row given in Python, and for a file that is a value."""
         file, line = self.origins[row]
-        return Path(file).parent if line and readers.format_of(Path(file)) is not None else None
+        return Path(file).parent if line and readers.file_format(Path(file)) is not None else None
 
     def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
         """The remarks, without those on columns that are not used."""
@@ -147,7 +147,7 @@ def is_table_name(text: str, folders: bool = False) -> bool:
     path = Path(text)
     try:
         there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
-        return there or (readers.format_of(path) is not None and " " not in text)
+        return there or (readers.file_format(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
 
@@ -216,7 +216,7 @@ def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
         raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
 
 
-def _table(part: Part, names: Iterable[str]) -> Table:
+def _table(part: FilePart, names: Iterable[str]) -> Table:
     return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
 
 
@@ -226,16 +226,16 @@ def _require_once(names: Sequence[str]) -> None:
         raise DataError(f"the table names {', '.join(map(repr, twice))} more than once")
 
 
-def _columns(data: dict[str, list[Any]]) -> Part:
+def _columns(data: dict[str, list[Any]]) -> FilePart:
     lengths = {len(values) for values in data.values()}
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
     rows = range(1, 1 + (lengths.pop() if lengths else 0))
-    clean = {name: [readers.cell(value) for value in values] for name, values in data.items()}
-    return Part("data", clean, list(rows), [])
+    clean = {name: [readers.clean_cell(value) for value in values] for name, values in data.items()}
+    return FilePart("data", clean, list(rows), [])
 
 
-def _records(records: list[Any]) -> Part:
+def _records(records: list[Any]) -> FilePart:
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")

@@ -14,14 +14,14 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from mapsto.data.readers import format_of
+from mapsto.data.readers import file_format
 from mapsto.errors import UsageError
 from mapsto.files import replacing
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet")
+WRITABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 
 
-ROWS_AT_ONCE = 4096
+ROWS_PER_CHUNK = 4096
 
 
 Row = Mapping[str, Any]
@@ -29,8 +29,8 @@ Row = Mapping[str, Any]
 
 def require_writable(path: Path) -> str:
     """The format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
-    kind = format_of(path)
-    if kind not in FORMATS:
+    kind = file_format(path)
+    if kind not in WRITABLE_FORMATS:
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
@@ -39,12 +39,14 @@ def require_writable(path: Path) -> str:
     return kind
 
 
-def require_place(path: Path | None) -> None:
+def require_output_path(path: Path | None) -> None:
     """Raises UsageError where neither rows nor files can be written to `path`: what it is for, its name may leave open."""
-    if path is not None and format_of(path) is not None:
+    if path is not None and file_format(path) is not None:
         require_writable(path)
     elif path is not None and path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file; files need a folder, and rows are written as {', '.join(FORMATS)}")
+        raise UsageError(
+            f"{path} is a file; files need a folder, and rows are written as {', '.join(WRITABLE_FORMATS)}"
+        )
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
@@ -74,7 +76,7 @@ def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, packing)
 
 
-def legible(row: Row) -> dict[str, Any]:
+def to_text_cells(row: Row) -> dict[str, Any]:
     """The row as text can hold it: lists and dicts as JSON, and for encoded bytes their file's name, or how many there are."""
     return {name: _spelt(_named(cell)) for name, cell in row.items()}
 
@@ -108,7 +110,7 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
     writer.writeheader()
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        writer.writerow(legible(row))
+        writer.writerow(to_text_cells(row))
     return count
 
 
@@ -151,5 +153,5 @@ def _common(name: str, known: Any, cells: list[Any]) -> Any:
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     rest = iter(rows)
-    while chunk := list(islice(rest, ROWS_AT_ONCE)):
+    while chunk := list(islice(rest, ROWS_PER_CHUNK)):
         yield chunk

@@ -15,12 +15,12 @@ from typing import Any
 
 from mapsto import kinds
 from mapsto.data import corpus
-from mapsto.data.corpus import sample
+from mapsto.data.corpus import sample_values
 from mapsto.data.encoding import require_room
 from mapsto.data.examples import Examples
 from mapsto.data.rows import bind_to
-from mapsto.data.shards import Kept, Shards
-from mapsto.data.split import say_all, share_of, unseen
+from mapsto.data.shards import CorpusShards, FoundShards
+from mapsto.data.split import drop_rows_in_corpus, held_out_share, report_findings
 from mapsto.data.table import Table, file_signatures, fingerprint_source, is_path, read_table, stream_tables
 from mapsto.errors import CheckpointError, DataError
 from mapsto.fitting.build_model import LENGTH, make_config, starting_sources
@@ -41,7 +41,7 @@ from mapsto.task.capabilities import Tokenized, require
 from mapsto.task.source import Source
 
 
-def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: Kept | None) -> RunData:
+def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: FoundShards | None) -> RunData:
     """Read a corpus into shards, or open the shards that are there.
 
     shards_record: the record of the shards in the run's folder.
@@ -52,7 +52,9 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: K
     if request.test is not None:
         test = read_table(request.test, encoding=options.encoding)
     require_choice("bad_rows", options.bad_rows)
-    shards = None if request.folder is None or request.ranks.is_main else Shards.opened(request.folder, request.ranks)
+    shards = (
+        None if request.folder is None or request.ranks.is_main else CorpusShards.opened(request.folder, request.ranks)
+    )
     data = request.data if shards or is_path(request.data) else read_table(request.data)
     signatures = [] if shards else file_signatures(data)
     if shards:
@@ -60,7 +62,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: K
     else:
         first = next(iter(_stream(data, options)))
         arrow = bind_to(request.arrow, first)
-        say_all(first.remarks_on(), say)
+        report_findings(first.remarks_on(), say)
     require_useful_options(arrow, options)
     targets = make_targets(arrow, options)
     limits = length_limits(options, make_config(start, options, pretraining=True), pretraining=True)
@@ -71,7 +73,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: K
         sources = sources or {kind: _open_source(arrow, shards)}
     else:
         if test is not None:
-            test = unseen(arrow, _stream(data, options), test, options, say)
+            test = drop_rows_in_corpus(arrow, _stream(data, options), test, options, say)
         shards = _new_shards(
             request, _shards_key(arrow, fingerprint_source(data), sources, limits, options), shards_record
         )
@@ -80,13 +82,13 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: K
     config = bind_targets(arrow, sources, targets, start, options)
     source = require(sources[kind], Tokenized, "read as a corpus")
     if not shards.whole:
-        corpus.fill(shards, _stream(data, options), arrow, source, limits)
+        corpus.write_shards(shards, _stream(data, options), arrow, source, limits)
         if file_signatures(data) != signatures:
             shards.forget()
             raise DataError(f"{data} changed while it was read; give the same command again when it is complete")
     read = corpus.Corpus(shards, source, limits, options.bad_rows)
     read.report(say)
-    training, held_out, num_held_out = read.split(share_of(read.rows, True, options), options.seed)
+    training, held_out, num_held_out = read.split(held_out_share(read.rows, True, options), options.seed)
 
     def encode() -> tuple[Examples, Examples]:
         corruption = make_corruption(arrow, options)
@@ -113,15 +115,15 @@ def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
     return stream_tables(data, options.encoding)
 
 
-def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: Kept | None) -> Shards:
+def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundShards | None) -> CorpusShards:
     """Open the shards of `key` in the run's folder for writing; those of another key only serve an unfinished run."""
     folder = request.folder
     unfinished = folder is not None and (folder / model_folder.RUN_FILE).exists() and not request.overwrite
-    return Shards(folder, key, request.say, unfinished, shards_record)
+    return CorpusShards(folder, key, request.say, unfinished, shards_record)
 
 
 def _shards_key(
-    arrow: Arrow, fingerprint: str, sources: Dict[str, Source] | None, limits: corpus.Limits, options: Options
+    arrow: Arrow, fingerprint: str, sources: Dict[str, Source] | None, limits: corpus.ExampleLimits, options: Options
 ) -> dict[str, Any]:
     """Return the facts that the shards of a corpus depend on; other facts make other shards."""
     return {
@@ -136,12 +138,12 @@ def _shards_key(
     }
 
 
-def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: Shards) -> Source:
+def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusShards) -> Source:
     """Return the source that an earlier run kept beside the shards, or train one on a sample of the corpus."""
     with suppress(CheckpointError):
         return _open_source(arrow, shards)
     kind = kinds.source(arrow.sources[0].kind)
-    values, share = sample(arrow, _stream(data, request.options))
+    values, share = sample_values(arrow, _stream(data, request.options))
     source = kind.new(values, request.options.vocabulary, share)
     request.say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
     if shards.folder is not None:
@@ -150,7 +152,7 @@ def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: Shards) 
     return source
 
 
-def _open_source(arrow: Arrow, shards: Shards) -> Source:
+def _open_source(arrow: Arrow, shards: CorpusShards) -> Source:
     """Open the source kept beside the shards. Raises CheckpointError where there is none, or a damaged one."""
     kind = kinds.source(arrow.sources[0].kind)
     if shards.folder is None or "source" not in shards.facts:

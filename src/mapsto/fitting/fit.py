@@ -118,10 +118,10 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
 def _prepare(request: FitRequest) -> PreparedRun:
     """Prepare the run in every process. Of a corpus the main process writes the missing shards, and the others open them."""
     folder, ranks = request.folder, request.ranks
-    if folder is None or not corpus.takes(request.arrow):
+    if folder is None or not corpus.is_corpus_arrow(request.arrow):
         return ranks.run_on_all(lambda: prepare(request))
     ranks.run_on_all(lambda: run_folder.require_shared(folder))
-    shards_record = shards.look(folder, ranks, request.say)
+    shards_record = shards.inspect_shards(folder, ranks, request.say)
     run = ranks.run_on_main(lambda: prepare(request, shards_record))
     return ranks.run_on_all(lambda: run or prepare(request))
 

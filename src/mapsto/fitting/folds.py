@@ -14,8 +14,8 @@ import numpy as np
 from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import make_examples
 from mapsto.data.rows import Rows, load_rows
-from mapsto.data.split import apart
-from mapsto.data.table import Ints, Table
+from mapsto.data.split import split_indices
+from mapsto.data.table import Int64s, Table
 from mapsto.errors import DataError
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting import fit
@@ -61,7 +61,7 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
     num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
     remaining, folds = row_indices, []
     for fold in range(num_folds):
-        training_positions, positions = apart(rows.select(remaining), share / (1 - fold * share), seed)
+        training_positions, positions = split_indices(rows.select(remaining), share / (1 - fold * share), seed)
         held_out = _drop_unknown_classes(rows, np.setdiff1d(row_indices, remaining[positions]), remaining[positions])
         remaining = remaining[training_positions]
         if len(held_out):
@@ -72,7 +72,7 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
     return folds
 
 
-def _drop_unknown_classes(rows: Rows, training: Ints, held_out: Ints) -> Ints:
+def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:
     """Return the held-out rows whose classes the training rows have too: no trial could learn the others."""
     for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):
         if has_exclusive_classes(target):

@@ -15,7 +15,7 @@ import torch
 
 from mapsto.data import corpus
 from mapsto.data.examples import Examples
-from mapsto.data.shards import Kept
+from mapsto.data.shards import FoundShards
 from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.distributed import Ranks
 from mapsto.fitting.build_model import make_mapping
@@ -57,7 +57,7 @@ class PreparedRun:
         return self.mapping.arrow.corrupted
 
 
-def prepare(request: FitRequest, shards_record: Kept | None = None) -> PreparedRun:
+def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> PreparedRun:
     """Read the data and build the model of a request.
 
     shards_record: the record of the shards in the run's folder, where a corpus is read into it.
@@ -67,7 +67,7 @@ def prepare(request: FitRequest, shards_record: Kept | None = None) -> PreparedR
     return build_run(request, read_data(request, shards_record))
 
 
-def read_data(request: FitRequest, shards_record: Kept | None = None) -> RunData:
+def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> RunData:
     """Open the starting model and read the data."""
     options, say = request.options, request.say
     _choose_device(options, request.ranks)  # refused before reading, which may take long
@@ -79,7 +79,7 @@ def read_data(request: FitRequest, shards_record: Kept | None = None) -> RunData
     options.require_use(request.arrow.corrupted)
     if request.arrow.corrupted and start.objective not in (None, options.objective):
         say(f"note: the start was trained with --objective {start.objective}; this run uses {options.objective}")
-    is_corpus = corpus.takes(request.arrow)
+    is_corpus = corpus.is_corpus_arrow(request.arrow)
     data = read_corpus_data(request, start, shards_record) if is_corpus else read_table_data(request, start)
     if options.hold_out and not data.num_held_out:
         say(f"note: --hold-out {options.hold_out:g} of {data.num_rows:,} rows is none, so no row is held out")

@@ -134,7 +134,7 @@ def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
 
 def length_limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
-) -> corpus.Limits:
+) -> corpus.ExampleLimits:
     """Return the treatment of long examples.
 
     sources: what the model reads; kinds that have a fixed number of tokens are never cut into windows.
@@ -143,9 +143,9 @@ def length_limits(
     """
     max_length, units = config.transformer.max_tokens, pretraining and options.shape in ("word", "span")
     if any(source.max_tokens is not None for source in (sources or {}).values()):
-        return corpus.Limits(max_length, "cut", units)
+        return corpus.ExampleLimits(max_length, "cut", units)
     if options.length is not None and options.length > max_length:
         raise UsageError(f"--length {options.length} is more than the {max_length} tokens that this model takes")
     longest = options.length or min(max_length, PRETRAIN_LENGTH if pretraining else max_length)
     long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
-    return corpus.Limits(longest, long, units)
+    return corpus.ExampleLimits(longest, long, units)

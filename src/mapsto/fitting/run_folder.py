@@ -56,7 +56,7 @@ BEFORE_RUN = {
     LOCK,
     "rejected.csv",
     *(f"{files.TEMPORARY_PREFIX}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
-    shards.FOLDER,
+    shards.CORPUS_FOLDER,
 }
 
 

@@ -12,7 +12,7 @@ from mapsto import kinds
 from mapsto.data.encoding import encode_rows, need_alignment
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
-from mapsto.data.split import examined, split
+from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
 from mapsto.files import hash_file
@@ -54,8 +54,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
             target.learn(answers, options.balance)
             for note in target.notes(answers) if isinstance(target, Classes) else ():
                 say(f"note: {note}")
-    test, findings = examined(rows, test, options, say)
-    training, held_out = split(rows, options)
+    test, findings = check_data(rows, test, options, say)
+    training, held_out = split_rows(rows, options)
     data = RunData(
         start=start,
         arrow=arrow,

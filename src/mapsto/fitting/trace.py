@@ -17,7 +17,7 @@ from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows, require_few_bad_rows
 from mapsto.data.table import Table, read_table
-from mapsto.data.writers import legible
+from mapsto.data.writers import to_text_cells
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
 from mapsto.fitting.build_model import make_config, make_mapping, make_sources
@@ -94,7 +94,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
     for port in (*mapping.arrow.sources, *mapping.arrow.targets):
         if port.column is not None and port.column not in columns:
             columns.add(port.column)
-            cell = legible({"": table.column(port.column)[row]})[""]
+            cell = to_text_cells({"": table.column(port.column)[row]})[""]
             size = f", {len(cell)} characters" if isinstance(cell, str) else ""
             yield f"cell     {place(file, line)}, column {port.column!r}{size}: {shorten(str(cell), 90)!r}"
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mapsto.data.sampling import mix
+from mapsto.data.sampling import mix_bits
 from mapsto.model.layers import Linear, Transform, TransformConfig
 from mapsto.model.mapping import Mapping
 from mapsto.model.transformer import Transformer
@@ -92,7 +92,7 @@ def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
     examples = readout.examples.cpu().numpy()
     index_in_example = np.arange(len(examples)) - np.searchsorted(examples, examples)
     # The 24 highest bits, as many as a float32 holds exactly.
-    bits = mix(batch.draws[examples] + index_in_example.astype(np.uint64), 0) >> np.uint64(40)
+    bits = mix_bits(batch.draws[examples] + index_in_example.astype(np.uint64), 0) >> np.uint64(40)
     return torch.from_numpy(bits.astype(np.float32) / 2**24).to(readout.values.device)
 
 
