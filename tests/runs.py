@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from mapsto import kinds
-from mapsto.sequence.piece import Piece
+from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.capabilities import Located
 
 WORDS = [
@@ -319,3 +320,10 @@ def memory_growth(*arguments: str) -> float:
     )
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split("GREW")[1]) / 1024
+
+
+def overlapping_tokens(alignment: Alignment, region: npt.ArrayLike) -> Ints:
+    """Return the indices of the tokens that overlap the raw `region`, (start, end) on each axis."""
+    start, end = np.asarray(region).T
+    overlaps = (alignment.regions[:, :, 0] < end) & (alignment.regions[:, :, 1] > start)
+    return np.flatnonzero(overlaps.all(axis=1))

@@ -20,7 +20,7 @@ pytest.importorskip("PIL", reason="the extra [video] is not here")
 
 from mappings import small_mapping
 from PIL import Image
-from runs import clip, write_clip, write_clips
+from runs import clip, overlapping_tokens, write_clip, write_clips
 from vision_models import edit_json
 
 import mapsto
@@ -245,7 +245,7 @@ def test_patches_hold_the_frames_and_say_when_and_where() -> None:
     (piece,) = of.encode([read(pixels)], 0, aligned=True)
     assert len(piece) == 3 * 4 * 2 and piece.alignment is not None
     assert np.array_equal(of.to_pixels(piece), pixels[1::2]), "the frame in the middle of each of six parts"
-    at = piece.alignment.to_tokens([(4, 8), (4, 8), (0, 4)])
+    at = overlapping_tokens(piece.alignment, [(4, 8), (4, 8), (0, 4)])
     assert [of.token_names(piece)[i] for i in at] == ["1,1,0"]
     assert np.array_equal(piece.alignment.to_raw(at), [(4, 8), (4, 8), (0, 4)])
 

@@ -1,6 +1,6 @@
-"""The one carrier between the parts: pieces of tokens, the examples made of them, and the packed batches a model reads.
+"""Examples, their answers, and the packed batches that a model reads.
 
-Legend of shapes: r rows, l row length, t tokens, n examples, m read-out places, a axes of position.
+Legend of shapes: r rows, l row length, t tokens, n examples, m answers read at tokens, a axes of position.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from mapsto.sequence.piece import Ints, Piece
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one target port should say of one example.
+    """The label of one target port for one example.
 
-    `values` is () or (k,) for a pooled answer. For an answer read at tokens, `at` (m,) counts tokens from the first
-    one of the example and `values` is (m, …). Read between tokens, `at` and `shares` are (m, k): the k tokens about each place
-    and how much of each is read. An appended answer also brings the `piece` laid behind the sources, from whose first token its
-    `at` counts.
+    values: () or (k,) for a pooled answer; (m, …) for an answer read at tokens.
+    at: (m,) indices of the tokens where the answer is read, counted from the first token of the example; (m, k) for an answer
+        read between tokens, the k tokens around each point. None for a pooled answer.
+    piece: tokens of an appended answer, placed after the sources; `at` then counts from its first token.
+    shares: (m, k) interpolation weights of the tokens `at`, for an answer read between tokens.
     """
 
     values: NDArray[Any]
@@ -34,8 +35,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of data, ready to be packed: its pieces end to end are one segment. draw: a number from (seed, row, step), of
-    which an objective that draws for the row makes what it needs."""
+    """One row of data, ready to be packed: its pieces end to end are one segment.
+
+    row: index of the row.
+    draw: random number computed from (seed, row, step); the seed of an objective that samples for each row.
+    """
 
     pieces: tuple[Piece, ...]
     answers: tuple[Answer | None, ...] = ()
@@ -43,30 +47,35 @@ class Example:
     draw: int = 0
 
     @property
-    def laid(self) -> tuple[Piece, ...]:
-        """All pieces in the order in which they are laid: the sources, then appended answers."""
+    def all_pieces(self) -> tuple[Piece, ...]:
+        """Return the sources, then the appended answers, in their order in the segment."""
         return self.pieces + tuple(a.piece for a in self.answers if a is not None and a.piece is not None)
 
     @property
-    def told(self) -> tuple[Answer | None, ...]:
-        """The answers with every `at` counted from the first token of the example."""
-        if len(self.laid) == len(self.pieces):
+    def shifted_answers(self) -> tuple[Answer | None, ...]:
+        """Return the answers with every `at` counted from the first token of the example."""
+        if len(self.all_pieces) == len(self.pieces):
             return self.answers
-        found, behind = list(self.answers), sum(map(len, self.pieces))
+        answers, offset = list(self.answers), sum(map(len, self.pieces))
         for port, answer in enumerate(self.answers):
             if answer is not None and answer.piece is not None and answer.at is not None:
-                found[port] = replace(answer, at=behind + answer.at)
-                behind += len(answer.piece)
-        return tuple(found)
+                answers[port] = replace(answer, at=offset + answer.at)
+                offset += len(answer.piece)
+        return tuple(answers)
 
     def __len__(self) -> int:
-        return sum(map(len, self.laid))
+        return sum(map(len, self.all_pieces))
 
 
 @dataclass(frozen=True, slots=True)
 class PackedAnswers:
-    """The answers of one target port over a batch: values (m, …), their flat places `at` (m,) if read at tokens, or (m, k) with
-    the `shares` of each if between them; and `examples` (m,), the example each belongs to."""
+    """The answers of one target port over a batch.
+
+    values: (m, …).
+    at: (m,) flat places of the tokens where they are read, or (m, k) if read between tokens; None for pooled answers.
+    examples: (m,) index of the example of each.
+    shares: (m, k) interpolation weights, if read between tokens.
+    """
 
     values: Tensor
     at: Tensor | None
@@ -76,11 +85,18 @@ class PackedAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed examples. Flat places count tokens over rows × length; segment 0 is padding.
+    """Packed examples. Flat places index tokens over rows × length; segment 0 is padding.
 
-    tokens/slots: for each kind its token values (t, …) and flat places (t,). segments, roles, places (which source port
-    a token came from): (r, l). positions: (r, l, a). owner: (r, l) example of a source token, n for others. starts, lengths:
-    (n,) flat place of the first token and number of source tokens. rows: (n,) numbers of the data rows. draws: (n,).
+    tokens: values (t, …) of the tokens of each kind.
+    slots: flat places (t,) of the tokens of each kind.
+    segments, roles: (r, l).
+    places: (r, l), index of the source port of each token.
+    positions: (r, l, a).
+    owner: (r, l), index of the example of a source token, n for other tokens.
+    starts: (n,), flat place of the first token of each example.
+    lengths: (n,), number of source tokens of each example.
+    rows: (n,), indices of the data rows.
+    draws: (n,), random number of each example.
     """
 
     tokens: dict[str, Tensor]
@@ -98,32 +114,32 @@ class Batch:
 
     @property
     def real_tokens(self) -> int:
-        """Tokens that are not padding."""
+        """Return the number of tokens that are not padding."""
         return int((self.segments > 0).sum())
 
     @property
     def fill(self) -> float:
-        """The share of places that hold a real token."""
+        """Return the share of places that are not padding."""
         return self.real_tokens / self.segments.numel()
 
     def lengths_without(self, hidden: Tensor | None) -> Tensor:
-        """(n,): how many source tokens each example has beside those at the flat places `hidden` (m,)."""
+        """Return the number of source tokens of each example, (n,), without those at the flat places `hidden` (m,)."""
         if hidden is None:
             return self.lengths
         return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+        """Return the batch with every tensor on `device`."""
+        return replace(self, **{f.name: _to_device(getattr(self, f.name), device) for f in fields(self)})
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
+def _to_device(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
         return {key: tensor.to(device) for key, tensor in value.items()}
     if isinstance(value, PackedAnswers):
-        return PackedAnswers(*(_moved(getattr(value, f.name), device) for f in fields(value)))
+        return PackedAnswers(*(_to_device(getattr(value, f.name), device) for f in fields(value)))
     if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
+        return tuple(_to_device(item, device) for item in value)
     return value

@@ -1,6 +1,6 @@
-"""What to hide: which tokens of a piece `~` takes away, and what stands in their place.
+"""Corruption for masked modelling: choose the tokens of a piece that `~` hides, and their replacements.
 
-Units are words, patches or whatever a kind counts as one; positions have 1, 2 or 3 axes, so every kind can use this.
+A unit is a word, a patch or another natural part of a value; positions have 1, 2 or 3 axes, so every kind can use this.
 """
 
 from __future__ import annotations
@@ -15,28 +15,32 @@ from mapsto.sequence.piece import Ints, Piece, Role
 
 CorruptionShape = Literal["token", "word", "span", "block"]
 
-
+# The share of causal examples of each objective; 0 for those not listed.
 CAUSAL_SHARES = {"causal": 1.0, "hybrid": 1 / 16}
 
+# The final rate of hidden tokens as a multiple of the first one, and the objectives that differ.
+LATE, LATE_SHARES = 0.5, {"mae": 1.0}
 
 FILLS_NOTHING = "this model puts a token back from those before it alone, so it fills nothing in"
 
 
-LATE, LATE_SHARES = 0.5, {"mae": 1.0}  # what is left of the rate late in training
-
-
 @dataclass(frozen=True)
 class Corruption:
-    """How much is hidden, in what shape, and what is seen instead.
+    """The rate and shape of hidden tokens, and their replacements.
 
-    The rate falls from `rate` to `final_rate` over the last 40 % of training: 30 % hidden teaches faster, 15 % is closer
-    to clean text (RECIPES: Wettig et al. 2023; GPT-BERT 2024). `shape`: single tokens, whole words, spans of words of
-    geometric length with mean `span` (SpanBERT, Joshi et al. 2020), or axis-aligned blocks (BEiT, Bao et al. 2022). Of a
-    stack of pictures a word is one place in all of them (the tubes of VideoMAE, Tong et al. 2022).
-    Of the hidden tokens the share `random` shows a random token and `kept` shows itself; the rest shows the mask.
-    causal: the share of examples of which nothing is hidden but what comes later: each token is put back from those before
-    it. 1 is a causal language model; between 0 and 1 one stack learns both ways (GPT-BERT, Charpentier & Samuel 2024).
-    ahead: how many places before its own a token is told; 1 where some examples are causal, so that both ways share a head.
+    rate: share of hidden tokens; it falls to `final_rate` over the last 40 % of training. Hiding 30 % trains faster, 15 % is
+        closer to clean text (Wettig et al. 2023; GPT-BERT, Charpentier & Samuel 2024).
+    final_rate: share of hidden tokens at the end of training.
+    shape: single tokens; whole words; spans of words of geometric length (SpanBERT, Joshi et al. 2020); or axis-aligned
+        blocks (BEiT, Bao et al. 2022). In a video a word is one patch position over all frames (tubes; VideoMAE, Tong et al.
+        2022).
+    span: mean length of a span in words.
+    random: share of the hidden tokens replaced by a random token.
+    kept: share of the hidden tokens left unchanged; the rest are replaced by the mask token.
+    causal: share of the examples with nothing hidden, whose tokens are each predicted from those before them. 1 is a causal
+        language model; between 0 and 1 one model learns both objectives (GPT-BERT, Charpentier & Samuel 2024).
+    ahead: how many places before its own a token is predicted; 1 where some examples are causal, so that both objectives share
+        a head.
     """
 
     rate: float = 0.30
@@ -58,84 +62,95 @@ class Corruption:
         if not 0 <= self.causal <= 1:
             raise UsageError(f"the share of causal examples must lie between 0 and 1, not {self.causal}")
         if self.ahead not in (0, 1) or (self.causal and not self.ahead):
-            raise UsageError("tokens are told at their own place or, where examples are causal, one before it")
+            raise UsageError("tokens are predicted at their own place or, where examples are causal, one before it")
 
     @classmethod
     def of(cls, objective: str, hide: float, shape: CorruptionShape) -> Corruption:
-        """What the objective of a run hides: `hide` of the tokens, mostly half of that late in training."""
+        """Return the corruption of an objective: hide the share `hide` of the tokens, mostly half of it late in training."""
         late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES.get(objective, 0.0)
         return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
 
     def rate_at(self, progress: float) -> float:
-        """The share to hide when `progress` (0 to 1) of training is done."""
+        """Return the share of tokens to hide at `progress` (0 to 1) of training."""
         return self.rate + (self.final_rate - self.rate) * max(0.0, (progress - 0.6) / 0.4)
 
 
 def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
-    """Random numbers that are a function of (seed, row, step) alone, and not of what ran before."""
+    """Return a random number generator that depends on (seed, row, step) only, so that a resumed run draws the same numbers."""
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
 def read_causally(piece: Piece) -> tuple[Piece, Ints]:
-    """The piece as it is read from its start on, and the tokens that are told: all behind its opening frame."""
+    """Return the piece as a causal one, and the indices of the tokens to predict: all after its opening frame."""
     return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
 
 def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
-    """The indices of the tokens to hide, in order; where any are hidden, at least one that may be."""
+    """Return the sorted indices of the tokens to hide: at least one outside the frame, unless the rate is 0.
+
+    progress: 0 to 1, the share of training that is done.
+    """
     free = np.flatnonzero(~piece.special)
     rate = corruption.rate_at(progress)
     if not len(free) or not rate:
         return free[:0]
-    wanted = max(1, round(rate * len(free)))
+    num_hidden = max(1, round(rate * len(free)))
     if corruption.shape == "token":
-        return np.sort(rng.permutation(free)[:wanted])
+        return np.sort(rng.permutation(free)[:num_hidden])
     if corruption.shape == "block":
-        return _blocks(piece, free, wanted, rng)
+        return _blocks(piece, free, num_hidden, rng)
     units = piece.units if piece.units is not None else np.arange(len(piece))
-    return _words(units[free], free, wanted, corruption.span if corruption.shape == "span" else 1.0, rng)
+    return _words(units[free], free, num_hidden, corruption.span if corruption.shape == "span" else 1.0, rng)
 
 
-def _words(units: Ints, free: Ints, wanted: int, span: float, rng: np.random.Generator) -> Ints:
-    """Whole units, in runs of geometric length of mean `span`, until `wanted` tokens are hidden."""
-    names, first, which = np.unique(units, return_index=True, return_inverse=True)
-    of = np.argsort(np.argsort(first))[which]
-    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+def _words(units: Ints, free: Ints, num_hidden: int, span: float, rng: np.random.Generator) -> Ints:
+    """Return whole units, in spans of geometric length of mean `span`, until `num_hidden` tokens are hidden."""
+    names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+    # np.unique sorts by value; spans need the units in the order of the piece.
+    unit_index = np.argsort(np.argsort(first))[inverse]
+    members = np.split(np.argsort(unit_index, kind="stable"), np.cumsum(np.bincount(unit_index))[:-1])
     hidden = np.zeros(len(units), bool)
     for start in rng.permutation(len(names)):
         run = 1 if span <= 1 else int(rng.geometric(1 / span))
         for unit in range(start, min(start + run, len(names))):
-            if hidden.sum() >= wanted:
+            if hidden.sum() >= num_hidden:
                 return free[hidden]
             hidden[members[unit]] = True
     return free[hidden]
 
 
-def _blocks(piece: Piece, free: Ints, wanted: int, rng: np.random.Generator) -> Ints:
-    """Axis-aligned blocks over the positions, the last one thinned to the number wanted."""
+def _blocks(piece: Piece, free: Ints, num_hidden: int, rng: np.random.Generator) -> Ints:
+    """Return axis-aligned blocks over the positions, the last one thinned so that exactly `num_hidden` tokens are hidden."""
     places = piece.positions[free]
     extent = places.max(axis=0) - places.min(axis=0) + 1
     hidden = np.zeros(len(free), bool)
-    while (missing := wanted - int(hidden.sum())) > 0:
+    while (missing := num_hidden - int(hidden.sum())) > 0:
+        # A block of about the missing area, its sides varied by up to e^±0.4.
         share = min(1.0, missing / len(free))
         size = np.maximum(
             1, np.round(extent * share ** (1 / len(extent)) * np.exp(rng.uniform(-0.4, 0.4, len(extent))))
         )
         corner = places[rng.integers(len(free))] - rng.integers(0, size.astype(np.int64))
-        inside = ((places >= corner) & (places < corner + size)).all(axis=1) & ~hidden
-        hidden[rng.permutation(np.flatnonzero(inside))[:missing]] = True
+        is_in_block = ((places >= corner) & (places < corner + size)).all(axis=1) & ~hidden
+        hidden[rng.permutation(np.flatnonzero(is_in_block))[:missing]] = True
     return free[hidden]
 
 
 def hide_tokens(
     piece: Piece, hidden: Ints, mask_id: int, vocabulary: int, corruption: Corruption, rng: np.random.Generator
 ) -> Piece:
-    """A piece of ids with the hidden ones replaced by the mask, or by what the corruption's shares say."""
+    """Return the piece of ids with the hidden ones replaced by the mask, by random ids, or left unchanged.
+
+    hidden: (m,) indices of the tokens to replace.
+    mask_id: id of the mask token.
+    vocabulary: number of ids that a random token is drawn from.
+    corruption: shares of the three replacements.
+    """
     tokens = piece.tokens.copy()
-    shown = np.full(len(hidden), mask_id, dtype=tokens.dtype)
+    replacements = np.full(len(hidden), mask_id, dtype=tokens.dtype)
     if corruption.random or corruption.kept:
-        fate = rng.random(len(hidden))
-        shown = np.where(fate < corruption.random, rng.integers(0, vocabulary, len(hidden)), shown)
-        shown = np.where(fate >= 1 - corruption.kept, tokens[hidden], shown)
-    tokens[hidden] = shown
+        draws = rng.random(len(hidden))
+        replacements = np.where(draws < corruption.random, rng.integers(0, vocabulary, len(hidden)), replacements)
+        replacements = np.where(draws >= 1 - corruption.kept, tokens[hidden], replacements)
+    tokens[hidden] = replacements
     return replace(piece, tokens=tokens)

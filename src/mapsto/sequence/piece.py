@@ -1,4 +1,4 @@
-"""Piece."""
+"""The tokens of one value and how they map to raw coordinates. Legend of shapes: t tokens, n values, f features, a axes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Ints = NDArray[np.integer[Any]]
 
 
 class Role(IntEnum):
-    """Who sees a token: a source token is seen by its whole example, an answer token only by answers.
+    """The attention rule of a token: a source token is visible to its whole example, an answer token only to answer tokens.
 
-    A causal answer token is seen by those behind it, a parallel one by all answer tokens of its example.
+    A causal answer token is visible to itself and the answer tokens after it, a parallel one to all answer tokens of its example.
     """
 
     SOURCE = 0
@@ -26,52 +26,48 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Raw coordinates (characters, pixels, seconds) ↔ token coordinates.
+    """The map between raw coordinates (characters, pixels, seconds) and tokens.
 
-    `regions` is (t, a, 2): start and end of each token on each raw axis; start == end marks a token that stands for
-    nothing in the raw value, as [CLS] does. Augmentation returns a new Alignment through `moved`. whole: (a, 2), where the
-    raw value begins and ends, for kinds that answers of another size are laid against.
+    regions: (t, a, 2), start and end of each token on each raw axis; start == end marks a token that covers nothing of the
+        raw value, as [CLS].
+    whole: (a, 2), start and end of the raw value, for kinds whose answers may have another size than the source.
     """
 
     regions: NDArray[Any]
     whole: NDArray[Any] | None = None
 
-    def to_tokens(self, region: Sequence[Sequence[float]]) -> Ints:
-        """Indices of the tokens that overlap `region`, given as (start, end) for each axis."""
-        wanted = np.asarray(region)
-        overlap = (self.regions[:, :, 0] < wanted[:, 1]) & (self.regions[:, :, 1] > wanted[:, 0])
-        return np.flatnonzero(overlap.all(axis=1))
-
     def to_raw(self, tokens: Sequence[int] | Ints) -> NDArray[Any] | None:
-        """The smallest region, (a, 2), that holds `tokens`; None when they stand for nothing in the raw value."""
-        chosen = self.regions[np.asarray(tokens, dtype=np.int64)]
-        chosen = chosen[(chosen[:, :, 0] < chosen[:, :, 1]).all(axis=1)]
-        if not len(chosen):
+        """Return the smallest raw region, (a, 2), that contains `tokens`; None when they cover nothing of the raw value."""
+        regions = self.regions[np.asarray(tokens, dtype=np.int64)]
+        regions = regions[(regions[:, :, 0] < regions[:, :, 1]).all(axis=1)]
+        if not len(regions):
             return None
-        return np.stack([chosen[:, :, 0].min(axis=0), chosen[:, :, 1].max(axis=0)], axis=1)
+        return np.stack([regions[:, :, 0].min(axis=0), regions[:, :, 1].max(axis=0)], axis=1)
 
     def ends(self, positions: Ints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where on each raw axis, (a,), the first of the positions (t, a) begins and where the last one ends; the second is the
-        smaller where the value was turned about."""
-        inner = (self.regions[:, :, 0] < self.regions[:, :, 1]).all(axis=1)
-        regions, at = self.regions[inner], positions[inner]
-        axes = range(at.shape[1])
-        low, high = (np.stack([regions[at[:, a] == end(at[:, a]), a][0] for a in axes]) for end in (np.min, np.max))
-        turned = low[:, 0] > high[:, 0]
-        return np.where(turned, low[:, 1], low[:, 0]), np.where(turned, high[:, 0], high[:, 1])
+        """Return the raw coordinates, (a,) each, where the first and the last of the positions (t, a) start and end.
 
-    def moved(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0) -> Alignment:
-        """The alignment after the raw value was scaled, then shifted, along each axis."""
-        scales, shifts = np.asarray(scale)[..., None], np.asarray(shift)[..., None]
-        return Alignment(self.regions * scales + shifts, None if self.whole is None else self.whole * scales + shifts)
+        On an axis along which the value was flipped, the second is the smaller one.
+        """
+        has_region = (self.regions[:, :, 0] < self.regions[:, :, 1]).all(axis=1)
+        regions, token_positions = self.regions[has_region], positions[has_region]
+        axes = range(token_positions.shape[1])
+        low, high = (
+            np.stack([regions[token_positions[:, a] == extreme(token_positions[:, a]), a][0] for a in axes])
+            for extreme in (np.min, np.max)
+        )
+        is_flipped = low[:, 0] > high[:, 0]
+        return np.where(is_flipped, low[:, 1], low[:, 0]), np.where(is_flipped, high[:, 0], high[:, 1])
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A value as a run of tokens.
+    """One value as a sequence of tokens.
 
-    tokens: (t,) ids or (t, f) features. positions: (t, a). special: (t,) True where a token belongs to the frame,
-    never to the value. units: (t,) which word (or other natural unit) a token is part of, −1 for the frame.
+    tokens: (t,) ids or (t, f) features.
+    positions: (t, a).
+    special: (t,), True for a token of the frame ([CLS], [SEP], …), which is no part of the value.
+    units: (t,), index of the word (or other natural unit) of each token, −1 for the frame.
     """
 
     kind: str
@@ -81,7 +77,6 @@ class Piece:
     alignment: Alignment | None = None
     units: Ints | None = None
     role: Role = Role.SOURCE
-    hides: str | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -101,18 +96,18 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """Return the size of its arrays in bytes."""
         regions = None if self.alignment is None else self.alignment.regions
-        held = (self.tokens, self.positions, self.special, regions, self.units)
-        return sum(array.nbytes for array in held if array is not None)
+        arrays = (self.tokens, self.positions, self.special, regions, self.units)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class MixturePart:
-    """What a mixed value has of one of those that it is made of.
+    """The contribution of one value to a mixed value (mixup, CutMix, mosaic).
 
-    share: how much of it is that one; those of all parts add up to 1. piece: the tokens that show it, aligned to its own raw
-    coordinates, where it has a place of its own.
+    share: weight of the value in the mixture; the shares of all parts add up to 1.
+    piece: tokens of the mixture that show the value, aligned to its own raw coordinates, where it covers a region of its own.
     """
 
     share: float
@@ -121,7 +116,12 @@ class MixturePart:
 
 @dataclass(frozen=True, slots=True)
 class FlatValues:
-    """Values end to end, without frames: tokens (t,), how many each value has (n,), and where units begin (t,), if asked."""
+    """The tokens of several values end to end, without frames.
+
+    tokens: (t,) ids.
+    lengths: (n,), number of tokens of each value.
+    begins: (t,), True where a unit (word) begins; None unless asked for.
+    """
 
     tokens: Ints
     lengths: Ints
