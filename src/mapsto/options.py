@@ -198,12 +198,12 @@ class DataOptions(OptionGroup):
 
     @property
     def augmentation(self) -> str:
-        """How training rows are varied by themselves."""
+        """Return the augmentation of single rows that `augment` names."""
         return next((name for name in self.augment.split("+") if name in AUGMENTATIONS), "auto")
 
     @property
     def mixture(self) -> str | None:
-        """How training rows are mixed with others; None where they are not."""
+        """Return the mixture with other rows that `augment` names, or None."""
         return next((name for name in self.augment.split("+") if name in MIXTURES), None)
 
 
@@ -255,7 +255,7 @@ class ObjectiveOptions(OptionGroup):
 
     @property
     def hides(self) -> bool:
-        """Whether the objective hides tokens of the sources behind `~`."""
+        """Return whether the objective hides tokens of the sources behind `~`."""
         return self.objective != "simclr"
 
 
