@@ -199,7 +199,7 @@ def test_check_reports_everything_at_once(invoke: Invoke, tmp_path: Path) -> Non
         "row 37, column 'label': 'c': the only row of its class",
         "row 38: 'x,y,z': this row has 3 cells, the header has 2",
         "test.csv, row 2, column 'text'",
-        "also stands in the training data",
+        "is also in the training data",
         "almost the same text",
         "1 test rows have a label that training never sees",
     ):

@@ -382,9 +382,9 @@ def test_wrong_arguments_are_refused_before_the_first_fit(arguments: dict[str, A
 
 
 def test_test_rows_in_the_training_data_are_refused() -> None:
-    with pytest.raises(mapsto.MapstoError, match=r"2 rows of --shift also stand in the training data(.|\n)*row 9"):
+    with pytest.raises(mapsto.MapstoError, match=r"2 rows of --shift are also in the training data(.|\n)*row 9"):
         mapsto.compare("text -> label", table(60), test=table(30, 5), shift=table(8, 9) + table(60)[:2], **SMALL)
-    with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test also stand in the training data(.|\n)*row 31"):
+    with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test are also in the training data(.|\n)*row 31"):
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)
 
 

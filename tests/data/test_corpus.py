@@ -205,7 +205,7 @@ def test_test_rows_in_a_corpus_are_found_before_its_first_shard(tmp_path: Path, 
     (tmp_path / "a.txt").write_text("\n".join(texts), encoding="utf-8")
     test = [{"text": text} for text in (f"{texts[400]} ", "unseen winter", texts[3].replace(" ", "  "))]
     given = {"vocabulary": 300, "layers": 2, "width": 64, "steps": 1}
-    with pytest.raises(DataError, match="2 rows of the test also stand") as stopped:
+    with pytest.raises(DataError, match="2 rows of the test are also") as stopped:
         mapsto.pretrain("text", tmp_path / "a.txt", tmp_path / "run", test=test, **given)
     assert [finding.row for finding in stopped.value.findings] == [1, 3]
     places = [int(finding.reason.rpartition(" ")[2]) for finding in stopped.value.findings]

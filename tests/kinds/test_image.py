@@ -411,7 +411,7 @@ def test_the_same_picture_on_both_sides_is_found(tmp_path: Path) -> None:
     (tmp_path / "test" / "bright").mkdir(parents=True)
     (tmp_path / "test" / "bright" / "copy.png").write_bytes(shown.read_bytes())
     done = run("check", "image -> label", str(folder), "--test", str(tmp_path / "test"))
-    assert done.returncode == 1 and "also stands in the training data" in done.stdout
+    assert done.returncode == 1 and "is also in the training data" in done.stdout
 
 
 @pytest.mark.parametrize(

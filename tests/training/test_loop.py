@@ -187,7 +187,7 @@ def test_test_rows_that_training_sees_stop_the_run(tmp_path: Path) -> None:
     rows = data.read_text(encoding="utf-8").splitlines()
     fresh = [f"{text},warm" for text in sentences(20, seed=9)]
     (tmp_path / "test.csv").write_text("\n".join([rows[0], rows[5], *fresh]) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="also stand in the training data"):
+    with pytest.raises(DataError, match="are also in the training data"):
         mapsto.fit("text -> label", data, test=tmp_path / "test.csv", steps=2, **TINY_OPTIONS)
     progress = RecordingProgress()
     mapsto.fit(
@@ -207,7 +207,7 @@ def test_test_rows_of_pretraining_are_checked_before_the_first_step(tmp_path: Pa
     for name, bad_rows, message in (
         ("broken.csv", "stop", "1 bad cells or rows"),
         ("other.csv", "stop", "no column 'text'"),
-        ("seen.txt", "stop", "3 rows of the test also stand in the training data"),
+        ("seen.txt", "stop", "3 rows of the test are also in the training data"),
         ("all.txt", "skip", "nothing to score"),
     ):
         with pytest.raises(MapstoError, match=message):

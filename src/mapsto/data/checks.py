@@ -1,4 +1,7 @@
-"""The data doctor: what is wrong with a labelled table, and what stands in both the training data and the test."""
+"""Checks of a labelled table (`mapsto check`): suspicious labels, repeated rows, and leaks between training and test rows.
+
+Leaks are exact matches of normalised values; near-duplicates are found by MinHash.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,12 @@ from mapsto.text.shingles import Hashes
 
 @dataclass
 class DataReport:
-    """Errors must be mended; warnings deserve a look. `leaks`, test rows that training sees, are among the errors."""
+    """The findings of the checks.
+
+    errors: must be fixed.
+    warnings: deserve a look.
+    leaks: test rows that are also training rows; they are among the errors.
+    """
 
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
@@ -29,9 +37,13 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Values:
-    """What the doctor compares: for each row a key of all that is read, and the name that is answered, where it is one.
+    """Rows as the checks compare them.
 
-    None where a cell cannot be read. read: the kinds of the columns.
+    read: the source kind of each column.
+    column: the first source column.
+    keys: a key of the sources of each row; None where a cell cannot be read.
+    labels: the label of each row, where a target has exclusive classes.
+    label_column: the column of these labels.
     """
 
     rows: Rows
@@ -48,26 +60,26 @@ class _Values:
         return Finding(file, line, self.column, self.shown(index), reason)
 
     def shown(self, index: int) -> str:
-        """What is read in a row, for people."""
+        """Return the sources of a row as text."""
         return "\n".join(str(column[index]) for column in self.rows.sources)
 
     @property
-    def what(self) -> str:
-        """What a row is taken for."""
+    def noun(self) -> str:
+        """The word for a row in messages, such as "text"."""
         return self.read[0].kind if len(self.read) == 1 else "row"
 
-    def sketches(self, chosen: Iterable[int]) -> list[Hashes | None]:
-        """By row, for those that are chosen: see Describable.sketch."""
-        found: list[Hashes | None] = [None] * len(self.rows)
+    def sketches(self, indices: Iterable[int]) -> list[Hashes | None]:
+        """Return the hashes of the rows `indices`, see Describable.sketch; None for other rows."""
+        sketches: list[Hashes | None] = [None] * len(self.rows)
         columns = [
             (kind, values)
             for kind, values in zip(self.read, self.rows.sources, strict=True)
             if issubclass(kind, Describable)
         ]
-        for index in chosen if columns else ():
+        for index in indices if columns else ():
             if self.keys[index] is not None:
-                found[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
-        return found
+                sketches[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
+        return sketches
 
     def place(self, index: int) -> str:
         file, line = self.rows.origin(index)
@@ -75,7 +87,7 @@ class _Values:
 
 
 def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
-    """Look all rows over, alone and beside those of a test; cells that cannot be read are None, and in `rows.faults`."""
+    """Check rows, and test rows against them. Cells that could not be read are None; they are in `rows.faults`."""
     report, arrow = DataReport(), rows.arrow
     columns = [port.column for port in (*arrow.sources, *arrow.targets)]
     for table in (rows.table, *([] if test is None else [test.table])):
@@ -123,7 +135,7 @@ def _one_class(values: _Values) -> list[Finding]:
 
 
 def _labels(values: _Values) -> list[Finding]:
-    """Labels that differ by case or spaces alone, and classes of a single row."""
+    """Find labels that differ only by case or spaces, and classes of a single row."""
     labels = values.labels or []
     counts = Counter(label for label in labels if label is not None)
     first = {label: index for index, label in reversed(list(enumerate(labels)))}
@@ -142,12 +154,12 @@ def _labels(values: _Values) -> list[Finding]:
 
 
 def _exact(text: str) -> str:
-    """Texts equal under this are the same text: composed characters, single spaces."""
+    """Normalise a text for exact comparison: composed characters, single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _repeated(values: _Values) -> list[Finding]:
-    """The same value under two labels, and how many rows only repeat another one."""
+    """Find equal values with different labels, and count the rows that repeat another one."""
     first_index: dict[str, int] = {}
     again: list[tuple[int, int]] = []
     found = []
@@ -171,7 +183,7 @@ def _repeated(values: _Values) -> list[Finding]:
 
 
 def _unseen(train: _Values, test: _Values) -> list[Finding]:
-    """Classes that only the test has."""
+    """Find classes that only the test rows have."""
     if train.labels is None or test.labels is None:
         return []
     known, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
@@ -185,14 +197,14 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
 
 
 def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
-    """Test rows of which what is read also stands in the training data: exactly, and nearly."""
+    """Find test rows of which the sources are also in the training data: (exact matches, near-duplicates)."""
     known = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
     leaks, others = [], []
     for index, key in enumerate(test.keys):
         if key is None:
             continue
         if (same := known.get(_exact(key))) is not None:
-            reason = f"the same {test.what} also stands in the training data: {train.place(same)}"
+            reason = f"the same {test.noun} is also in the training data: {train.place(same)}"
             leaks.append(test.finding(index, reason))
         else:
             others.append(index)
@@ -204,13 +216,13 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     for index, twin, similarity in find_near_duplicates(sketches, test.sketches(others), others, alike):
         where, shown = train.place(twin), train.shown(twin)
         where += "" if shown == where else f": {shorten(shown, 40)!r}"
-        reason = f"almost the same {test.what} ({100 * similarity:.0f} % alike) in the training data: {where}"
+        reason = f"almost the same {test.noun} ({100 * similarity:.0f} % alike) in the training data: {where}"
         near.append(test.finding(index, reason))
     return leaks, near
 
 
 def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
-    """Test rows of which what is read also stands, exactly, in a corpus; its parts are gone through once and not held."""
+    """Find test rows of which the sources are also in a corpus, exactly; its parts are read once and not kept."""
     tested = _values(test)
     wanted: dict[str, list[int]] = {}
     for index, key in enumerate(tested.keys):
@@ -221,6 +233,6 @@ def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
         train = _values(part)
         for at, key in enumerate(train.keys):
             for index in () if key is None else wanted.pop(_exact(key), ()):
-                reason = f"the same {tested.what} also stands in the training data: {train.place(at)}"
+                reason = f"the same {tested.noun} is also in the training data: {train.place(at)}"
                 leaks.append((index, tested.finding(index, reason)))
     return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]

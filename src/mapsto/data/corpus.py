@@ -1,4 +1,6 @@
-"""A corpus of any size: one corrupted source, read once into shards of tokens, its examples taken from where they lie.
+"""A corpus of any size: one corrupted source, encoded once into shards of tokens that are mapped into memory.
+
+Memory does not grow with the corpus: a table part is encoded while the next one is read, and an example is a slice of a shard.
 
 Legend of shapes: n rows, e examples (windows of rows), t tokens.
 """
@@ -28,20 +30,17 @@ from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Tokenized
 
+# Parts of a file in a shard.
 SHARD_PARTS = 16
-
-
-SAMPLE_CHARACTERS = 2**25  # characters to make a vocabulary from
-
-
+# Characters to train a vocabulary on.
+SAMPLE_CHARACTERS = 2**25
+# Faults in a message, and characters of a value in a fault.
 MAX_SHOWN = 1000
-
-
 MAX_VALUE_CHARACTERS = 200
 
 
 def is_corpus_arrow(arrow: Arrow) -> bool:
-    """Whether all there is to an example of this arrow are the tokens of one corrupted source."""
+    """Return whether an example of an arrow is nothing but the tokens of one corrupted source."""
     (first, *more), targets = arrow.sources, arrow.targets
     if more or not first.corrupted or first.kind not in kinds.names("source"):
         return False
@@ -52,7 +51,12 @@ def is_corpus_arrow(arrow: Arrow) -> bool:
 
 @dataclass(frozen=True)
 class ExampleLimits:
-    """How rows become examples: the longest one in tokens, what happens to longer rows, and whether units are kept."""
+    """How rows become examples.
+
+    longest: tokens of the longest example.
+    long: "cut", "window" or "error", as of `--long`.
+    units: whether the starts of words are stored, for whole-word corruption.
+    """
 
     longest: int
     long: str
@@ -60,7 +64,7 @@ class ExampleLimits:
 
 
 def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
-    """Values of at most about SAMPLE characters, chosen by the numbers of their rows, and which share of all they are."""
+    """Return values of about SAMPLE_CHARACTERS characters, drawn by row number, and their share of the corpus."""
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
     chosen: list[tuple[int, int, Any]] = []
@@ -88,7 +92,7 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
 def write_shards(
     shards: CorpusShards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: ExampleLimits
 ) -> None:
-    """Make the shards that are missing; shard i holds SHARD_PARTS parts from the i × SHARD_PARTS-th on."""
+    """Encode and write the missing shards; shard i holds the SHARD_PARTS parts from part i × SHARD_PARTS on."""
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:
@@ -108,7 +112,7 @@ def _ends(sizes: Int64s) -> Int64s:
 
 
 def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Iterator[Arrays]:
-    """`work` of each part in order, in a thread, while the next part is being read."""
+    """Yield `work` of each part in order; it runs in a thread while the next part is read."""
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Arrays] | None = None
         for part in parts:
@@ -121,7 +125,7 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
 
 
 def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: Table) -> dict[str, Any]:
-    """tokens (t,), sizes (e,), how many `windows` each row has and what it draws (n,), faults as JSON lines, counts."""
+    """Encode a part: tokens (t,), sizes of examples (e,), windows and a hash (`draws`) of each row (n,), faults, counts."""
     rows = load_rows(replace(arrow, targets=()), part)
     values = rows.sources[0]
     flat = source.flatten(values, limits.units)
@@ -158,7 +162,7 @@ def _line(finding: Finding) -> str:
 
 
 class Corpus:
-    """The whole shards of a corpus. Raises DataError for bad rows, as `bad_rows` says, and for long ones when `limits` do."""
+    """A corpus of which all shards are written. Raises DataError for bad or long rows, as `bad_rows` and `limits` say."""
 
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
@@ -171,15 +175,15 @@ class Corpus:
             )
 
     def faults(self) -> Iterator[Finding]:
-        """What is wrong with rows that were left out, in order."""
+        """Yield the faults of rows that were left out, in order."""
         for number in range(self.shards.count or 0):
             for line in self.shards[number]["faults"].tobytes().splitlines():
                 yield Finding(**json.loads(line))
 
     def split(self, share: float, seed: int) -> tuple[StoredExamples, StoredExamples, int]:
-        """(examples to learn from, examples held out, rows held out): a row's own hash decides, so equal rows go together.
+        """Return training examples, held-out examples and the number of held-out rows; the hash of a row decides.
 
-        Raises UsageError when none to learn from would be left; where all rows are equal none are held out.
+        Equal rows are on one side. Where all rows are equal none are held out. Raises UsageError if no training row is left.
         """
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
         aside, rows, first = [np.zeros(0, np.int64)], 0, 0
@@ -200,7 +204,7 @@ class Corpus:
         return StoredExamples(self, found, held=False), StoredExamples(self, found, held=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
-        """Say how much was longer than examples may be, and how much is unknown."""
+        """Print how much was longer than an example may be, and how much is unknown to the vocabulary."""
         shards = map(self.shards.__getitem__, range(self.shards.count or 0))
         if unknown := describe_unknown_tokens((self.source, shard["tokens"]) for shard in shards):
             say(f"note: {unknown}")
@@ -212,7 +216,7 @@ class Corpus:
 
 
 class StoredExamples:
-    """Examples of a corpus: those held out, or all others."""
+    """The held-out examples of a corpus, or all others, by number."""
 
     def __init__(self, corpus: Corpus, aside: Int64s, held: bool) -> None:
         self.corpus, self.aside, self.held = corpus, aside, held

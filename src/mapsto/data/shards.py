@@ -1,4 +1,4 @@
-"""Arrays in files that are whole or made again, read where they lie: what does not fit in memory is mapped into it.
+"""Shards of arrays that are mapped into memory; each is written atomically, and its hash is checked.
 
 A folder of shards is `manifest.json`, which says what they were made from and the SHA-256 of each, and one safetensors
 file a shard. Without a folder the arrays stay in memory, and everything else is the same.
@@ -22,20 +22,11 @@ from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.errors import CheckpointError, RunError, UsageError
 
 CORPUS_FOLDER = "corpus"
-
-
 SHARDS_MANIFEST = "manifest.json"
-
-
 SHARD = "shard-"
-
-
+# Names of safetensors for the types of NumPy.
 DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
-
-
 Arrays = Mapping[str, NDArray[Any]]
-
-
 UNFINISHED = (
     "{run} holds an unfinished run with other {facts}; run it as before, choose another --out, or add --overwrite"
 )
@@ -43,14 +34,18 @@ UNFINISHED = (
 
 @dataclass(frozen=True)
 class FoundShards:
-    """What a folder of shards holds: its record, None where there is none, and which shards are not as they were recorded."""
+    """The state of a folder of shards.
+
+    record: its manifest; None where there is none.
+    damaged: shards that are missing or do not match their hash.
+    """
 
     record: dict[str, Any] | None = None
     damaged: frozenset[int] = frozenset()
 
 
 def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> FoundShards:
-    """What is kept in `run`/corpus, every byte of it read by one of the processes. Raises UsageError for other files there."""
+    """Check the shards in `run`/corpus by their hashes, each by one process. Raises UsageError for other files there."""
     record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
         return FoundShards()
@@ -76,7 +71,7 @@ def _highest(record: Mapping[str, Any]) -> int:
 
 
 def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
-    """Of this process's part of the shards those that are missing or not as they were recorded."""
+    """Return the shards, of this process's share, that are missing or do not match their hash."""
     numbers = ranks.own_share(sorted(map(int, record["shards"])))
     return {n for n in numbers if not _intact(_path(folder, n), record["shards"][str(n)]["sha256"])}
 
@@ -116,7 +111,7 @@ class CorpusShards:
 
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> CorpusShards:
-        """What the main process has made, for the others, which write nothing. Raises CheckpointError for a damaged shard."""
+        """Open, read-only, the shards that rank 0 has written. Raises CheckpointError for a damaged shard."""
         record = files.read_sealed(run / CORPUS_FOLDER / SHARDS_MANIFEST)
         for number in _damaged(run / CORPUS_FOLDER, record, ranks):
             path = _path(run / CORPUS_FOLDER, number)
@@ -169,7 +164,7 @@ class CorpusShards:
         self._record()
 
     def add(self, number: int, arrays: Arrays, counts: Mapping[str, int]) -> None:
-        """Keep a shard. Raises RunError when one that is made again comes out as another one."""
+        """Add a shard. Raises RunError when it is written again and differs, because the corpus has changed."""
         self.entries[number] = dict(counts)
         self._arrays[number] = arrays
         if self.folder is None:
@@ -187,13 +182,13 @@ class CorpusShards:
         self._record()
 
     def finish(self, count: int) -> None:
-        """All shards are there."""
+        """Record that all shards are there."""
         self.count = count
         assert self.whole
         self._record()
 
     def forget(self) -> None:
-        """Drop what was made since the folder was opened; what it was made of has changed meanwhile."""
+        """Delete the shards that were added since the folder was opened, because the corpus has changed."""
         for number in self.entries.keys() - self._known.keys():
             del self.entries[number], self._arrays[number]
             if self.folder is not None:
@@ -202,7 +197,7 @@ class CorpusShards:
         self._record()
 
     def total(self, name: str) -> int:
-        """The sum of a count over all shards."""
+        """Return the sum of a count over all shards."""
         return sum(int(entry[name]) for entry in self.entries.values())
 
     def _record(self) -> None:
@@ -215,7 +210,7 @@ class CorpusShards:
 
 
 def concatenate(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    """Arrays end to end, each number in as few bytes as the largest one needs."""
+    """Concatenate arrays, each in the smallest type that holds its numbers."""
     return {name: _small(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
@@ -226,7 +221,7 @@ def _small(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mapped(path: Path) -> Arrays:
-    """The arrays of a safetensors file, whose hash was compared, without reading them."""
+    """Map the arrays of a safetensors file, whose hash was checked, into memory."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))

@@ -1,4 +1,4 @@
-"""Which rows are learnt from, which are held out to watch and which test: none of them on two sides."""
+"""Training rows, held-out rows and test rows: equal values are never in two of them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ from mapsto.options import Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import has_exclusive_classes
 
-WATCHED_ROWS = 1000
-
-
+# Rows held out at most by default.
+MAX_HELD_OUT = 1000
 # Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
-
-
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
-
-
-SHOWN_WARNINGS = 5
+# Warnings that a run prints.
+MAX_WARNINGS = 5
 
 
 def check_data(
@@ -37,7 +33,10 @@ def check_data(
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
-    """The rows of the test that training does not see; stops when there are others. And what else looks wrong, which it says."""
+    """Check training and test rows; return the test rows that are not also training rows, and the warnings, which it prints.
+
+    Raises DataError for test rows that are also training rows, as `--bad-rows` says.
+    """
     if rows.arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
         report_findings(rows.table.remarks_on(), say)
         return None, []
@@ -48,11 +47,11 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """The first of what looks wrong, though it stops nothing."""
-    for finding in findings[:SHOWN_WARNINGS]:
+    """Print the first findings, which do not stop the run."""
+    for finding in findings[:MAX_WARNINGS]:
         say(f"note: {finding}")
-    if len(findings) > SHOWN_WARNINGS:
-        say(f"note: {len(findings) - SHOWN_WARNINGS} more; `mapsto check` lists them all")
+    if len(findings) > MAX_WARNINGS:
+        say(f"note: {len(findings) - MAX_WARNINGS} more; `mapsto check` lists them all")
 
 
 def drop_rows_in_corpus(
@@ -62,7 +61,7 @@ def drop_rows_in_corpus(
     options: Options,
     say: Callable[[str], None],
 ) -> Table:
-    """The rows of the test that do not stand in a corpus of any size. Stops when there are others."""
+    """Return the test rows that are not also in a corpus of any size. Raises DataError for others, as `--bad-rows` says."""
     held = _read_test(arrow, tested, options)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
     return drop_leaks(find_leaks(read, held), tested, options, say)
@@ -77,33 +76,33 @@ def _read_test(arrow: Arrow, tested: Table, options: Options) -> Rows:
 def drop_leaks(
     leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
 ) -> Table:
-    """A test without the rows that training sees. Raises DataError unless bad rows are to be skipped and some are left."""
+    """Return a test table without its leaks. Raises DataError unless bad rows are skipped and some rows are left."""
     if not leaks:
         return tested
     if options.bad_rows == "stop":
         raise DataError(
-            f"{len(leaks)} rows of {what} also stand in the training data; take them out of one of the two, "
+            f"{len(leaks)} rows of {what} are also in the training data; take them out of one of the two, "
             "or score without them with --bad-rows skip:",
             leaks,
         )
-    say(f"note: {len(leaks)} rows of {what} also stand in the training data and are not scored")
+    say(f"note: {len(leaks)} rows of {what} are also in the training data and are not scored")
     leaked = {(finding.file, finding.row) for finding in leaks}
     left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
     if not len(left):
-        raise DataError(f"every row of {what} also stands in the training data, so there is nothing to score")
+        raise DataError(f"every row of {what} is also in the training data, so there is nothing to score")
     return left
 
 
 def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
-    """The share of the rows to hold out."""
+    """Return the share of the rows to hold out: `--hold-out`, or a default by the number of rows."""
     if options.hold_out is not None:
         return options.hold_out
     fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
-    return min(share, WATCHED_ROWS / rows) if rows >= fewest else 0.0
+    return min(share, MAX_HELD_OUT / rows) if rows >= fewest else 0.0
 
 
 def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows held out to watch; equal values never stand on both sides."""
+    """Return training rows and held-out rows; equal values are never on both sides. Raises UsageError if none are left."""
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
@@ -114,7 +113,7 @@ def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
 
 
 def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices (kept, held out): about `share` of each class is held out, equal values never stand on both sides."""
+    """Return indices (training, held out): about `share` of each class is held out, and equal values are never on both sides."""
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
     groups = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)

@@ -1,4 +1,4 @@
-"""Rows of named cells → csv, tsv, jsonl or parquet, also gzipped: streamed, and whole or not at all."""
+"""Write rows as csv, tsv, jsonl or parquet, also gzipped: streamed, and atomically."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ from mapsto.errors import UsageError
 from mapsto.files import replacing
 
 WRITABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
-
-
+# Rows of a batch of parquet.
 ROWS_PER_CHUNK = 4096
-
-
 Row = Mapping[str, Any]
 
 
 def require_writable(path: Path) -> str:
-    """The format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
+    """Return the format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
@@ -40,7 +37,7 @@ def require_writable(path: Path) -> str:
 
 
 def require_output_path(path: Path | None) -> None:
-    """Raises UsageError where neither rows nor files can be written to `path`: what it is for, its name may leave open."""
+    """Raise UsageError if neither rows nor files can be written to `path`."""
     if path is not None and file_format(path) is not None:
         require_writable(path)
     elif path is not None and path.exists() and not path.is_dir():
@@ -50,10 +47,10 @@ def require_output_path(path: Path | None) -> None:
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Write rows in the format of the name, whole or not at all; how many there were. Raises UsageError, RunError.
+    """Write rows in the format of the file name, atomically; return their number. Raises UsageError, RunError.
 
-    `rows` are gone through once, for parquet twice (its types are known at the end), and never held. A row's cells
-    outside `columns` are left out.
+    rows: iterated once, for parquet twice, since its types are known at the end; never held in memory.
+    columns: cells of other columns are left out.
     """
     kind = require_writable(path)
     try:
@@ -77,7 +74,7 @@ def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 
 def to_text_cells(row: Row) -> dict[str, Any]:
-    """The row as text can hold it: lists and dicts as JSON, and for encoded bytes their file's name, or how many there are."""
+    """Return a row as text cells: lists and dicts as JSON, and encoded files as their name or their size."""
     return {name: _spelt(_named(cell)) for name, cell in row.items()}
 
 
@@ -87,7 +84,7 @@ def _spelt(cell: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds, of numpy's arrays and numbers."""
+    """Convert an array or number of NumPy for JSON."""
     return value.tolist()
 
 
@@ -98,7 +95,7 @@ def _named(cell: Any) -> Any:
 
 
 def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
-    """Write a header and rows as csv, in UTF-8; how many rows there were."""
+    """Write a header and rows as csv in UTF-8; return the number of rows."""
 
     # csv quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
     def write(line: str) -> None:
@@ -141,7 +138,7 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
 
 
 def _common(name: str, known: Any, cells: list[Any]) -> Any:
-    """The type that holds the cells of a column so far and these. Raises UsageError."""
+    """Return the type that holds these cells and those before them. Raises UsageError."""
     import pyarrow
 
     try:

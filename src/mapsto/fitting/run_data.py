@@ -37,7 +37,7 @@ class RunData:
     fingerprint: SHA-256 of the data.
     num_rows, num_held_out: rows to learn from and rows held out.
     held_out_rows: the held-out rows of a table; None for a corpus.
-    test: the rows to score at the end, without those that also stand in the training data.
+    test: the rows to score at the end, without those that are also in the training data.
     rejected: unreadable rows that were skipped.
     encode: a function that returns the examples to learn from and the held-out ones, encoded at its first call.
     findings: warnings about the data that stop nothing.
