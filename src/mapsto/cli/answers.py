@@ -77,14 +77,14 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
     """Write every row with its answer to a table, or print it as csv."""
     folder = None if out is None else out.parent
-    answered = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
+    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
     if out is not None:
-        print_status(f"wrote {write_rows(out, answered.columns, answered)} rows to {out}")
+        print_status(f"wrote {write_rows(out, rows.columns, rows)} rows to {out}")
     else:
-        writer = csv.DictWriter(sys.stdout, answered.columns)
+        writer = csv.DictWriter(sys.stdout, rows.columns)
         writer.writeheader()
-        writer.writerows(map(to_text_cells, answered))
-    return RowCounts(answered.num_rows, answered.num_failed)
+        writer.writerows(map(to_text_cells, rows))
+    return RowCounts(rows.num_rows, rows.num_failed)
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

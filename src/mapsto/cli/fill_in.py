@@ -33,14 +33,14 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
     masks = None if mask is None else _find_masks(mask, port.kind, rows.sources[0])
     row_indices = rows.indices.tolist()
     values = predictor.complete(rows.sources[0], hide or 0.0, mask=masks, rows=row_indices)
-    filled = dict(zip(row_indices, values, strict=True))
+    values_by_row = dict(zip(row_indices, values, strict=True))
     if folder is not None:
         target = predictor.mapping.targets[0]
         assert isinstance(target, Reconstruction)
-        _write_files(target, table, filled, folder)
+        _write_files(target, table, values_by_row, folder)
     else:
         # Unreadable rows keep their place, empty.
-        column = [filled.get(row) if isinstance(row, int) else None for row in table.in_order()]
+        column = [values_by_row.get(row) if isinstance(row, int) else None for row in table.in_order()]
         if out is None:
             print("\n".join(value or "" for value in column))
         else:
@@ -51,13 +51,13 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
         print_note(f"{num_unreadable:,} rows could not be filled in")
 
 
-def _write_files(target: Reconstruction, table: Table, filled: Mapping[int, Any], folder: Path) -> None:
+def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[int, Any], folder: Path) -> None:
     """Write the filled-in value of each row to a file, named by its number in the table."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(table.in_order(), 1):
-        if isinstance(row, int) and row in filled and (content := target.file(filled[row])) is not None:
+        if isinstance(row, int) and row in values_by_row and (content := target.file(values_by_row[row])) is not None:
             write_file(folder, table.origin(row), number, *content)
-    print_status(f"wrote {len(filled):,} files to {folder}")
+    print_status(f"wrote {len(values_by_row):,} files to {folder}")
 
 
 def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:

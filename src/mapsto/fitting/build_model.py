@@ -150,8 +150,8 @@ def _matching_family(config: ModelConfig) -> ModelConfig:
 
 def _num_heads(width: int) -> int:
     """Return the number of heads, each about HEAD_WIDTH wide, into which `width` splits."""
-    most = max(1, width // HEAD_WIDTH)
-    return next((n for n in range(most, 0, -1) if splits_into_heads(width, n)), most)
+    max_heads = max(1, width // HEAD_WIDTH)
+    return next((n for n in range(max_heads, 0, -1) if splits_into_heads(width, n)), max_heads)
 
 
 def make_mapping(

@@ -125,17 +125,17 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
         self.classes, self.grid, self.usual = list(classes), grid, usual
-        self.learnt = 0  # learnt queries of the starting model
+        self.num_learnt = 0  # learnt queries of the starting model
 
     @property
     def learning(self) -> Learning:
         """Return the learning of a new head over places, or that of learnt queries."""
-        return QUERY_LEARNING if self.learnt else GRID_LEARNING
+        return QUERY_LEARNING if self.num_learnt else GRID_LEARNING
 
     @property
     def queries(self) -> int:
         """Return how many boxes an answer can have at most."""
-        return self.learnt or self.grid**2
+        return self.num_learnt or self.grid**2
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -200,17 +200,17 @@ class Boxes(Located, Classes, Comparable, Mixable):
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
         self.source = require(source, Spatial, "asked about places")
-        self.learnt = self.source.queries
+        self.num_learnt = self.source.queries
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without boxes, read at every query."""
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         first, no_boxes = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
-        if self.learnt:
+        if self.num_learnt:
             end = first + len(pieces[port])
-            return Answer(no_boxes, np.arange(end - self.learnt, end))
-        at, shares = self.source.tokens_around(pieces[port], (self.grid, self.grid))
-        return Answer(no_boxes, first + at, shares=shares)
+            return Answer(no_boxes, np.arange(end - self.num_learnt, end))
+        indices, shares = self.source.tokens_around(pieces[port], (self.grid, self.grid))
+        return Answer(no_boxes, first + indices, shares=shares)
 
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:
         """Return class, middle x and y, width and height as shares of the visible picture, (q, 5).
@@ -238,9 +238,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         boxes: list[VisibleBox] = []
         for box in answer:
             sides = np.array([[box.top, box.bottom], [box.left, box.right]])
-            whole = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
-            low, high = np.clip(whole, 0, 1).T
-            is_visible = (high - low).prod() >= MIN_VISIBLE * (whole[:, 1] - whole[:, 0]).prod()
+            extent = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
+            low, high = np.clip(extent, 0, 1).T
+            is_visible = (high - low).prod() >= MIN_VISIBLE * (extent[:, 1] - extent[:, 0]).prod()
             if is_visible and not box.crowd and box.label in self.classes:
                 boxes.append((self.classes.index(box.label), low, high))
         return boxes
@@ -272,13 +272,15 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return dense layers to classes and sides."""
-        return LearntHead(width, len(self.classes)) if self.learnt else BoxHead(width, len(self.classes), self.grid)
+        return LearntHead(width, len(self.classes)) if self.num_learnt else BoxHead(width, len(self.classes), self.grid)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the loss of classes and sides, scaled so that the usual number of boxes makes up one example."""
         predictions, labels = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
-        loss_of = self._matched_loss if self.learnt else partial(self._grid_loss, grid_centres(self.grid).to(values))
+        loss_of = (
+            self._matched_loss if self.num_learnt else partial(self._grid_loss, grid_centres(self.grid).to(values))
+        )
         for predicted, true in zip(predictions, labels, strict=True):
             total = total + loss_of(predicted[:, :-4], predicted[:, -4:], true[true[:, 0] >= 0])
         return total * self.queries / self.usual
@@ -320,7 +322,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     def _class_scores(self, logits: Tensor) -> Tensor:
         """Return the probability of each class, (…, c)."""
-        return logits.softmax(-1)[..., :-1] if self.learnt else torch.sigmoid(logits)
+        return logits.softmax(-1)[..., :-1] if self.num_learnt else torch.sigmoid(logits)
 
     def ranked(self, picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
         """Return scores, classes and sides (·, 4) of the likeliest pairs of query and class, the most confident first.
@@ -335,8 +337,8 @@ class Boxes(Located, Classes, Comparable, Mixable):
             (pairs % num_classes).numpy(),
             picture[pairs // num_classes, -4:].double().numpy(),
         )
-        kept = slice(MAX_BOXES) if self.learnt else non_maximum_suppression(sides, classes)[:MAX_BOXES]
-        return scores[kept], classes[kept], sides[kept]
+        best = slice(MAX_BOXES) if self.num_learnt else non_maximum_suppression(sides, classes)[:MAX_BOXES]
+        return scores[best], classes[best], sides[best]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """Return the boxes above the confidence threshold in raw pixels, the most confident first, each with its probability.
@@ -361,45 +363,48 @@ class Boxes(Located, Classes, Comparable, Mixable):
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
             "map": (precision.precision, pictures),
-            "map50": (lambda chosen: precision.precision(chosen, slice(0, 1)), pictures),
-            "map75": (lambda chosen: precision.precision(chosen, slice(5, 6)), pictures),
+            "map50": (lambda rows: precision.precision(rows, slice(0, 1)), pictures),
+            "map75": (lambda rows: precision.precision(rows, slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
             "found": (mean_score, self.per_item_metric(output, answers).astype(np.float64)),
         }
 
     def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> AveragePrecision:
         names = self.classes + sorted({box.label for answer in answers for box in answer} - set(self.classes))
-        found = [self.ranked(picture) for picture in output]
+        detections = [self.ranked(picture) for picture in output]
         return AveragePrecision(
             [
                 [
                     match_detections(sides[kinds == kind], scores[kinds == kind], *_boxes_of(answer, name))
-                    for (scores, kinds, sides), answer in zip(found, answers, strict=True)
+                    for (scores, kinds, sides), answer in zip(detections, answers, strict=True)
                 ]
                 for kind, name in enumerate(names)
             ]
         )
 
     def confidence(self, output: Tensor) -> Floats:
-        """Return the mean probability of the boxes of each answer; of an empty one, that the likeliest candidate is wrong."""
+        """Return the mean probability of the boxes of each answer.
+
+        The confidence of an empty answer is the probability that the likeliest candidate is wrong.
+        """
         return np.array([_answer_confidence(self.ranked(picture)[0]) for picture in output])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
         """Return the Jaccard index of predicted and true boxes, matched at an overlap of 0.5; 1 where there are neither."""
-        worth = []
+        scores_of_rows = []
         for picture, answer in zip(output, answers, strict=True):
             scores, kinds, sides = self.ranked(picture)
-            said = scores >= MIN_CONFIDENCE
-            true = sum(not box.crowd for box in answer)
-            both = left_out = 0
+            is_predicted = scores >= MIN_CONFIDENCE
+            num_true = sum(not box.crowd for box in answer)
+            num_matched = num_ignored = 0
             for name in {box.label for box in answer}:
-                chosen = said & (kinds == (self.classes.index(name) if name in self.classes else -1))
-                found = match_detections(sides[chosen], scores[chosen], *_boxes_of(answer, name))
-                both += int(found.is_correct[0].sum())
-                left_out += int((~found.counts[0]).sum())
-            either = int(said.sum()) - left_out + true - both
-            worth.append(both / either if either else 1.0)
-        return np.array(worth, np.float32)
+                of_class = is_predicted & (kinds == (self.classes.index(name) if name in self.classes else -1))
+                detections = match_detections(sides[of_class], scores[of_class], *_boxes_of(answer, name))
+                num_matched += int(detections.is_correct[0].sum())
+                num_ignored += int((~detections.counts[0]).sum())
+            num_either = int(is_predicted.sum()) - num_ignored + num_true - num_matched
+            scores_of_rows.append(num_matched / num_either if num_either else 1.0)
+        return np.array(scores_of_rows, np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
         """Return the share of boxes found, as `per_item_metric`."""

@@ -131,12 +131,12 @@ class TextSource(Tokenized, Explainable, Describable):
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
         """Return token ids in the family's frame of special tokens; with `aligned`, also their words and character regions."""
-        before = self.tokenizer.opening if place == 0 else self.tokenizer.joining
-        behind = self.tokenizer.closing
+        opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
+        closing = self.tokenizer.closing
         if not aligned:
-            return [_frame(ids, before, behind) for ids in self.tokenizer.encode_ids(values)]
+            return [_frame(ids, opening, closing) for ids in self.tokenizer.encode_ids(values)]
         return [
-            _frame(encoded.ids, before, behind, encoded.offsets, encoded.words)
+            _frame(encoded.ids, opening, closing, encoded.offsets, encoded.words)
             for encoded in self.tokenizer.encode_batch(values)
         ]
 
@@ -162,18 +162,19 @@ class TextSource(Tokenized, Explainable, Describable):
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """Return the first tokens and the closing frame."""
-        behind = len(self.tokenizer.closing)
-        keep = np.r_[0 : length - behind, len(piece) - behind : len(piece)]
+        num_closing = len(self.tokenizer.closing)
+        keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Return consecutive windows, each in the frame of the whole."""
         inner = np.flatnonzero(~piece.special)
         frame = np.flatnonzero(piece.special)
-        before, behind = frame[frame < inner[0]], frame[frame > inner[-1]]
+        opening, closing = frame[frame < inner[0]], frame[frame > inner[-1]]
         room = length - len(frame)
         return [
-            _select(piece, np.concatenate([before, inner[at : at + room], behind])) for at in range(0, len(inner), room)
+            _select(piece, np.concatenate([opening, inner[start : start + room], closing]))
+            for start in range(0, len(inner), room)
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
@@ -395,12 +396,12 @@ class VocabularyHead(nn.Module):
 
 
 def _frame(
-    ids: Ints, before: Sequence[int], behind: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
+    ids: Ints, opening: Sequence[int], closing: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
 ) -> Piece:
-    count = len(before) + len(ids) + len(behind)
+    count = len(opening) + len(ids) + len(closing)
     special = np.ones(count, np.bool_)
-    special[len(before) : len(before) + len(ids)] = False
-    tokens = np.concatenate([np.asarray(before, np.int64), ids, np.asarray(behind, np.int64)]).astype(np.int64)
+    special[len(opening) : len(opening) + len(ids)] = False
+    tokens = np.concatenate([np.asarray(opening, np.int64), ids, np.asarray(closing, np.int64)]).astype(np.int64)
     regions = units = None
     if offsets is not None:
         regions = np.zeros((count, 1, 2), np.int64)

@@ -117,14 +117,14 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return tokens
 
 
-def _side(tokens: list[tuple[str, str]], text: str, where: str) -> tuple[Port, ...]:
+def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port, ...]:
     groups: list[list[tuple[str, str]]] = [[]]
     for token in tokens:
         if token == ("sign", ","):
             groups.append([])
         else:
             groups[-1].append(token)
-    return tuple(_port(group, f"port {i} {where} {text!r}") for i, group in enumerate(groups, 1))
+    return tuple(_port(group, f"port {i} {location} {text!r}") for i, group in enumerate(groups, 1))
 
 
 def _port(tokens: list[tuple[str, str]], name: str) -> Port:
@@ -132,8 +132,8 @@ def _port(tokens: list[tuple[str, str]], name: str) -> Port:
     shape = [value if kind == "sign" else "word" for kind, value in tokens[corrupted:]]
     words = [value for kind, value in tokens[corrupted:] if kind != "sign"]
     if shape not in (["word"], ["word", ":", "word"]):
-        got = "".join(value for _, value in tokens) or "nothing"
-        raise ArrowError(f"{name} is {got!r}; a port is [~][column:]kind, such as 'text', '~text' or 'review:text'")
+        text = "".join(value for _, value in tokens) or "nothing"
+        raise ArrowError(f"{name} is {text!r}; a port is [~][column:]kind, such as 'text', '~text' or 'review:text'")
     if not words[-1].isidentifier():
         raise ArrowError(
             f"{name}: {words[-1]!r} is no kind; a kind is one word, and a column stands before it as in 'review:text'"
@@ -145,11 +145,11 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
     """Raise ArrowError unless every port's kind is among those that can stand on its side."""
     allowed = {"read": list(sources), "answered": list(targets)}
     for verb, ports in (("read", arrow.sources), ("answered", arrow.targets)):
-        other = allowed["answered" if verb == "read" else "read"]
+        opposite = allowed["answered" if verb == "read" else "read"]
         for port in ports:
             if port.kind in allowed[verb]:
                 continue
-            if port.kind in other:
+            if port.kind in opposite:
                 raise ArrowError(f"{port.kind!r} cannot be {verb}; what can be: {', '.join(allowed[verb])}")
             everything = sorted({*allowed["read"], *allowed["answered"]})
             hint = near(port.kind, everything)
@@ -177,8 +177,13 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
             bound_columns[i] = column
     for i in free:
         kind = ports[i][1].kind
-        same = [j for j in free if ports[j][1].kind == kind and ports[j][1].column is None]
-        if i not in bound_columns and kind in columns and kind not in bound_columns.values() and len(same) == 1:
+        ports_of_kind = [j for j in free if ports[j][1].kind == kind and ports[j][1].column is None]
+        if (
+            i not in bound_columns
+            and kind in columns
+            and kind not in bound_columns.values()
+            and len(ports_of_kind) == 1
+        ):
             bound_columns[i] = kind
     while len(bound_columns) < len(free):
         candidates = {
@@ -196,10 +201,12 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
 
 
 def _list_columns(columns: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, columns)) or "none"
+    listing = ", ".join(map(repr, columns)) or "none"
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
     return (
-        shown if mark is None else f"{shown} (its cells seem to be separated by {mark!r}; .csv has commas, .tsv tabs)"
+        listing
+        if mark is None
+        else f"{listing} (its cells seem to be separated by {mark!r}; .csv has commas, .tsv tabs)"
     )
 
 
@@ -228,8 +235,8 @@ def _shared(arrow: Arrow) -> dict[int, int]:
         return {}
     shared = {}
     for i, port in enumerate(arrow.targets):
-        nth = sum(before.kind == port.kind for before in arrow.targets[:i])
-        same = [j for j, source in enumerate(arrow.sources) if source.kind == port.kind]
-        if port.column is None and nth < len(same):
-            shared[len(arrow.sources) + i] = same[nth]
+        nth = sum(earlier.kind == port.kind for earlier in arrow.targets[:i])
+        sources_of_kind = [j for j, source in enumerate(arrow.sources) if source.kind == port.kind]
+        if port.column is None and nth < len(sources_of_kind):
+            shared[len(arrow.sources) + i] = sources_of_kind[nth]
     return shared

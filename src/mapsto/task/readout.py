@@ -113,5 +113,5 @@ def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
     extra = round_up_size(len(answers.at)) - len(answers.at)
     if answers.shares is None:
         return F.embedding(F.pad(answers.at, (0, extra)), states)
-    at, shares = (F.pad(part, (0, 0, 0, extra)) for part in (answers.at, answers.shares.to(states.dtype)))
-    return (states[at] * shares[..., None]).sum(1)
+    places, shares = (F.pad(part, (0, 0, 0, extra)) for part in (answers.at, answers.shares.to(states.dtype)))
+    return (states[places] * shares[..., None]).sum(1)

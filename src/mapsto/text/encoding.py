@@ -60,8 +60,8 @@ class Encoded:
         if not len(self):
             return np.zeros(0, dtype=np.int32)
         word_ids = [-1 if word is None else word for word in self._encoding.word_ids]
-        whole = np.array(word_ids, dtype=np.int32)
-        begins = np.concatenate([[True], (whole[1:] != whole[:-1]) | (whole[1:] < 0)])
+        words = np.array(word_ids, dtype=np.int32)
+        begins = np.concatenate([[True], (words[1:] != words[:-1]) | (words[1:] < 0)])
         if not self.text.isascii():
             is_unspaced = self._starts_unspaced()
             begins[1:] |= (is_unspaced[1:] | is_unspaced[:-1]) & (self.offsets[1:, 0] >= self.offsets[:-1, 1])

@@ -121,30 +121,30 @@ class Tokenizer:
 
     def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
         """Yield the ids of each text; a long text is encoded in parts where that gives the same ids."""
-        rest = iter(_checked(texts))
-        before = 0
-        while chunk := list(islice(rest, CHUNK)):
+        remaining = iter(_checked(texts))
+        num_encoded = 0
+        while chunk := list(islice(remaining, CHUNK)):
             try:
-                if max(map(len, chunk)) > vocabulary.AT_ONCE and self._parted:
+                if max(map(len, chunk)) > vocabulary.AT_ONCE and self._is_splittable:
                     for text in chunk:
-                        each = (self._ids([part])[0] for part in vocabulary.parts(text))
-                        yield np.concatenate([np.array(ids, np.int32) for ids in each])
+                        part_ids = (self._ids([part])[0] for part in vocabulary.parts(text))
+                        yield np.concatenate([np.array(ids, np.int32) for ids in part_ids])
                 else:
                     yield from self._ids(chunk)
             except TypeError as error:
-                raise invalid_text_error(chunk, before) from error
-            before += len(chunk)
+                raise invalid_text_error(chunk, num_encoded) from error
+            num_encoded += len(chunk)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
-    def _parted(self) -> bool:
-        """Return whether a text may be cut at spaces: the ids behind a space do not depend on the text before it."""
+    def _is_splittable(self) -> bool:
+        """Return whether a text may be cut at spaces: the ids after a space do not depend on the text before it."""
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
-        whole, *parted = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
-        return whole == list(chain.from_iterable(parted))
+        ids, *part_ids = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
+        return ids == list(chain.from_iterable(part_ids))
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
         """Return the text of `ids`; special tokens are left out unless `keep_special`."""
@@ -197,14 +197,6 @@ class Tokenizer:
         """Return the id of text that the vocabulary cannot write; None where it can write everything."""
         return self._id_of("unk_token")
 
-    @cached_property
-    def special_ids(self) -> tuple[int, ...]:
-        """Return the ascending ids of tokens that stand for no text, with the unknown token among them."""
-        added = self._backend.get_added_tokens_decoder()
-        marked = {number for number, token in added.items() if token.special}
-        named = {number for role in self._roles if (number := self._id_of(role)) is not None}
-        return tuple(sorted(marked | named))
-
     @property
     def max_length(self) -> int | None:
         """Return the longest sequence of the published model, in tokens with special ones; None where its files do not say."""
@@ -219,14 +211,14 @@ class Tokenizer:
         """
         config = self._saved_config(max_length)
         special = {
-            role: tokenizer_files.described(config[role])
+            role: tokenizer_files.describe_token(config[role])
             for role in (*self._roles, *tokenizer_files.MORE_SPECIAL)
             if config.get(role)
         }
         files = {
             tokenizer_files.TOKENIZER_FILE: self._backend.to_str(),
-            tokenizer_files.CONFIG_FILE: tokenizer_files.as_json(config),
-            tokenizer_files.SPECIAL_FILE: tokenizer_files.as_json(special),
+            tokenizer_files.CONFIG_FILE: tokenizer_files.format_json(config),
+            tokenizer_files.SPECIAL_FILE: tokenizer_files.format_json(special),
         }
         target = Path(folder)
         try:
@@ -243,7 +235,7 @@ class Tokenizer:
     def _saved_config(self, max_length: int | None) -> dict[str, Any]:
         config = {key: value for key, value in self._config.items() if key not in tokenizer_files.NEVER_SAVED}
         for role, name in self._roles.items():
-            config[role] = tokenizer_files.described(config.get(role) or name, typed=True)
+            config[role] = tokenizer_files.describe_token(config.get(role) or name, typed=True)
         if max_length is not None:
             config["model_max_length"] = max_length
         if "tokenizer_class" not in config:

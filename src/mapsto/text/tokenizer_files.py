@@ -84,37 +84,37 @@ def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         else:
             config.setdefault("tokenizer_class", "BertTokenizer")
             backend = _from_vocabulary(file, config)
-        _prove(backend)
+        _check_usable(backend)
     return backend, config
 
 
 def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
-    """Role → token for the roles that have a token in the vocabulary: what the files say, else the usual names."""
+    """Return the token of each role that has one in the vocabulary: the one in the files, else the common one."""
     roles = {}
-    for role, usual in USUAL_NAMES.items():
-        said = config.get(role)
-        said = said.get("content") if isinstance(said, dict) else said
-        names = (said,) if isinstance(said, str) else usual
-        if found := next((name for name in names if name in vocabulary), None):
-            roles[role] = found
+    for role, common_names in USUAL_NAMES.items():
+        token = config.get(role)
+        token = token.get("content") if isinstance(token, dict) else token
+        names = (token,) if isinstance(token, str) else common_names
+        if match := next((name for name in names if name in vocabulary), None):
+            roles[role] = match
     return roles
 
 
-def described(token: Any, typed: bool = False) -> Any:
-    """A special token as its file writes it: one with properties is marked as such in the config alone."""
+def describe_token(token: Any, typed: bool = False) -> Any:
+    """Return a special token as a file writes it: a token with properties has a type in the config only (`typed`)."""
     if not isinstance(token, dict):
         return token
-    plain = {key: value for key, value in token.items() if key != "__type"}
-    return {"__type": "AddedToken", **plain} if typed else plain
+    properties = {key: value for key, value in token.items() if key != "__type"}
+    return {"__type": "AddedToken", **properties} if typed else properties
 
 
 def is_bert(normalizer: object) -> bool:
-    """Whether text is made ready as BERT does it, by settings that a config may repeat."""
+    """Return whether text is normalized as in BERT, whose settings a config may repeat."""
     return isinstance(normalizer, normalizers.BertNormalizer)
 
 
 def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Where tokenizer_config.json and tokenizer.json differ on BERT's settings, transformers heeds the former."""
+    """Apply the BERT settings of tokenizer_config.json, which transformers prefers to those of tokenizer.json."""
     if config.get("tokenizer_class") in GENERIC_CLASSES or not is_bert(backend.normalizer):
         return
     normalizer = backend.normalizer
@@ -198,13 +198,13 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def as_json(value: Mapping[str, Any]) -> str:
-    """As these files are written."""
+def format_json(value: Mapping[str, Any]) -> str:
+    """Return the JSON text of a file, in the format that tokenizer files have."""
     return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
-def _prove(backend: tokenizers.Tokenizer) -> None:
-    """Fail now, not in the middle of a corpus, where a tokenizer lacks its unknown token or has impossible ids."""
+def _check_usable(backend: tokenizers.Tokenizer) -> None:
+    """Raise an error now, not in the middle of a corpus, if a tokenizer lacks its unknown token or has impossible ids."""
     backend.encode("a \U000e0fff一\x07", add_special_tokens=True)
     highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest <= LARGEST_ID:
