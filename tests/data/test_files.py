@@ -153,7 +153,7 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
     table = read_table(root)
     assert table.column("label") == ["cat"] * 4 + ["狗 dog"] and Path(table.origin(2)[0]).name == f"gone{suffix}"
     assert [(remark.file, remark.column, remark.reason) for remark in table.remarks] == [
-        (str(root), None, "folders that are links are not entered: linked"),
+        (str(root), None, "links to folders are not followed: linked"),
         (str(root), None, "nothing stands in the folders bird"),
         (str(root), None, "left out by their endings: .heic (1)"),
         (str(root), "label", "labels are the names of the outer folders (cat), not of those within (old)"),

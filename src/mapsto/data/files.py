@@ -1,4 +1,4 @@
-"""What a path stands for: tables, or values that are a file each, such as pictures; and what was left aside there."""
+"""Resolve a path to table files, or to media files with one example each, and report what is left out."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ MAX_SHOWN = 5
 
 @dataclass(frozen=True)
 class FileListing:
-    """The files that a path stands for, and what a reader should know of the others. data: where each file is a value, the
-    columns beside their names; None where they are tables."""
+    """The files that a path resolves to.
+
+    files: tables, or media files such as images.
+    data: the columns of media files: their paths, and what folders and annotations say of them; None for tables.
+    remarks: what is left out.
+    """
 
     files: list[Path]
     data: dict[str, list[Any]] | None
@@ -35,8 +39,11 @@ class FileListing:
 
 @dataclass(frozen=True)
 class FolderTree:
-    """What stands below a folder, in order, without what is hidden: files, links to folders, which are not entered, and folders
-    in which nothing stands."""
+    """The contents of a folder, sorted, without hidden files.
+
+    links: links to folders, which are not entered.
+    empty: folders without a file.
+    """
 
     files: list[Path]
     links: list[Path]
@@ -44,7 +51,7 @@ class FolderTree:
 
 
 def list_files(path: Path) -> FileListing:
-    """What a path stands for. Raises DataError for a folder that holds nothing, or that cannot be listed."""
+    """Resolve a path to table files or media files. Raises DataError for a folder that has neither or cannot be listed."""
     walk = cache(_walked)
     try:
         if (found := _values(path, walk)) is not None:
@@ -65,7 +72,7 @@ def list_files(path: Path) -> FileListing:
 
 
 def _walked(path: Path) -> FolderTree:
-    """Raises OSError."""
+    """Walk a folder and its subfolders. Raises OSError."""
     files: list[Path] = []
     links: list[Path] = []
     empty: list[Path] = []
@@ -84,16 +91,19 @@ def _refuse(error: OSError) -> None:
 
 
 def _leads_nowhere(file: Path) -> bool:
-    """A link to a file that is not there is a row that cannot be read, not one that is not there."""
+    """Return whether a file is a broken link, which counts as a row that cannot be read."""
     return file.is_symlink() and not file.exists()
 
 
 def _aside(root: Path, walk: FolderTree, taken: Collection[Path]) -> list[Finding]:
-    """What stands below a folder and is not read, each thing said once. taken: the files of which nothing is to be said."""
+    """Return remarks on what is below a folder and is not read.
+
+    taken: files that need no remark.
+    """
     read = set(taken)
     endings = Counter(file.suffix.lower() or file.name for file in walk.files if file not in read)
     said = [
-        ("folders that are links are not entered: ", [str(link.relative_to(root)) for link in walk.links]),
+        ("links to folders are not followed: ", [str(link.relative_to(root)) for link in walk.links]),
         ("nothing stands in the folders ", [str(folder.relative_to(root)) for folder in walk.empty if folder != root]),
         ("left out by their endings: ", [f"{ending} ({count:,})" for ending, count in endings.most_common()]),
     ]
@@ -106,8 +116,10 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _values(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:
-    """A file that is a value, or a folder of them, beside what is kept of them there and beside the names of the folders of
-    their own in which they stand, as labels. None for what holds tables. Raises DataError, OSError."""
+    """Resolve a media file, or a folder of them, with annotations and with the names of subfolders as labels.
+
+    Return None for tables. Raises DataError, OSError.
+    """
     of = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if of is not None and path.is_file():
         return FileListing([path], {of: [str(path)]}, [])
@@ -148,7 +160,7 @@ def _named(
 
 
 def _deeper(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
-    """That labels are the names of the outer ones of folders that stand in others."""
+    """Return a remark if folders are nested, since then the outer ones are the labels."""
     deep = [parts for parts in inner if len(parts) > 1]
     if not deep:
         return []
@@ -162,6 +174,6 @@ def _located_targets() -> list[type[Located]]:
 
 
 def _told(path: Path, within: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
-    """By kind what is kept of files that are a value each, in a folder of them or in a file."""
+    """Return the annotations at a path, by target kind and media file."""
     told = ((target.kind, target.annotations(path, within)) for target in _located_targets())
     return {kind: found for kind, found in told if found}

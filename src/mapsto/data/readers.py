@@ -1,4 +1,4 @@
-"""Files → columns of cells, each row with its number as an editor shows it. What cannot be read is named.
+"""Read table files as columns of cells with the row numbers that an editor shows; rows that cannot be read are listed.
 
 csv, tsv, jsonl, json, txt and parquet, all but the last also gzipped. Text is UTF-8 (or UTF-16 with its mark) unless an
 encoding is given. Files are read in parts of bounded size (only json is held whole), so that they may be larger than memory.
@@ -26,8 +26,6 @@ from mapsto.errors import DataError, Finding, UsageError, near
 from mapsto.text.features import find_invalid_character
 
 ROW = re.compile(r"\r\n|\r|\n")
-
-
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
 
 
@@ -55,7 +53,7 @@ Row = tuple[int, Mapping[str, Any], int] | list[Finding]
 
 @dataclass(frozen=True)
 class FilePart:
-    """Rows of one file: equally long columns, the row number of each entry, and the rows that could not be read."""
+    """Rows of one file: columns of equal length, the row number of each cell, and the faults of rejected rows."""
 
     file: str
     data: dict[str, list[Any]]
@@ -63,12 +61,12 @@ class FilePart:
     rejected: list[Finding]
 
     def column(self, name: str) -> list[Any]:
-        """The cells of a column; empty ones where these rows have none of that name."""
+        """Return the cells of a column; empty ones where these rows do not have it."""
         return self.data.get(name) or [None] * len(self.rows)
 
 
 def file_format(path: Path) -> str | None:
-    """The format that a file's name says, such as "csv" for data.CSV.gz; None for any other name."""
+    """Return the format of a file by its name, such as "csv" for data.CSV.gz; None for any other name."""
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
@@ -76,7 +74,7 @@ def file_format(path: Path) -> str | None:
 
 
 def read_file(path: Path, encoding: str | None = None) -> FilePart:
-    """Everything in a file, as `stream_file` gives it in parts. Raises what that raises."""
+    """Read a whole file. Raises DataError, UsageError as `stream_file` does."""
     parts = list(stream_file(path, encoding))
     names = dict.fromkeys(name for part in parts for name in part.data)
     return FilePart(
@@ -88,7 +86,7 @@ def read_file(path: Path, encoding: str | None = None) -> FilePart:
 
 
 def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
-    """A file in parts, in order. Raises DataError when it cannot be read on, UsageError for an unknown encoding."""
+    """Yield a file in parts of bounded size. Raises DataError if it cannot be read, UsageError for an unknown encoding."""
     kind = file_format(path)
     try:
         require_exists(path)
@@ -103,14 +101,14 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
 
 
 def require_exists(path: Path) -> None:
-    """Raise DataError for a file that is not there, with what is near."""
+    """Raise DataError for a file that does not exist, with a similar name if there is one."""
     if not path.exists():
         neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
 
 
 def clean_cell(value: Any) -> Any:
-    """A cell as plain Python: None for nothing (empty text, NaN, missing values of any library)."""
+    """Convert a cell to plain Python; None for empty text, NaN and missing values of any library."""
     if isinstance(value, np.datetime64):
         value = None if np.isnat(value) else value.astype("datetime64[us]")  # of nanoseconds, item() makes an integer
     if isinstance(value, np.generic):
@@ -123,14 +121,14 @@ def clean_cell(value: Any) -> Any:
 def from_records(
     file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
 ) -> FilePart:
-    """Columns out of rows of named cells, `names` first; a name that a row lacks is an empty cell there."""
+    """Build columns from rows of named cells, `names` first; a row without a column has an empty cell there."""
     known = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
     data = {name: [clean_cell(record.get(name)) for _, record in records] for name in known}
     return FilePart(file, data, [row for row, _ in records], rejected)
 
 
 def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[FilePart]:
-    """Rows in parts of bounded size; at least one part, so that the names of columns without rows are known."""
+    """Yield rows in parts of bounded size; at least one part, so that the columns of an empty file are known."""
     good: list[tuple[int, Mapping[str, Any]]] = []
     bad: list[Finding] = []
     size = count = 0
@@ -151,8 +149,10 @@ def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterat
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[str]:
-    """The lines of a file with their ends; only CR, LF and CRLF end one. Raises DataError naming line and byte of what
-    cannot be decoded."""
+    """Yield the lines of a file with their ends, which are CR, LF or CRLF.
+
+    Raises DataError with the line and byte that cannot be decoded.
+    """
     chosen = encoding or _marked(path) or "utf-8"
     empty = True
     try:
@@ -175,7 +175,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked."""
+    """Open a file for its bytes, decompressed."""
     stream = path.open("rb")
     if path.suffix.lower() != ".gz":
         return stream
@@ -185,7 +185,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _marked(path: Path) -> str | None:
-    """The encoding that the mark at the beginning of a file names."""
+    """Return the encoding of the byte order mark of a file; None without one."""
     with _opened(path) as stream:
         try:
             start = stream.read(3)
@@ -195,7 +195,7 @@ def _marked(path: Path) -> str | None:
 
 
 def _undecodable(path: Path, chosen: str, encoding: str | None) -> Finding:
-    """Line and byte of the first bytes of a file that are not of an encoding; the file is read again for it."""
+    """Find the first bytes of a file that an encoding cannot decode; the file is read again for it."""
     decoder = codecs.getincrementaldecoder(chosen)()
     number, line = 1, ""
     with _opened(path) as stream:
@@ -216,7 +216,10 @@ def _undecodable(path: Path, chosen: str, encoding: str | None) -> Finding:
 
 
 def _guess(content: bytes, whole: bool) -> str:
-    """An encoding that would read the bytes (`whole` or the first ones of a file), as advice only."""
+    """Suggest an encoding that can decode the bytes.
+
+    whole: whether they are all bytes of the file.
+    """
     for name in GUESSES:
         try:
             decoded = codecs.getincrementaldecoder(name)().decode(content, final=whole)
@@ -230,7 +233,7 @@ def _guess(content: bytes, whole: bool) -> str:
 
 
 def _filled(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
-    """(row number, line without its end) for lines that hold something."""
+    """Yield (row number, line without its end) of the lines that are not blank."""
     for number, line in enumerate(_lines(path, encoding), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
@@ -296,7 +299,7 @@ def _task(record: Any) -> Any:
 
 
 def _checked(file: str, number: int, record: Any, size: int) -> Row:
-    """A JSON value as a row, or what is wrong with it."""
+    """Return a JSON value as a row, or its faults."""
     if not isinstance(record, dict):
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
     bad: list[Finding] = []
@@ -333,7 +336,7 @@ def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Itera
 
 
 def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """(number of its first line, cells, what is wrong) for each record that is not blank.
+    """Yield (number of the first line, cells, fault) of each record that is not blank.
 
     A quote that never closes would swallow the rest of the file; its line is reported and reading goes on behind it.
     """
@@ -409,7 +412,7 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> FilePart:
-    """An Arrow batch, whose rows are numbered from `first` on, without the rows that hold bytes that are no text."""
+    """Convert an Arrow batch, whose rows are numbered from `first` on, without rows of invalid text."""
     bad: list[Finding] = []
     data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
     left_out = {finding.row for finding in bad}
@@ -420,7 +423,7 @@ def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> F
 
 
 def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
-    """The cells of an Arrow column; what is called text there and has bytes that are no UTF-8 is None, and in `bad`."""
+    """Return the cells of an Arrow column; text that is not UTF-8 is None, and its fault is added to `bad`."""
     try:
         return [clean_cell(value) for value in column.to_pylist()]
     except UnicodeDecodeError:

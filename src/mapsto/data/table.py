@@ -1,4 +1,4 @@
-"""Tables of rows from files and Python objects, each row knowing where it came from; and the order rows are read in."""
+"""Tables of rows from files and Python objects; every row knows its file and line."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
 
 T = TypeVar("T")
-
-
 Int64s = NDArray[np.int64]
-
-
-FILES_AT_ONCE = 1024  # of a folder of values: so many are answered by one process of several
+# Media files of a folder in one streamed table.
+FILES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of equal length. `origins` gives (file, row as an editor shows it, 0 for a whole file) for each row.
+    """Named columns of equal length.
 
-    remarks: what was left aside where it was read from, which is no fault of any row.
+    data: the cells of each column; None for an empty cell.
+    origins: the file of each row and its number as an editor shows it, 0 for a whole file.
+    rejected: the faults of rows that could not be read.
+    remarks: what was left out where the table was read, such as files of other types.
     """
 
     data: dict[str, list[Any]]
@@ -50,30 +50,30 @@ class Table:
         return len(self.origins)
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column; None where a cell is empty."""
+        """Return the cells of a column; None where a cell is empty."""
         return self.data[name]
 
     def origin(self, row: int) -> tuple[str, int]:
-        """File and row number, for messages."""
+        """Return the file and the row number of a row, for messages."""
         return self.origins[row]
 
     @property
     def name(self) -> str:
-        """What the file is called that the rows are from, or the folder of these files."""
+        """The name of the file that the rows are from, or of the folder of these files."""
         files = list(dict.fromkeys(file for file, _ in self.origins))
         return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
 
     def beside(self, row: int) -> Path | None:
-        """The folder of the file that a row is written in; None for a row given in Python, and for a file that is a value."""
+        """Return the folder of the table file of a row; None for rows from Python and for media files."""
         file, line = self.origins[row]
         return Path(file).parent if line and readers.file_format(Path(file)) is not None else None
 
     def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
-        """The remarks, without those on columns that are not used."""
+        """Return the remarks, without those on columns that are not used."""
         return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
 
     def in_order(self) -> list[int | Finding]:
-        """Every row of the source: its index here, or, for one that could not be read, its (first) fault."""
+        """Return every row of the source in order: its index here or, where it could not be read, its first fault."""
         if not self.rejected:
             return list(range(len(self)))
         faults: dict[tuple[str, int], Finding] = {}
@@ -84,7 +84,7 @@ class Table:
         return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
 
     def select(self, rows: Iterable[int]) -> Table:
-        """A table of the rows at these indices; what could not be read stays behind."""
+        """Return a table of the rows at these indices, without `rejected`."""
         chosen = [int(row) for row in rows]
         data = {name: [values[row] for row in chosen] for name, values in self.data.items()}
         return Table(data, [self.origins[row] for row in chosen], [])
@@ -103,7 +103,7 @@ class Table:
 
 
 def read_table(source: Any, encoding: str | None = None) -> Table:
-    """A table from a path, a DataFrame, an Arrow table, a data set of Hugging Face, or a list of dicts.
+    """Read a table from a path, a DataFrame, an Arrow table, a data set of Hugging Face, a dict of lists or a list of dicts.
 
     Rows that cannot be read are in `.rejected`. Raises DataError for a file of which nothing can be read.
     """
@@ -137,13 +137,15 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
 
 
 def is_path(source: Any) -> bool:
-    """Whether a source is a file or a folder."""
+    """Return whether a source is a path."""
     return isinstance(source, str | os.PathLike)
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
-    """Whether a text names a table: a file that is there, a folder that is written as a path, or what by its ending is one.
-    folders: whether any folder is one, since no value is a word."""
+    """Return whether a text names a table: an existing file, a folder written as a path, or a name with a table's suffix.
+
+    folders: whether the name of any folder counts; False where a word can be a value.
+    """
     path = Path(text)
     try:
         there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
@@ -191,7 +193,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
 
 
 def fingerprint_source(source: Any) -> str:
-    """SHA-256 of what a source holds: of the bytes of its files, in their order, or of a table."""
+    """Return the SHA-256 of a source: of the bytes of its files in order, or of a table."""
     if not is_path(source):
         return read_table(source).fingerprint
     hashes = _of_files(Path(source), hash_file)
@@ -199,7 +201,7 @@ def fingerprint_source(source: Any) -> str:
 
 
 def file_signatures(source: Any) -> list[tuple[str, int, int]]:
-    """Name, size and time of the last change of the files of a source; what was written to meanwhile has others."""
+    """Return the name, size and modification time of each file of a source, to notice changes."""
 
     def sign(path: Path) -> tuple[str, int, int]:
         found = path.stat()
@@ -209,7 +211,7 @@ def file_signatures(source: Any) -> list[tuple[str, int, int]]:
 
 
 def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
-    """What `call` gives for each file that a source is read from, in their order. Raises DataError where it cannot be read."""
+    """Return `call` of each file of a source, in order. Raises DataError where one cannot be read."""
     try:
         return [call(path) for path in list_files(source).files]
     except OSError as error:
@@ -256,5 +258,5 @@ def _joined(parts: list[Table]) -> Table:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`; how many there were. Raises UsageError, RunError."""
+    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`; return their number. Raises UsageError, RunError."""
     return writers.write_file(path, columns, rows)
