@@ -161,7 +161,7 @@ def test_what_is_left_aside_in_a_folder_is_said_once(kind: str, tmp_path: Path) 
     assert [remark.column for remark in table.remarks_on([kind])] == [None] * 3
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "cat").symlink_to(root / "cat")
-    with pytest.raises(DataError, match="holds no file(.|\n)*not entered: cat"):
+    with pytest.raises(DataError, match="holds no file(.|\n)*not followed: cat"):
         read_table(tmp_path / "links")
 
 
