@@ -186,7 +186,7 @@ def test_every_command_says_what_is_left_aside(
         with contextlib.suppress(SystemExit):
             cli.main()
         said = "".join(capsys.readouterr())
-        assert said.count("not entered: linked") == 1, (command, said)
+        assert said.count("not followed: linked") == 1, (command, said)
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
