@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from mapsto.cli.commands import info
+from mapsto.cli.info import info
 from models import CLOSE, NETWORKS
 from runs import boxed, write_photos
 from transformers import AutoModelForImageClassification
