@@ -360,7 +360,7 @@ def test_pictures_of_other_sizes_than_whole_cells_are_refused(tmp_path: Path) ->
 
 def test_trace_and_info_tell_of_the_network(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_vision_model("resnet", "label", tmp_path)
-    info(str(tmp_path), as_json=False)
+    info(str(tmp_path))
     assert "a convolutional network of 2, 1 layers" in capsys.readouterr().out
     traced = "\n".join(trace("image -> label", photos, str(tmp_path), 1))
     assert "tokens   image: 16, of which 0 are the frame" in traced and "a convolutional network of 2, 1" in traced

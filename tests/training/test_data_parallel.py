@@ -148,8 +148,9 @@ corpus.Corpus.split = split
 cli.main()
 """
 ABORTS_AT_THE_END = """
-import os
+import importlib, os
 from mapsto import cli
+app = importlib.import_module("mapsto.cli.app")
 real = app.exit_process
 def exit_process(status):
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
