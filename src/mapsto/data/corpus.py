@@ -41,8 +41,8 @@ MAX_VALUE_CHARACTERS = 200
 
 def is_corpus_arrow(arrow: Arrow) -> bool:
     """Return whether an example of an arrow is nothing but the tokens of one corrupted source."""
-    (first, *more), targets = arrow.sources, arrow.targets
-    if more or not first.corrupted or first.kind not in kinds.names("source"):
+    (first, *rest), targets = arrow.sources, arrow.targets
+    if rest or not first.corrupted or first.kind not in kinds.names("source"):
         return False
     if not issubclass(kinds.source(first.kind), Tokenized):
         return False
@@ -67,7 +67,7 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
     """Return values of about SAMPLE_CHARACTERS characters, drawn by row number, and their share of the corpus."""
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
-    chosen: list[tuple[int, int, Any]] = []
+    sample: list[tuple[int, int, Any]] = []
     threshold, size, total, row = 2**64, 0, 0, 0
     for part in parts:
         draws = sampling.mix_bits(np.arange(row, row + len(part)).astype(np.uint64), 0).tolist()
@@ -80,13 +80,13 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
             length = len(kind.key(value))
             total += length
             if draw < threshold:
-                chosen.append((draw, length, value))
+                sample.append((draw, length, value))
                 size += length
-        while size > SAMPLE_CHARACTERS and len(chosen) > 1:
+        while size > SAMPLE_CHARACTERS and len(sample) > 1:
             threshold //= 2
-            chosen = [entry for entry in chosen if entry[0] < threshold] or chosen[:1]
-            size = sum(length for _, length, _ in chosen)
-    return [value for _, _, value in chosen], size / max(1, total)
+            sample = [entry for entry in sample if entry[0] < threshold] or sample[:1]
+            size = sum(length for _, length, _ in sample)
+    return [value for _, _, value in sample], size / max(1, total)
 
 
 def write_shards(
@@ -97,12 +97,12 @@ def write_shards(
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:
             encode = partial(_encode_part, arrow, source, limits)
-            made = concatenate(list(_one_ahead(encode, (part for _, part in group))))
-            rows, long, lost, bad, faults = made.pop("counts").reshape(-1, 5).sum(axis=0, dtype=np.int64).tolist()
-            counts = {"rows": rows, "long": long, "lost": lost, "bad": bad, "faults": faults}
-            tokens = len(made["tokens"]) + lost
-            made["ends"] = _ends(made.pop("sizes"))
-            shards.add(number, made, {**counts, "examples": len(made["ends"]), "tokens": tokens})
+            arrays = concatenate(list(_one_ahead(encode, (part for _, part in group))))
+            rows, long, num_cut, bad, faults = arrays.pop("counts").reshape(-1, 5).sum(axis=0, dtype=np.int64).tolist()
+            counts = {"rows": rows, "long": long, "lost": num_cut, "bad": bad, "faults": faults}
+            tokens = len(arrays["tokens"]) + num_cut
+            arrays["ends"] = _ends(arrays.pop("sizes"))
+            shards.add(number, arrays, {**counts, "examples": len(arrays["ends"]), "tokens": tokens})
     shards.finish(number + 1)
 
 
@@ -116,10 +116,10 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Arrays] | None = None
         for part in parts:
-            begun = pool.submit(work, part)
+            future = pool.submit(work, part)
             if waiting is not None:
                 yield waiting.result()
-            waiting = begun
+            waiting = future
         if waiting is not None:
             yield waiting.result()
 
@@ -132,24 +132,24 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
     room = limits.longest - len(source.piece(flat.tokens[:0]))
     lengths = flat.lengths
     long = lengths > room
-    kept = np.ones(len(flat.tokens), np.bool_)
+    is_kept = np.ones(len(flat.tokens), np.bool_)
     if limits.long == "cut" and long.any():
-        kept = np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < room
+        is_kept = np.arange(len(is_kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < room
         lengths = np.minimum(lengths, room)
     windows = np.maximum(1, -(-lengths // room))
     sizes = np.full(int(windows.sum()), room, np.int64)
     sizes[np.cumsum(windows) - 1] = lengths - room * (windows - 1)
-    listed = sorted([*part.rejected, *rows.faults], key=lambda fault: (Path(fault.file), fault.row or 0))
+    findings = sorted([*part.rejected, *rows.faults], key=lambda fault: (Path(fault.file), fault.row or 0))
     bad = len(part.rejected) + len(part) - len(values)
-    found = {
-        "tokens": flat.tokens[kept],
+    arrays = {
+        "tokens": flat.tokens[is_kept],
         "sizes": sizes,
         "windows": windows,
         "draws": np.fromiter((_draw(source.key(value)) for value in values), np.uint64, len(values)),
-        "faults": np.frombuffer("".join(map(_line, listed)).encode(errors="backslashreplace"), np.uint8),
-        "counts": np.array([len(values), int(long.sum()), int((~kept).sum()), bad, len(listed)], np.int64),
+        "faults": np.frombuffer("".join(map(_line, findings)).encode(errors="backslashreplace"), np.uint8),
+        "counts": np.array([len(values), int(long.sum()), int((~is_kept).sum()), bad, len(findings)], np.int64),
     }
-    return found if flat.begins is None else {**found, "begins": flat.begins[kept]}
+    return arrays if flat.begins is None else {**arrays, "begins": flat.begins[is_kept]}
 
 
 def _draw(key: str) -> int:
@@ -167,8 +167,8 @@ class Corpus:
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
-        shown = [finding for finding, _ in zip(self.faults(), range(MAX_SHOWN), strict=False)]
-        require_few_bad_rows(shown, shards.total("faults"), bad, self.rows + bad, bad_rows)
+        findings = [finding for finding, _ in zip(self.faults(), range(MAX_SHOWN), strict=False)]
+        require_few_bad_rows(findings, shards.total("faults"), bad, self.rows + bad, bad_rows)
         if self.long and limits.long == "error":
             raise DataError(
                 f"{self.long} rows are longer than {limits.longest} tokens (--long cut or --long window go on)"
@@ -186,22 +186,22 @@ class Corpus:
         Equal rows are on one side. Where all rows are equal none are held out. Raises UsageError if no training row is left.
         """
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
-        aside, rows, first = [np.zeros(0, np.int64)], 0, 0
-        different: set[int] = set()
+        held_out, rows, first = [np.zeros(0, np.int64)], 0, 0
+        row_hashes: set[int] = set()
         for number in range(self.shards.count or 0):
             shard = self.shards[number]
-            held = sampling.mix_bits(shard["draws"].astype(np.uint64), seed) < limit
-            rows += int(held.sum())
-            if len(different) < 2:
-                different |= set(np.unique(shard["draws"])[:2].tolist())
-            aside.append(first + np.flatnonzero(np.repeat(held, shard["windows"])))
+            is_held_out = sampling.mix_bits(shard["draws"].astype(np.uint64), seed) < limit
+            rows += int(is_held_out.sum())
+            if len(row_hashes) < 2:
+                row_hashes |= set(np.unique(shard["draws"])[:2].tolist())
+            held_out.append(first + np.flatnonzero(np.repeat(is_held_out, shard["windows"])))
             first += len(shard["ends"])
-        found = np.concatenate(aside)
+        indices = np.concatenate(held_out)
         if rows == self.rows:
-            if len(different) > 1:
+            if len(row_hashes) > 1:
                 raise UsageError(f"--hold-out {share} keeps all {rows} rows aside and leaves none to learn from")
-            found, rows = found[:0], 0
-        return StoredExamples(self, found, held=False), StoredExamples(self, found, held=True), rows
+            indices, rows = indices[:0], 0
+        return StoredExamples(self, indices, is_held_out=False), StoredExamples(self, indices, is_held_out=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
         """Print how much was longer than an example may be, and how much is unknown to the vocabulary."""
@@ -210,30 +210,32 @@ class Corpus:
             say(f"note: {unknown}")
         if not self.long:
             return
-        lost, tokens = self.shards.total("lost"), self.shards.total("tokens")
-        what = f"{lost:,} of {tokens:,} tokens were cut off" if lost else "they were cut into windows"
-        say(f"{self.long:,} of {self.rows:,} rows are longer than {self.limits.longest} tokens: {what}")
+        num_cut, tokens = self.shards.total("lost"), self.shards.total("tokens")
+        outcome = f"{num_cut:,} of {tokens:,} tokens were cut off" if num_cut else "they were cut into windows"
+        say(f"{self.long:,} of {self.rows:,} rows are longer than {self.limits.longest} tokens: {outcome}")
 
 
 class StoredExamples:
     """The held-out examples of a corpus, or all others, by number."""
 
-    def __init__(self, corpus: Corpus, aside: Int64s, held: bool) -> None:
-        self.corpus, self.aside, self.held = corpus, aside, held
+    def __init__(self, corpus: Corpus, held_out: Int64s, is_held_out: bool) -> None:
+        self.corpus, self.held_out, self.is_held_out = corpus, held_out, is_held_out
         shards = corpus.shards
         self.firsts = np.cumsum([0, *(len(shards[number]["ends"]) for number in range(shards.count or 0))])
-        self._gaps = aside - np.arange(len(aside))  # how many kept examples stand before each one held out
+        self._gaps = held_out - np.arange(len(held_out))  # how many kept examples stand before each one held out
 
     def __len__(self) -> int:
-        return len(self.aside) if self.held else int(self.firsts[-1]) - len(self.aside)
+        return len(self.held_out) if self.is_held_out else int(self.firsts[-1]) - len(self.held_out)
 
     def __getitem__(self, row: int, /) -> tuple[Piece, ...]:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        at = int(self.aside[row]) if self.held else row + int(np.searchsorted(self._gaps, row, side="right"))
-        number = int(np.searchsorted(self.firsts, at, side="right")) - 1
+        index = (
+            int(self.held_out[row]) if self.is_held_out else row + int(np.searchsorted(self._gaps, row, side="right"))
+        )
+        number = int(np.searchsorted(self.firsts, index, side="right")) - 1
         shard: Arrays = self.corpus.shards[number]
-        at -= int(self.firsts[number])
-        start, end = int(shard["ends"][at - 1]) if at else 0, int(shard["ends"][at])
+        index -= int(self.firsts[number])
+        start, end = int(shard["ends"][index - 1]) if index else 0, int(shard["ends"][index])
         begins = shard["begins"][start:end] if "begins" in shard else None
         return (self.corpus.source.piece(shard["tokens"][start:end], begins),)

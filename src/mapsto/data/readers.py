@@ -29,23 +29,17 @@ ROW = re.compile(r"\r\n|\r|\n")
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
 
 
+# Bounds of a part that is read at once.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
-
-
+# Bytes of a file that are read at once.
 BLOCK = 2**20
-
-
+# Quotes that never close, after which the rest of a file is not read.
 MOST_UNCLOSED = 100
-
-
+# Characters of a cell.
 LARGEST_CELL = 100 * 2**20
-
-
+# Byte order marks, and encodings to suggest where a file without one is not UTF-8.
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-
-
 GUESSES = ("gb18030", "cp1252")
-
 
 # A row: its number, its cells, and how many characters it took; or what is wrong with it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
@@ -122,8 +116,8 @@ def from_records(
     file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
 ) -> FilePart:
     """Build columns from rows of named cells, `names` first; a row without a column has an empty cell there."""
-    known = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
-    data = {name: [clean_cell(record.get(name)) for _, record in records] for name in known}
+    columns = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
+    data = {name: [clean_cell(record.get(name)) for _, record in records] for name in columns}
     return FilePart(file, data, [row for row, _ in records], rejected)
 
 
@@ -132,7 +126,7 @@ def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterat
     good: list[tuple[int, Mapping[str, Any]]] = []
     bad: list[Finding] = []
     size = count = 0
-    begun = False
+    has_parts = False
     for row in rows:
         count += 1
         if isinstance(row, list):
@@ -143,8 +137,8 @@ def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterat
             size += row[2]
         if count >= PART_ROWS or size >= PART_CHARACTERS:
             yield from_records(str(path), good, bad, names)
-            good, bad, size, count, begun = [], [], 0, 0, True
-    if count or not begun:
+            good, bad, size, count, has_parts = [], [], 0, 0, True
+    if count or not has_parts:
         yield from_records(str(path), good, bad, names)
 
 
@@ -153,19 +147,19 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
 
     Raises DataError with the line and byte that cannot be decoded.
     """
-    chosen = encoding or _marked(path) or "utf-8"
+    codec = encoding or _encoding_of_mark(path) or "utf-8"
     empty = True
     try:
-        with _opened(path) as stream, io.TextIOWrapper(stream, encoding=chosen, newline="") as text:
+        with _open_binary(path) as stream, io.TextIOWrapper(stream, encoding=codec, newline="") as text:
             for line in text:
-                shown = line.removeprefix("\ufeff") if empty else line
-                if shown or not empty:
+                content = line.removeprefix("\ufeff") if empty else line
+                if content or not empty:
                     empty = False
-                    yield shown
+                    yield content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is no whole gzip file: {error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be decoded:", [_undecodable(path, chosen, encoding)]) from error
+        raise DataError(f"{path} cannot be decoded:", [_undecodable(path, codec, encoding)]) from error
     except (LookupError, ValueError) as error:
         raise UsageError(
             f"there is no encoding {encoding!r}; common ones are utf-8, cp1252, gb18030, utf-16"
@@ -174,7 +168,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
         raise DataError(f"{path} is empty")
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_binary(path: Path) -> BinaryIO:
     """Open a file for its bytes, decompressed."""
     stream = path.open("rb")
     if path.suffix.lower() != ".gz":
@@ -184,9 +178,9 @@ def _opened(path: Path) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(unpacking, BLOCK))
 
 
-def _marked(path: Path) -> str | None:
+def _encoding_of_mark(path: Path) -> str | None:
     """Return the encoding of the byte order mark of a file; None without one."""
-    with _opened(path) as stream:
+    with _open_binary(path) as stream:
         try:
             start = stream.read(3)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -194,35 +188,45 @@ def _marked(path: Path) -> str | None:
     return next((name for mark, name in MARKS if start.startswith(mark)), None)
 
 
-def _undecodable(path: Path, chosen: str, encoding: str | None) -> Finding:
+def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
     """Find the first bytes of a file that an encoding cannot decode; the file is read again for it."""
-    decoder = codecs.getincrementaldecoder(chosen)()
+    decoder = codecs.getincrementaldecoder(codec)()
     number, line = 1, ""
-    with _opened(path) as stream:
+    with _open_binary(path) as stream:
         while True:
             block = stream.read(BLOCK)
             try:
                 line += decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                at, content = error.start, error.object  # the codec may have taken a mark off
-                lines = ROW.split(line + content[:at].decode(chosen))
-                offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(chosen)) - len("".encode(chosen))
-                advice = "" if encoding is None and _marked(path) else _guess(content, whole=len(content) < BLOCK)
-                reason = f"these bytes, from byte {offset} of the line on, are no {chosen}{advice}"
-                return Finding(str(path), number + len(lines) - 1, None, content[at : at + 8].hex(" "), reason)
+                offset_in_block, content = error.start, error.object  # the codec may have taken a mark off
+                lines = ROW.split(line + content[:offset_in_block].decode(codec))
+                offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(codec)) - len("".encode(codec))
+                advice = (
+                    ""
+                    if encoding is None and _encoding_of_mark(path)
+                    else _guess(content, is_whole_file=len(content) < BLOCK)
+                )
+                reason = f"these bytes, from byte {offset} of the line on, are no {codec}{advice}"
+                return Finding(
+                    str(path),
+                    number + len(lines) - 1,
+                    None,
+                    content[offset_in_block : offset_in_block + 8].hex(" "),
+                    reason,
+                )
             assert block, "the bytes could not be decoded before"
-            *ended, line = ROW_BEFORE_END.split(line)
-            number += len(ended)
+            *complete_lines, line = ROW_BEFORE_END.split(line)
+            number += len(complete_lines)
 
 
-def _guess(content: bytes, whole: bool) -> str:
+def _guess(content: bytes, is_whole_file: bool) -> str:
     """Suggest an encoding that can decode the bytes.
 
-    whole: whether they are all bytes of the file.
+    is_whole_file: whether they are all bytes of the file.
     """
     for name in GUESSES:
         try:
-            decoded = codecs.getincrementaldecoder(name)().decode(content, final=whole)
+            decoded = codecs.getincrementaldecoder(name)().decode(content, final=is_whole_file)
         except UnicodeDecodeError:
             continue
         # Most Chinese characters are two high bytes; an accented letter read as one takes the ASCII behind it along.
@@ -232,7 +236,7 @@ def _guess(content: bytes, whole: bool) -> str:
     return "; say which they are with --encoding"
 
 
-def _filled(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+def _nonblank_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
     """Yield (row number, line without its end) of the lines that are not blank."""
     for number, line in enumerate(_lines(path, encoding), 1):
         if line.strip():
@@ -241,7 +245,7 @@ def _filled(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
 
 def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
     def rows() -> Iterator[Row]:
-        for number, line in _filled(path, encoding):
+        for number, line in _nonblank_lines(path, encoding):
             if "\0" in line:
                 yield [Finding(str(path), number, "text", line, "the line holds a NUL character")]
             else:
@@ -252,13 +256,13 @@ def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
     def rows() -> Iterator[Row]:
-        for number, line in _filled(path, encoding):
+        for number, line in _nonblank_lines(path, encoding):
             try:
                 record = json.loads(line, parse_constant=lambda name: None)
             except (ValueError, RecursionError) as error:
                 yield [Finding(str(path), number, None, line, f"this is no JSON: {error}")]
                 continue
-            yield _checked(str(path), number, record, len(line))
+            yield _check_record(str(path), number, record, len(line))
 
     return _parts(path, rows())
 
@@ -266,47 +270,50 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
 def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
     text = "".join(_lines(path, encoding))
     try:
-        found = json.loads(text, parse_constant=lambda name: None)
+        value = json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}") from error
-    if isinstance(found, dict) and found and all(isinstance(column, list) for column in found.values()):
-        sizes = {name: len(column) for name, column in found.items()}
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        sizes = {name: len(column) for name, column in value.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"{path} has columns of different lengths: {sizes}")
-        found = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
-    if not isinstance(found, list):
+        value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    if not isinstance(value, list):
         raise DataError(f"{path} holds neither a list of objects nor an object of columns")
-    return _parts(path, (_checked(str(path), number, _task(record), 0) for number, record in enumerate(found, 1)))
+    return _parts(path, (_check_record(str(path), number, _task(record), 0) for number, record in enumerate(value, 1)))
 
 
 def _task(record: Any) -> Any:
-    """A task as Label Studio exports it (JSON): its data, and under the name of each control the choice, the choices, the number
-    or the rating of the first annotation that was not cancelled; any other record as it is."""
+    """Return a task of a Label Studio export (JSON) as a row; any other record as it is.
+
+    The row holds the task's data and, under the name of each control, the choice, choices, number or rating of the first
+    annotation that was not cancelled.
+    """
     if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
         return record
-    given = record.get("annotations") or record.get("completions") or []
-    chosen: dict[str, Any] = {}
-    for annotation in given if isinstance(given, list) else []:
+    annotations = record.get("annotations") or record.get("completions") or []
+    answers: dict[str, Any] = {}
+    for annotation in annotations if isinstance(annotations, list) else []:
         if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
             for result in annotation.get("result") or []:
                 value = result.get("value", {}) if isinstance(result, dict) else {}
-                told: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
-                if told != []:
-                    one = told[0] if isinstance(told, list) and len(told) == 1 else told
-                    chosen.setdefault(str(result.get("from_name")), one)
+                answer: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
+                if answer != []:
+                    answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+                    answers.setdefault(str(result.get("from_name")), answer)
             break
-    return {**record["data"], **chosen}
+    return {**record["data"], **answers}
 
 
-def _checked(file: str, number: int, record: Any, size: int) -> Row:
+def _check_record(file: str, number: int, record: Any, size: int) -> Row:
     """Return a JSON value as a row, or its faults."""
     if not isinstance(record, dict):
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
     bad: list[Finding] = []
     for name, value in record.items():
         if isinstance(value, str) and (fault := find_invalid_character(value)) is not None:
-            shown = value.encode(errors="backslashreplace").decode()
-            bad.append(Finding(file, number, name, shown, f"the cell holds {fault}"))
+            quoted = value.encode(errors="backslashreplace").decode()
+            bad.append(Finding(file, number, name, quoted, f"the cell holds {fault}"))
     return bad or (number, record, size)
 
 
@@ -340,21 +347,21 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
 
     A quote that never closes would swallow the rest of the file; its line is reported and reading goes on behind it.
     """
-    again: deque[str] = deque()  # lines to read before the next ones of the file
-    taken: list[str] = []  # lines of the record at hand
-    at = unclosed = 0
+    pending: deque[str] = deque()  # lines to read before the next ones of the file
+    record_lines: list[str] = []  # lines of the record at hand
+    line_number = unclosed = 0
 
     def feed() -> Iterator[str]:
-        while (line := again.popleft() if again else next(lines, None)) is not None:
-            taken.append(line)
+        while (line := pending.popleft() if pending else next(lines, None)) is not None:
+            record_lines.append(line)
             yield line
 
     while unclosed < MOST_UNCLOSED:
         reader = csv.reader(feed(), delimiter=delimiter, strict=True)
         try:
             for record in reader:
-                first, at = at, at + len(taken)
-                taken.clear()
+                first, line_number = line_number, line_number + len(record_lines)
+                record_lines.clear()
                 if record:
                     yield first + 1, record, None
             return
@@ -362,16 +369,16 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
             endless = "unexpected end" in str(error) or "field larger" in str(error)
             unclosed += endless
             reason = "a quote is opened and never closed" if endless else f"broken quotes: {error}"
-            again.extendleft(reversed(taken[1:]))
-            line = taken[0].rstrip("\r\n")
-            taken.clear()
-            yield at + 1, [line], reason
-            at += 1
-    if left := len(again) + sum(1 for _ in lines):
+            pending.extendleft(reversed(record_lines[1:]))
+            line = record_lines[0].rstrip("\r\n")
+            record_lines.clear()
+            yield line_number + 1, [line], reason
+            line_number += 1
+    if num_rest := len(pending) + sum(1 for _ in lines):
         yield (
-            at + 1,
+            line_number + 1,
             [],
-            f"{MOST_UNCLOSED} quotes are never closed; the {left:,} lines from here on were not read",
+            f"{MOST_UNCLOSED} quotes are never closed; the {num_rest:,} lines from here on were not read",
         )
 
 
@@ -399,13 +406,13 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             _require_names(path, names)
-            count, at = file.metadata.num_rows, 0
+            count, num_read = file.metadata.num_rows, 0
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-            at_once = max(1, min(PART_ROWS, 4 * PART_CHARACTERS * count // max(1, size)))
-            for batch in file.iter_batches(at_once):
-                yield _parquet_part(path, batch, names, at + 1)
-                at += len(batch)
-            if not at:
+            batch_size = max(1, min(PART_ROWS, 4 * PART_CHARACTERS * count // max(1, size)))
+            for batch in file.iter_batches(batch_size):
+                yield _parquet_part(path, batch, names, num_read + 1)
+                num_read += len(batch)
+            if not num_read:
                 yield FilePart(str(path), {name: [] for name in names}, [], [])
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no whole parquet file: {str(error).splitlines()[0]}") from error
@@ -428,15 +435,15 @@ def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Fin
         return [clean_cell(value) for value in column.to_pylist()]
     except UnicodeDecodeError:
         pass
-    found = []
+    cells = []
     for row, value in enumerate(column, first):
         try:
-            found.append(clean_cell(value.as_py()))
+            cells.append(clean_cell(value.as_py()))
         except UnicodeDecodeError as error:
-            found.append(None)
+            cells.append(None)
             reason = f"these bytes, from byte {error.start + 1} of the cell on, are no utf-8"
             bad.append(Finding(file, row, name, error.object[error.start : error.start + 8].hex(" "), reason))
-    return found
+    return cells
 
 
 READERS: dict[str, Callable[[Path, str | None], Iterator[FilePart]]] = {

@@ -49,8 +49,8 @@ def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Found
     record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
         return FoundShards()
-    found = ranks.run_on_all(lambda: _damaged(run / CORPUS_FOLDER, record, ranks))
-    counts = ranks.sum([number in found for number in range(_highest(record))])
+    damaged = ranks.run_on_all(lambda: _damaged(run / CORPUS_FOLDER, record, ranks))
+    counts = ranks.sum([number in damaged for number in range(_highest(record))])
     return FoundShards(record, frozenset(number for number, count in enumerate(counts) if count))
 
 
@@ -85,9 +85,13 @@ def _path(folder: Path, number: int) -> Path:
 
 
 class CorpusShards:
-    """The shards of one `key`, the plain facts they are a function of, in `run`/corpus, where `kept` was found.
+    """The shards of a corpus in `run`/corpus.
 
-    Those of another key are made anew, unless a run that was `begun` needs them: then UsageError names the facts that differ.
+    key: the plain facts that shards are a function of.
+    is_begun: whether a run in the folder has begun with them.
+    on_disk: what `inspect_shards` found, where it was called before.
+
+    Shards of another key are made again, unless a begun run needs them: then UsageError names the facts that differ.
     """
 
     def __init__(
@@ -95,19 +99,19 @@ class CorpusShards:
         run: Path | None,
         key: Mapping[str, Any],
         say: Callable[[str], None],
-        begun: bool = False,
-        kept: FoundShards | None = None,
+        is_begun: bool = False,
+        on_disk: FoundShards | None = None,
     ) -> None:
         self.folder = None if run is None else run / CORPUS_FOLDER
         self.key, self.say = dict(key), say
         self.facts: dict[str, Any] = {}
         self.count: int | None = None
         self.entries: dict[int, dict[str, Any]] = {}
-        self._known: dict[int, str] = {}
-        self._before: Mapping[str, Any] = {"facts": {}, "count": None}
+        self._recorded_hashes: dict[int, str] = {}
+        self._first_record: Mapping[str, Any] = {"facts": {}, "count": None}
         self._arrays: dict[int, Arrays] = {}
         if run is not None:
-            self._open(run / CORPUS_FOLDER, kept or inspect_shards(run, SINGLE_PROCESS, say), begun)
+            self._open(run / CORPUS_FOLDER, on_disk or inspect_shards(run, SINGLE_PROCESS, say), is_begun)
 
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> CorpusShards:
@@ -116,17 +120,17 @@ class CorpusShards:
         for number in _damaged(run / CORPUS_FOLDER, record, ranks):
             path = _path(run / CORPUS_FOLDER, number)
             raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
-        shards = cls(run, record["key"], lambda text: None, kept=FoundShards(record))
+        shards = cls(run, record["key"], lambda text: None, on_disk=FoundShards(record))
         assert shards.whole
         return shards
 
-    def _open(self, folder: Path, kept: FoundShards, begun: bool) -> None:
-        record = kept.record
+    def _open(self, folder: Path, on_disk: FoundShards, is_begun: bool) -> None:
+        record = on_disk.record
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
-        if differing and begun:
+        if differing and is_begun:
             raise UsageError(UNFINISHED.format(run=folder.parent, facts=", ".join(differing)))
         if record is not None and not differing:
-            self._take(folder, record, kept.damaged)
+            self._take(folder, record, on_disk.damaged)
             return
         if differing:
             self.say(f"{folder} was made with other {', '.join(differing)}; it is made again")
@@ -135,11 +139,11 @@ class CorpusShards:
         self._record()
 
     def _take(self, folder: Path, record: Mapping[str, Any], damaged: Collection[int]) -> None:
-        self._before = record
+        self._first_record = record
         self.facts, self.count = record["facts"], record["count"]
         for name, entry in record["shards"].items():
             number, path = int(name), _path(folder, int(name))
-            self._known[number] = entry["sha256"]
+            self._recorded_hashes[number] = entry["sha256"]
             if number in damaged:
                 self.say(f"{path} is damaged or missing; it is made again")
             else:
@@ -175,7 +179,7 @@ class CorpusShards:
         files.require_space(self.folder, len(content))
         files.write_atomic(path, content)
         self.entries[number]["sha256"] = digest = files.hash_file(path)
-        if self._known.get(number, digest) != digest:
+        if self._recorded_hashes.get(number, digest) != digest:
             path.unlink()
             raise RunError(f"{path} was made again and is another one: the corpus changed while it was read")
         self._arrays[number] = _mapped(path)
@@ -189,11 +193,11 @@ class CorpusShards:
 
     def forget(self) -> None:
         """Delete the shards that were added since the folder was opened, because the corpus has changed."""
-        for number in self.entries.keys() - self._known.keys():
+        for number in self.entries.keys() - self._recorded_hashes.keys():
             del self.entries[number], self._arrays[number]
             if self.folder is not None:
                 _path(self.folder, number).unlink()
-        self.facts, self.count = self._before["facts"], self._before["count"]
+        self.facts, self.count = self._first_record["facts"], self._first_record["count"]
         self._record()
 
     def total(self, name: str) -> int:
@@ -231,9 +235,9 @@ def _mapped(path: Path) -> Arrays:
     except RuntimeError as error:
         raise RunError(f"{path} cannot be mapped into memory: {error}") from error
     content.flags.writeable = False
-    found = {}
+    arrays = {}
     for name, entry in header.items():
         if name != "__metadata__":
-            start, end = (8 + size + at for at in entry["data_offsets"])
-            found[name] = content[start:end].view(DTYPES[entry["dtype"]])
-    return found
+            start, end = (8 + size + offset for offset in entry["data_offsets"])
+            arrays[name] = content[start:end].view(DTYPES[entry["dtype"]])
+    return arrays

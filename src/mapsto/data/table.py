@@ -85,9 +85,9 @@ class Table:
 
     def select(self, rows: Iterable[int]) -> Table:
         """Return a table of the rows at these indices, without `rejected`."""
-        chosen = [int(row) for row in rows]
-        data = {name: [values[row] for row in chosen] for name, values in self.data.items()}
-        return Table(data, [self.origins[row] for row in chosen], [])
+        indices = [int(row) for row in rows]
+        data = {name: [values[row] for row in indices] for name, values in self.data.items()}
+        return Table(data, [self.origins[row] for row in indices], [])
 
     @property
     def fingerprint(self) -> str:
@@ -110,7 +110,7 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
     if isinstance(source, Table):
         return source
     if is_path(source):
-        return _joined(list(stream_tables(source, encoding)))
+        return _concatenate(list(stream_tables(source, encoding)))
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
         part = _columns({name: list(source[name]) for name in source.column_names})
     elif hasattr(source, "to_pylist"):
@@ -148,8 +148,8 @@ def is_table_name(text: str, folders: bool = False) -> bool:
     """
     path = Path(text)
     try:
-        there = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
-        return there or (readers.file_format(path) is not None and " " not in text)
+        exists = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
+        return exists or (readers.file_format(path) is not None and " " not in text)
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
 
@@ -162,33 +162,33 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
     if not is_path(source):
         yield read_table(source, encoding)
         return
-    found = list_files(Path(source))
-    if found.data is not None:
-        listed = Table(found.data, [(str(file), 0) for file in found.files], [])
-        for at in range(0, len(listed), FILES_AT_ONCE):
-            some = listed.select(range(at, min(at + FILES_AT_ONCE, len(listed))))
-            yield replace(some, remarks=[] if at else found.remarks)
+    listing = list_files(Path(source))
+    if listing.data is not None:
+        table = Table(listing.data, [(str(file), 0) for file in listing.files], [])
+        for start in range(0, len(table), FILES_AT_ONCE):
+            chunk = table.select(range(start, min(start + FILES_AT_ONCE, len(table))))
+            yield replace(chunk, remarks=[] if start else listing.remarks)
         return
-    known: dict[str, None] = {}
-    whole: list[tuple[str, set[str]]] = []
+    columns: dict[str, None] = {}
+    file_columns: list[tuple[str, set[str]]] = []
     rejected: list[Finding] = []
-    remarks = found.remarks
-    for path in found.files:
-        own: set[str] = set()
-        filled = False
+    remarks = listing.remarks
+    for path in listing.files:
+        found_columns: set[str] = set()
+        has_rows = False
         for part in readers.stream_file(path, encoding):
-            own |= set(part.data)
-            known |= dict.fromkeys(part.data)
-            filled = filled or bool(part.rows)
+            found_columns |= set(part.data)
+            columns |= dict.fromkeys(part.data)
+            has_rows = has_rows or bool(part.rows)
             rejected = rejected or part.rejected
-            yield replace(_table(part, known), remarks=remarks)
+            yield replace(_table(part, columns), remarks=remarks)
             remarks = []  # they are of all parts, and said with the first
-        if filled:
-            whole = [*whole[:1], (str(path), own)]
-        for file, names in whole:
-            if missing := sorted(known.keys() - names):
+        if has_rows:
+            file_columns = [*file_columns[:1], (str(path), found_columns)]
+        for file, names in file_columns:
+            if missing := sorted(columns.keys() - names):
                 raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
-    if not whole:
+    if not file_columns:
         raise DataError(f"{path} has no rows", rejected)
 
 
@@ -196,7 +196,7 @@ def fingerprint_source(source: Any) -> str:
     """Return the SHA-256 of a source: of the bytes of its files in order, or of a table."""
     if not is_path(source):
         return read_table(source).fingerprint
-    hashes = _of_files(Path(source), hash_file)
+    hashes = _map_files(Path(source), hash_file)
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -204,13 +204,13 @@ def file_signatures(source: Any) -> list[tuple[str, int, int]]:
     """Return the name, size and modification time of each file of a source, to notice changes."""
 
     def sign(path: Path) -> tuple[str, int, int]:
-        found = path.stat()
-        return str(path), found.st_size, found.st_mtime_ns
+        status = path.stat()
+        return str(path), status.st_size, status.st_mtime_ns
 
-    return _of_files(Path(source), sign) if is_path(source) else []
+    return _map_files(Path(source), sign) if is_path(source) else []
 
 
-def _of_files(source: Path, call: Callable[[Path], T]) -> list[T]:
+def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
     """Return `call` of each file of a source, in order. Raises DataError where one cannot be read."""
     try:
         return [call(path) for path in list_files(source).files]
@@ -241,18 +241,18 @@ def _records(records: list[Any]) -> FilePart:
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
-    named = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
-    return readers.from_records("data", named, [])
+    numbered = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
+    return readers.from_records("data", numbered, [])
 
 
-def _joined(parts: list[Table]) -> Table:
+def _concatenate(parts: list[Table]) -> Table:
     data: dict[str, list[Any]] = {name: [] for name in parts[-1].columns}
     for part in parts:
         for name, column in data.items():
             column += part.data.get(name) or [None] * len(part)
     origins = [origin for part in parts for origin in part.origins]
     rejected, remarks = (
-        list(chain.from_iterable(found)) for found in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
+        list(chain.from_iterable(findings)) for findings in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
     )
     return Table(data, origins, rejected, remarks)
 
