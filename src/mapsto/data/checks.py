@@ -39,7 +39,7 @@ class DataReport:
 class _Values:
     """Rows as the checks compare them.
 
-    read: the source kind of each column.
+    source_kinds: the source kind of each column.
     column: the first source column.
     keys: a key of the sources of each row; None where a cell cannot be read.
     labels: the label of each row, where a target has exclusive classes.
@@ -47,33 +47,34 @@ class _Values:
     """
 
     rows: Rows
-    read: Sequence[type[Source]]
+    source_kinds: Sequence[type[Source]]
     column: str | None
     keys: Sequence[str | None]
     labels: Sequence[str | None] | None
     label_column: str | None
 
     def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
+        """Return a finding on a row that quotes its label or its sources."""
         file, line = self.rows.origin(index)
         if of_label and self.labels is not None:
             return Finding(file, line, self.label_column, self.labels[index], reason)
-        return Finding(file, line, self.column, self.shown(index), reason)
+        return Finding(file, line, self.column, self.as_text(index), reason)
 
-    def shown(self, index: int) -> str:
+    def as_text(self, index: int) -> str:
         """Return the sources of a row as text."""
         return "\n".join(str(column[index]) for column in self.rows.sources)
 
     @property
     def noun(self) -> str:
         """The word for a row in messages, such as "text"."""
-        return self.read[0].kind if len(self.read) == 1 else "row"
+        return self.source_kinds[0].kind if len(self.source_kinds) == 1 else "row"
 
     def sketches(self, indices: Iterable[int]) -> list[Hashes | None]:
         """Return the hashes of the rows `indices`, see Describable.sketch; None for other rows."""
         sketches: list[Hashes | None] = [None] * len(self.rows)
         columns = [
             (kind, values)
-            for kind, values in zip(self.read, self.rows.sources, strict=True)
+            for kind, values in zip(self.source_kinds, self.rows.sources, strict=True)
             if issubclass(kind, Describable)
         ]
         for index in indices if columns else ():
@@ -97,32 +98,32 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _labels(train)
     report.warnings += _repeated(train)
     if test is not None:
-        tested = _values(test)
-        report.warnings += _unseen(train, tested)
-        report.leaks, near = _shared(train, tested)
+        test_values = _values(test)
+        report.warnings += _unseen(train, test_values)
+        report.leaks, near_duplicates = _shared(train, test_values)
         report.errors += report.leaks
-        report.warnings += near
+        report.warnings += near_duplicates
     return report
 
 
 def _values(rows: Rows) -> _Values:
     arrow = rows.arrow
-    read = [kinds.source(port.kind) for port in arrow.sources]
+    source_kinds = [kinds.source(port.kind) for port in arrow.sources]
     keys = [
         None
         if any(value is None for value in values)
-        else "\n".join(kind.key(value) for kind, value in zip(read, values, strict=True))
+        else "\n".join(kind.key(value) for kind, value in zip(source_kinds, values, strict=True))
         for values in zip(*rows.sources, strict=True)
     ]
-    answered = enumerate(kinds.answering(arrow))
-    named = next((port for port, target in answered if has_exclusive_classes(target)), None)
+    targets = enumerate(kinds.answering(arrow))
+    class_port = next((port for port, target in targets if has_exclusive_classes(target)), None)
     return _Values(
         rows,
-        read,
+        source_kinds,
         arrow.sources[0].column,
         keys,
-        None if named is None else rows.targets[named],
-        None if named is None else arrow.targets[named].column,
+        None if class_port is None else rows.targets[class_port],
+        None if class_port is None else arrow.targets[class_port].column,
     )
 
 
@@ -142,15 +143,15 @@ def _labels(values: _Values) -> list[Finding]:
     alike: dict[str, list[str]] = {}
     for label in counts:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
-    found = []
+    findings = []
     for group in alike.values():
         if len(group) > 1:
             rare = min(group, key=lambda label: counts[label])
-            listed = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
-            reason = f"labels that differ by case or spaces alone: {listed}"
-            found.append(values.finding(first[rare], reason, of_label=True))
+            spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
+            reason = f"labels that differ by case or spaces alone: {spellings}"
+            findings.append(values.finding(first[rare], reason, of_label=True))
     single = [label for label, count in counts.items() if count == 1]
-    return found + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
+    return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 
 
 def _exact(text: str) -> str:
@@ -161,78 +162,80 @@ def _exact(text: str) -> str:
 def _repeated(values: _Values) -> list[Finding]:
     """Find equal values with different labels, and count the rows that repeat another one."""
     first_index: dict[str, int] = {}
-    again: list[tuple[int, int]] = []
-    found = []
+    repeats: list[tuple[int, int]] = []
+    findings = []
     labels = values.labels or [None] * len(values.keys)
     for index, key in enumerate(values.keys):
         if key is None:
             continue
-        before = first_index.setdefault(_exact(key), index)
-        if before == index:
+        original = first_index.setdefault(_exact(key), index)
+        if original == index:
             continue
-        if labels[before] != labels[index]:
-            reason = f"contradicting labels: {labels[index]!r} here, {labels[before]!r} in {values.place(before)}"
-            found.append(values.finding(index, reason))
+        if labels[original] != labels[index]:
+            reason = f"contradicting labels: {labels[index]!r} here, {labels[original]!r} in {values.place(original)}"
+            findings.append(values.finding(index, reason))
         else:
-            again.append((index, before))
-    if again:
-        index, before = again[0]
-        reason = f"{len(again):,} rows repeat another one; this one repeats {values.place(before)}"
-        found.append(values.finding(index, reason))
-    return found
+            repeats.append((index, original))
+    if repeats:
+        index, original = repeats[0]
+        reason = f"{len(repeats):,} rows repeat another one; this one repeats {values.place(original)}"
+        findings.append(values.finding(index, reason))
+    return findings
 
 
 def _unseen(train: _Values, test: _Values) -> list[Finding]:
     """Find classes that only the test rows have."""
     if train.labels is None or test.labels is None:
         return []
-    known, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
+    training_labels, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
     return [
         test.finding(
             test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
         )
         for label, count in counts.items()
-        if label not in known
+        if label not in training_labels
     ]
 
 
 def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
     """Find test rows of which the sources are also in the training data: (exact matches, near-duplicates)."""
-    known = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
-    leaks, others = [], []
+    index_by_key = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
+    leaks, remaining = [], []
     for index, key in enumerate(test.keys):
         if key is None:
             continue
-        if (same := known.get(_exact(key))) is not None:
-            reason = f"the same {test.noun} is also in the training data: {train.place(same)}"
+        if (train_index := index_by_key.get(_exact(key))) is not None:
+            reason = f"the same {test.noun} is also in the training data: {train.place(train_index)}"
             leaks.append(test.finding(index, reason))
         else:
-            others.append(index)
-    near = []
-    sketches, alike = (
+            remaining.append(index)
+    near_duplicates = []
+    sketches, threshold = (
         train.sketches(range(len(train.keys))),
-        max(kind.defaults.near_duplicate_threshold for kind in train.read),
+        max(kind.defaults.near_duplicate_threshold for kind in train.source_kinds),
     )
-    for index, twin, similarity in find_near_duplicates(sketches, test.sketches(others), others, alike):
-        where, shown = train.place(twin), train.shown(twin)
-        where += "" if shown == where else f": {shorten(shown, 40)!r}"
-        reason = f"almost the same {test.noun} ({100 * similarity:.0f} % alike) in the training data: {where}"
-        near.append(test.finding(index, reason))
-    return leaks, near
+    for index, train_index, similarity in find_near_duplicates(
+        sketches, test.sketches(remaining), remaining, threshold
+    ):
+        location, text = train.place(train_index), train.as_text(train_index)
+        location += "" if text == location else f": {shorten(text, 40)!r}"
+        reason = f"almost the same {test.noun} ({100 * similarity:.0f} % alike) in the training data: {location}"
+        near_duplicates.append(test.finding(index, reason))
+    return leaks, near_duplicates
 
 
 def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     """Find test rows of which the sources are also in a corpus, exactly; its parts are read once and not kept."""
-    tested = _values(test)
-    wanted: dict[str, list[int]] = {}
-    for index, key in enumerate(tested.keys):
+    test_values = _values(test)
+    indices_by_key: dict[str, list[int]] = {}
+    for index, key in enumerate(test_values.keys):
         if key is not None:
-            wanted.setdefault(_exact(key), []).append(index)
+            indices_by_key.setdefault(_exact(key), []).append(index)
     leaks: list[tuple[int, Finding]] = []
     for part in parts:
         train = _values(part)
-        for at, key in enumerate(train.keys):
-            for index in () if key is None else wanted.pop(_exact(key), ()):
-                reason = f"the same {tested.noun} is also in the training data: {train.place(at)}"
-                leaks.append((index, tested.finding(index, reason)))
+        for train_index, key in enumerate(train.keys):
+            for index in () if key is None else indices_by_key.pop(_exact(key), ()):
+                reason = f"the same {test_values.noun} is also in the training data: {train.place(train_index)}"
+                leaks.append((index, test_values.finding(index, reason)))
     return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]

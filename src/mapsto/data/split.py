@@ -29,7 +29,7 @@ MAX_WARNINGS = 5
 
 def check_data(
     rows: Rows,
-    tested: Table | None,
+    test_table: Table | None,
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
@@ -37,13 +37,13 @@ def check_data(
 
     Raises DataError for test rows that are also training rows, as `--bad-rows` says.
     """
-    if rows.arrow.corrupted and tested is None:  # a corpus alone may repeat itself, and looking for that takes long
+    if rows.arrow.corrupted and test_table is None:  # a corpus alone may repeat itself, and looking for that takes long
         report_findings(rows.table.remarks_on(), say)
         return None, []
-    held = None if tested is None else _read_test(rows.arrow, tested, options)
-    report = check_rows(rows, held)
+    test_rows = None if test_table is None else _read_test(rows.arrow, test_table, options)
+    report = check_rows(rows, test_rows)
     report_findings(report.warnings, say)
-    return None if tested is None else drop_leaks(report.leaks, tested, options, say), report.warnings
+    return None if test_table is None else drop_leaks(report.leaks, test_table, options, say), report.warnings
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
@@ -57,40 +57,44 @@ def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> 
 def drop_rows_in_corpus(
     arrow: Arrow,
     parts: Iterable[Table],
-    tested: Table,
+    test_table: Table,
     options: Options,
     say: Callable[[str], None],
 ) -> Table:
     """Return the test rows that are not also in a corpus of any size. Raises DataError for others, as `--bad-rows` says."""
-    held = _read_test(arrow, tested, options)
+    test_rows = _read_test(arrow, test_table, options)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
-    return drop_leaks(find_leaks(read, held), tested, options, say)
+    return drop_leaks(find_leaks(read, test_rows), test_table, options, say)
 
 
-def _read_test(arrow: Arrow, tested: Table, options: Options) -> Rows:
-    held = load_rows(arrow, tested)
-    require_readable(held, options.bad_rows)
-    return held
+def _read_test(arrow: Arrow, test_table: Table, options: Options) -> Rows:
+    test_rows = load_rows(arrow, test_table)
+    require_readable(test_rows, options.bad_rows)
+    return test_rows
 
 
 def drop_leaks(
-    leaks: Sequence[Finding], tested: Table, options: Options, say: Callable[[str], None], what: str = "the test"
+    leaks: Sequence[Finding],
+    test_table: Table,
+    options: Options,
+    say: Callable[[str], None],
+    table_name: str = "the test",
 ) -> Table:
     """Return a test table without its leaks. Raises DataError unless bad rows are skipped and some rows are left."""
     if not leaks:
-        return tested
+        return test_table
     if options.bad_rows == "stop":
         raise DataError(
-            f"{len(leaks)} rows of {what} are also in the training data; take them out of one of the two, "
+            f"{len(leaks)} rows of {table_name} are also in the training data; take them out of one of the two, "
             "or score without them with --bad-rows skip:",
             leaks,
         )
-    say(f"note: {len(leaks)} rows of {what} are also in the training data and are not scored")
+    say(f"note: {len(leaks)} rows of {table_name} are also in the training data and are not scored")
     leaked = {(finding.file, finding.row) for finding in leaks}
-    left = tested.select(row for row in range(len(tested)) if tested.origin(row) not in leaked)
-    if not len(left):
-        raise DataError(f"every row of {what} is also in the training data, so there is nothing to score")
-    return left
+    remaining = test_table.select(row for row in range(len(test_table)) if test_table.origin(row) not in leaked)
+    if not len(remaining):
+        raise DataError(f"every row of {table_name} is also in the training data, so there is nothing to score")
+    return remaining
 
 
 def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
@@ -106,10 +110,10 @@ def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    kept, held = split_indices(rows, share, options.seed)
-    if not len(kept):
+    training, held_out = split_indices(rows, share, options.seed)
+    if not len(training):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
-    return rows.select(kept), rows.select(held)
+    return rows.select(training), rows.select(held_out)
 
 
 def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -118,6 +122,6 @@ def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64
     groups = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
-    answered = enumerate(kinds.answering(rows.arrow))
-    strata = next((rows.targets[port] for port, target in answered if has_exclusive_classes(target)), None)
+    targets_by_port = enumerate(kinds.answering(rows.arrow))
+    strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
     return sampling.stratified_split(len(rows), groups, strata, share, seed)

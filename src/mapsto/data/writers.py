@@ -54,7 +54,7 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
     """
     kind = require_writable(path)
     try:
-        with replacing(path) as stream, _packed(stream, path) as target:
+        with replacing(path) as stream, _compress(stream, path) as target:
             if kind == "parquet":
                 return _write_parquet(target, columns, rows)
             if kind == "jsonl":
@@ -65,7 +65,7 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
 
 
 @contextmanager
-def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+def _compress(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
     if path.suffix.lower() != ".gz":
         yield stream
         return
@@ -75,22 +75,22 @@ def _packed(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 def to_text_cells(row: Row) -> dict[str, Any]:
     """Return a row as text cells: lists and dicts as JSON, and encoded files as their name or their size."""
-    return {name: _spelt(_named(cell)) for name, cell in row.items()}
+    return {name: _nested_to_json(_describe_file(cell)) for name, cell in row.items()}
 
 
-def _spelt(cell: Any) -> Any:
+def _nested_to_json(cell: Any) -> Any:
     nested = isinstance(cell, list | tuple | dict | np.ndarray)
-    return json.dumps(cell, ensure_ascii=False, default=_plain) if nested else cell
+    return json.dumps(cell, ensure_ascii=False, default=_to_builtin) if nested else cell
 
 
-def _plain(value: Any) -> Any:
+def _to_builtin(value: Any) -> Any:
     """Convert an array or number of NumPy for JSON."""
     return value.tolist()
 
 
-def _named(cell: Any) -> Any:
+def _describe_file(cell: Any) -> Any:
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
-        return cell.get("path") or _named(cell["bytes"])
+        return cell.get("path") or _describe_file(cell["bytes"])
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
 
 
@@ -114,8 +114,8 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
 def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        record = {name: _named(row.get(name)) for name in columns}
-        stream.write(f"{json.dumps(record, ensure_ascii=False, default=_plain)}\n".encode())
+        record = {name: _describe_file(row.get(name)) for name in columns}
+        stream.write(f"{json.dumps(record, ensure_ascii=False, default=_to_builtin)}\n".encode())
     return count
 
 
@@ -127,7 +127,7 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
     types = {name: pyarrow.null() for name in columns}
     for chunk in _chunks(rows):
         for name in columns:
-            types[name] = _common(name, types[name], [row.get(name) for row in chunk])
+            types[name] = _unify_type(name, types[name], [row.get(name) for row in chunk])
     count = 0
     with pyarrow.parquet.ParquetWriter(stream, pyarrow.schema(list(types.items()))) as writer:
         for chunk in _chunks(rows):
@@ -137,12 +137,12 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
     return count
 
 
-def _common(name: str, known: Any, cells: list[Any]) -> Any:
+def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
     """Return the type that holds these cells and those before them. Raises UsageError."""
     import pyarrow
 
     try:
-        schemas = [pyarrow.schema([(name, known)]), pyarrow.schema([(name, pyarrow.array(cells).type)])]
+        schemas = [pyarrow.schema([(name, column_type)]), pyarrow.schema([(name, pyarrow.array(cells).type)])]
         return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pyarrow.ArrowException as error:
         raise UsageError(f"column {name!r} does not fit into parquet: {error}") from error
