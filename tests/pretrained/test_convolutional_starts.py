@@ -14,7 +14,6 @@ import torch
 
 pytest.importorskip("PIL", reason="the extra [image] is not here")
 
-from mapsto.cli.info import info
 from models import CLOSE, NETWORKS
 from runs import boxed, write_photos
 from transformers import AutoModelForImageClassification
@@ -22,6 +21,7 @@ from vision_models import edit_json, make_processor, make_vision_model, pack_val
 
 import mapsto
 from mapsto import zoo
+from mapsto.cli.info import info
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain.attribution import METHODS
 from mapsto.fitting.trace import trace
