@@ -260,7 +260,7 @@ def test_a_published_decoder_is_trained_further(shape: str, other_target: str, t
         ({"mapsto_decoder": {"width": "wide"}}, "width must be a whole number"),
         ({"mapsto_decoder": {"width": 32, "layers": 2, "heads": 3, "hidden": 128}}, "does not fit the weights"),
         ({"mapsto_decoder": {"width": 32, "layers": 2, "heads": 32, "hidden": 128}}, "does not fit the weights"),
-        ({"mapsto_decoder": {"width": 32, "layers": 1, "heads": 1, "hidden": 128}}, "that config.json does not say"),
+        ({"mapsto_decoder": {"width": 32, "layers": 1, "heads": 1, "hidden": 128}}, "that is not in config.json"),
         ({"mapsto_decoder": {"width": 32, "layers": 2**20, "heads": 1, "hidden": 128}}, "does not fit the weights"),
         ({"mapsto_decoder": {"width": 32, "layers": 3, "heads": 1, "hidden": 128}}, "lacks the weight decoder."),
         ({"mapsto_decoder": {"width": 64, "layers": 2, "heads": 1, "hidden": 128}}, "config.json says"),

@@ -154,7 +154,7 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _find(path: Path) -> Path:
-    """The file that holds the vocabulary."""
+    """Return the file that holds the vocabulary. Raises CheckpointError."""
     if path.is_file():
         if path.suffix in (".json", ".txt"):
             return path
