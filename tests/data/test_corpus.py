@@ -38,7 +38,7 @@ ARROW = parse("~text -> text")
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few hundred rows make several shards."""
+    """Shrink shards so that a few hundred rows make several."""
     monkeypatch.setattr(readers, "PART_ROWS", 16)
     monkeypatch.setattr(corpus, "SHARD_PARTS", 3)
 
@@ -49,7 +49,7 @@ def work(source: Any, run: Path | None = None, progress: Progress | None = None,
 
 
 def seen(made: PreparedRun) -> list[list[list[int]]]:
-    """The tokens of all examples of one step, and of those held out."""
+    """Return the tokens of all training examples of one step, and of all held-out examples."""
     return [
         [] if part is None else [part.example(row, 3, 0.5).pieces[0].tokens.tolist() for row in range(len(part))]
         for part in (made.examples, made.held_out)
@@ -389,7 +389,7 @@ def test_long_rows_are_counted(tmp_path: Path, small_shards: None) -> None:
 
 
 def test_much_that_the_vocabulary_does_not_know_is_said(tmp_path: Path) -> None:
-    """A start of another script reads little of a text."""
+    """A starting model of another script knows few tokens of a text."""
     english = [{"text": f"the river {i} runs past the mill", "label": "ab"[i % 2]} for i in range(40)]
     chinese = [{**row, "text": f"今天天气真好 {i} 房间干净"} for i, row in enumerate(english)]
     start = mapsto.pretrain("text", english, steps=1, **TINY_OPTIONS)

@@ -162,7 +162,7 @@ def _line(finding: Finding) -> str:
 
 
 class Corpus:
-    """A corpus of which all shards are written. Raises DataError for bad or long rows, as `bad_rows` and `limits` say."""
+    """A corpus whose shards are all written. Raises DataError for bad or long rows, as `bad_rows` and `limits` say."""
 
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
@@ -216,13 +216,13 @@ class Corpus:
 
 
 class StoredExamples:
-    """The held-out examples of a corpus, or all others, by number."""
+    """The held-out examples of a corpus, or its training examples, by number."""
 
     def __init__(self, corpus: Corpus, held_out: Int64s, is_held_out: bool) -> None:
         self.corpus, self.held_out, self.is_held_out = corpus, held_out, is_held_out
         shards = corpus.shards
         self.firsts = np.cumsum([0, *(len(shards[number]["ends"]) for number in range(shards.count or 0))])
-        self._gaps = held_out - np.arange(len(held_out))  # how many kept examples stand before each one held out
+        self._gaps = held_out - np.arange(len(held_out))  # training examples before each held-out one
 
     def __len__(self) -> int:
         return len(self.held_out) if self.is_held_out else int(self.firsts[-1]) - len(self.held_out)

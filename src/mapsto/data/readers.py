@@ -25,17 +25,17 @@ import numpy as np
 from mapsto.errors import DataError, Finding, UsageError, near
 from mapsto.text.features import find_invalid_character
 
+# Ends of rows.
 ROW = re.compile(r"\r\n|\r|\n")
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
-
 
 # Bounds of a part that is read at once.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
 # Bytes of a file that are read at once.
 BLOCK = 2**20
-# Quotes that never close, after which the rest of a file is not read.
+# Unclosed quotes after which the rest of a file is not read.
 MOST_UNCLOSED = 100
-# Characters of a cell.
+# Characters that a cell may have at most.
 LARGEST_CELL = 100 * 2**20
 # Byte order marks, and encodings to suggest where a file without one is not UTF-8.
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -284,7 +284,7 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _task(record: Any) -> Any:
-    """Return a task of a Label Studio export (JSON) as a row; any other record as it is.
+    """Convert a task of a Label Studio export (JSON) to a row; return any other record unchanged.
 
     The row holds the task's data and, under the name of each control, the choice, choices, number or rating of the first
     annotation that was not cancelled.

@@ -87,11 +87,11 @@ def _path(folder: Path, number: int) -> Path:
 class CorpusShards:
     """The shards of a corpus in `run`/corpus.
 
-    key: the plain facts that shards are a function of.
+    key: the facts that determine the content of the shards.
     is_begun: whether a run in the folder has begun with them.
     on_disk: what `inspect_shards` found, where it was called before.
 
-    Shards of another key are made again, unless a begun run needs them: then UsageError names the facts that differ.
+    Shards of another key are written anew, unless a begun run needs them: then UsageError names the facts that differ.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class CorpusShards:
         return self._arrays[number]
 
     def remember(self, facts: Mapping[str, Any]) -> None:
-        """Keep more facts in the manifest, such as what was learnt from the corpus before its first shard."""
+        """Add facts to the manifest, such as the fingerprint of the source that was fitted before the first shard."""
         if facts.items() <= self.facts.items():
             return
         self.facts = {**self.facts, **facts}

@@ -95,7 +95,7 @@ class Table:
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
-                # The repr of a long array leaves its middle out, that of a picture of Pillow's everything.
+                # The repr of a long array omits its middle, and that of a Pillow picture omits all pixels.
                 array = np.asarray(value) if hasattr(value, "__array_interface__") else None
                 exact = value if array is None else (array.dtype.str, array.tolist())
                 digest.update(repr(exact).encode("utf-8", "surrogatepass") + b"\0")
@@ -182,7 +182,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
             has_rows = has_rows or bool(part.rows)
             rejected = rejected or part.rejected
             yield replace(_table(part, columns), remarks=remarks)
-            remarks = []  # they are of all parts, and said with the first
+            remarks = []  # they concern the whole source and are reported once
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
         for file, names in file_columns:
@@ -223,9 +223,9 @@ def _table(part: FilePart, names: Iterable[str]) -> Table:
 
 
 def _require_once(names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"the table names {', '.join(map(repr, twice))} more than once")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise DataError(f"the table names {', '.join(map(repr, duplicates))} more than once")
 
 
 def _columns(data: dict[str, list[Any]]) -> FilePart:
