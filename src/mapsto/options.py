@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict, get_type_hints
 
@@ -63,6 +64,12 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+@cache
+def field_types(group: type[OptionGroup]) -> dict[str, Any]:
+    """Return the types of a group's fields; evaluating annotations takes milliseconds, so each group is evaluated once."""
+    return get_type_hints(group)
+
+
 @dataclass(frozen=True)
 class OptionGroup:
     """A group of options: their numbers are plain Python numbers, and their choices exist."""
@@ -79,7 +86,7 @@ class OptionGroup:
 
     def _convert_numbers(self) -> None:
         """Convert NumPy numbers to Python's, which JSON knows. Raises UsageError for a value that is no number."""
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]
             value, is_whole = getattr(self, name), hint in (int, int | None)
             if not (is_whole or hint in (float, float | None)) or (value is None and isinstance(None, hint)):
                 continue

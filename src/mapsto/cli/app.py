@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mapsto.distributed import exit_process, read_ranks
 from mapsto.errors import MapstoError
-from mapsto.options import CHOICES, Options
+from mapsto.options import CHOICES, Options, field_types
 from mapsto.options import flag as flag_name
 
 # torchrun ends every process as soon as one has ended, so the process that prints the error must end first.
@@ -88,7 +88,7 @@ Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag per field of Options; the command receives them as its parameter `options`."""
-    hints = get_type_hints(Options)
+    hints = field_types(Options)
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
     option_parameters = [
         inspect.Parameter(
