@@ -461,7 +461,7 @@ def test_vocabulary_size_rule() -> None:
 
 TRAIN = """
 import itertools, sys
-from mapsto.tokenizer import Tokenizer
+from mapsto.text.tokenizer import Tokenizer
 words = ["".join(letters) for letters in itertools.product("abcdé", repeat=4)]
 texts = [" ".join(words[i::7]) + " 今天" for i in range(7)] * 2
 print(*(Tokenizer.train(texts, size=600, style=style).fingerprint for style in ("wordpiece", "bytes")))
@@ -620,5 +620,5 @@ def test_folder_that_cannot_be_written(tmp_path: Path, trained: dict[str, Tokeni
 
 
 def test_transformers_and_torch_are_not_imported() -> None:
-    code = "import sys, mapsto.tokenizer; sys.exit(bool({'transformers', 'torch'} & set(sys.modules)))"
+    code = "import sys, mapsto.text.tokenizer; sys.exit(bool({'transformers', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
