@@ -35,7 +35,7 @@ OPTIONS = {"layers": 4, "width": 128, "heads": 2, "vocabulary": 16384}
 BARE = """
 import resource, sys, time
 from itertools import islice
-from mapsto.tokenizer import Tokenizer
+from mapsto.text.tokenizer import Tokenizer
 backend = Tokenizer.open(sys.argv[2])._backend
 began, count = time.perf_counter(), 0
 with open(sys.argv[1], encoding="utf-8") as lines:
