@@ -75,8 +75,8 @@ class Difference:
 class Extrapolation:
     """A candidate's learning curve extrapolated by a power law.
 
-    scores: by number of labels.
-    predicted_last: the last measured score as predicted from the earlier ones, to see whether the power law holds.
+    scores: the predicted score for each larger number of labelled rows.
+    predicted_last: the prediction of the last measured score from the earlier ones. Close to the measurement, the law holds.
     """
 
     candidate: str = field(metadata={"key": "way"})

@@ -18,7 +18,10 @@ Predict = Callable[[Rows], Tensor]  # the outputs (n, …) of rows
 
 
 def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:
-    """Fit a baseline on the training rows; return its target and its predict function."""
+    """Fit a baseline (constant or linear) on the training rows.
+
+    Returns the answer kind, which scores outputs, and the function from test rows to outputs (n, …).
+    """
     target = design.target()
     labels = rows.targets[design.port]
     target.learn(labels, design.options.balance)

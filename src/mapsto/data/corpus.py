@@ -40,7 +40,7 @@ MAX_VALUE_CHARACTERS = 200
 
 
 def is_corpus_arrow(arrow: Arrow) -> bool:
-    """Return whether an example of an arrow is nothing but the tokens of one corrupted source."""
+    """Return whether an arrow only fills in hidden tokens of one tokenized source, such as `~text -> text`."""
     (first, *rest), targets = arrow.sources, arrow.targets
     if rest or not first.corrupted or first.kind not in kinds.names("source"):
         return False

@@ -25,7 +25,10 @@ Row = Mapping[str, Any]
 
 
 def require_writable(path: Path) -> str:
-    """Return the format in which rows are written to `path`. Raises UsageError for a name or a folder that takes none."""
+    """Return the format for writing rows to `path`, which its suffix names.
+
+    Raises UsageError for a suffix of no known format, a missing parent folder, and a path that is a folder.
+    """
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")

@@ -82,7 +82,10 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
 
 
 def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """Return (error, loss) of each answer to the first target, as validation computes them for the best weights of a run."""
+    """Return (validation error, loss) of each row's answer to the first target.
+
+    Both are computed as in the validation that chooses a run's best weights.
+    """
     target = mapping.targets[0]
     rows = load_rows(mapping.arrow, table)
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")

@@ -107,7 +107,11 @@ def _load_predictor(model: str, *options: Any) -> Predictor:
 
 
 def _import_ray() -> Any:
-    """Import Ray; without telemetry, and with a limit to its retries, both of which it reads from the environment alone."""
+    """Import Ray with telemetry off and its retries limited.
+
+    Ray takes these settings only from environment variables, so they are set before the import.
+    Raises UsageError where Ray is not installed.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
     if os.environ.get("RAY_ADDRESS"):  # one try at a cluster that does not answer takes 40 s, and there would be 20

@@ -85,7 +85,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the head of a ridge regression."""
+        """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features."""
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def constant_output(self, values: Ints) -> Tensor | None:

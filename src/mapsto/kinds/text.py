@@ -224,7 +224,10 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-        """Fit TF-IDF of words and of character n-grams, which are the words of Chinese."""
+        """Fit TF-IDF on texts; return the function from texts to sparse features (n, f).
+
+        It counts words and character n-grams. The n-grams stand in for words in languages written without spaces.
+        """
         return fit_tfidf(values)
 
     @staticmethod

@@ -92,7 +92,7 @@ class Vector(LinearProbe, Mixable):
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the head of a ridge regression."""
+        """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features."""
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:

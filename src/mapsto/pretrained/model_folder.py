@@ -142,10 +142,10 @@ def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
 
 
 def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Collection[str] = ()) -> list[str]:
-    """Copy every weight that the mapping has a place for, and return the names of the parameters that stay new.
+    """Copy every weight that the mapping has a place for, and return the names of the parameters left at their initial values.
 
     tensors: weights under mapsto's names. A head is copied when it has the shape of the target's.
-    other_classes: kinds whose class names differ from those of the weights: the weights for class names are not copied.
+    other_classes: kinds that have other classes here than in the weights; their per-class weights are not copied.
 
     Raises CheckpointError for a weight of the body in another shape.
     """

@@ -112,9 +112,9 @@ def _normalise(histograms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def histogram_extractor() -> Callable[..., Any]:
-    """Return the function from images to sparse histogram features (n, f) of length 1.
+    """Return a function from images to sparse histogram features (n, f), each row scaled to unit norm.
 
-    Its second argument says how many consecutive images make one value.
+    The function's argument `images_per_value` is the number of consecutive images per row, such as a video's frames.
     """
     from scipy.sparse import csr_matrix  # a second to import
 

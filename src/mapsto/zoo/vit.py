@@ -110,7 +110,10 @@ def attention_names(module: str, published: str) -> Names:
 
 
 def norm_and_feed_forward_names(module: str, published: str) -> Names:
-    """Return the names of norms and feed-forward parts in the layers `published` of our stack `module`."""
+    """Return pairs of names, ours and the published one, for the norms and the feed-forward part of each layer.
+
+    module: the prefix of our stack. published: the prefix of the checkpoint's layers, with `{i}` for the layer number.
+    """
     return (
         (f"{module}blocks.{{i}}.attention_norm", f"{published}layernorm_before"),
         (f"{module}blocks.{{i}}.feed_norm", f"{published}layernorm_after"),
