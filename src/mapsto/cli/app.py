@@ -66,6 +66,7 @@ Input = Annotated[
     Path | None,
     typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures or videos."),
 ]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
 Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or a hub name.")]
 
 # Options that several commands have.

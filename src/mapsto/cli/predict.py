@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Device, Encoding, Input, Json, Model, Precision, app
+from mapsto.cli.app import Device, Encoding, Input, Json, Model, Precision, Texts, app
 from mapsto.errors import UsageError
 from mapsto.options import require_choice
 
@@ -22,9 +22,7 @@ ENGINES = ("local", "ray")
 def predict(
     model: Model,
     data: Input = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to answer, in place of a table; may be repeated.")
-    ] = None,
+    text: Texts = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -132,9 +130,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
 def embed(
     model: Model,
     data: Input = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to embed, in place of a table; may be repeated.")
-    ] = None,
+    text: Texts = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -51,7 +51,7 @@ def is_corpus_arrow(arrow: Arrow) -> bool:
 
 @dataclass(frozen=True)
 class ExampleLimits:
-    """How rows become examples.
+    """Limits on examples, and the treatment of longer rows.
 
     longest: tokens of the longest example.
     long: "cut", "window" or "error", as of `--long`.

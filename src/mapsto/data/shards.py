@@ -151,7 +151,7 @@ class CorpusShards:
 
     @property
     def whole(self) -> bool:
-        """Whether no shard is missing."""
+        """Return whether no shard is missing."""
         return self.count is not None and self.entries.keys() >= set(range(self.count))
 
     def __contains__(self, number: int) -> bool:

@@ -44,7 +44,7 @@ LENGTH_SAMPLE = 2000
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """How a run trains: its method, the reason for that, its objective, and where the weights live (replicated or sharded)."""
+    """The method of a run, the reason for it, its objective, and the layout of its weights (replicated or sharded)."""
 
     method: str
     reason: str

@@ -38,7 +38,6 @@ from mapsto.vision.patch_embedding import (
     PatchConfig,
     PatchEmbedder,
     PatchPositions,
-    select_tokens,
 )
 from mapsto.vision.patch_source import (
     CONFIG_FILE,
@@ -226,7 +225,7 @@ class ImageSource(PatchSource, Spatial):
         if tile is None:
             return MixturePart(0.0)
         is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
-        part = select_tokens(mosaic, np.flatnonzero(is_inside))
+        part = mosaic.select(np.flatnonzero(is_inside))
         if piece.alignment is not None:
             part = replace(part, alignment=Alignment(self._raw_regions(piece, part.positions, tile.origin)))
         return MixturePart(len(part) / int((~mosaic.special).sum()), part)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.sequence.piece import Ints, Piece
 
 # The types of tokens: a patch, a hidden patch, and the first of the special tokens and queries.
 PATCH, HIDDEN, FIRST_SPECIAL = 0, 1, 2
@@ -280,16 +279,3 @@ def _grid_waves(grid: tuple[int, int], width: int) -> Tensor:
     table = torch.zeros(*grid, width)
     table[..., : 2 * quarter], table[..., 2 * quarter : 4 * quarter] = waves[: grid[0], None], waves[None, : grid[1]]
     return table.flatten(0, 1)
-
-
-def select_tokens(piece: Piece, indices: Ints) -> Piece:
-    """Return the piece of these tokens alone, each at its position."""
-    alignment = piece.alignment
-    return replace(
-        piece,
-        tokens=piece.tokens[indices],
-        positions=piece.positions[indices],
-        special=piece.special[indices],
-        alignment=None if alignment is None else replace(alignment, regions=alignment.regions[indices]),
-        units=None if piece.units is None else piece.units[indices],
-    )

@@ -23,7 +23,7 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import Augmentable, Describable, Explainable, FileBacked, Mixture, why_not_local
 from mapsto.task.source import KindDefaults, Learning, Source
 from mapsto.vision import mixup
-from mapsto.vision.patch_embedding import FIRST_SPECIAL, HEADER_BYTES, HIDDEN, select_tokens
+from mapsto.vision.patch_embedding import FIRST_SPECIAL, HEADER_BYTES, HIDDEN
 from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import Resizer, join_patches, split_patches
 
@@ -246,15 +246,12 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def cut(self, piece: Piece, length: int) -> Piece:
         """Return the first `length` tokens."""
         self.require_parts()
-        return select_tokens(piece, np.arange(length))
+        return super().cut(piece, length)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
         """Return consecutive runs of patches, each behind the special tokens."""
         self.require_parts()
-        frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
-        room = length - len(frame)
-        starts = range(0, len(inner), room)
-        return [select_tokens(piece, np.concatenate([frame, inner[start : start + room]])) for start in starts]
+        return super().windows(piece, length)
 
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
@@ -283,7 +280,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece of the other patches, each at its position."""
-        return select_tokens(piece, np.setdiff1d(np.arange(len(piece)), tokens))
+        return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
         """Return the piece with all patches in the mean colour."""
