@@ -1,1 +1,1 @@
-"""Training."""
+"""The training engine: loop, optimizer, checkpoints, loggers, data parallelism, FSDP and objectives."""

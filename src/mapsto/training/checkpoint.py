@@ -1,8 +1,8 @@
-"""Checkpoints of a run: all tensors and the state of training, so that a killed run goes on bit for bit.
+"""Checkpoints of a training run: all tensors and the training state, so that a killed run resumes bit for bit.
 
-A checkpoint is a folder `checkpoints/step-…` of three files: tensors as safetensors, state as JSON, and a manifest with the
-SHA-256 of both. It is written to a temporary folder, fsynced and renamed, so that a reader finds all of it or nothing.
-Loading hashes every byte again; the newest checkpoint that is whole is taken.
+A checkpoint is a folder `checkpoints/step-…` of three files: tensors as safetensors, state as JSON, and a manifest with
+the SHA-256 of both. It is written to a temporary folder, fsynced and renamed, so that a reader finds all of it or
+nothing. Loading verifies every hash. A damaged checkpoint is skipped, and the newest undamaged one is loaded.
 """
 
 from __future__ import annotations
@@ -41,16 +41,19 @@ State = dict[str, Any]
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after `step`."""
+    """Return the folder of the checkpoint that the run in folder `run` writes after step `step`."""
     return run / CHECKPOINTS_FOLDER / f"step-{step:08d}"
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and state as one checkpoint, all of it or nothing. Raises RunError."""
+    """Write a checkpoint atomically: `folder` holds all of it, or does not exist.
+
+    Raises RunError when it cannot be written, for example because the disk is full.
+    """
     parent = folder.parent
     with explaining_write_errors(folder):
         parent.mkdir(parents=True, exist_ok=True)
-        # Of a run that was killed while it saved.
+        # Temporary folders of a run that was killed while it saved a checkpoint.
         for leftover in parent.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         require_space(parent, sum(t.numel() * t.element_size() for t in tensors.values()))
@@ -62,7 +65,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
             write_synced(temporary / STATE_FILE, json.dumps(state).encode())
             hashes = {name: hash_file(temporary / name) for name in (TENSORS_FILE, STATE_FILE)}
             write_synced(temporary / HASHES_FILE, seal({"files": hashes}))
-            # Before the rename, so that a power failure cannot leave the name without the files.
+            # Synced before the rename, so that a power failure cannot leave the final name without the files.
             sync_folder(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -74,15 +77,15 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
 
 
 def load_checkpoint(folder: Path) -> tuple[Tensors, State]:
-    """Return the tensors and the state of a checkpoint after verifying every byte.
+    """Return (tensors by name, state) of a checkpoint after verifying the SHA-256 of both files.
 
-    Raises CheckpointError naming the damaged file.
+    Raises CheckpointError, which names the damaged file.
     """
     hashes = read_sealed(folder / HASHES_FILE)["files"]
     unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS_FILE, STATE_FILE, HASHES_FILE})
     if unexpected or set(hashes) != {TENSORS_FILE, STATE_FILE}:
         raise CheckpointError(f"{folder / (unexpected or [HASHES_FILE])[0]}: this file does not belong to a checkpoint")
-    # The bytes that are hashed are those that are used, so that the file cannot change in between.
+    # Each file is read once, and the same bytes are hashed and parsed: the file cannot change in between.
     contents = {}
     for name, expected in hashes.items():
         contents[name] = read_bytes(folder / name)
@@ -93,7 +96,7 @@ def load_checkpoint(folder: Path) -> tuple[Tensors, State]:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoint folders of a run, newest first."""
+    """Return the checkpoint folders of a run, newest first, damaged ones included."""
     folder = run / CHECKPOINTS_FOLDER
     if not folder.is_dir():
         return []
@@ -101,7 +104,10 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def load_newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Path, Tensors, State] | None:
-    """Load the newest whole checkpoint of a run; `say` which newer ones are damaged, and why. None where none is whole."""
+    """Return (folder, tensors by name, state) of a run's newest undamaged checkpoint; None when there is none.
+
+    say: prints a message about each damaged checkpoint that is skipped.
+    """
     for path in list_checkpoints(run):
         try:
             return (path, *load_checkpoint(path))
@@ -111,9 +117,9 @@ def load_newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Path,
 
 
 def prune_checkpoints(run: Path, step: int, keep: int = 2) -> None:
-    """Delete all but the `keep` newest checkpoints up to the one after `step`.
+    """Delete all checkpoints of a run but the `keep` newest ones up to step `step`.
 
-    Later ones are deleted too: they are damaged, and the run went back to one before them.
+    Checkpoints of later steps are deleted too. They are damaged: the run had skipped them when it resumed.
     """
     valid = [path for path in list_checkpoints(run) if path <= checkpoint_folder(run, step)]
     for path in set(list_checkpoints(run)) - set(valid[:keep]):

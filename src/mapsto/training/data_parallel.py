@@ -1,8 +1,9 @@
-"""Data-parallel training: whole weights in every process, gradients summed while the backward pass still runs.
+"""Data-parallel training: every process has a full copy of the weights and computes gradients on its share of a batch.
 
-The replicas stay equal because each begins with the main process's weights and takes the same step on the same sums.
-Gradients are summed in buckets, as in PyTorch DDP (Li et al. 2020, https://arxiv.org/abs/2006.15704): a bucket leaves as soon
-as its last gradient is there. fsdp.py shards the weights instead.
+The copies stay equal: they begin with the main process's weights, and every process applies the same summed gradients.
+Gradients are summed in buckets while the backward pass still runs, as in PyTorch DDP (Li et al. 2020,
+https://arxiv.org/abs/2006.15704): a bucket is sent as soon as its last gradient is computed. The alternative that
+shards the weights is fsdp.py.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 
-# Large enough to use the network well, small enough that the first sums travel while later gradients are computed.
+# Large enough to use the network well, small enough that the first sums are sent while later gradients are computed.
 BUCKET_BYTES = 25 * 2**20
 
 
 class ReplicatedWeights:
-    """A layout in which every process has all weights and works on its share of the batch."""
+    """The layout of data parallelism: every process has all weights and works on its share of the batch.
+
+    ShardedWeights in fsdp.py overrides these methods. With a single process most of them do nothing.
+    """
 
     supports_muon = True
 
@@ -38,7 +42,10 @@ class ReplicatedWeights:
             self.prepare(mapping)
 
     def prepare(self, mapping: Mapping) -> None:
-        """Copy the main process's weights, and fill buckets with the parameters in the order in which gradients come."""
+        """Copy the main process's weights, and group the trained parameters in buckets for the gradient sums.
+
+        The last parameters come first, because the backward pass computes their gradients first.
+        """
         for parameter in mapping.parameters():
             self.ranks.broadcast(parameter)
         bucket_bytes = BUCKET_BYTES
@@ -52,7 +59,7 @@ class ReplicatedWeights:
             parameter.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
 
     def check(self, batch_size: int, optimizer: str) -> None:
-        """Raise UsageError for a batch size or an optimizer that this layout cannot train with."""
+        """Raise UsageError if this layout cannot train with the batch size or the optimizer ("adamw" or "muon")."""
         if batch_size < self.ranks.size:
             raise UsageError(
                 f"{batch_size} examples in an update cannot be shared by {self.ranks.size} processes; "
@@ -60,21 +67,24 @@ class ReplicatedWeights:
             )
 
     def iterate_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
-        """Yield the batches of a step with the weight of their losses; gradients are sent in the last one's backward pass."""
+        """Yield (packed batch, weight of its loss) for each batch of this process in a step; every weight is 1.
+
+        Gradients accumulate over the batches, so their sums over processes start only in the last backward pass.
+        """
         for batch in batches:
             if batch is batches[-1]:
                 self.num_missing = [len(bucket) for bucket in self.buckets]
             yield batch, 1.0
 
     def sum_over_processes(self, loss: Tensor) -> Tensor:
-        """Sum the loss over the processes, and wait until every gradient is summed too."""
+        """Return the loss summed over the processes, after every parameter's gradient has been summed too."""
         if self.ranks.size == 1:
             return loss
         while len(self.pending_sums) < len(self.buckets):
             self._start_bucket_sum()
         self.num_missing = []
         wait_for_loss = self.ranks.start_sum(loss)
-        # In the order of the buckets, in which every process started them.
+        # Every process started the sums in the order of the buckets.
         for bucket, (flat, wait) in zip(self.buckets, self.pending_sums, strict=True):
             wait()
             *gradients, num_having = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])
@@ -85,19 +95,25 @@ class ReplicatedWeights:
         return loss
 
     def gather_mapping(self, mapping: Mapping) -> Mapping:
-        """Return the mapping with all its weights in this process."""
+        """Return the model with all of its weights in this process; here the model itself."""
         return mapping
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return the whole of a tensor of which this process may hold a shard."""
+        """Return the full tensor; a subclass gathers it when this process holds only a shard."""
         return tensor
 
     def shard_like(self, tensor: Tensor, parameter: Tensor) -> Tensor:
-        """Return the shard of `tensor` that belongs beside this process's shard of `parameter`."""
+        """Return this process's shard of `tensor`, divided in the same way as `parameter`; here the whole tensor.
+
+        It is used for tensors of the parameter's shape, such as the optimizer's moments.
+        """
         return tensor
 
     def _on_gradient(self, parameter: nn.Parameter) -> None:
-        """Count a finished gradient, and start the sums of full buckets in the same order in every process."""
+        """Count a gradient that autograd has just computed, and start to sum the buckets that are complete.
+
+        Buckets are summed in their fixed order, because collective operations must match in all processes.
+        """
         if not self.num_missing:
             return
         self.num_missing[self.bucket_index[parameter]] -= 1
@@ -105,7 +121,10 @@ class ReplicatedWeights:
             self._start_bucket_sum()
 
     def _start_bucket_sum(self) -> None:
-        """Start to sum the next bucket: its gradients, then a flag for each parameter that has one (a head may have none)."""
+        """Start to sum the next bucket over the processes: its flattened gradients, then one flag per parameter.
+
+        A flag says whether the parameter has a gradient: a head has none when no row of this process has its answer.
+        """
         bucket = self.buckets[len(self.pending_sums)]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         has_gradient = bucket[0].new_tensor([p.grad is not None for p in bucket])

@@ -1,7 +1,8 @@
-"""Fully sharded training: weights, gradients and optimizer state divided among the processes.
+"""Fully sharded training (FSDP): weights, gradients and optimizer state are divided among the processes.
 
-FSDP2 (torch.distributed.fsdp.fully_shard; Zhao et al. 2023, https://arxiv.org/abs/2304.11277): a block's weights are gathered
-where it is used and dropped again, so memory falls with the number of processes at the price of more communication.
+FSDP2 (torch.distributed.fsdp.fully_shard; Zhao et al. 2023, https://arxiv.org/abs/2304.11277) gathers the weights of a
+block just before the block is computed and drops them afterwards. Memory falls with the number of processes, at the
+price of more communication.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from mapsto.training.data_parallel import ReplicatedWeights
 
 
 class ShardedWeights(ReplicatedWeights):
-    """A layout in which every process holds a shard of each weight."""
+    """The layout of FSDP: every process holds a shard of each weight and works on its share of the batch."""
 
     supports_muon = False
 
     def prepare(self, mapping: Mapping) -> None:
-        """Copy the main process's weights, and shard each block of the Transformer and what is around them."""
+        """Copy the main process's weights, then shard each Transformer block and the rest of the model."""
         for parameter in mapping.parameters():
             self.ranks.broadcast(parameter)
         mesh = init_device_mesh(next(mapping.parameters()).device.type, (self.ranks.size,))
@@ -37,7 +38,7 @@ class ShardedWeights(ReplicatedWeights):
             # Losses are divided by the number of answers of all processes, so gradients are added, not averaged.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
-        # Gathers the weights around `losses`, which training calls in place of `forward`.
+        # FSDP gathers weights around `forward` only; training calls `losses` instead.
         register_fsdp_forward_method(mapping, "losses")
 
     def check(self, batch_size: int, optimizer: str) -> None:
@@ -50,9 +51,9 @@ class ShardedWeights(ReplicatedWeights):
             )
 
     def iterate_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
-        """Yield equally many batches in every process, since all must help to gather each block.
+        """Yield (packed batch, weight of its loss), equally many in every process: all must help to gather each block.
 
-        A process with fewer repeats its first batch with weight 0.
+        A process with fewer batches than others repeats its first batch with weight 0.
         """
         num_repeats = self.ranks.maximum(len(batches)) - len(batches)
         yield from ((batch, 1.0) for batch in batches)

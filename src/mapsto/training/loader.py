@@ -1,6 +1,7 @@
-"""The packed batches of each training step, made ahead by threads while the current step computes.
+"""The data loader of training: threads pack the batches of the next steps while the current step computes.
 
-Rows and random numbers are functions of (seed, step, row), so the number of threads changes nothing but the time.
+The rows of a step and all random numbers are functions of (seed, step, row), so the number of threads changes no
+result.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from mapsto.sequence.packing import make_batches
 from mapsto.training.objectives import Objective
 from mapsto.training.plan import Plan
 
-# The most tokens of a packed batch; a step with more has several.
+# The most tokens of a packed batch; a step with more tokens has several batches.
 BATCH_TOKENS = 8192
 
-# Rows of 128 hold five titles of 25 tokens where rows of 64 hold two: 97 % full for 94, and 8 % more real tokens a second.
-# Without a backward pass what attention costs in longer rows is more than that (sequence.packing.SHORTEST_ROW).
+# The shortest packed row, in tokens. A row of 128 holds five titles of 25 tokens, a row of 64 only two: rows are 97 %
+# full instead of 94 %, and training reads 8 % more real tokens a second. Prediction uses shorter rows
+# (sequence.packing.SHORTEST_ROW): without a backward pass the attention over longer rows costs more than this saves.
 SHORTEST_TRAINING_ROW = 128
 
 
 class Loader:
-    """The batches of each step, packed ahead by threads; they depend on the seed, the step and the rank alone.
+    """The packed batches of each training step; they depend only on the seed, the step and the rank of the process.
 
-    workers: the number of threads, and of steps ahead.
+    workers: the number of threads, and of steps that are packed ahead; 0 packs in the calling thread.
     """
 
     def __init__(
@@ -38,19 +40,19 @@ class Loader:
         self.pending: dict[int, Future[list[Batch]]] = {}
 
     def rows_of_step(self, step: int) -> list[int]:
-        """Return the indices of the examples that all processes read in `step`."""
+        """Return the indices of the examples that all processes together read in step `step`, from 0."""
         rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
         return rows
 
     def pack_batches(self, step: int) -> list[Batch]:
-        """Pack this process's share of the examples of `step`."""
+        """Return this process's share of the examples of step `step` as packed batches."""
         progress = step / self.plan.steps  # some corruptions hide less towards the end of a run
         rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
         examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
         return make_batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
 
     def get_batches(self, step: int) -> list[Batch]:
-        """Return the batches of `step`, and let the threads pack those of the steps after it."""
+        """Return this process's packed batches of step `step`, and let threads start on the next `workers` steps."""
         if self.pool is None:
             return self.pack_batches(step)
         for number in range(step, min(step + self.workers + 1, self.plan.steps)):
@@ -59,6 +61,6 @@ class Loader:
         return self.pending.pop(step).result()
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads that pack batches."""
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)

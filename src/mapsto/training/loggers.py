@@ -1,6 +1,7 @@
-"""Loggers of a run: progress for people, metrics.jsonl, TensorBoard. The loop tells each event once, to one list of them.
+"""Loggers of a training run: progress on the terminal, the file metrics.jsonl, TensorBoard.
 
-A new sink is one more subclass of `Logger`, added to the list that fitting hands to `Training`.
+The training loop passes each event to all loggers of a list. To add a logger, subclass `Logger` and add it to
+`_make_loggers` in fitting/fit.py.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from mapsto.progress import Progress, StepReport
 
 METRICS_FILE = "metrics.jsonl"
 
-# The numbers that every line of metrics.jsonl holds.
+# The numbers that every line of metrics.jsonl must have; a line without one of them counts as broken.
 STEP_FIELDS = ("step", "tokens", "seconds", "loss", "lr")
 
 
 class Logger:
-    """A sink for the events of a run; a subclass overrides those that it records."""
+    """Base class of loggers. It ignores every event; a subclass overrides the methods of those that it records."""
 
     def start(self, step: int) -> None:
-        """Get ready for the steps after `step`; it is above 0 where a run goes on from a checkpoint."""
+        """Prepare to record the steps after `step`, which is 0 in a new run and above 0 in a resumed one."""
 
     def step(self, report: StepReport) -> None:
         """Record a finished training step."""
@@ -34,11 +35,11 @@ class Logger:
         """Record a message for people."""
 
     def close(self) -> None:
-        """Release open files and lines; called once, also after an error."""
+        """Close open files and finish a live line on the terminal; called once, also after an error."""
 
 
 class Loggers(Logger):
-    """Several loggers as one: each event goes to all of them, in order."""
+    """One logger that passes each event to several loggers, in order."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
@@ -61,7 +62,7 @@ class Loggers(Logger):
 
 
 class ProgressLogger(Logger):
-    """Steps and messages on the terminal, or wherever a `Progress` prints."""
+    """A logger that passes steps and messages to a `Progress`, which prints them."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -77,9 +78,9 @@ class ProgressLogger(Logger):
 
 
 class MetricsFile(Logger):
-    """The file metrics.jsonl in the folder of a run: one line a step, appended when the step ends.
+    """A logger that appends one JSON line per step to metrics.jsonl in the folder of a run.
 
-    say: prints which lines of an existing file are broken, by a crash or a full disk; those are left out.
+    say: prints a note about broken lines in an existing file, as a crash or a full disk leaves them; they are removed.
     """
 
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
@@ -88,7 +89,10 @@ class MetricsFile(Logger):
         self.stream: FileIO | None = None
 
     def start(self, step: int) -> None:
-        """Open the file, without the lines after `step`: those steps will be run again. Raises RunError."""
+        """Open metrics.jsonl for appending, after removing the lines of steps after `step`, which will be run again.
+
+        Raises RunError when it cannot be written.
+        """
         self.run.mkdir(parents=True, exist_ok=True)
         records = [record for record in read_metrics(self.run, self.say) if record["step"] <= step]
         files.write_atomic(self.path, b"".join(map(_encode_line, records)))
@@ -96,7 +100,7 @@ class MetricsFile(Logger):
         self.stream = self.path.open("ab", buffering=0)
 
     def step(self, report: StepReport) -> None:
-        """Append a line. Raises RunError when it cannot be written."""
+        """Append the step's line. Raises RunError when it cannot be written."""
         assert self.stream is not None
         line = _encode_line(step_record(report))
         with files.explaining_write_errors(self.path):
@@ -109,7 +113,10 @@ class MetricsFile(Logger):
 
 
 class TensorBoard(Logger):
-    """TensorBoard events in the folder `tensorboard` of a run. Raises UsageError without the package."""
+    """A logger that writes TensorBoard events to the folder `tensorboard` of a run.
+
+    Raises UsageError when the package tensorboard is not installed.
+    """
 
     def __init__(self, run: Path) -> None:
         try:
@@ -126,7 +133,7 @@ class TensorBoard(Logger):
 
 
 def step_record(report: StepReport) -> dict[str, Any]:
-    """Return a step's numbers under the names that metrics.jsonl and TensorBoard use."""
+    """Return a step's numbers by name, as metrics.jsonl and TensorBoard record them: STEP_FIELDS and held_out_…"""
     return {
         "step": report.step,
         "tokens": report.tokens,
@@ -138,7 +145,10 @@ def step_record(report: StepReport) -> dict[str, Any]:
 
 
 def read_metrics(run: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Read the unbroken lines of a run's metrics.jsonl, in order; `say` the numbers of the broken ones."""
+    """Return the records of a run's metrics.jsonl, in order; an empty list when there is no file.
+
+    Broken lines are left out. say: prints a note with the numbers of the broken lines.
+    """
     path = run / METRICS_FILE
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() else []
     records = [_parse_line(line) for line in lines if line or len(lines) > 1]
@@ -149,7 +159,7 @@ def read_metrics(run: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line, or None where the line is not one that `MetricsFile` wrote."""
+    """Return the record of a line of metrics.jsonl; None when it is no JSON object with all of STEP_FIELDS."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

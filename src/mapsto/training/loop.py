@@ -1,9 +1,9 @@
-"""The training loop: one for every arrow and every objective, and exact to the bit when a run is killed and started again.
+"""The training loop for every task and every objective.
 
-A step reads its rows, packs them, sums the losses of all packed batches, divides by the number of answers of all processes,
-clips the gradient and updates the weights. Rows and random numbers are functions of (seed, step), so a run that goes on from
-a checkpoint computes what an unbroken one would have. The next steps' batches are packed by threads while the current one
-computes; checkpoints, scores of held-out rows and logging are the only other work.
+A step reads its rows, packs them, sums the losses of all packed batches, divides by the number of answers in all
+processes, clips the gradient and updates the weights. Rows and random numbers are functions of (seed, step), so a run
+that resumes from a checkpoint gives bit for bit the weights of an uninterrupted run. Threads pack the next steps'
+batches while the current step computes. The loop also writes checkpoints, scores the held-out rows and logs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mapsto.training.plan import KEPT_CHECKPOINTS, Plan, RunContext, TrainingSta
 # The gradient is scaled down to this norm.
 MAX_GRADIENT_NORM = 1.0
 
-# So many steps in a row without a finite loss and gradient end a run.
+# The run fails after this many steps in a row whose loss or gradient is not finite.
 MAX_SKIPPED_STEPS = 3
 
 # The share of the steps, at the end, over which `Plan.average` averages the weights.
@@ -55,7 +55,10 @@ CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
 
 
 class Interrupted(RunError):
-    """A signal stopped the run after a whole step, which was saved."""
+    """SIGINT or SIGTERM stopped the run: the current step was finished and a checkpoint written.
+
+    folder: the run's folder; None for a run in memory, which cannot be resumed.
+    """
 
     def __init__(self, signum: int, step: int, folder: Path | None) -> None:
         self.exit_status = 128 + signum
@@ -64,7 +67,11 @@ class Interrupted(RunError):
 
 
 class Training:
-    """One run of the loop over a mapping."""
+    """One training run of a model.
+
+    mapping: the model, trained in place.
+    objective: by default the losses of the mapping's targets.
+    """
 
     def __init__(
         self,
@@ -89,13 +96,15 @@ class Training:
 
     @property
     def last_step(self) -> int:
-        """Return the planned last step, or an earlier one where the learning rate decays early."""
+        """The planned last step, or an earlier one when the learning rate decays early."""
         return self.plan.steps if self.state.end is None else self.state.end
 
     def run(self) -> TrainingState:
-        """Train to the last step; leave the best weights in the mapping, else the averaged, else the last ones.
+        """Train to the last step, from a checkpoint if there is one, and return the final state.
 
-        Raises Interrupted after a signal, RunError when losses stay not finite or a file cannot be written.
+        The mapping ends with the weights that scored best on the held-out rows. Without such scores it ends with the
+        averaged weights, and without an average with those of the last step.
+        Raises Interrupted after a signal, RunError after MAX_SKIPPED_STEPS or when a file cannot be written.
         """
         self.resume()
         started, seconds_before = time.monotonic(), self.state.seconds
@@ -107,7 +116,7 @@ class Training:
                     loss, learning_rate = self.step(self.state.step)
                     self.state.seconds = seconds_before + time.monotonic() - started
                     self.logger.step(self._report(loss, learning_rate))
-                    # All processes stop after the same step, whichever of them got the signal.
+                    # All processes must stop after the same step, so they share the signal that any of them received.
                     if signum := self.ranks.maximum(signals[0] if signals else 0):
                         self.save()
                         raise Interrupted(signum, self.state.step, self.folder)
@@ -120,11 +129,12 @@ class Training:
         return self.state
 
     def step(self, number: int) -> tuple[float, float]:
-        """Make one update over the rows of step `number`, from 0; return (loss, learning rate).
+        """Update the weights once with the rows of step `number`, from 0; return (loss, learning rate).
 
-        Every answer weighs the same, however the rows are packed and divided among processes.
+        Every answer has the same weight in the loss, however the rows are packed and divided among processes.
         """
         step_batches = self.ranks.run_on_all(lambda: self.loader.get_batches(number))
+        # Each process draws its own dropout; the main one draws as a single process would.
         seed_all(self.plan.seed, number, *([self.ranks.rank] if self.ranks.rank else []))
         self.objective.begin_step(self.mapping, step_batches)
         own_counts: Counter[int] = Counter()
@@ -136,6 +146,7 @@ class Training:
         loss = torch.zeros((), device=self.device)
         for batch, weight in self.layout.iterate_batches(step_batches):
             losses = self.objective.losses(self.mapping, batch.to(self.device))
+            # The counts are of all batches and processes, so the sum of the shares is the mean over all answers.
             shares = (total / max(counts[term], 1) for term, total in losses)
             share = weight * sum(shares, torch.zeros((), device=self.device))
             if share.requires_grad:
@@ -153,11 +164,11 @@ class Training:
         return float(loss), self.plan.rate * factor
 
     def _is_due(self, interval: int) -> bool:
-        """Return whether work that is done every `interval` steps, and after the last one, is due."""
+        """Return whether the current step is a multiple of `interval`, or the last one."""
         return self.state.step % interval == 0 or self.state.step == self.last_step
 
     def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to MAX_GRADIENT_NORM where their norm is larger; return the norm before that."""
+        """Clip the gradients to a total norm of MAX_GRADIENT_NORM; return their total norm before clipping."""
         parameters = [parameter for parameter in self.mapping.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         whole_norm = self.layout.gather(norm)
@@ -166,7 +177,11 @@ class Training:
         return whole_norm
 
     def _update(self, factor: float, is_finite: Tensor) -> None:
-        """Update the weights where loss and gradient are finite. Raises RunError when too many steps in a row are not."""
+        """Update the weights, or skip the update when loss or gradient is not finite.
+
+        factor: share of the peak learning rate.
+        Raises RunError after MAX_SKIPPED_STEPS skipped updates in a row.
+        """
         if is_finite:
             self.optimizers.step(factor)
             self.state.skipped = 0
@@ -183,7 +198,7 @@ class Training:
             )
 
     def _update_average(self) -> None:
-        """Update the running mean of the weights over the tail of the run."""
+        """Update the running mean of the weights, which covers the last AVERAGED_TAIL of the run."""
         if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
             return
         self.state.averaged += 1
@@ -195,10 +210,11 @@ class Training:
                     self.average[name] = weight.detach().clone()
 
     def _score_held_out(self, score: Callable[[Mapping], dict[str, float]]) -> None:
-        """Score the held-out rows, keep the weights where their error is the lowest, and decay early where it stays.
+        """Score the held-out rows, remember the weights with the lowest error, and decide whether to decay early.
 
-        The learning rate decays when neither error nor loss (which few rows tell more exactly) has improved for `patience`
-        scores. The scores improve once more while it decays, so a decay is never broken off.
+        The learning rate starts to decay when neither error nor loss has improved for `patience` scores. The loss
+        counts too, because on few rows it is more precise than the error. A decay is always completed, because scores
+        improve once more during it.
         """
         self.mapping.eval()
         scores = score(self.layout.gather_mapping(self.mapping))
@@ -221,7 +237,7 @@ class Training:
             )
 
     def _finish(self) -> None:
-        """Copy the best weights into the mapping where held-out rows chose some, else the averaged ones where there are some."""
+        """Copy the best weights, or else the averaged weights, into the mapping; without both keep the last ones."""
         final = self.best or self.average
         with torch.no_grad():
             for name, weight in self.mapping.named_parameters():
@@ -243,7 +259,7 @@ class Training:
         )
 
     def save(self) -> None:
-        """Write a checkpoint of everything that a run needs to go on, and delete older ones."""
+        """Write a checkpoint with everything that the run needs to resume, and delete older checkpoints."""
         if self.folder is None:
             return
         parts: tuple[dict[str, Tensor], ...] = (
@@ -255,7 +271,7 @@ class Training:
         tensors = {}
         for part, named_tensors in zip(CHECKPOINT_PARTS, parts, strict=True):
             for name, tensor in named_tensors.items():
-                gathered_tensor = self.layout.gather(tensor.detach())  # by all processes together
+                gathered_tensor = self.layout.gather(tensor.detach())  # a collective operation: all processes call it
                 if self.ranks.is_main:
                     tensors[f"{part}/{name}"] = gathered_tensor.cpu()
         folder = checkpoint_folder(self.folder, self.state.step)
@@ -264,7 +280,7 @@ class Training:
             prune_checkpoints(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
-        """Load the newest whole checkpoint, where there is one; the main process reads it for all."""
+        """Restore the newest undamaged checkpoint, if there is one; the main process sends it to the others."""
         run, note = self.folder, self.logger.note
         loaded = None if run is None else self.ranks.run_on_main(lambda: load_newest_checkpoint(run, note))
         name_and_state = self.ranks.broadcast_json(loaded and [loaded[0].name, loaded[2]])
@@ -275,12 +291,13 @@ class Training:
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in CHECKPOINT_PARTS}
         for key, tensor in self.ranks.broadcast_tensors(loaded[1] if loaded else {}).items():
             part, _, name = key.partition("/")
-            # The optimizer's tensors are called parameter/field.
+            # The optimizer's tensors are named parameter/field, all others by the parameter alone.
             parameter = parameters[name if name in parameters else name.rpartition("/")[0]]
             parts[part][name] = self.layout.shard_like(tensor.to(self.device), parameter)
         with torch.no_grad():
             for name, weight in parameters.items():
                 weight.copy_(parts["model"][name])
+
         self.optimizers.load({name: t.cpu() if name.endswith("/step") else t for name, t in parts["optimizer"].items()})
         self.average, self.best = parts["average"], parts["best"]
         self.logger.note(f"going on from {name_and_state[0]} of {self.last_step}")
@@ -288,9 +305,11 @@ class Training:
 
 @contextmanager
 def _collected_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, so that the current step is finished first; a second Ctrl-C stops at once.
+    """Collect SIGTERM and SIGINT instead of stopping, so that the loop can finish its step.
 
-    Yields the list of signals received so far. Outside the main thread, where Python has no signal handlers, it stays empty.
+    A second Ctrl-C stops at once.
+    Yields the list of signal numbers received so far, which grows. Outside the main thread it stays empty, because
+    Python handles signals in the main thread only.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,9 +1,9 @@
-"""Optimizers and the learning-rate schedule: Muon on the matrices of the blocks, AdamW on everything else.
+"""Optimizers and the learning-rate schedule: AdamW alone, or Muon for the blocks' matrices and AdamW for the rest.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix, scaled as in
-Liu et al. 2025 (https://arxiv.org/abs/2502.16982). AdamW: Loshchilov & Hutter 2019 (https://arxiv.org/abs/1711.05101). The
-schedule warms up, stays and decays linearly (Hu et al. 2024, https://arxiv.org/abs/2404.06395). State is read and written as
-plain tensors.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix, scaled as
+in Liu et al. 2025 (https://arxiv.org/abs/2502.16982). AdamW: Loshchilov & Hutter 2019
+(https://arxiv.org/abs/1711.05101). The learning rate warms up linearly, stays constant and decays linearly (Hu et al.
+2024, https://arxiv.org/abs/2404.06395).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# Shares of the steps over which the learning rate rises and falls.
+# Shares of the steps over which the learning rate rises and falls linearly.
 WARM_UP, DECAY = 0.06, 0.40
 
 # With 0.01 Muon's matrices grow for as long as they learn: a starting model trained for nine epochs was worse than one
@@ -23,7 +23,7 @@ WARM_UP, DECAY = 0.06, 0.40
 # (benchmarks/decay.py).
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 
-# Embeddings, biases and heads of a Muon run learn with AdamW at a fifth of its rate: 1e-3 beside 5e-3.
+# With Muon, embeddings, biases and heads are trained by AdamW at a fifth of Muon's learning rate: 1e-3 beside 5e-3.
 ADAMW_RATE_DIVISOR = 5
 
 BLOCK_NAME = re.compile(r"^transformer\.blocks\.(\d+)\.")
@@ -37,21 +37,25 @@ EMBEDDING_PREFIXES = (
 
 
 def rate_factor(step: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate at `step` (from 0): linear warm-up, constant, linear decay."""
+    """Return the learning rate at `step` (from 0) as a share of its peak: linear warm-up, constant, linear decay."""
     num_warm_up, num_decay = max(1, round(WARM_UP * num_steps)), max(1, round(DECAY * num_steps))
     return min(1.0, (step + 1) / num_warm_up, (num_steps - step) / num_decay)
 
 
 def decay_end(step: int) -> int:
-    """Return the last step of a schedule whose decay begins at `step`."""
+    """Return the number of steps of the schedule whose decay begins at `step`.
+
+    A run that starts to decay early takes it as its new last step.
+    """
     return round(step / (1 - DECAY))
 
 
 def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
-    """Return each weight's share of the learning rate, by name.
+    """Return a factor of the learning rate for each weight, by name: layer-wise decay (Howard & Ruder 2018).
 
-    Layer-wise decay (Howard & Ruder 2018, Clark et al. 2020): 1 above the last block, `decay` times less for each block
-    below, least for the embeddings. head: the share of the heads.
+    names: the names of the weights. decay: each block has `decay` times the factor of the next higher one; embeddings
+        have the smallest factor, weights above the last block have 1.
+    head: the factor of all heads.
     """
     names = list(names)
     block_of = {name: int(match[1]) for name in names if (match := BLOCK_NAME.search(name))}
@@ -66,9 +70,9 @@ def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) ->
 
 
 class Optimizers:
-    """AdamW, or Muon and AdamW, behind one learning rate.
+    """AdamW alone, or Muon for the blocks' matrices and AdamW for the other weights, behind one learning rate.
 
-    rate: the peak learning rate. layer_decay, head: see `layer_rate_factors`.
+    kind: "adamw" or "muon". rate: the peak learning rate. layer_decay, head: see `layer_rate_factors`.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Optimizers:
             )
 
     def step(self, factor: float) -> None:
-        """Make one update at `factor` of each group's peak learning rate, then drop the gradients."""
+        """Update the weights once at `factor` times the peak learning rate, then set the gradients to None."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -116,12 +120,12 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def drop_gradients(self) -> None:
-        """Drop the gradients without an update."""
+        """Set the gradients to None without an update."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the whole state as `parameter name/field`."""
+        """Return the whole optimizer state, such as moments and step counters, keyed by `parameter name/field`."""
         return {
             f"{self.names[id(parameter)]}/{field}": torch.as_tensor(value)
             for optimizer in self.optimizers
@@ -130,7 +134,7 @@ class Optimizers:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the state that `tensors` returned."""
+        """Restore the optimizer state from tensors that the method `tensors` returned."""
         state_of: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, field = key.rpartition("/")

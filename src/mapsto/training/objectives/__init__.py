@@ -1,4 +1,7 @@
-"""Objectives: what a training step minimises. Each is one file here, and is handed to the loop as a value."""
+"""Training objectives: which rows a step reads and which losses it minimises.
+
+Each objective is a subclass of `Objective` in a file of its own here; the training loop takes one as an argument.
+"""
 
 from __future__ import annotations
 
@@ -16,47 +19,51 @@ from mapsto.task.capabilities import Reconstruction
 
 
 class Objective:
-    """The plain objective: rows in random order, and the loss of every target port, in which every answer weighs the same.
+    """The default objective: rows in random order, and the sum over targets of the mean loss of their answers.
 
-    Everything that a subclass returns is a function of its arguments and of the step begun last, so that a run goes on exactly.
+    A subclass keeps no state but that of the last `begin_step`, so that a run that was killed resumes exactly.
     """
 
-    # Whether the heads are trained too, so that the held-out rows can be scored while the run goes on.
+    # Whether the heads are trained too, so that held-out rows can be scored during training.
     trains_heads: bool = True
-    # How often a step reads each of its rows, augmented anew.
+    # How many differently augmented views of each of its rows a step reads.
     num_views: int = 1
-    # The option that chose this objective, where it compares rows with each other and so needs them in one process; else "".
+    # The command-line option to name in an error when several processes train. It is set when the objective compares
+    # rows with each other and so needs them in one process, else "".
     single_process_option: str = ""
 
     def num_terms(self, mapping: Mapping) -> int:
-        """Return how many losses a step adds up, each divided by its own count: here one for each target port."""
+        """Return the number of loss terms, here one for each target; a step minimises the sum of their means."""
         return len(mapping.targets)
 
     def finish(self, mapping: Mapping) -> None:
-        """Remove from the mapping what only its training needed."""
+        """Remove modules that only training needed, such as a projection head, from the mapping."""
 
     def adapt(self, examples: Examples) -> Examples:
-        """Return the examples in the form in which the steps read them."""
+        """Return the examples as this objective reads them, for example with another augmentation."""
         return examples
 
     def rows(self, seed: int, step: int, batch_size: int, num_examples: int) -> Ints:
-        """Return the indices of the examples that step `step` reads."""
+        """Return the indices (batch_size,) of the examples that step `step` reads, out of `num_examples`."""
         return rows_of_step(seed, step, batch_size, num_examples)
 
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
-        """Get ready for a step, given all of its batches in this process."""
+        """Prepare for `losses` and `counts` of a step; batches: all packed batches of the step in this process."""
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return (term, sum of its losses) for every term that occurs in a packed batch."""
+        """Return (index of the term, sum of its losses) for every loss term that occurs in a packed batch."""
         return mapping.losses(batch)
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return, by term, how many losses that sum has; a step divides by the counts of all its batches."""
+        """Return how many losses `losses` sums for each term; a step divides by the total over its batches."""
         return {port: len(readout.values) for port, readout in enumerate(batch.answers) if readout is not None}
 
 
 def require_one_source(mapping: Mapping, objective: str) -> str:
-    """Return the kind of the one source, which the mapping reconstructs. Raises UsageError for any other arrow."""
+    """Return the kind, such as "text", of the one source of a mapping that only reconstructs it ("~text -> text").
+
+    objective: the name for the error message. Raises UsageError for any other mapping.
+    """
     if len(mapping.targets) != 1 or not isinstance(mapping.targets[0], Reconstruction):
         raise UsageError(f"--objective {objective} takes one source and reconstructs that alone, not {mapping.arrow}")
     (kind,) = mapping.sources
@@ -64,5 +71,5 @@ def require_one_source(mapping: Mapping, objective: str) -> str:
 
 
 def remove_targets(mapping: Mapping) -> None:
-    """Keep the encoder, and remove its targets and heads."""
+    """Remove the targets and heads from the mapping, which leaves the encoder."""
     mapping.targets, mapping.heads, mapping.arrow = [], nn.ModuleList(), mapping.arrow.body

@@ -1,9 +1,9 @@
-"""Adversarial loss of predicted images: a discriminator learns to tell them from real ones, and the mapping to deceive it.
+"""Adversarial loss: a discriminator learns to tell predicted images from real ones, and the mapping to deceive it.
 
-The discriminator judges patches of 31 × 31 pixels (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004), beside the
-source where there are pairs. Its losses are squared distances (LSGAN, Mao et al. 2017, https://arxiv.org/abs/1611.04076). Its
-weights are part of the mapping during training, so that the optimizer and the checkpoints hold them too and a run goes on
-exactly.
+The discriminator judges patches of 31 × 31 pixels (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004). With
+pairs of images it also sees the source. Losses are squared distances (LSGAN, Mao et al. 2017,
+https://arxiv.org/abs/1611.04076). The discriminator is a module of the mapping during training, so that the optimizer
+and the checkpoints include it.
 Legend of shapes: n images, h × w pixels.
 """
 
@@ -23,9 +23,10 @@ LEAK = 0.2
 
 
 class AdversarialLoss:
-    """The loss of the mapping against a discriminator, plus the discriminator's own.
+    """The generator loss of a mapping against a discriminator, plus the discriminator's own loss.
 
-    weight: of the mapping's loss. real_image: (3, h, w) from 0 to 1; real images are crops of it. None: they are the targets.
+    weight: the weight of the generator loss.
+    real_image: an image (3, h, w) from 0 to 1 whose random crops are the real images; None: the targets are.
     """
 
     def __init__(self, mapping: Mapping, weight: float, real_image: Tensor | None = None) -> None:
@@ -34,27 +35,30 @@ class AdversarialLoss:
         mapping.discriminator = discriminator(3 if real_image is not None else 6).to(device)
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return both losses summed; neither has a gradient for the weights of the other's network."""
+        """Return the sum of both losses over a batch; predicted, target and source: images (n, 3, h, w).
+
+        The generator loss trains only the mapping, the discriminator loss only the discriminator.
+        """
         network = mapping.get_submodule("discriminator")
         if self.real_image is None:
             fake, real = (torch.cat([source, images], dim=1) for images in (predicted, target))
         else:
             fake = predicted
             real = torch.stack([_random_crop(self.real_image, predicted.shape[2:]) for _ in predicted])
-        # The same weights without gradients: the generator loss reaches the mapping through the discriminator, and stops there.
+        # Detached weights: the generator loss must reach the mapping through the discriminator without training that.
         frozen = {name: weight.detach() for name, weight in network.named_parameters()}
         generator_loss = _squared_distance(functional_call(network, frozen, fake), 1.0)
-        # Without the gradient of `fake`, so that this loss does not train the mapping.
+        # Detached, so that the discriminator loss does not train the mapping.
         discriminator_loss = _squared_distance(network(fake.detach()), 0.0) + _squared_distance(network(real), 1.0)
         return self.weight * generator_loss + discriminator_loss / 2
 
     def finish(self, mapping: Mapping) -> None:
-        """Remove the discriminator."""
+        """Remove the discriminator from the mapping."""
         del mapping.discriminator
 
 
 def discriminator(channels: int) -> nn.Sequential:
-    """Build a network from images (n, channels, h, w) to (n, 1, h / 8, w / 8): how real each patch looks, 1 for real."""
+    """Build the discriminator, from images (n, channels, h, w) to patch scores (n, 1, h / 8, w / 8); 1 means real."""
     layers: list[nn.Module] = []
     for in_channels, out_channels in pairwise((channels, *WIDTHS)):
         layers += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.LeakyReLU(LEAK)]
@@ -62,12 +66,15 @@ def discriminator(channels: int) -> nn.Sequential:
 
 
 def _squared_distance(scores: Tensor, label: float) -> Tensor:
-    """Compute the squared distance of patch scores (n, 1, h, w) from a label: the mean over patches, summed over images."""
+    """Return the squared distance of patch scores (n, 1, h, w) from `label`, averaged over patches, summed over images."""
     return ((scores - label) ** 2).flatten(1).mean(1).sum()
 
 
 def _random_crop(image: Tensor, size: torch.Size) -> Tensor:
-    """Crop an image (3, h, w) to `size` at random, by torch's generator; a smaller image is padded by repeating its edge."""
+    """Return a random crop of an image (3, h, w); a smaller image is padded with its edge pixels.
+
+    size: (height, width) of the crop.
+    """
     margins = [max(0, length - side) for length, side in zip(image.shape[1:], size, strict=True)]
     y, x = (int(torch.randint(margin + 1, ())) for margin in margins)
     crop = image[:, y : y + size[0], x : x + size[1]]

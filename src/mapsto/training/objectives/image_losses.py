@@ -1,4 +1,4 @@
-"""Losses of predicted images as a whole (style, adversarial), beside or instead of the loss by pixel.
+"""The objective for losses of whole predicted images (style, adversarial), with or without the pixel loss.
 
 Legend of shapes: n images, h × w pixels, m tokens.
 """
@@ -19,22 +19,22 @@ from mapsto.vision.image_targets import ImageToImageTarget
 
 
 class ImageLoss(Protocol):
-    """A loss of predicted images."""
+    """A loss of whole predicted images, such as a style loss."""
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return the loss summed over images; predicted, target and source: (n, 3, h, w) from 0 to 1."""
+        """Return the loss summed over images; predicted, target and source: images (n, 3, h, w) from 0 to 1."""
         ...
 
     def finish(self, mapping: Mapping) -> None:
-        """Remove from the mapping what only its training needed."""
+        """Remove modules that only training needed, such as a discriminator, from the mapping."""
         ...
 
 
 class ImageObjective(Objective):
-    """The loss of every target port, and of the one image port each of `image_losses`.
+    """The usual losses of all targets, plus `image_losses` for the one target that predicts images.
 
-    with_pixel_loss: whether predicted images are also compared with the target by pixel. Without it held-out rows, which are
-    scored by pixel, choose nothing.
+    with_pixel_loss: whether predicted images also have their usual loss, by pixel. Without it held-out rows are not
+    used to choose the best weights, because they are scored by pixel.
     """
 
     def __init__(self, mapping: Mapping, image_losses: Sequence[ImageLoss], with_pixel_loss: bool) -> None:
@@ -43,7 +43,7 @@ class ImageObjective(Objective):
         self.num_ports = len(mapping.targets)
 
     def num_terms(self, mapping: Mapping) -> int:
-        """Return the number of ports and of image losses; terms are numbered in that order."""
+        """Return the number of loss terms: first one for each target, then one for each image loss."""
         return self.num_ports + len(self.image_losses)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
@@ -57,7 +57,7 @@ class ImageObjective(Objective):
                 losses.append((port, target.loss(output, readout.values)))
             if port == self.port:
                 assert isinstance(target, ImageToImageTarget)
-                # One group of images for each shape in the batch.
+                # Images of one shape at a time, since images of different shapes cannot be stacked.
                 for images in target.to_images(output, readout.values, _source_tokens(batch, readout, target.lies_in)):
                     losses += [
                         (self.num_ports + index, image_loss(mapping, *images))
@@ -66,7 +66,7 @@ class ImageObjective(Objective):
         return losses
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of answers of each port, and of images for each image loss."""
+        """Return for each term how many losses are summed: the answers of a target, the images of an image loss."""
         num_images = len(batch.starts)
         return super().counts(batch) | {self.num_ports + index: num_images for index in range(len(self.image_losses))}
 
@@ -76,7 +76,7 @@ class ImageObjective(Objective):
 
 
 def image_port(mapping: Mapping) -> int:
-    """Return the index of the one target port that predicts images. Raises UsageError for another number of them."""
+    """Return the index of the one target that predicts images. Raises UsageError when there is none, or several."""
     ports = [port for port, target in enumerate(mapping.targets) if isinstance(target, ImageToImageTarget)]
     if len(ports) != 1:
         raise UsageError(f"--style and --adversarial are for arrows that predict one image, not {mapping.arrow}")
@@ -84,9 +84,12 @@ def image_port(mapping: Mapping) -> int:
 
 
 def _source_tokens(batch: Batch, readout: PackedAnswers, kind: str) -> Tensor:
-    """Return the source tokens (m, …) of a kind at the places where a port is read."""
+    """Return the source tokens (m, …) of a kind at the m positions where a target's output is read.
+
+    readout: the target's answers in the batch, with those positions.
+    """
     assert readout.at is not None
-    # The inverse of `slots`: from a place in the packed rows to the index of its token.
+    # The inverse of `slots`: from a position in the packed rows to the index of the token there.
     token_at_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=readout.at.device)
     token_at_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=readout.at.device)
     return batch.tokens[kind][token_at_place[readout.at]]

@@ -1,7 +1,8 @@
 """Replaced-token detection: a small generator fills in masked tokens, and the model learns which tokens were replaced.
 
-ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): every token teaches, not the masked ones alone. The generator
-is the same stack with fewer layers and shares the embeddings; it adds about a third to the price of a step.
+ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): the model learns from every token, not only from masked
+ones. The generator has the model's architecture with a third of its layers and shares its embeddings; it adds about a
+third to the cost of a step.
 Legend of shapes: t tokens, m masked tokens, v vocabulary, d width.
 """
 
@@ -25,12 +26,12 @@ from mapsto.training.objectives import Objective, remove_targets, require_one_so
 GENERATOR_SHARE = 1 / 3
 DETECTION_WEIGHT = 50.0
 
-# Rows of logits that are sampled from at a time: each has as many numbers as the vocabulary.
+# Tokens sampled at a time, to bound memory: each needs a row of logits as long as the vocabulary.
 LOGIT_ROWS_AT_ONCE = 64
 
 
 class ReplacedTokenDetection(Objective):
-    """The generator's loss over masked tokens, and the model's loss of telling replaced tokens from original ones."""
+    """The ELECTRA objective: the generator's masked-token loss, and the model's loss of detecting replaced tokens."""
 
     trains_heads = False
 
@@ -62,21 +63,21 @@ class ReplacedTokenDetection(Objective):
         return [(0, generator_loss), (1, DETECTION_WEIGHT * detection_loss)]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of masked tokens, and of all tokens."""
+        """Return the counts of both terms: 0: the masked tokens; 1: all tokens."""
         readout = batch.answers[0]
         return {0: 0 if readout is None else len(readout.values), 1: len(batch.tokens[self.kind])}
 
     def finish(self, mapping: Mapping) -> None:
-        """Keep the encoder; remove the generator and both heads."""
+        """Remove the generator, the detection head and the vocabulary head, which leaves the encoder."""
         del mapping.generator, mapping.detector
         remove_targets(mapping)
 
 
 @torch.no_grad()
 def sample_tokens(logits_mv: Tensor, uniform_m: Tensor) -> Tensor:
-    """Sample a token (m,) from each row of logits by the inverse of its cumulative distribution.
+    """Sample a token id (m,) from each row of logits (m, v) by inverting the cumulative distribution.
 
-    uniform_m: a number from 0 to 1 for each row. A few rows at a time, for their memory.
+    uniform_m: a random number from 0 to 1 for each row, which determines the sample.
     """
     sampled = []
     chunks = (torch.split(tensor, LOGIT_ROWS_AT_ONCE) for tensor in (logits_mv, uniform_m))
@@ -88,7 +89,10 @@ def sample_tokens(logits_mv: Tensor, uniform_m: Tensor) -> Tensor:
 
 
 def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
-    """Draw a number from 0 to 1 for each masked token (m,), by its row's seed: the same in any batch and process."""
+    """Draw a uniform number from 0 to 1 for each masked token, (m,).
+
+    It depends only on the example's own random number and the token's index in it, not on the batch or the process.
+    """
     examples = readout.examples.cpu().numpy()
     index_in_example = np.arange(len(examples)) - np.searchsorted(examples, examples)
     # The 24 highest bits, as many as a float32 holds exactly.
@@ -97,7 +101,10 @@ def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
 
 
 def replace_tokens(batch: Batch, kind: str, readout: PackedAnswers, sampled_m: Tensor) -> tuple[Batch, Tensor]:
-    """Return the batch with the sampled tokens in the masked places, and 1.0 for each token (t,) that is not the original."""
+    """Return (batch with the sampled tokens at the masked positions, labels (t,)); a label is 1.0 for a replaced token.
+
+    A sampled token that equals the original counts as not replaced.
+    """
     assert readout.at is not None
     token_at_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=sampled_m.device)
     token_at_place[batch.slots[kind]] = torch.arange(len(batch.slots[kind]), device=sampled_m.device)

@@ -1,8 +1,8 @@
 """SimCLR: two augmented views of a value get similar vectors, views of different values dissimilar ones.
 
-SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709). It has no teacher network and no moving averages, so a run's
-state is its weights, and small models learn by it in minutes of a CPU (benchmarks/picturing.py). A step costs two forward
-passes a value.
+SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709) has no teacher network and no moving averages, so the
+weights are all that a checkpoint must hold. Small models learn with it in minutes on a CPU (benchmarks/picturing.py). A
+step costs two forward passes per value.
 Legend of shapes: n views, d width.
 """
 
@@ -27,9 +27,9 @@ PROJECTION_WIDTHS = (512, 512, 128)
 
 
 class SimCLR(Objective):
-    """The contrastive loss between two views of each value of the one source, after a projection head.
+    """The contrastive loss between two augmented views of each value, computed on the output of a projection head.
 
-    augment: how views are varied; "auto": as strongly as the source's kind can.
+    augment: the augmentation that makes the views; "auto": the strongest that the kind of value has.
     """
 
     trains_heads = False
@@ -49,29 +49,32 @@ class SimCLR(Objective):
         return 1
 
     def adapt(self, examples: Examples) -> Examples:
-        """Return the examples uncorrupted, with this objective's augmentation."""
+        """Return the examples without hidden tokens and with this objective's augmentation."""
         return replace(examples, arrow=examples.arrow.body, augment=self.augment)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the contrastive loss of a packed batch, with the row of each view as its class."""
+        """Return the contrastive loss of a packed batch as term 0; two views of one row count as one class."""
         vectors = mapping.pool(mapping.hidden(batch), batch)
         projected = mapping.get_submodule("projection")(vectors)
         return [(0, contrastive_loss(projected, torch.from_numpy(batch.rows).to(projected.device)))]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of views."""
+        """Return the number of views in the batch, for term 0."""
         return {0: len(batch.rows)}
 
     def finish(self, mapping: Mapping) -> None:
-        """Keep the encoder without the projection head, which drops what views do not share."""
+        """Remove the projection head and the targets, which leaves the encoder.
+
+        The encoder's own vectors are better features: the projection head discards what differs between views.
+        """
         del mapping.projection
         remove_targets(mapping)
 
 
 def projection_head(width: int) -> nn.Sequential:
-    """Build a network from vectors (n, width) to those that are compared, (n, 128).
+    """Build the projection head, from vectors (n, width) to the vectors (n, 128) whose similarity the loss compares.
 
-    Normalised over the batch, since at first all vectors are much alike.
+    It has batch normalisation, because an untrained encoder gives nearly equal vectors for all values.
     """
     layers: list[nn.Module] = []
     for in_width, out_width in pairwise((width, *PROJECTION_WIDTHS)):

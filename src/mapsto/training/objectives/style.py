@@ -1,9 +1,9 @@
-"""Style loss: predicted images keep the content of their source and take the style of one image.
+"""Style loss: predicted images keep the content of their source and take the style of one given image.
 
-Style is which features of a frozen network occur together, wherever they are: the Gram matrix of its feature maps (Gatys et
-al. 2016, https://arxiv.org/abs/1508.06576). Content is the feature map itself. A mapping learns to change both at once
-(perceptual losses, Johnson et al. 2016, https://arxiv.org/abs/1603.08155). The network is no part of the mapping; a step
-costs three passes through it.
+Style is measured by Gram matrices of a frozen network's feature maps, which say which features occur together, wherever
+they are (Gatys et al. 2016, https://arxiv.org/abs/1508.06576). Content is measured by a feature map itself. The mapping
+is trained to transfer the style in one forward pass (perceptual losses, Johnson et al. 2016,
+https://arxiv.org/abs/1603.08155). A step costs three passes through the frozen network.
 Legend of shapes: n images, h × w pixels, g × k cells or patches, d width, t tokens, p side of a patch.
 """
 
@@ -25,10 +25,10 @@ NUM_DEPTHS = 4
 
 
 class StyleLoss:
-    """The distance of images from the style of `image` and from the content of their source.
+    """The loss that compares predicted images with the style of `image` and with the content of their source.
 
-    network: computes the features; a mapping without heads that reads images. image: (1, 3, h, w) from 0 to 1. weight: of
-    style; content weighs 1.
+    network: the frozen network for the features, a mapping without heads that reads images.
+    image: the style image (1, 3, h, w) from 0 to 1. weight: the weight of style; content has 1.
     """
 
     def __init__(self, network: Mapping, image: Tensor, weight: float) -> None:
@@ -37,9 +37,9 @@ class StyleLoss:
             self.style_grams = [gram_matrix(features) for features in feature_maps(self.network, image)]
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return both distances as shares of what they are measured from, summed over images (n, 3, h, w)."""
+        """Return content distance + weight · style distance, both relative, summed over images (n, 3, h, w)."""
         features = feature_maps(self.network, predicted)
-        # Early layers hold texture, late ones hardly any place: the middle one stands for content.
+        # Early layers encode texture, and late ones lose the positions of things, so a middle layer stands for content.
         middle = len(features) // 2
         with torch.no_grad():
             source_features = feature_maps(self.network, source)[middle]
@@ -51,11 +51,14 @@ class StyleLoss:
         return (content + self.weight * torch.stack(styles).mean(0)).sum()
 
     def finish(self, mapping: Mapping) -> None:
-        """Do nothing: the network was never part of the mapping."""
+        """Do nothing: the feature network was never a module of the mapping."""
 
 
 def read_style_image(file: str, mapping: Mapping) -> Tensor:
-    """Read an image (3, h, w) from 0 to 1, in the size in which the mapping reads images. Raises UsageError."""
+    """Return the image in a file, (3, h, w) from 0 to 1, in the size in which the mapping reads images.
+
+    Raises UsageError for a file that cannot be read as an image.
+    """
     source = _image_source(mapping)
     try:
         pixels = source.resizer.resize(source.read(file).pixels)[0]
@@ -65,9 +68,9 @@ def read_style_image(file: str, mapping: Mapping) -> Tensor:
 
 
 def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
-    """Compute a network's feature maps (n, d, g, k) of images (n, 3, h, w) from 0 to 1 at several depths, in fp32.
+    """Return the feature maps (n, d, g, k) of images (n, 3, h, w) from 0 to 1 at several depths of a network, in fp32.
 
-    Images are resized to the nearest whole number of the network's cells or patches.
+    Images are resized so that each side is a whole number of the network's cells or patches.
     """
     source = _image_source(network)
     embedder, p = network.embedders[source.kind], source.resizer.patch
@@ -76,9 +79,9 @@ def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
     resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
     if isinstance(embedder, ConvolutionEmbedder):
         mean, std = (torch.tensor(values, device=resized.device).view(3, 1, 1) for values in (source.mean, source.std))
-        # A convolutional network: each of its stages gives a feature map.
+        # A convolutional network has one feature map per stage.
         return embedder.network.stages((resized - mean) / std)
-    # A Vision Transformer: its blocks' outputs are feature maps once they lie in rows and columns again.
+    # A Vision Transformer: a block's outputs become a feature map when arranged in rows and columns again.
     tokens = to_tokens(255 * resized, p, source.leading)
     n, t = tokens.shape[:2]
     embedded = embedder(tokens.flatten(0, 1)).view(n, t, -1)
@@ -88,18 +91,18 @@ def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
 
 
 def _image_source(mapping: Mapping) -> PatchSource:
-    """Return the one source of a mapping that reads images."""
+    """Return the one source of the mapping that reads images."""
     (source,) = (source for source in mapping.sources.values() if isinstance(source, Spatial))
     assert isinstance(source, PatchSource)
     return source
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return how strongly each two features occur together, (n, d, d): the mean over places of (n, d, g, k)."""
+    """Return the Gram matrices (n, d, d) of feature maps (n, d, g, k), averaged over positions."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def _relative_distance(values: Tensor, reference: Tensor) -> Tensor:
-    """Return the squared distance as a share of the squared norm of the reference, (n,)."""
+    """Return each image's squared distance from the reference, (n,), divided by the reference's squared norm."""
     return ((values - reference) ** 2).flatten(1).sum(1) / (reference**2).flatten(1).sum(1)

@@ -1,7 +1,8 @@
 """Supervised contrastive learning: rows of one class get similar vectors, rows of different classes dissimilar ones.
 
-SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) reads two rows for each pair. Here every pair of a step is
-compared, as in Khosla et al. 2020 (https://arxiv.org/abs/2004.11362): n rows give n (n − 1) / 2 pairs for n forward passes.
+All rows of a step are compared with each other, as in Khosla et al. 2020 (https://arxiv.org/abs/2004.11362), so n
+forward passes give n (n − 1) / 2 pairs. SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) needs two
+passes per pair.
 Legend of shapes: n examples, d width.
 """
 
@@ -26,25 +27,26 @@ from mapsto.training.objectives import Objective
 # Divides the cosine similarities before the softmax.
 TEMPERATURE = 0.1
 
-# The rows of each class in a step, at least.
+# The least number of rows of each class in a step.
 ROWS_PER_CLASS = 4
 
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """The rows that a step compares."""
+    """All rows that a step compares with each other."""
 
     rows: Ints  # (n,) indices of the examples
-    classes: Tensor  # (n,)
+    classes: Tensor  # (n,) class indices
     vectors: Tensor | None  # (n, d) without gradient; None where one batch holds all rows
 
 
 class SupervisedContrastive(Objective):
-    """The contrastive loss over the classes of target `port`; the heads are not trained.
+    """The supervised contrastive loss over the classes of target number `port`; the heads are not trained.
 
-    Each row is compared with all others of its step. Where long rows fill several batches, each batch is compared with the
-    vectors of the others from before the update, so that the gradient is whole and memory holds one batch (GradCache, Gao et
-    al. 2021, https://arxiv.org/abs/2101.06983). That costs one more forward pass.
+    Each row is compared with all others of its step. When the rows of a step fill several packed batches, an extra
+    forward pass first computes all vectors without gradients. Each batch is then compared with the vectors of the
+    others, which gives the exact gradient in the memory of one batch (GradCache, Gao et al. 2021,
+    https://arxiv.org/abs/2101.06983).
     """
 
     trains_heads = False
@@ -62,7 +64,10 @@ class SupervisedContrastive(Objective):
             )
 
     def rows(self, seed: int, step: int, batch_size: int, num_examples: int) -> Ints:
-        """Return several rows of each class: of all classes where the batch size allows, else of classes in random order."""
+        """Return the indices of several rows per class, of all classes if the batch size allows, else of random ones.
+
+        At least ROWS_PER_CLASS rows are drawn per class, or all when a class has fewer.
+        """
         num_classes = len(self.rows_by_class)
         rows_per_class = max(ROWS_PER_CLASS, batch_size // num_classes)
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))
@@ -71,7 +76,7 @@ class SupervisedContrastive(Objective):
         return np.concatenate([rng.permutation(self.rows_by_class[i])[:rows_per_class] for i in classes])
 
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
-        """Compute the vectors of all rows of a step, where they fill several batches."""
+        """Remember the rows and classes of a step, and the vectors of its rows when they fill several batches."""
         device = next(mapping.parameters()).device
         device_batches = [batch.to(device) for batch in batches]
         with torch.no_grad():
@@ -82,7 +87,7 @@ class SupervisedContrastive(Objective):
         self.step = ComparedRows(np.concatenate([batch.rows for batch in device_batches]), classes, vectors)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the loss of the batch's rows, with the gradient of the loss of all rows of the step."""
+        """Return the loss summed over the batch's rows; the gradient includes the losses of the step's other rows too."""
         vectors, classes = self._vectors(mapping, batch), self._readout(batch).values
         if self.step.vectors is None:
             return [(self.port, contrastive_loss(vectors, classes))]
@@ -91,11 +96,11 @@ class SupervisedContrastive(Objective):
             torch.cat([vectors, self.step.vectors[elsewhere]]), torch.cat([classes, self.step.classes[elsewhere]])
         )
         loss_elsewhere = losses_n[len(vectors) :].sum()
-        # Adds the gradient that this batch's vectors have in the losses of the other rows, and no value.
+        # The difference is 0, but it adds the gradient of the other rows' losses by this batch's vectors.
         return [(self.port, losses_n[: len(vectors)].sum() + loss_elsewhere - loss_elsewhere.detach())]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of rows that have another row of their class in the step."""
+        """Return the number of the batch's rows that have a loss: those with another row of their class in the step."""
         _, index, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
         return {self.port: int((sizes[index] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
 
@@ -109,14 +114,15 @@ class SupervisedContrastive(Objective):
 
 
 def contrastive_loss(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
-    """Return the sum of the rows' contrastive losses."""
+    """Return the sum of all rows' contrastive losses; vectors_nd: (n, d), classes_n: (n,) class indices."""
     return row_losses(vectors_nd, classes_n).sum()
 
 
 def row_losses(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
-    """Return each row's contrastive loss (n,): the cross-entropy of its class among all rows, averaged over its class.
+    """Return each row's contrastive loss, (n,); vectors_nd: (n, d), classes_n: (n,) class indices.
 
-    Zero for a row without another of its class.
+    It is the cross-entropy of picking a row of the same class among all other rows by cosine similarity, averaged over
+    the rows of that class. The loss is 0 for the only row of its class.
     """
     unit = F.normalize(vectors_nd, dim=-1)
     is_self = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
