@@ -1,7 +1,9 @@
-"""Analysis of a comparison: scores, paired differences, labels saved, extrapolation, robustness, costs, and a summary in words.
+"""Analysis of a comparison: scores, paired differences, labels saved, extrapolation, costs, and a summary in words.
 
-Every interval is over the draws of labels and the test rows at once (see crossed_bootstrap); a single draw has none.
-Legend of shapes: b bootstrap samples, m numbers of labels, s draws (seeds), n test rows, k scores bootstrapped together.
+Each model is fitted once per seed, and the seed draws the labelled training rows. Every interval covers two sources of
+chance: the draw of the training rows and the choice of the test rows (see crossed_bootstrap.py). A single seed gives no
+interval.
+Legend of shapes: b bootstrap samples, m numbers of labelled rows, s seeds, n test rows, k scores bootstrapped together.
 """
 
 from __future__ import annotations
@@ -23,14 +25,19 @@ from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
 EXTRAPOLATION_FACTORS = (2, 4)  # times the largest number of labels
 MIN_POINTS_TO_EXTRAPOLATE = 3
 
-# By candidate's name and number of labels: the mean score, and below it its bootstrap samples, (1 + b,). All are sampled
-# together, so that a difference of two is of pairs.
+# (candidate name, number of labels) → (1 + b,), the mean score followed by its bootstrap samples. All scores are
+# sampled together, so that the difference of two entries is a paired difference.
 ScoreSamples = dict[tuple[str, int], Floats]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one fit: medians over the seeds. peak_megabytes: None where the system does not tell."""
+    """The cost of one fit, as medians over the seeds.
+
+    seconds: fitting time.
+    tokens: number of tokens read in training.
+    peak_megabytes: peak memory of the process; None where the operating system does not report it.
+    """
 
     seconds: float
     tokens: int
@@ -39,11 +46,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A candidate's results with one number of labels.
+    """A candidate's results with one number of labelled rows: one point of its learning curve.
 
-    score: the primary metric on the test rows. metrics: the target's other metrics there, over seeds.
-    test_set_scores: the score on each other test set.
-    changes: by how much each perturbation of the test rows changes the score.
+    score: the compared metric on the test rows.
+    metrics: all metrics of the target on the test rows, by name; means over the seeds.
+    test_set_scores: the compared metric on every other test set, by name.
+    changes: change of the compared metric by each perturbation of the test rows, by name.
     """
 
     num_labels: int = field(metadata={"key": "labels"})
@@ -56,11 +64,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired difference of a candidate and a reference with the same labels.
+    """The difference in score between a candidate and a reference that were fitted to the same labelled rows.
 
-    points: the difference of their scores, as a fraction.
-    labels_saved: how many more labels the reference needs for the candidate's score; infinite where it never reaches it.
-    min_labels_saved: the lowest value that can be seen, where the reference is better with its fewest labels already.
+    points: the candidate's score minus the reference's, as a fraction (0.05 is 5 percentage points).
+    labels_saved: how many more labelled rows the reference needs to reach the candidate's score; infinite if it never
+        does.
+    min_labels_saved: the smallest possible `labels_saved`, since the reference has no fit with fewer labels than its
+        first.
     """
 
     candidate: str = field(metadata={"key": "way"})
@@ -76,7 +86,7 @@ class Extrapolation:
     """A candidate's learning curve extrapolated by a power law.
 
     scores: the predicted score for each larger number of labelled rows.
-    predicted_last: the prediction of the last measured score from the earlier ones. Close to the measurement, the law holds.
+    predicted_last: the last measured score as predicted from the earlier ones, to check whether the power law holds.
     """
 
     candidate: str = field(metadata={"key": "way"})
@@ -88,8 +98,9 @@ class Extrapolation:
 class Comparison:
     """The result of a comparison.
 
-    metric: the name of the metric compared.
-    curves: each candidate's results by its name, in the order of the numbers of labels.
+    metric: name of the compared metric.
+    num_pool_rows: number of labelled rows from which the training rows were drawn.
+    curves: each candidate's learning curve by the candidate's name, in ascending order of the number of labelled rows.
     headline: the result in sentences.
     """
 
@@ -104,18 +115,19 @@ class Comparison:
     headline: list[str]
 
     def record(self) -> dict[str, Any]:
-        """Return the comparison as JSON; infinite numbers and missing intervals are null."""
+        """Return the comparison as a JSON-serialisable dict; infinite numbers and missing intervals become None."""
         record: dict[str, Any] = to_json(self)
         return record
 
     @property
     def label_counts(self) -> list[int]:
-        """Return the numbers of labels, rising."""
+        """Return the compared numbers of labelled rows in ascending order."""
         return sorted({point.num_labels for points in self.curves.values() for point in points})
 
     def lines(self) -> list[str]:
-        """Format for the terminal: a table of scores, and the headline."""
+        """Return the lines to print in the terminal: a table of scores, then the headline."""
         counts = self.label_counts
+        # Two spaces separate the longest name from the scores.
         width = max(map(len, self.curves)) + 2
         header = " " * width + "".join(f"{count:,} labels".rjust(21) for count in counts)
         rows = []
@@ -130,20 +142,21 @@ class Comparison:
 
 
 def format_score(score: Score) -> str:
-    """Format in percent: "81.4 (79.0–83.6)"."""
+    """Return a score in percent with its interval, as "81.4 (79.0–83.6)"; without brackets if it has no interval."""
     value = f"{100 * score.value:.1f}"
     return value if math.isnan(score.low) else f"{value} ({score.interval_percent})"
 
 
 def format_points(score: Score) -> str:
-    """Format in signed percentage points: "+9.1 (+6.8 to +11.4)"."""
+    """Return a score difference in percentage points with its interval, as "+9.1 (+6.8 to +11.4)"."""
     value = f"{100 * score.value:+.1f}"
     return value if math.isnan(score.low) else f"{value} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
 
 
 def analyse(experiment: Experiment) -> Comparison:
-    """Analyse the finished fits of a comparison."""
+    """Compute scores, differences, extrapolations and the headline from the finished fits of a comparison."""
     design = experiment.design
+    # Contrastive fitting has results for small numbers of labels only.
     keys = [
         (candidate.name, count)
         for candidate in design.candidates
@@ -177,35 +190,45 @@ def analyse(experiment: Experiment) -> Comparison:
 
 
 def _label_counts(candidate: Candidate, samples: ScoreSamples) -> list[int]:
+    """Return the numbers of labelled rows that a candidate was fitted with."""
     return [count for name, count in samples if name == candidate.name]
 
 
 def _curve(candidate: Candidate, label_counts: list[int], samples: ScoreSamples) -> Floats:
-    """Return a candidate's scores by number of labels, (1 + b, m)."""
+    """Return a candidate's mean score by number of labelled rows, followed by its bootstrap samples, (1 + b, m)."""
     return np.stack([samples[candidate.name, count] for count in label_counts], axis=1)
 
 
 def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, test_set: str) -> Any:
-    """Return the score of each row in each draw, (s, n)."""
+    """Return the score of each row of a test set for each seed, (s, n)."""
     fits = [Fit(candidate, num_labels, seed) for seed in experiment.design.seeds]
     return np.stack([experiment.results[fit].item_scores[test_set].numpy() for fit in fits])
 
 
 def _sample_means(*item_scores: Any) -> Floats:
-    """Return the means of item scores (s, n) each, and below them bootstrap samples of the means, (1 + b, k).
+    """Return k mean scores, followed by their bootstrap samples, (1 + b, k).
 
-    Samples are clipped to the possible range: at most 1, and at least 0 where no item's score is negative.
+    item_scores: k arrays (s, n), the score of each test row for each seed.
+    Samples are clipped to the metric's range: at most 1, and at least 0 unless a row has a negative score.
     """
     stacked = np.stack(item_scores)
     return np.clip(CrossedMeans.estimate(stacked).samples(), 0.0 if stacked.min() >= 0 else -np.inf, 1.0)
 
 
 def mean_over_draws(values: list[float], maximum: float) -> Score:
-    """Return the mean of a metric over draws. Its interval stays at or below `maximum`, and at or above 0 if all values do."""
+    """Return the mean of a metric over the seeds with its 95 % interval.
+
+    values: the metric for each seed.
+    maximum: upper limit of the interval. The lower limit is 0 unless some value is negative.
+    """
     return mean_interval(values, 0.0 if min(values) >= 0 else -math.inf, maximum)
 
 
 def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, score: Score) -> CurvePoint:
+    """Return a candidate's results with one number of labelled rows, from the fits of all seeds.
+
+    score: the compared metric on the test rows.
+    """
     design = experiment.design
     results = [experiment.results[Fit(candidate, num_labels, seed)] for seed in design.seeds]
     test_scores = _item_scores(experiment, candidate, num_labels, TEST)
@@ -216,16 +239,19 @@ def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, 
         item_scores = _item_scores(experiment, candidate, num_labels, name)
         num_rows = item_scores.shape[1]
         test_set_scores[name] = interval(_sample_means(item_scores)[:, 0], num_rows)
+        # Perturbed rows pair with the original test rows. The rows of --shift are other rows and have no partner.
         if name != SHIFT:
             perturbed, unchanged = _sample_means(item_scores, test_scores).T
             changes[name] = interval(perturbed - unchanged, num_rows)
     unbounded = design.target.unbounded_metrics
+    # A mean over only some of the seeds would not be comparable.
     metrics = {
         name: mean_over_draws([result.metrics[name] for result in results], math.inf if name in unbounded else 1.0)
         for name in results[0].metrics
         if all(name in result.metrics for result in results)
     }
     peaks = [result.peak_megabytes for result in results if result.peak_megabytes is not None]
+    # Medians, since a single fit may be slowed down by other processes.
     cost = Cost(
         seconds=statistics.median(result.seconds for result in results),
         tokens=round(statistics.median(result.tokens for result in results)),
@@ -235,7 +261,7 @@ def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, 
 
 
 def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[Difference]:
-    """Compare each start with random weights; each start, and random weights, with the linear baseline."""
+    """Return the differences of starting models from random weights, and of both of these from the linear baseline."""
     differences = []
     for reference in design.candidates:
         if reference.start is not None or reference.method == CONSTANT:
@@ -256,6 +282,8 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
                         reference=reference.name,
                         num_labels=count,
                         points=interval(scores - curve[:, index], num_rows),
+                        # Each bootstrap sample of the score is read off the same sample of the reference's learning
+                        # curve.
                         labels_saved=interval(labels_needed(label_counts, curve, scores) - count, num_rows),
                         min_labels_saved=label_counts[0] - count,
                     )
@@ -264,6 +292,7 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
 
 
 def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> list[Extrapolation]:
+    """Extrapolate the learning curves that have at least MIN_POINTS_TO_EXTRAPOLATE points."""
     extrapolations = []
     for candidate in design.candidates:
         label_counts = _label_counts(candidate, samples)
@@ -281,7 +310,11 @@ def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> lis
 
 
 def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: list[Difference]) -> list[str]:
-    """Say what each start gains over random weights and over the linear baseline, and what is best by number of labels."""
+    """Return sentences on the result.
+
+    They say what each starting model gains over random weights and over the linear baseline, and which model is best
+    with each number of labels.
+    """
     references = {candidate.method: candidate.name for candidate in design.candidates if candidate.start is None}
     classical = references.pop(CLASSICAL, None)
     references.pop(CONSTANT, None)
@@ -306,9 +339,11 @@ def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: 
 
 
 def describe_benefit(start: str, reference: str, differences: list[Difference]) -> str:
-    """Say what a start gains over a reference by its best method.
+    """Describe in words what a starting model gains over a reference with its best fitting method.
 
-    Only methods that were fitted with most numbers of labels count; of these the one with the largest mean gain is described.
+    Only the methods fitted with the most numbers of labels are considered; the best one has the largest mean gain.
+    start, reference: names for the text.
+    differences: from this reference, of all methods of the starting model.
     """
     methods = dict.fromkeys(difference.candidate for difference in differences)
     # A method for few labels alone, such as contrast, says nothing about the larger numbers.
@@ -338,16 +373,21 @@ def describe_benefit(start: str, reference: str, differences: list[Difference]) 
 
 
 def _join_counts(differences: list[Difference]) -> str:
+    """Return the numbers of labels of these differences as text, such as "16 and 64"."""
     return " and ".join(f"{difference.num_labels:,}" for difference in differences)
 
 
 def format_labels_saved(difference: Difference) -> str:
-    """Format as "about 180 labels (90 to 420)"; "-48 or less" where the reference is better with its fewest labels."""
+    """Return the labels saved as text, such as "about 180 labels (90 to 420)".
+
+    "-48 or less" means that the reference is already better with its fewest labels.
+    """
     saved = difference.labels_saved
 
     def format_count(count: float, template: str) -> str:
         if math.isinf(count):
             return "more than you have"
+        # The reference was not fitted with fewer labels, so the true number may be lower still.
         if count <= difference.min_labels_saved:
             return f"{difference.min_labels_saved:,} or less"
         return template.format(_round_to_two_digits(count))
@@ -360,6 +400,7 @@ def format_labels_saved(difference: Difference) -> str:
 
 
 def _round_to_two_digits(value: float) -> str:
+    """Return a number of labels as text, rounded to two significant digits."""
     if abs(value) < 10:
         return f"{round(value)}"
     # The intervals are too wide for more digits to mean anything.

@@ -14,18 +14,19 @@ from mapsto.comparison.design import CONSTANT, Design, Fit
 from mapsto.data.rows import Rows
 from mapsto.task.capabilities import Comparable, Describable, LinearProbe
 
-Predict = Callable[[Rows], Tensor]  # the outputs (n, …) of rows
+Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 
 
 def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:
-    """Fit a baseline (constant or linear) on the training rows.
+    """Fit a baseline (constant answer or linear model) to the training rows.
 
-    Returns the answer kind, which scores outputs, and the function from test rows to outputs (n, …).
+    Return the target object, which scores outputs, and the function from test rows to outputs (n, …).
+    fit: its method selects the baseline.
     """
     target = design.target()
     labels = rows.targets[design.port]
     target.learn(labels, design.options.balance)
-    # Without pieces: these targets read one vector, not places.
+    # Baselines exist only for targets that read one pooled vector, so no pieces with token positions are needed.
     values = np.array([target.encode(label, ()).values for label in labels])
     if fit.candidate.method == CONSTANT:
         return target, _fit_constant(target, values)
@@ -36,13 +37,20 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
 
 
 def _fit_constant(target: Comparable, values: Any) -> Predict:
+    """Return the function that gives every row the same output: the most frequent class, or the mean of numbers.
+
+    values: encoded training answers.
+    """
     output = target.constant_output(values)
     assert output is not None
     return lambda test_rows: output.expand(len(test_rows), -1).clone()
 
 
 def _fit_features(design: Design, rows: Rows) -> Callable[[Rows], Any]:
-    """Fit the classical features of all sources that have some; return the function from rows to features (n, f)."""
+    """Fit classical features such as TF-IDF to the training rows.
+
+    Return the function from rows to sparse features (n, f). Sources of kinds without such features are left out.
+    """
     from scipy.sparse import hstack  # a second to import
 
     source_kinds = [kinds.source(port.kind) for port in design.arrow.sources]

@@ -1,10 +1,11 @@
-"""Parametric bootstrap of mean scores over crossed draws of labels and test items.
+"""Parametric bootstrap of mean scores over two crossed random factors: draws of the training rows, and test items.
 
-Every draw of labels is scored on the same items, and both are random. The mean varies with the draws (variance a), the items (b)
-and the residual (e): its variance over s draws and n items is a/s + b/n + e/(sn). A two-way analysis of variance estimates the
-three (Owen 2007 gives the bootstrap of the same model). With five draws a normal bootstrap covers the truth too rarely, so
-that the draws get Student's t. The price is one k × k eigendecomposition and 10,000 samples of k numbers.
-Legend of shapes: k scores that are bootstrapped together, s draws of labels, n items, b samples.
+Each draw of the training rows gives one model, and all models are scored on the same test items. The mean score over s
+draws and n items has the variance a/s + b/n + e/(sn), where a is the variance between draws, b between items, and e the
+residual. A two-way analysis of variance estimates the three (Owen 2007 gives the bootstrap of the same model). With few
+draws, such as five, a normal distribution gives intervals that are too narrow, so the deviations of the draws follow
+Student's t. The price is one k × k eigendecomposition and 10,000 samples of k numbers.
+Legend of shapes: k scores that are bootstrapped together, s draws, n items, b bootstrap samples.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from mapsto.metrics.intervals import Floats, Score
 NUM_SAMPLES = 10_000
 TAIL = 0.025  # on each side of the 95 % interval
 
-# Where all n items have the same score, the true mean may still be this over n away: (1 − 3.69/n)ⁿ = 0.025, in standard
-# deviations of a normal distribution.
+# The smallest standard deviation of a mean over n items is this constant / n. Even if all n items are right, the true
+# share of right items may be as low as 1 − 3.69/n, since (1 − 3.69/n)ⁿ ≈ 0.025. This distance shall be 1.96 standard
+# deviations.
 MIN_DEVIATION = 3.69 / 1.96
 
 
 @dataclass(frozen=True)
 class CrossedMeans:
-    """The means (k,) of k scores, and their covariance (k, k) from the draws of labels and from the items."""
+    """The means of k scores, with their covariances due to the draws of the training rows and due to the test items.
+
+    values: (k,), the means over all draws and items.
+    draw_covariance, item_covariance: (k, k).
+    """
 
     values: Floats
     draw_covariance: Floats
@@ -36,10 +42,14 @@ class CrossedMeans:
 
     @classmethod
     def estimate(cls, item_scores: NDArray[np.float32]) -> CrossedMeans:
-        """Estimate them from the score of each item in each draw, (k, s, n)."""
+        """Estimate the means and both covariances by a two-way analysis of variance.
+
+        item_scores: (k, s, n), each score of each item in each draw.
+        """
         k, s, n = item_scores.shape
         values = item_scores.mean(axis=(1, 2), dtype=np.float64)
         zeros = np.zeros((k, k))
+        # A variance needs two values.
         if s < 2 or n < 2:
             return cls(values, zeros, zeros, s, n)
         draw_effects = item_scores.mean(axis=2, dtype=np.float64) - values[:, None]
@@ -57,9 +67,10 @@ class CrossedMeans:
         return cls(values, draw_squares / (s * n), item_covariance, s, n)
 
     def samples(self, seed: int = 0, count: int = NUM_SAMPLES) -> Floats:
-        """Return the means, and below them bootstrap samples of them, (1 + b, k).
+        """Return the means, followed by bootstrap samples of them, (1 + count, k).
 
-        With a single draw of labels its variance is unknown, and there are no samples.
+        A single draw or a single item gives no estimate of the variance; then only the means are returned, (1, k).
+        seed: of the random numbers.
         """
         if self.num_draws < 2 or self.num_items < 2:
             return self.values[None]
@@ -73,25 +84,31 @@ class CrossedMeans:
 
 
 def interval(samples: Floats, n: int) -> Score:
-    """Return the first of `samples` (1 + b,) with the 95 % percentile interval of the others; NaN where there are none.
+    """Return the value samples[0] with the 95 % percentile interval of the bootstrap samples samples[1:].
 
-    Samples may be infinite. n: the number of items.
+    samples: (1 + b,), may contain infinity. Without bootstrap samples (b = 0), the interval is NaN.
+    n: number of items.
     """
     value, bootstrap = float(samples[0]), samples[1:]
     if not len(bootstrap):
         return Score(value, float("nan"), float("nan"), n)
+    # Interpolation between two infinite samples would give NaN.
     low, high = np.quantile(bootstrap, [TAIL, 1 - TAIL], method="closest_observation")
     return Score(value, float(low), float(high), n)
 
 
 def _nearest_covariance(matrix: Floats) -> Floats:
-    """Return the nearest positive semi-definite matrix; an estimate that is a difference may have negative eigenvalues."""
+    """Return the nearest positive semi-definite matrix, in which negative eigenvalues are replaced by 0.
+
+    The difference of two estimated covariances may have negative eigenvalues.
+    """
     values, vectors = np.linalg.eigh(matrix)
     covariance: Floats = (vectors * np.maximum(values, 0)) @ vectors.T
     return covariance
 
 
 def _square_root(covariance: Floats) -> Floats:
+    """Return a matrix R such that R Rᵀ is the covariance. R times standard normal numbers has this covariance."""
     values, vectors = np.linalg.eigh(covariance)
     root: Floats = vectors * np.sqrt(np.maximum(values, 0))
     return root

@@ -1,8 +1,8 @@
-"""Experiment design of a comparison: which candidates are fitted, with how many labels and seeds, and scored on which rows.
+"""Experiment design of a comparison: the candidates, the numbers of labels, the seeds, and the rows to score on.
 
-A candidate is a starting model with a fitting method, or a baseline that needs no pretraining. The labels of a seed are nested
-and
-stratified: a smaller sample is part of every larger one. All arguments and all data are checked here, before the first fit.
+A candidate is a starting model with a fitting method, or a baseline that needs no pretraining. Each seed draws labelled
+rows at random, stratified by class; the smaller samples of a seed are part of its larger ones. All arguments and all
+data are checked here, before the first fit.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from mapsto.task.capabilities import Comparable, Describable, LinearProbe, has_e
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# Words of the command line: a start of random weights, and all labels there are.
+# Words of the command line: a starting model with random weights, and all labelled rows.
 SCRATCH, ALL = "scratch", "all"
 
 METHODS: tuple[Method, ...] = ("full", "probe", "contrast")
 
-# Methods of the baselines, as they stand in saved comparisons: a constant answer, and a linear model on classical features.
+# Methods of the baselines, as they stand in saved comparisons: a constant answer, and a linear model on classical
+# features.
 CONSTANT, CLASSICAL = "blind", "classical"
 
 # Names of the test sets: the test rows, and the rows of --shift. Perturbed test rows have the name of the perturbation.
@@ -62,14 +63,15 @@ class Request:
     """Arguments of a comparison, as the user gives them; see `mapsto.compare`."""
 
     arrow: str
-    # The table with labels to draw from, and the one to score on: anything that `read_table` takes.
+    # The table from which training rows are drawn, and the table to score on: anything that `read_table` takes. Without
+    # `test`, a part of `data` is held out.
     data: Any
     test: Any = None
     # Model folders, hub names and "scratch".
     starts: Sequence[str] = (SCRATCH,)
-    # Numbers of labels, and "all".
+    # Numbers of labelled rows, or "all".
     labels: Sequence[int | str] = (16, 64, 256, ALL)
-    # How many times labels are drawn.
+    # How many times the labelled rows are drawn; each draw is one fit of every candidate.
     seeds: int = 5
     methods: Sequence[str] = METHODS
     # A table from another distribution to score on too.
@@ -79,7 +81,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to compare: fitted from `start` (None: random weights) by `method`, or a baseline that needs no pretraining."""
+    """A model to compare: a starting model with a fitting method, or a baseline that needs no pretraining.
+
+    method: one of METHODS, or CONSTANT or CLASSICAL for a baseline.
+    start: the starting model; None for random weights and for baselines.
+    """
 
     name: str
     method: str
@@ -88,7 +94,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit of the experiment. seed: draws the labels, and seeds the training."""
+    """One fit of the experiment: a candidate fitted to `num_labels` labelled rows.
+
+    seed: seed of the random draw of these rows and of the training.
+    """
 
     candidate: Candidate
     num_labels: int
@@ -96,9 +105,10 @@ class Fit:
 
     @property
     def folder_name(self) -> str:
-        """Return the name of its folder: readable, and unique by a digest of the candidate.
+        """Return the name of the saved fit's folder: readable, and made unique by a digest of the candidate.
 
-        The digest is over "Way(…)", the name of the class when folders were first written, so that they are still found.
+        The digest is of a text that begins with "Way(", the class's former name. Another text would not find fits saved
+        before.
         """
         candidate = self.candidate
         readable = re.sub(r"[^0-9a-z]+", "-", candidate.name.lower()).strip("-")
@@ -111,10 +121,11 @@ class Fit:
 class Design:
     """The experiment design.
 
-    pool: the rows that labels are drawn from.
+    pool: the labelled rows from which training rows are drawn.
     test_sets: by name, the test rows, perturbed copies of them, and the rows of --shift.
-    label_counts: numbers of labels, rising; the last may be all rows.
-    scratch_like: the starting model whose shape and tokenizer random weights take.
+    label_counts: numbers of labelled rows in ascending order; the last may be all rows.
+    scratch_like: the starting model from which random weights take their architecture and tokenizer; None for the
+        defaults.
     findings: problems found in the data.
     """
 
@@ -130,25 +141,28 @@ class Design:
 
     @property
     def port(self) -> int:
-        """Return the index of the target that is compared, the first that can be."""
+        """Return the index of the compared target port: the first one that has a score for every row."""
         answer_kinds = kinds.answering(self.arrow)
         return next(port for port, target in enumerate(answer_kinds) if issubclass(target, Comparable))
 
     @property
     def target(self) -> type[Comparable]:
-        """Return the kind of answer that is compared."""
+        """Return the kind (class) of the compared target."""
         target = kinds.answering(self.arrow)[self.port]
         assert issubclass(target, Comparable)
         return target
 
     @property
     def metric(self) -> str:
-        """Return the field's name of the metric that is compared."""
+        """Return the name of the compared metric, such as "accuracy"."""
         return self.target.primary_metric
 
     @cached_property
     def fits(self) -> list[Fit]:
-        """Return all fits, those with few labels first, which take least time."""
+        """Return all fits in ascending order of the number of labels, so that the quickest come first.
+
+        Contrastive fits are left out for the numbers of labels to which contrastive fitting does not apply.
+        """
         return [
             Fit(candidate, num_labels, seed)
             for num_labels in self.label_counts
@@ -158,29 +172,38 @@ class Design:
         ]
 
     def training_rows(self, num_labels: int, seed: int) -> Rows:
-        """Return a stratified sample of the pool that contains the seed's smaller samples."""
+        """Return the training rows of a seed: a stratified sample that contains the seed's smaller samples."""
         return self.pool.select(stratified_order(self._strata, seed)[:num_labels])
 
     @property
     def _strata(self) -> list[Any]:
+        """Return the stratum of every pool row: its class, or None where an answer is not exactly one class."""
         return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
     def predictions(self, target: Target, output: Tensor) -> Predictions:
-        """Return a fit's outputs (n, …) for the test rows beside their labels. target: of the fit."""
+        """Return the outputs (n, …) of a fit for the test rows, together with these rows and their labels.
+
+        target: the target object of the fit, which decodes the outputs.
+        """
         rows = self.test_sets[TEST]
         return Predictions(self.arrow, target, rows, rows.targets[self.port], output)
 
     def _can_contrast(self, num_labels: int, seed: int) -> bool:
-        """Return whether contrastive fitting applies: few labels a class, and two classes with two rows."""
+        """Return whether a seed's training rows suit contrastive fitting.
+
+        There must be at most FEW_LABELS rows per class on average, and two classes with at least two rows each.
+        """
         class_sizes = Counter(self._strata[row] for row in stratified_order(self._strata, seed)[:num_labels])
         is_few = num_labels <= FEW_LABELS * len(set(self._strata))
         return is_few and sum(size > 1 for size in class_sizes.values()) > 1
 
 
 def stratified_order(strata: Sequence[Any], seed: int) -> Any:
-    """Return row indices in a random order of which every prefix is a stratified sample.
+    """Return row indices (n,) in a random order of which every prefix is a stratified sample.
 
-    First comes one row of each class, the most frequent class first, then rows of each class in proportion to its size.
+    First comes one row of each class, the most frequent class first. Then rows of all classes follow in proportion to
+    their sizes.
+    strata: the class of each row.
     """
     # Stream 1 of the seed; stream 0 belongs to the bootstrap.
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
@@ -192,14 +215,16 @@ def stratified_order(strata: Sequence[Any], seed: int) -> Any:
         stratum = strata[row]
         size = class_sizes[stratum]
         # The i-th row of a class of size n ranks at (i + ½)/n, which interleaves classes in proportion to their sizes.
+        # The first row of a class ranks below 0, so that the smallest samples already have every class.
         rank[row] = (num_ranked[stratum] + 0.5) / size if num_ranked[stratum] else -size
         num_ranked[stratum] += 1
     return order[np.argsort(rank[order], kind="stable")]
 
 
 def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
-    """Check the arguments and the data, and return the design with the facts that its results are a function of.
+    """Check the arguments and the data; return the design and the facts that identify the comparison.
 
+    The facts are a dict of everything that the results depend on, such as fingerprints of the data.
     Raises UsageError, DataError, CheckpointError.
     """
     options = request.options
@@ -230,7 +255,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
         test_sets[SHIFT] = _read_shift(request, arrow, pool, progress)
     starts = {start: open_start(start) for start in dict.fromkeys(request.starts) if start != SCRATCH}
     for start in starts.values():
-        # Both raise UsageError: for a starting model of other source kinds, or of another shape than the options ask for.
+        # Both calls are checks: they raise UsageError if the starting model has other source kinds, or another shape
+        # than the options ask for.
         starting_sources(start, arrow)
         make_config(start, options, pretraining=False)
     design = Design(
@@ -250,7 +276,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
 
 
 def _check_arguments(request: Request) -> None:
-    """Raise UsageError for arguments that are wrong whatever the data is."""
+    """Raise UsageError for arguments that are invalid for any data."""
     default = Options()
     fixed = [f"--{name}" for name in FIXED_OPTIONS if getattr(request.options, name) != getattr(default, name)]
     if fixed:
@@ -262,7 +288,10 @@ def _check_arguments(request: Request) -> None:
 
 
 def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[str, Any]:
-    """Return the facts of compare.json; a comparison may only be resumed where they are equal."""
+    """Return the facts to save in compare.json. A comparison may only be resumed if its saved facts equal the new ones.
+
+    start_fingerprints: by name of the starting model, a digest of its weights.
+    """
     test_sets = design.test_sets
     return {
         "arrow": str(design.arrow),
@@ -272,6 +301,7 @@ def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[st
         "tested": len(test_sets[TEST]),
         "shift": fingerprint_rows(design.arrow, test_sets[SHIFT]) if SHIFT in test_sets else None,
         "starts": start_fingerprints,
+        # Some keys are older than the names in code; they stay, so that saved comparisons can be resumed.
         "ways": [asdict(candidate) for candidate in design.candidates],
         "labels": design.label_counts,
         "seeds": design.seeds,
@@ -282,9 +312,11 @@ def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[st
 
 
 def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Candidate]:
-    """Return the constant baseline, the linear baseline, then every start by every method, as far as the kinds have them.
+    """Return the constant baseline, the linear baseline, then every starting model with every method.
 
-    Targets without a linear probe have one method, "full", and no linear baseline.
+    Baselines that the kinds lack are left out. A target without a linear probe has no linear baseline and only the
+    method "full".
+    Raises UsageError for an unknown method.
     """
     for method in methods:
         if method not in METHODS:
@@ -313,7 +345,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
 
 
 def _drop_unused_candidates(design: Design, progress: Progress) -> Design:
-    """Return the design without the candidates that no number of labels suits."""
+    """Return the design without the candidates that have no fit, and print a note that names them."""
     used = {fit.candidate for fit in design.fits}
     if unused := [candidate.name for candidate in design.candidates if candidate not in used]:
         reason = f"contrast compares two rows of two classes, and is for up to {FEW_LABELS} labels a class"
@@ -323,7 +355,10 @@ def _drop_unused_candidates(design: Design, progress: Progress) -> Design:
 
 
 def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
-    """Parse --labels into rising numbers of rows."""
+    """Return the numbers of --labels in ascending order; "all" becomes `num_rows`.
+
+    Raises UsageError for invalid numbers.
+    """
     counts = set()
     for text in map(str, labels):
         if text != ALL and not text.isdecimal():
@@ -340,7 +375,11 @@ def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
 
 
 def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
-    """Read the test rows, and add a copy for each perturbation of the first source's kind."""
+    """Return the test rows (TEST) and their perturbed copies, each by name.
+
+    Perturbations such as typing errors do not change a value's meaning. The kind of the first source decides which
+    there are.
+    """
     rows = load_rows(arrow, table)
     test_sets = {TEST: rows}
     variants = [
@@ -358,12 +397,18 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
 
 
 def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
-    """Return the variants of a test row's value by name; none where its kind has none."""
+    """Return variants of a value with the same meaning, by name of the perturbation; empty where its kind has none.
+
+    row: number of the test row, which seeds the random changes.
+    """
     return kind.perturb(value, make_generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 
 def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) -> Rows:
-    """Read the rows of --shift. Raises DataError for rows that cannot be read, or that are also in the pool."""
+    """Read the rows of --shift, without rows that cannot be read or are also in the pool.
+
+    Raises DataError for such rows unless `--bad-rows skip` allows them.
+    """
     options = request.options
     table = read_table(request.shift, encoding=options.encoding)
     rows = load_rows(arrow, table)

@@ -1,4 +1,4 @@
-"""The report of a comparison: headline, learning curves, differences, robustness, calibration, errors, costs, and provenance."""
+"""The report of a comparison: scores, differences, robustness, calibration, errors, costs, and provenance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ from mapsto.files import write_atomic
 from mapsto.report.figures import data_findings_section, reliability_diagram
 from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
 
-# A sentence on each kind of candidate, for readers who do not know the names of the methods.
+# By method: a sentence on the candidate, for readers who do not know the method's name. {} becomes the candidate's
+# name.
 EXPLANATIONS = {
     CONSTANT: "{}: a baseline that ignores its input",
     CLASSICAL: "{}: a linear model, without pretraining",
@@ -49,9 +50,10 @@ EXPLANATIONS = {
 
 
 def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> None:
-    """Write results.json, fits.parquet, report.html and the figures as SVG, each atomically.
+    """Write results.json, fits.parquet, report.html and the figures as SVG files, each atomically.
 
-    Raises UsageError without matplotlib, RunError.
+    out: an existing folder.
+    Raises UsageError if matplotlib is not installed, RunError if a file cannot be written.
     """
     record = {**comparison.record(), "how": experiment.facts}
     text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
@@ -64,7 +66,7 @@ def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> N
 
 
 def _table_rows(fit: Fit, result: FitResult) -> Iterator[dict[str, Any]]:
-    """Yield one fit as rows of fits.parquet, one for each number."""
+    """Yield the rows of fits.parquet for one fit, one row per number: score on each test set, other metrics, costs."""
     # Column names of the file format, older than the names in code.
     fit_columns = {"way": fit.candidate.name, "labels": fit.num_labels, "seed": fit.seed}
     for test_set, item_scores in result.item_scores.items():
@@ -75,7 +77,7 @@ def _table_rows(fit: Fit, result: FitResult) -> Iterator[dict[str, Any]]:
 
 
 def comparison_page(comparison: Comparison, experiment: Experiment) -> Page:
-    """Build the page of a comparison."""
+    """Build the HTML page of a comparison."""
     draws = f"{comparison.num_seeds} draws of labels"
     if comparison.num_seeds == 1:
         draws = "one draw of labels, so no intervals"
@@ -102,7 +104,7 @@ def comparison_page(comparison: Comparison, experiment: Experiment) -> Page:
 
 
 def _explain_candidates(design: Design) -> str:
-    """Say in one paragraph what each model compared is."""
+    """Return a paragraph that says what each compared model is."""
     sentences = dict.fromkeys(
         EXPLANATIONS[SCRATCH if candidate.method == "full" and candidate.start is None else candidate.method].format(
             candidate.name
@@ -113,11 +115,13 @@ def _explain_candidates(design: Design) -> str:
 
 
 def _curve_section(comparison: Comparison, design: Design) -> Section:
+    """Return the section on learning curves: a figure and a table of the scores by number of labels."""
     counts = comparison.label_counts
     label = f"{comparison.metric} by number of labels, one line for each model; the same numbers are in the table"
     with draw_chart(label) as chart:
         axes = chart.axes
         for index, (name, points) in enumerate(comparison.curves.items()):
+            # When the colours are used up, they repeat with another line style.
             colour, dash = SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
             x = [point.num_labels for point in points]
             y = [100 * point.score.value for point in points]
@@ -142,6 +146,7 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
 
 
 def _difference_section(comparison: Comparison) -> Section:
+    """Return the section with the table of paired differences and labels saved."""
     title = "What a starting model gains"
     if not comparison.differences:
         return Section(title, ["There is no starting model to compare."])
@@ -165,6 +170,7 @@ def _difference_section(comparison: Comparison) -> Section:
 
 
 def _extrapolation_section(comparison: Comparison) -> Section:
+    """Return the section with the scores predicted for more labels, and the check of the prediction."""
     title = "With more labels"
     if not comparison.extrapolations:
         return Section(title, ["An extrapolation needs at least three numbers of labels."])
@@ -186,6 +192,7 @@ def _extrapolation_section(comparison: Comparison) -> Section:
 
 
 def _robustness_section(comparison: Comparison) -> Section:
+    """Return the section with the scores on perturbed test rows and on the rows of --shift."""
     title = "On data that looks different"
     tables = list(filter(None, (_perturbation_table(comparison), _shift_table(comparison))))
     if not tables:
@@ -194,6 +201,7 @@ def _robustness_section(comparison: Comparison) -> Section:
 
 
 def _perturbation_table(comparison: Comparison) -> PageTable | None:
+    """Tabulate how much each perturbation changes each model's score; None if the kind has no perturbations."""
     lasts = {name: points[-1] for name, points in comparison.curves.items() if points[-1].changes}
     if not lasts:
         return None
@@ -205,6 +213,7 @@ def _perturbation_table(comparison: Comparison) -> PageTable | None:
 
 
 def _shift_table(comparison: Comparison) -> PageTable | None:
+    """Tabulate each model's score on the rows of --shift; None without --shift."""
     rows = [
         [name, f"{points[-1].num_labels:,}", format_score(points[-1].test_set_scores[SHIFT])]
         for name, points in comparison.curves.items()
@@ -215,11 +224,15 @@ def _shift_table(comparison: Comparison) -> PageTable | None:
 
 
 def _predictions(design: Design, result: FitResult) -> Predictions:
+    """Return a fit's outputs for the test rows with their labels.
+
+    The target object, which decodes the outputs, is rebuilt from its saved state.
+    """
     return design.predictions(design.target(**result.target_state), result.output)
 
 
 def _results(experiment: Experiment, candidate: str, num_labels: int) -> list[FitResult]:
-    """Return the results of a candidate with one number of labels, in the order of the seeds."""
+    """Return the results of a candidate with one number of labels, one per seed, in the order of the seeds."""
     return [
         result
         for fit, result in experiment.results.items()
@@ -228,13 +241,14 @@ def _results(experiment: Experiment, candidate: str, num_labels: int) -> list[Fi
 
 
 def _calibration_section(comparison: Comparison, experiment: Experiment) -> Section:
-    """Return the reliability diagram, and the table of all metrics but the primary one."""
+    """Return the section with the reliability diagram and with a table of all metrics except the compared one."""
     lasts = {name: points[-1] for name, points in comparison.curves.items()}
     metrics = dict.fromkeys(name for point in lasts.values() for name in point.metrics if name != comparison.metric)
     rows, models = [], []
     for name, point in lasts.items():
         results = _results(experiment, name, point.num_labels)
         calibrations = [_predictions(experiment.design, result).calibration() for result in results]
+        # The answers of all seeds are pooled into one line per model.
         if pairs := [calibration for calibration in calibrations if calibration is not None]:
             confidence, correctness = (np.concatenate(part) for part in zip(*pairs, strict=True))
             models.append((name, confidence, correctness))
@@ -250,6 +264,7 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
 
 
 def _format_metric(point: CurvePoint, name: str) -> str:
+    """Return a metric of a curve point as text with its interval; empty if the point lacks the metric."""
     score = point.metrics.get(name)
     if score is None:
         return ""
@@ -260,9 +275,9 @@ def _format_metric(point: CurvePoint, name: str) -> str:
 
 
 def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Section]:
-    """Return the error analysis of the best model with the most labels, in its first draw.
+    """Return the sections on errors of the best model with the most labels, fitted with the first seed.
 
-    Examples with highlighted parts come from the best model whose answers were attributed.
+    The section with highlighted input parts shows the best model that has attributions, which may be another model.
     """
     num_labels = comparison.label_counts[-1]
     scores = {
@@ -290,6 +305,7 @@ def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Sect
 
 
 def _cost_section(comparison: Comparison) -> Section:
+    """Return the section with time, tokens and memory of the fits."""
     rows = []
     for name, points in comparison.curves.items():
         previous: CurvePoint | None = None
@@ -305,15 +321,18 @@ def _cost_section(comparison: Comparison) -> Section:
 
 
 def _format_marginal_cost(previous: CurvePoint, point: CurvePoint) -> str:
+    """Return as text how many labels and seconds one more percentage point costs; empty if the score did not rise."""
     if point.score.value <= previous.score.value:
         return ""
     points_gained = 100 * (point.score.value - previous.score.value)
     num_labels = (point.num_labels - previous.num_labels) / points_gained
     seconds = (point.cost.seconds - previous.cost.seconds) / points_gained
+    # Small fits differ in time by chance; a negative cost would only confuse.
     return f"{num_labels:,.0f} labels, {max(0.0, seconds):,.1f} s"
 
 
 def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
+    """Return the section on how the results were measured: sampling, intervals, fingerprints, and the command."""
     design, facts = experiment.design, experiment.facts
     text = [
         f"All models were fitted with the same labels and scored on the same {comparison.num_test_rows:,} test rows, "
@@ -330,6 +349,7 @@ def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
     if design.scratch_like is not None and has_scratch:
         text.append(f"scratch has the shape and the tokenizer of {design.scratch_like}, and random weights.")
     rows = [
+        # 16 hexadecimal digits identify a file; the whole digest is in results.json.
         ["data (SHA-256)", facts["data"][:16]],
         ["test (SHA-256)", facts["test"][:16]],
         *([name, (fingerprint or "")[:16]] for name, fingerprint in facts["starts"].items()),
@@ -340,7 +360,7 @@ def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
 
 
 def _command(design: Design) -> str:
-    """Return the command that repeats the comparison in another folder."""
+    """Return the shell command that repeats the comparison in another folder."""
     fitted = [candidate for candidate in design.candidates if candidate.method in METHODS]
     lists = {
         "starts": dict.fromkeys(candidate.start or SCRATCH for candidate in fitted),
@@ -350,6 +370,7 @@ def _command(design: Design) -> str:
     data_file = _file(design.pool)
     words = ["mapsto", "compare", str(design.arrow), data_file]
     for flag, test_set in (("--test", TEST), ("--shift", SHIFT)):
+        # Test rows that were held out of the data have its file, and are held out again without --test.
         if test_set in design.test_sets and (file := _file(design.test_sets[test_set])) != data_file:
             words += [flag, file]
     for name, values in lists.items():
@@ -360,6 +381,6 @@ def _command(design: Design) -> str:
 
 
 def _file(rows: Rows) -> str:
-    """Return the file that rows come from, or their folder where they come from several files."""
+    """Return the file that the rows were read from, or its folder if they come from several files."""
     names = sorted({file for file, _ in rows.table.origins})
     return names[0] if len(names) == 1 else str(Path(names[0]).parent)

@@ -1,7 +1,7 @@
-"""Execution of the fits of a comparison, in one or several processes, with each finished one saved.
+"""Execution of the fits of a comparison, in this process or in several; each finished fit is saved.
 
-Every fit is scored on the same test sets. Finished fits are kept in the folder, so that an interrupted comparison resumes
-where it stopped and ends with the same numbers.
+All fits are scored on the same test sets. An interrupted comparison resumes from its saved fits and ends with the same
+numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mapsto.task.capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
 
-# The folder of a comparison: the facts it depends on, the folder of finished fits, and what is written at the end.
+# Files in the folder of a comparison: its facts, the folder of finished fits, and the results written at the end.
 PLAN_FILE, FITS_FOLDER = "compare.json", "cells"
 RESULTS_FILE, FITS_FILE, REPORT_FILE = "results.json", "fits.parquet", "report.html"
 CURVES_FILE, CALIBRATION_FILE = "curves.svg", "calibration.svg"
@@ -56,13 +56,15 @@ THREADS_PER_JOB = 2  # cores for each fit that runs at the same time, where --jo
 class FitResult:
     """The result of one fit.
 
-    output: for the test rows, (n, …).
-    item_scores: by test set, the score of each row, (n,).
-    target_state: the target's state, which decodes the output.
-    metrics: the target's metrics on the test rows.
-    seconds: of fitting. tokens: read in training.
-    peak_megabytes: the most memory that the process held; None where the system does not tell.
-    parts: attributions of some test rows, by row, for one fit of each candidate.
+    output: the outputs for the test rows, (n, …).
+    item_scores: by test set, the compared metric of each row, (n,).
+    target_state: the keyword arguments that rebuild the target object, which decodes the outputs.
+    metrics: by name, the target's metrics on the test rows.
+    seconds: fitting time.
+    tokens: number of tokens read in training.
+    peak_megabytes: peak memory of the process; None where the operating system does not report it.
+    parts: by index of the test row, the attribution of its answer to parts of the input. Only one fit of each candidate
+        has any.
     """
 
     output: Tensor
@@ -77,7 +79,10 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A finished comparison: its design, the result of every fit, and the facts that the results are a function of."""
+    """A finished comparison: its design and the result of every fit.
+
+    facts: everything that the results depend on, as saved in compare.json.
+    """
 
     design: Design
     results: dict[Fit, FitResult]
@@ -91,10 +96,11 @@ def run_comparison(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Experiment:
-    """Run every fit of a comparison that is not in the folder `out` yet.
+    """Run the fits of a comparison, and save each in the folder `out`; load fits that `out` already holds.
 
-    jobs: fits at a time, by default one for every two cores.
-    overwrite: start anew where `out` holds a comparison.
+    out: None saves nothing.
+    jobs: number of fits that run at the same time; by default one for every two cores.
+    overwrite: delete the comparison in `out` first.
 
     Raises UsageError, DataError, CheckpointError, RunError.
     """
@@ -128,6 +134,10 @@ def run_comparison(
 
 
 def _say_plan(design: Design, num_finished: int, progress: Progress) -> None:
+    """Print the arrow and the numbers of rows, models and fits.
+
+    num_finished: fits that were loaded from the folder.
+    """
     rows = f"{len(design.pool):,} rows with labels, {len(design.test_sets[TEST]):,} test rows"
     finished = f", {num_finished} of them finished before" if num_finished else ""
     progress.say(f"{design.arrow}: {rows}; {len(design.candidates)} models, {len(design.fits)} fits{finished}")
@@ -135,7 +145,7 @@ def _say_plan(design: Design, num_finished: int, progress: Progress) -> None:
 
 @contextmanager
 def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> Iterator[None]:
-    """Turn an interruption into a RunError that says how to resume."""
+    """Turn an interruption of the `with` block, such as Ctrl-C, into a RunError that says how to resume."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interruption:
@@ -150,7 +160,10 @@ def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> It
 
 @contextmanager
 def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[tuple[Fit, FitResult]]]:
-    """Yield each fit with its result as it finishes, in this process or in `jobs` others."""
+    """Open an iterator over (fit, result) in order of completion.
+
+    The fits run in this process or in `jobs` worker processes.
+    """
     if jobs == 1 or len(fits) < 2:
         yield ((fit, run_fit(design, fit)) for fit in fits)
         return
@@ -171,13 +184,15 @@ _WORKER_DESIGN: list[Design] = []
 
 
 def _start_worker(design: Design, num_threads: int) -> None:
+    """Prepare a worker process: keep the design, limit the threads, and end with the parent process."""
     torch.set_num_threads(num_threads)
     _WORKER_DESIGN[:] = [design]
+    # The main thread is busy with fits, so another one watches the parent.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
-    """End this process with its parent; a worker whose parent was killed would wait for fits for ever."""
+    """Wait until the parent process has ended, then end this worker, which would otherwise wait for fits for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -185,7 +200,7 @@ def _exit_with_parent() -> None:
 
 
 def _run_in_worker(fit: Fit) -> FitResult:
-    """Run a fit in this worker. Once interrupted, the worker refuses all further fits."""
+    """Run a fit in this worker process. After an interruption, every further fit raises KeyboardInterrupt."""
     if _WORKER_DESIGN:
         # Ctrl-C reaches all processes of the group; the pool would hand this one the next fit.
         with suppress(Interrupted, KeyboardInterrupt):
@@ -198,7 +213,7 @@ def _run_in_worker(fit: Fit) -> FitResult:
 
 
 class _TokenCounter(Progress):
-    """Progress that counts the tokens read in training."""
+    """A silent progress that keeps the number of tokens read in training."""
 
     tokens = 0
 
@@ -207,7 +222,7 @@ class _TokenCounter(Progress):
 
 
 def run_fit(design: Design, fit: Fit) -> FitResult:
-    """Run one fit, and score it on every test set."""
+    """Fit a candidate to its training rows, and score it on every test set."""
     _reset_peak_memory()
     counter, start_time = _TokenCounter(), time.monotonic()
     rows = design.training_rows(fit.num_labels, fit.seed)
@@ -239,10 +254,12 @@ def run_fit(design: Design, fit: Fit) -> FitResult:
 
 
 def _fit_model(design: Design, fit: Fit, rows: Rows, progress: Progress) -> Mapping:
+    """Fit the candidate's starting model, or random weights, to the training rows."""
     return fit_mapping(
         str(design.arrow),
         design.pool.table.select(rows.indices),
         start=fit.candidate.start,
+        # Random weights get the shape of a starting model, so that only pretraining makes the difference.
         like=design.scratch_like if fit.candidate.start is None else None,
         options=_fit_options(design.options, cast(Method, fit.candidate.method), fit.seed),
         progress=progress,
@@ -250,6 +267,7 @@ def _fit_model(design: Design, fit: Fit, rows: Rows, progress: Progress) -> Mapp
 
 
 def _model_predict(design: Design, mapping: Mapping) -> tuple[Comparable, Predict]:
+    """Return the compared target object of a fitted model, and the function from test rows to outputs (n, …)."""
     predictor = Predictor(mapping, design.options.device, design.options.precision)
     target = mapping.targets[design.port]
     assert isinstance(target, Comparable)
@@ -261,7 +279,10 @@ def _model_predict(design: Design, mapping: Mapping) -> tuple[Comparable, Predic
 
 
 def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the score of each row by test set. Raises DataError for rows that cannot be scored."""
+    """Return by test set the compared metric of each row, (n,).
+
+    Raises DataError if the metric is undefined for a test set.
+    """
     item_scores = {}
     for name, test_rows in design.test_sets.items():
         scores = target.per_item_metric(outputs[name], test_rows.targets[design.port])
@@ -272,20 +293,21 @@ def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor])
 
 
 def _fit_options(options: Options, method: Method, seed: int) -> Options:
-    """Return the options of one fit, with those that its method ignores at their defaults."""
+    """Return the options of one fit. Options that its method does not use are reset to their defaults."""
     default = Options()
+    # One set of options serves all methods, and a fit refuses options that it does not use.
     ignored: dict[str, Any] = {name: getattr(default, name) for name in unused_options(method, options)}
     return replace(options, method=method, seed=seed, **ignored)
 
 
 def _reset_peak_memory() -> None:
-    """Reset the process's peak memory, where the system can (Linux)."""
+    """Reset the peak memory that the operating system reports for this process (Linux only)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> float | None:
-    """Return the process's peak memory in megabytes."""
+    """Return this process's peak memory in megabytes; None where the operating system does not report it."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -296,16 +318,21 @@ def _peak_memory() -> float | None:
 
 
 def _require_free(out: Path) -> None:
-    """Raise UsageError where `out` holds anything but a comparison."""
+    """Raise UsageError if `out` is a file, or a folder that holds anything but a comparison."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out needs a folder")
     names = set(os.listdir(out)) if out.exists() else set()
+    # A lock or a half-written plan is left by a comparison that was killed at its beginning.
     if PLAN_FILE not in names and names - {run_folder.LOCK, f"{files.TEMPORARY_PREFIX}{PLAN_FILE}"}:
         raise UsageError(f"{out} holds other files; choose another --out")
 
 
 def _enter_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
-    """Write the facts, after a check that a comparison in the folder has the same ones."""
+    """Write the facts into the folder of the comparison.
+
+    overwrite: first delete the comparison that the folder holds.
+    Raises UsageError if the folder holds a comparison with other facts.
+    """
     if overwrite and (out / PLAN_FILE).exists():
         shutil.rmtree(out / FITS_FOLDER, ignore_errors=True)
         # The plan goes last: it marks the folder as a comparison, should this be interrupted.
@@ -316,7 +343,7 @@ def _enter_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 
 def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
-    """Raise UsageError where the folder holds another comparison."""
+    """Raise UsageError if the folder holds a comparison with other facts, such as other data."""
     if not (out / PLAN_FILE).exists():
         return
     try:
@@ -331,10 +358,11 @@ def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _fact_name(key: str) -> str:
+    """Return the name of a fact for messages; some keys of compare.json are older than the names used today."""
     return {"ways": "models", "tested": "test rows", "scratch is like": "shape of scratch"}.get(key, key)
 
 
-# Fields of FitResult by their name in a saved fit.
+# Key in the file of a saved fit → field of FitResult.
 STATE_KEYS = {
     "target": "target_state",
     "figures": "metrics",
@@ -345,7 +373,7 @@ STATE_KEYS = {
 
 
 def _save_result(out: Path, fit: Fit, result: FitResult) -> None:
-    """Write the result of a finished fit atomically."""
+    """Save the result of a finished fit in the folder, atomically."""
     scores = {f"gains.{name}": item_scores for name, item_scores in result.item_scores.items()}
     state = {key: getattr(result, name) for key, name in STATE_KEYS.items()}
     # JSON has no integer keys.
@@ -354,7 +382,7 @@ def _save_result(out: Path, fit: Fit, result: FitResult) -> None:
 
 
 def _load_results(design: Design, out: Path, progress: Progress) -> dict[Fit, FitResult]:
-    """Read the finished fits of a folder; damaged ones are left out, to be fitted again."""
+    """Load the saved fits of a folder. Damaged ones are left out with a note, so that they are fitted again."""
     results = {}
     for fit in design.fits:
         path = out / FITS_FOLDER / fit.folder_name
