@@ -1,8 +1,8 @@
-"""Error analysis of one target's predictions: slices, selective prediction, confident mistakes, and labels that may be wrong.
+"""Error analysis of one target's predictions: slices, selective prediction, mistakes, and labels that may be wrong.
 
-Slices are rows with a common input length, class or column value. Each is tested against all other rows, and the p-values are
-adjusted for the number of slices (Holm 1979). Selective prediction answers only above a confidence threshold. Labels that may be
-wrong come from confident learning (Northcutt et al. 2021).
+A slice is all rows with a common input length, class or column value. Each slice is tested against all other rows, and
+the p-values are adjusted for the number of slices (Holm 1979). Selective prediction answers only above a confidence
+threshold. Labels that may be wrong are found by confident learning (Northcutt et al. 2021).
 Legend of shapes: n rows.
 """
 
@@ -46,17 +46,18 @@ MAX_VALUES_PER_COLUMN = (
 )
 SIGNIFICANCE_LEVEL = 0.05
 
-# With 5 % of the labels of SST-2 flipped, 63 % of the first 20 listed were flipped ones with a model of 84 % accuracy, 33 % with
-# one of 70 %.
+# With 5 % of the labels of SST-2 flipped, 63 % of the first 20 listed were flipped ones with a model of 84 % accuracy,
+# 33 % with one of 70 %.
 LABEL_ISSUES_CAVEAT = "the weaker the model, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows with a property in common.
+    """Rows with a property in common, such as "true label is sports", and their mean score.
 
-    rest_mean: the mean score of all other rows.
-    adjusted_p_value: of the difference, adjusted for the number of slices tested (Holm 1979).
+    name: the property in words.
+    rest_mean: mean score of all other rows.
+    adjusted_p_value: p-value of the difference, adjusted for the number of slices tested (Holm 1979).
     """
 
     name: str
@@ -66,13 +67,17 @@ class Slice:
 
     @property
     def is_significant(self) -> bool:
-        """Return whether the slice differs significantly from the other rows."""
+        """Return whether the slice's score differs significantly from the score of the other rows."""
         return self.adjusted_p_value < SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """Selective prediction at one threshold: the share of rows at least that confident, and their score."""
+    """Selective prediction at one threshold, where only answers with at least this confidence are given.
+
+    coverage: share of the rows that are answered.
+    score: mean score of the answered rows.
+    """
 
     threshold: float
     coverage: float
@@ -80,16 +85,17 @@ class CoveragePoint:
 
     @property
     def threshold_text(self) -> str:
-        """Format the threshold so that `predict --min-confidence` reads the same number."""
+        """Return the threshold as a decimal that `predict --min-confidence` parses to exactly the same number."""
         return np.format_float_positional(self.threshold, min_digits=3)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row to look at, with its answer in words.
+    """One row shown in the report, with its label and the model's answer.
 
-    index: its index among the predictions. input: what the model read, as text.
-    parts: the attribution of the answer, where it was computed.
+    index: index of the row among the predictions.
+    input: the values that the model read, as text.
+    parts: attribution of the answer to parts of the input; empty where it was not computed.
     """
 
     index: int = field(metadata={"key": "at"})
@@ -116,10 +122,12 @@ class Case:
 class ErrorAnalysis:
     """The error analysis of one target.
 
-    metric: the field's name for the score of a row, such as "accuracy".
-    slices: by rising p-value. mistakes: the most confident first.
-    label_issues: rows whose label may be wrong; None without the package that finds them.
-    random_cases: a few rows, right or wrong.
+    metric: name of the score that each row has, such as "accuracy".
+    slices: in ascending order of p-value.
+    coverage_curve: selective prediction at rising thresholds.
+    mistakes: rows with a wrong answer, the most confident first.
+    label_issues: rows whose label may be wrong; None if the package cleanlab is not installed.
+    random_cases: a few random rows, right or wrong.
     """
 
     metric: str = field(metadata={"key": "gain"})
@@ -130,7 +138,7 @@ class ErrorAnalysis:
     random_cases: list[Case] = field(metadata={"key": "examples"})
 
     def lines(self) -> list[str]:
-        """Format for the terminal."""
+        """Return the lines to print in the terminal."""
         lines = []
         if significant := [part for part in self.slices if part.is_significant]:
             lines += ["", f"slices that differ significantly ({len(self.slices)} tested, p-values adjusted for that):"]
@@ -156,9 +164,10 @@ class ErrorAnalysis:
 def analyse_evaluation(
     evaluation: Evaluation, mapping: Mapping | None, device: torch.device
 ) -> list[tuple[Predictions, ErrorAnalysis]]:
-    """Return the error analysis of every target whose answers are right or wrong.
+    """Return the predictions and the error analysis of every target that has a score for each row.
 
-    mapping: the evaluated model, to attribute the answers shown to parts of their input; None leaves that out.
+    mapping: the evaluated model, which attributes the answers shown to parts of their input; None skips the
+        attribution.
     """
     analyses = []
     for predictions in evaluation.predictions:
@@ -169,9 +178,9 @@ def analyse_evaluation(
 
 
 def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.device) -> dict[int, list[Attribution]]:
-    """Return the attribution, by row, of the most confident mistakes and the random cases.
+    """Return the attributions of the most confident mistakes and of the random cases, by row index.
 
-    Empty for answers that cannot be explained.
+    The result is empty if the target's answers cannot be attributed to parts of the input.
     """
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != predictions.target.state():
@@ -187,9 +196,9 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
 
 
 def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]] | None = None) -> ErrorAnalysis | None:
-    """Analyse one target's predictions; None for answers that are neither right nor wrong.
+    """Return the error analysis of one target's predictions; None if the target has no score for each row.
 
-    parts: attributions by row, as from `explain_cases`.
+    parts: attributions by row index, from `explain_cases`.
     """
     target, parts = predictions.target, parts or {}
     if not isinstance(target, Comparable):
@@ -210,6 +219,10 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
 
 
 def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
+    """Return the score of the answered rows at the thresholds that keep the shares COVERAGES of the rows.
+
+    scores, confidence: (n,), of every row.
+    """
     points: list[CoveragePoint] = []
     for coverage in COVERAGES:
         threshold = _round_down(float(np.sort(confidence)[::-1][max(1, round(coverage * len(confidence))) - 1]))
@@ -222,18 +235,25 @@ def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
 
 
 def _round_down(threshold: float) -> float:
-    """Round a probability down to three digits, or to six near 1, so that it can be typed and excludes no row."""
+    """Round a threshold down to three digits, or to six from 0.99 on.
+
+    A short number can be typed, and rounding down excludes no row.
+    """
     digits = 3 if threshold < 0.99 else 6
     return float(Decimal(threshold).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def _slices(predictions: Predictions, scores: Floats) -> list[Slice]:
-    """Test all candidate slices, and return them by rising p-value."""
+    """Test every candidate slice against the other rows, and return the slices in ascending order of p-value.
+
+    scores: (n,), of every row.
+    """
     candidates = [
         (name, is_inside)
         for name, is_inside in _candidate_slices(predictions)
         if MIN_SLICE_SIZE <= is_inside.sum() <= len(is_inside) - MIN_SLICE_SIZE
     ]
+    # All slices count as tests, so that the adjusted p-values are honest about how many were tried.
     p_values = np.array([_p_value(scores[is_inside], scores[~is_inside]) for _, is_inside in candidates])
     slices = [
         Slice(name, with_interval(mean_score, scores[is_inside]), float(scores[~is_inside].mean()), float(p_value))
@@ -253,7 +273,7 @@ def _adjust_p_values(p_values: Floats) -> Floats:
 
 
 def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
-    """Yield name and membership (n,) of slices by input size, by class, and by the values of all other columns."""
+    """Yield (name, membership mask (n,)) of slices by input size, by true class, and by values of unused columns."""
     rows = predictions.rows
     for port, values in zip(predictions.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
@@ -273,12 +293,13 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
         if len(counts) > MAX_VALUES_PER_COLUMN and (numbers := _parse_numbers(cells)) is not None:
             yield from _quarters(column, numbers)
         else:
+            # Rare values of a column with many values would be too small to test.
             for value, _ in counts.most_common(MAX_VALUES_PER_COLUMN):
                 yield f"{column} is {shorten(value, 30)}", texts == value
 
 
 def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
-    """Yield the rows of each class, and together those of all classes that are too rare for a slice."""
+    """Yield (name, membership mask (n,)) of each true class, and of all classes together that are too rare alone."""
     target = predictions.target
     if not isinstance(target, Classes):
         return
@@ -292,7 +313,10 @@ def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
 
 
 def _parse_numbers(cells: Sequence[object]) -> Floats | None:
-    """Return cells as numbers, blank ones as NaN; None where some are not numbers. A CSV file has numbers as text."""
+    """Return the cells of a column as numbers (n,), blank ones as NaN; None if some cells are not numbers.
+
+    Texts such as "3.5" count as numbers, since a CSV file has no others.
+    """
     try:
         numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -301,7 +325,10 @@ def _parse_numbers(cells: Sequence[object]) -> Floats | None:
 
 
 def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
-    """Yield slices between the quartiles of a number."""
+    """Yield (name, membership mask (n,)) of up to four slices, between the quartiles of the numbers `values` (n,).
+
+    name: what the numbers are, for the names of the slices.
+    """
     # Equal quartiles merge, where many rows have the same value.
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
     for index, (low, high) in enumerate(pairwise(edges.tolist())):
@@ -310,18 +337,25 @@ def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
 
 
 def _p_value(scores: Floats, rest_scores: Floats) -> float:
-    """Return the two-sided p-value of a difference: Fisher's exact test for right and wrong, else Welch's t-test."""
+    """Return the two-sided p-value of the difference in mean score between a slice and all other rows.
+
+    It is from Fisher's exact test if all scores are 0 or 1, else from Welch's t-test.
+    """
     from scipy import stats  # a second to import
 
     # Fisher's test is exact for small slices, where a t-test is not.
     if set(np.unique(np.concatenate([scores, rest_scores]))) <= {0.0, 1.0}:
         table = [[int(part.sum()), len(part) - int(part.sum())] for part in (scores, rest_scores)]
         return float(stats.fisher_exact(table)[1])
+    # The p-value is NaN where all scores are equal, which is no difference.
     return float(np.nan_to_num(stats.ttest_ind(scores, rest_scores, equal_var=False).pvalue, nan=1.0))
 
 
 def _confident_mistakes(predictions: Predictions) -> Ints:
-    """Return the rows that are not fully right, the most confident first."""
+    """Return the indices of the rows with a score below 1, the most confident answers first, at most MAX_CASES.
+
+    The result is empty for targets whose answers have no confidence.
+    """
     target = predictions.target
     if not isinstance(target, Classes) or not isinstance(target, Comparable):
         return np.zeros(0, np.int64)
@@ -334,13 +368,13 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
 
 
 def _random_rows(predictions: Predictions) -> Ints:
-    """Return a few random rows, the same ones at every call."""
+    """Return the indices of a few random rows in ascending order, the same rows at every call."""
     num_rows = len(predictions.rows)
     return np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
 def _label_issues(predictions: Predictions) -> list[Case] | None:
-    """Return rows whose label may be wrong by confident learning, the likeliest first; None without cleanlab."""
+    """Return rows whose label is doubtful by confident learning, the worst first; None if cleanlab is not installed."""
     try:
         find_label_issues = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:
@@ -350,6 +384,7 @@ def _label_issues(predictions: Predictions) -> list[Case] | None:
     # Labels that training never saw have no probability.
     rows = np.array([row for row, label in enumerate(predictions.labels) if label in classes], np.int64)
     labels = np.array([classes.index(predictions.labels[row]) for row in rows])
+    # Confident learning compares classes with each other.
     if len(set(labels.tolist())) < 2:
         return []
     probabilities = torch.softmax(predictions.outputs.double(), dim=-1).numpy()[rows]
@@ -358,6 +393,10 @@ def _label_issues(predictions: Predictions) -> list[Case] | None:
 
 
 def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
+    """Return the rows at these indices as cases to show; an empty list for targets without classes.
+
+    parts: attributions by row index.
+    """
     target, table_rows = predictions.target, predictions.rows
     if not len(rows) or not isinstance(target, Classes):
         return []

@@ -1,7 +1,8 @@
-"""Scores of a model on labelled rows, each with its number of items and a 95 % interval, beside the majority-class baseline.
+"""Scores of a model on labelled rows, each with its number of items and a 95 % interval, beside a constant baseline.
 
-Targets with one output a row are decoded row by row. Targets read at tokens (masked tokens, pictures made of pictures) are scored
-over their tokens; of those that restore a source, a few random outputs are kept to be shown.
+The baseline ignores its input and always gives the most frequent answer, or the mean. Most targets have one answer per
+row. Targets read at tokens, such as masked tokens or generated pictures, are scored over their tokens. For generated
+values, a few random outputs are kept for the report.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Classes, Located, Reconstruction
 from mapsto.task.target import Target
 
-NUM_SAMPLES = 8  # rows of which outputs are kept to be shown
+NUM_SAMPLES = 8  # rows whose outputs are kept for the report
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A target's outputs (n, …) for some rows beside their labels.
+    """A target's outputs (n, …) for n rows, together with the labels of these rows.
 
-    prefix: precedes the names of its scores where a model has several targets.
+    prefix: the target's column, put before the names of its scores; empty if the model has one target.
     """
 
     arrow: Arrow
@@ -55,7 +56,7 @@ class Predictions:
     prefix: str = ""
 
     def calibration(self) -> tuple[Floats, Floats] | None:
-        """Return the confidence (n,) of each answer and its correctness (n,); None where answers have no probability."""
+        """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability."""
         if not isinstance(self.target, Classes):
             return None
         confidence = self.target.confidence(self.outputs)
@@ -64,7 +65,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class OutputSample:
-    """One row with the value that a target made of its `input`, and its label, for targets that restore a source."""
+    """One random row shown in the report: its input, the value that the target generated, and its label.
+
+    answer: the generated value, such as a picture.
+    """
 
     target: Located
     file: str
@@ -78,11 +82,11 @@ class OutputSample:
 class Evaluation:
     """Scores of a model on labelled rows.
 
-    scores: by name; with several targets, each name begins with its column.
-    baseline: what a model that ignores its input would score.
-    confusion: how often each label got each answer.
-    predictions: of the targets with one output a row, for the error analysis.
-    samples: of the targets that restore a source, outputs for a few random rows.
+    scores: by name of the metric; with several targets, the name begins with the target's column.
+    baseline: scores of the best constant answer, which ignores the input, by the same names.
+    confusion: confusion[label][answer] is the number of rows with this label that got this answer.
+    predictions: of the targets with one answer per row, for the error analysis.
+    samples: a few random rows for each target that generates a value, such as a picture.
     """
 
     num_rows: int
@@ -94,8 +98,9 @@ class Evaluation:
     samples: list[OutputSample] = field(default_factory=list, repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Return the scores, the confusion and the notes as JSON, without predictions and samples."""
+        """Return scores, baseline, confusion and notes as a JSON-serialisable dict, without predictions and samples."""
         names = ("scores", "baseline", "confusion", "notes")
+        # The file format has these two entries, but predictions and samples are not written.
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
         json_record: dict[str, Any] = to_json(record)
         return json_record
@@ -109,9 +114,10 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score every target on `table`.
+    """Score every target of a model on the rows of `table`.
 
-    bad_rows: "stop" or "skip", for rows that cannot be read. seed: chooses the masked tokens.
+    bad_rows: "stop" or "skip", for rows that cannot be read.
+    seed: of the random choice of masked tokens.
 
     Raises DataError for unreadable rows, UsageError for a model without targets.
     """
@@ -148,7 +154,7 @@ def evaluate(
 
 
 def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
-    """Score one target with one output a row, and add the result to the evaluation."""
+    """Score one target's predictions; add the scores, the baseline, the confusion and notes to the evaluation."""
     target, labels, prefix = predictions.target, predictions.labels, predictions.prefix
     scores = with_intervals(target.metrics(predictions.outputs, labels))
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
@@ -161,7 +167,12 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
 
 
 def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Report:
-    """Return the function that is called with a number of scored examples and reports progress in rows."""
+    """Return the function to call after each batch with its number of examples. The function reports progress in rows.
+
+    num_examples: number of examples over all forward passes. A long row may be several examples, and some rows need two
+        passes.
+    num_rows: number of rows.
+    """
     num_scored = 0
 
     def on_scored(count: int) -> None:
@@ -173,20 +184,28 @@ def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Report
 
 
 def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: torch.device) -> Tensor:
-    """Return the outputs (n, …) of target `port` for every row; for a target that restores a source, its evidence."""
+    """Return the outputs of target `port` for every row, (n, …), in the order of the rows.
+
+    For a target that is read at tokens, return its evidence instead, which is the part of its outputs that metrics
+    need.
+    """
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
     if mapping.targets[port].readout.per_example:
         (outputs,) = row_outputs(mapping, question_examples(mapping, encoded), len(rows), [port], device)
         return outputs
     examples = _labelled_examples(mapping, arrow, rows, encoded, [port], 0)
     port_evidence = collect_evidence(mapping, scoring_examples(examples), device)[port]
+    # Packing changes the order of the rows.
     return port_evidence.evidence[np.argsort(port_evidence.rows)]
 
 
 def _labelled_examples(
     mapping: Mapping, arrow: Arrow, rows: Rows, encoded: EncodedRows, ports: Sequence[int], seed: int
 ) -> Examples:
-    """Build examples that carry the labels of these target ports alone."""
+    """Build examples that carry the labels of the target ports `ports` and of no others.
+
+    seed: of the random choice of masked tokens.
+    """
     targets = [labels if port in ports else [] for port, labels in enumerate(rows.targets)]
     restoring = [mapping.targets[port] for port in ports if arrow.targets[port].restores is not None]
     corruptions = (target.corruption for target in restoring if isinstance(target, Reconstruction))
@@ -203,7 +222,7 @@ def _labelled_examples(
 def _sample_outputs(
     mapping: Mapping, rows: Rows, encoded: EncodedRows, port: int, device: torch.device
 ) -> list[OutputSample]:
-    """Return target `port`'s outputs for a few random rows, the same ones at every call."""
+    """Return input, output and label of a few random rows for target `port`, the same rows at every call."""
     target, num_rows = mapping.targets[port], len(rows)
     assert isinstance(target, Located)
     # Sorted, so that samples are shown in the order of the table.
@@ -225,17 +244,20 @@ def _sample_outputs(
 
 
 def scoring_examples(examples: Examples) -> Iterator[Example]:
-    """Yield all examples as they are scored: masked tokens depend on the row alone, at the final masking rate."""
+    """Yield all examples in the form in which they are scored.
+
+    Tokens are masked at the rate of the end of training. The masked tokens of a row are the same at every call.
+    """
     return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 
 
 def score_examples(
     mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Report = lambda count: None
 ) -> dict[str, Score]:
-    """Score examples that carry their labels, as held-out ones do.
+    """Return the scores of every target on examples that carry labels, by name of the metric.
 
-    rows: the rows with the labels of the targets that do not restore a `~` source; None where all do.
-    done: see `evidence`.
+    rows: the rows with the labels, needed for targets other than those that restore a masked (`~`) source.
+    done: called after each batch with its number of examples.
     """
     scores: dict[str, Score] = {}
     for port, port_evidence in collect_evidence(mapping, scoring_examples(examples), device, done).items():

@@ -34,10 +34,10 @@ Analyses = Sequence[tuple[Predictions, ErrorAnalysis]]
 class Provenance:
     """Facts about the evaluated model and data that the page shows beside the scores.
 
-    title: of the page.
+    title: title of the page.
     command: the command that repeats the evaluation.
     findings: problems found in the data, as by `mapsto check`.
-    steps: the lines of metrics.jsonl, where the model has just been fitted.
+    steps: the records of metrics.jsonl, one per training step, if the model has just been fitted.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Provenance:
 
 
 def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Provenance) -> Page:
-    """Build the page of an evaluation and its error analyses."""
+    """Build the HTML page of an evaluation and its error analyses."""
     sections = [_score_section(evaluation)]
     for index, (predictions, analysis) in enumerate(analyses):
         target_sections = [
@@ -71,13 +71,19 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
 
 
 def _name_section(section: Section, prefix: str, index: int) -> Section:
-    """Return the section with the target's prefix in its title, and its index in the name of its figure's file."""
+    """Return the section with the target's prefix in its title, and with a unique file name for its figure.
+
+    index: index of the target.
+    """
     file = f"{index + 1}-{section.file}" if index else section.file
     return replace(section, title=f"{prefix}{section.title}", file=file)
 
 
 def write_page(path: Path, page: Page, evaluation: Evaluation, analyses: Analyses) -> None:
-    """Write the page and, into a folder beside it, the figures as SVG and the numbers as JSON. Raises RunError."""
+    """Write the page to `path`, and its figures (SVG) and numbers (JSON) into the folder "<name>_files" beside it.
+
+    Raises RunError if a file cannot be written.
+    """
     page.write(path)
     folder = path.with_name(f"{path.stem}{FOLDER_SUFFIX}")
     folder.mkdir(exist_ok=True)
@@ -87,13 +93,13 @@ def write_page(path: Path, page: Page, evaluation: Evaluation, analyses: Analyse
 
 
 def evaluation_record(evaluation: Evaluation, analyses: Analyses) -> dict[str, Any]:
-    """Return an evaluation and its error analyses as JSON."""
+    """Return an evaluation and its error analyses as a JSON-serialisable dict."""
     record: dict[str, Any] = to_json({**evaluation.record(), "looks": [analysis for _, analysis in analyses]})
     return record
 
 
 def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
-    """Say in sentences how good the model is, where it is weakest, and what selective prediction would gain."""
+    """Return sentences on how good the model is, where it is weakest, and what selective prediction would gain."""
     lines = []
     for predictions, analysis in analyses:
         prefix, name = predictions.prefix, f"{predictions.prefix}{analysis.metric}"
@@ -108,8 +114,8 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             point = min(analysis.coverage_curve, key=lambda point: abs(point.coverage - 0.8))
             rows = f"the {100 * point.coverage:.0f} % of the rows that it is most confident about"
             lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}.")
-    # No metric is the main one of such targets.
-    if not analyses:  # scores of tokens or of pictures, none of which is the main one
+    # Targets read at tokens have several metrics and no main one, so that all are listed.
+    if not analyses:
         values = (
             f"{name.replace('_', ' ')} {score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
             for name, score in evaluation.scores.items()
@@ -119,6 +125,7 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
 
 
 def _score_section(evaluation: Evaluation) -> Section:
+    """Return the section with the table of all metrics beside their baselines."""
     rows = []
     for name, score in evaluation.scores.items():
         value = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f})"
@@ -130,7 +137,7 @@ def _score_section(evaluation: Evaluation) -> Section:
 
 
 def _sample_sections(evaluation: Evaluation) -> list[Section]:
-    """Return the section that shows inputs, outputs and labels of random rows side by side."""
+    """Return the section with input, output and label of random rows; an empty list if there are no samples."""
     locations = places([(sample.file, sample.row) for sample in evaluation.samples])
     rows = [
         [
@@ -147,7 +154,7 @@ def _sample_sections(evaluation: Evaluation) -> list[Section]:
 
 
 def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
-    """Return the section with the loss by step of training."""
+    """Return the section with the training loss by step; an empty list if `steps` has fewer than two records."""
     if len(steps) < 2:
         return []
     curves = {"batches": ([step["step"] for step in steps], [step["loss"] for step in steps])}
@@ -173,6 +180,7 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 
 def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
+    """Return the section on how the scores were measured: rows, intervals, training time, and the command."""
     origin = " that training did not use" if provenance.steps else ""
     text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {INTERVALS}.", *evaluation.notes]
     if provenance.steps:
@@ -183,7 +191,7 @@ def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
 
 
 def _coverage_sections(analysis: ErrorAnalysis) -> list[Section]:
-    """Return the section on selective prediction."""
+    """Return the section on selective prediction; an empty list if the answers have no confidence."""
     points = analysis.coverage_curve
     if not points:
         return []
@@ -205,6 +213,7 @@ def _coverage_sections(analysis: ErrorAnalysis) -> list[Section]:
 
 
 def _calibration_sections(predictions: Predictions) -> list[Section]:
+    """Return the section with the reliability diagram; an empty list if the answers have no probability."""
     calibration = predictions.calibration()
     if calibration is None:
         return []

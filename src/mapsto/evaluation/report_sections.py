@@ -1,6 +1,7 @@
-"""Sections of the error analysis, which the reports of an evaluation and of a comparison share.
+"""Sections of the error analysis, shared by the reports of an evaluation and of a comparison.
 
-Each takes `context`, such as "base, full, 64 labels": the model and labels a section is about, where the page has several.
+context: the model and the number of labels that a section is about, such as "base, full, 64 labels". It stands in
+    captions of pages with several models, and is empty on other pages.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OUTLINE_LEGEND = "Frames: dashed green for labels, red for answers; hover over a
 
 
 def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the section on slices of the rows."""
+    """Return the section with the table of tested slices; an empty list if no slice was tested."""
     rows = [
         [
             part.name,
@@ -47,18 +48,19 @@ def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
 
 
 def _format_p_value(p_value: float) -> str:
+    """Return a p-value as text with three digits, or as "< 0.001"."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the sections on confusions, the most confident mistakes, and labels that may be wrong."""
+    """Return the sections on confusions, confident mistakes, and labels that may be wrong; empty ones are left out."""
     caption, issues = _in_caption(context), analysis.label_issues or []
     doubtful = {case.index for case in issues}
     mistakes = [
         replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
         for case in analysis.mistakes
     ]
-    # Those among the mistakes are marked there.
+    # Doubtful labels among the mistakes are marked in the table of mistakes.
     further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
     caveat = [f"Confident learning doubts the labels that may be wrong; {LABEL_ISSUES_CAVEAT}."]
     legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])
@@ -75,7 +77,10 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
 
 
 def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the section with random rows, their important parts highlighted or their answers outlined in them."""
+    """Return the section with random rows, in which important parts are highlighted or predicted regions are outlined.
+
+    The result is an empty list if there is nothing to highlight or to outline.
+    """
     table = _case_table(predictions, analysis.random_cases, f"Random rows{_in_caption(context)}")
     legend = _legend(predictions, analysis.random_cases)
     if table is None or not legend:
@@ -85,7 +90,7 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
 
 
 def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None:
-    """Tabulate the most frequent pairs of a label and a wrong answer."""
+    """Tabulate the most frequent pairs of a true label and a wrong answer; return None if there are none."""
     target = predictions.target
     confusion = target.confusion(predictions.outputs, predictions.labels) if isinstance(target, Classes) else {}
     pairs = sorted(
@@ -105,7 +110,7 @@ def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None
 
 
 def _case_table(predictions: Predictions, cases: Sequence[Case], caption: str) -> PageTable | None:
-    """Tabulate rows with their important parts highlighted, where they are attributed."""
+    """Tabulate cases with their input, label and answer; return None without cases."""
     locations = places([(case.file, case.row) for case in cases])
     rows = [
         [location, _render_input(predictions, case), case.label, f"{case.answer} ({case.confidence_percent})"]
@@ -115,6 +120,7 @@ def _case_table(predictions: Predictions, cases: Sequence[Case], caption: str) -
 
 
 def _render_input(predictions: Predictions, case: Case) -> Any:
+    """Return the input of a case for the page: with outlined regions, with highlighted parts, or as plain text."""
     if isinstance(predictions.target, Located):
         return _outline_answers(predictions, case)
     values = [column[case.index] for column in predictions.rows.sources]
@@ -124,7 +130,7 @@ def _render_input(predictions: Predictions, case: Case) -> Any:
 
 
 def _outline_answers(predictions: Predictions, case: Case) -> Any:
-    """Return the input as HTML with its labels and the answers outlined, for targets whose answers are regions of it."""
+    """Return the input of a case as HTML with the true and the predicted regions (such as boxes) outlined in it."""
     target = predictions.target
     assert isinstance(target, Located)
     (port,) = (i for i, port in enumerate(predictions.arrow.sources) if port.kind == target.lies_in)
@@ -135,10 +141,12 @@ def _outline_answers(predictions: Predictions, case: Case) -> Any:
 
 
 def _legend(predictions: Predictions, cases: Sequence[Case]) -> list[str]:
+    """Return the legend of the outlines or of the highlighting, as paragraphs; an empty list if inputs are plain."""
     if isinstance(predictions.target, Located):
         return [OUTLINE_LEGEND]
     return [HIGHLIGHT_LEGEND] if any(case.parts for case in cases) else []
 
 
 def _in_caption(context: str) -> str:
+    """Return the context as the end of a caption; empty without a context."""
     return f" · {context}" if context else ""

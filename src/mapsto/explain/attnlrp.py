@@ -1,8 +1,8 @@
-"""Layer-wise relevance propagation for Transformers (AttnLRP, Achtibat et al. 2024), as modified gradients.
+"""Layer-wise relevance propagation for Transformers (AttnLRP, Achtibat et al. 2024), computed as a modified gradient.
 
-Input × gradient is the relevance of the input once three kinds of functions use another backward rule: an activation f passes
-f(x)/x back, a norm treats its scale as constant, and each factor of a product receives half of the gradient. Linear maps and
-softmax keep their own gradient. The price is that of one backward pass.
+Input × gradient equals the relevance of the input once three backward rules are changed. An activation f passes the
+factor f(x)/x back in place of its derivative. A norm treats its scale as constant. Each factor of a product receives
+half of the gradient. Linear maps and softmax keep their own gradient. The price is that of one backward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EPSILON = 1e-6  # activations f(x)/x are evaluated at least this far from 0
 
 
 class AttnLRP(TorchFunctionMode):
-    """A context in which the forward pass is unchanged and input × gradient is the AttnLRP relevance.
+    """A context manager inside which input × gradient is the AttnLRP relevance; the forward pass is unchanged.
 
     Only for fp32: other precisions use attention kernels that the rules do not intercept.
     """
@@ -34,14 +34,15 @@ class AttnLRP(TorchFunctionMode):
 
 
 def _halve_gradient(x: Tensor) -> Tensor:
+    """Return `x` itself; the backward pass halves its gradient."""
     return 0.5 * x + (0.5 * x).detach()
 
 
 def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the activation as x times the constant f(x)/x."""
+    """Return a function with the value of the activation f, whose backward pass treats f(x)/x as a constant factor."""
 
     def rule(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # f(x)/x has a limit at 0, which is met by a point beside it.
+        # At 0 the quotient f(x)/x is undefined but has a limit; a point close to 0 gives nearly this limit.
         nonzero = torch.where(x.abs() < EPSILON, torch.full_like(x, EPSILON), x)
         return x * (activation(nonzero, *args, **kwargs) / nonzero).detach()
 
@@ -49,6 +50,7 @@ def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+    """Compute scaled dot-product attention; the backward pass halves the gradient of each factor of both products."""
     # Both products of attention are bilinear: each factor gets half of the relevance.
     scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
@@ -58,6 +60,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
 def _layer_norm(
     x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
+    """Compute layer normalisation whose backward pass treats the standard deviation as constant."""
     centred = x - x.mean(dim=-1, keepdim=True)
     out = centred * (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt().detach()
     out = out if weight is None else out * weight
@@ -65,16 +68,19 @@ def _layer_norm(
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """Compute RMS normalisation whose backward pass treats the root mean square as constant."""
     epsilon = torch.finfo(x.dtype).eps if eps is None else eps
     out = x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt().detach()
     return out if weight is None else out * weight
 
 
 def _gated(x: Tensor, activation: Activation) -> Tensor:
+    """Compute the gated activation f(value) · gate with the backward rules of activations and of products."""
     value, gate = x.chunk(2, dim=-1)
     return _halve_gradient(_as_constant_factor(ACTIVATIONS[activation])(value)) * _halve_gradient(gate)
 
 
+# Torch function → the function that replaces it inside the context.
 RULES: dict[Any, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: _attention,
     F.layer_norm: _layer_norm,

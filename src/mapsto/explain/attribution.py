@@ -1,8 +1,9 @@
 """Attribution: signed weights on the parts of an input that say how much each contributed to the model's answer.
 
-The quantity explained is a score of the model's own answer, such as the log-odds of its class. A part with a positive weight
-raises that score, one with a negative weight lowers it. Four methods: AttnLRP relevance (default) and gradient × input cost one
-backward pass, integrated gradients (Sundararajan et al. 2017) one a step, occlusion one forward pass a part.
+The quantity explained is a score of the model's own answer, such as the log-odds of its class. A part with a positive
+weight raises this score, a part with a negative weight lowers it. There are four methods. AttnLRP relevance (the
+default) and gradient × input cost one backward pass. Integrated gradients (Sundararajan et al. 2017) cost one backward
+pass per step. Occlusion costs one forward pass per part.
 Legend of shapes: n examples, r rows, l row length, d width, t tokens, u parts (words of a text, patches of a picture).
 """
 
@@ -35,8 +36,8 @@ METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT_METHOD = "relevance"
 DEFAULT_STEPS = 50  # of integrated gradients
 
-# Bounds on memory: tokens of a batch that is differentiated, examples whose interpolation steps are packed together, rows that
-# are explained together.
+# Bounds on memory: tokens of a batch that is differentiated, examples whose interpolation steps are packed together,
+# rows that are explained together.
 TOKENS_WITH_GRADIENT = 2048
 INTEGRATED_AT_ONCE = 64
 EXPLAINED_AT_ONCE = 128
@@ -44,10 +45,11 @@ EXPLAINED_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Attribution:
-    """A part of the input with its weight.
+    """A part of the input, such as a word, with its attribution weight.
 
-    region: its place in the raw value, (a, 2); for text, characters.
-    port: the index of the source that it stands in.
+    text: the part in words.
+    region: (a, 2), start and end of the part on each axis of the raw value, such as the characters of a text.
+    port: index of the source that contains the part.
     """
 
     text: str
@@ -63,8 +65,8 @@ class Explanation:
     summary: the answer in a few words.
     score: the model's score of its answer, in units of `score_name`.
     baseline_score: the score of the same answer for a blank input.
-    completeness_gap: for integrated gradients, the sum of the weights minus (score − baseline_score), 0 in theory; None for
-    other methods, which do not promise it.
+    completeness_gap: the sum of the weights minus (score − baseline_score), which is 0 in theory. Only for integrated
+        gradients; None for other methods.
     """
 
     answer: dict[str, Any]
@@ -77,7 +79,7 @@ class Explanation:
     completeness_gap: float | None = field(metadata={"key": "gap"})
 
     def lines(self, max_parts: int = 12) -> list[str]:
-        """Format for the terminal: the answer, and the parts with the largest weights as bars."""
+        """Return the lines to print in the terminal: the answer, then the parts with the largest weights as bars."""
         ranked = sorted(self.parts, key=lambda part: -abs(part.weight))[:max_parts]
         largest = max((abs(part.weight) for part in ranked), default=0.0) or 1.0
         bars = []
@@ -96,10 +98,10 @@ class Explanation:
 class Explainer:
     """A model with an attribution method. It computes in fp32, since gradients and small differences matter.
 
-    port: the index of the target explained, the first whose answers can be.
-    num_cut: how many of the rows explained were longer than the model takes.
+    port: index of the explained target, the first one whose answers can be attributed.
+    num_cut: number of explained rows that were longer than the model takes.
 
-    Raises UsageError for answers that cannot be explained, and for an unknown method.
+    Raises UsageError if no target can be explained, and for an unknown method.
     """
 
     def __init__(
@@ -125,24 +127,26 @@ class Explainer:
         self.port, self.target = first
 
     def read(self, table: Table) -> Rows:
-        """Read the inputs of a table; `faults` of the result lists the rows that cannot be read."""
+        """Read the inputs of a table. The result's `faults` lists the rows that cannot be read."""
         return load_rows(self.mapping.arrow, table, answers=False)
 
     def examples(self, rows: Rows) -> list[Example]:
-        """Encode rows as examples whose tokens know their place in the raw values."""
+        """Encode rows as examples whose tokens are aligned to regions of the raw values."""
         return list(question_examples(self.mapping, self._encode(rows)))
 
     def _encode(self, rows: Rows) -> EncodedRows:
+        """Encode rows with an alignment of tokens to raw values; rows that are too long are cut."""
         mapping = self.mapping
         return encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
-        """Yield one explanation a row, in order; EXPLAINED_AT_ONCE rows are held at a time."""
+        """Yield one explanation per row, in order. At most EXPLAINED_AT_ONCE rows are in memory."""
         self.num_cut = 0
         for start in range(0, len(rows), EXPLAINED_AT_ONCE):
             yield from self._explain_chunk(rows.select(np.arange(start, min(start + EXPLAINED_AT_ONCE, len(rows)))))
 
     def _explain_chunk(self, rows: Rows) -> Iterator[Explanation]:
+        """Yield one explanation per row, all computed together."""
         encoded = self._encode(rows)
         self.num_cut += len(encoded.long_rows)
         examples = list(question_examples(self.mapping, encoded))
@@ -168,21 +172,29 @@ class Explainer:
             )
 
     def _summary(self, answer: dict[str, Any]) -> str:
+        """Return the answer in a few words, with its probability if it has one."""
         probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
         return f"{self.target.brief(answer[self.target.kind])}{probability}"
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
-        """Return the model's outputs (n, …), on the CPU."""
+        """Return the outputs of the explained target for these examples, (n, …), on the CPU."""
         (outputs,) = row_outputs(self.mapping, _renumber(examples), len(examples), [self.port], self.device)
         return outputs
 
     def answer_scores(self, outputs: Tensor, reference: Tensor) -> Floats:
-        """Return the scores (n,) that `outputs` (n, …) give to the answers of the outputs `reference` (n, …)."""
+        """Return the scores (n,) that `outputs` (n, …) give to the answers of other outputs, `reference` (n, …).
+
+        Keeping the answer fixed shows how its score changes when the input is changed.
+        """
         scores: Floats = self.target.answer_score(outputs, reference).double().numpy()
         return scores
 
     def token_weights(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return the weights (t,) of every example's tokens. Occlusion gives a part's weight to its first token."""
+        """Return the attribution weights of each example's tokens, (t,) per example.
+
+        outputs: the model's outputs (n, …) for the examples.
+        Occlusion gives the weight of a part to the first token of the part.
+        """
         if self.method == "occlusion":
             return self._occlusion(examples, outputs)
         if self.method == "integrated":
@@ -194,7 +206,10 @@ class Explainer:
         return self._input_times_gradient(examples, outputs)
 
     def _input_times_gradient(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return input × gradient summed over the width; under AttnLRP's rules that is the relevance."""
+        """Return input × gradient of each token, summed over the width, (t,) per example.
+
+        With the method "relevance", the gradient follows the rules of AttnLRP.
+        """
         weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
         for batch in make_batches(_renumber(examples), TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
@@ -208,14 +223,16 @@ class Explainer:
         return weights
 
     def _integrated_gradients(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Integrate gradients along the line from the blank input to the input, by Gauss–Legendre quadrature.
+        """Return the weights of each token by integrated gradients, (t,) per example.
 
-        Every example is repeated once a step, and all copies are packed together.
+        Gradients are integrated along the line from the blank input to the input by Gauss–Legendre quadrature. For each
+        step of the quadrature there is a copy of each example, and the copies are packed together.
         """
         positions, quadrature_weights = np.polynomial.legendre.leggauss(self.steps)
         positions, quadrature_weights = (positions + 1) / 2, quadrature_weights / 2  # from [−1, 1] to [0, 1]
         weights = [np.zeros(sum(map(len, example.pieces)), np.float32) for example in examples]
         blanks = [self.blank(example) for example in examples]
+        # The row number of a copy encodes its example and its step.
         copies = [
             Example(example.pieces, example.answers, index * self.steps + step)
             for index, example in enumerate(examples)
@@ -240,13 +257,15 @@ class Explainer:
         return weights
 
     def _embed(self, batch: Batch) -> Tensor:
+        """Return the embedded tokens (r, l, d), which are constants for the gradient."""
         with torch.no_grad():
             return self.mapping.embed(batch)
 
     def _gradient(self, batch: Batch, x: Tensor, reference: Tensor) -> Tensor:
-        """Return the gradient (r, l, d) of the sum of all answer scores.
+        """Return the gradient (r, l, d) of the summed answer scores with respect to the embedded tokens `x` (r, l, d).
 
-        Examples do not attend to each other, so that each token gets the gradient of its own example's score.
+        Examples do not attend to each other, so each token gets the gradient of the score of its own example.
+        reference: outputs (n, …) that determine the answers.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -256,7 +275,10 @@ class Explainer:
         return gradient
 
     def _occlusion(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return by how much the score falls when each part is removed."""
+        """Return by how much the answer's score falls when each part is removed, (t,) per example.
+
+        The value stands at the first token of the part; other tokens have 0.
+        """
         removals = [(index, part) for index, example in enumerate(examples) for part in split_parts(example)]
         outputs_without = self.outputs([self.remove_parts(examples[index], [part]) for index, part in removals])
         indices = torch.tensor([index for index, _ in removals])
@@ -269,7 +291,7 @@ class Explainer:
         return weights
 
     def blank(self, example: Example) -> Example:
-        """Return the example with every source's blank value, as long as before."""
+        """Return the example with blank values, the baseline of an attribution. The number of tokens stays the same."""
         return Example(
             tuple(self.sources[piece.kind].blank(piece) for piece in example.pieces),
             example.answers,
@@ -277,7 +299,10 @@ class Explainer:
         )
 
     def remove_parts(self, example: Example, parts: Sequence[Ints]) -> Example:
-        """Return the example as if some of its parts, as from `split_parts`, had not stood in it."""
+        """Return the example without some of its parts, as if they had never stood in the input.
+
+        parts: the token indices of each part to remove, from `split_parts`.
+        """
         removed = np.concatenate([np.zeros(0, np.int64), *parts])
         pieces, first = [], 0
         for piece in example.pieces:
@@ -287,7 +312,10 @@ class Explainer:
         return Example(tuple(pieces), example.answers, example.row)
 
     def _attributions(self, example: Example, weights: NDArray[np.float32], values: Sequence[Any]) -> list[Attribution]:
-        """Sum token weights (t,) by part and locate each part in the raw values; parts without a place are left out."""
+        """Sum the token weights (t,) of each part, and locate the parts in the raw values (one per source).
+
+        Parts without a region in the raw value are left out.
+        """
         first_tokens = np.cumsum([0, *map(len, example.pieces)])
         attributions = []
         for tokens in split_parts(example):
@@ -303,7 +331,10 @@ class Explainer:
 
 
 def split_parts(example: Example) -> list[Ints]:
-    """Return the parts of an example: for each, the indices of its tokens, counted from the example's first."""
+    """Split an example into parts such as words; return the token indices of each part.
+
+    Indices count from the first token of the example. Special tokens belong to no part.
+    """
     parts: list[Ints] = []
     first = 0
     for piece in example.pieces:
@@ -318,12 +349,12 @@ def split_parts(example: Example) -> list[Ints]:
 
 
 def _renumber(examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with their index in the list as their row."""
+    """Return copies of the examples, in which `row` is the index in the list."""
     return [Example(example.pieces, example.answers, index) for index, example in enumerate(examples)]
 
 
 def _with_tokens_of(batch: Batch, examples: list[Example]) -> Batch:
-    """Return the batch with its tokens replaced by those of other examples of the same lengths, in the same order."""
+    """Return the batch with the tokens of other examples, which have the same lengths and the same order."""
     tokens = {kind: values.clone() for kind, values in batch.tokens.items()}
     offsets = dict.fromkeys(tokens, 0)
     for example in examples:

@@ -1,9 +1,10 @@
 """Faithfulness of explanations: does the model really rely on the parts with the largest weights?
 
-Parts are deleted in the order of their weights, in random order and in reverse order, and the model answers again. Measured are
-comprehensiveness and sufficiency (ERASER, DeYoung et al. 2020) and the area under the deletion curve (Petsiuk et al. 2018). Parts
-are removed from the input, not masked. The quantity followed is the answer's probability where it has one, else its score.
-The price is 36 forward passes an example: three orders of nine deletions and three retentions each.
+Parts are deleted in the order of their weights, in random order and in reverse order, and the model answers again.
+Deleted parts are removed from the input, not masked. The quantity followed is the probability of the original answer,
+or its score if it has no probability. Three measures summarise it: comprehensiveness and sufficiency (ERASER, DeYoung
+et al. 2020) and the area under the deletion curve (Petsiuk et al. 2018).
+The price is 36 forward passes per example: three orders of nine deletions and three retentions each.
 Legend of shapes: n examples, o orders, s shares of the parts.
 """
 
@@ -26,7 +27,7 @@ from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import has_exclusive_classes
 
-# Shares of the parts that are deleted, and that are retained when all others are deleted.
+# Shares of the parts to delete, and shares of the parts to retain when all others are deleted.
 DELETED_SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 RETAINED_SHARES = (0.1, 0.2, 0.5)
 
@@ -38,7 +39,11 @@ MEASURED_AT_ONCE = 20
 
 @dataclass(frozen=True)
 class Measure:
-    """One faithfulness measure, and by how much it is better than with the parts in random and in reverse order."""
+    """One faithfulness measure, and its advantage over deleting the parts in random and in reverse order.
+
+    value: mean of the measure over the examples.
+    over_random, over_reversed: positive where the order of the weights is better.
+    """
 
     value: Score
     over_random: Score
@@ -49,10 +54,10 @@ class Measure:
 class Faithfulness:
     """Faithfulness of an attribution method on a sample of examples.
 
-    quantity: the quantity followed, such as "probability" or "log-odds".
-    comprehensiveness: its fall when the parts with the largest weights are deleted; more is better.
-    sufficiency: its fall when all other parts are deleted; less is better.
-    deletion: its mean while parts are deleted one after the other; less is better.
+    quantity: name of the quantity followed, such as "probability" or "log-odds".
+    comprehensiveness: fall of the quantity when the parts with the largest weights are deleted; more is better.
+    sufficiency: fall of the quantity when all other parts are deleted; less is better.
+    deletion: mean of the quantity while parts are deleted one after the other; less is better.
     """
 
     method: str
@@ -64,7 +69,10 @@ class Faithfulness:
 
     @property
     def better_than_random(self) -> bool | None:
-        """Return whether comprehensiveness and deletion are significantly better than random; None for a single example."""
+        """Return whether comprehensiveness and deletion are both significantly better than in random order.
+
+        None if there is only one example, since significance cannot be tested.
+        """
         differences = (self.comprehensiveness.over_random, self.deletion.over_random)
         if any(np.isnan(score.low) for score in differences):
             return None
@@ -72,7 +80,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence whether the explanations can be relied on."""
+        """Return a sentence that says whether the explanations can be relied on."""
         if self.better_than_random is None:
             return "faithfulness cannot be measured on one example; name rows like yours with --sample"
         value, difference = self.comprehensiveness.value.value, self.comprehensiveness.over_random
@@ -98,7 +106,10 @@ class Faithfulness:
 def measure_faithfulness(
     explainer: Explainer, rows: Rows, seed: int = 0, progress: Progress | None = None
 ) -> Faithfulness | None:
-    """Measure on at most SAMPLE_SIZE random rows that have two parts or more; None where there is no such row."""
+    """Measure faithfulness on at most SAMPLE_SIZE random rows with two or more parts; return None without such rows.
+
+    seed: of the choice of rows and of the random orders.
+    """
     order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE_SIZE]
     examples = [example for example in explainer.examples(rows.select(np.sort(order))) if len(split_parts(example)) > 1]
     if not examples:
@@ -116,9 +127,9 @@ def measure_faithfulness(
 def _scores_without_parts(
     explainer: Explainer, examples: Sequence[Example], seed: int, first: int
 ) -> tuple[Floats, Floats]:
-    """Return the quantity followed for the full examples, (n,), and with parts deleted, (n, o, s).
+    """Return the followed quantity for the full examples, (n,), and for the examples with parts deleted, (n, o, s).
 
-    first: the index of the first example in the sample, which seeds the random orders.
+    first: index of the first example in the whole sample, which seeds the random orders.
     """
     outputs = explainer.outputs(examples)
     weights = explainer.token_weights(examples, outputs)
@@ -143,13 +154,16 @@ def _scores_without_parts(
 
 
 def _deletion_orders(weights: Floats, seed: int, index: int) -> tuple[Ints, Ints, Ints]:
-    """Return the parts by falling weight, in random order, and by rising weight; see ORDERS."""
+    """Return three orders of the parts as index arrays: by falling weight, random, and by rising weight (see ORDERS).
+
+    index: index of the example, which seeds the random order together with `seed`.
+    """
     ranked = np.argsort(-weights, kind="stable")
     return ranked, np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(weights)), ranked[::-1]
 
 
 def _count(num_parts: int, share: float) -> int:
-    """Return how many parts a share is: at least one, and never all."""
+    """Return the number of parts in a share of the parts: at least one, and never all."""
     return min(num_parts - 1, max(1, round(share * num_parts)))
 
 
@@ -158,7 +172,11 @@ def _sigmoid(scores: Floats) -> Floats:
 
 
 def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfulness:
-    """Compute the measures from the quantity of the full examples (n,) and with parts deleted (n, o, s)."""
+    """Compute the three measures.
+
+    full: (n,), the followed quantity for the full examples.
+    reduced: (n, o, s), the quantity with parts deleted.
+    """
     deleted, retained = np.split(reduced, [len(DELETED_SHARES)], axis=2)
     # Comprehensiveness averages over the shares that sufficiency retains, so that the two compare.
     same_shares = [DELETED_SHARES.index(share) for share in RETAINED_SHARES]
@@ -173,12 +191,17 @@ def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfuln
 
 
 def _measure(values: Floats, sign: int) -> Measure:
-    """Compare the orders' values (n, o); `sign` is 1 where more is better, else −1."""
+    """Return a measure with its advantage over random and reverse order.
+
+    values: (n, o), by example and by order.
+    sign: 1 if a larger value is better, −1 if a smaller value is better.
+    """
     explained, random, reverse = values.T
     return Measure(*map(_mean_score, (explained, sign * (explained - random), sign * (explained - reverse))))
 
 
 def _mean_score(values: Floats) -> Score:
+    """Return the mean of values (n,) with its bootstrap interval; a single value has no interval (NaN)."""
     # A bootstrap of one value would claim certainty.
     if len(values) < 2:
         return Score(float(values[0]), float("nan"), float("nan"), 1)
@@ -189,10 +212,10 @@ def _mean_score(values: Floats) -> Score:
 class Explanations:
     """Explanations of the rows of a table, in order.
 
-    source_kinds: the kinds of the sources.
-    faithfulness: measured on a sample; None where no row has two parts.
-    num_cut: rows longer than the model takes, of which only the beginning was read.
-    faults: the rows that could not be read, which have no explanation.
+    source_kinds: the kind of each source.
+    faithfulness: measured on a sample of rows; None if no row has two parts.
+    num_cut: number of rows longer than the model takes, of which only the beginning was read.
+    faults: the rows that could not be read and have no explanation.
     """
 
     rows: Rows
@@ -209,7 +232,7 @@ class Explanations:
         return self.explanations[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield each row's explanation as JSON with its file and row, then the unreadable rows with their `error`."""
+        """Yield each explanation with its file and row as a JSON-serialisable dict, then the unreadable rows' errors."""
         for index, explanation in enumerate(self.explanations):
             file, row = self.rows.origin(index)
             yield {"file": file, "row": row, **to_json(explanation)}
@@ -220,9 +243,10 @@ class Explanations:
 def explain_table(
     explainer: Explainer, table: Table, sample: Table | None, progress: Progress | None = None
 ) -> Explanations:
-    """Explain every readable row of a table, and measure faithfulness on `sample`, by default on the table itself.
+    """Explain every readable row of a table, and measure faithfulness.
 
-    Raises DataError where no row can be read.
+    sample: table to measure faithfulness on; by default the explained table.
+    Raises DataError if no row can be read.
     """
     rows, faults = _read(explainer, table)
     sample_rows = rows if sample is None else _read(explainer, sample)[0]
@@ -237,5 +261,6 @@ def explain_table(
 
 
 def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
+    """Return the readable rows of a table, and the faults of the others. Raises DataError if no row can be read."""
     rows = explainer.read(table)
     return rows, require_any_readable(rows)

@@ -1,4 +1,4 @@
-"""Inputs as HTML with their parts coloured by weight, for the reports."""
+"""Input values as HTML with their parts coloured by attribution weight, for the reports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from mapsto.task.capabilities import Explainable
 
 
 def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:
-    """Return the values of one row, one a source, as HTML with their parts shaded relative to the largest weight."""
-    # Relative to the row's own largest weight; 1 where all weights are 0.
+    """Return the values of one row (one per source) as HTML, with their parts shaded by weight.
+
+    The strongest shade is the largest absolute weight of the row.
+    """
+    # 1 where all weights are 0, since it is a divisor.
     largest = max((abs(part.weight) for part in parts), default=0.0) or 1.0
     lines = []
     for port, (kind, value) in enumerate(zip(source_kinds, values, strict=True)):

@@ -16,7 +16,10 @@ MAX_EXPLANATIONS_SHOWN = 500
 
 
 def explanation_page(result: Explanations, model: str) -> Page:
-    """Build the page of the explanations of one table. model: its folder or name."""
+    """Build the HTML page with the explanations of one table.
+
+    model: folder or name of the explained model.
+    """
     sections = [_explanations_section(result)]
     verdict = "Faithfulness could not be measured: no row has two parts."
     if result.faithfulness is not None:
@@ -27,6 +30,7 @@ def explanation_page(result: Explanations, model: str) -> Page:
 
 
 def _explanations_section(result: Explanations) -> Section:
+    """Return the section with one table row per explained row: highlighted input, answer and score."""
     shown_explanations = result.explanations[:MAX_EXPLANATIONS_SHOWN]
     row_indices = result.rows.indices[: len(shown_explanations)].tolist()
     locations = places([result.rows.table.origin(row) for row in row_indices])
@@ -44,6 +48,7 @@ def _explanations_section(result: Explanations) -> Section:
 
 
 def _faithfulness_section(faithfulness: Faithfulness) -> Section:
+    """Return the section with the table of the faithfulness measures."""
     measures = (
         ("comprehensiveness: loss without the parts with the largest weights", faithfulness.comprehensiveness),
         ("sufficiency: loss with these parts alone", faithfulness.sufficiency),

@@ -23,9 +23,9 @@ COLOUR_LEGEND = (
 
 
 def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
-    """Draw accuracy by confidence, one line a model, and return the SVG (Niculescu-Mizil & Caruana 2005).
+    """Draw accuracy by confidence, one line per model, and return the figure as SVG (Niculescu-Mizil & Caruana 2005).
 
-    models: the name of each, the confidence (n,) of its answers, and how correct they are (n,), from 0 to 1.
+    models: for each model its name, the confidence (n,) of its answers, and their correctness (n,) from 0 to 1.
     """
     label = "Accuracy of the answers by their confidence; a calibrated model lies on the diagonal"
     with draw_chart(label) as chart:
@@ -33,6 +33,7 @@ def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
         for index, (name, confidence, correctness) in enumerate(models):
             bin_index = np.clip((confidence * NUM_BINS).astype(int), 0, NUM_BINS - 1)
             counts = np.bincount(bin_index, minlength=NUM_BINS)
+            # The accuracy of a few answers is too noisy to show.
             is_large = counts >= max(MIN_BIN_SIZE, len(confidence) // 200)
             x, y = (
                 np.bincount(bin_index, values, NUM_BINS)[is_large] / counts[is_large]
@@ -48,7 +49,7 @@ def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
 
 
 def data_findings_section(findings: Sequence[Finding]) -> list[Section]:
-    """Return a section with the findings of `mapsto check` in the data, or nothing where there are none."""
+    """Return the section with the findings of `mapsto check` in the data; an empty list if there are no findings."""
     shown_findings = findings[:MAX_FINDINGS_SHOWN]
     locations = places([(finding.file, finding.row) for finding in shown_findings])
     rows = [
@@ -65,5 +66,5 @@ def data_findings_section(findings: Sequence[Finding]) -> list[Section]:
 
 
 def truncate(text: str) -> str:
-    """Return `text`, cut after MAX_TEXT_LENGTH characters."""
+    """Return `text`; if it is longer than MAX_TEXT_LENGTH characters, cut it and end it with "…"."""
     return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"

@@ -1,7 +1,8 @@
 """A self-contained HTML page: a headline in words, then sections of prose, figures and tables.
 
-The page loads nothing from elsewhere. It adapts to light and dark, phone, paper, keyboard and screen reader. Figures are inline
-SVG in the page's own colours: matplotlib draws with placeholder colours, which are then replaced by CSS variables.
+The page loads nothing from elsewhere. It adapts to light and dark, phone, paper, keyboard and screen reader. Figures
+are inline SVG in the page's own colours: matplotlib draws with placeholder colours, which are then replaced by CSS
+variables.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ INSTALL_MATPLOTLIB = "reports need the package matplotlib: pip install 'mapsto[r
 INK, QUIET, LINE = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0404{i:02x}" for i in range(8))
 
-# The page's colours by CSS variable, in light and in dark. --for and --against are red, green, blue, of highlighted parts.
+# The page's colours by CSS variable, in light and in dark. --for and --against are red, green, blue, of highlighted
+# parts.
 LIGHT = {
     "--paper": "#fff", "--ink": "#1b1f24", "--quiet": "#59636e", "--line": "#d4d9df", "--soft": "#f3f5f7", "--accent": "#0a58ca",
     "--c0": "#59636e", "--c1": "#c2410c", "--c2": "#0a58ca", "--c3": "#15803d", "--c4": "#8b2fc9", "--c5": "#a16207",
@@ -47,9 +49,9 @@ MAX_NAME_IN_TWO_COLUMNS = 30  # characters; longer names get a legend of one col
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of the page. The first cell of each row is its header.
+    """A table of the page. The first cell of each row is a row header.
 
-    text_columns: indices of the columns that hold running text.
+    text_columns: indices of the columns that hold running text instead of numbers.
     """
 
     caption: str
@@ -63,9 +65,10 @@ class Section:
     """A section of the page.
 
     text: paragraphs.
-    figure: trusted SVG, described by `caption`.
-    file: the name under which the figure is also written as a file of its own.
-    code: a command to copy.
+    figure: SVG that is inserted unescaped.
+    caption: description of the figure.
+    file: name of the SVG file to which the figure is also written.
+    code: a command that readers can copy.
     """
 
     title: str
@@ -91,7 +94,7 @@ class Page:
     sections: Sequence[Section]
 
     def html(self) -> str:
-        """Render the page. All text is escaped, except for what `trusted_html` marks."""
+        """Return the page as HTML. All text is escaped, except text marked by `trusted_html`."""
         from jinja2 import Environment, PackageLoader  # only pages need it
 
         # Escaping is on for every template variable: inputs are the user's text.
@@ -101,36 +104,40 @@ class Page:
         return environment.get_template("page.html.j2").render(page=page, light=LIGHT, dark=DARK)
 
     def write(self, path: Path) -> None:
-        """Write the page atomically. Raises RunError."""
+        """Write the page atomically. Raises RunError if it cannot be written."""
         files.write_atomic(path, self.html().encode("utf-8", "replace"))
 
     def write_figures(self, folder: Path) -> None:
-        """Write every figure as an SVG file into an existing folder. Raises RunError."""
+        """Write every figure as an SVG file into an existing folder. Raises RunError if a file cannot be written."""
         for section in self.sections:
             if section.figure is not None:
                 files.write_atomic(folder / section.file, standalone_svg(section.figure).encode())
 
 
 def trusted_html(html: str) -> Any:
-    """Mark HTML, whose text is escaped already, so that the page does not escape it again."""
+    """Mark HTML as safe, so that the page does not escape it again. User text in it must be escaped already."""
     from markupsafe import Markup
 
     return Markup(html)
 
 
 def _template_fields(section: Section) -> dict[str, Any]:
+    """Return the fields of a section by name, for the page's template; the figure is marked as trusted HTML."""
     return {**vars(section), "figure": None if section.figure is None else trusted_html(section.figure)}
 
 
 @dataclass
 class Chart:
-    """Matplotlib axes to draw on; `svg` holds the finished figure once `draw_chart` has ended."""
+    """Matplotlib axes to draw on.
+
+    svg: the finished figure; empty until the block of `draw_chart` ends.
+    """
 
     axes: Any
     svg: str = ""
 
     def add_legend(self) -> None:
-        """Add a legend below the axes; the figure grows by its height."""
+        """Add a legend below the axes, and make the figure taller by the legend's height."""
         handles, names = self.axes.get_legend_handles_labels()
         num_columns = 2 if max(map(len, names)) <= MAX_NAME_IN_TWO_COLUMNS else 1
         figure = self.axes.figure
@@ -140,11 +147,11 @@ class Chart:
 
 @contextmanager
 def draw_chart(label: str) -> Iterator[Chart]:
-    """Open a chart to draw on, and render it as SVG in the page's colours when the block ends.
+    """Open a chart to draw on; when the `with` block ends, render the chart as SVG in the page's colours.
 
     label: the description that a screen reader reads out.
 
-    Raises UsageError without matplotlib.
+    Raises UsageError if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -153,6 +160,7 @@ def draw_chart(label: str) -> Iterator[Chart]:
     from matplotlib.figure import Figure
 
     style: Any = {
+        # A fixed salt gives the same SVG for the same data; "none" keeps text as text, so that it can be read out.
         "svg.fonttype": "none", "svg.hashsalt": "mapsto", "font.family": "sans-serif", "font.size": 10,
         "text.color": INK, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": QUIET, "ytick.color": QUIET,
         "grid.color": LINE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -171,7 +179,7 @@ def draw_chart(label: str) -> Iterator[Chart]:
 
 
 def _apply_theme(svg: str, label: str) -> str:
-    """Replace placeholder colours by CSS variables and matplotlib's font by the page's, and add the label."""
+    """Replace the placeholder colours of an SVG by CSS variables and its font by the page's font; add the label."""
     from markupsafe import escape
 
     # Inline SVG takes no XML declaration, and its metadata only makes the page larger.
@@ -185,7 +193,7 @@ def _apply_theme(svg: str, label: str) -> str:
 
 
 def standalone_svg(svg: str) -> str:
-    """Return a figure of the page as an SVG file of its own, in the light colours."""
+    """Return a figure of the page as the content of an SVG file, with the colours of the light theme."""
     for name, colour in LIGHT.items():
         svg = svg.replace(f"var({name})", colour)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg
