@@ -1,4 +1,7 @@
-"""mapsto (↦): pretrain, fit, check and use models on your own data. A task is an arrow, such as "text -> label"."""
+"""mapsto (↦): pretrain, fit, check and use models on your own data.
+
+A task is written as an arrow from what a model reads to what it answers, such as "text -> label".
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for, so that `import mapsto` takes no time."""
+    """Import `mapsto.api` when one of its names is first used: it imports torch, and `import mapsto` should be fast."""
     if name in __all__:
         return getattr(importlib.import_module("mapsto.api"), name)
     raise AttributeError(f"module 'mapsto' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""python -m mapsto"""
+"""Run the command line as `python -m mapsto`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Active learning: choose the rows to label next.
 
-While labels are few, a model's uncertainty says little, and rows chosen by it teach less than random ones. So the rows are
-clustered (mini-batch k-means on their vectors), and the most typical row of each cluster without a label is taken (TypiClust,
-Hacohen et al. 2022). Later the rows with the smallest margin between the two likeliest answers are taken, spread over clusters
-(diverse mini-batch active learning, Zhdanov 2019). The price is one forward pass over the pool.
+A model fitted to few labels is a poor judge of its own uncertainty, and rows chosen by it are less useful than random
+ones. With few labels the rows are therefore clustered (mini-batch k-means on their vectors), and the most typical row
+of each cluster without a label is chosen (TypiClust, Hacohen et al. 2022). With more labels the rows with the smallest
+margin between the two most probable answers are chosen, spread over clusters (diverse mini-batch active learning,
+Zhdanov 2019). The cost is one forward pass over the pool of unlabelled rows.
 Legend of shapes: p rows of the pool, k labelled rows, d width.
 """
 
@@ -38,26 +39,27 @@ from mapsto.task.target import Target
 
 Vectors = NDArray[np.float32]
 
-# Why a row is suggested.
+# The reasons for suggesting a row.
 TYPICAL, UNCERTAIN = "typical", "uncertain"
 
-# From so many labels on, in all and per class, uncertainty beats typicality (benchmarks/suggesting.py).
+# The least numbers of labels, in total and per class, at which uncertainty beats typicality (benchmarks/suggesting.py).
 ENOUGH_LABELS, ENOUGH_PER_CLASS = 64, 4
 
-# Limits of the cost: rows of the pool, clusters, and neighbours that typicality is measured with.
+# Limits of the cost: rows of the pool, clusters, and nearest neighbours that a row's typicality is measured with.
 MAX_POOL, MAX_CLUSTERS, NUM_NEIGHBOURS = 50_000, 300, 20
-# The most uncertain rows are clustered, this many for each row that is wanted.
+# The number of most uncertain rows that are clustered for each row to suggest.
 CANDIDATES_PER_ROW = 10
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A row worth a label."""
+    """One row that is suggested for labelling."""
 
-    # Its index in the pool.
+    # The row's index in the pool.
     row: int
+    # TYPICAL or UNCERTAIN.
     reason: str
-    # What the model would answer now, and how sure it is; None where it has no such answers.
+    # The model's current answer and its confidence from 0 to 1; None for a model whose answers are no classes.
     answer: Any
     confidence: float | None
 
@@ -67,22 +69,22 @@ class Suggestions:
     """Rows of a table to label next, the most useful first."""
 
     pool: Table
-    # The column for the answers, and the first column that the model reads.
+    # The column to write the labels in, and the first column that the model reads.
     column: str
     source_column: str
     suggestions: list[Suggestion]
-    # How many different unlabelled rows they were chosen from, and how many rows cannot be read.
+    # The number of distinct unlabelled rows that the suggestions were chosen from, and the number of unreadable rows.
     num_candidates: int
     num_unreadable: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows with an empty cell for the answer: a table to fill in and to fit."""
+        """Yield each suggested row as {column: cell}, with an empty cell for the label to fill in."""
         for suggestion in self.suggestions:
             cells = {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
             yield {**cells, self.column: None}
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return the rows as tasks of Label Studio, with the model's answers as predictions."""
+        """Return the suggested rows as JSON tasks of Label Studio, with the model's answers as predictions."""
         tasks = []
         for suggestion, cells in zip(self.suggestions, self.rows(), strict=True):
             del cells[self.column]
@@ -96,9 +98,9 @@ class Suggestions:
         return tasks
 
     def write(self, path: Path) -> int:
-        """Write a table to fill in, or Label Studio tasks to a .json file; return the number of rows.
+        """Write the suggested rows as a table to label, or to a .json file as Label Studio tasks; return their number.
 
-        Raises UsageError, RunError.
+        Raises UsageError for a path that cannot be used, RunError when the file cannot be written.
         """
         require_new(path)
         if path.suffix == ".json":
@@ -112,17 +114,18 @@ class Suggestions:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of rows, and what is labelled already."""
+    """The rows to choose from, and the rows that already have labels."""
 
+    # The rows to choose from; rows with a filled label cell are not suggested.
     table: Table
-    # More labelled rows, which are not suggested again.
+    # Further labelled rows; a row of the pool that equals one of them is not suggested.
     labelled: Table | None = None
-    # How many labelled rows the model was fitted to, where they are not given.
+    # The number of labelled rows that the model was fitted to, for a caller that does not have them.
     num_labels: int = 0
 
 
 def require_new(path: Path) -> None:
-    """Raise UsageError for a path that takes no rows, and for an existing file, which may hold answers."""
+    """Raise UsageError if no table can be written to `path`, or if the file exists, which may contain a user's labels."""
     if path.suffix != ".json":
         require_writable(path)
     elif not path.parent.is_dir():
@@ -132,16 +135,16 @@ def require_new(path: Path) -> None:
 
 
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
-    """Choose `count` rows of a pool to label next.
+    """Choose up to `count` rows of a pool to label next, typical or uncertain ones by the number of labels so far.
 
-    A row of the pool whose cell for the answer is filled counts as labelled.
-    Raises UsageError, and DataError where every row of the pool has a label.
+    seed: for clustering and for sampling a pool of more than MAX_POOL rows.
+    Raises UsageError for a count below 1, DataError if no unlabelled row can be read.
     """
     if count < 1:
         raise UsageError(f"--n must be above 0, not {count}")
     mapping = predictor.mapping
     ports = [index for index, port in enumerate(mapping.arrow.targets) if port.restores is None]
-    # Of several answers, one that is exactly one class.
+    # Among several targets, one whose answer is exactly one class comes first: its margins are the most informative.
     port = min(ports, key=lambda index: not has_exclusive_classes(mapping.targets[index]), default=None)
     target = None if port is None else mapping.targets[port]
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
@@ -173,23 +176,27 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
 
 
 def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
-    """Return how unsure a target is of its answers, (p,): by the margin for exclusive classes, else by the confidence."""
+    """Return the uncertainty of a target's answers, (p,): 1 − margin for exclusive classes, else 1 − confidence.
+
+    outputs: (p, …), of the target's head. confidence: (p,), of the answers.
+    """
     if not has_exclusive_classes(target):
         return 1 - confidence
     return margin_uncertainty(torch.softmax(outputs.double(), dim=-1).numpy())
 
 
 def margin_uncertainty(probabilities: Floats) -> Floats:
-    """Return 1 − the margin between the two likeliest answers, (p,), from probabilities (p, classes)."""
+    """Return 1 − (highest − second highest probability) of each row, (p,), from probabilities (p, classes)."""
     ranked = np.sort(probabilities, axis=1)
     uncertainty: Floats = 1 - (ranked[:, -1] - ranked[:, -2])
     return uncertainty
 
 
 def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None, count: int, seed: int) -> Ints:
-    """Choose `count` rows: the uncertain ones, spread over clusters; or typical ones where there is no uncertainty.
+    """Return the indices of `count` rows of the pool: uncertain rows spread over clusters, or typical rows.
 
-    vectors: (p, d), of the pool. labelled: (k, d), of labelled rows. uncertainty: (p,).
+    vectors: (p, d), of the rows of the pool. labelled: (k, d), of the labelled rows.
+    uncertainty: (p,); None chooses typical rows.
     """
     if uncertainty is None:
         return _choose_typical(vectors, labelled, count, seed)
@@ -197,7 +204,10 @@ def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None,
 
 
 def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = None) -> tuple[Ints, Vectors]:
-    """Return the cluster of each row, (p,), and the cluster centres, (count, d), by mini-batch k-means."""
+    """Return (index of each row's cluster (p,), cluster centres (count, d)) of mini-batch k-means.
+
+    weights: (p,), the weight of each row; None weighs all rows equally.
+    """
     from sklearn.cluster import MiniBatchKMeans  # takes a second to import
 
     k_means = MiniBatchKMeans(count, n_init=1, random_state=seed % SKLEARN_SEEDS, batch_size=1024)
@@ -206,12 +216,15 @@ def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = N
 
 
 def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) -> Ints:
-    """Choose the most typical row of each cluster, those with the fewest labels first, then the largest."""
+    """Return the indices of the most typical rows of clusters (TypiClust).
+
+    The clusters with the fewest labelled rows come first, and among equals the largest.
+    """
     unit, labelled_unit = _normalize(vectors), _normalize(labelled)
     num_clusters = min(len(labelled_unit) + count, MAX_CLUSTERS, len(unit))
     clusters, centres = _cluster(unit, num_clusters, seed)
     sizes = np.bincount(clusters, minlength=num_clusters)
-    # The nearest centre maximises x·c − |c|²/2.
+    # The centre nearest to x maximises x·c − |c|²/2, because |x − c|² = |x|² − 2 (x·c − |c|²/2).
     labelled_clusters = (labelled_unit @ centres.T - (centres**2).sum(1) / 2).argmax(1)
     num_taken = np.bincount(labelled_clusters, minlength=num_clusters)
     members = {cluster: list(np.flatnonzero(clusters == cluster)) for cluster in range(num_clusters) if sizes[cluster]}
@@ -226,7 +239,11 @@ def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) 
 
 
 def _most_typical(unit: Vectors) -> int:
-    """Return the row with the highest mean similarity to its nearest neighbours."""
+    """Return the index of the row with the highest mean cosine similarity to its nearest neighbours.
+
+    unit: unit vectors (m, d) of the rows of one cluster. Only its first MAX_CLUSTERS · NUM_NEIGHBOURS rows are
+        compared, to bound the cost.
+    """
     rows = unit[: MAX_CLUSTERS * NUM_NEIGHBOURS]
     similarity = rows @ rows.T
     num_nearest = min(NUM_NEIGHBOURS + 1, len(rows))
@@ -234,31 +251,36 @@ def _most_typical(unit: Vectors) -> int:
 
 
 def _choose_uncertain(vectors: Vectors, uncertainty: Floats, count: int, seed: int) -> Ints:
-    """Cluster the most uncertain rows, weighted by their uncertainty, and choose the row nearest to each centre."""
+    """Return the indices of `count` uncertain rows spread over clusters.
+
+    The most uncertain rows are clustered, weighted by uncertainty, and the row nearest to each centre is chosen.
+    """
     candidates = np.argsort(-uncertainty, kind="stable")[: CANDIDATES_PER_ROW * count]
     unit = _normalize(vectors[candidates])
-    # k-means refuses weights that are all 0.
+    # The small constant is added because k-means refuses weights that are all 0.
     clusters, centres = _cluster(unit, count, seed, uncertainty[candidates] + np.finfo(np.float64).eps)
     rows = []
     for cluster in range(count):
         members = np.flatnonzero(clusters == cluster)
         if len(members):
             rows.append(int(members[((unit[members] - centres[cluster]) ** 2).sum(1).argmin()]))
-    # Clusters may be empty; the most uncertain of the other rows take their places.
+    # Clusters may be empty; the most uncertain of the other rows make up the number.
     rest = [row for row in range(len(candidates)) if row not in set(rows)]
     return candidates[np.array(rows + rest[: count - len(rows)], np.int64)]
 
 
 def _normalize(vectors: Vectors) -> Vectors:
-    """Return the vectors scaled to length 1."""
+    """Return the vectors (n, d) scaled to unit norm."""
     unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     return unit
 
 
 def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[Rows, int]:
-    """Return the different, readable, unlabelled rows of a pool, at most MAX_POOL, and the number of unreadable rows.
+    """Return (candidate rows, number of unreadable rows) of a pool.
 
-    Raises DataError where no row remains.
+    The candidates are its distinct, readable, unlabelled rows; of more than MAX_POOL a random sample.
+    column: the column of the labels.
+    Raises DataError when there is no candidate.
     """
     rows = load_rows(mapping.arrow, pool.table, answers=False)
     require_any_readable(rows)
@@ -284,7 +306,7 @@ def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[R
 
 
 def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
-    """Return the keys of each row's values; equal rows have equal keys."""
+    """Return for each row the keys (digests) of its source values; rows with equal values have equal keys."""
     keys = [mapping.sources[port.kind].key for port in mapping.arrow.sources]
     return [
         tuple(key(value) for key, value in zip(keys, values, strict=True)) for values in zip(*rows.sources, strict=True)
@@ -292,7 +314,10 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 
 
 def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
-    """Return each row's vector, (n, d), and the outputs of target `port`, (n, …), from one pass; long rows are cut."""
+    """Return (vectors (n, d), outputs (n, …) of target number `port`) of n rows from one forward pass.
+
+    The outputs are None when `port` is None. Rows that are longer than the model reads are cut.
+    """
     mapping = predictor.mapping
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
     vectors = outputs = None

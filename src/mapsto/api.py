@@ -1,4 +1,4 @@
-"""The Python API: `Model`, which has the verbs, and the functions that make one."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from mapsto.task.capabilities import FileBacked
 
 
 class Model:
-    """A trained or published model, ready to answer.
+    """A trained or published model with methods to predict, evaluate, embed, explain and save.
 
-    device, precision: as of `--device` and `--precision`.
+    device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32".
 
     >>> model("今天天气真好！")  # doctest: +SKIP
     {'label': 'positive', 'probability': 0.97, 'scores': {'negative': 0.03, 'positive': 0.97}}
@@ -56,7 +56,11 @@ class Model:
         return f"<mapsto.Model {str(self.mapping.arrow)!r}, {self.mapping.config.family}, {parameters / 1e6:.1f}M parameters>"
 
     def __call__(self, *values: object) -> dict[str, Any]:
-        """Answer one example: one value for each source of the arrow, in order. Raises UsageError if it is unreadable."""
+        """Return the model's answer to one example.
+
+        values: one value for each source of the arrow, in order.
+        Raises UsageError for a value that cannot be read.
+        """
         ports = self.mapping.arrow.sources
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
@@ -68,37 +72,42 @@ class Model:
 
     @property
     def predictor(self) -> Predictor:
-        """The model on its device, in its precision; made at first use."""
+        """The predictor that runs the model on its device and in its precision; made at first use."""
         if self._predictor is None:
             self._predictor = Predictor(self.mapping, self.device, self.precision)
         return self._predictor
 
     def predict(self, data: Any) -> list[dict[str, Any]]:
-        """Answer every row of a table or value of a list, in order; {"error": reason} for one that cannot be read."""
+        """Return one answer for each row of a table or value of a list, in order.
+
+        The answer to a row that cannot be read is {"error": reason}.
+        """
         return list(self.predictor.answer(read_table(self._rows(data))))
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
-        """Hide parts of values and fill them in; return texts, or pixels (h, w, 3) in the size in which the model reads them.
+        """Hide parts of values and return the values as the model fills them in: texts, or pixels (h, w, 3).
 
-        hide: the share of each value to hide at random.
-        mask: hide what this picture of the same size marks (not black) instead; one for all values, or a list of one for each.
+        Pixels have the size in which the model reads pictures.
+        hide: the share of each value to hide at random. seed: for the choice of the hidden parts.
+        mask: a picture of the same size whose non-black pixels are hidden instead; one for all values, or a list.
 
-        Raises UsageError for a model that was not pretrained to fill in, and for masks that do not fit.
+        Raises UsageError for a model that was not pretrained to fill in hidden parts, and for masks that do not fit.
         """
         return self.predictor.complete(values, hide, seed, mask)
 
     def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
-        """Score the model on a table with answers; each score has its number of items and a 95 % interval.
+        """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
-        bad_rows: "skip" leaves out unreadable rows, at most 1 %. Raises DataError for unreadable rows.
+        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out if they are at most 1 %.
         """
         return evaluate_mapping(self.predictor.mapping, read_table(data), self.predictor.device, bad_rows)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
-        """Compute one vector per value, (n, d).
+        """Return one vector for each value, (n, d).
 
-        pooling: "first", "mean" or "normed_mean"; by default as the model was trained to give vectors.
-        Raises UsageError naming the value that cannot be read.
+        pooling: "first", "mean" or "normed_mean" of the token vectors; by default the pooling of the model's own
+            configuration.
+        Raises UsageError, which names the first value that cannot be read.
         """
         return embedder.embed(self.predictor.mapping, values, self.predictor.device, pooling)
 
@@ -110,10 +119,12 @@ class Model:
         steps: int = attribution.DEFAULT_STEPS,
         progress: Progress | None = None,
     ) -> Explanations:
-        """Attribute each answer to the parts of its input; of one value, a list of values, or a table.
+        """Attribute each answer to the parts of its input.
 
-        method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (gradients, in `steps` steps) or "occlusion".
-        sample: rows to measure the faithfulness of the explanations on; by default those explained.
+        data: one value, a list of values, or a table.
+        method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (integrated gradients) or "occlusion".
+        steps: the number of steps of integrated gradients. progress: shows how many rows are explained.
+        sample: rows to measure the faithfulness of the explanations on; by default the rows of `data`.
 
         Raises UsageError for values that cannot be read.
         """
@@ -123,27 +134,30 @@ class Model:
         return explain_table(explainer, read_table(self._rows([data] if single_value else data)), sample_rows, progress)
 
     def is_table_name(self, text: str) -> bool:
-        """Return whether a text names a table for this model, and is not a value."""
+        """Return whether `text` is the name of a table, and not a value for this model to read."""
         port = self.mapping.arrow.sources[0]
         return is_table_name(text, folders=issubclass(kinds.source(port.kind), FileBacked))
 
     def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
-        """Choose `n` rows of `pool` to label next; see `mapsto.active_learning.suggest`.
+        """Choose `n` rows of `pool`, a table or a list of values, to label next; see `mapsto.active_learning.suggest`.
 
-        labelled: rows with labels, which are not suggested again.
-        known: how many rows the model was fitted to, where `labelled` does not hold them.
+        labelled: rows that have labels already; equal rows of the pool are not suggested.
+        known: the number of labelled rows that the model was fitted to, if you do not give `labelled`.
         """
         labelled_rows = None if labelled is None else read_table(labelled)
         return suggest_rows(self.predictor, Pool(read_table(self._rows(pool)), labelled_rows, known), n, seed)
 
     def save(self, path: str | Path) -> None:
-        """Write a model folder that mapsto and transformers open. Raises UsageError if it holds something else."""
+        """Write the model to a folder that mapsto and transformers can open.
+
+        Raises UsageError if the folder already holds a model or other files.
+        """
         folder = Path(path)
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
 
     def _rows(self, data: Any) -> Any:
-        """Return a plain list of values as rows of the arrow's one source; other data as it is."""
+        """Return a list of values as rows {source column: value}; return any other data unchanged."""
         if isinstance(data, list | tuple) and data and not isinstance(data[0], Dict):
             port = self.mapping.arrow.sources[0]
             return [{port.column or port.kind: value} for value in data]
@@ -151,7 +165,10 @@ class Model:
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open the model in a folder, or of a hub name. Raises CheckpointError when it is damaged, unsafe or not supported."""
+    """Open a model from a folder, or from the Hugging Face hub by its name.
+
+    Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
+    """
     return Model(model_folder.load_mapping(name), device, precision)
 
 
@@ -170,16 +187,17 @@ def fit(
     options: Options | None = None,
     **fields: Unpack[OptionFields],
 ) -> Model:
-    """Fit a model to a table: learn the answers that an arrow names from what it reads.
+    """Fit a model to a table with answers, and return it.
 
-    arrow: the task, such as "text -> label".
+    arrow: the task, from what the model reads to what it answers, such as "text -> label".
     data: a path, a DataFrame, a list of dicts or a Hugging Face data set.
-    test: the same, scored at the end; training never sees it.
-    out: the run's folder; an unfinished run in it is continued, exact to the bit.
+    test: rows in one of the same forms that training never sees; the model is scored on them at the end.
+    out: the run's folder; an unfinished run in it is resumed, bit for bit.
     start: the starting model: a folder, a hub name or a Model.
-    like: a folder whose shape and tokenizer to take, with random weights.
-    search: how many other settings to try first, on held-out rows; no trial begins after `search_minutes`.
-    fields: single options, see `mapsto.options.Options`; or `options`, all of them.
+    like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
+    search: the number of hyperparameter trials on held-out rows before the fit. search_minutes: no trial begins later.
+    progress: prints progress; by default nothing is printed. overwrite: replace another run in `out`.
+    fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
     Raises UsageError, DataError, CheckpointError, RunError.
 
@@ -206,9 +224,10 @@ def pretrain(
     options: Options | None = None,
     **fields: Unpack[OptionFields],
 ) -> Model:
-    """Pretrain on data without labels: hide parts of each value and learn to fill them in.
+    """Pretrain a model on data without labels, by hiding parts of each value and learning to fill them in; return it.
 
-    what: a kind such as "text", or an arrow with `~`. The other arguments are those of `fit`.
+    what: a kind of value such as "text", or an arrow whose `~` marks what is partly hidden, such as "~text -> text".
+    The other arguments are those of `fit`.
     """
     run = _options(pretrain, options, fields)
     mapping = pretrain_mapping(
@@ -235,16 +254,16 @@ def compare(
     options: Options | None = None,
     **fields: Unpack[OptionFields],
 ) -> Comparison:
-    """Measure what pretraining is worth: fit every starting model with few and many labels, and score all on the same rows.
+    """Compare starting models: fit each with several numbers of labels, and score all fits on the same test rows.
 
-    out: a folder that keeps the finished fits and gets report.html and results.json.
-    test: rows to score on; by default a fifth of the data is kept for it.
-    starts: folders, hub names and "scratch" (random weights).
-    labels: numbers of labels, and "all". seeds: how often they are drawn.
-    methods: how starting models are fitted, of "full", "probe", "contrast".
-    shift: rows from another source, scored too.
-    jobs: fits at once, by default one for every two cores.
-    fields: single options, see `mapsto.options.Options`; or `options`, all of them.
+    out: a folder for the finished fits, report.html and results.json.
+    test: rows to score on; by default a fifth of the data is set apart.
+    starts: starting models, as folders or hub names, and "scratch" for random weights.
+    labels: numbers of labelled rows, or "all". seeds: how many random samples of each number are fitted.
+    methods: methods of fitting, from "full", "probe" and "contrast".
+    shift: further rows to score on, from another source (distribution shift).
+    jobs: how many fits run at the same time, by default one for every two cores.
+    fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
     Raises UsageError, DataError, CheckpointError, RunError.
 
@@ -260,12 +279,15 @@ def compare(
 
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:
-    """Return the mapping of a Model; anything else as it is."""
+    """Return the mapping (network and arrow) of a Model; return any other `start` unchanged."""
     return start.mapping if isinstance(start, Model) else start
 
 
 def _options(function: Callable[..., Any], options: Options | None, fields: Dict[str, Any]) -> Options:
-    """Return the options of a call. Raises UsageError for a keyword that `function` does not take."""
+    """Return the options of a call of `function` from `options` or from its keywords `fields`.
+
+    Raises UsageError for an unknown keyword, and when both are given.
+    """
     names = {*get_type_hints(OptionFields), *inspect.signature(function).parameters}
     for name in fields:
         if name not in names:

@@ -1,4 +1,4 @@
-"""Device and precision of the computation: the only module that tells one device from another."""
+"""The device, the precision and the random seeds of a computation; code for one kind of device stands only here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 
 from mapsto.errors import UsageError
 
-# Optimizer moments of rare tokens fade into denormal numbers, which a CPU adds ten times more slowly than others. Set on
-# import, since threads inherit the setting when they are started.
+# Optimizer moments of rare tokens decay to denormal numbers, which a CPU adds ten times more slowly than others. The
+# flag is set on import, because threads inherit it when they are started.
 torch.set_flush_denormal(True)
 
 # Parameters of glibc's mallopt(3).
@@ -24,9 +24,9 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
-    """Return the device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Return the device called `name`: "cuda", "mps", "cpu", or for "auto" the first of them that this machine has.
 
-    local_rank: the number of this process among those of its machine, where there are several: each takes a GPU of its own.
+    local_rank: the number of this process on its machine under torchrun, which is the number of its GPU; else None.
     Raises UsageError for a device that this machine does not have.
     """
     is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -59,7 +59,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def accelerates_bf16(device: torch.device) -> bool:
-    """Return whether the device has units for bf16 products (on a CPU: AMX or AVX-512 BF16)."""
+    """Return whether the hardware of the device accelerates bf16 matrix products (on a CPU: AMX or AVX-512 BF16)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -69,7 +69,7 @@ def accelerates_bf16(device: torch.device) -> bool:
 
 @cache
 def has_amx() -> bool:
-    """Return whether this CPU has Intel AMX, its matrix units."""
+    """Return whether this CPU has AMX, Intel's matrix multiplication units."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -82,14 +82,14 @@ def describe(device: torch.device, precision: torch.dtype, num_processes: int = 
 
 
 def seed_all(*key: int) -> None:
-    """Seed the generators of torch and Python from `key` alone, whatever was drawn before."""
+    """Seed the random number generators of torch and Python with a hash of the integers `key`, such as (seed, step)."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.manual_seed(seed)
     random.seed(seed)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device's queued work, so that a clock measures it."""
+    """Wait until the device has finished its queued work, so that a time measurement includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":
@@ -97,10 +97,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def keep_memory() -> None:
-    """Make glibc reuse freed memory in place of returning it to the system.
+    """Make glibc keep freed memory for reuse instead of returning it to the operating system.
 
-    For processes of our own, which train or predict and end. They free and allocate the same large blocks in every step, and
-    glibc returns those at once: measured, a ninth of a step's time was spent in the kernel, then a hundredth.
+    A training step frees and allocates the same large blocks as the step before. Without this setting a ninth of a
+    step's time was spent in the kernel, which maps the blocks again each time; with it a hundredth. The setting is for
+    the whole process, so only our own commands call this function.
     """
     if not sys.platform.startswith("linux"):
         return

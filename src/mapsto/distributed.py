@@ -1,7 +1,7 @@
-"""The processes of one run, as torchrun starts them: this process's rank, and what all of them must agree on.
+"""The processes of a run under torchrun: this process's rank, and the collective operations between processes.
 
-A single process is the value `Ranks()`, which costs nothing: without torchrun neither torch.distributed is imported nor a
-connection opened. Facts and texts that all processes need travel over gloo on the CPU, gradients over the backend of their device
+Without torchrun there is one process, `Ranks()`; then torch.distributed is not imported and no connection is opened.
+Numbers and JSON are exchanged with the backend gloo on the CPU, gradients with the backend of the device
 (training/data_parallel.py).
 """
 
@@ -30,20 +30,23 @@ T = TypeVar("T")
 # The environment variables that torchrun sets in every process.
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# A process that dies is noticed at once, by its closed connection; one that hangs only after this long without a message.
+# A dead process is noticed at once, because its connection closes. One that hangs is noticed after this time.
 TIMEOUT = timedelta(minutes=30)
 
 RESUME_HINT = "the same command goes on from what was saved last"
 
 HEARTBEAT_SECONDS = 5.0
 
-# The share of a processor's time from which the main process counts as working. Threads that only wait take less, and slow
-# disks leave a process more.
+# The main process counts as working, not hanging, if it uses at least this share of a processor's time. Threads that
+# only wait use less, and a process that reads from a slow disk uses more.
 MIN_WORK_SHARE = 0.01
 
 
 class OtherProcessError(RunError):
-    """An error in another process of the run, which the main process reports."""
+    """An error that was raised in another process, `rank`, of the run; raised here so that all processes stop.
+
+    status: the exit status for this error.
+    """
 
     def __init__(self, rank: int, text: str, status: int) -> None:
         self.exit_status = status
@@ -51,7 +54,10 @@ class OtherProcessError(RunError):
 
 
 class SilentProcessError(RunError):
-    """A process of the run that no longer answers. reporter: the rank that prints this error."""
+    """Another process of the run has not answered for TIMEOUT.
+
+    name: the process in words. reporter: the rank of the process that prints this error.
+    """
 
     def __init__(self, name: str, reporter: int = 0) -> None:
         self.reporter = reporter
@@ -61,36 +67,39 @@ class SilentProcessError(RunError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Process `rank` of `size`, and the collective operations that all of them call at the same time."""
+    """This process's rank, the number of processes (`size`), and collective operations.
+
+    All processes must call a collective operation together; with a single process it returns its argument.
+    """
 
     rank: int = 0
     size: int = 1
-    # The number of this process among those of its machine; None without torchrun.
+    # The number of this process on its machine, from 0; None without torchrun.
     local_rank: int | None = None
-    # How often torchrun has started all processes anew.
+    # How often torchrun has restarted all processes, after one of them died.
     restarts: int = 0
 
     @property
     def is_main(self) -> bool:
-        """Return whether this process is the one that prints, writes files and scores."""
+        """Return whether this is the main process, rank 0, which prints, writes files and scores."""
         return self.rank == 0
 
     def own_share(self, rows: Sequence[T]) -> Sequence[T]:
-        """Return the rows that this process works on: every `size`-th, from its rank on."""
+        """Return this process's share of the rows: every `size`-th row, beginning with row number `rank`."""
         return rows[self.rank :: self.size]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Sum each number over the processes."""
+        """Return each of the numbers summed over the processes."""
         return list(numbers) if self.size == 1 else self._reduce(numbers, "SUM")
 
     def maximum(self, number: int) -> int:
-        """Return the largest of the processes' numbers."""
+        """Return the largest `number` of all processes."""
         return number if self.size == 1 else int(self._reduce([number], "MAX")[0])
 
     def run_on_all(self, call: Callable[[], T]) -> T:
-        """Run `call` in every process and return its result; an error in one process is raised in all of them.
+        """Run `call` in every process and return this process's result; after an error in any process, raise in all.
 
-        The others raise OtherProcessError, so that the main process reports an error once, wherever it happened.
+        A process with an error of its own raises that error, the others raise OtherProcessError with its message.
         """
         if self.size == 1:
             return call()
@@ -99,6 +108,7 @@ class Ranks:
             value = call()
         except Exception as error:
             failure = error
+        # The lowest rank that failed, as the negative of a maximum; `size` when none failed.
         first_failed = -self.maximum(-self.rank if failure else -self.size)
         if first_failed == self.size:
             return value
@@ -106,9 +116,10 @@ class Ranks:
         raise failure or OtherProcessError(first_failed, *message)
 
     def run_on_main(self, call: Callable[[], T]) -> T | None:
-        """Run `call` in the main process and return its result there; the others wait for it and return None.
+        """Run `call` in the main process and return its result there; the other processes wait and return None.
 
-        The main process may take longer than TIMEOUT, as long as it uses its processor. Raises SilentProcessError.
+        An error is raised in all processes. The main process may take longer than TIMEOUT as long as it uses its
+        processor; otherwise the others raise SilentProcessError.
         """
         if self.size == 1:
             return call()
@@ -122,7 +133,7 @@ class Ranks:
         return self.run_on_all(lambda: None)
 
     def broadcast_json(self, value: Any, source: int = 0) -> Any:
-        """Return the `value` of process `source`, plain JSON, in every process."""
+        """Return in every process the `value` that process `source` passes, which must be plain JSON."""
         if self.size == 1:
             return value
         import torch
@@ -133,7 +144,7 @@ class Ranks:
         return json.loads(self.broadcast(buffer, source).numpy().tobytes())
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of the main process, on the CPU, in every process."""
+        """Return in every process the tensors, by name and on the CPU, that the main process passes."""
         if self.size == 1:
             return tensors
         import torch
@@ -147,7 +158,7 @@ class Ranks:
         }
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """Overwrite `tensor` with its values in process `source`, and return it."""
+        """Overwrite `tensor` with the values that it has in process `source`, and return it."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -156,7 +167,7 @@ class Ranks:
         return tensor
 
     def start_sum(self, tensor: Tensor) -> Callable[[], None]:
-        """Start to sum `tensor` over the processes, in place; return a function that waits for the result."""
+        """Start to sum `tensor` over the processes in place; return a function that waits until the sum is complete."""
         import torch.distributed as dist
 
         with explaining_lost_processes():
@@ -169,7 +180,10 @@ class Ranks:
         return wait
 
     def _call_with_heartbeat(self, call: Callable[[], T]) -> T:
-        """Run `call` while a thread sends a heartbeat to the other processes, as long as this one uses its processor."""
+        """Run `call` and return its result, while a thread sends heartbeats to the other processes.
+
+        A heartbeat is sent only if this process has used its processor since the last one.
+        """
         finished = threading.Event()
 
         def send_heartbeats() -> None:
@@ -187,17 +201,18 @@ class Ranks:
         finally:
             finished.set()
             thread.join()
-            # The next collective operation misses a process that has gone; an error of `call` matters more here.
+            # Ignored: the next collective operation notices a dead process anyway, and an error of `call` matters more.
             with suppress(RunError):
                 self._exchange_heartbeat(False)
 
     def _exchange_heartbeat(self, is_working: bool) -> bool:
-        """Return whether the main process says that it is still working."""
+        """Send whether `call` still runs from the main process to all others, and return it; a collective operation."""
         import torch
 
         return bool(self.broadcast(torch.tensor([is_working])))
 
     def _reduce(self, numbers: Sequence[float], operation: str) -> list[float]:
+        """Return each number reduced over the processes by "SUM" or "MAX"."""
         import torch
         import torch.distributed as dist
 
@@ -213,7 +228,7 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def explaining_lost_processes() -> Iterator[None]:
-    """Turn an error of a collective operation into a RunError: another process has gone, or did not answer in time."""
+    """Turn an error of a collective operation into a RunError that says why: another process died, or timed out."""
     started = time.monotonic()
     try:
         yield
@@ -224,7 +239,7 @@ def explaining_lost_processes() -> Iterator[None]:
 
 
 def read_ranks() -> Ranks:
-    """Read this process's rank from torchrun's environment variables; a single process without torchrun."""
+    """Return this process's Ranks from torchrun's environment variables; a single process without torchrun."""
     values = [os.environ.get(name) for name in TORCHRUN_VARIABLES]
     if None in values or values[1] == "1":
         return Ranks()
@@ -234,14 +249,17 @@ def read_ranks() -> Ranks:
 
 @cache
 def join_process_group() -> Ranks:
-    """Connect to the other processes, once in a process's life. Raises RunError when they cannot be reached."""
+    """Connect to the other processes at the first call, and return this process's Ranks.
+
+    Raises RunError when the other processes cannot be reached.
+    """
     ranks = read_ranks()
     if ranks.size > 1:
         import torch
         import torch.distributed as dist
 
-        # Imported before the group exists: functions of this module take the group as a default argument, and would keep it and
-        # its threads alive.
+        # Imported before the group exists: this module's functions have the group as a default argument. Imported
+        # later, they would keep the group and its threads alive.
         import torch.distributed.nn
 
         try:
@@ -253,7 +271,7 @@ def join_process_group() -> Ranks:
 
 
 def leave_process_group() -> None:
-    """Disconnect from the other processes, if they were connected, and end the threads that served the group."""
+    """Disconnect from the other processes, if connected, and end the threads of the process group."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -261,10 +279,11 @@ def leave_process_group() -> None:
 
 
 def exit_process(status: int) -> None:
-    """End this process with `status`, if it is one of several, without shutting the interpreter down.
+    """End this process at once with exit status `status` if it is one of several; else return.
 
-    Caches of sharded tensors hold the group, so gloo's threads outlive `leave_process_group`. Such a thread aborts a process
-    that has done its work while its interpreter shuts down, and torchrun takes that for an error.
+    Caches of sharded tensors keep the process group alive, so gloo's threads outlive `leave_process_group`. When the
+    Python interpreter shuts down, such a thread may abort the process, which torchrun reports as an error. So the
+    shutdown is skipped.
     """
     if read_ranks().size > 1:
         if join_process_group.cache_info().currsize:

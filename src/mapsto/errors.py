@@ -1,4 +1,4 @@
-"""The exceptions that users meet, findings in their data, and suggestions for misspelt names."""
+"""The exceptions that users see, problems found in their data, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# The most findings that an error message lists.
 SHOWN_FINDINGS = 20
 
 
 class MapstoError(Exception):
-    """Base class of everything that mapsto raises on purpose."""
+    """Base class of all errors that mapsto raises on purpose, with a message for the user."""
 
     # The exit status of the command line.
     exit_status = 1
-    # The rank of the process that reports the error.
+    # The rank of the process that prints the error when a run has several processes.
     reporter = 0
 
 
@@ -27,7 +28,10 @@ class UsageError(MapstoError, ValueError):
 
 
 class BadCell(ValueError):
-    """A cell that cannot be read as its kind. The message is the reason; the caller adds file, row and column."""
+    """A cell of a table that cannot be read as its kind of value, such as a broken image file.
+
+    The message is the reason alone; the caller adds file, row and column.
+    """
 
 
 class CheckpointError(MapstoError):
@@ -39,14 +43,14 @@ class RunError(MapstoError):
 
 
 def place(file: str | Path, row: int | None) -> str:
-    """Return a place in words: "train.csv, row 3". A row of None or 0 is the whole file."""
+    """Return a row of a file in words: "train.csv, row 3"; for a row of None or 0 the file name alone."""
     return f"{file}, row {row}" if row else str(file)
 
 
 def places(origins: Sequence[tuple[str, int | None]]) -> list[str]:
-    """Return several places in words, without the folder that all of their files share.
+    """Return each of several (file, row) pairs in words, as `place` does, without the folder that all files share.
 
-    origins: a file and a row each.
+    origins: (file, row) pairs; a row of None or 0 is the whole file.
     """
     paths = [os.path.abspath(file) for file, _ in origins]
     root = os.path.commonpath(paths) if paths else ""
@@ -56,10 +60,10 @@ def places(origins: Sequence[tuple[str, int | None]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault in the user's data."""
+    """One problem in the user's data: where it is, the value, and the reason in words."""
 
     file: str
-    # Counted from 1, as an editor shows it; None or 0 for the whole file.
+    # The line number from 1, as an editor shows it; None or 0 for the whole file.
     row: int | None
     column: str | None
     value: str | None
@@ -77,7 +81,7 @@ class Finding:
 class DataError(MapstoError, ValueError):
     """Data that cannot be used as it is.
 
-    findings: every fault, or the first ones of `total`.
+    findings: the problems, or the first of them. total: the number of all problems, by default those in `findings`.
     """
 
     def __init__(self, message: str, findings: Sequence[Finding] = (), total: int | None = None) -> None:
@@ -90,13 +94,16 @@ class DataError(MapstoError, ValueError):
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """Return a text on one line of at most `limit` characters; a short text keeps its spaces, which may be the fault."""
+    """Return a text as one line of at most `limit` characters.
+
+    A text that is short enough keeps its spaces, because they may be the problem that a message reports.
+    """
     flat = " ".join(text.split()) if len(text) > limit or not text.isprintable() else text
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 def near(word: str, choices: Iterable[str]) -> str:
-    """Return ` (did you mean 'label'?)` when one of `choices` is close to `word`, else an empty string."""
+    """Return a hint such as " (did you mean 'label'?)" when one of `choices` is similar to `word`, else ""."""
     lowered = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[matches[0]]!r}?)" if matches else ""

@@ -1,7 +1,7 @@
-"""Safe files: written whole or not at all, hashed, and verified before use. Safetensors and JSON only, never pickle.
+"""Safe files: written atomically, with hashes that are verified before use. Tensors are safetensors, never pickle.
 
-Writing: to a temporary file beside the target, fsync, rename. Reading a file of unknown origin: its size and header are checked
-before its contents are taken into memory.
+A file is written to a temporary file beside its target, fsynced and renamed. The size and header of a file of unknown
+origin are checked before its contents are read into memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from safetensors import SafetensorError
 
 from mapsto.errors import CheckpointError, RunError
 
-# Files and folders that are being written begin so; what is left of them after a crash may be deleted.
+# The prefix of names of files and folders that are being written. Those that a crash leaves behind may be deleted.
 TEMPORARY_PREFIX = ".unfinished-"
 
-# Upper bounds of what is read into memory from a file of unknown origin.
+# The most bytes that are read into memory from a JSON file or a safetensors header of unknown origin.
 MAX_JSON_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 100 * 2**20
 
-# Left free on the disk beside what is about to be written, for folders and metadata.
+# Bytes of disk space required in addition to the files that are about to be written, for folders and metadata.
 SPARE_BYTES = 2**20
 
-# Endings of formats that may hold a pickle, which can run code when it is opened.
+# Suffixes of formats that may contain a pickle, which can run code when it is opened.
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".npy", ".h5", ".msgpack")
 
 CONVERT = (
@@ -43,14 +43,20 @@ CONVERT = (
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the new content or the old one, never a part. Raises RunError."""
+    """Write a file atomically: a reader sees the old content or all of the new one.
+
+    Raises RunError when it cannot be written.
+    """
     with replacing(path) as stream:
         stream.write(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a stream to a temporary file that replaces `path` when the block ends without an error. Raises RunError."""
+    """Open a binary stream to a temporary file that replaces `path` when the `with` block ends without an error.
+
+    Raises RunError when the file cannot be written.
+    """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     try:
         with explaining_write_errors(path):
@@ -66,13 +72,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def hash_file(path: Path) -> str:
-    """Compute the SHA-256 of a file, as hex digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise CheckpointError naming the first file of `folder` that is missing or whose SHA-256 is not the given one."""
+    """Raise CheckpointError, which names the file, if a file of `folder` is missing or its SHA-256 differs.
+
+    hashes: the expected SHA-256 by file name.
+    """
     for name, expected in hashes.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
@@ -82,7 +91,10 @@ def verify(folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def open_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file of any origin after checking its header. Raises CheckpointError."""
+    """Return the tensors of a safetensors file by name, after checks that make a file of unknown origin safe to open.
+
+    Raises CheckpointError for a pickle, and for a file that is damaged or cannot be read.
+    """
     if path.suffix in PICKLED:
         raise CheckpointError(f"{path}: {CONVERT}")
     try:
@@ -91,7 +103,7 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
             start = stream.read(8)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    # A zip archive (torch.save) or a bare pickle of protocol 2 to 5.
+    # The first bytes of a zip archive (torch.save) or of a pickle of protocol 2 to 5.
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(f"{path} is a pickle under another name; {CONVERT}")
     header_size = int.from_bytes(start, "little")
@@ -105,7 +117,10 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file of bounded size. Raises CheckpointError."""
+    """Return the JSON object in a file of at most MAX_JSON_BYTES.
+
+    Raises CheckpointError for a file that is too large, cannot be read or holds no JSON object.
+    """
     record = read_any_json(path)
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} holds no JSON object")
@@ -113,7 +128,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_any_json(path: Path) -> Any:
-    """Read any JSON value from a file of bounded size. Raises CheckpointError."""
+    """Return the JSON value, of any type, in a file of at most MAX_JSON_BYTES.
+
+    Raises CheckpointError for a file that is too large, cannot be read or is no JSON.
+    """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes")
@@ -125,15 +143,18 @@ def read_any_json(path: Path) -> Any:
 
 
 def seal(record: Mapping[str, Any]) -> bytes:
-    """Serialise a record as JSON that carries its own SHA-256; `read_sealed` reads and verifies it."""
+    """Return a record as JSON with its own SHA-256 in the field "sha256", which `read_sealed` verifies."""
     body = json.dumps(record, ensure_ascii=False, sort_keys=True)
     digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
     text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)
-    return text.encode(errors="backslashreplace")  # a lone surrogate in a path becomes its \\u escape
+    return text.encode(errors="backslashreplace")  # a path may contain a lone surrogate, which UTF-8 cannot encode
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a record that `seal` wrote. Raises CheckpointError when one bit of the file has changed."""
+    """Return the record in a file whose content `seal` made, without the SHA-256.
+
+    Raises CheckpointError if the file has changed since.
+    """
     record = read_json(path)
     record.pop("sha256", None)
     if seal(record) != read_bytes(path):
@@ -142,7 +163,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Raise RunError when the disk of `folder` has fewer than `num_bytes` and SPARE_BYTES free."""
+    """Raise RunError if the disk of `folder` has less than `num_bytes` + SPARE_BYTES of free space."""
     free, needed = shutil.disk_usage(folder).free, num_bytes + SPARE_BYTES
     if free < needed:
         raise RunError(
@@ -152,7 +173,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
 
 @contextmanager
 def explaining_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while `path` is written into a RunError that gives the reason in words."""
+    """Turn an OSError in the `with` block, which writes `path`, into a RunError with the reason in words."""
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the quota is used up",
@@ -166,7 +187,7 @@ def explaining_write_errors(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file. Raises CheckpointError."""
+    """Return the bytes of a file. Raises CheckpointError when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -182,7 +203,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk (POSIX only)."""
+    """Wait until the file names in a folder, such as that of a renamed file, are on the disk (POSIX only)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

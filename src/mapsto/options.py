@@ -1,7 +1,7 @@
-"""Options of a run: what a user may set. Every field has a default that needs no thought.
+"""The options that a user can set for a run; each has a default.
 
-`Options` inherits five groups, so it is flat for users (one keyword, one flag per field), while a function that needs one group
-takes that group's type: `def make_config(…, options: ModelOptions)`.
+Each field is a keyword of the Python API and a flag of the command line. `Options` inherits from five groups, so that a
+function which needs only one group can name it as its type: `def _new_config(options: ModelOptions, …)`.
 """
 
 from __future__ import annotations
@@ -31,67 +31,74 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
 
-# What --augment takes: how a row is varied by itself, and how it is mixed with others.
+# The values of --augment: augmentations of single rows, and methods of mixing a row with others.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop")
 MIXTURES = ("mixup", "cutmix", "mosaic")
 
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
-# Fields that cannot change a result, so that a resumed run may have other ones.
+# Fields that cannot change a result, so that a resumed run may have other values.
 FREE_FIELDS = frozenset({"save_every", "workers", "tensorboard", "shard"})
 
 
 def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
-    """Raise UsageError unless `value` is a choice of the option `name`: one of `allowed`, by default of CHOICES."""
+    """Raise UsageError unless `value` is an allowed value of the option `name`.
+
+    allowed: by default CHOICES[name].
+    """
     allowed = allowed or CHOICES[name]
     if value not in allowed:
         raise UsageError(f"{flag(name)} is one of {', '.join(allowed)}, not {value!r}{near(str(value), allowed)}")
 
 
 def flag(name: str) -> str:
-    """Return the command-line flag of a field: `bad_rows` is `--bad-rows`."""
+    """Return the command-line flag of a field: "--bad-rows" for "bad_rows"."""
     return f"--{name.replace('_', '-')}"
 
 
 def splits_into_heads(width: int, heads: int) -> bool:
-    """Return whether `width` is `heads` times an even number, as rotary positions need it."""
+    """Return whether `heads` attention heads divide `width` into even widths, which rotary position embeddings need."""
     return width % (2 * heads) == 0
 
 
 def _option(default: Any, text: str) -> Any:
-    """Declare a field with its help text."""
+    """Declare a dataclass field with its default and its help text for the command line."""
     return field(default=default, metadata={"help": text})
 
 
 @cache
 def field_types(group: type[OptionGroup]) -> dict[str, Any]:
-    """Return the types of a group's fields; evaluating annotations takes milliseconds, so each group is evaluated once."""
+    """Return the types of a group's fields by name; cached, because evaluating annotations takes milliseconds."""
     return get_type_hints(group)
 
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """A group of options: their numbers are plain Python numbers, and their choices exist."""
+    """Base class of groups of options: it converts numbers to plain Python numbers and checks all values."""
 
     def __post_init__(self) -> None:
         self._convert_numbers()
         self._check()
 
     def _check(self) -> None:
-        """Raise UsageError for a value that an option cannot have; groups extend this for their own fields."""
+        """Raise UsageError for a value that an option cannot have; subclasses add checks of their own fields."""
         for entry in fields(self):
             if entry.name in CHOICES:
                 require_choice(entry.name, getattr(self, entry.name))
 
     def _convert_numbers(self) -> None:
-        """Convert NumPy numbers to Python's, which JSON knows. Raises UsageError for a value that is no number."""
+        """Convert NumPy numbers to Python numbers, which JSON can hold.
+
+        Raises UsageError for a value that is no number in a field for numbers.
+        """
         for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]
             value, is_whole = getattr(self, name), hint in (int, int | None)
             if not (is_whole or hint in (float, float | None)) or (value is None and isinstance(None, hint)):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
                 raise UsageError(f"{flag(name)} is {'a whole number' if is_whole else 'a number'}, not {value!r}")
+            # The only method of setting a field of a frozen dataclass.
             object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def _require_positive(self, *names: str) -> None:
@@ -104,7 +111,7 @@ class OptionGroup:
 
 @dataclass(frozen=True)
 class OptimizationOptions(OptionGroup):
-    """Options of the optimisation: how long, how fast, which weights, by which method."""
+    """Options of the optimisation: number of steps, learning rate, trained weights, method."""
 
     steps: int | None = _option(None, "Train for this many updates.")
     epochs: float | None = _option(None, "Train for this many passes over the rows.")
@@ -153,7 +160,7 @@ class OptimizationOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class ModelOptions(OptionGroup):
-    """Options of the model's shape and of what it reads."""
+    """Options of a new model's architecture, of its vocabulary, and of the size of its inputs."""
 
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
@@ -175,7 +182,7 @@ class ModelOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class DataOptions(OptionGroup):
-    """Options of how rows are read, cut, varied and held out."""
+    """Options for reading, cutting, augmenting and holding out rows."""
 
     long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option(
@@ -205,18 +212,18 @@ class DataOptions(OptionGroup):
 
     @property
     def augmentation(self) -> str:
-        """Return the augmentation of single rows that `augment` names."""
+        """Return the augmentation of single rows in `augment`: "crop" of "crop+mixup"; "auto" if there is none."""
         return next((name for name in self.augment.split("+") if name in AUGMENTATIONS), "auto")
 
     @property
     def mixture(self) -> str | None:
-        """Return the mixture with other rows that `augment` names, or None."""
+        """Return the method of mixing rows in `augment`: "mixup" of "crop+mixup"; None if there is none."""
         return next((name for name in self.augment.split("+") if name in MIXTURES), None)
 
 
 @dataclass(frozen=True)
 class ObjectiveOptions(OptionGroup):
-    """Options of the training objective: what `~` hides, and what else generated pictures are judged by."""
+    """Options of the training objective: what `~` hides in pretraining, and extra losses for generated pictures."""
 
     objective: ObjectiveName = _option(
         "masked",
@@ -262,7 +269,7 @@ class ObjectiveOptions(OptionGroup):
 
     @property
     def hides(self) -> bool:
-        """Return whether the objective hides tokens of the sources behind `~`."""
+        """Return whether the objective hides tokens of the sources that the arrow marks with `~`."""
         return self.objective != "simclr"
 
 
@@ -287,10 +294,10 @@ class RunOptions(OptionGroup):
             raise UsageError(f"--workers is a number from 0 to {MOST_THREADS}, not {self.workers}")
 
 
-# Dataclasses collect the fields of their bases from the last base to the first, so the order of fields is optimisation first.
+# Dataclasses collect fields from the last base to the first, so the fields of OptimizationOptions come first.
 @dataclass(frozen=True)
 class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, OptimizationOptions):
-    """All options of a run. None means: chosen from the data and the starting model, and recorded in run.json.
+    """All options of a run. A value of None is replaced by one chosen for the data and the starting model.
 
     Raises UsageError for a value that an option cannot have, and for options that exclude each other.
     """
@@ -303,7 +310,10 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
             )
 
     def require_use(self, corrupted: bool) -> None:
-        """Raise UsageError for an option that would be ignored by an arrow with (`corrupted`) or without `~`."""
+        """Raise UsageError if an option is set that the run would ignore.
+
+        corrupted: whether the arrow hides parts of a source with `~` (pretraining).
+        """
         default = Options()
         ignored: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
         if not corrupted:
@@ -315,7 +325,7 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
                 raise UsageError(f"{', '.join(flags)} would change nothing: {reason}")
 
     def flags(self) -> list[str]:
-        """Return the command-line words that give these options."""
+        """Return the command-line arguments for the options that differ from their defaults."""
         default, words = asdict(Options()), []
         for name, value in asdict(self).items():
             if value != default[name]:
@@ -325,14 +335,17 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
         return words
 
     def differing(self, recorded: dict[str, Any]) -> list[str]:
-        """Return the names of fields that change a result and differ from the recorded ones."""
+        """Return the names of the fields that differ from those of a recorded run, without FREE_FIELDS.
+
+        recorded: the options of that run by name.
+        """
         return sorted(
             name for name, value in asdict(self).items() if name not in FREE_FIELDS and recorded.get(name) != value
         )
 
 
 class OptionFields(TypedDict, total=False):
-    """The fields of Options as keywords of `mapsto.fit`, `mapsto.pretrain` and `mapsto.compare`, for type checkers."""
+    """The types of the fields of Options, for type checking of keywords of `fit`, `pretrain` and `compare`."""
 
     steps: int | None
     epochs: float | None

@@ -1,6 +1,6 @@
-"""Progress for people and scripts, on standard error: a live line on a terminal, plain lines in a log, JSON lines, or nothing.
+"""Progress output on standard error: a live line on a terminal, plain lines in a log, JSON lines, or nothing.
 
-Everything that takes long writes to one `Progress`: training steps, counts of rows, messages and the scores at the end.
+Training steps, counts of rows, messages and final scores are all shown by one `Progress` object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TextIO
 
 from mapsto.metrics.intervals import Score
 
-# How often a log gets a line about progress, and how often the line on a terminal is drawn again.
+# Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
 LOG_SECONDS = 15.0
 REDRAW_SECONDS = 0.2
 
@@ -31,10 +31,10 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The numbers of one training step, which every logger of a run gets."""
+    """The numbers of one training step that are passed to every logger of a run."""
 
     step: int  # from 1
-    last_step: int  # of the run; smaller than planned where the learning rate falls early
+    last_step: int  # of the run; it becomes smaller when the learning rate decays early
     tokens: int  # real tokens read since the first step
     seconds: float  # of training since the first step
     loss: float  # mean over the answers of the step
@@ -45,38 +45,38 @@ class StepReport:
 
 
 class Progress:
-    """A silent progress; subclasses print."""
+    """Base class of progress outputs; it prints nothing, and subclasses override its methods to print."""
 
     def say(self, text: str) -> None:
         """Print a message."""
 
     def step(self, report: StepReport) -> None:
-        """Show how far training is, its speed and the loss of the last step."""
+        """Show the number of the step, the training speed, the loss and the remaining time."""
 
     def rows(self, label: str, count: int, total: int | None) -> None:
         """Show that `count` of `total` rows are finished.
 
-        label: a participle such as "explained". total: None while it is unknown.
+        label: the work done on each row, such as "explained". total: None when it is unknown.
         """
 
     def close(self) -> None:
-        """End an unfinished live line."""
+        """Finish the live line, if there is one, with a line break."""
 
     def scores(self, scores: Mapping[str, Score]) -> None:
-        """Print the scores of a finished run, by metric."""
+        """Print the scores of a finished run, one line per metric."""
         for name, score in scores.items():
             self.say(f"{name}: {score}")
 
 
 class Lines(Progress):
-    """Plain lines for logs and pipes, one every LOG_SECONDS."""
+    """A progress output of plain lines for log files and pipes, at most one every LOG_SECONDS."""
 
     interval = LOG_SECONDS
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.last_shown = 0.0
-        # (items done, seconds) of the first call: the speed since then gives the time that is left.
+        # (items done, seconds) at the first call: the speed since then gives the remaining time.
         self.origin: tuple[int, float] | None = None
 
     def say(self, text: str) -> None:
@@ -90,14 +90,17 @@ class Lines(Progress):
     def rows(self, label: str, count: int, total: int | None) -> None:
         clock = time.monotonic()
         if self.origin is None:
-            self.last_shown = clock  # nothing is printed about work that takes less than one interval
+            self.last_shown = clock  # so that work which takes less than one interval prints nothing
         self._advance(count, total, clock, f"{label} {count:,}{'' if total is None else f'/{total:,}'} rows")
         if count == total:
             self._clear()
             self.close()
 
     def _advance(self, count: int, total: int | None, seconds: float, text: str, is_last: bool = False) -> None:
-        """Show `text` if an interval has passed, with the time that is left, or with the speed where `total` is unknown."""
+        """Print `text` with the remaining time, or with the speed if `total` is None; at most once per interval.
+
+        seconds: the time at which `count` items were done. is_last: print even if the interval has not passed.
+        """
         if self.origin is None:
             self.origin = (count, seconds)
         clock = time.monotonic()
@@ -113,18 +116,18 @@ class Lines(Progress):
             self.show(f"{text}, {duration((total - count) * seconds_since / count_since)} left")
 
     def show(self, text: str) -> None:
-        """Print a line about progress."""
+        """Print a progress line; `Live` overrides this to redraw its line."""
         self.say(text)
 
     def close(self) -> None:
         self.origin, self.last_shown = None, 0.0
 
     def _clear(self) -> None:
-        """Erase the live line, where there is one."""
+        """Erase the live line; plain lines have none."""
 
 
 class Live(Lines):
-    """One line on a terminal, drawn again and again; messages scroll above it."""
+    """A progress output that redraws one line of a terminal; messages are printed above it."""
 
     interval = REDRAW_SECONDS
     is_drawn = False
@@ -146,12 +149,12 @@ class Live(Lines):
 
     def _clear(self) -> None:
         if self.is_drawn:
-            print("\r\x1b[2K", end="", file=self.stream)
+            print("\r\x1b[2K", end="", file=self.stream)  # the ANSI code that erases a line
         self.is_drawn = False
 
 
 class JsonLines(Progress):
-    """One JSON object a line on standard error, so that standard output holds nothing but the result."""
+    """A progress output of one JSON object per line on standard error; standard output is kept for results."""
 
     def __init__(self) -> None:
         self.last_shown = time.monotonic()
@@ -186,7 +189,10 @@ class JsonLines(Progress):
 
 
 def choose_progress(quiet: bool = False, as_json: bool = False) -> Progress:
-    """Return a silent progress, JSON lines, a live line where standard error is a terminal, or plain lines."""
+    """Return the progress output for the command line: a live line on a terminal, else plain lines.
+
+    quiet: print nothing. as_json: print JSON lines.
+    """
     if quiet:
         return Progress()
     if as_json:

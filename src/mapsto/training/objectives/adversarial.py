@@ -66,7 +66,7 @@ def discriminator(channels: int) -> nn.Sequential:
 
 
 def _squared_distance(scores: Tensor, label: float) -> Tensor:
-    """Return the squared distance of patch scores (n, 1, h, w) from `label`, averaged over patches, summed over images."""
+    """Return the squared distance of patch scores (n, 1, h, w) from `label`: averaged per image, summed over images."""
     return ((scores - label) ** 2).flatten(1).mean(1).sum()
 
 

@@ -87,7 +87,7 @@ class SupervisedContrastive(Objective):
         self.step = ComparedRows(np.concatenate([batch.rows for batch in device_batches]), classes, vectors)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the loss summed over the batch's rows; the gradient includes the losses of the step's other rows too."""
+        """Return the loss summed over the batch's rows; its gradient includes the losses of the step's other rows."""
         vectors, classes = self._vectors(mapping, batch), self._readout(batch).values
         if self.step.vectors is None:
             return [(self.port, contrastive_loss(vectors, classes))]
