@@ -1,4 +1,4 @@
-"""The command line: one module per command, or per few that belong together. Nothing imports this package."""
+"""The command line: one module per command, or per few related commands. No other package imports this one."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ from mapsto.task.arrow import Arrow
 
 @dataclass(frozen=True)
 class InputRows:
-    """Rows to answer: those of a table, or texts from the command line. Raises UsageError unless one of both is given."""
+    """Rows to answer: either the rows of a table, or texts from the command line.
+
+    Raises UsageError unless exactly one of both is given.
+    """
 
     data: Path | None
     texts: list[str] | None
@@ -32,20 +35,20 @@ class InputRows:
             raise UsageError("give a table, or one or more --text")
 
     def source(self, arrow: Arrow) -> Any:
-        """Return the path of the table, or one row per text with the column that the arrow reads."""
+        """Return the path of the table; for texts, a list of rows with the column that the arrow reads."""
         port = arrow.sources[0]
         return self.data if self.data is not None else [{port.column or port.kind: text} for text in self.texts or []]
 
 
 class RowCounts(NamedTuple):
-    """Numbers of rows: all, and those that could not be answered."""
+    """The number of all rows, and the number of rows that could not be answered."""
 
     num_rows: int
     num_failed: int
 
 
 def require_folder(out: Path | None) -> Path:
-    """Return the folder that `--out` names. Raises UsageError when there is none, or its name is that of a table."""
+    """Return `out`, the folder for answer files. Raises UsageError if it is missing or has the name of a table."""
     if out is None or file_format(out) is not None:
         raise UsageError("these answers are files: name a folder for them with --out")
     return out
@@ -54,9 +57,9 @@ def require_folder(out: Path | None) -> Path:
 def write_answers(
     engine: Engine, inputs: InputRows, out: Path | None, as_json: bool, list_formats: Collection[str] = ("jsonl",)
 ) -> RowCounts:
-    """Write every row with its answer to a table, or print them as csv or JSON lines.
+    """Write every row with its answer to the table `out`; without `out`, print csv or JSON lines.
 
-    list_formats: the formats in which a list stays a list; in others it is written as JSON text.
+    list_formats: file formats in which lists stay lists; in other formats they become JSON text.
     """
     if as_json and out is None:
         return _print_json_lines(engine, inputs)
@@ -75,7 +78,11 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
 
 
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
-    """Write every row with its answer to a table, or print it as csv."""
+    """Write every row with its answer to the table `out`; without `out`, print csv.
+
+    keep_lists: keep lists as lists instead of JSON text.
+    """
+    # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
     rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
     if out is not None:
@@ -88,7 +95,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
-    """Let an engine that writes its answers to files answer every row, and print a note for each row without a file."""
+    """Answer every row with an engine that writes the answers to files; print a note for each row without a file."""
     num_rows = num_failed = 0
     progress = choose_progress()
     for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):
@@ -101,7 +108,10 @@ def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
 
 
 def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
-    """Print how many rows have no answer and how many were cut. Raises DataError when no row has an answer."""
+    """Print how many rows have no answer, and how many were cut. Raises DataError if no row has an answer.
+
+    hint: text after the number of cut rows.
+    """
     if counts.num_failed:
         print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")
     if num_cut:

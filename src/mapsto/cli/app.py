@@ -1,4 +1,4 @@
-"""The Typer application, the arguments that commands share, and how errors end the program.
+"""The Typer application, the arguments that commands share, and the handling of errors.
 
 Command modules import torch, pyarrow and scikit-learn inside their functions, so that `mapsto --help` stays fast.
 """
@@ -29,13 +29,13 @@ SECONDS_TO_PRINT = 2.0
 
 
 class Stopped(MapstoError):
-    """Ctrl-C before training had begun: there is no step to finish."""
+    """Error after Ctrl-C outside of training, where there is no step to finish and nothing to save."""
 
     exit_status = 130
 
 
 class CommandGroup(TyperGroup):
-    """All commands. Typer would end silently on Ctrl-C; here it is an error with a message."""
+    """The group of all commands. Typer would end silently on Ctrl-C; this group ends with an error message."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -88,7 +88,10 @@ Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that 
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag per field of Options; the command receives them as its parameter `options`."""
+    """Add one command-line flag per field of Options to a command.
+
+    The command receives the parsed flags as its parameter `options`. Used as a decorator.
+    """
     hints = field_types(Options)
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
     option_parameters = [
@@ -106,15 +109,20 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         options = Options(**{field.name: arguments.pop(field.name) for field in fields(Options)})
         command(**arguments, options=options)
 
+    # Typer derives the flags from the signature. Keyword-only parameters may follow each other with and without
+    # defaults.
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     wrapped.__signature__ = inspect.Signature(keyword_only + option_parameters)  # type: ignore[attr-defined]
     return wrapped
 
 
 def _typer_option(name: str, text: str, hint: Any) -> Any:
-    """Return the annotation that Typer reads for a field of Options."""
+    """Return the type annotation from which Typer makes the flag of one field of Options.
+
+    name: name of the field. text: help text. hint: type of the field.
+    """
     flag = flag_name(name)
-    is_tristate = hint == bool | None  # None: decided by the run, so that both --x and --no-x say something
+    is_tristate = hint == bool | None  # None: the run decides, unless the user gives --x or --no-x
     # Choices stay plain strings for Typer: Options itself checks them, and its error names the nearest choice.
     choices = CHOICES.get(name)
     option = typer.Option(
@@ -126,7 +134,7 @@ def _typer_option(name: str, text: str, hint: Any) -> Any:
 
 
 def main() -> None:
-    """Run the command line. Every MapstoError ends as one message and an exit status, never as a traceback."""
+    """Run the command line. An error ends the program with one message and an exit status, never with a traceback."""
     try:
         _run()
     except SystemExit as end:
@@ -143,6 +151,7 @@ def _run() -> None:
     except MapstoError as error:
         _fail(str(error), error.exit_status, error.reporter)
     except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has ended; Python would print an error about it on exit.
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
@@ -150,7 +159,7 @@ def _run() -> None:
 
 
 def _fail(text: str, status: int, reporter: int = 0) -> None:
-    """Print an error once for all processes of a run, by the process of rank `reporter`, and exit."""
+    """Print an error, and exit with `status`. Of several processes, only the one with rank `reporter` prints it."""
     if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_PRINT)
         sys.exit(status)

@@ -64,11 +64,15 @@ def check(
 
 
 def _count(count: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural, such as "2 errors"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
-    """Yield one line per finding; of a finding that many rows of a column share, only the first ones and a count."""
+    """Yield one line per finding.
+
+    If many rows of a column share a finding, yield only the first SHOWN_FINDINGS and the number of the others.
+    """
     counts = Counter[tuple[str | None, str]]()
     for finding in findings:
         if isinstance(finding, Finding):
@@ -84,7 +88,10 @@ def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
 
 
 def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
-    """Return how many tokens are unknown, and how many rows are too long, to the starting model or to a new model."""
+    """Return notes on how many tokens are unknown to the model, and how many rows are longer than it takes.
+
+    start: the starting model; None for a new model.
+    """
     from mapsto.data.encoding import encode_rows
     from mapsto.data.rows import load_rows
     from mapsto.fitting.build_model import make_config, make_sources

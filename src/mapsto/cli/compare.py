@@ -1,4 +1,4 @@
-"""`mapsto compare`."""
+"""`mapsto compare`: compare starting models with few and with many labels."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def compare(
 
 
 def _split(text: str) -> list[str]:
-    """Split a list that is separated by commas."""
+    """Split a text at its commas, without spaces and empty parts."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""`mapsto demo`."""
+"""`mapsto demo`: run the demo on texts or on pictures."""
 
 from __future__ import annotations
 

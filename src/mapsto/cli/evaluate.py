@@ -1,4 +1,4 @@
-"""`mapsto evaluate`."""
+"""`mapsto evaluate`: score a model on labelled rows and analyse its errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def evaluate(
 
 
 def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: str, command: str) -> None:
-    """Write the page of an evaluation, and the folder of figures and numbers beside it."""
+    """Write the page of an evaluation to `out`, and its figures and numbers to a folder beside it.
+
+    command: the command that repeats the evaluation, shown on the page.
+    """
     from mapsto.cli.output import print_status
     from mapsto.data.checks import check_rows
     from mapsto.evaluation.report import Provenance, evaluation_page, write_page
@@ -77,7 +80,7 @@ def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: 
 
 
 def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
-    """Print the scores beside the baseline, and for each target its confusions and its error analysis."""
+    """Print the scores beside their baselines; then, for each target, its confusions and its error analysis."""
     from mapsto.cli.output import print_note, print_status
     from mapsto.task.capabilities import Classes
 
@@ -100,7 +103,10 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
-    """Print a confusion matrix where it fits on the screen, else the pairs confused most often."""
+    """Print a confusion matrix if it fits on the screen, else the most frequent confusions.
+
+    confusion: confusion[label][answer] is the number of rows.
+    """
     answers = list(next(iter(confusion.values())))
     if len(answers) <= MAX_MATRIX_CLASSES:
         width = max(8, *(len(name) + 1 for name in (*answers, *confusion)))

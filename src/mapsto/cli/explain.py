@@ -1,4 +1,4 @@
-"""`mapsto explain`."""
+"""`mapsto explain`: attribute answers to parts of the input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mapsto.errors import UsageError
 if TYPE_CHECKING:
     from mapsto.explain.faithfulness import Explanations
 
-# Columns of explanations that are written as rows.
+# Columns of explanations in a .jsonl file.
 COLUMNS = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "error"]
 
 
@@ -64,12 +64,15 @@ def explain(
 
 
 def _verdict(explanations: Explanations) -> str:
-    """Return how faithful the explanations are, in a sentence."""
+    """Return a sentence on how faithful the explanations are."""
     return "no row has two parts" if explanations.faithfulness is None else explanations.faithfulness.verdict
 
 
 def _write(explanations: Explanations, out: Path, model: str) -> None:
-    """Write the explanations as a page or as rows."""
+    """Write the explanations to a page (.html) or to rows (.jsonl), by the ending of `out`.
+
+    model: name of the model, for the page's title.
+    """
     from mapsto.cli.output import print_status
     from mapsto.data.table import write_rows
     from mapsto.explain.report import explanation_page

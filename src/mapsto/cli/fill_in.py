@@ -19,9 +19,10 @@ from mapsto.task.capabilities import FileBacked, Reconstruction, require
 
 
 def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: float | None, mask: Path | None) -> None:
-    """Write each value with its hidden parts filled in: to files in a folder, to a table, or to the screen, by its kind.
+    """Write each value with its hidden parts filled in, by its kind to files in a folder, a table, or the screen.
 
-    hide: the share to hide, at random. mask: a picture of what to hide, or a folder with one per value.
+    hide: the share of the tokens to hide at random.
+    mask: a picture that marks what to hide in every value, or a folder with one such picture per value.
     """
     port = predictor.arrow.sources[0]
     folder = require_folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
@@ -52,7 +53,10 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
 
 
 def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[int, Any], folder: Path) -> None:
-    """Write the filled-in value of each row to a file, named by its number in the table."""
+    """Write the filled-in value of each row to a file in `folder`, named by the row's number in the table.
+
+    values_by_row: filled-in values by row index.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(table.in_order(), 1):
         if isinstance(row, int) and row in values_by_row and (content := target.file(values_by_row[row])) is not None:
@@ -61,9 +65,9 @@ def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[in
 
 
 def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
-    """Return the file of a mask for each value: `path` itself, or the file in that folder with the value's name.
+    """Return the mask file for each value: `path` itself, or the file in the folder `path` that has the value's name.
 
-    Raises UsageError for a path that does not exist and for a value without a mask.
+    Raises UsageError if the path does not exist, or if a value has no mask.
     """
     if path.is_file():
         return [str(path)] * len(values)

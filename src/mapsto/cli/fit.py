@@ -1,4 +1,4 @@
-"""`mapsto pretrain` and `mapsto fit`."""
+"""`mapsto pretrain` and `mapsto fit`: train a model without and with labels."""
 
 from __future__ import annotations
 

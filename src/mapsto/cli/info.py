@@ -1,4 +1,4 @@
-"""`mapsto trace` and `mapsto info`: look into a task and into a model."""
+"""`mapsto trace` and `mapsto info`: show how a task is computed, and what a model folder holds."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def info(model: Model, json: Json = False) -> None:
 
 
 def _describe(mapping: Mapping) -> dict[str, Any]:
-    """Return the arrow, the shape and the classes of a model, by the names that `info` shows."""
+    """Return facts on a model by name: its arrow, its shape, and its classes."""
     config = mapping.config
     facts: dict[str, Any] = {
         "arrow": str(mapping.arrow),
@@ -84,7 +84,7 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
 
 
 def _format_fact(name: str, value: Any) -> Iterator[str]:
-    """Yield the lines of one fact; a dictionary takes one line per entry."""
+    """Yield the lines that show one fact; a dict takes one line per entry."""
     if isinstance(value, dict):
         yield f"{name}:"
         for key, entry in value.items():
@@ -96,7 +96,7 @@ def _format_fact(name: str, value: Any) -> Iterator[str]:
 
 
 def _format_entry(entry: Any) -> Any:
-    """Return a score as a text with its interval, and anything else as it is."""
+    """Return a score (a dict) as text with its interval; return anything else unchanged."""
     if not isinstance(entry, dict):
         return entry
     return f"{entry['value']:.4f} ({entry['low']:.4f}–{entry['high']:.4f}, n = {entry['n']})"

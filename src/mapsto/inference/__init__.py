@@ -1,1 +1,1 @@
-"""Inference: outputs, answers and vectors of rows that have no labels."""
+"""Inference: answers, vectors and filled-in values for rows without labels."""

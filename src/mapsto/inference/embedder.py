@@ -1,4 +1,4 @@
-"""Embedding: one vector for every value of a list, or for every row of tables."""
+"""Embedding: one vector for every value of a list, or for every row of a table."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.task.arrow import Arrow
 
-Pool = Callable[[Tensor, Batch], Tensor]  # from hidden states (r, l, d) to one vector an example, (n, d)
+Pool = Callable[[Tensor, Batch], Tensor]  # computes one vector per example, (n, d), from hidden states (r, l, d)
 
 
 class Embedder(Predictor):
-    """A predictor of vectors: the answer to a row is {"vector": [d numbers]}, pooled as `embed` says."""
+    """A predictor whose answer to a row is a vector: {"vector": [d numbers]}.
+
+    pooling: how the vector is computed from the hidden states, as in `embed`.
+    """
 
     def __init__(
         self, mapping: Mapping, device: str = "auto", precision: str = "auto", pooling: str | None = None
@@ -35,17 +38,19 @@ class Embedder(Predictor):
 
     @property
     def max_tokens(self) -> int:
-        """Return how many tokens of an example are read."""
+        """Return the maximum number of tokens per example; longer examples are cut."""
         return self._max_tokens
 
     def bind(self, table: Table) -> Arrow:
-        """Return the arrow with its sources bound to the columns of a table. Raises UsageError."""
+        """Return the arrow with its sources bound to a table's columns. Raises UsageError if a column is missing."""
         return bind_to(self.arrow, table, answers=False)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
+        """Return examples without questions, since no target is read."""
         return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True)]
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
+        """Return {"vector": [d numbers]} for each of `count` rows."""
         vectors = embed_examples(self.mapping, examples, count, self.device, self._pool)
         return [{"vector": vector} for vector in vectors.tolist()]
 
@@ -53,12 +58,13 @@ class Embedder(Predictor):
 def embed(
     mapping: Mapping, values: Sequence[Any], device: torch.device, pooling: str | None = None
 ) -> NDArray[np.float32]:
-    """Return one vector a value, (n, d).
+    """Return one vector per value, (n, d).
 
-    values: of the arrow's one source.
-    pooling: how a vector is read; by default as the sentence encoder was trained to give it, else as the model pools.
+    values: values of the arrow's only source.
+    pooling: "first", "mean" or another Pooling. By default the vector is computed as the model was trained to compute
+        it.
 
-    Raises UsageError.
+    Raises UsageError for a model with several sources, and for an unknown pooling.
     """
     if len(mapping.arrow.sources) != 1:
         raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
@@ -84,12 +90,16 @@ def embed(
 
 
 def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
-    """Return the function that pools hidden states, and how many tokens of an example are read. Raises UsageError."""
+    """Return the function that pools hidden states into vectors, and the maximum number of tokens per example.
+
+    pooling: None for the pooling that the model was trained with. Raises UsageError for an unknown one.
+    """
     choices = get_args(Pooling)
     if pooling is not None and pooling not in choices:
         raise UsageError(f"no pooling {pooling!r}{near(str(pooling), choices)}; there are: {', '.join(choices)}")
     if pooling is not None:
         return lambda hidden, batch: mapping.pool(hidden, batch, pooling), mapping.config.max_tokens
+    # A sentence encoder may have been trained on shorter texts than the model could read.
     sentence = mapping.config.sentence
     return mapping.sentence_vectors, mapping.config.max_tokens if sentence is None else sentence.max_tokens
 
@@ -97,7 +107,7 @@ def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
 def embed_examples(
     mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, pool: Pool
 ) -> NDArray[np.float32]:
-    """Return the pooled vectors of `count` examples, (n, d), each at its row's place."""
+    """Return the pooled vectors (count, d), in which `vectors[i]` is the vector of the example with row number i."""
     vectors: NDArray[np.float32] | None = None
     for batch, hidden in forward_batches(mapping, examples, device):
         batch_vectors = pool(hidden, batch).float().cpu().numpy()

@@ -1,7 +1,7 @@
 """Forward passes over any number of examples, in packed batches and bounded memory.
 
-Examples are packed as in training, so that no padding is computed. They are encoded in chunks; a thread encodes the next chunk
-while the model computes the current one, so that at most two chunks are in memory.
+Examples are packed as in training, so that no padding is computed. They are encoded in chunks: a thread encodes the
+next chunk while the model computes the current one, so at most two chunks are in memory.
 Legend of shapes: m outputs of a target port, n rows, r rows of a batch, l row length, d width.
 """
 
@@ -27,7 +27,7 @@ from mapsto.task.target import Target
 
 TOKENS_PER_BATCH = 4096
 
-Report = Callable[[int], None]  # is called with the number of examples of each batch, for progress
+Report = Callable[[int], None]  # is called after each batch with its number of examples, to report progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,7 +35,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence (m, …) of one target port for its metrics, with the encoded answers (m, …) and the row of each, (m,)."""
+    """The outputs of one target port for examples with labels, as the target's metrics need them.
+
+    evidence: (m, …), the outputs, or what the target keeps of large outputs.
+    values: (m, …), the encoded labels.
+    rows: the row number of each entry of `evidence`.
+    """
 
     evidence: Tensor
     values: Tensor
@@ -45,7 +50,10 @@ class Evidence:
 def forward_batches(
     mapping: Mapping, examples: Iterable[Example], device: torch.device
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield each packed batch of examples with its hidden states (r, l, d); `batch.rows` are the examples' row numbers."""
+    """Yield each packed batch of examples with its hidden states (r, l, d).
+
+    `batch.rows` has the row number of each example.
+    """
     for chunk in iterate_chunks(mapping, examples):
         with torch.inference_mode():
             for batch in make_batches(chunk, TOKENS_PER_BATCH):
@@ -54,24 +62,27 @@ def forward_batches(
 
 
 def iterate_chunks(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in chunks that fit the memory budget of their kinds."""
+    """Yield the examples in lists that fit the memory budget of the source kinds."""
     return prefetch(examples, chunk_size(mapping), list)
 
 
 def chunk_size(mapping: Mapping) -> int:
-    """Return how many rows may be in memory as pieces at a time."""
+    """Return how many examples may be in memory at a time, by the source kind with the largest values."""
     return min(source.defaults.rows_at_once for source in mapping.sources.values())
 
 
 def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> Iterator[R]:
-    """Yield `convert(chunk)` for chunks of `size` items, in order; a thread converts the next one meanwhile."""
+    """Yield `convert(chunk)` for consecutive chunks of `size` items.
+
+    A thread converts the next chunk while the caller uses the current one.
+    """
     iterator = iter(items)
 
     def convert_next() -> tuple[int, R | None]:
         chunk = list(islice(iterator, size))
         return len(chunk), convert(chunk) if chunk else None
 
-    # The first chunk is converted here: of short inputs it is the only one, and no thread is needed.
+    # The first chunk is converted without a thread. Short inputs have no other chunk.
     count, converted = convert_next()
     with ThreadPoolExecutor(1) as pool:
         while converted is not None:
@@ -83,7 +94,10 @@ def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> 
 def collect_evidence(
     mapping: Mapping, examples: Iterable[Example], device: torch.device, report: Report = lambda count: None
 ) -> dict[int, Evidence]:
-    """Return the evidence on the CPU, by target port, for every port of which `examples` carry answers."""
+    """Return the evidence of every target port for which the examples carry labels, by port index, on the CPU.
+
+    report: called after each batch with its number of examples.
+    """
     parts: dict[int, list[Evidence]] = {}
     for chunk in iterate_chunks(mapping, examples):
         pieces = {example.row: example.pieces for example in chunk}
@@ -94,6 +108,7 @@ def collect_evidence(
                 target = mapping.targets[port]
                 evidence = target.evidence(mapping.read(hidden, batch, port), answers.values).float().cpu()
                 rows = batch.rows[answers.examples.cpu().numpy()]
+                # An answer in raw coordinates, such as boxes, is one value per example, computed from several outputs.
                 if isinstance(target, Located):
                     rows = batch.rows[torch.unique_consecutive(answers.examples).cpu().numpy()]
                     evidence = target.by_example(evidence, [pieces[row] for row in rows.tolist()])
@@ -110,7 +125,10 @@ def collect_evidence(
 
 
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
-    """Return an empty answer for every target port, with the places where an example of `pieces` is read."""
+    """Return for each target port an empty answer that says where the port is read in an example of `pieces`.
+
+    It is None for a port that has nothing to read in this example.
+    """
     questions: list[Answer | None] = []
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
         source = port.restores
@@ -126,7 +144,7 @@ def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | 
 
 
 def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
-    """Yield examples that ask every target port and carry no true answers, each with the number of its row."""
+    """Yield an example per encoded row with an empty answer for every target port, so that all ports are read."""
     for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True):
         yield Example(pieces, make_questions(mapping, pieces), int(row))
 
@@ -134,7 +152,7 @@ def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Exampl
 def token_outputs(
     mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the row of each example that asks target `port`, and its outputs (m, …) on the CPU."""
+    """Yield (row number, outputs (m, …) on the CPU) of each example in which target `port` is read at tokens."""
     for batch, hidden in forward_batches(mapping, examples, device):
         answers = batch.answers[port]
         if answers is not None:
@@ -145,7 +163,11 @@ def token_outputs(
 
 
 def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
-    """Return the value that a target builds out of the source that it resembles, from the outputs (m, …) for one example."""
+    """Return the value, such as a picture, that a target generates for one example.
+
+    pieces: the example's pieces; the value is built from the piece of the source that it resembles.
+    output: (m, …), the target's outputs for the example.
+    """
     assert isinstance(target, Located) and isinstance(target, Reconstruction)
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
     return target.complete(None, piece, np.flatnonzero(~piece.special), output)
@@ -159,9 +181,11 @@ def row_outputs(
     device: torch.device,
     report: Report = lambda count: None,
 ) -> list[Tensor]:
-    """Return the outputs (n, …) of each of these ports, which give one answer an example, for `count` rows.
+    """Return for each target port in `ports` its outputs (count, …) for all rows.
 
-    The windows of one long row share the mean of their outputs.
+    ports: indices of target ports with one answer per example.
+    count: number of rows. A long row may be split into several examples (windows); their outputs are averaged.
+    report: called after each batch with its number of examples.
     """
     if not ports:
         return []

@@ -1,4 +1,4 @@
-"""Answers as files: drawn into the values that they lie in, or files themselves."""
+"""Answers as files: copies of the inputs with answers drawn in, or answers that are files, such as pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a 
 
 
 def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, content: bytes) -> Path:
-    """Write the file of an answer, named by its number and by the file and row that it answers; return its path."""
+    """Write the file of one answer to a folder, and return its path.
+
+    origin: file and row number of the input, which become part of the name; 0 if the file is the whole input.
+    number: number of the row among all rows, which makes the name unique.
+    """
     file, row = origin
     name = f"{Path(file).stem}-{row}" if row else Path(file).stem
     path = folder / f"{number:05}-{name}{suffix}"
@@ -29,7 +33,10 @@ def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, 
 
 
 class FileWriter(ABC):
-    """An engine that also writes a file of each answer to a folder."""
+    """An engine that answers tables and also writes a file of each answer to a folder.
+
+    engine: computes the answers.
+    """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.folder = engine, folder
@@ -37,7 +44,7 @@ class FileWriter(ABC):
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the mapping."""
+        """Return the arrow of the engine's model."""
         return self.engine.arrow
 
     @property
@@ -46,7 +53,7 @@ class FileWriter(ABC):
         return self.engine.cut_rows
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield the engine's answers, each after its file is written."""
+        """Yield each table with the engine's answers (one dict per row), after the files of the answers are written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for table, answers in self.engine.answer_tables(tables):
             bound = bind_to(self.arrow, table, answers=False) if len(table) else self.arrow
@@ -62,7 +69,10 @@ class FileWriter(ABC):
 
 
 class DrawingWriter(FileWriter):
-    """A writer of values with their answers drawn in. Raises UsageError for answers that lie in no value."""
+    """A FileWriter that writes copies of the inputs, such as pictures, with the answers drawn in, such as boxes.
+
+    Raises UsageError if the model has no answers that can be drawn into the input.
+    """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
@@ -87,13 +97,14 @@ class DrawingWriter(FileWriter):
 
 
 class AnswerWriter(FileWriter):
-    """A writer of answers that are files, such as pictures; the answers become the names of these files.
+    """A FileWriter for answers that are files, such as pictures.
 
-    Of an arrow with several such ports, those of each stand in a folder of their own.
+    In the answers, each such value is replaced by the path of its file. If an arrow has several such target ports, each
+    port has a folder of its own.
     """
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield the engine's answers, few rows at a time, each after its file is written."""
+        """Yield the engine's answers, at most ROWS_AT_ONCE rows at a time, after their files are written."""
         return super().answer_tables(chain.from_iterable(map(_split, tables)))
 
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
@@ -117,7 +128,10 @@ def are_files(arrow: Arrow) -> list[bool]:
 
 
 def _split(table: Table) -> Iterator[Table]:
-    """Yield a table in parts of few rows; whole where it has rows that cannot be read, whose order only the table knows."""
+    """Yield a table in parts of at most ROWS_AT_ONCE rows. A table with unreadable rows is yielded whole.
+
+    Only the whole table knows where its unreadable rows stand among the others.
+    """
     if table.rejected:
         yield table
         return
@@ -126,7 +140,7 @@ def _split(table: Table) -> Iterator[Table]:
 
 
 def _marks(ports: Sequence[Port], answer: dict[str, Any]) -> list[Mark]:
-    """Return the regions of one row's answers to these ports."""
+    """Return the regions in one row's answers to the target ports `ports`, as marks to draw."""
     marks = []
     for port in ports:
         port_answer = answer.get(port.column or port.kind, answer)

@@ -1,7 +1,7 @@
 """Prediction: tables in, answers out, in the order of the rows.
 
-Rows are packed into batches as in training, so that no padding is computed. Rows that cannot be read are answered with the
-reason. Weights are packed once for the precision at hand.
+Rows are packed into batches as in training, so that no padding is computed. A row that cannot be read is answered with
+the reason. Weights are converted once to the precision of the computation.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from mapsto.task.source import Source
 
 
 def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
-    """Yield each table with the arrow bound to the columns of the first one that has rows; None before it.
+    """Yield each table with the arrow bound to the columns of the first table that has rows.
 
-    Raises UsageError.
+    Empty tables before that one come with None.
+    bind: binds the arrow to a table. Raises UsageError if `bind` does.
     """
     bound: Arrow | None = None
     for table in tables:
@@ -40,7 +41,7 @@ def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iter
 
 
 def bind_sources(arrow: Arrow, table: Table) -> Arrow:
-    """Return the arrow with its sources bound to the columns of a table to answer.
+    """Return the arrow with its sources bound to the columns of a table.
 
     Raises UsageError for an arrow without answers, and for sources that no column fits.
     """
@@ -51,24 +52,25 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Rows of a table, read and encoded."""
+    """Rows of a table that were read and encoded, ready for the forward pass."""
 
-    # (n,), one a row of the table: the errors of unreadable rows, and a placeholder for the others.
+    # One answer per row of the table: the error of an unreadable row, or a placeholder.
     answers: list[dict[str, Any]]
-    # (m,), the indices of the readable rows.
+    # (m,), the indices of the m readable rows.
     rows: Ints
     examples: list[Example]
-    # How many rows lost tokens.
+    # Number of rows that were cut.
     num_cut: int
 
 
 class Predictor:
-    """A copy of a mapping that answers tables: on its device, in its precision, never trained again.
+    """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
-    long: what happens to rows longer than the model takes, "cut", "window" or "error".
-    min_confidence: an answer whose probability is lower is withheld: it is None, beside its probability.
+    long: treatment of rows longer than the model takes: "cut", "window" or "error".
+    min_confidence: an answer with a lower probability is withheld; its value becomes None, and its probability is still
+        given.
 
-    Raises UsageError for options that the mapping has no use for.
+    Raises UsageError for options that do not suit the mapping.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Predictor:
             raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
         self.min_confidence = min_confidence
         self.long = "cut" if long == "auto" else long
-        self.cut_rows = 0  # how many rows were longer than the model takes
+        self.cut_rows = 0  # number of rows that were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
@@ -94,34 +96,37 @@ class Predictor:
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the mapping."""
+        """Return the arrow of the model."""
         return self.mapping.arrow
 
     @property
     def max_tokens(self) -> int:
-        """Return how many tokens of an example are read."""
+        """Return the maximum number of tokens per example."""
         return self.mapping.config.max_tokens
 
     def bind(self, table: Table) -> Arrow:
-        """Return the arrow bound to the columns of a table. Raises UsageError."""
+        """Return the arrow with its sources bound to a table's columns. Raises UsageError if a column is missing."""
         return bind_sources(self.arrow, table)
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield each table with one answer a row; the first table with rows decides which columns are read."""
+        """Yield each table with its answers, one dict per row.
+
+        The first table that has rows decides which columns are read.
+        """
         for table, bound in bind_tables(self.bind, tables):
             yield table, list(self.answer(table, bound))
 
     def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
-        """Yield one answer a row, in order; {"error": reason} for a row that cannot be read.
+        """Yield one answer (dict) per row, in order; {"error": reason} for a row that cannot be read.
 
-        bound: the arrow bound to a table with the same columns.
+        bound: the arrow bound to a table with the same columns; by default it is bound to this table.
         """
         answers = self._answer_rows(table, bound or self.bind(table)) if len(table) else iter(())
         for row in table.in_order():
             yield next(answers) if isinstance(row, int) else {"error": f"row {row.row}: {row.reason}"}
 
     def _answer_rows(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
-        """Yield one answer for each row in the table's columns."""
+        """Yield one answer per row of the table, without the rows that the table's reader had rejected."""
 
         def prepare(rows: list[int]) -> _Prepared:
             return self._prepare(table.select(rows), bound)
@@ -136,9 +141,11 @@ class Predictor:
             yield from answers
 
     def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
+        """Read and encode some rows of a table."""
         mapping = self.mapping
         rows = load_rows(bound, part, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
+        # Faults know a row by its file and number only.
         index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
         for fault in rows.faults:
             if fault.row is not None:
@@ -153,7 +160,10 @@ class Predictor:
         return list(question_examples(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Return the answers of `count` rows; with several target ports those of each under the port's name."""
+        """Run the forward pass and return the answers of `count` rows.
+
+        If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
+        """
         ports = self.mapping.arrow.targets
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         per_example = self.mapping.ports_per_example
@@ -175,7 +185,10 @@ class Predictor:
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        """Return the answers of a target that is read at tokens: a list of them a row, or the value that they make up."""
+        """Return one answer per row for a target that is read at tokens.
+
+        The answer is a list with one entry per token, or the single value that the tokens make up, such as a picture.
+        """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
         pieces = {example.row: example.pieces for example in examples}
@@ -189,11 +202,11 @@ class Predictor:
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None
     ) -> list[Any]:
-        """Return each value with a part of it hidden and put back: text, or pixels (h, w, 3).
+        """Return the values with a part of each hidden and filled in by the model: texts, or pixels (h, w, 3).
 
-        hide: the share to hide, at random.
-        mask: hides what it marks instead; one for all values, or a list with one for each.
-        rows: the numbers of the values, from which their random numbers come, where some of a table are left out.
+        hide: the share of the tokens to hide at random.
+        mask: the part to hide instead: one mask for all values, or a list with one mask per value.
+        rows: the values' row numbers, which seed the random choice; by default 0, 1, …
 
         Raises UsageError.
         """
@@ -206,7 +219,10 @@ class Predictor:
 
 
 def read_value(source: Source, value: object, index: int) -> Any:
-    """Return a value of a list as the source reads it. Raises UsageError with its index."""
+    """Convert a value to the form that the source encodes. Raises UsageError that names the value's index.
+
+    index: position of the value in the user's list.
+    """
     try:
         return source.read(value)
     except BadCell as bad:

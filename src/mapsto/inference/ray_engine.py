@@ -1,7 +1,8 @@
-"""Prediction on Ray: many processes answer parts of a table, which come back in order.
+"""Prediction on Ray: worker processes answer parts of a table, and the answers come back in order.
 
-Ray restarts a process that dies and answers its part again. Plain tasks, and not Ray Data: its blocks know no row numbers, which
-messages name, and it hangs where its workers take every core and leave none to read with.
+If a worker dies, Ray restarts it and answers the same part again. Ray Data is not used, for two reasons. Its blocks
+know no row numbers, which messages need. It also hangs where its workers take every core and leave none to read the
+data with.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from mapsto.inference.predictor import Predictor, bind_sources, bind_tables
 from mapsto.pretrained import model_folder
 from mapsto.task.arrow import Arrow
 
-TASKS_PER_PROCESS = 2  # one that is answered and one that waits
-MAX_RETRIES = 3  # of the same part: rows that kill every process must not be tried for ever
+TASKS_PER_PROCESS = 2  # one that is answered and one that waits, so that no process is idle
+MAX_RETRIES = 3  # for one part of a table, since some rows may kill every process
 
 
 class RayEngine:
-    """Predictors in processes on this machine, or on the cluster that RAY_ADDRESS names, which must have the `model` folder too.
+    """An engine of several predictors in processes, on this machine or on the cluster at the address RAY_ADDRESS.
 
-    predictor_options: the positional arguments of Predictor behind its mapping, of which the first is the device.
+    model: a hub name, or a folder that every machine of the cluster has.
+    predictor_options: the arguments of Predictor after the mapping, in order; the first is the device.
 
-    Raises UsageError without the extra [ray], and the errors of opening the model.
+    Raises UsageError if Ray is not installed, and the errors of opening the model.
     """
 
     def __init__(self, model: str, *predictor_options: Any) -> None:
@@ -40,9 +42,10 @@ class RayEngine:
         self._ray = _import_ray()
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield each table with one answer a row; the first table with rows decides which columns are read.
+        """Yield each table with its answers, one dict per row.
 
-        Raises RunError when Ray breaks down, and the errors of the processes.
+        The first table that has rows decides which columns are read.
+        Raises RunError if Ray breaks down, and the errors of the worker processes.
         """
         try:
             resources = self._start()
@@ -62,7 +65,7 @@ class RayEngine:
             self._ray.shutdown()
 
     def _start(self) -> dict[str, float]:
-        """Connect to Ray, or start it until `shutdown`; return the resources that it has."""
+        """Connect to the cluster at RAY_ADDRESS, or start Ray here; return its resources, such as {"CPU": 8}."""
         address = os.environ.get("RAY_ADDRESS")
         local_options = {"include_dashboard": False} if not address else {}
         try:
@@ -74,7 +77,10 @@ class RayEngine:
         return resources
 
     def _collect(self, table: Table, reference: Any) -> tuple[Table, list[dict[str, Any]]]:
-        """Wait for the answers of a table."""
+        """Wait for the answers to a table, and return the table with them. Raises the errors of the worker process.
+
+        reference: the Ray task that computes the answers.
+        """
         errors = self._ray.exceptions
         try:
             answers, num_cut = self._ray.get(reference)
@@ -93,7 +99,10 @@ class RayEngine:
 
 
 def answer(predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
-    """Return the answers of a table and how many of its rows were cut; runs in a process of Ray."""
+    """Answer a table in a worker process; return the answers and the number of rows that were cut.
+
+    predictor_arguments: model and options, as in RayEngine.
+    """
     predictor = _load_predictor(*predictor_arguments)
     cut_before = predictor.cut_rows
     return list(predictor.answer(table, bound)), predictor.cut_rows - cut_before
@@ -101,7 +110,7 @@ def answer(predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | No
 
 @lru_cache(maxsize=1)
 def _load_predictor(model: str, *options: Any) -> Predictor:
-    """Load the predictor of this process, once."""
+    """Load the predictor on the first call in this process; later calls return the same object."""
     keep_memory()
     return Predictor(model_folder.load_mapping(model), *options)
 
@@ -123,4 +132,5 @@ def _import_ray() -> Any:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

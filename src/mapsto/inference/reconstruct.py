@@ -1,4 +1,4 @@
-"""Reconstruction: hide a part of each value and put it back (`mapsto predict --hide`, `--mask`)."""
+"""Reconstruction: hide a part of each value and let the model fill it in (`mapsto predict --hide`, `--mask`)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def reconstruct(
     masks: Sequence[object] | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Any]:
-    """Yield each value with a part of it hidden and put back.
+    """Yield each value with a part of it hidden and filled in by the model.
 
-    values: as the source reads them.
-    share: of the tokens to hide, chosen at random as a function of (seed, row).
-    masks: one for each value, which hides what it marks instead.
-    rows: the row numbers of the values; by default their indices.
+    values: values that `read_value` returned.
+    share: the share of the tokens to hide; their choice is a function of (seed, row).
+    masks: one mask per value, which says what to hide in place of `share`.
+    rows: row numbers of the values, which seed the random choice; by default 0, 1, …
 
-    Raises UsageError for a mapping that does not put back what `~` hides of its one source, and for masks that cannot be used.
+    Raises UsageError for a mapping that was not trained to fill in its one source, and for unusable masks.
     """
     source, target = mapping.sources[mapping.arrow.sources[0].kind], mapping.targets[0] if mapping.targets else None
     if len(mapping.arrow.sources) != 1 or not mapping.arrow.corrupted or not isinstance(target, Reconstruction):
@@ -45,7 +45,8 @@ def reconstruct(
         raise UsageError(FILLS_NOTHING)
     if masks is None and not 0 < share < 1:
         raise UsageError(f"--hide is a share between 0 and 1, not {share}")
-    # Of how the model learnt only `ahead` counts: where the answer to a hidden token is read.
+    # The training setting `ahead` must be kept, since it says at which token the answer to a hidden token is read. The
+    # rate and shape of hidden parts are free.
     corruption = Corruption(share, share, ahead=target.corruption.ahead)
     max_tokens = mapping.config.max_tokens
     pieces = [
@@ -68,6 +69,10 @@ def reconstruct(
 
 
 def _mask_region(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
+    """Return the piece with the masked region of the value hidden, and the indices of the hidden tokens.
+
+    Raises UsageError for a mask that does not fit.
+    """
     try:
         return require(source, Spatial, "masked by a picture").mask_region(piece, value, mask)
     except BadCell as bad:

@@ -1,4 +1,4 @@
-"""Answers for tables of any size in constant memory: the order is kept, and no row is lost."""
+"""Answers for tables of any size in constant memory. The order of the rows is kept, and no row is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mapsto.task.arrow import Arrow
 
 
 class Engine(Protocol):
-    """An object that answers tables: a Predictor, or several of them in other processes."""
+    """An object that answers the rows of tables: a Predictor, or a RayEngine with several predictors."""
 
     @property
     def cut_rows(self) -> int:
@@ -24,22 +24,26 @@ class Engine(Protocol):
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the mapping."""
+        """Return the arrow of the model."""
         ...
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield each table with one answer a row; the first table with rows decides which columns are read."""
+        """Yield each table with its answers, one dict per row.
+
+        The first table that has rows decides which columns are read.
+        """
         ...
 
 
 def answer_all(
     engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-    """Yield each part of a source of tables with one answer a row, in order.
+    """Yield the tables of a source, in order, each with its answers (one dict per row).
 
-    progress: is told the number of answered rows, and the rows and files that cannot be read.
+    source: anything that `stream_tables` takes, such as the path of a table.
+    progress: shows the number of answered rows, and notes on rows and files that cannot be read.
 
-    Raises UsageError, DataError, and RunError where the engine breaks down.
+    Raises UsageError, DataError, and RunError if the engine breaks down.
     """
     progress, num_answered = progress or Progress(), 0
 
@@ -55,18 +59,19 @@ def answer_all(
             num_answered += len(answers)
             progress.rows("answered", num_answered, None)
             yield table, answers
+        # Only now is the total known.
         progress.rows("answered", num_answered, num_answered)
     finally:
         progress.close()
 
 
 class AnsweredRows:
-    """Rows beside their answers, to be iterated again and again without holding them in memory.
+    """Rows with their answers, which can be iterated several times and are not held in memory.
 
-    The columns of the answers are known only at the end. So the answers are first written to a temporary file in `folder`, of
-    which a kill leaves nothing, and the rows are read a second time beside it.
-
-    nested: whether lists stay lists, for formats that have them; else they become JSON.
+    The columns of the answers are known only after the last row. So the answers are first written to a temporary file,
+    and an iteration reads the source again beside it.
+    folder: where the temporary file is; nothing is left of it, even after a kill.
+    nested: whether lists stay lists, for file formats that have lists; otherwise they become JSON text.
     """
 
     def __init__(
@@ -99,11 +104,14 @@ class AnsweredRows:
 
     @property
     def columns(self) -> list[str]:
-        """Return the columns of the rows, then those of the answers, with "predicted_" before a name that the rows have."""
+        """Return the columns of the rows, then those of the answers.
+
+        An answer column with the name of a row column gets the prefix "predicted_".
+        """
         return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield each row with its answer. Raises DataError when the source has changed."""
+        """Yield each row with its answer as one dict. Raises DataError if the source has changed in the meantime."""
         self._file.seek(0)
         for table in stream_tables(self.source, self.encoding):
             for row in table.in_order():
@@ -115,5 +123,5 @@ class AnsweredRows:
 
 
 def _to_cell(value: Any) -> Any:
-    """Return a value as a cell of a flat table; lists and dicts as JSON."""
+    """Return a value as a cell of a flat table; lists and dicts become JSON text."""
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)

@@ -1,8 +1,9 @@
-"""Detection metrics: box overlap (IoU), matching of detections to objects, and average precision as COCO counts it.
+"""Detection metrics: box overlap (IoU), matching of detections to objects, and average precision as COCO computes it.
 
-Detections are matched once per picture, class and IoU threshold; average precision is then computed for any multiset of
-pictures, which makes a bootstrap over pictures cheap.
-A box is (left, top, right, bottom) in pixels. Legend of shapes: d detections, g true boxes, t thresholds, n pictures.
+Detections are matched once per picture, class and IoU threshold. Average precision can then be computed for any
+selection of pictures with repetitions, which makes a bootstrap over pictures cheap.
+A box is (left, top, right, bottom) in pixels. A crowd is one box around many objects, which COCO marks as such.
+Legend of shapes: d detections, g true boxes, t thresholds, n pictures.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ Bools = NDArray[np.bool_]
 # COCO's evaluation protocol (Lin et al. 2014).
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-MAX_DETECTIONS = 100  # per class and picture
+MAX_DETECTIONS = 100  # per class and picture; less confident ones are ignored
 
-NMS_IOU = 0.6  # two detections of a class that overlap more than this are of one object
+NMS_IOU = 0.6  # two detections of a class with a larger IoU are taken for the same object
 
 
 def pairwise_iou(detections: Floats, objects: Floats, is_crowd: Bools) -> Floats:
-    """Return the intersection over union (d, g) of each detection with each object.
+    """Return the intersection over union (d, g) of each detection (d, 4) with each object (g, 4).
 
-    Where the object is a crowd, the intersection is divided by the detection's own area instead, as in COCO.
+    is_crowd: (g,). For a crowd the intersection is divided by the detection's own area, as in COCO.
     """
     low = np.maximum(detections[:, None, :2], objects[None, :, :2])
     high = np.minimum(detections[:, None, 2:], objects[None, :, 2:])
@@ -41,9 +42,11 @@ def pairwise_iou(detections: Floats, objects: Floats, is_crowd: Bools) -> Floats
 
 
 def non_maximum_suppression(detections: Floats, class_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indices of the detections that no stronger detection of their class overlaps by more than NMS_IOU.
+    """Return the indices of the detections that remain after non-maximum suppression within each class.
 
+    A detection is removed if its IoU with a remaining, more confident detection of its class is above NMS_IOU.
     detections: boxes (d, 4), the most confident first.
+    class_indices: (d,).
     """
     overlap = pairwise_iou(detections, detections, np.zeros(len(detections), np.bool_)) > NMS_IOU
     # Objects of different classes may share a box.
@@ -60,9 +63,9 @@ class Detections:
     """The matched detections of one class in one picture, the most confident first.
 
     scores: confidence (d,).
-    is_correct: by threshold, whether the detection matched an object, (t, d).
-    counts: by threshold, whether the detection counts at all, (t, d); one inside a crowd does not.
-    num_objects: how many objects there are to detect.
+    is_correct: (t, d), whether the detection matches an object at each IoU threshold.
+    counts: (t, d), whether the detection counts at each threshold; detections matched to a crowd do not.
+    num_objects: number of objects to detect, without crowds.
     """
 
     scores: Floats
@@ -74,12 +77,14 @@ class Detections:
 def match_detections(detections: Floats, scores: Floats, objects: Floats, is_crowd: Bools) -> Detections:
     """Match detections (d, 4) to objects (g, 4) of one class in one picture, as COCO does.
 
-    In the order of confidence, each detection takes the free object that it overlaps most. A crowd may be matched any number of
-    times, and detections matched to one do not count.
+    In order of confidence, each detection is matched to the unmatched object with the largest IoU at or above the
+    threshold. A crowd may be matched any number of times, and detections matched to a crowd do not count.
+    scores: confidence (d,).
+    is_crowd: (g,).
     """
     order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
     detections, scores = detections[order], scores[order]
-    # COCO tries the crowds last.
+    # COCO tries the crowds after all other objects.
     crowds_last = np.argsort(is_crowd, kind="stable")
     objects, is_crowd = objects[crowds_last], is_crowd[crowds_last]
     iou = pairwise_iou(detections, objects, is_crowd)
@@ -98,9 +103,11 @@ def match_detections(detections: Floats, scores: Floats, objects: Floats, is_cro
 
 
 def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: float) -> int | None:
-    """Return the index of the object that one detection takes, or None.
+    """Return the index of the object that one detection is matched to; None if no IoU reaches the threshold.
 
-    Of equal overlaps the last wins, as in COCO's reference code; a crowd is taken only where no object is left.
+    A crowd is matched only if no other object can be. Of equal IoUs the last one wins, as in COCO's reference code.
+    iou: (g,), of the detection with each object.
+    is_matched: (g,), whether an earlier detection has the object.
     """
     for candidates in (~is_crowd & ~is_matched, is_crowd):
         eligible = np.flatnonzero(candidates & (iou >= threshold))
@@ -110,7 +117,10 @@ def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: floa
 
 
 def _interpolated_precision(recall: Floats, precision: Floats) -> float:
-    """Return the mean precision at COCO's 101 recalls; 0 beyond the highest recall reached."""
+    """Return the mean precision at COCO's 101 recalls; the precision is 0 beyond the highest recall reached.
+
+    recall, precision: (d,), over the most confident 1, 2, … detections.
+    """
     index = np.searchsorted(recall, RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(index, len(precision))].mean())
 
@@ -119,9 +129,9 @@ def _interpolated_precision(recall: Floats, precision: Floats) -> float:
 class _ClassDetections:
     """The detections of one class in all pictures, the most confident first.
 
-    picture: the index of each detection's picture, (d,).
-    is_correct, counts: as in `Detections`, (t, d).
-    num_objects: objects of the class in each picture, (n,).
+    picture: (d,), index of each detection's picture.
+    is_correct, counts: (t, d), as in `Detections`.
+    num_objects: (n,), number of objects of the class in each picture.
     """
 
     picture: NDArray[np.int64]
@@ -131,6 +141,7 @@ class _ClassDetections:
 
     @classmethod
     def merge(cls, pictures: Sequence[Detections]) -> _ClassDetections:
+        """Merge the detections of all pictures (one entry each), and sort them by confidence."""
         scores = np.concatenate([detections.scores for detections in pictures])
         order = np.argsort(-scores, kind="stable")
         picture = np.repeat(np.arange(len(pictures)), [len(detections.scores) for detections in pictures])[order]
@@ -141,12 +152,16 @@ class _ClassDetections:
         return cls(picture, is_correct, counts, np.array([detections.num_objects for detections in pictures]))
 
     def precision_and_recall(self, weight: NDArray[Any], thresholds: slice) -> tuple[Floats, Floats]:
-        """Return average precision and recall by threshold, (t,) each, with every picture repeated `weight` (n,) times."""
+        """Return (average precision, recall) by IoU threshold, (t,) each.
+
+        weight: (n,), how many times each picture counts.
+        thresholds: slice of IOU_THRESHOLDS.
+        """
         repeats = weight[self.picture]
         num_correct = np.cumsum(self.is_correct[thresholds] * repeats, axis=1)
         num_wrong = np.cumsum((self.counts & ~self.is_correct)[thresholds] * repeats, axis=1)
         recall = num_correct / (weight @ self.num_objects)
-        # The smallest float keeps 0 / 0 at 0.
+        # The tiny summand makes 0 / 0 a 0.
         precision = num_correct / (num_correct + num_wrong + np.spacing(1))
         # The envelope: the best precision at this or any higher recall.
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -155,26 +170,32 @@ class _ClassDetections:
 
 
 class AveragePrecision:
-    """COCO's average precision and recall over pictures of several classes.
+    """COCO's average precision and recall over pictures with objects of several classes.
 
-    Each metric takes the indices of the pictures it is over, some of them perhaps repeated, as a bootstrap draws them.
+    classes: for each class, the matched detections of each picture.
+    The methods take indices of pictures, which may repeat, so that a bootstrap can resample the pictures.
     """
 
     def __init__(self, classes: Sequence[Sequence[Detections]]) -> None:
         self.classes = [_ClassDetections.merge(pictures) for pictures in classes]
 
     def precision(self, pictures: NDArray[Any], thresholds: slice = slice(None)) -> float:
-        """Return the average precision, the mean over classes and thresholds; NaN where there are no objects.
+        """Return the average precision, averaged over classes and IoU thresholds; NaN if there are no objects.
 
-        pictures: indices (n,).
+        pictures: indices of pictures (n,).
+        thresholds: slice of IOU_THRESHOLDS; by default all.
         """
         return self._mean(pictures, thresholds, 0)
 
     def recall(self, pictures: NDArray[Any]) -> float:
-        """Return the recall, the mean over classes and thresholds; NaN where there are no objects."""
+        """Return the recall, averaged over classes and IoU thresholds; NaN if there are no objects.
+
+        pictures: indices of pictures (n,).
+        """
         return self._mean(pictures, slice(None), 1)
 
     def _mean(self, pictures: NDArray[Any], thresholds: slice, metric: int) -> float:
+        """Return a metric averaged over classes and thresholds. metric: 0 for average precision, 1 for recall."""
         # A bootstrap resample is a weight for each picture: how often it was drawn.
         weight = np.bincount(pictures, minlength=len(self.classes[0].num_objects)) if self.classes else np.zeros(0)
         values = [

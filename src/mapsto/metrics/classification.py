@@ -1,6 +1,6 @@
-"""Metrics of single-label classification: macro F1, log loss, expected calibration error.
+"""Metrics of classification: macro F1, log loss, expected calibration error, and F1 of multi-label classification.
 
-Each takes arrays over items, so that a bootstrap may resample them. Legend of shapes: n items, c classes.
+Each takes arrays over items, so that a bootstrap can resample the items. Legend of shapes: n items, c classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def macro_f1(labels: Array, predictions: Array) -> float:
 
 
 def log_loss(labels: Array, probabilities: Floats) -> float:
-    """Return the mean negative log-likelihood in nats of `labels` (n,) under `probabilities` (n, c).
+    """Return the mean negative log-likelihood, in nats, of `labels` (n,) under `probabilities` (n, c).
 
     Probabilities are clipped at the machine epsilon of their type, as scikit-learn does, so that the loss stays finite.
     """
@@ -30,7 +30,11 @@ def log_loss(labels: Array, probabilities: Floats) -> float:
 
 
 def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
-    """Return the mean gap between confidence and accuracy over equal-width confidence bins (Guo et al. 2017)."""
+    """Return the expected calibration error: the mean gap between confidence and accuracy (Guo et al. 2017).
+
+    The mean is over `bins` confidence intervals of equal width, weighted by their numbers of items.
+    labels: (n,), class indices. probabilities: (n, c).
+    """
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels
     # Bins are open below and closed above, as in the paper; confidence 0 belongs to the first.
@@ -41,11 +45,17 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
 
 
 def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
-    """Return the mean over classes of F1, from which classes apply to each item, (n, c); 0 for a class without an item."""
+    """Return the F1 score averaged over classes; a class without true and predicted items counts as 0.
+
+    predictions, labels: (n, c), whether each class applies to each item.
+    """
     num_both, num_either = (predictions & labels).sum(0), predictions.sum(0) + labels.sum(0)
     return float(np.where(num_either > 0, 2 * num_both / np.maximum(num_either, 1), 0.0).mean())
 
 
 def multilabel_micro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
-    """Return F1 over all pairs of item and class, from which classes apply to each item, (n, c)."""
+    """Return the F1 score over all pairs of an item and a class.
+
+    predictions, labels: (n, c), whether each class applies to each item.
+    """
     return float(2 * (predictions & labels).sum() / max(1, predictions.sum() + labels.sum()))

@@ -1,7 +1,7 @@
 """A metric's value with its 95 % confidence interval, over items or over seeds.
 
-Over items: Wilson's interval for a share of hits, else a percentile bootstrap of 1,000 resamples. Over seeds: Student's t.
-Legend of shapes: n items, b resamples.
+Over items: Wilson's interval for a share of correct items, else a percentile bootstrap with 1,000 resamples. Over
+seeds: Student's t. Legend of shapes: n items, b resamples.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its 95 % interval, and the number of items (or of seeds) that it averages over.
+    """A metric's value with its 95 % interval.
 
-    low, high: NaN where there is no interval.
+    low, high: limits of the interval; NaN if there is none.
+    n: number of items, or of seeds, that the metric averages over.
     """
 
     value: float
@@ -49,7 +50,7 @@ class Score:
 
 
 def to_json(value: Any) -> Any:
-    """Convert dataclasses, dicts and sequences to plain JSON values; infinite and missing numbers become null.
+    """Convert dataclasses, dicts and sequences to plain JSON values; infinite and NaN numbers become None.
 
     A dataclass field is written under its own name, or under the `key` in its metadata.
     """
@@ -68,22 +69,27 @@ def accuracy(labels: Array, predictions: Array) -> float:
 
 
 def mean_score(item_scores: Array) -> float:
-    """Return the mean of the scores (n,) of single items."""
+    """Return the mean of the scores (n,) of the items."""
     return float(np.mean(item_scores))
 
 
 def with_intervals(metrics: Mapping[str, tuple[Any, ...]]) -> dict[str, Score]:
-    """Return the score of each metric, by name, from the metric functions and the arrays over items that they take."""
+    """Return each metric's value with its 95 % interval over the items, by name.
+
+    metrics: by name, a metric function followed by the arrays over items that the function takes.
+    """
     return {name: with_interval(metric, *arrays) for name, (metric, *arrays) in metrics.items()}
 
 
 def with_interval(
     metric: Callable[..., Any], *arrays: Array, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> Score:
-    """Return `metric(*arrays)` with its interval over the items, the first axis of every array.
+    """Return `metric(*arrays)` with its interval over the items, which are the first axis of every array.
 
-    A share of hits gets Wilson's interval (1927): of 20 hits in 20, every bootstrap resample is 100 % too, so that a bootstrap
-    would claim certainty. Any other metric gets the percentile bootstrap.
+    The interval of a share of correct items is Wilson's (1927). A bootstrap would fail there: of 20 correct items out
+    of 20, every resample is 100 % correct, and the interval would have no width. All other metrics get the percentile
+    bootstrap.
+    resamples: number of bootstrap resamples. seed: of the resampling.
     """
     n = len(arrays[0])
     if metric in (accuracy, mean_score):
@@ -102,8 +108,7 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
     """Return the mean of one value per seed with its 95 % interval by Student's t.
 
     A single value has no interval (NaN).
-
-    minimum, maximum: the metric's range, which the interval does not leave.
+    minimum, maximum: the metric's range, to which the interval is cut.
     """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
@@ -116,7 +121,7 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
 
 
 def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, float]:
-    """Return Wilson's score interval of a share of `n` items."""
+    """Return the limits (low, high) of Wilson's score interval for a share of `n` items."""
     # The shares p for which |share − p| is at most z standard deviations √(p(1 − p)/n).
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre, scale = share + z * z / (2 * n), 1 + z * z / n
@@ -125,8 +130,8 @@ def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, fl
 
 
 def _resample(n: int, rng: np.random.Generator, resamples: int) -> Iterator[Any]:
-    """Yield the index arrays (n,) of bootstrap resamples, drawn in blocks of bounded memory."""
-    # One call a resample would cost more than the metric itself.
+    """Yield index arrays (n,) of bootstrap resamples, drawn in blocks of bounded memory."""
+    # A call of the generator for each resample would cost more than the metric itself.
     block = max(1, RESAMPLED_AT_ONCE // n)
     for start in range(0, resamples, block):
         yield from rng.integers(0, n, size=(min(block, resamples - start), n))

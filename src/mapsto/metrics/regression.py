@@ -21,13 +21,16 @@ def root_mean_squared_error(predictions: Floats, truth: Floats) -> float:
 
 
 def r_squared(predictions: Floats, truth: Floats) -> float:
-    """Return the share of the variance of the truth (n,) that is explained (R²); NaN where it has none."""
+    """Return R², the share of the variance of `truth` (n,) that `predictions` explain; NaN if `truth` is constant."""
     spread = ((truth - truth.mean()) ** 2).sum()
     return float(1 - ((predictions - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
 def mean_r_squared(predictions: Floats, truth: Floats) -> float:
-    """Return the mean of R² over the columns of vectors (n, k) that vary; NaN where none does."""
+    """Return R² averaged over the columns of vectors (n, k); constant columns of `truth` are left out.
+
+    NaN if all columns are constant.
+    """
     spread = ((truth - truth.mean(0)) ** 2).sum(0)
     varies = spread > 0
     if not varies.any():
@@ -36,6 +39,6 @@ def mean_r_squared(predictions: Floats, truth: Floats) -> float:
 
 
 def mean_cosine(predictions: Floats, truth: Floats) -> float:
-    """Return the mean cosine similarity of vectors (n, k) with the truth."""
+    """Return the mean cosine similarity of each predicted vector with the true vector, (n, k) each."""
     lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(truth, axis=1)
     return float(((predictions * truth).sum(1) / np.maximum(lengths, 1e-12)).mean())
