@@ -125,7 +125,7 @@ class Pool:
 
 
 def require_new(path: Path) -> None:
-    """Raise UsageError if no table can be written to `path`, or if the file exists, which may contain a user's labels."""
+    """Raise UsageError if suggestions cannot be written to `path`, or if the file exists: it may contain labels."""
     if path.suffix != ".json":
         require_writable(path)
     elif not path.parent.is_dir():

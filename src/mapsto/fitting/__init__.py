@@ -1,1 +1,1 @@
-"""One fit, from the request to the saved folder: data, starting model, plan, training and scores; and the search for a plan."""
+"""Fitting a model, from the request to the saved folder, with or without a hyperparameter search."""

@@ -1,7 +1,8 @@
-"""Building the model of a run from its starting model, or from nothing but the data.
+"""Building the model of a run, from a starting model or new.
 
-Sources come from the starting model or are new (a tokenizer is trained on the values); the shape comes from the starting model
-or from the options; weights are copied where the starting model has them and stay random elsewhere.
+Sources, which turn values into tokens, come from the starting model; in a new model a tokenizer is trained on the
+values. The shape (layers, width, heads …) comes from the starting model or from the options. Weights are copied from
+the starting model where it has them; the others are random.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from mapsto.task.capabilities import Classes, Located, Spatial, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# The shape of a new model.
+# The default shape of a new model.
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
 # The layers of a new decoder (MAE), as wide as half the model.
 DECODER_LAYERS = 2
 
-# Options that give the shape of a new model, and have no use with a starting model.
+# Options for the shape of a new model; a starting model has its own shape.
 SHAPE_OPTIONS = ("layers", "width", "heads", "vocabulary")
 
 
 def make_sources(
     start: StartingModel, arrow: Arrow, rows: Rows, options: ModelOptions, say: Callable[[str], None]
 ) -> dict[str, Source]:
-    """Return a source for each kind that the arrow reads: the starting model's, or new ones made from the rows' values."""
+    """Return the source of each kind of value that the arrow reads, by kind, such as {"text": …}.
+
+    A source is the starting model's, or for a new model it is made from the rows' values.
+    """
     sources = starting_sources(start, arrow)
     if sources is not None:
         return _resize(sources, arrow, options)
@@ -52,9 +56,10 @@ def make_sources(
 
 
 def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
-    """Return the sources with the size of `--size`; values in which answers are located are never cropped.
+    """Return the sources by kind, with those for pictures set to the size of `--size`.
 
-    Raises UsageError for kinds that have no size.
+    A source also changes to reading pictures whole, without a crop, if answers are places in the picture (boxes).
+    Raises UsageError for `--size` with a kind that has no size, such as text.
     """
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
     return {
@@ -66,9 +71,9 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
 
 
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
-    """Return the starting model's sources that the arrow reads; None without a starting model.
+    """Return those of the starting model's sources that the arrow reads, by kind; None without a starting model.
 
-    Raises UsageError when the starting model cannot read a kind of the arrow.
+    Raises UsageError when the starting model cannot read a kind of value of the arrow.
     """
     if start.sources is None:
         return None
@@ -81,11 +86,12 @@ def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | 
 def make_config(
     start: StartingModel, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> ModelConfig:
-    """Return the starting model's shape, or a new one in the size that the options give.
+    """Return the model's configuration: the starting model's, adapted to the run, or a new one as the options say.
 
-    sources: what the model reads; None while that is not known, for a first check.
+    pretraining: whether the arrow hides parts of its source with `~`.
+    sources: the model's sources by kind; None before they are made, when only the options are checked.
 
-    Raises UsageError for options that cannot be met.
+    Raises UsageError for options that the model cannot have.
     """
     length = None if pretraining else options.length
     config = _new_config(options, sources or {}) if start.config is None else _starting_config(start.config, options)
@@ -104,7 +110,7 @@ def make_config(
 
 
 def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfig:
-    """Return the shape of a new model that reads `sources`."""
+    """Return the configuration of a new model that reads `sources`. Raises UsageError for an impossible shape."""
     width = options.width or WIDTH
     heads = options.heads or _num_heads(width)
     if not splits_into_heads(width, heads):
@@ -120,7 +126,10 @@ def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfi
 
 
 def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
-    """Return the starting model's shape, of which only the encoder counts. Raises UsageError for options of a new shape."""
+    """Return the starting model's configuration without its own sentence pooling.
+
+    Raises UsageError for options of SHAPE_OPTIONS.
+    """
     unusable = [f"--{name}" for name in SHAPE_OPTIONS if getattr(options, name) is not None]
     if unusable:
         raise UsageError(f"{', '.join(unusable)} cannot change the shape of a start")
@@ -128,7 +137,10 @@ def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
 
 
 def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:
-    """Return the shape with its own decoder, or with a new one of half the width where `--objective mae` needs one."""
+    """Return the configuration with its decoder; `--objective mae` adds a missing one, half as wide as the model.
+
+    The dropout of an existing decoder is turned off, as everywhere in pretraining.
+    """
     shape, decoder = config.transformer, config.decoder
     if decoder is not None:
         return replace(config, decoder=replace(decoder, dropout=0.0, attention_dropout=0.0))
@@ -141,7 +153,10 @@ def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig
 
 
 def _matching_family(config: ModelConfig) -> ModelConfig:
-    """Return the shape with the family that publishes it: without its decoder a stack may belong to another family."""
+    """Return the configuration under the name of the right model family.
+
+    A masked autoencoder without its decoder belongs to another family: it is a plain Vision Transformer.
+    """
     encoder_family = zoo.get_family(config.family).without_decoder
     if config.decoder is not None or encoder_family is None:
         return config
@@ -149,7 +164,7 @@ def _matching_family(config: ModelConfig) -> ModelConfig:
 
 
 def _num_heads(width: int) -> int:
-    """Return the number of heads, each about HEAD_WIDTH wide, into which `width` splits."""
+    """Return the number of attention heads for a model of `width`, each about HEAD_WIDTH wide."""
     max_heads = max(1, width // HEAD_WIDTH)
     return next((n for n in range(max_heads, 0, -1) if splits_into_heads(width, n)), max_heads)
 
@@ -157,9 +172,10 @@ def _num_heads(width: int) -> int:
 def make_mapping(
     arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel
 ) -> Mapping:
-    """Return a mapping with the starting model's weights where it has them, and random ones elsewhere.
+    """Return a mapping with the weights of the starting model; weights that it lacks, such as new heads, are random.
 
-    Weights for class names are copied only when the names are the same, in the same order. Raises CheckpointError.
+    A classification head is copied only if its class names are the same, in the same order.
+    Raises CheckpointError if the starting model lacks weights of the body (all but heads, pooler and decoder).
     """
     mapping = Mapping(arrow, config, sources, targets)
     if start.tensors is None:
@@ -167,7 +183,7 @@ def make_mapping(
     classes = start.classes
     other_classes = {t.kind for t in targets if isinstance(t, Classes) and t.classes != classes.get(t.kind)}
     missing = model_folder.copy_weights(mapping, start.tensors, other_classes)
-    # A decoder may be missing as a whole: it was checked when the folder was opened.
+    # A decoder may be missing as a whole; if the folder has one, it was checked when the folder was opened.
     body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
     if body:
         raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
@@ -177,9 +193,10 @@ def make_mapping(
 
 
 def open_feature_network(name: str) -> Mapping:
-    """Open the network of `--features`, which compares pictures by its hidden states: a mapping without answers.
+    """Open the network of `--features`, whose hidden states measure style and content, as a mapping without targets.
 
-    Raises UsageError, CheckpointError.
+    name: its folder.
+    Raises UsageError if there is no such folder or the network reads no pictures, CheckpointError if it is damaged.
     """
     if not Path(name).is_dir():
         raise UsageError(f"--features {name}: there is no such folder")

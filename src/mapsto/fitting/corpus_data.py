@@ -1,7 +1,7 @@
-"""Reading the data of a pretraining run from a corpus of any size, as shards of tokens in the run's folder.
+"""Reading the data of a pretraining run from a corpus of any size, through shards of tokens in the run's folder.
 
-The corpus is read once, its tokenizer trained on a sample of it where there is no starting model. Of several processes the main
-one writes the shards; the others open them and read no corpus. What is missing there after a kill is written again.
+The corpus is read once. Without a starting model a tokenizer is first trained on a sample of it. With several processes
+the main one writes the shards, and the others open them. After a kill only missing shards are written again.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from mapsto.task.source import Source
 
 
 def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: FoundShards | None) -> RunData:
-    """Read a corpus into shards, or open the shards that are there.
+    """Read a corpus into shards, or open its existing shards, and return the data of the run.
 
-    shards_record: the record of the shards in the run's folder.
+    shards_record: the state of the shards in the run's folder if it has been inspected before, else None.
 
-    Raises UsageError, DataError.
+    Raises UsageError for options that do not fit, DataError for data that cannot be used.
     """
     options, say, test = request.options, request.say, None
     if request.test is not None:
@@ -83,6 +83,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
     source = require(sources[kind], Tokenized, "read as a corpus")
     if not shards.whole:
         corpus.write_shards(shards, _stream(data, options), arrow, source, limits)
+        # Shards of a file that was still being written would mix two versions of it.
         if file_signatures(data) != signatures:
             shards.forget()
             raise DataError(f"{data} changed while it was read; give the same command again when it is complete")
@@ -112,11 +113,16 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
 
 
 def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
+    """Return an iterator over the corpus, part by part, each part a table."""
     return stream_tables(data, options.encoding)
 
 
 def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundShards | None) -> CorpusShards:
-    """Open the shards of `key` in the run's folder for writing; those of another key only serve an unfinished run."""
+    """Open the shards in the run's folder for writing; shards with another key are deleted and written anew.
+
+    key: the facts that the content of the shards depends on. shards_record: see `read_corpus_data`.
+    Raises UsageError if an unfinished run depends on shards with another key.
+    """
     folder = request.folder
     unfinished = folder is not None and (folder / model_folder.RUN_FILE).exists() and not request.overwrite
     return CorpusShards(folder, key, request.say, unfinished, shards_record)
@@ -125,7 +131,10 @@ def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundSh
 def _shards_key(
     arrow: Arrow, fingerprint: str, sources: Dict[str, Source] | None, limits: corpus.ExampleLimits, options: Options
 ) -> dict[str, Any]:
-    """Return the facts that the shards of a corpus depend on; other facts make other shards."""
+    """Return the facts that the content of a corpus's shards depends on, by name.
+
+    Shards are used again only if all of these facts are the same.
+    """
     return {
         "data": fingerprint,
         "column": arrow.sources[0].column,
@@ -139,7 +148,10 @@ def _shards_key(
 
 
 def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusShards) -> Source:
-    """Return the source that an earlier run kept beside the shards, or train one on a sample of the corpus."""
+    """Return the source (with its tokenizer) that was saved beside the shards, or train and save one.
+
+    It is trained on a sample of the corpus.
+    """
     with suppress(CheckpointError):
         return _open_source(arrow, shards)
     kind = kinds.source(arrow.sources[0].kind)
@@ -153,7 +165,10 @@ def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusSh
 
 
 def _open_source(arrow: Arrow, shards: CorpusShards) -> Source:
-    """Open the source kept beside the shards. Raises CheckpointError where there is none, or a damaged one."""
+    """Return the source (with its tokenizer) that is saved beside the shards.
+
+    Raises CheckpointError when there is none, or it is damaged.
+    """
     kind = kinds.source(arrow.sources[0].kind)
     if shards.folder is None or "source" not in shards.facts:
         raise CheckpointError(f"no {kind.kind} is kept beside the shards")

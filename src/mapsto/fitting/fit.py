@@ -1,7 +1,7 @@
 """Fitting and pretraining: read the data, build or open the model, train it, score it and save it.
 
-Both are the same call; pretraining is the fit of an arrow that hides parts of its input. From the command line to the training
-step there are three calls: `cli.fit`, `fit_mapping` here, and the loop's `run`.
+Pretraining is a fit whose arrow hides parts of the input, such as "~text -> text", so both use the same code. From the
+command line to the training step there are three calls: `cli.fit`, `fit_mapping` here, and `Training.run`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from mapsto.training.plan import Plan, RunContext, required_bytes
 
 
 def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **options: Any) -> Mapping:
-    """Pretrain: hide parts of unlabelled values and learn to fill them in.
+    """Pretrain a mapping, by hiding parts of unlabelled values and learning to fill them in, and return it.
 
-    what: a kind ("text"), or an arrow with `~`.
-    options: keywords of `fit_mapping`.
+    what: a kind of value ("text"), or an arrow whose `~` marks what is partly hidden ("~text -> text").
+    options: further keyword arguments of `fit_mapping`.
 
-    Raises UsageError for an arrow that hides nothing, and what `fit_mapping` raises.
+    Raises UsageError for an arrow that hides nothing, and the errors of `fit_mapping`.
     """
     arrow = what if "->" in what else f"~{what} -> {what}"
     if not parse(arrow).corrupted:
@@ -64,14 +64,15 @@ def fit_mapping(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Mapping:
-    """Train the mapping that `arrow` names on `data`, and return it.
+    """Train a mapping for the task `arrow` on `data`, and return it.
 
-    data: a path, a DataFrame, a list of dicts, or a data set.
-    out: the folder of the run; an unfinished run there is continued with the same bits.
-    start: the folder, hub name or mapping whose weights training begins from.
-    like: a folder whose shape and tokenizer are used with random weights.
-    test: rows that training never sees, scored at the end.
-    overwrite: whether a finished or another run in `out` is replaced.
+    arrow: the task, such as "text -> label".
+    data: a path, a DataFrame, a list of dicts, or a Hugging Face data set.
+    out: the folder of the run; an unfinished run in it is resumed, bit for bit. None keeps everything in memory.
+    start: the starting model, whose weights training begins with: a folder, a hub name or a mapping.
+    like: a folder or hub name whose architecture and tokenizer are used with random weights.
+    test: rows that training never sees; the mapping is scored on them at the end.
+    overwrite: replace another run in `out`.
 
     Raises UsageError, DataError, CheckpointError, RunError.
     """
@@ -94,11 +95,11 @@ def fit_mapping(
 
 
 def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
-    """Carry out a request, and return the trained mapping.
+    """Carry out a request to fit, and return the trained mapping.
 
-    data: the data of the request where it has been read, as by a search.
+    data: the data of the request if it has been read before, as a hyperparameter search does; None reads it.
 
-    Raises what `fit_mapping` raises.
+    Raises the errors of `fit_mapping`.
     """
     folder, ranks, say = request.folder, request.ranks, request.say
     if folder is not None:
@@ -116,7 +117,10 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
 
 
 def _prepare(request: FitRequest) -> PreparedRun:
-    """Prepare the run in every process. Of a corpus the main process writes the missing shards, and the others open them."""
+    """Read the data and build the model in every process.
+
+    When the data is a corpus, the main process writes its missing shards, and the others then open them.
+    """
     folder, ranks = request.folder, request.ranks
     if folder is None or not corpus.is_corpus_arrow(request.arrow):
         return ranks.run_on_all(lambda: prepare(request))
@@ -127,14 +131,20 @@ def _prepare(request: FitRequest) -> PreparedRun:
 
 
 def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
-    """Remove the run that is in the folder, unless torchrun restarted the processes and it is this run."""
+    """Remove the run in the folder, as `--overwrite` asks.
+
+    After torchrun has restarted the processes the folder may hold this very run; that one is kept and resumed.
+    """
     assert request.folder is not None
     if not request.ranks.restarts or run_folder.holds_another(request.folder, run.facts, run.options):
         run_folder.clear(request.folder)
 
 
 def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
-    """Return whether the run was finished before torchrun restarted its processes, as after the death of one at the very end."""
+    """Return whether torchrun has restarted the processes although the run in the folder was finished.
+
+    This happens when a process dies at the very end.
+    """
     folder, ranks = request.folder, request.ranks
     if folder is None or not ranks.restarts:
         return False
@@ -144,7 +154,7 @@ def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
 
 
 def _train(request: FitRequest, run: PreparedRun) -> Mapping:
-    """Train, score and save a prepared run; return its mapping."""
+    """Train, score and save the model of a prepared run, and return its mapping."""
     options, ranks = run.options, request.ranks
     setup, plan = _plan(request, run)
     context = RunContext(
@@ -156,6 +166,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         layout=setup.layout,
     )
     training = Training(run.mapping, run.examples, plan, context, setup.objective)
+    # Features from before contrastive training, for `fit_probe` to choose its regularisation on.
     base_features = extract_features(run.mapping, run.examples, run.device) if setup.method == "contrast" else None
     state = training.run()
     run = replace(run, mapping=training.mapping)
@@ -181,7 +192,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
 
 
 def _make_loggers(request: FitRequest) -> list[Logger]:
-    """Return the loggers of a run: its progress, and the files that the main process writes into its folder."""
+    """Return the loggers of a run: progress, and in the main process the files that it writes into the run's folder."""
     loggers: list[Logger] = [ProgressLogger(request.progress)]
     if request.folder is not None and request.ranks.is_main:
         loggers.append(MetricsFile(request.folder, request.say))
@@ -192,7 +203,11 @@ def _make_loggers(request: FitRequest) -> list[Logger]:
 def _save(
     request: FitRequest, run: PreparedRun, provenance: Dict[str, Any], lora_updates: Dict[str, lora.LowRankUpdate]
 ) -> None:
-    """Score the trained mapping, and save it where the request names a folder."""
+    """Score the trained mapping; if the request has a folder, write the model, the report and the LoRA adapter there.
+
+    provenance: facts about the run for mapsto.json. lora_updates: the trained LoRA updates by name; empty without
+        `--lora`.
+    """
     scores, evaluation = score_run(run, request.progress)
     folder, mapping = request.folder, run.mapping
     if folder is None:
@@ -211,7 +226,11 @@ def _save(
 
 
 def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
-    """Return how the run trains, and its numbers: those recorded by an unfinished run, else new ones, which are recorded."""
+    """Return (training setup, plan) of a run.
+
+    The plan is the recorded one if the folder holds this run unfinished; else a new one is made and recorded. For the
+    methods that begin with a linear probe the heads are set here.
+    """
     options, ranks, folder = run.options, request.ranks, request.folder
     method, reason = choose_method(run)
     objective = make_objective(method, options, run.mapping, run.examples)
@@ -242,14 +261,14 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
 
 
 def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
-    """Write run.json and rejected.csv. Raises RunError where the disk has no room for checkpoints."""
+    """Write run.json and rejected.csv. Raises RunError when the disk has no space for the run's checkpoints."""
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)
     run_folder.record_run(folder, run.facts, asdict(plan))
 
 
 def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:
-    """Return the line that a run begins with: rows, parameters, method, steps and device."""
+    """Return the first line of progress of a run, in words: arrow, rows, parameters, method, steps and device."""
     facts = run.facts
     num_parameters = sum(p.numel() for p in run.mapping.parameters())
     held_out = f" + {facts['held_out']:,} held out" if facts["held_out"] else ""
@@ -261,7 +280,7 @@ def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:
 
 
 def _require_same_facts(run: PreparedRun, ranks: Ranks) -> None:
-    """Raise UsageError when the processes have not read the same data, starting model and options."""
+    """Raise UsageError if this process has read other data, another starting model or other options than process 0."""
     names = (*run_folder.IDENTITY_FACTS, "options")
     main_facts = ranks.broadcast_json({name: run.facts[name] for name in names})
 
@@ -274,7 +293,7 @@ def _require_same_facts(run: PreparedRun, ranks: Ranks) -> None:
 
 
 def _make_layout(run: PreparedRun, ranks: Ranks) -> ReplicatedWeights:
-    """Return where the weights live: a copy in every process, or with `--shard` a part in each (FSDP)."""
+    """Return the layout of the weights: a full copy in every process, or with `--shard` a shard in each (FSDP)."""
     if not run.options.shard:
         return ReplicatedWeights(ranks, run.mapping)
     from mapsto.training import fsdp  # slow to import, and rarely used

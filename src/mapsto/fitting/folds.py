@@ -1,6 +1,6 @@
-"""The folds of a search: training rows split into those that a trial learns from and those that it is scored on.
+"""Cross-validation folds of a hyperparameter search: the training rows are split into rows to train on and to score on.
 
-The rows of a fold are read and encoded once for all trials. Rows of a test are never part of a fold.
+The rows of a fold are read and encoded once for all trials. Test rows are never part of a fold.
 """
 
 from __future__ import annotations
@@ -29,36 +29,43 @@ from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.capabilities import has_exclusive_classes
 
-# A trial is scored on about so many rows: a fifth of 5,000, or as many fifths in turn as fewer rows need. Over so many,
-# an error of 15 % is known to about 2 points; and no fold to score on is larger than the rows learnt from.
+# A trial is scored on about SCORED_ROWS rows: on a fifth of 5,000 rows, on two folds of a fifth of 2,500 each, and so on
+# up to five folds. On 1,000 rows an error of 15 % has an interval of about ±2 points. A fold scores at most
+# LARGEST_SHARE of the rows.
 SCORED_ROWS, LARGEST_SHARE = 1000, 0.2
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Training rows split into those that a trial learns from and those that it is scored on."""
+    """One fold of a hyperparameter search.
+
+    request: the request to fit the rows that a trial trains on.
+    held_out: the rows that the trial is scored on.
+    """
 
     request: FitRequest
     held_out: Table
 
     @cached_property
     def data(self) -> RunData:
-        """The rows to learn from, read and encoded once for all trials."""
+        """The rows to train on, read and encoded once for all trials."""
         return read_data(self.request)
 
     def train(self, options: Options) -> Mapping:
-        """Train a new mapping on the rows to learn from. Raises RunError."""
+        """Return a new mapping trained with `options` on the rows to train on. Raises RunError when training fails."""
         return fit.fit_request(replace(self.request, options=options), self.data)
 
 
 def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
-    """Split the rows into (rows to learn from, rows to score on), once or several times; no row is scored on twice.
+    """Return folds, each a pair of tables (rows to train on, rows to score on); no row is scored on twice.
 
+    rows: the training rows of the final fit. seed: for the random split.
     Raises DataError for too few rows.
     """
     count, row_indices = len(rows), np.arange(len(rows))
     share = min(LARGEST_SHARE, SCORED_ROWS / count)
     num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
+    # A fold is split off the rows that no earlier fold scores on, so its share of the remaining rows grows.
     remaining, folds = row_indices, []
     for fold in range(num_folds):
         training_positions, positions = split_indices(rows.select(remaining), share / (1 - fold * share), seed)
@@ -73,7 +80,10 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
 
 
 def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:
-    """Return the held-out rows whose classes the training rows have too: no trial could learn the others."""
+    """Return the indices of the held-out rows whose class occurs among the training rows.
+
+    training, held_out: row indices. No trial can predict a class that it has not seen.
+    """
     for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):
         if has_exclusive_classes(target):
             classes = {answers[row] for row in training}

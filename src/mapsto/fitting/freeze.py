@@ -10,10 +10,10 @@ from mapsto.options import OptimizationOptions
 
 
 def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: StartingModel) -> None:
-    """Freeze layers (`--freeze`) or attach LoRA adapters (`--lora`).
+    """Freeze layers of the mapping (`--freeze`) or attach LoRA adapters to it (`--lora`), if an option asks for it.
 
     `--freeze 2` freezes the embeddings and the two lowest layers, `--freeze all` everything but heads and poolers.
-    Raises UsageError where there is nothing to freeze.
+    Raises UsageError without a starting model, for both options together, and for layers that do not exist.
     """
     flags = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
     if not flags:

@@ -1,6 +1,7 @@
-"""The method of a fit: all weights, a linear probe, one after the other, or a contrast of classes before a probe.
+"""The method of a fit, chosen by the number of labels per class (see FEW_LABELS for the measurements).
 
-Chosen by the number of labels a class; see FEW_LABELS for the measurements behind it.
+The methods are: train all weights ("full"), only fit linear heads ("probe"), first the heads and then all weights
+("probe+full"), or supervised contrastive learning and then linear heads ("contrast").
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from mapsto.training.objectives.simclr import SimCLR
 from mapsto.training.objectives.style import StyleLoss, read_style_image
 from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
 
-# Labels a class. Up to the first number the classes are contrasted, then probed: far ahead of a probe and of all weights
-# at 4 and 8 labels on TREC-6, level with them on SST-2 (benchmarks/few_labels.py). Up to the second all weights are trained
-# from a linear probe; above it a probe only holds them back (SST-2, TREC-6, Banking77). Of pictures, a start made here knows too
-# little for either alone: digits at 5 a class 40 and 25 %, all weights 71 %.
+# Labels per class. Up to FEW_LABELS the method is "contrast": on TREC-6 with 4 and 8 labels it is far better than "probe"
+# and "full", on SST-2 equal (benchmarks/few_labels.py). Up to MANY_LABELS it is "probe+full"; with more labels "full" is
+# better (SST-2, TREC-6, Banking77). For pictures, starting models pretrained by mapsto are too weak for "contrast" or
+# "probe": 40 and 25 % on digits with 5 labels per class, where training all weights gives 71 %.
 FEW_LABELS, MANY_LABELS = 16, 200
 
-# The words for each method in the line that a run begins with; {} stands for the steps of training.
+# The description of each method in the first line of a run; {} stands for the number of training steps.
 METHODS = {
     "full": "{}",
     "probe": "a linear probe",
@@ -36,7 +37,7 @@ METHODS = {
 
 
 def choose_method(run: PreparedRun) -> tuple[str, str]:
-    """Return the method of the run, and the reason for it.
+    """Return (method, reason in words) of the run; the option "auto" chooses a method by the number of labels.
 
     Raises UsageError for a method that the starting model, the answers or the other options do not allow.
     """
@@ -61,7 +62,7 @@ def choose_method(run: PreparedRun) -> tuple[str, str]:
 
 
 def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
-    """Return the method for the number of labels a class (see FEW_LABELS), and the reason for it."""
+    """Return (method, reason in words) for the run's number of labels per class; see FEW_LABELS."""
     mapping, num_rows = run.mapping, run.data.num_rows
     if run.start.tensors is None or run.is_pretraining:
         return "full", "nothing to probe" if not run.is_pretraining else "pretraining"
@@ -84,13 +85,19 @@ def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
 
 
 def _unused_flags(method: str, options: Options) -> str:
-    """Return the beginning of a message about options that `method` has no use for; the method's name ends it."""
+    """Return the beginning of a message about options that `method` would ignore; "" when there are none.
+
+    The caller completes the message with the name of the method.
+    """
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused_options(method, options))
     return f"{flags} would change nothing with" if flags else ""
 
 
 def unused_options(method: str, options: Options) -> list[str]:
-    """Return the options that are set and would change nothing: the weights or the loss that they are about are not there."""
+    """Return the names of options that the user has set and `method` would ignore.
+
+    For example, a linear probe has no training steps, so `steps` and `rate` would change nothing.
+    """
     numbers = ("steps", "epochs", "minutes", "batch", "rate")
     is_set = {
         **{name: getattr(options, name) is not None for name in numbers},
@@ -109,13 +116,19 @@ def unused_options(method: str, options: Options) -> list[str]:
 
 
 def contrast_port(mapping: Mapping) -> int | None:
-    """Return the first target with classes that is read from one vector an example; None if there is none."""
+    """Return the index of the target whose classes are contrasted: the first that answers one class per example.
+
+    Return None if there is no such target.
+    """
     probed = [port for port, target in enumerate(mapping.targets) if isinstance(target, LinearProbe)]
     return next((port for port in probed if has_exclusive_classes(mapping.targets[port])), None)
 
 
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
-    """Return the objective that the steps of `method` minimise; it may add weights to the mapping for the time of training."""
+    """Return the training objective for `method` and `options`.
+
+    It may add modules to the mapping that only training needs; `Objective.finish` removes them.
+    """
     if options.style is not None or options.adversarial:
         return _image_objective(options, mapping)
     if mapping.arrow.corrupted and options.objective == "replaced":
@@ -127,9 +140,9 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
 
 
 def _image_objective(options: ObjectiveOptions, mapping: Mapping) -> Objective:
-    """Return the objective that judges generated pictures as a whole: by their style, by a network that detects them, or both.
+    """Return the objective with the losses of whole generated pictures: style (`--style`), adversarial, or both.
 
-    Raises UsageError for arrows that generate no pictures, CheckpointError.
+    Raises UsageError for arrows that generate no pictures, CheckpointError if the feature network is damaged.
     """
     image_port(mapping)
     judges: list[ImageLoss] = []

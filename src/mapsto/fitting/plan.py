@@ -1,7 +1,8 @@
-"""The plan of a run: batch size, learning rate, optimizer and number of steps, chosen from data, starting model and options.
+"""Making the plan of a run (batch size, learning rate, optimizer, steps) from data, starting model and options.
 
-The plan is made once, before the first step, and recorded in run.json; a run that is continued reads it there. With `--minutes`
-a few steps are timed on the side (CALIBRATION_STEPS) and then undone, so the number of steps is fixed too.
+The plan is made once, before the first step, and recorded in run.json, from which a resumed run reads it. With
+`--minutes`, or in pretraining without a number of steps, a few steps are timed and undone, and the number of steps is
+computed from their time.
 """
 
 from __future__ import annotations
@@ -22,29 +23,31 @@ from mapsto.training.objectives import Objective
 from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
 from mapsto.training.plan import Plan, RunContext
 
-# Pretraining without --minutes, and tokens of one update in it.
+# The default minutes of pretraining, and the tokens of one update in pretraining.
 PRETRAIN_MINUTES, PRETRAIN_TOKENS = 10.0, 4096
 # Examples of one update in a fit.
 FIT_BATCH = 32
 
-# Learning rates by optimizer, for random weights.
+# Peak learning rates by optimizer, for random weights.
 RATES = {"muon": 5e-3, "adamw": 1e-3}
-# Continued pretraining of a published model: after two passes of MiniLM over Banking77's texts a probe on 4 labels a class is as
-# good as before at 3e-5, 3 points worse at 1e-4 and 20 worse at 1e-3 (benchmarks/continuing.py).
+# The peak learning rate of continued pretraining of a published model. After two epochs of MiniLM on Banking77's texts
+# a linear probe with 4 labels per class is as good as before at 3e-5, 3 points worse at 1e-4 and 20 points worse at 1e-3
+# (benchmarks/continuing.py).
 CONTINUED_RATE = 3e-5
-LORA_RATE = 10  # low-rank updates learn best at about ten times the rate of the weights beside them
+LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
 
-# The contrast of classes: at least so many steps or passes, at this rate.
+# Contrastive learning lasts CONTRAST_EPOCHS epochs, but at least CONTRAST_STEPS steps, at this peak learning rate.
 CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
 
+# Steps that are timed to fit a run into a number of minutes.
 CALIBRATION_STEPS = 4
-# Examples whose lengths are read to choose the batch size.
+# Examples whose mean length determines the batch size of pretraining.
 LENGTH_SAMPLE = 2000
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """The method of a run, the reason for it, its objective, and the layout of its weights (replicated or sharded)."""
+    """The method of a run, the reason for that method in words, the objective, and the layout of the weights."""
 
     method: str
     reason: str
@@ -53,11 +56,11 @@ class TrainingSetup:
 
 
 def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan:
-    """Return the numbers of a new run.
+    """Return the plan (batch size, learning rate, steps …) of a new run.
 
-    started_at: monotonic time of the call, from which `--minutes` counts.
+    started_at: the monotonic time from which `--minutes` counts, when the user's call began.
 
-    Raises UsageError for a batch that the processes cannot share.
+    Raises UsageError for a batch size that the number of processes or the layout does not allow.
     """
     options, examples, is_pretraining = run.options, run.examples, run.is_pretraining
     batch = min(options.batch or _default_batch(run), len(examples))
@@ -87,9 +90,10 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
 
 
 def learning_defaults(run: PreparedRun) -> Learning:
-    """Return the defaults of training: those of a target that has its own, else those of the source kind.
+    """Return the default length and learning rates of training for a run.
 
-    A published starting model needs no more than the general defaults, whatever it reads.
+    They are those of a target that has its own (boxes), else those of the kind of value that the model reads. A
+    published starting model has general defaults for all kinds.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
@@ -98,7 +102,7 @@ def learning_defaults(run: PreparedRun) -> Learning:
 
 
 def _default_batch(run: PreparedRun) -> int:
-    """Return the examples of one update: about PRETRAIN_TOKENS tokens of them in pretraining."""
+    """Return the number of examples of one update: FIT_BATCH, or in pretraining about PRETRAIN_TOKENS tokens."""
     if not run.is_pretraining:
         return FIT_BATCH
     sample = range(min(LENGTH_SAMPLE, len(run.examples)))
@@ -107,7 +111,10 @@ def _default_batch(run: PreparedRun) -> int:
 
 
 def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["adamw", "muon"]:
-    """Return the optimizer: Muon for weights that mapsto alone has trained, AdamW for published ones."""
+    """Return the optimizer in the options, or for "auto" the default.
+
+    The default is Muon for new models and for pretraining of models that only mapsto has trained, else AdamW.
+    """
     if run.options.optimizer != "auto":
         return run.options.optimizer
     is_new = run.start.tensors is None
@@ -116,7 +123,7 @@ def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["a
 
 
 def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> float:
-    """Return the peak learning rate."""
+    """Return the default peak learning rate for the method, the starting model and the optimizer."""
     rate = RATES[optimizer]
     if run.start.tensors is not None:
         if not run.is_pretraining:
@@ -129,7 +136,11 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
 
 
 def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float) -> int:
-    """Return the number of updates: by the options, else by time in pretraining and by passes over the rows in a fit."""
+    """Return the number of updates.
+
+    It follows from `--steps`, `--epochs` or `--minutes`; the default is PRETRAIN_MINUTES in pretraining and a number of
+    epochs in a fit.
+    """
     options = run.options
     if options.steps is not None:
         return options.steps
@@ -145,11 +156,11 @@ def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at:
 
 
 def _calibrate_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, seconds: float) -> int:
-    """Return how many steps fit into `seconds`: time a few, then restore every weight."""
+    """Return the number of steps that fit into `seconds`: run and time a few, then restore all weights."""
     started_at = time.monotonic()
     mapping = run.mapping
     weights = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
-    # A long schedule, so that the timed steps are ordinary ones: no checkpoint, no fall of the rate.
+    # A long schedule, so that the timed steps are ordinary ones, without a checkpoint or a decay.
     trial_plan = replace(plan, steps=10_000, save_every=10_000)
     context = RunContext(run.device, workers=0, layout=setup.layout)
     trial = Training(mapping, run.examples, trial_plan, context, setup.objective)

@@ -1,8 +1,9 @@
-"""Preparing a run: from a request to a mapping and its examples.
+"""Preparing a run before its first step: from a request to a mapping (the model) and its training examples.
 
-Everything that can be wrong with files, starting model and options is found here, before the first step. `read_data` takes long
-and does not depend on the numbers of training; `build_run` makes a new mapping for data that has been read, so that the trials
-of a search share one reading.
+All errors in files, starting model and options are raised here. The work has two parts, so that all trials of a search
+share
+one reading of the data: `read_data` is slow and does not depend on hyperparameters, and `build_run` makes a new
+mapping.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from mapsto.pretrained import model_folder
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """The mapping and the examples of a run before training, a function of the data, the starting model and the options alone.
+    """The model and the examples of a run before training; they depend only on data, starting model and options.
 
-    examples: to learn from. held_out: to choose the best weights by; None where there are none.
-    facts: what the run is, in plain JSON, as run.json and mapsto.json record it.
+    mapping: the model. data: the data that the examples were made from.
+    examples: the training examples. held_out: examples to choose the best weights with; None without held-out rows.
+    facts: the facts that identify the run, as plain JSON; recorded in run.json and mapsto.json.
     """
 
     options: Options
@@ -48,19 +50,19 @@ class PreparedRun:
 
     @property
     def start(self) -> StartingModel:
-        """The model that training starts from."""
+        """The starting model; without `--start` an empty one."""
         return self.data.start
 
     @property
     def is_pretraining(self) -> bool:
-        """Return whether the arrow fills in what `~` hides."""
+        """Return whether the run is pretraining: the arrow hides parts of its source with `~`."""
         return self.mapping.arrow.corrupted
 
 
 def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> PreparedRun:
-    """Read the data and build the model of a request.
+    """Read the data of a request, build its model, and return both.
 
-    shards_record: the record of the shards in the run's folder, where a corpus is read into it.
+    shards_record: the state of the corpus shards in the run's folder, if it has been inspected before.
 
     Raises UsageError, DataError, CheckpointError.
     """
@@ -68,9 +70,12 @@ def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> Pr
 
 
 def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> RunData:
-    """Open the starting model and read the data."""
+    """Open the starting model of a request, read its data, and return both.
+
+    shards_record: see `prepare`.
+    """
     options, say = request.options, request.say
-    _choose_device(options, request.ranks)  # refused before reading, which may take long
+    _choose_device(options, request.ranks)  # raises for a wrong device before the data is read, which may take long
     start = open_start(request.start, request.like)
     if options.words is not None:
         start = add_words(start, read_words(options.words))
@@ -87,7 +92,10 @@ def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> 
 
 
 def build_run(request: FitRequest, data: RunData) -> PreparedRun:
-    """Build a new mapping for data that has been read; its random weights are a function of the seed alone."""
+    """Build a new mapping for data that has been read, and return it with its examples.
+
+    Weights that the starting model does not have are random numbers that depend only on the seed.
+    """
     options = request.options
     device, precision = _choose_device(options, request.ranks)
     seed_all(options.seed)
@@ -116,10 +124,11 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
         data=data,
         examples=examples,
         held_out=held_out if data.num_held_out else None,
-        facts=json.loads(json.dumps(facts)),
+        facts=json.loads(json.dumps(facts)),  # as they are read from run.json, so that both can be compared
     )
 
 
 def _choose_device(options: RunOptions, ranks: Ranks) -> tuple[torch.device, torch.dtype]:
+    """Return (device, precision) of this process. Raises UsageError for those that are not available."""
     device = choose_device(options.device, ranks.local_rank)
     return device, choose_precision(options.precision, device)

@@ -1,6 +1,6 @@
-"""Linear probes on frozen features, and the calibration of confidence on held-out rows.
+"""Linear probes on frozen features, and the calibration of confidences on held-out rows.
 
-A probe costs one pass over the rows and a linear fit (logistic or ridge regression) in place of training.
+A probe costs one forward pass over the rows and a linear fit (logistic or ridge regression), and no training steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from mapsto.task.capabilities import Classes, LinearProbe
 
 
 def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
-    """Return the vectors (n, d) that pooled heads read, in one pass over the examples without augmentation."""
+    """Return the pooled vector of each example, (n, d), from one forward pass without augmentation.
+
+    Heads of targets with one answer per example read these vectors.
+    """
     mapping.eval()
     unaugmented = examples.without_augmentation()
     features: NDArray[np.float32] = np.zeros((len(unaugmented), mapping.config.pooled_width), np.float32)
@@ -31,10 +34,10 @@ def extract_features(mapping: Mapping, examples: Examples, device: torch.device)
 
 
 def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None) -> None:
-    """Set the pooled heads to the best linear ones on the frozen features.
+    """Set each head that reads the pooled vector to the best linear head on the frozen features.
 
-    base_features: the features (n, d) from before contrastive training on the same answers. The strength of regularisation is
-    chosen on them, since the trained features fit their own answers too well.
+    base_features: the features (n, d) from before contrastive training on the same answers; None without such training.
+    The strength of regularisation is chosen on them, because the trained features fit these answers too well.
     """
     mapping = run.mapping
     features = extract_features(mapping, run.examples, run.device)
@@ -52,7 +55,11 @@ def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None
 
 
 def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
-    """Calibrate the heads on the held-out rows where there are enough, and return their temperatures (Guo et al. 2017)."""
+    """Calibrate the heads for classes on the held-out rows by temperature scaling (Guo et al. 2017).
+
+    Return the temperatures of the heads that were calibrated; a head with too few held-out rows stays as it is.
+    say: prints a message about each calibrated head.
+    """
     if run.held_out is None or run.is_pretraining or not run.mapping.targets:
         return []
     mapping = run.mapping.eval()

@@ -1,4 +1,4 @@
-"""The request of one fit: everything that the caller of `fit` asks for, in one object."""
+"""The request of a fit: all arguments of the call in one object."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mapsto.task.arrow import Arrow
 
 @dataclass(frozen=True)
 class FitRequest:
-    """One call of `fit`, with defaults for everything but the arrow and the data.
+    """All arguments of one fit; only the arrow and the data are required.
 
-    data, test: a path, a DataFrame, a list of dicts, a data set or a Table.
+    data, test: training and test rows: a path, a DataFrame, a list of dicts, a Hugging Face data set or a Table.
     folder: the folder of the run; None keeps the run in memory.
-    start: the starting model; like: a model of which only shape and tokenizer are used.
-    overwrite: whether a run that is in the folder is replaced.
-    search_record: the trials that chose the options, for the record.
-    ranks: this process among those of the run.
+    start: the starting model; like: a model of which only architecture and tokenizer are used.
+    overwrite: replace another run in the folder.
+    search_record: the trials of the search that chose the options, to be saved with the model; None without a search.
+    ranks: the rank of this process and the number of processes.
     started_at: the monotonic time of the call, from which `--minutes` counts.
     """
 
@@ -44,5 +44,5 @@ class FitRequest:
 
     @property
     def say(self) -> Callable[[str], None]:
-        """The function that shows a line of text to the user."""
+        """The function that prints a line of text for the user."""
         return self.progress.say

@@ -1,4 +1,4 @@
-"""The results of a run: validation while it trains, scores at its end, report.html and rejected.csv."""
+"""The results of a run: validation during training, final scores, report.html and rejected.csv."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from mapsto.training.loggers import read_metrics
 
 
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
-    """Return a function that computes the mean loss and error of the first target on the held-out rows.
+    """Return the function from a mapping to {"loss": …, "error": …} on the held-out rows; None without held-out rows.
 
-    Each process computes its share of the rows. None where no rows are held out.
+    Loss and error are means over the answers to the first target. Each process computes its share of the rows.
     """
     if run.held_out is None:
         return None
@@ -50,7 +50,10 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
 
 
 def score_run(run: PreparedRun, progress: Progress) -> tuple[dict[str, Score], Evaluation | None]:
-    """Return the scores on the test rows and their evaluation; without a test, the scores on the held-out rows."""
+    """Return (scores by metric, evaluation) of the trained mapping on the test rows.
+
+    Without test rows the scores are those on the held-out rows, if there are any, and the evaluation is None.
+    """
     mapping = run.mapping.eval()
     scores: dict[str, Score] = {}
     evaluation = None
@@ -69,7 +72,10 @@ def score_run(run: PreparedRun, progress: Progress) -> tuple[dict[str, Score], E
 
 
 def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
-    """Return the shell command that repeats the run in another folder; None where data or start are no files."""
+    """Return the shell command that repeats the run in another folder.
+
+    Return None when data, test rows or starting model are Python objects and not paths.
+    """
     paths = [path for path in (request.data, request.test, request.start) if path is not None]
     if not all(is_path(path) for path in paths):
         return None
@@ -79,7 +85,10 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
 
 
 def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) -> list[str]:
-    """Write report.html about the test rows, if its packages are installed; return its findings in a few sentences."""
+    """Write report.html about the scores on the test rows, and return its main findings, one sentence each.
+
+    Without the packages that the report needs only a note is printed.
+    """
     assert request.folder is not None
     analyses = analyse_evaluation(evaluation, run.mapping, run.device)
     if analyses or evaluation.samples:
@@ -94,7 +103,7 @@ def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) 
 
 
 def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
-    """Write rejected.csv: file, row, column, value and reason of every unreadable row that was skipped."""
+    """Write rejected.csv with file, row, column, value and reason of each unreadable row that was skipped, if any."""
     findings = iter(rejected)
     if (first := next(findings, None)) is None:
         return

@@ -1,7 +1,7 @@
-"""The data of a run, read and checked before there is a model, and the checks that come before reading.
+"""The data of a run, and checks of the options against the task.
 
-Both readers (table_data, corpus_data) return a RunData. Options that the arrow has no use for are refused first, since reading
-may take long.
+Data from a table (table_data.py) and from a corpus (corpus_data.py) are both returned as RunData. Options that would
+change nothing raise an error before the data is read, which may take long.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstructi
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# Tokens of an example in pretraining, unless --length says otherwise.
+# The default length of the longest example in pretraining, in tokens.
 PRETRAIN_LENGTH = 128
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run and the model's shape that follows from it; several runs may train on the same data.
+    """The data of a run and the configuration of its model; several runs may train on the same data.
 
+    start: the starting model. sources: the model's sources by kind. targets: one for each answer of the arrow.
     fingerprint: SHA-256 of the data.
-    num_rows, num_held_out: rows to learn from and rows held out.
+    num_rows, num_held_out: the numbers of training rows and of held-out rows.
     held_out_rows: the held-out rows of a table; None for a corpus.
-    test: the rows to score at the end, without those that are also in the training data.
-    rejected: unreadable rows that were skipped.
-    encode: a function that returns the examples to learn from and the held-out ones, encoded at its first call.
-    findings: warnings about the data that stop nothing.
+    test: the rows to score at the end, without those that are also in the training data; None without a test.
+    rejected: the problems of unreadable rows that were skipped.
+    encode: returns (training examples, held-out examples); the first call encodes them, later calls return the same.
+    findings: warnings about the data that do not stop the run.
     """
 
     start: StartingModel
@@ -59,9 +60,9 @@ class RunData:
 
 
 def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
-    """Return a new target for each answer of the arrow.
+    """Return a new target for each answer of the arrow, in order.
 
-    Raises UsageError for options that these answers have no use for.
+    Raises UsageError for `--balance` and `--smooth` if no answer is a class.
     """
     targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
@@ -76,7 +77,10 @@ def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
 def bind_targets(
     arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel, options: Options
 ) -> ModelConfig:
-    """Bind the targets to the sources that they answer from, and return the shape of the model."""
+    """Give each target the facts about the sources that it needs, and return the configuration of the model.
+
+    Raises UsageError for options that do not fit the sources or the starting model.
+    """
     if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     config = make_config(start, options, arrow.corrupted, sources)
@@ -91,7 +95,7 @@ def bind_targets(
 
 
 def require_useful_options(arrow: Arrow, options: Options) -> None:
-    """Raise UsageError for options that would change nothing for this arrow, and for arrows that cannot be read."""
+    """Raise UsageError for options that would change nothing for this arrow, and for sources that it cannot combine."""
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
         if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:
@@ -112,7 +116,7 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
 
 
 def possible_mixtures(arrow: Arrow) -> list[str]:
-    """Return the methods of `--augment` that mix rows and that the source and all answers of the arrow support."""
+    """Return those values of `--augment` that mix rows ("mixup" …) and that the source and all targets support."""
     if len(arrow.sources) > 1:
         return []  # the shares of the mixed rows would be unknown
     targets = [kinds.target(port.kind, restored=arrow.corrupted) for port in arrow.targets]
@@ -126,7 +130,7 @@ def possible_mixtures(arrow: Arrow) -> list[str]:
 
 
 def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
-    """Return how `~` hides tokens: by the options, else by the defaults of the kind that is hidden."""
+    """Return how `~` hides tokens: objective, share and shape; the kind of value has a default share."""
     corrupted = [kinds.source(port.kind).objectives for port in arrow.sources if port.corrupted]
     default_shares = next(iter(corrupted), Source.objectives)
     return Corruption.of(options.objective, options.hide or default_shares[options.objective], options.shape)
@@ -135,11 +139,13 @@ def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
 def length_limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> corpus.ExampleLimits:
-    """Return the treatment of long examples.
+    """Return the longest example in tokens, and what is done with longer ones (cut, windows or an error).
 
-    sources: what the model reads; kinds that have a fixed number of tokens are never cut into windows.
+    config: of the model. pretraining: whether the arrow hides parts of its source with `~`.
+    sources: the model's sources by kind; values of kinds with a fixed number of tokens (pictures) are always read
+        whole.
 
-    Raises UsageError for a length that the model cannot take.
+    Raises UsageError for a `--length` that is more than the model can read.
     """
     max_length, units = config.transformer.max_tokens, pretraining and options.shape in ("word", "span")
     if any(source.max_tokens is not None for source in (sources or {}).values()):

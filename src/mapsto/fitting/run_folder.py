@@ -1,7 +1,7 @@
-"""The folder of a run: which folders can take a run, the lock on it, and the records of runs and searches.
+"""The folder of a run: checks that it can be used, its lock, and the records of runs and searches in it.
 
-run.json is written before the first step, mapsto.json after the last one; a folder with run.json alone holds an unfinished run. A
-run is continued only when everything that its bits depend on (IDENTITY_FACTS, the options) is as recorded.
+run.json is written before the first step, mapsto.json after the last one. A folder with run.json but no mapsto.json
+holds an unfinished run. That run is resumed only if IDENTITY_FACTS and the options are the same as recorded.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ except ImportError:  # not on Windows
 
 SEARCH, REPORT, LOCK = "search.json", "report.html", "run.lock"
 
-# The facts that must be equal for a run to be continued.
+# The facts that must be equal for a run to be resumed.
 IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
 
-# The files and folders of a run. The ones that identify a run are last, so that a kill in the middle of `clear` leaves a folder
-# that can be cleared again.
+# The files and folders of a run. Those that identify a run are last: `clear` deletes in this order, and after a kill in
+# the middle of it the folder is still known as a run and can be cleared again.
 RUN_FILES: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
@@ -51,7 +51,8 @@ RUN_FILES: tuple[str, ...] = (
     MANIFEST_FILE,
 )
 
-# The files that a kill leaves before the run is recorded; the corpus is kept for the next run, also when a run is cleared.
+# The files that a run writes before run.json; a folder with only these counts as empty. The corpus shards among them
+# are kept for the next run, also when a run is cleared.
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
@@ -61,10 +62,11 @@ BEFORE_RUN = {
 
 
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
-    """Raise UsageError unless `folder` can take a run: it is new, empty, or holds an unfinished run; with `overwrite` any run.
+    """Raise UsageError unless a run can use `folder`, which must be new, empty or hold an unfinished run.
 
-    searched: whether the run begins with a search; an unfinished run that did not is another run.
-    Nothing is written. Files of a run that was killed before it was recorded count as nothing.
+    overwrite: whether the folder may hold a finished or another run, which will be replaced.
+    searched: whether the run has a hyperparameter search; an unfinished run must then have one too, else have none.
+    Nothing is written. A folder with only the files of BEFORE_RUN counts as empty.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
@@ -83,7 +85,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the run in a folder that `require_free` has accepted; other files there stay."""
+    """Delete the files of a run in `folder`, which `require_free` must have accepted; other files stay."""
     for name in RUN_FILES:
         path = folder / name
         if path.is_dir():
@@ -94,9 +96,11 @@ def clear(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Lock the folder of a run, which is created, against other processes. Raises RunError.
+    """Create the folder of a run if necessary, and lock it against other runs during the `with` block.
 
-    The lock ends with the process, however that ends.
+    The operating system releases the lock when the process ends, also after a crash. With a folder of None nothing
+    happens.
+    Raises RunError if another process has the lock or the folder cannot be written.
     """
     if folder is None:
         yield
@@ -112,14 +116,15 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # fails for a folder with files; a run that could not begin leaves no empty one
+            with suppress(OSError):  # removes an empty folder, of a run that could not begin; fails for any other
                 folder.rmdir()
 
 
 def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
-    """Lock the open file. Raises RunError where another process has locked it.
+    """Lock the open lock file of `folder`. Raises RunError if another process has locked it.
 
-    A process that ends deletes its lock file, so the locked file must still be the one of that name.
+    A process that ends deletes its lock file. So the file that was locked may no longer be the one in the folder, where
+    another process can create and lock a new one; this is checked.
     """
     if fcntl is None:
         return
@@ -136,7 +141,7 @@ def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
 
 
 def require_shared(folder: Path) -> None:
-    """Raise UsageError where this process does not see the folder that the main process has locked."""
+    """Raise UsageError if this process does not see the lock file that the main process has made in the folder."""
     if not (folder / LOCK).exists():
         raise UsageError(f"{folder} is not shared by all processes; choose an --out that all of them see")
 
@@ -149,9 +154,10 @@ def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> Non
 def recorded_run(
     folder: Path, facts: Dict[str, Any], options: Options, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Return the plan of the unfinished run in the folder; None if there is none.
+    """Return the plan, as recorded in run.json, of the unfinished run in the folder; None if there is none.
 
-    Raises UsageError, naming the facts and options that differ, where it is another run.
+    facts, options: of the run that is to resume it.
+    Raises UsageError, which names the facts and options that differ, if the folder holds another run.
     """
     if not (folder / RUN_FILE).exists():
         return None
@@ -166,7 +172,10 @@ def recorded_run(
 
 
 def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Return whether the folder holds this run, finished. Raises UsageError when it holds another finished run."""
+    """Return whether the folder holds the finished run with these facts and options.
+
+    Raises UsageError if it holds another finished run.
+    """
     if not (folder / MANIFEST_FILE).exists():
         return False
     recorded = files.read_sealed(folder / MANIFEST_FILE)["provenance"]
@@ -175,7 +184,7 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
 
 
 def holds_another(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
-    """Return whether the folder holds another run than this one, finished or not."""
+    """Return whether the folder holds a run, finished or not, with other facts or options than these."""
     try:
         finished_run(folder, facts, options)
         recorded_run(folder, facts, options, lambda text: None)
@@ -190,9 +199,10 @@ def record_search(folder: Path, facts: Dict[str, Any], trials: list[dict[str, An
 
 
 def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
-    """Return the finished trials of the search in the folder; None if there is none.
+    """Return the finished trials of the search in the folder, as recorded in search.json; None if there is no search.
 
-    Raises UsageError, naming the facts and options that differ, where it is another search.
+    facts, options: of the search that is to continue it.
+    Raises UsageError, which names the facts and options that differ, if the folder holds another search.
     """
     if not (folder / SEARCH).exists():
         return None
@@ -206,7 +216,10 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
 def _require_same(
     subject: str, names: tuple[str, ...], recorded: Dict[str, Any], facts: Dict[str, Any], options: Options
 ) -> None:
-    """Raise UsageError where a recorded fact or option differs; `subject` begins the message."""
+    """Raise UsageError if a fact among `names`, or an option, differs from the recorded one.
+
+    subject: the beginning of the message. recorded: the recorded facts by name, with the options among them.
+    """
     differing = [name for name in names if recorded.get(name) != facts[name]]
     differing += [f"--{name.replace('_', '-')}" for name in options.differing(recorded["options"])]
     if differing:

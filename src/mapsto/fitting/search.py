@@ -1,8 +1,8 @@
-"""A search for the numbers of a fit: trials on folds of the training rows, then the fit with the numbers that did best.
+"""Hyperparameter search: trials on cross-validation folds of the training rows, then a fit with the best values.
 
-A trial trains in memory with other Options on all folds but one and is scored on that one. The data is read and encoded once for
-all trials. The next trial is a function of the seed and of the finished trials alone (a tree-structured Parzen estimator,
-Bergstra et al. 2011), so a search that was killed goes on to the same end. Test rows are never part of a trial.
+A trial trains in memory and is scored on rows that it did not train on; test rows are never part of a trial. The data
+is read and encoded once for all trials. The next hyperparameters depend only on the seed and the finished trials (a
+tree-structured Parzen estimator, Bergstra et al. 2011), so a search that was killed resumes to the same result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from mapsto.task.arrow import Arrow, parse
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Interrupted
 
-# Bounds of the hyperparameters, as multiples of those of a fit without a search.
+# Bounds of learning rate and epochs, and the batch sizes, as multiples of the values of a fit without a search.
 RATES, EPOCHS, BATCHES = (0.1, 4.0), (0.5, 2.0), (0.5, 1.0, 2.0)
-# Significant digits of a suggested number.
+# Significant digits of a suggested learning rate or number of epochs.
 DIGITS = 2
 
-# The methods that are tried besides a probe.
+# The methods of a fit that a search tries besides a linear probe.
 TRIED_METHODS: tuple[Method, ...] = ("probe+full", "full", "contrast")
 
 # Trials drawn at random before the estimator chooses.
@@ -56,8 +56,10 @@ SearchSpace = dict[str, list[Any] | tuple[float, float]]
 class Trial:
     """The hyperparameters of a trial and its result.
 
-    error: on the folds' held-out rows; None for a trial that failed, and `failed` says why.
-    loss: on the same rows; it breaks ties between equal errors.
+    number: from 1. knobs: the hyperparameters by name.
+    error: the validation error on the folds' held-out rows; None for a trial that failed.
+    loss: the loss on the same rows, which decides between trials of equal error; None for a trial that failed.
+    failed: the reason for the failure in words; None for a trial that succeeded.
     """
 
     number: int
@@ -76,7 +78,7 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """The key to sort by: the lowest one is best."""
+        """The sort key of the trial, (error, loss, number); the best trial has the lowest."""
         if self.error is None or self.loss is None:
             return (math.inf, math.inf, self.number)
         return (self.error.value, self.loss, self.number)
@@ -84,10 +86,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """The plan of a search.
+    """The plan of a hyperparameter search.
 
-    space: the hyperparameters to choose. first_trials: those that wait for no result.
-    num_trials, minutes: when the search ends.
+    options: of every trial, apart from the hyperparameters. space: the hyperparameters to choose.
+    first_trials: the hyperparameters of the first trials, which are fixed in advance.
+    num_trials: the number of trials. minutes: no trial begins later; None for no limit.
     """
 
     options: Options
@@ -112,13 +115,13 @@ def search_and_fit(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Mapping:
-    """Fit a mapping with the numbers that did best in `search` trials; without `search`, just fit it.
+    """Search hyperparameters with `search` trials, fit a mapping with the best ones, and return it.
 
-    search_minutes: no trial begins after so many minutes of trials.
-    The other arguments are those of `fit_mapping`.
+    search: the number of trials; None fits without a search. search_minutes: no trial begins after this many minutes of
+        trials. The other arguments are those of `fit_mapping`.
 
-    Trials are recorded in search.json of the run's folder; a finished one is never repeated. Raises UsageError without the extra
-    [search], and what `fit_mapping` raises.
+    Finished trials are recorded in search.json of the run's folder, and are not repeated when the search is resumed.
+    Raises UsageError if the package optuna (the extra [search]) is not installed, and the errors of `fit_mapping`.
     """
     options, progress = options or Options(), progress or Progress()
     if search is None and search_minutes is None:
@@ -160,7 +163,7 @@ def search_and_fit(
 
 
 def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
-    """Return the number of trials. Raises UsageError for a search that is not possible."""
+    """Return the number of trials. Raises UsageError if the arrow, the options or a missing package rules out a search."""
     if num_trials is None:
         raise UsageError("--search-minutes needs --search with the number of trials")
     for name, value in (("search", num_trials), ("search-minutes", minutes)):
@@ -179,18 +182,21 @@ def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, mi
 
 
 def _require_apart(folder: Path, models: dict[str, Any]) -> None:
-    """Raise UsageError when the run would replace a model that every trial starts from."""
+    """Raise UsageError if `folder` holds a model that the trials start from: the run would replace it.
+
+    models: the values of `start` and `like` by name.
+    """
     for name, model in models.items():
         if isinstance(model, str | Path) and Path(model).resolve() == folder.resolve():
             raise UsageError(f"--search begins every trial with --{name} {model}; choose another --out")
 
 
 def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes: float | None) -> Search:
-    """Return the plan of a search.
+    """Return the plan of a search; the first trial has the hyperparameters of a fit without a search.
 
-    The first trial is a fit without a search, the second a linear probe where one is possible.
+    The second trial is a linear probe, if possible. Hyperparameters that the user has set are not searched.
 
-    Raises UsageError where the options leave nothing to choose, DataError for too few rows.
+    Raises UsageError if the options leave nothing to choose, DataError for too few rows.
     """
     options, mapping = run.options, run.mapping
     method, _ = choose_method(run)
@@ -230,7 +236,10 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
 
 
 def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> list[Any]:
-    """Return the methods besides a probe that every trial can use."""
+    """Return the methods among TRIED_METHODS that are possible in every fold.
+
+    training_tables: the rows to train on of each fold.
+    """
     methods = [method for method in TRIED_METHODS if _is_possible(method, run)]
     if "contrast" in methods and not all(_can_contrast(run.mapping, training) for training in training_tables):
         methods.remove("contrast")
@@ -238,7 +247,7 @@ def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> lis
 
 
 def _default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
-    """Return the hyperparameters of a fit by `method` without a search."""
+    """Return the hyperparameters (method, rate, epochs, batch) of a fit by `method` without a search."""
     objective = make_objective(method, run.options, run.mapping, run.examples)
     setup = TrainingSetup(method, "", objective, ReplicatedWeights(SINGLE_PROCESS, run.mapping))
     plan = make_plan(run, setup, time.monotonic())
@@ -247,7 +256,7 @@ def _default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
 
 
 def _is_possible(method: Method, run: PreparedRun) -> bool:
-    """Return whether the starting model, the answers and the options allow the method."""
+    """Return whether the starting model, the answers and the options of a run allow the method."""
     try:
         choose_method(replace(run, options=replace(run.options, method=method)))
     except UsageError:
@@ -256,7 +265,7 @@ def _is_possible(method: Method, run: PreparedRun) -> bool:
 
 
 def _can_contrast(mapping: Mapping, training: Table) -> bool:
-    """Return whether at least two classes have two rows each."""
+    """Return whether contrastive learning is possible: at least two classes have two rows each in `training`."""
     port = contrast_port(mapping)
     assert port is not None
     answers = load_rows(mapping.arrow, training).targets[port]
@@ -268,7 +277,10 @@ def _bounds(default: float, factors: tuple[float, float]) -> tuple[float, float]
 
 
 def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
-    """Return all trials: those recorded in search.json of the folder, and the others, run now."""
+    """Run the trials that search.json of the folder does not yet record, and return all trials in order.
+
+    facts: the facts that identify the search; a recorded search must have the same ones.
+    """
     recorded = None if folder is None else run_folder.recorded_search(folder, facts, Options(**facts["options"]))
     trials = [Trial(**{**entry, "error": entry["error"] and Score(**entry["error"])}) for entry in recorded or []]
     if recorded is None and folder is not None:
@@ -291,7 +303,7 @@ def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], prog
 
 
 def _with_advice(interrupted: Interrupted, number: int, folder: Path | None) -> RunError:
-    """Return the error of an interrupted trial, which says how the search is continued."""
+    """Return the error for a search that a signal interrupted in trial `number`, with advice on how to resume it."""
     advice = f"; the same command goes on, with this trial from its beginning ({folder})" if folder else ""
     error = RunError(f"{interrupted} of trial {number}{advice}")
     error.exit_status = interrupted.exit_status
@@ -303,7 +315,10 @@ def _is_out_of_time(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
-    """Run the next trial; one with the same hyperparameters is not repeated. A trial that diverges is recorded as failed."""
+    """Run the next trial and return it.
+
+    A trial with the hyperparameters of an earlier one takes its result. A trial that diverges is returned as failed.
+    """
     started_at, number = time.monotonic(), len(trials) + 1
     if number <= len(search.first_trials):
         knobs = search.first_trials[number - 1]
@@ -317,7 +332,7 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     try:
         for fold in search.folds:
             results += folds.score_rows(fold.train(options), fold.held_out)
-    except Interrupted:
+    except Interrupted:  # a RunError too, but one that must stop the search
         raise
     except RunError as error:
         return Trial(number, knobs, None, None, time.monotonic() - started_at, str(error))
@@ -326,9 +341,9 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
 
 
 def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[str, Any]:
-    """Return the values within `space` that look best after the finished trials: a tree-structured Parzen estimator.
+    """Return hyperparameters by name for the next trial, suggested by a tree-structured Parzen estimator.
 
-    Its random numbers are a function of the seed and the number of trials (Bergstra et al. 2011).
+    The suggestion depends only on `space`, the finished trials and the seed (Bergstra et al. 2011).
     """
     optuna = _import_optuna()
     distributions = {
@@ -347,7 +362,10 @@ def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: i
 
 
 def _round(value: Any, values: list[Any] | tuple[float, float]) -> Any:
-    """Round a number to DIGITS digits, which a person can type, within its bounds."""
+    """Round a suggested number to DIGITS digits, so that a person can type it, within the bounds `values`.
+
+    A value that was chosen from a list is returned unchanged.
+    """
     if isinstance(values, list):
         return value
     low, high = values
@@ -355,7 +373,7 @@ def _round(value: Any, values: list[Any] | tuple[float, float]) -> Any:
 
 
 def _import_optuna() -> Any:
-    """Import optuna, without its log lines. Raises UsageError where it is not installed."""
+    """Import optuna and turn off its log messages. Raises UsageError if it is not installed."""
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:

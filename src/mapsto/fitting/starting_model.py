@@ -1,7 +1,8 @@
-"""The starting model of a run (`--start`, `--like`): what it reads, its shape and its weights.
+"""The starting model of a run (`--start`, `--like`): its sources (tokenizers), its configuration and its weights.
 
-Training begins from a folder, a hub name or a mapping in memory. `--like` takes shape and tokenizer only; without either
-the model is new. `--words` adds tokens to its vocabulary, each with the mean of the embeddings of its former pieces.
+`--start` names a model whose weights training begins with: a folder, a hub name or a mapping in memory. `--like` uses
+only the configuration and the tokenizer of a model. Without either the model is new. `--words` adds words to the
+vocabulary; the embedding of a new word is the mean of the embeddings of the tokens that it was split into before.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from mapsto.task.source import Source
 
 @dataclass(frozen=True)
 class StartingModel:
-    """The model that training starts from; every field is empty for a new model with random weights.
+    """The model that training starts from; for a new model with random weights all fields are empty.
 
-    name: folder or hub name, for the record.
-    sources: its source for each kind that it reads.
-    tensors: its weights under mapsto's names; None where only its shape and tokenizer are used.
-    classes: the class names of its answers, by kind.
-    optimizer, objective: of the run that trained it, if mapsto trained it.
-    notes: messages for the user about how it was opened.
+    name: the folder or hub name, to be recorded.
+    sources: the sources (with tokenizers) by the kind of value that they read. config: the model's configuration.
+    tensors: the weights under mapsto's names; None for `--like`, which does not use them.
+    classes: the class names that the model answers with, by kind of target.
+    optimizer, objective: those of the run that trained the model; None if mapsto did not train it.
+    notes: messages for the user from opening the model.
     """
 
     name: str | None = None
@@ -47,12 +48,15 @@ class StartingModel:
 
     @property
     def is_from_scratch(self) -> bool:
-        """Return whether mapsto alone has trained it, from random weights (only such models are trained with Muon)."""
+        """Return whether only mapsto has trained the weights, from random ones, or there are none yet.
+
+        Only such models are trained with Muon, so the recorded optimizer tells.
+        """
         return self.tensors is None or self.optimizer == "muon"
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 over the names and bytes of the weights."""
+        """SHA-256 over the names and bytes of the weights; None without weights."""
         if self.tensors is None:
             return None
         digest = hashlib.sha256()
@@ -63,12 +67,12 @@ class StartingModel:
 
 
 def open_start(start: str | Path | Mapping | None, like: str | Path | None = None) -> StartingModel:
-    """Open the starting model.
+    """Open the starting model of a run; without `start` and `like` return an empty one.
 
     start: a folder, hub name or mapping, used with its weights.
-    like: a folder or hub name of which only shape and tokenizer are used.
+    like: a folder or hub name of which only configuration and tokenizer are used.
 
-    Raises UsageError when both are given, CheckpointError for a folder that cannot be opened.
+    Raises UsageError when both are given, CheckpointError for a model that cannot be opened.
     """
     if start is not None and like is not None:
         raise UsageError("give --start (weights too) or --like (shape and tokenizer only), not both")
@@ -91,17 +95,18 @@ def open_start(start: str | Path | Mapping | None, like: str | Path | None = Non
 
 
 def _from_mapping(mapping: Mapping) -> StartingModel:
+    """Return a mapping in memory as a starting model."""
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
-    # Reversed, so that of several answers of one kind the first counts, as in a saved folder.
+    # Reversed, so that the first of several targets of one kind determines the class names, as in a saved folder.
     classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
     return StartingModel("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
 
 
 def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
-    """Return the starting model with `words` in its vocabulary.
+    """Return a copy of the starting model with `words` added to its vocabulary.
 
-    The embedding of a new word is the mean of those of the tokens that it was split into. Raises UsageError without a
-    starting model, and for one whose vocabulary cannot grow.
+    The embedding of a new word is the mean of the embeddings of the tokens that it was split into before.
+    Raises UsageError without a starting model, and for a model whose vocabulary cannot be extended.
     """
     if start.sources is None:
         raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")
@@ -121,7 +126,7 @@ def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
 
 
 def read_words(path: str) -> list[str]:
-    """Read the words of a file, one a line. Raises DataError."""
+    """Return the words in a UTF-8 file with one word per line. Raises DataError if it has none or cannot be read."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Reading the data of a run from a table with answers, all of it in memory."""
+"""Reading the data of a run from a table with answers, which is held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ from mapsto.task.target import Target
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
-    """Read a table: bind its columns, read its rows, learn its answers, split off the held-out rows, check the test rows.
+    """Read the table of a request and return the data of the run.
 
-    Raises UsageError, DataError.
+    The columns are bound to the arrow, classes and other facts are learned from the answers, training and test rows are
+    checked, and rows are held out. Raises UsageError for options that do not fit, DataError for rows that cannot be
+    used.
     """
     options, say = request.options, request.say
     test = None if request.test is None else read_table(request.test, encoding=options.encoding)
@@ -75,7 +77,11 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
 
 
 def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
-    """Return the arrow with its columns. With `--style` a picture is also its own answer, so no pairs are needed."""
+    """Return the arrow with the table's column for each source and target.
+
+    With `--style` the answer has the column of the source: the style loss needs no pairs of pictures.
+    Raises UsageError for columns that are missing, and for arrows or files that `--style` cannot use.
+    """
     if options.style is None:
         return bind_to(arrow, table)
     kinds_used = {port.kind for port in (*arrow.sources, *arrow.targets)}
@@ -88,7 +94,7 @@ def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
 
 
 def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
-    """Return the SHA-256 of the table, and of the files that its cells name."""
+    """Return one SHA-256 of the table and of the files, such as pictures, that its cells name."""
     source_kinds = [kinds.source(port.kind) for port in arrow.sources]
     read: list[type[Source] | type[Target]] = [*source_kinds, *kinds.answering(arrow)]
     columns = zip(read, [*rows.sources, *rows.targets], strict=True)
@@ -98,7 +104,7 @@ def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
 
 
 def _fingerprint(arrow: Arrow, rows: Rows, options: ObjectiveOptions) -> str:
-    """Return the SHA-256 of the rows, and of the picture of `--style`."""
+    """Return one SHA-256 of the rows, the files that they name, and the picture of `--style`."""
     fingerprint = fingerprint_rows(arrow, rows)
     if options.style is None:
         return fingerprint
@@ -108,7 +114,10 @@ def _fingerprint(arrow: Arrow, rows: Rows, options: ObjectiveOptions) -> str:
 def _encode(
     data: RunData, training: Rows, held_out: Rows, options: Options, say: Callable[[str], None]
 ) -> tuple[Examples, Examples]:
-    """Return the examples to learn from, varied as the options say, and the held-out ones as they are."""
+    """Return (training examples, held-out examples); only the training examples are augmented.
+
+    training, held_out: the rows of both.
+    """
     held_out_examples = _encode_rows(data, held_out, options, lambda text: None)
     examples = _encode_rows(data, training, options, say)
     augmented = replace(examples, augment=_augmentation(data.arrow, options), mixing=options.mixture)
@@ -116,7 +125,10 @@ def _encode(
 
 
 def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str], None]) -> Examples:
-    """Return the rows as examples; `say` is told how many tokens are cut off or unknown."""
+    """Return the rows as encoded examples.
+
+    say: prints how many rows are longer than the model reads and how many tokens are unknown.
+    """
     arrow, sources, targets = data.arrow, data.sources, data.targets
     limits = length_limits(options, data.config, arrow.corrupted, sources)
     encoded = encode_rows(rows, sources, limits.longest, limits.long, limits.units or need_alignment(targets))
@@ -130,7 +142,10 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
 
 
 def _augmentation(arrow: Arrow, options: DataOptions) -> str | None:
-    """Return how training rows are varied: by `--augment`, else the first method of a source kind that has any."""
+    """Return the augmentation of training rows, such as "mirror"; None for no augmentation.
+
+    It is that of `--augment`, or for "auto" the first augmentation of the kinds of value that the arrow reads.
+    """
     sources = [kinds.source(port.kind) for port in arrow.sources]
     methods = [method for source in sources if issubclass(source, Augmentable) for method in source.augmentations]
     if options.augmentation == "auto":

@@ -1,6 +1,6 @@
-"""`mapsto trace`: one row of a table after every stage, from its cells to the loss.
+"""The command `mapsto trace`: show one row of a table after each stage of the model, from its cells to the loss.
 
-The row is packed with NEIGHBOURS others, as in training, so that packing and masks are seen too.
+The row is packed together with NEIGHBOURS other rows, as in training, to show packing and attention masks too.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
 
-# Rows that are packed with the one that is shown.
+# The number of other rows that are packed with the traced row.
 NEIGHBOURS = 16
-# Tokens of a piece that are listed.
+# The most tokens that are listed for one value.
 SHOWN_TOKENS = 24
 
 
 def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | None = None) -> Iterator[str]:
-    """Yield lines that show row `row` (from 1) of a table after every stage.
+    """Yield lines of text that show row number `row` (from 1) of a table after each stage of the model.
 
-    start: the starting model; None for a small new one.
+    arrow: the task, such as "text -> label". data: the table's file. encoding: of a text file that is not UTF-8.
+    start: the folder or hub name of a model; None for a small new one.
 
     Raises UsageError, DataError, CheckpointError.
     """
@@ -64,7 +65,10 @@ def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | N
 
 
 def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Mapping, Rows]:
-    """Return the starting model, or a small new one with random weights, and the readable rows of the table."""
+    """Return (mapping, readable rows of the table).
+
+    start: the folder or hub name of the starting model; None for a small new one with random weights.
+    """
     rows = load_rows(parse(arrow), table)
     options = Options(layers=2, width=128) if start is None else Options()
     model = open_start(start)
@@ -82,12 +86,13 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
 
 
 def _encode(mapping: Mapping, rows: Rows) -> Examples:
+    """Return the rows as encoded examples, with the alignment from tokens to characters or pixels."""
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
     return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
 
 def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
-    """Yield the arrow and each cell of the row that it reads or answers."""
+    """Yield lines for the arrow and for each cell of row `row` (from 0) that the arrow reads or answers."""
     yield f"arrow    {mapping.arrow}"
     file, line = table.origin(row)
     columns = set()
@@ -100,7 +105,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
 
 
 def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
-    """Yield each token of the example, its id, and the raw region (characters, pixels, seconds) that it covers."""
+    """Yield a line for each token of the first example: name, id, and the characters, pixels or seconds it covers."""
     for port, piece in zip(mapping.arrow.sources, examples.pieces[0], strict=True):
         names = _token_names(mapping, piece)
         yield f"tokens   {port.column}: {len(piece)}, of which {int(piece.special.sum())} are the frame"
@@ -114,13 +119,16 @@ def _tokens(mapping: Mapping, examples: Examples) -> Iterator[str]:
 
 
 def _token_names(mapping: Mapping, piece: Piece) -> list[str]:
-    """Return the name of each token of a piece; its number where the kind has no names."""
+    """Return the name of each token of an encoded value, such as a word; its number if the kind has no names."""
     source = mapping.sources[piece.kind]
     return source.token_names(piece) if isinstance(source, Explainable) else list(map(str, range(len(piece))))
 
 
 def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[str]:
-    """Yield the tokens that `~` hides in step 1, and the tokens that the model sees in their place."""
+    """Yield lines for the tokens that `~` hides in step 1, and for the tokens as the model sees them.
+
+    examples: their first one is the traced row. example: that row with hidden tokens.
+    """
     for source, port in enumerate(mapping.arrow.sources):
         if port.corrupted:
             clean, corrupted = examples.pieces[0][source], example.pieces[source]
@@ -133,7 +141,7 @@ def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[
 
 
 def _row(batch: Batch) -> Iterator[str]:
-    """Yield where the example lies in the packed rows, and what its tokens may attend to."""
+    """Yield lines for the position of the first example in the packed rows and for the tokens it can attend to."""
     length = batch.segments.shape[1]
     start = int(batch.starts[0])
     size = int((batch.owner == 0).sum())
@@ -148,7 +156,10 @@ def _row(batch: Batch) -> Iterator[str]:
 
 @torch.no_grad()
 def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[object]) -> Iterator[str]:
-    """Yield the shapes on the way through the model, then each answer, its label and its loss."""
+    """Yield lines for the model's layers and output shapes, then for each answer with its true label and its loss.
+
+    example: the traced row, the first of the batch. labels: its true answer for each target.
+    """
     config = mapping.config.transformer
     hidden = mapping.hidden(batch)
     yield f"embed    {tuple(hidden.shape)}: rows, positions, width"
