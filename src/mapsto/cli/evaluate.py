@@ -53,6 +53,7 @@ def evaluate(
     is_explained = out is not None or json
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
+        # The command shows only flags that differ from their defaults.
         settings = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
         flags = [f"--{name}={value}" for name, (value, default) in settings.items() if value != default]
         flags += [] if encoding is None else [f"--encoding={encoding}"]

@@ -45,6 +45,7 @@ def explain(
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
     loaded = api.load(model, device)
+    # Anything but the name of a table is itself the value to explain.
     values: Any = read_table_with_notes(what, encoding) if loaded.is_table_name(what) else [what]
     sample_rows = None if sample is None else read_table_with_notes(sample, encoding)
     explanations = loaded.explain(values, method, sample_rows, steps, progress.choose_progress(as_json=json))

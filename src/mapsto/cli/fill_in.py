@@ -74,6 +74,7 @@ def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
     if not path.is_dir():
         raise UsageError(f"--mask {path}: there is no such file or folder")
     suffixes = require(kinds.source(kind), FileBacked, "masked by a picture").suffixes
+    # The endings may differ: photo.jpg may have the mask photo.png.
     masks = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
     if missing := [str(value) for value in values if Path(str(value)).stem not in masks]:
         rest = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""

@@ -50,6 +50,7 @@ def info(model: Model, json: Json = False) -> None:
     from mapsto.api import load
     from mapsto.cli.output import print_json, read_manifest
 
+    # Nothing is computed, so no accelerator is needed.
     facts = _describe(load(model, device="cpu", precision="fp32").mapping)
     if manifest := read_manifest(model):
         provenance = manifest["provenance"]

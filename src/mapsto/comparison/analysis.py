@@ -264,6 +264,7 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
     """Return the differences of starting models from random weights, and of both of these from the linear baseline."""
     differences = []
     for reference in design.candidates:
+        # Candidates without a starting model are the references: random weights, and the linear baseline.
         if reference.start is not None or reference.method == CONSTANT:
             continue
         label_counts = _label_counts(reference, samples)
@@ -317,6 +318,7 @@ def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: 
     """
     references = {candidate.method: candidate.name for candidate in design.candidates if candidate.start is None}
     classical = references.pop(CLASSICAL, None)
+    # The constant baseline is too weak for a claim.
     references.pop(CONSTANT, None)
     scratch = next(iter(references.values()), None)
     starts = dict.fromkeys(candidate.start for candidate in design.candidates if candidate.start is not None)
@@ -354,11 +356,13 @@ def describe_benefit(start: str, reference: str, differences: list[Difference]) 
     # A single draw of labels has no interval.
     if math.isnan(best_method[0].points.low):
         return f"{text} With one draw of labels, significance cannot be tested."
+    # A difference is significant if its interval excludes 0.
     better = [d for d in best_method if d.points.low > 0]
     worse = [d for d in best_method if d.points.high < 0]
     if not better:
         verdict = "it is significantly worse" if worse else "no difference is significant"
         return f"{text} Starting from {start} does not help over {reference}: {verdict}."
+    # The first difference has the fewest labels, where each label matters most.
     if not math.isinf(better[0].labels_saved.value):
         text += f" At {better[0].num_labels:,} labels it saves {format_labels_saved(better[0])}."
     else:

@@ -54,6 +54,7 @@ class CrossedMeans:
             return cls(values, zeros, zeros, s, n)
         draw_effects = item_scores.mean(axis=2, dtype=np.float64) - values[:, None]
         item_effects = item_scores.mean(axis=1, dtype=np.float64) - values[:, None]
+        # The mean squares of the analysis of variance: of draws, of items, and of the residual.
         draw_squares = n * draw_effects @ draw_effects.T / (s - 1)
         item_squares = s * item_effects @ item_effects.T / (n - 1)
         residual_squares = np.zeros((k, k))
@@ -63,6 +64,7 @@ class CrossedMeans:
         residual_squares /= (s - 1) * (n - 1)
         # The residual is part of both mean squares: it stays in the draws' and is subtracted from the items'.
         item_covariance = _nearest_covariance(item_squares - residual_squares) / (s * n)
+        # Items with equal scores would give a variance of 0, which claims certainty.
         np.fill_diagonal(item_covariance, np.maximum(item_covariance.diagonal(), (MIN_DEVIATION / n) ** 2))
         return cls(values, draw_squares / (s * n), item_covariance, s, n)
 
@@ -109,6 +111,7 @@ def _nearest_covariance(matrix: Floats) -> Floats:
 
 def _square_root(covariance: Floats) -> Floats:
     """Return a matrix R such that R Rᵀ is the covariance. R times standard normal numbers has this covariance."""
+    # A Cholesky factor does not exist where two models have the same scores.
     values, vectors = np.linalg.eigh(covariance)
     root: Floats = vectors * np.sqrt(np.maximum(values, 0))
     return root

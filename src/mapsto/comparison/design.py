@@ -113,6 +113,7 @@ class Fit:
         candidate = self.candidate
         readable = re.sub(r"[^0-9a-z]+", "-", candidate.name.lower()).strip("-")
         identity = f"Way(name={candidate.name!r}, method={candidate.method!r}, start={candidate.start!r})"
+        # The path of a starting model may have bytes that are not UTF-8.
         digest = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:8]
         return f"{readable}-{self.num_labels}-{self.seed}-{digest}"
 
@@ -401,6 +402,7 @@ def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
 
     row: number of the test row, which seeds the random changes.
     """
+    # The seed is fixed, so that all fits are scored on the same perturbed rows.
     return kind.perturb(value, make_generator(0, row, 0)) if issubclass(kind, Describable) else {}
 
 

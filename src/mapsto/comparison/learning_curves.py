@@ -32,6 +32,7 @@ def labels_needed(label_counts: Sequence[int], curves: Floats, scores: Floats) -
     for index in range(1, len(label_counts)):
         is_here = first_reached == index
         low, high = best[is_here, index - 1], best[is_here, index]
+        # No division by 0: the score is above `low` and at most `high`.
         fraction = (scores[is_here] - low) / (high - low)
         needed[is_here] = np.exp(logs[index - 1] + fraction * (logs[index] - logs[index - 1]))
     return needed

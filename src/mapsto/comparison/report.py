@@ -56,6 +56,7 @@ def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> N
     Raises UsageError if matplotlib is not installed, RunError if a file cannot be written.
     """
     record = {**comparison.record(), "how": experiment.facts}
+    # JSON has no NaN; `record` has replaced it by null.
     text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
     write_atomic(out / RESULTS_FILE, f"{text}\n".encode())
     rows = [row for fit, result in experiment.results.items() for row in _table_rows(fit, result)]
@@ -129,6 +130,7 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
             if comparison.num_seeds > 1:
                 low, high = ([100 * getattr(point.score, end) for point in points] for end in ("low", "high"))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        # Numbers of labels differ by factors.
         axes.set(xscale="log", xlabel="labels", ylabel=f"{comparison.metric}, %")
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         # A logarithmic axis would label its minor ticks beside the numbers of labels.

@@ -151,6 +151,7 @@ def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> It
     except (Interrupted, KeyboardInterrupt) as interruption:
         advice = f"; the same command resumes from them ({out})" if out is not None else ""
         error = RunError(f"stopped after {len(results)} fits{advice}")
+        # 128 + the number of the signal is the convention of shells.
         error.exit_status = getattr(interruption, "exit_status", 128 + signal.SIGINT)
         raise error from interruption
 
@@ -168,6 +169,7 @@ def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[t
         yield ((fit, run_fit(design, fit)) for fit in fits)
         return
     # Spawned, not forked: a fork of a process with OpenMP threads may hang.
+    # More threads than cores would slow down all fits.
     num_threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (design, num_threads))
     try:
@@ -176,6 +178,7 @@ def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[t
     except BrokenProcessPool as error:
         raise RunError("a fitting process died; the same command resumes from the finished fits") from error
     finally:
+        # After an error nobody needs the fits that still run.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -223,6 +226,7 @@ class _TokenCounter(Progress):
 
 def run_fit(design: Design, fit: Fit) -> FitResult:
     """Fit a candidate to its training rows, and score it on every test set."""
+    # A worker process runs several fits, and each reports a peak of its own.
     _reset_peak_memory()
     counter, start_time = _TokenCounter(), time.monotonic()
     rows = design.training_rows(fit.num_labels, fit.seed)
@@ -303,6 +307,7 @@ def _fit_options(options: Options, method: Method, seed: int) -> Options:
 def _reset_peak_memory() -> None:
     """Reset the peak memory that the operating system reports for this process (Linux only)."""
     with suppress(OSError):
+        # 5 resets the peak (VmHWM), see proc(5).
         Path("/proc/self/clear_refs").write_text("5")
 
 

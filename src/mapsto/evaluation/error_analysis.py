@@ -185,6 +185,7 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != predictions.target.state():
         return {}  # an Explainer explains the first target only
+    # A row may be in both lists, and is explained once.
     rows = np.unique(np.concatenate([_confident_mistakes(predictions), _random_rows(predictions)]))
     try:
         # A copy, as the explainer changes the precision of its model.
@@ -226,6 +227,7 @@ def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
     points: list[CoveragePoint] = []
     for coverage in COVERAGES:
         threshold = _round_down(float(np.sort(confidence)[::-1][max(1, round(coverage * len(confidence))) - 1]))
+        # Equal confidences and rounding may answer more rows than `coverage`, so the true share is computed.
         is_answered = confidence >= threshold
         point = CoveragePoint(threshold, float(is_answered.mean()), with_interval(mean_score, scores[is_answered]))
         # Many equal confidences give the same threshold twice.
@@ -281,6 +283,7 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
             sizes = np.array([kind.size(value) for value in values])
             yield from _quarters(f"{kind.size_unit} of {port.column}", sizes)
     yield from _class_slices(predictions)
+    # Columns that the model uses were sliced above, by size and by class.
     model_columns = {port.column for port in (*predictions.arrow.sources, *predictions.arrow.targets)}
     for column in rows.table.columns:
         if column in model_columns:

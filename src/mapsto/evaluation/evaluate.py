@@ -230,6 +230,7 @@ def _sample_outputs(
     pieces = {row: encoded.pieces[row] for row in row_indices}
     examples = [Example(pieces[row], make_questions(mapping, pieces[row]), row) for row in row_indices]
     outputs = dict(token_outputs(mapping, examples, port, device))
+    # Exactly one source has the kind that the answers lie in.
     (source_port,) = (i for i, source in enumerate(mapping.arrow.sources) if source.kind == target.lies_in)
     return [
         OutputSample(

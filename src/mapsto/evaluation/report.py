@@ -89,6 +89,7 @@ def write_page(path: Path, page: Page, evaluation: Evaluation, analyses: Analyse
     folder.mkdir(exist_ok=True)
     page.write_figures(folder)
     text = json.dumps(evaluation_record(evaluation, analyses), ensure_ascii=False, indent=1, allow_nan=False)
+    # Damaged texts may have characters that UTF-8 cannot encode.
     files.write_atomic(folder / RESULTS_FILE, f"{text}\n".encode("utf-8", "replace"))
 
 
@@ -158,6 +159,7 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
     if len(steps) < 2:
         return []
     curves = {"batches": ([step["step"] for step in steps], [step["loss"] for step in steps])}
+    # Only some steps are followed by a validation.
     if validations := [step for step in steps if "held_out_loss" in step]:
         held_out_losses = [step["held_out_loss"] for step in validations]
         curves["held-out rows"] = ([step["step"] for step in validations], held_out_losses)

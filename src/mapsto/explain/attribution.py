@@ -215,6 +215,7 @@ class Explainer:
             on_device = batch.to(self.device)
             reference = outputs[torch.from_numpy(batch.rows)].to(self.device)
             x = self._embed(on_device)
+            # The other methods need the true gradient.
             with AttnLRP() if self.method == "relevance" else nullcontext():
                 products = (x * self._gradient(on_device, x, reference)).sum(-1)
             flat = products.flatten().float().cpu().numpy()
@@ -303,6 +304,7 @@ class Explainer:
 
         parts: the token indices of each part to remove, from `split_parts`.
         """
+        # The empty array sets the type if there are no parts.
         removed = np.concatenate([np.zeros(0, np.int64), *parts])
         pieces, first = [], 0
         for piece in example.pieces:
@@ -338,6 +340,7 @@ def split_parts(example: Example) -> list[Ints]:
     parts: list[Ints] = []
     first = 0
     for piece in example.pieces:
+        # Without units, such as words, each token is a part.
         units = np.arange(len(piece)) if piece.units is None else piece.units
         tokens = np.flatnonzero(~piece.special)
         if len(tokens):

@@ -111,6 +111,7 @@ def measure_faithfulness(
     seed: of the choice of rows and of the random orders.
     """
     order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE_SIZE]
+    # A single part has no order.
     examples = [example for example in explainer.examples(rows.select(np.sort(order))) if len(split_parts(example)) > 1]
     if not examples:
         return None
@@ -168,6 +169,7 @@ def _count(num_parts: int, share: float) -> int:
 
 
 def _sigmoid(scores: Floats) -> Floats:
+    """Convert log-odds to probabilities."""
     return 1 / (1 + np.exp(-scores))
 
 
@@ -232,7 +234,10 @@ class Explanations:
         return self.explanations[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield JSON-serialisable dicts with file and row: first the explanations, then the errors of unreadable rows."""
+        """Yield one JSON-serialisable dict per row: the explanation with its file and row number.
+
+        Unreadable rows come last, with their `error` in place of an explanation.
+        """
         for index, explanation in enumerate(self.explanations):
             file, row = self.rows.origin(index)
             yield {"file": file, "row": row, **to_json(explanation)}

@@ -68,8 +68,10 @@ def _faithfulness_section(faithfulness: Faithfulness) -> Section:
 
 
 def _format_score(score: Score) -> str:
+    """Return a score as text with its interval, if it has one."""
     return f"{score.value:+.3f}" + ("" if math.isnan(score.low) else f" ({score.low:+.3f} to {score.high:+.3f})")
 
 
 def _as_sentence(text: str) -> str:
+    """Return a text with a capital first letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."

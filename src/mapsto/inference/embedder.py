@@ -68,6 +68,7 @@ def embed(
     """
     if len(mapping.arrow.sources) != 1:
         raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
+    # A text would be taken for the list of its characters.
     if isinstance(values, str) or not len(values):
         raise UsageError("embed takes a list of at least one value")
     pool, max_tokens = choose_pool(mapping, pooling)

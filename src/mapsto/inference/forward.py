@@ -157,6 +157,7 @@ def token_outputs(
         answers = batch.answers[port]
         if answers is not None:
             output = mapping.read(hidden, batch, port).float().cpu()
+            # The outputs of one example stand together.
             examples_asked, counts = torch.unique_consecutive(answers.examples.cpu(), return_counts=True)
             rows = batch.rows[examples_asked.numpy()].tolist()
             yield from zip(rows, torch.split(output, counts.tolist()), strict=True)
@@ -170,6 +171,7 @@ def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
     """
     assert isinstance(target, Located) and isinstance(target, Reconstruction)
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
+    # All tokens of the value are predicted, which excludes the special tokens.
     return target.complete(None, piece, np.flatnonzero(~piece.special), output)
 
 
@@ -189,6 +191,7 @@ def row_outputs(
     """
     if not ports:
         return []
+    # Sums and counts, since the windows of a row may be in different batches.
     sums: dict[int, Tensor] = {}
     num_windows = torch.zeros(count)
     for chunk in iterate_chunks(mapping, examples):

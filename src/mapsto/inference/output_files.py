@@ -56,9 +56,11 @@ class FileWriter(ABC):
         """Yield each table with the engine's answers (one dict per row), after the files of the answers are written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for table, answers in self.engine.answer_tables(tables):
+            # An empty table may lack the columns to bind.
             bound = bind_to(self.arrow, table, answers=False) if len(table) else self.arrow
             for row, answer in zip(table.in_order(), answers, strict=True):
                 self.number += 1
+                # A row without an answer has no file, but keeps its number.
                 if isinstance(row, int) and "error" not in answer:
                     self.write(bound, table, row, answer)
             yield table, answers

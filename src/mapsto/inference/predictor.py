@@ -91,6 +91,7 @@ class Predictor:
         self.cut_rows = 0  # number of rows that were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
+        # A copy, since the conversion changes the weights, and the caller may go on training.
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
         self.mapping.transformer.pack(dtype)
 
@@ -153,6 +154,7 @@ class Predictor:
         if not len(rows):
             return _Prepared(answers, rows.indices, [], 0)
         encoded = encode_rows(rows, mapping.sources, self.max_tokens, self.long, need_alignment(mapping.targets))
+        # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
         return _Prepared(answers, rows.indices, self._make_examples(encoded), num_cut)
 
@@ -179,6 +181,7 @@ class Predictor:
                 if port_answer.get("probability", 1.0) < self.min_confidence:
                     port_answer[target.kind] = None
                 answer.update({name: port_answer} if name else port_answer)
+        # A row in which nothing is hidden, such as a text without a mask token, has no answer.
         rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]
         reason = first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"

@@ -38,6 +38,7 @@ class RayEngine:
     def __init__(self, model: str, *predictor_options: Any) -> None:
         self.arrow = model_folder.load_mapping(model).arrow
         self.cut_rows = 0
+        # Worker processes may have another working directory.
         self._predictor_arguments = (str(Path(model).absolute()) if Path(model).exists() else model, *predictor_options)
         self._ray = _import_ray()
 
@@ -56,6 +57,7 @@ class RayEngine:
             task = self._ray.remote(**options)(answer)
             waiting: deque[tuple[Table, Any]] = deque()
             for table, bound in bind_tables(partial(bind_sources, self.arrow), tables):
+                # The memory is bounded: no further table is read until the oldest one is answered.
                 if len(waiting) == max_waiting:
                     yield self._collect(*waiting.popleft())
                 waiting.append((table, task.remote(self._predictor_arguments, table, bound)))
@@ -86,6 +88,7 @@ class RayEngine:
             answers, num_cut = self._ray.get(reference)
         except errors.RayTaskError as error:
             if isinstance(error.cause, MapstoError):
+                # Users see the error itself, without Ray's traceback.
                 raise error.cause from None
             raise
         except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:

@@ -65,6 +65,7 @@ def reconstruct(
         examples.append(Example((corrupted,), (question, *([None] * (len(mapping.targets) - 1))), index))
     outputs = dict(token_outputs(mapping, examples, 0, device))
     for index, (value, piece, hidden) in enumerate(zip(values, pieces, hidden_tokens, strict=True)):
+        # A value in which nothing is hidden has no outputs.
         yield target.complete(value, piece, hidden, outputs.get(index, torch.zeros(0)))
 
 

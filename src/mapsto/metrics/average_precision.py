@@ -201,6 +201,7 @@ class AveragePrecision:
         values = [
             detections.precision_and_recall(weight, thresholds)[metric]
             for detections in self.classes
+            # A class without objects has no recall; COCO leaves it out.
             if weight @ detections.num_objects
         ]
         return float(np.mean(values)) if values else float("nan")

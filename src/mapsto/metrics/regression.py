@@ -41,4 +41,5 @@ def mean_r_squared(predictions: Floats, truth: Floats) -> float:
 def mean_cosine(predictions: Floats, truth: Floats) -> float:
     """Return the mean cosine similarity of each predicted vector with the true vector, (n, k) each."""
     lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(truth, axis=1)
+    # A zero vector gets the similarity 0 in place of NaN.
     return float(((predictions * truth).sum(1) / np.maximum(lengths, 1e-12)).mean())

@@ -31,6 +31,7 @@ def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
     with draw_chart(label) as chart:
         chart.axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="calibrated")
         for index, (name, confidence, correctness) in enumerate(models):
+            # A confidence of exactly 1 belongs to the last bin.
             bin_index = np.clip((confidence * NUM_BINS).astype(int), 0, NUM_BINS - 1)
             counts = np.bincount(bin_index, minlength=NUM_BINS)
             # The accuracy of a few answers is too noisy to show.

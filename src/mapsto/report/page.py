@@ -105,6 +105,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises RunError if it cannot be written."""
+        # Damaged texts may have characters that UTF-8 cannot encode.
         files.write_atomic(path, self.html().encode("utf-8", "replace"))
 
     def write_figures(self, folder: Path) -> None:
@@ -174,6 +175,7 @@ def draw_chart(label: str) -> Iterator[Chart]:
         with warnings.catch_warnings():
             # Matplotlib only measures the text; the browser draws it, and has the font.
             warnings.filterwarnings("ignore", "Glyph .* missing")
+            # Without the date, the same data gives the same file.
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     chart.svg = _apply_theme(buffer.getvalue(), label)
 
