@@ -21,10 +21,10 @@ from mapsto.training.objectives.simclr import SimCLR
 from mapsto.training.objectives.style import StyleLoss, read_style_image
 from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
 
-# Labels per class. Up to FEW_LABELS the method is "contrast": on TREC-6 with 4 and 8 labels it is far better than "probe"
-# and "full", on SST-2 equal (benchmarks/few_labels.py). Up to MANY_LABELS it is "probe+full"; with more labels "full" is
-# better (SST-2, TREC-6, Banking77). For pictures, starting models pretrained by mapsto are too weak for "contrast" or
-# "probe": 40 and 25 % on digits with 5 labels per class, where training all weights gives 71 %.
+# Labels per class. Up to FEW_LABELS the method is "contrast": on TREC-6 with 4 and 8 labels it is far better than
+# "probe" and "full", on SST-2 equal (benchmarks/few_labels.py). Up to MANY_LABELS it is "probe+full"; with more labels
+# "full" is better (SST-2, TREC-6, Banking77). For pictures, starting models pretrained by mapsto are too weak for
+# "contrast" or "probe": 40 and 25 % on digits with 5 labels per class, where training all weights gives 71 %.
 FEW_LABELS, MANY_LABELS = 16, 200
 
 # The description of each method in the first line of a run; {} stands for the number of training steps.

@@ -65,7 +65,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     """Raise UsageError unless a run can use `folder`, which must be new, empty or hold an unfinished run.
 
     overwrite: whether the folder may hold a finished or another run, which will be replaced.
-    searched: whether the run has a hyperparameter search; an unfinished run must then have one too, else have none.
+    searched: whether the run has a hyperparameter search. An unfinished run in the folder must agree in this.
     Nothing is written. A folder with only the files of BEFORE_RUN counts as empty.
     """
     if folder.exists() and not folder.is_dir():

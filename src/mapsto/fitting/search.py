@@ -117,8 +117,9 @@ def search_and_fit(
 ) -> Mapping:
     """Search hyperparameters with `search` trials, fit a mapping with the best ones, and return it.
 
-    search: the number of trials; None fits without a search. search_minutes: no trial begins after this many minutes of
-        trials. The other arguments are those of `fit_mapping`.
+    search: the number of trials; None fits without a search.
+    search_minutes: no trial begins after the trials have taken this many minutes.
+    The other arguments are those of `fit_mapping`.
 
     Finished trials are recorded in search.json of the run's folder, and are not repeated when the search is resumed.
     Raises UsageError if the package optuna (the extra [search]) is not installed, and the errors of `fit_mapping`.
@@ -163,7 +164,7 @@ def search_and_fit(
 
 
 def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
-    """Return the number of trials. Raises UsageError if the arrow, the options or a missing package rules out a search."""
+    """Return the number of trials. Raises UsageError if arrow, options or a missing package rule out a search."""
     if num_trials is None:
         raise UsageError("--search-minutes needs --search with the number of trials")
     for name, value in (("search", num_trials), ("search-minutes", minutes)):
