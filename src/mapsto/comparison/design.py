@@ -107,8 +107,7 @@ class Fit:
     def folder_name(self) -> str:
         """Return the name of the saved fit's folder: readable, and made unique by a digest of the candidate.
 
-        The digest is of a text that begins with "Way(", the class's former name. Another text would not find fits saved
-        before.
+        The digested text begins with "Way(", the class's former name, so that folders written earlier are still found.
         """
         candidate = self.candidate
         readable = re.sub(r"[^0-9a-z]+", "-", candidate.name.lower()).strip("-")

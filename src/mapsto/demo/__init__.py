@@ -1,1 +1,1 @@
-"""The demo: pretrain, fit and compare on data that Python packages carry."""
+"""The demo: pretrain, fit and compare on data that comes with installed Python packages."""

