@@ -1,8 +1,8 @@
-"""Random augmentation of training images: moved, cropped and recoloured, or RandAugment.
+"""Random augmentation of training images: shifts, random crops with colour jitter, or RandAugment.
 
-Each method returns the image in the same size and its origin, as Resizer.resize does: a scale and a shift along each axis, by
-which boxes move with the image. Shears and rotations, which map no rectangle to a rectangle, are used only where no answer lies
-in the image. RandAugment (Cubuk et al. 2020) applies two operations of a list at one strength.
+Each method returns the new image, in the same size, and its origin. The origin is a scale and a shift along each axis:
+old coordinate = scale · new coordinate + shift. It moves boxes along with the image. Shears and rotations cannot be
+expressed so, and are used only where no answer lies in the image. RandAugment is by Cubuk et al. (2020).
 Legend of shapes: h rows, w columns of pixels.
 """
 
@@ -17,37 +17,37 @@ from numpy.typing import NDArray
 from mapsto.vision.pixels import GREY_WEIGHTS, Pixels, load_pillow
 from mapsto.vision.resize import resample_box
 
-# Of "move": the largest shift as a share of a side, and the largest change of brightness.
+# Method "move": the largest shift as a share of a side, and the largest change of brightness.
 MAX_SHIFT, MAX_BRIGHTNESS = 1 / 8, 0.2
 
-# Of "crop": the smallest share of the area, and the largest aspect ratio.
+# Method "crop": the smallest share of the area, and the largest change of the aspect ratio.
 MIN_AREA, MAX_ASPECT = 0.2, 4 / 3
 
-# Of "crop": the largest change of brightness, contrast and saturation, that of the hue (turns), the probability of grey.
+# Method "crop": the largest change of brightness, contrast and saturation; of the hue (turns); the probability of grey.
 MAX_JITTER, MAX_HUE, GREY_PROBABILITY = 0.4, 0.1, 0.2
 
-# RandAugment's N and M for ImageNet; M as a share of its maximum.
+# RandAugment's N (operations) and M (strength, as a share of its maximum), as published for ImageNet.
 NUM_OPERATIONS, STRENGTH = 2, 9 / 30
 
-# RandAugment's changes at full strength, as of AutoAugment (Cubuk et al. 2019): a share of the side, a share of the property,
-# bits, a shear, and radians.
+# RandAugment's changes at full strength, from AutoAugment (Cubuk et al. 2019): shift as a share of the side, change of a
+# property as a share of it, bits that posterising removes, shear factor, and rotation in radians.
 SHIFT, ENHANCEMENT, POSTERISED_BITS, SHEAR, ROTATION = 0.45, 0.9, 4, 0.3, np.radians(30)
 
 # Axes along which RandAugment can shift.
 NUM_AXES = 2
 
-# From a Pillow image and a strength from −1 to 1 to another Pillow image.
+# A function from a Pillow image and a strength from −1 to 1 to another Pillow image.
 Operation = Callable[[Any, float], Any]
 
 
 def augment_image(
     pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return a random variant of an image (h, w, 3) and its origin (2, 2).
+    """Return a random variant of an image (h, w, 3) and its origin (2, 2): scale and shift along y and x.
 
-    method: "move", "mirror" (move and mirror), "crop" or "rand".
-    mirror: whether it may be mirrored. recolour: whether colours may change. warp: whether it may be sheared and rotated, which
-    the origin cannot express.
+    method: "move", "mirror" (move and mirror), "crop" or "rand" (RandAugment).
+    mirror: whether the image may be mirrored. recolour: whether its colours may change.
+    warp: whether it may be sheared and rotated, which the origin cannot express.
     """
     if method == "crop":
         return random_crop(pixels, rng, mirror, recolour)
@@ -57,9 +57,9 @@ def augment_image(
 
 
 def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the image shifted by up to an eighth of its sides, its edge repeated, and its origin.
+    """Return the image shifted by up to an eighth of its sides, and its origin (2, 2). Edge pixels fill the gap.
 
-    mirror: mirror it with probability 1/2. relight: make it a little brighter or darker.
+    mirror: mirror the image first with probability 1/2. relight: change its brightness by up to 20 %.
     """
     h, w = pixels.shape[:2]
     limits = (max(1, round(h * MAX_SHIFT)), max(1, round(w * MAX_SHIFT)))
@@ -68,6 +68,7 @@ def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) 
     brightness = 1 + MAX_BRIGHTNESS * (2 * rng.random() - 1)
     shifted = shift_pixels(shift_pixels(pixels[:, ::-1] if mirrored else pixels, shift[0], 0), shift[1], 1)
     x_origin = [-1.0, w + shift[1]] if mirrored else [1.0, -shift[1]]
+    # A table of the 256 byte values is far cheaper than arithmetic on every pixel.
     curve = np.clip(np.arange(256) * brightness, 0, 255).astype(np.uint8)
     return curve.take(shifted) if relight else shifted, np.array([[1.0, -shift[0]], x_origin])
 
@@ -75,10 +76,10 @@ def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) 
 def random_crop(
     pixels: Pixels, rng: np.random.Generator, mirror: bool, recolour: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return a random part of the image in the size of the whole, and its origin.
+    """Return a random crop of the image, enlarged to the image's size (h, w, 3), and its origin (2, 2).
 
-    As SimCLR (Chen et al. 2020), without its blur, which it leaves out for small images too.
-    mirror: mirror it with probability 1/2. recolour: jitter its colours.
+    The method is SimCLR's (Chen et al. 2020) without blur, which SimCLR also leaves out for small images.
+    mirror: mirror the crop with probability 1/2. recolour: jitter its colours.
     """
     size = np.array(pixels.shape[:2])
     area, aspect = rng.uniform(MIN_AREA, 1), MAX_ASPECT ** rng.uniform(-0.5, 0.5)
@@ -86,13 +87,14 @@ def random_crop(
     corner = rng.random(2) * (size - part)
     crop = resample_box(pixels, np.stack([corner, corner + part], axis=1), (len(pixels), pixels.shape[1]))
     origin = np.stack([part / size, corner], axis=1)
+    # A mirrored crop starts at its right edge and runs to the left: scale −1.
     if mirror and rng.random() < 0.5:
         crop, origin[1] = crop[:, ::-1], (-origin[1, 0], corner[1] + part[1])
     return _jitter_colours(crop, rng) if recolour else crop, origin
 
 
 def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Return the image in another brightness, contrast, saturation and hue, now and then grey: one matrix for all four."""
+    """Return the image with random brightness, contrast, saturation and hue, sometimes grey, by one colour matrix."""
     image = load_pillow().Image.fromarray(pixels)
     brightness, contrast, saturation = 1 + MAX_JITTER * rng.uniform(-1, 1, 3)
     angle = 2 * np.pi * MAX_HUE * rng.uniform(-1, 1)
@@ -101,6 +103,7 @@ def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     rotation = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross
     colours = saturation * rotation + (1 - saturation) * GREY_WEIGHTS
+    # Contrast is the distance from the mean grey; the 1 × 1 resize computes that mean fast.
     mean = GREY_WEIGHTS @ colours @ np.asarray(image.resize((1, 1), load_pillow().Image.Resampling.BOX))[0, 0]
     offset = np.full((3, 1), brightness * (1 - contrast) * mean)
     matrix = np.concatenate([brightness * contrast * colours, offset], axis=1)
@@ -108,7 +111,10 @@ def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
-    """Return the image moved by a distance in pixels along an axis, its edge repeated."""
+    """Return the image shifted by `distance` pixels, with its edge pixels repeated in the gap.
+
+    axis: 0 to shift along y, 1 along x. A positive distance shifts down or to the right.
+    """
     n, edge = pixels.shape[axis], 0 if distance > 0 else -1
     inner = pixels.take(range(max(0, -distance), n - max(0, distance)), axis)
     border = np.repeat(pixels.take([edge], axis), abs(distance), axis)
@@ -116,7 +122,10 @@ def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
 
 
 def _enhancement(name: str) -> Operation:
-    """Return the operation that changes a property, one of Pillow's ImageEnhance."""
+    """Return the function (image, strength) → image that changes one property.
+
+    name: class of Pillow's ImageEnhance.
+    """
 
     def operation(image: Any, strength: float) -> Any:
         from PIL import ImageEnhance
@@ -126,7 +135,7 @@ def _enhancement(name: str) -> Operation:
     return operation
 
 
-# Operations that leave every pixel in its place.
+# Operations that move no pixel, so that the origin stays as it is.
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, strength: image,
     "autocontrast": lambda image, strength: load_pillow().ImageOps.autocontrast(image),
@@ -140,8 +149,12 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _warp(image: Any, matrix: Sequence[Sequence[float]]) -> Any:
-    """Return the image whose pixel (x, y) from the centre shows what stood at matrix @ (x, y), its edge repeated."""
+    """Return the image after a linear map about its centre, with its edge pixels repeated outside.
+
+    matrix: (2, 2), from (x, y) in the new image to (x, y) in `image`, both measured from the centre.
+    """
     pixels, centre = np.asarray(image), np.array([image.width, image.height]) / 2
+    # Pad by the farthest that a corner moves, so that no pixel outside the image is black.
     beyond = np.ceil(np.abs(np.array(matrix) - np.eye(2)) @ centre).astype(int).max()
     padded = load_pillow().Image.fromarray(np.pad(pixels, ((beyond, beyond), (beyond, beyond), (0, 0)), mode="edge"))
     corner = centre + beyond - np.array(matrix) @ centre
@@ -152,11 +165,12 @@ def _warp(image: Any, matrix: Sequence[Sequence[float]]) -> Any:
 
 
 def _rotate(image: Any, angle: float) -> Any:
+    """Return the image rotated about its centre. angle: in radians."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return _warp(image, [[cosine, -sine], [sine, cosine]])
 
 
-# Operations that map no rectangle to a rectangle.
+# Operations that do not map rectangles to rectangles, so that boxes cannot follow them.
 WARPS: dict[str, Operation] = {
     "shear along x": lambda image, strength: _warp(image, [[1, SHEAR * strength], [0, 1]]),
     "shear along y": lambda image, strength: _warp(image, [[1, 0], [SHEAR * strength, 1]]),
@@ -167,10 +181,10 @@ WARPS: dict[str, Operation] = {
 def rand_augment(
     pixels: Pixels, rng: np.random.Generator, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the image (h, w, 3) after two random operations of equal strength, and its origin (RandAugment).
+    """Return the image (h, w, 3) after two random operations of equal strength (RandAugment), and its origin (2, 2).
 
-    An operation shifts along an axis; or, with `recolour`, leaves every pixel in its place; or, with `warp`, shears or rotates.
-    mirror: mirror it first with probability 1/2.
+    Operations are shifts along an axis, with `recolour` changes of colours, and with `warp` shears and rotations.
+    mirror: mirror the image first with probability 1/2.
     """
     width, shift = pixels.shape[1], np.zeros(NUM_AXES)
     mirrored = mirror and bool(rng.random() < 0.5)
@@ -184,5 +198,6 @@ def rand_augment(
         else:
             operation = operations[number - NUM_AXES]
             image = np.array(operation(load_pillow().Image.fromarray(image), strength))
+    # Only shifts and mirroring count: warps are used where nothing needs the origin.
     x_origin = [-1.0, width + shift[1]] if mirrored else [1.0, -shift[1]]
     return image, np.array([[1.0, -shift[0]], x_origin])

@@ -1,7 +1,7 @@
-"""Box annotations as data sets keep them beside their images: COCO's JSON, Pascal VOC's XML, YOLO's text.
+"""Box annotations in the formats of data sets: COCO (JSON), Pascal VOC (XML) and YOLO (text).
 
-All become lists of {"label", "box": [left, top, right, bottom]} in pixels, one list for each image. An annotation that cannot be
-read becomes {"fault": reason}, so that it costs one cell and not the folder.
+Each format becomes one list per image of {"label", "box": [left, top, right, bottom]} in pixels. An annotation that
+cannot be read becomes {"fault": reason}, so that only its image's cell is lost and not the whole folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mapsto.vision.pixels import Unreadable
 # The boxes of an image, the reason why they cannot be read, or None where the image has no annotation.
 BoxCell = list[dict[str, Any]] | dict[str, str] | None
 
-# Box cells by the path of their image.
+# The box cell of each image, by the path of the image.
 BoxCells = dict[str, BoxCell]
 
-# The root of an XML file, or why it cannot be parsed.
+# The root of an XML file, or the error message of the parser.
 ParsedXml = ElementTree.Element | str
 
 # Images by their key (see `_key`).
@@ -39,11 +39,11 @@ MIN_POLYGON = 6
 
 
 def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxCells:
-    """Return the boxes of every image in a folder, or of every image in a COCO file; nothing where there are no annotations.
+    """Return the boxes of each image, by image path, in a folder or a COCO file; empty if there are no annotations.
 
-    list_files: returns the files of a folder.
-    An image without an annotation has None; but in YOLO, which writes no file for an image without boxes, it has an empty list.
-    Raises DataError, OSError.
+    list_files: function that returns the files of a folder.
+    An image of a folder without an annotation gets None. With YOLO it gets an empty list, since YOLO writes no file for
+    an image without boxes. Raises DataError, OSError.
     """
     if not path.is_dir():
         coco = _read_coco(path)
@@ -59,21 +59,23 @@ def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -
 
 
 def _images(files: Sequence[Path]) -> list[Path]:
+    """Return the image files among `files`."""
     return [file for file in files if file.suffix.lower() in image_io.IMAGE_SUFFIXES]
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
-    """Return a key that is equal for an image and its annotation: the path without suffix and split folders."""
+    """Return the key that an image and its annotation share: the path below `root` without suffix and SPLIT_FOLDERS."""
     parts = file.relative_to(root).with_suffix("").parts
     return *(part for part in parts[:-1] if part.lower() not in SPLIT_FOLDERS), parts[-1]
 
 
 def _ambiguity(name: str) -> str:
+    """Return the message for an annotation that could belong to several images of the same name."""
     return f"several pictures are called {name}, and nothing tells which is meant"
 
 
 def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
-    """Return the boxes in Pascal VOC's files (Everingham et al. 2010); nothing where no XML is theirs."""
+    """Return the boxes in a folder's Pascal VOC files (Everingham et al. 2010) by image path; may be empty."""
     parsed: dict[Path, ParsedXml] = {}
     for file in files:
         if file.suffix.lower() == ".xml":
@@ -86,6 +88,7 @@ def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells
     }
     if not annotations:
         return {}
+    # A file that cannot be parsed counts as Pascal VOC's if an image has the same name.
     broken = {file: xml for file, xml in parsed.items() if isinstance(xml, str) and _key(root, file) in images}
     cells: BoxCells = {}
     for file, xml in {**annotations, **broken}.items():
@@ -98,7 +101,10 @@ def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells
 
 
 def _voc_cell(file: Path, xml: ParsedXml) -> BoxCell:
-    """Return the boxes of one file, those marked as difficult included."""
+    """Return the boxes in one Pascal VOC file, including objects marked as difficult; or {"fault": reason}.
+
+    xml: the root of the file, or the error message of the parser.
+    """
     if isinstance(xml, str):
         return {"fault": f"{file.name} cannot be read as Pascal VOC's: {xml}"}
     try:
@@ -114,11 +120,12 @@ def _voc_cell(file: Path, xml: ParsedXml) -> BoxCell:
 
 
 def _read_coco(file: Path) -> dict[str, Any] | None:
-    """Return the content of a COCO file of boxes (Lin et al. 2014); None for other files, such as tables and COCO's captions."""
+    """Return the content of a COCO file with boxes (Lin et al. 2014); None for any other file, such as a table."""
     if file.suffix.lower() != ".json":
         return None
     try:
         with file.open("rb") as stream:
+            # Other JSON files can be large, so look at the first character before parsing.
             if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 return None
         content = json.loads(file.read_bytes())
@@ -131,7 +138,7 @@ def _read_coco(file: Path) -> dict[str, Any] | None:
 
 
 def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
-    """Return the boxes in the COCO files of a folder. Raises DataError where two of them annotate one image."""
+    """Return the boxes in a folder's COCO files by image path. Raises DataError if two annotate the same image."""
     cells: BoxCells = {}
     file_of_image: dict[str, Path] = {}
     for file in files:
@@ -147,7 +154,11 @@ def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
 
 
 def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCells:
-    """Return the boxes in one file; its images lie beside it, in a folder `images`, or elsewhere among `images`."""
+    """Return the boxes in one COCO file, by image path. Raises DataError if the file is damaged.
+
+    coco: the file's content.
+    images: image files to choose from if an image lies neither beside the file nor in the folder `images` there.
+    """
     by_name: dict[str, list[Path]] = {}
     for image in images:
         by_name.setdefault(image.name, []).append(image)
@@ -174,22 +185,26 @@ def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCell
 
 
 def _below(folder: Path, name: str) -> Path:
-    """Return the path of a file in the folder, the parts of its name left out that lead out of it."""
+    """Return the path of a file below `folder`. Parts of `name` that lead out of the folder are dropped."""
     return folder.joinpath(*(part for part in Path(name).parts if part not in ("..", Path(name).anchor)))
 
 
 def _reason(error: Exception) -> str:
-    """Return an error in words, as the text of a KeyError is nothing but the missing name."""
+    """Return the message of an error. A KeyError is put into words, since its own text is only the missing key."""
     return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
-    """Return the path of the image that COCO's `file` calls `name`, or that it would have; or why it cannot be told."""
+    """Return the path of the image that a COCO `file` calls `name`, or a message if the path is not clear.
+
+    If the image does not exist, return the path where it was expected. by_name: image files by their file name.
+    """
     is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
     expected = [file.parent / name, file.parent / "images" / name] if is_inside else []
     if existing := next((path for path in expected if path.is_file()), None):
         return existing
     candidates = by_name.get(Path(name).name, [])
+    # Of several images prefer those in the same subfolder, then those in a folder whose name the file's name contains.
     for narrower in (
         [path for path in candidates if path.as_posix().endswith(f"/{name}")],
         [path for path in candidates if path.parent.name in file.stem],
@@ -202,7 +217,10 @@ def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str
 
 
 def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
-    """Return the boxes in text files beside images, where they are YOLO's: a file names the classes, or a first line is a box."""
+    """Return the boxes in a folder's YOLO files, by image path; empty if there are none.
+
+    Text files named like images are read as YOLO's if a file names the classes, or if one of them starts with a box.
+    """
     texts = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
     has_classes = any(file.name in CLASS_FILES for file in files)
     if not texts or not (has_classes or any(_is_box_line(_first_line(file)) for file in texts.values())):
@@ -217,7 +235,7 @@ def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCell
 
 
 def _read_classes(files: Sequence[Path]) -> list[str]:
-    """Return YOLO's classes by number; none where no file names them. Raises DataError."""
+    """Return the names of YOLO's classes by number; empty if no file names them. Raises DataError."""
     candidates = (file for file in files if file.name in CLASS_FILES)
     for file in sorted(candidates, key=lambda file: CLASS_FILES.index(file.name)):
         try:
@@ -231,6 +249,7 @@ def _read_classes(files: Sequence[Path]) -> list[str]:
 
 
 def _yaml_classes(text: str) -> list[str]:
+    """Return the class names in the entry `names` of YOLO's YAML file: a list, or a dict by class number."""
     import yaml  # a dependency of huggingface-hub
 
     try:
@@ -241,11 +260,13 @@ def _yaml_classes(text: str) -> list[str]:
 
 
 def _first_line(file: Path) -> str:
+    """Return the first line of a file that is not blank; an empty string if there is none."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         return next((line for line in lines if line.strip()), "")
 
 
 def _is_box_line(line: str) -> bool:
+    """Return whether a line has YOLO's format."""
     try:
         _parse_box_line(line)
     except ValueError:
@@ -254,9 +275,10 @@ def _is_box_line(line: str) -> bool:
 
 
 def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
-    """Return the class of a line, and left, top, right and bottom as shares of the image. Raises ValueError.
+    """Return (class number, left, top, right, bottom) of a line of YOLO's, as fractions of the image's size.
 
-    Behind the class stand centre, width and height, perhaps with a confidence; or the corners of a polygon.
+    After the class come centre, width, height and perhaps a confidence; or the corners of a polygon.
+    Raises ValueError.
     """
     number, *coordinates = line.split()
     shares = [float(coordinate) for coordinate in coordinates]
@@ -271,7 +293,10 @@ def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
 
 
 def _yolo_cell(file: Path, image: Path, classes: list[str]) -> BoxCell:
-    """Return the boxes of one file, a box or a polygon in each line."""
+    """Return the boxes in one YOLO file, a box or a polygon per line; or {"fault": reason}.
+
+    classes: class names by number. If it is empty, the class number is the label.
+    """
     boxes: list[dict[str, Any]] = []
     line_number = 0
     try:

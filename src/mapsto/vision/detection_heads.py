@@ -1,8 +1,9 @@
-"""Detection heads: from the vectors of queries to classes and boxes; and the assignment of true boxes to queries.
+"""Detection heads, which map query vectors to classes and boxes, and the assignment of true boxes to queries.
 
-A new model asks at the places of a grid and assigns boxes by place, without anchors (FCOS, Tian et al. 2019). A starting model
-with learnt queries is matched to true boxes one to one (DETR, Carion et al. 2020).
-Legend of shapes: n examples, k true boxes, m queries of all of them, g queries along each side, q = g·g, d width, c classes.
+A new model has one query per cell of a grid. True boxes are assigned to the cells near their centres, without anchors
+(FCOS, Tian et al. 2019). A starting model with learnt queries is trained by one-to-one matching (DETR, Carion et al.
+2020).
+Legend of shapes: n examples, k true boxes, m queries of all examples, g queries a side, q = g·g, d width, c classes.
 """
 
 from __future__ import annotations
@@ -18,27 +19,29 @@ from mapsto.model.layers import LayerNorm, Linear, new_head
 # The most channels of the grid head's layers, and how many layers there are.
 WIDTH, LAYERS = 192, 2
 
-# Cells around a box's centre whose queries it is assigned to, and the distance of a side that a new head predicts (FCOS).
+# A box is assigned to the queries within this many cells of its centre along each axis (FCOS). A new head predicts boxes
+# whose sides are this many cells from the centre.
 CENTRE_RADIUS = 1.5
 
-# Of the focal loss (Lin et al. 2017): its exponent, and the weight of a query without a box.
+# The focal loss's exponent (Lin et al. 2017), and the weight of classes that a query does not have.
 GAMMA, NEGATIVE_WEIGHT = 2.0, 1 / 3
 
-# The probability of an object that a new head predicts everywhere.
+# The probability of each class that a new head predicts everywhere. A low one keeps the first steps stable.
 PRIOR = 0.01
 
 
 def grid_centres(grid: int) -> Tensor:
-    """Return the centres (q, 2) of a grid's cells, (x, y) as shares of the image, row by row."""
+    """Return the centres (q, 2) of a grid's cells, row by row: (x, y) as fractions of the image's width and height."""
     shares = (torch.arange(grid) + 0.5) / grid
     y, x = torch.meshgrid(shares, shares, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)
 
 
 class BoxHead(nn.Module):
-    """A detection head over a grid, (m, d) → (m, c + 4): logits, then centre and size as shares of the image.
+    """A detection head over grids of queries, (m, d) → (m, c + 4): class logits, then the box.
 
-    Convolutions mix neighbouring cells; the four distances of the sides from a cell's centre follow (FCOS).
+    A box is centre x and y, width and height, as fractions of the image. Convolutions mix neighbouring cells. Each cell
+    predicts the distances from its centre to the four sides of its box (FCOS).
     """
 
     middle: Tensor
@@ -66,7 +69,7 @@ class BoxHead(nn.Module):
 
 
 class NeighbourMixing(nn.Module):
-    """A convolution over cells (n, g, g, d), a norm and an activation, in the precision of the input."""
+    """A 3 × 3 convolution over a grid's cells (n, g, g, d), a layer norm and GELU, in the precision of the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,8 +81,11 @@ class NeighbourMixing(nn.Module):
 
 
 class LearntHead(nn.Module):
-    """A detection head over learnt queries, (m, d) → (m, c + 5): logits, the last for no object, then centre and size as shares
-    of the image; three dense layers for each (DETR)."""
+    """A detection head over learnt queries (DETR), (m, d) → (m, c + 5): class logits, "no object" logit, box.
+
+    A box is centre x and y, width and height, as fractions of the image. Classes and boxes have three dense layers
+    each.
+    """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -95,11 +101,11 @@ class LearntHead(nn.Module):
 
 
 def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """Return the queries that have a true box, and the index of the box that each has.
+    """Return the indices of the queries that get a true box, and for each of them the index of its box.
 
-    A query near the centres of several boxes has the smallest of them. Each box has at least the query nearest to its centre,
-    unless a smaller box has that.
-    boxes_k4: centre and size. cell: the side of a grid's cell. All are shares of the image.
+    A query near the centres of several boxes gets the smallest of these boxes. Each box gets at least the query nearest
+    to its centre, unless a smaller box gets that query. The arguments are fractions of the image.
+    centres_q2: (x, y) of each query. boxes_k4: centre and size. cell: side of a grid cell.
     """
     if not len(boxes_k4):
         empty = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
@@ -114,14 +120,17 @@ def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the focal loss (Lin et al. 2017), summed."""
+    """Return the summed focal loss (Lin et al. 2017) of logits against targets of the same shape, 0 or 1."""
     error = (torch.sigmoid(logits) - targets).abs()
     weight = torch.where(targets > 0, 1.0, NEGATIVE_WEIGHT) * error**GAMMA
     return (weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
 
 
 def generalised_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
-    """Return the generalised intersection over union (Rezatofighi et al. 2019) of boxes (…, 4), given by centre and size."""
+    """Return the generalised intersection over union (…,) of boxes (…, 4) and (…, 4) (Rezatofighi et al. 2019).
+
+    A box is centre x and y, width and height.
+    """
     (low_a, high_a), (low_b, high_b) = (
         (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (boxes_a, boxes_b)
     )
@@ -132,8 +141,12 @@ def generalised_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
 
 
 def match_one_to_one(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the queries and the boxes of the cheapest one-to-one matching by a cost (q, k): the Hungarian method."""
+    """Return the indices of queries and of boxes in the cheapest one-to-one matching (the Hungarian method).
+
+    cost: (q, k), of matching each query with each box.
+    """
     from scipy.optimize import linear_sum_assignment  # half a second to import
 
+    # NaN from a diverged model would raise an error here; a high cost does not.
     query, box = linear_sum_assignment(cost.cpu().nan_to_num(1e9).numpy())
     return torch.from_numpy(query).to(cost.device), torch.from_numpy(box).to(cost.device)

@@ -1,7 +1,7 @@
-"""Classical features of images, which need no training: histograms of colours and edges, and a hash for near-duplicates.
+"""Classical image features, which need no training: histograms of colours and edges, and a hash for near-duplicates.
 
-The histograms are the baseline of comparisons and cost about a millisecond an image. The hash keeps which long waves of a small
-grey copy are the strongest, as size, brightness and compression change few of them.
+The histograms are a baseline of comparisons and take about a millisecond per image. The hash is the set of the
+strongest low frequencies of a small grey copy. Changes of size, brightness or compression change few of them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from numpy.typing import NDArray
 
 from mapsto.vision.pixels import GREY_WEIGHTS, Pixels, load_pillow
 
-# Shades of each colour, directions of edges, and parts of an image to a side, that are counted.
+# The bins of histograms: shades of each colour channel, directions of edges, and parts along each side of an image.
 NUM_SHADES, NUM_DIRECTIONS, PARTS_PER_SIDE = 4, 8, 4
 
-# Decimals of pixel coordinates, so that a float computed to lie on a pixel's edge does.
+# Decimals to which pixel coordinates are rounded, so that a rounding error does not move them across a pixel's edge.
 COORDINATE_DECIMALS = 6
 
-# Pixels to a side of the grey copy, and how many of its waves along each axis are ranked.
+# The side of the grey copy in pixels, and the number of low frequencies along each axis that are ranked.
 THUMBNAIL_SIDE, WAVES_PER_AXIS = 16, 8
 
-# How many of the strongest waves describe an image.
+# The number of strongest frequencies that describe an image.
 NUM_WAVES = 32
 
-# The least amplitude of a wave that counts: that of one grey value.
+# The least coefficient that counts: that of a cosine with an amplitude of one grey value.
 MIN_AMPLITUDE = 8.0
 
 
 def perturb_image(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """Return the image as other cameras would take it: with noise, blurred over three pixels, in half the light."""
+    """Return variants of an image as other cameras might take it, by name.
+
+    They are "noise", "blurred" (the mean of 3 × 3 pixels) and "darker" (half as bright).
+    """
     noise = rng.normal(0, 16, pixels.shape)
     padded = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     h, w = pixels.shape[:2]
@@ -42,7 +45,7 @@ def perturb_image(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]
 
 
 def grey_thumbnail(pixels: Pixels) -> bytes:
-    """Return the image as 16 × 16 grey values, row by row: enough to find near-duplicates."""
+    """Return the image as 16 × 16 grey values in bytes, row by row. They are enough to find near-duplicates."""
     pillow = load_pillow()
     grey = pillow.Image.fromarray(pixels).convert("L")
     thumbnail: bytes = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), pillow.Image.Resampling.BILINEAR).tobytes()
@@ -50,10 +53,10 @@ def grey_thumbnail(pixels: Pixels) -> bytes:
 
 
 def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
-    """Return the numbers of the strongest long waves of a grey thumbnail, with their signs.
+    """Return the indices of the strongest low frequencies of a grey thumbnail, at most NUM_WAVES, with their signs.
 
-    The waves are those of the cosine transform, and shorter ones weigh more (as of wavelets, Jacobs et al. 1995); at most
-    NUM_WAVES are returned.
+    Frequencies are those of the cosine transform; higher ones get larger weights (as with the wavelets of Jacobs et al.
+    1995). Each index is 2·frequency + 1 for a positive amplitude, 2·frequency for a negative one.
     """
     grey = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     amplitudes = (_cosines() @ grey @ _cosines().T).ravel()
@@ -67,36 +70,39 @@ def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
 
 @cache
 def _cosines() -> NDArray[np.float64]:
-    """Return the basis (8, 16) of the cosine transform, a wave of length 1 in each row."""
+    """Return the basis (8, 16) of the cosine transform (DCT-II) at low frequencies, one cosine of unit norm a row."""
     frequencies = np.arange(WAVES_PER_AXIS)[:, None]
     scale = (2 / THUMBNAIL_SIDE) ** 0.5
     basis: NDArray[np.float64] = (
         np.cos(np.pi * (np.arange(THUMBNAIL_SIDE) + 0.5) * frequencies / THUMBNAIL_SIDE) * scale
     )
-    basis[0] /= 2**0.5
+    basis[0] /= 2**0.5  # the constant cosine would have the norm √2
     return basis
 
 
 def histogram_features(images: Sequence[Pixels]) -> NDArray[np.float32]:
-    """Return features (n, f): histograms of colours and of edges in each of 4 × 4 parts of an image.
+    """Return features (n, f) of n images: histograms of colours and of edges in each of 4 × 4 parts of an image.
 
-    Colours are 4 × 4 × 4 shades; edges are counted by their strength in 8 directions (Dalal & Triggs 2005). Either half is scaled
-    to length 1.
+    Colours are counted in 4 × 4 × 4 shades, edges in 8 directions and weighted by strength (Dalal & Triggs 2005). All
+    colours of an image are scaled to unit norm, and so are all its edges.
     """
     return np.stack([np.concatenate([_colours(pixels), _edges(pixels)]) for pixels in images])
 
 
 def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Cut an array (h, w, …) into 4 × 4 parts, row by row."""
     rows = np.array_split(values, PARTS_PER_SIDE, 0)
     return [part for row in rows for part in np.array_split(row, PARTS_PER_SIDE, 1)]
 
 
 def _colours(pixels: Pixels) -> NDArray[np.float32]:
+    """Return the colour histograms of all parts as one vector of unit norm."""
     colours = (pixels // (256 // NUM_SHADES)).astype(np.int64) @ np.array([NUM_SHADES**2, NUM_SHADES, 1])
     return _normalise([np.bincount(part.ravel(), minlength=NUM_SHADES**3) for part in _parts(colours)])
 
 
 def _edges(pixels: Pixels) -> NDArray[np.float32]:
+    """Return the histograms of edge directions of all parts, weighted by edge strength, as one vector of unit norm."""
     grey = pixels.astype(np.float32) @ GREY_WEIGHTS
     y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))
     strength = np.hypot(y, x)
@@ -106,7 +112,8 @@ def _edges(pixels: Pixels) -> NDArray[np.float32]:
 
 
 def _normalise(histograms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """Return the square roots of all counts as one vector of length 1."""
+    """Return the square roots of all counts as one vector of unit norm."""
+    # Square roots keep large counts, such as a plain background's, from dominating.
     values = np.sqrt(np.concatenate(histograms).astype(np.float32))
     return (values / (np.linalg.norm(values) or 1.0)).astype(np.float32)
 
@@ -119,6 +126,7 @@ def histogram_extractor() -> Callable[..., Any]:
     from scipy.sparse import csr_matrix  # a second to import
 
     def extract(images: Sequence[Pixels], images_per_value: int = 1) -> Any:
+        # An image's colours and edges have unit norm each, so that a row of i images has the norm √(2i).
         features = histogram_features(images)
         return csr_matrix(features.reshape(len(features) // images_per_value, -1) / (2 * images_per_value) ** 0.5)
 

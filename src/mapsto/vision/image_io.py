@@ -23,30 +23,30 @@ from mapsto.vision.resize import Resizer
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-# The formats that Pillow may open: none of those for which it starts another program.
+# The formats that Pillow may open. Those for which it starts another program (PostScript) are left out for safety.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 # The largest image and the largest file that are read.
 MAX_PIXELS, MAX_BYTES = 64_000_000, 2**30
 
-# The colours of boxes drawn into an image, a class each.
+# The colours of boxes drawn into an image, one for each class.
 BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
 
-# Fonts with Chinese and other letters under the names that systems install them by.
+# The file names of fonts with Chinese and other non-Latin letters, as Linux, macOS and Windows install them.
 FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
 
-# EXIF's tag of the orientation, and the first of its values that exchange rows and columns.
+# The EXIF tag of the orientation. Its values from FIRST_TRANSPOSED on exchange rows and columns.
 ORIENTATION, FIRST_TRANSPOSED = 0x0112, 5
 
 
 def require_file(path: str | Path) -> None:
-    """Raise Unreadable for a path that is no regular file, such as a pipe or a device, which reading might never end."""
+    """Raise Unreadable if the path exists but is no regular file: reading a pipe or a device might never end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise Unreadable("this is no file")
 
 
 def read_image_bytes(path: str | Path) -> bytes:
-    """Return the bytes of a file. Raises OSError, and Unreadable for what is no file, is empty or is too large."""
+    """Return the content of a file. Raises OSError, and Unreadable if it is no regular file, empty or too large."""
     require_file(path)
     if not (size := os.stat(path).st_size):
         raise Unreadable("the file is empty")
@@ -56,26 +56,27 @@ def read_image_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(content: bytes) -> Pixels:
-    """Return the pixels of an encoded image, rotated as its EXIF data say.
+    """Return the pixels (h, w, 3) of an encoded image, rotated as its EXIF data say.
 
-    Of several frames the first is read, transparent pixels become white, and of 16 bits a channel the upper 8 are read.
-    Raises Unreadable, also where no value is known to be white, and UsageError without Pillow.
+    Of an animation only the first frame is read. Transparent pixels become white, and 16 bits a channel become 8.
+    Raises Unreadable, also if the range of the pixel values is unknown; UsageError without Pillow.
     """
     pillow = load_pillow()
     return _to_pixels(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS))
 
 
 def is_pillow_image(value: object) -> bool:
-    """Return whether a value is an image of Pillow, without importing Pillow."""
+    """Return whether a value is a Pillow image, without importing Pillow."""
     return "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image)
 
 
 def pillow_pixels(image: Any) -> Pixels:
-    """Return the pixels of an image of Pillow, as `decode_image` returns those of its file. Raises Unreadable."""
+    """Return the pixels (h, w, 3) of a Pillow image, converted by the rules of `decode_image`. Raises Unreadable."""
     return _to_pixels(load_pillow(), lambda: image)
 
 
 def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
+    """Return the pixels (h, w, 3) of the image that `open_image` returns. Raises Unreadable."""
     try:
         image = open_image()
         if image.width * image.height > MAX_PIXELS:
@@ -96,7 +97,10 @@ def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
 
 
 def image_size(content: bytes) -> tuple[int, int]:
-    """Return the width and height of an encoded image, rotated as its EXIF data say, without decoding it. Raises Unreadable."""
+    """Return (width, height) of an encoded image without decoding it, rotated as its EXIF data say.
+
+    Raises Unreadable.
+    """
     pillow = load_pillow()
     try:
         with pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
@@ -107,7 +111,9 @@ def image_size(content: bytes) -> tuple[int, int]:
 
 
 def _to_rgb(pillow: Any, image: Any) -> Any:
+    """Return a Pillow image in 8-bit RGB, with a white background behind transparent pixels."""
     if image.mode.startswith("I"):
+        # 16 bits scale to 8 by 65535 / 255 = 257.
         values = np.asarray(image, np.float64) / 257
         return pillow.Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -118,14 +124,14 @@ def _to_rgb(pillow: Any, image: Any) -> Any:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Return the pixels as a PNG."""
+    """Return the image (h, w, 3) encoded as PNG."""
     stream = io.BytesIO()
     load_pillow().Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
 def encode_animation(frames: Sequence[Pixels], milliseconds: int) -> bytes:
-    """Return the frames as an animated PNG that shows each of them for so long."""
+    """Return the frames (h, w, 3) encoded as an animated PNG that shows each of them for `milliseconds`."""
     first, *following = map(load_pillow().Image.fromarray, frames)
     stream = io.BytesIO()
     first.save(stream, "PNG", save_all=True, append_images=following, duration=milliseconds, loop=0)
@@ -133,16 +139,16 @@ def encode_animation(frames: Sequence[Pixels], milliseconds: int) -> bytes:
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
-    """Return the pixels as a JPEG, for a page."""
+    """Return the image (h, w, 3) encoded as JPEG, which keeps HTML pages small."""
     stream = io.BytesIO()
     load_pillow().Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
 def draw_boxes(pixels: Pixels, captions: Sequence[tuple[Any, str]]) -> bytes:
-    """Return a PNG of the image with a captioned box around each region, in a colour for each caption.
+    """Return the image as a PNG with a captioned box around each region. Equal captions get the same colour.
 
-    captions: regions ((top, bottom), (left, right)) with their texts.
+    captions: pairs of a region ((top, bottom), (left, right)) in pixels and its text.
     """
     pillow = load_pillow()
     from PIL import ImageDraw
@@ -165,7 +171,10 @@ def draw_boxes(pixels: Pixels, captions: Sequence[tuple[Any, str]]) -> bytes:
 
 
 def _font(text: str, height: int) -> Any:
-    """Return an installed font for letters beyond ASCII; else Pillow's own."""
+    """Return a Pillow font for a text: an installed one if the text goes beyond ASCII, else Pillow's default.
+
+    height: size of the font in pixels.
+    """
     from PIL import ImageFont
 
     for name in () if text.isascii() else FONTS:
@@ -177,7 +186,10 @@ def _font(text: str, height: int) -> Any:
 
 
 def svg_shade(region: Any, shade: float) -> str:
-    """Return an SVG rectangle over a region, in the colour `for` or `against` by the sign of its shade; empty for a faint one."""
+    """Return an SVG rectangle that shades a region; an empty string if the shade is too faint.
+
+    region: ((top, bottom), (left, right)) in pixels. shade: from −1 (colour `against`) to 1 (colour `for`).
+    """
     if abs(shade) < FAINTEST_SHADE:
         return ""
     (top, bottom), (left, right) = region
@@ -189,18 +201,27 @@ def svg_shade(region: Any, shade: float) -> str:
 
 
 def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = ()) -> str:
-    """Return an SVG of an image whose longer side is `side` pixels on the page, under shapes in the image's own pixels."""
+    """Return an SVG of an image with shapes drawn over it.
+
+    side: longer side on the page in pixels. caption: text for screen readers.
+    shapes: SVG elements in the image's own pixel coordinates.
+    """
     return _svg(pixels, side, caption, [_embed_image(pixels, side, ""), *shapes])
 
 
 def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> tuple[str, str]:
-    """Return SVGs of an image as it is, and of it under shapes; its bytes stand in the first alone, since pages hold many."""
+    """Return two SVGs of an image: the image alone, and the image with shapes drawn over it.
+
+    Pages hold many images, so the second SVG refers to the image's bytes in the first. Parameters are as for
+    `svg_image`.
+    """
     name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
     bare = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
     return bare, _svg(pixels, side, f"{caption}, with what decided", [f'<use href="#{name}"/>', *shapes])
 
 
 def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:
+    """Return an SVG that holds `elements`, in the pixel coordinates of the image."""
     h, w = pixels.shape[:2]
     width = round(side * w / max(h, w))
     return (
@@ -210,7 +231,11 @@ def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> st
 
 
 def _embed_image(pixels: Pixels, side: int, attribute: str) -> str:
-    """Return the SVG element of an image, in twice the pixels that are shown, for screens of double density."""
+    """Return the SVG element that embeds an image as JPEG.
+
+    The JPEG has up to twice as many pixels a side as are shown, for screens of double density.
+    attribute: further attributes of the element, such as its id.
+    """
     h, w = pixels.shape[:2]
     scale = min(1.0, 2 * side / max(h, w))
     resized = Resizer(1, max(1, round(max(h, w) * scale))).resize(pixels)[0]

@@ -1,6 +1,6 @@
-"""Images as answers: the hidden patches behind `~`, and an image made from the one that is read.
+"""Images as answers: the hidden patches of `~image`, or an image computed from the source image.
 
-Legend of shapes: n examples, m patches that are answered, f bytes of a patch, p pixels to its side, h rows, w columns of pixels.
+Legend of shapes: n examples, m answered patches, f bytes of a patch, p side of a patch, h rows, w columns of pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mapsto.vision.similarity import psnr, ssim
 
 
 class MaskedImageTarget(MaskedPatches):
-    """The target of the hidden patches of `~image`."""
+    """The target that fills in the hidden patches of `~image`."""
 
     kind = "image"
     hub_tasks: ClassVar[Mapping[str, str]] = {
@@ -45,15 +45,15 @@ class MaskedImageTarget(MaskedPatches):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """Return a PNG."""
+        """Return the suffix ".png" and the image encoded as PNG."""
         return ".png", image_io.encode_png(value)
 
 
 class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
-    """The target of an image made from the one that is read, patch by patch on its grid and in its size.
+    """The target of an image computed from the source image, patch by patch and in the source's size.
 
-    Each patch is predicted as its difference to the source's patch, so that what stays costs nothing, and no detail has to pass
-    through the narrow stack.
+    The head predicts how each patch differs from the source's patch. So unchanged parts cost nothing, and fine details
+    need not pass through the hidden states, which are narrower than a patch.
     """
 
     lies_in = "image"
@@ -66,21 +66,22 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
     unbounded_metrics = ("psnr", "psnr_unchanged", "psnr_gained")
 
     def __init__(self) -> None:
-        """Build a target without state of its own."""
+        """Create a target without settings of its own; `bind` takes them from the source."""
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take the patches from the source. Raises UsageError where there is none."""
+        """Take the patches from the image source. Raises UsageError if the arrow has none."""
         super().bind(sources, transform)
         self.scale = STANDARDISED  # a patch's own mean and deviation are part of the answer
 
     key = staticmethod(PatchSource.key)
 
     def encode(self, answer: ImageValue, pieces: Sequence[Piece]) -> Answer:
-        """Return (m, 2, f): for each patch of the source the part of the answer that lies there, and the patch itself.
+        """Return the values (m, 2, f) in bytes: for each of the source's m patches the answer's patch and the source's.
 
-        The answer may have another size than the source; it is stretched over it.
+        An answer of another size than the source is stretched over it.
         """
         piece, places = self._find_image(pieces)
+        # Augmentation may have cropped or mirrored the source; the answer is cut to the part that is left.
         assert piece.alignment is not None and piece.alignment.whole is not None
         first, last = piece.alignment.ends(piece.positions)
         begin, end = piece.alignment.whole.T
@@ -92,29 +93,37 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return Answer(np.stack([split_patches(truth, p), source], axis=1), places)
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Ask for all patches."""
+        """Return an empty answer that asks for all patches of the source image."""
         return ask_at(self._find_image(pieces)[1])
 
     def _find_image(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
-        """Return the image among an example's pieces, and the places of its patches, counted from the first token."""
+        """Return the source image's piece, and the indices (m,) of its patches from the example's first token on."""
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map to differences of pixels, zero at first, so that it answers with the source."""
+        """Return a linear map (m, d) → (m, f) to pixel differences.
+
+        It starts at zero, so that a new head answers with the unchanged source.
+        """
         head = super().head(width, embedder)
         assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
         return head
 
     def _add_source(self, output: Tensor, source: Tensor) -> Tensor:
-        """Return predicted pixels (m, f) from outputs (m, f) and the source's patches (m, f) of bytes."""
+        """Return the predicted pixels (m, f), standardised: the head's outputs (m, f) plus the source's patches.
+
+        source: (m, f) bytes.
+        """
         return output.float() + self._to_scale(source)
 
     def to_images(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return for each size of grid the predicted, the true and the source images, (n, 3, h, w) each, from 0 to 1.
+        """Return for each grid size a tuple of predicted, true and source images, (n, 3, h, w) each, from 0 to 1.
 
-        The first have gradients, and are not clipped. tokens: (m, 5 + f), those of the patches that are answered.
+        Predicted images carry gradients and are not clipped to that range.
+        output: (m, f). values: (m, 2, f), encoded answers.
+        tokens: (m, 5 + f), tokens of the answered patches, whose headers hold the grid size.
         """
         mean, std = (torch.tensor(v, device=values.device).view(3, 1, 1) for v in (self.source.mean, self.source.std))
         source, truth = (self._to_scale(values[:, index]) for index in (1, 0))
@@ -131,16 +140,19 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return images
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the mean squared error over the pixels of each patch, summed over patches."""
+        """Return the squared error, averaged over the pixels of each patch and summed over patches.
+
+        values: (m, 2, f), encoded answers.
+        """
         return ((self._add_source(output, values[:, 1]) - self._to_scale(values[:, 0])) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return (m, 3, f) of bytes: the predicted, the true and the source's patches."""
+        """Return the predicted, the true and the source's patches in bytes, (m, 3, f)."""
         predicted = self._to_bytes(self._add_source(output, values[:, 1])).to(values.device)
         return torch.stack([predicted, values[:, 0], values[:, 1]], dim=1)
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return (n, 4): PSNR and SSIM of the answer, then of the source unchanged, each against the true image."""
+        """Return (n, 4): PSNR and SSIM of predictions, then of unchanged sources, each against the true image."""
         images, p = [self._find_image(example) for example in pieces], self.source.resizer.patch
         scores = []
         for (piece, _), part in zip(images, torch.split(evidence, [len(places) for _, places in images]), strict=True):
@@ -150,17 +162,23 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return torch.tensor(scores)
 
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """Return the pixels (h, w, 3) of the answer, in the size in which the source is read."""
+        """Return the pixels (h, w, 3) of the predicted image, in the size to which the source was resized."""
         source = torch.from_numpy(piece.tokens[hidden, HEADER_BYTES:])
         return super().complete(value, piece, hidden, self._add_source(output.cpu(), source))
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return each patch's difference to the source's patch, (p, p, 3) in steps of a byte."""
+        """Return {"change": (p, p, 3)} for each patch: its difference from the source's patch in pixel values.
+
+        Pixel values run from 0 to 255.
+        """
         steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
         return [{"change": patch.round().tolist()} for patch in steps]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return PSNR in dB and SSIM of the answers, of the sources unchanged, and the gain in dB."""
+        """Return by name the PSNR (dB) and SSIM of predictions and of unchanged sources, and the gain in PSNR.
+
+        output: (n, 4), from `by_example`.
+        """
         psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
         return {
             "psnr": (np.mean, psnr),
@@ -171,19 +189,19 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the SSIM of each answer."""
+        """Return the SSIM (n,) of each predicted image."""
         ssim: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
         return ssim
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return nothing: a model that reads nothing has no image to change."""
+        """Return no scores: without the source there is no constant image to answer with."""
         return {}
 
     def show(self, answer: Any) -> str:
-        """Return a thumbnail of an answer, predicted or true, as HTML."""
+        """Return a thumbnail of a predicted or true image as HTML."""
         pixels = answer.pixels if isinstance(answer, ImageValue) else answer
         return image_io.svg_image(pixels, THUMBNAIL, "a picture")
 
     def state(self) -> State:
-        """Return nothing: all is the source's."""
+        """Return an empty state, since all settings come from the source."""
         return {}

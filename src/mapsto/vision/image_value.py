@@ -1,6 +1,6 @@
-"""The value of an image cell: what a cell may hold, and what is kept of it.
+"""Image cells: how they are read, and the value that is kept of each (ImageValue).
 
-An image is decoded once to be checked, and its pixels wait in a cache of 128 MiB for the encoder that reads it next.
+An image is decoded once when it is checked. Its pixels then wait in a cache of 128 MiB until the source encodes them.
 Legend of shapes: h rows, w columns of pixels.
 """
 
@@ -28,13 +28,16 @@ THUMBNAIL = 160
 
 
 class PixelCache:
-    """A cache of decoded pixels, by digest, that gives each image out once. room: bytes that are free."""
+    """A cache of decoded images by digest, from which an image is removed when it is taken.
+
+    room: number of free bytes.
+    """
 
     def __init__(self, room: int) -> None:
         self.room, self.entries, self.lock = room, OrderedDict[str, Pixels](), threading.Lock()
 
     def add(self, digest: str, pixels: Pixels) -> None:
-        """Add an image, and drop the oldest ones where there is no room."""
+        """Add an image, and drop the oldest images until the cache fits into its size."""
         with self.lock:
             self._remove(digest)
             self.entries[digest], self.room = pixels, self.room - pixels.nbytes
@@ -42,11 +45,12 @@ class PixelCache:
                 self._remove(next(iter(self.entries)))
 
     def take(self, digest: str) -> Pixels | None:
-        """Return the pixels of an image and remove them; None where they are not there."""
+        """Remove an image and return its pixels; None if it is not in the cache."""
         with self.lock:
             return self._remove(digest)
 
     def _remove(self, digest: str) -> Pixels | None:
+        """Remove an image and return its pixels, or None. The caller holds the lock."""
         pixels = self.entries.pop(digest, None)
         self.room += 0 if pixels is None else pixels.nbytes
         return pixels
@@ -57,20 +61,23 @@ PIXEL_CACHE = PixelCache(PIXEL_CACHE_BYTES)
 
 @dataclass(frozen=True)
 class ImageValue:
-    """An image that can be decoded: encoded in `content`, or in the file `path`."""
+    """A checked image that can be decoded again: from the file at `path`, or from the encoded bytes `content`."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
-    # SHA-256 of the encoded bytes, by which images are equal.
+    # SHA-256 of the encoded bytes; images with the same digest are equal.
     digest: str
     height: int
     width: int
-    # The grey thumbnail that near-duplicates are found by.
+    # 16 × 16 grey values, from which near-duplicates are found.
     thumbnail: bytes = field(compare=False, repr=False)
 
     @property
     def pixels(self) -> Pixels:
-        """Return the pixels (h, w, 3). Raises DataError for a file that has changed since it was read."""
+        """Return the decoded pixels (h, w, 3), from the cache if they are there.
+
+        Raises DataError if the file can no longer be decoded.
+        """
         if (pixels := PIXEL_CACHE.take(self.digest)) is not None:
             return pixels
         try:
@@ -81,7 +88,10 @@ class ImageValue:
 
     @classmethod
     def from_bytes(cls, content: bytes, path: str | None = None) -> ImageValue:
-        """Return the image that these bytes encode. Raises Unreadable."""
+        """Return the image that `content` encodes, and put its pixels into the cache. Raises Unreadable.
+
+        path: file of these bytes; only the path is then kept, and not the bytes.
+        """
         pixels, digest = image_io.decode_image(content), hashlib.sha256(content).hexdigest()
         (height, width), thumbnail = pixels.shape[:2], features.grey_thumbnail(pixels)
         PIXEL_CACHE.add(digest, pixels)
@@ -92,7 +102,7 @@ class ImageValue:
 
 
 def sample_images() -> list[Any]:
-    """Return a few small images of different shapes, as a Hugging Face data set holds them."""
+    """Return cells with small images of different shapes: {"bytes": …, "path": None}, as in Hugging Face data sets."""
     rng = np.random.default_rng(0)
     sizes = ((16, 16), (16, 8), (12, 16), (16, 16))
     return [
@@ -102,7 +112,7 @@ def sample_images() -> list[Any]:
 
 
 def fits_images(values: Sequence[object]) -> bool:
-    """Return whether a column of these cells can be of images."""
+    """Return whether all cells of a column can be images."""
     cells = [value for value in values if value is not None and not image_io.is_pillow_image(value)]
     if not cells:
         return any(map(image_io.is_pillow_image, values))
@@ -112,10 +122,11 @@ def fits_images(values: Sequence[object]) -> bool:
 def read_image(cell: object) -> ImageValue:
     """Return the image in a cell. Raises BadCell.
 
-    cell: a file's name, encoded bytes, a dict of either (Hugging Face), an image of Pillow, or pixels (h, w, 3) of bytes.
+    cell: a file name, encoded bytes, a dict of either (Hugging Face), a Pillow image, or pixels (h, w, 3) of uint8.
     """
     if isinstance(cell, ImageValue):
         return cell
+    # Images in memory are kept as PNG, which needs far less memory than pixels.
     if image_io.is_pillow_image(cell):
         try:
             cell = image_io.encode_png(image_io.pillow_pixels(cell))
@@ -136,7 +147,10 @@ def read_image(cell: object) -> ImageValue:
 
 
 def read_mask(cell: object) -> NDArray[np.bool_]:
-    """Return where (h, w) a mask is not black. Raises BadCell. cell: an image cell, or an array (h, w)."""
+    """Return a mask (h, w) that is True where an image is not black. Raises BadCell.
+
+    cell: an image cell, or an array (h, w).
+    """
     is_plain = hasattr(cell, "__array__") and np.ndim(np.asarray(cell)) == 2
     values = np.asarray(cell) if is_plain else read_image(cell).pixels.max(axis=2)
     return values.astype(np.bool_)

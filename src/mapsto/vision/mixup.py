@@ -1,6 +1,6 @@
-"""Mixtures of several images, or of stacks of as many images (videos): mixup, CutMix and mosaics.
+"""Mixtures of several images, or of several videos (stacks of images): mixup, CutMix and mosaics.
 
-The others are brought to the size of the first.
+All images are resized to the size of the first.
 Legend of shapes: h rows, w columns of pixels; p side of a patch.
 """
 
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import resample_box, resize_pixels
 
-# Both parameters of the Beta distribution of mixup's shares, as for ImageNet: mostly one of the two images is faint.
+# Both parameters of the Beta distribution of mixup's weights, as published for ImageNet: mostly one image is faint.
 BETA = 0.2
 
-# The share of a mosaic on either side where its seams do not lie.
+# The share of a mosaic's side that seams keep away from its edges.
 MARGIN = 1 / 4
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The place of an image in a mosaic."""
+    """The place of one image in a mosaic."""
 
-    # (row, column) of the first patch, and of the one behind the last.
+    # (row, column) of the tile's first patch, and of the patch after its last one.
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
-    # (2, 2): scale and shift from pixels of the whole mosaic to raw pixels, as of Resizer.resize.
+    # (2, 2): scale and shift along y and x, from pixel coordinates of the whole mosaic to those of the image.
     origin: NDArray[np.float64]
 
 
 def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """Return the weighted mean of two images and the shares of both (mixup, Zhang et al. 2018)."""
+    """Return the weighted mean of two images, and the two weights (mixup, Zhang et al. 2018)."""
     first, second = images[0], _resize_like(images[1], images[0])
     share = float(rng.beta(BETA, BETA))
     mean = np.float32(share) * first + np.float32(1 - share) * second
@@ -42,10 +42,11 @@ def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, l
 
 
 def paste(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """Return an image with a rectangle of another, from the same place, and their shares of the area (CutMix, Yun et al. 2019).
+    """Return the first image with a random rectangle of the second, and the share of the area that shows each.
 
-    Of stacks the rectangle is pasted into every image.
+    The rectangle comes from the same place in the second image (CutMix, Yun et al. 2019). Videos get it in every frame.
     """
+    # The root makes the rectangle's share of the area uniform, before it is clipped to the image.
     mixed, second = images[0].copy(), _resize_like(images[1], images[0])
     size = np.array(mixed.shape[-3:-1])
     extent, middle = size * rng.random() ** 0.5, size * rng.random(2)
@@ -58,7 +59,7 @@ def paste(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, l
 
 
 def _resize_like(pixels: Pixels, reference: Pixels) -> Pixels:
-    """Return an image, or a stack of images, in the size of `reference`."""
+    """Return an image, or a stack of images, resized to the height and width of `reference`."""
     h, w = reference.shape[-3:-1]
     if pixels.ndim == 3:
         return resize_pixels(pixels, (h, w))
@@ -66,10 +67,11 @@ def _resize_like(pixels: Pixels, reference: Pixels) -> Pixels:
 
 
 def make_mosaic(images: Sequence[Pixels], p: int, rng: np.random.Generator) -> tuple[Pixels, list[Tile | None]]:
-    """Return four images around a random point where whole patches meet, and their tiles (Bochkovskiy et al. 2020).
+    """Return four images side by side around a random point, and the tile of each image.
 
-    Each image keeps its shape and fills its tile, shrunk at random between its own size and the smallest that fills it. A tile is
-    None where a single row or column of patches leaves no place for it.
+    The point lies between patches, so that no patch shows two images (mosaic, Bochkovskiy et al. 2020). Each image
+    keeps its aspect ratio and is cropped to fill its tile, at a random scale from the smallest that fills it to 1. A
+    tile is None if it is empty, as in a mosaic of a single row of patches.
     """
     mixed = np.zeros_like(images[0])
     grid = np.array(mixed.shape[:2]) // p

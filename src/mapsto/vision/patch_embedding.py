@@ -1,10 +1,11 @@
-"""Tokens of images and of stacks of images (videos), and the modules that embed them.
+"""Tokens of images and of image stacks (videos), and the modules that embed them.
 
-A token is a row of bytes, a header and the pixels of a patch, channel by channel. The header is the token's type (0 a patch, 1 a
-hidden patch, 2 … the special tokens in front, then the learnt queries at the end), its row and column in the grid, and the rows
-and columns of the grid. In a stack a patch spans several images: its index along the stack precedes its row, and the length of
-the grid precedes its rows. So a batch is copied to the device as bytes, a quarter of the size of floats.
-Legend of shapes: t tokens, n images, d width, p side of a patch, f = 3·p·p values of a patch (times the depth in a stack).
+A token is a row of bytes: a header, then the pixels of a patch, channel by channel. The header is (type, row, column,
+rows, columns), where rows and columns are the size of the grid. In a stack a patch spans several images, and the header
+is (type, index, row, column, length, rows, columns), with index and length along the stack. Types are 0 for a patch, 1
+for a hidden patch, and from 2 on the special tokens in front and then the learnt queries at the end.
+Bytes take a quarter of the time of floats to copy to the device.
+Legend of shapes: t tokens, n images, d width, p side of a patch, f = 3·p·p values of a patch (in a stack times depth).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mapsto.model.convolution import ConvolutionConfig
 # The types of tokens: a patch, a hidden patch, and the first of the special tokens and queries.
 PATCH, HIDDEN, FIRST_SPECIAL = 0, 1, 2
 
-# Bytes of a token's header, and of one in a stack.
+# Bytes of a token's header, for an image and for a stack.
 HEADER_BYTES, STACK_HEADER_BYTES = 5, 7
 
 # The most patches to a side that one byte can count.
@@ -37,33 +38,33 @@ WAVELENGTH_RATIO = 10_000
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """The shape of a patch embedder."""
+    """The settings of a patch embedder."""
 
     # Pixels to a side of a patch.
     patch: int
-    # Of the pixels, from 0 to 1, by channel.
+    # Mean and standard deviation of pixels by channel, on the scale from 0 to 1.
     mean: Sequence[float]
     std: Sequence[float]
-    # Rows and columns of the grid that positions were learnt on.
+    # Rows and columns of the grid of position embeddings.
     table: tuple[int, int]
-    # Special tokens in front that have a position embedding, and those behind them that have none (registers).
+    # Number of special tokens in front with a position embedding, and then of those without one (registers).
     placed: int
     registers: int
     # Whether hidden patches have a learnt vector; else they are embedded as zero pixels.
     masked: bool
     # Whether the linear map has a bias.
     bias: bool
-    # Learnt tokens at the end, each with a position embedding.
+    # Number of learnt query tokens at the end, each with a position embedding.
     queries: int = 0
-    # Layers that add position embeddings of their own to their output.
+    # Number of layers that add position embeddings of their own to their output.
     layer_positions: int = 0
-    # Images of a stack that a patch spans, and patches along the stack; None for single images.
+    # Number of images that a patch of a stack spans, and of patches along the stack; None for single images.
     depth: int | None = None
     length: int | None = None
 
 
 class PixelEmbedder(nn.Module):
-    """A base of embedders: it normalises the pixels of tokens, in fp32."""
+    """A base class of embedders, which standardises the pixels of tokens in fp32."""
 
     shift: Tensor
     scale: Tensor
@@ -77,12 +78,12 @@ class PixelEmbedder(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
 
     def normalise(self, tokens: Tensor) -> Tensor:
-        """Return the standardised pixels (t, f)."""
+        """Return the standardised pixels (t, f) of tokens, without their headers."""
         return (tokens[:, self.header_bytes :].float() - self.shift) * self.scale
 
 
 class PatchEmbedder(PixelEmbedder):
-    """An embedder of image tokens, (t, 5 + f) bytes → (t, d), as of ViT (Dosovitskiy et al. 2021) and its successors."""
+    """An embedder of image tokens, (t, 5 + f) bytes → (t, d), as in ViT (Dosovitskiy et al. 2021)."""
 
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__(config)
@@ -118,6 +119,7 @@ class PatchEmbedder(PixelEmbedder):
         types = tokens[:, 0].long()
         is_patch = (types == PATCH)[:, None]
         x = F.linear(self.normalise(tokens) * is_patch, self.projection.weight.flatten(1), self.projection.bias)
+        # Without a mask token a hidden patch keeps the embedding of zeros, which is the mean colour.
         if self.mask_token is not None:
             x = torch.where((types == HIDDEN)[:, None], self.mask_token, x)
         cls = None if self.cls_token is None else self.cls_token.transpose(0, 1)
@@ -125,12 +127,15 @@ class PatchEmbedder(PixelEmbedder):
         return _replace_special(types, x, tables) + self._positions(self.position_embeddings[0], tokens)
 
     def layer_positions(self, tokens: Tensor) -> Tensor:
-        """Return the position embeddings (layers, t, d) that layers add to their output (YOLOS)."""
+        """Return the position embeddings (layers, t, d) that layers add to their outputs (YOLOS, Fang et al. 2021)."""
         assert self.later_positions is not None
         return torch.stack([self._positions(table[0], tokens) for table in self.later_positions])
 
     def _positions(self, table: Tensor, tokens: Tensor) -> Tensor:
-        """Return the position embeddings (t, d) of tokens, by a table (·, d) of special tokens, patches and queries."""
+        """Return the position embeddings (t, d) of tokens.
+
+        table: (·, d), embeddings of special tokens, then of the grid's patches, then of queries.
+        """
         types = tokens[:, 0].long()
         front, patches, queries = torch.split(table, [self.placed, math.prod(self.table), self.queries])
         of_patches = _interpolate_positions(patches, self.table, tokens, self.antialias)
@@ -138,7 +143,10 @@ class PatchEmbedder(PixelEmbedder):
 
 
 def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """Return the vectors `x` (t, d) of patches, and for special tokens and queries the rows of `tables` (·, d)."""
+    """Return `x` (t, d) with the vectors of special tokens and queries replaced by the rows of `tables`.
+
+    types: (t,). tables: (·, d) each, in the order of the types.
+    """
     if not sum(map(len, tables)):
         return x
     special = F.embedding((types - FIRST_SPECIAL).clamp(min=0), torch.cat(list(tables)))
@@ -146,7 +154,10 @@ def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tens
 
 
 class PatchPositions(nn.Module):
-    """Fixed position embeddings of image tokens, (t, 5 + f) bytes → (t, d); the table's first row is for special tokens."""
+    """Fixed position embeddings of image tokens for a decoder, (t, 5 + f) bytes → (t, d).
+
+    The first row of the table is for special tokens. grid: rows and columns that the table was computed for.
+    """
 
     def __init__(self, grid: tuple[int, int], width: int) -> None:
         super().__init__()
@@ -165,7 +176,8 @@ def _interpolate_positions(
 ) -> Tensor:
     """Return the position embeddings (t, d) of patch tokens (t, 5 + f).
 
-    embeddings: (·, d), of a grid of the size `table`; interpolated to grids of other sizes as the published families do.
+    embeddings: (rows · columns, d), of a grid of the size `table`; other sizes are interpolated (bicubic).
+    antialias: whether the interpolation uses antialiasing.
     """
     places = tokens[:, 1:3].long()
     positions = None
@@ -183,7 +195,10 @@ def _interpolate_positions(
 
 
 def iterate_grids(tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield for each size of grid among tokens (t, 5 + f) its rows, its columns, and a mask (t,) of its tokens."""
+    """Yield (rows, columns, mask) for each grid size among tokens (t, 5 + f).
+
+    The mask (t,) selects the tokens of images with that grid.
+    """
     # One number for each size, since `unique` of numbers is far faster than of pairs.
     sizes = tokens[:, 3].long() * (MAX_GRID_SIDE + 1) + tokens[:, 4].long()
     for size in torch.unique(sizes).tolist():
@@ -191,7 +206,7 @@ def iterate_grids(tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 
 
 class StackEmbedder(PixelEmbedder):
-    """An embedder of stack tokens, (t, 7 + f) bytes → (t, d), with fixed position embeddings (VideoMAE)."""
+    """An embedder of tokens of image stacks, (t, 7 + f) bytes → (t, d), with fixed position embeddings (VideoMAE)."""
 
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__(config)
@@ -211,9 +226,9 @@ class StackEmbedder(PixelEmbedder):
 
 
 class StackPositions(nn.Module):
-    """Fixed position embeddings of stack tokens, (t, 7 + f) bytes → (t, d) (VideoMAE, Tong et al. 2022).
+    """Fixed position embeddings of tokens of image stacks, (t, 7 + f) bytes → (t, d) (VideoMAE, Tong et al. 2022).
 
-    They are sines and cosines, by turns, of a patch's number in the largest grid, counted along rows, columns and the stack.
+    Channels are alternately sine and cosine of a patch's index in the largest grid, counted image by image, row by row.
     """
 
     waves: Tensor
@@ -233,7 +248,10 @@ class StackPositions(nn.Module):
 
 
 class ConvolutionEmbedder(PixelEmbedder):
-    """An embedder of whole images by a convolutional network: (t, 5 + f) bytes, image by image, → its cells (t, d)."""
+    """An embedder of whole images by a convolutional network: patch tokens (t, 5 + f) bytes → grid cells (t, d).
+
+    The patches of each image are joined, and the last grid of the network has one cell for each patch.
+    """
 
     def __init__(self, config: PatchConfig, front: ConvolutionConfig) -> None:
         super().__init__(config)
@@ -248,15 +266,16 @@ class ConvolutionEmbedder(PixelEmbedder):
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _join(self, patches: Tensor, rows: int, columns: int) -> Tensor:
-        """Return the images (n, 3, h, w) of patches (t, f)."""
+        """Return the images (n, 3, h, w) that patches (t, f) make up, all of the same grid size."""
         p = self.patch
         return patches.view(-1, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, rows * p, columns * p)
 
 
 def to_tokens(pixels: Tensor, p: int, leading: int) -> Tensor:
-    """Return images (n, 3, h, w) as tokens (n, t, 5 + f) of floats, through which gradients reach the pixels.
+    """Return images (n, 3, h, w) as float tokens (n, t, 5 + f), through which gradients reach the pixels.
 
-    pixels: from 0 to 255, of whole patches. leading: special tokens in front.
+    pixels: images with values from 0 to 255 and sides that are multiples of `p`.
+    leading: number of special tokens in front.
     """
     n, grid = len(pixels), [side // p for side in pixels.shape[2:]]
     places = torch.cartesian_prod(*(torch.arange(side, device=pixels.device) for side in grid))
@@ -269,9 +288,9 @@ def to_tokens(pixels: Tensor, p: int, leading: int) -> Tensor:
 
 
 def _grid_waves(grid: tuple[int, int], width: int) -> Tensor:
-    """Return sines and cosines (·, width) of row and column at falling frequencies, half of the width for each.
+    """Return fixed position embeddings (rows · columns, width) of a grid: sines and cosines of row and column.
 
-    As MAE (He et al. 2022); zero in the channels that are left over.
+    Half of the channels encode the row, half the column (MAE, He et al. 2022). Channels that are left over are zero.
     """
     quarter = width // 4
     angles = torch.arange(max(grid))[:, None] * 10_000.0 ** (-torch.arange(quarter) / max(1, quarter))

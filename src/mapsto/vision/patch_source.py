@@ -1,7 +1,7 @@
-"""The source of values that are cut into patches: images, and stacks of them (videos).
+"""The source of values that are cut into patches: images, and stacks of images (videos).
 
-A value is resized to whole patches, and each patch is one token of bytes (patch_embedding.py). Regions of the raw value are laid
-on tokens by an affine origin: raw = scale · pixel + shift along each axis.
+A value is resized to whole patches, and each patch is one token of bytes (patch_embedding.py). An origin maps pixels of
+the resized value to the raw value: raw = scale · pixel + shift along each axis.
 Legend of shapes: t tokens, d width, p side of a patch, f values of a patch, a axes (2, of a stack 3).
 """
 
@@ -27,7 +27,7 @@ from mapsto.vision.patch_embedding import FIRST_SPECIAL, HEADER_BYTES, HIDDEN
 from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import Resizer, join_patches, split_patches
 
-# A new model's patches to a side of a usual image, and the least and the most pixels to a side of such a patch.
+# For new models: patches along a side of an image of median size; the least and the most pixels to a side of a patch.
 GRID_SIDE, MIN_PATCH, MAX_PATCH = 8, 2, 16
 
 # The most pixels to a side of a published model's patch.
@@ -35,17 +35,21 @@ MAX_PUBLISHED_PATCH = 256
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
-# The entry of config.json that says whether hidden patches are standardised by themselves.
+# The entry of config.json that says whether each hidden patch is standardised by its own mean and deviation.
 NORM_PIX_LOSS = "norm_pix_loss"
 
 
 def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether cells can be files with these suffixes, their bytes, or arrays of pixels with so many axes."""
+    """Return whether all cells can be media: file names, encoded bytes, or arrays of pixels.
+
+    suffixes: allowed endings of file names. axes: number of axes of an array.
+    """
     cells = [value for value in values if value is not None]
     return bool(cells) and all(_may_be_media(cell, suffixes, axes) for cell in cells)
 
 
 def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
+    """Return whether a cell can be one medium; see `are_media`."""
     if isinstance(cell, str):
         return cell.lower().endswith(suffixes)
     is_array = hasattr(cell, "__array__") and getattr(cell, "ndim", axes) == axes
@@ -53,9 +57,10 @@ def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
 
 
 def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | None, bytes | None]:
-    """Return the file name or the bytes in a cell, also in a dict of either (Hugging Face). Raises BadCell.
+    """Return (file name, None) or (None, encoded bytes) from a cell. Raises BadCell.
 
-    noun, array_noun: what messages call the value, and its form as an array.
+    cell: a file name, bytes, or a dict of either (Hugging Face).
+    noun, array_noun: words for the value and for its form as an array, used in messages.
     """
     path, content = None, None
     if isinstance(cell, dict):
@@ -76,11 +81,11 @@ def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | Non
 
 @dataclass(frozen=True)
 class PixelScale:
-    """The scale in which a model predicts the pixels of hidden patches."""
+    """The scale of the pixels that a model predicts in hidden patches."""
 
-    # Whether they are standardised by the mean and the deviation of all pixels; else they are from 0 to 1.
+    # Whether pixels are standardised by the mean and the deviation of all pixels; else they are from 0 to 1.
     standardised: bool = True
-    # Whether they are further standardised by themselves: each patch (MAE), or each of its colours (VideoMAE).
+    # Whether pixels are then standardised by the statistics of their patch (MAE), or of their colour in it (VideoMAE).
     group: Literal["patch", "colour"] | None = None
 
     @property
@@ -89,7 +94,7 @@ class PixelScale:
         return self.standardised or self.group is not None
 
     def settings(self) -> dict[str, Any]:
-        """Return the scale as JSON; its keys are part of the fingerprints of saved runs."""
+        """Return the scale as JSON. Saved runs hash it into their fingerprints, so its keys must not change."""
         return {"ranged": self.standardised, "own": self.group}
 
 
@@ -99,10 +104,10 @@ STANDARDISED = PixelScale()
 class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     """A source of values that are cut into patches.
 
-    resizer: how a value becomes a grid of patches.
-    mean, std: of the pixels, from 0 to 1, by channel.
-    table: rows and columns of the largest grid that has position embeddings.
-    scale: that of predicted pixels.
+    resizer: method that resizes a value to whole patches.
+    mean, std: mean and standard deviation of pixels by channel, on the scale from 0 to 1.
+    table: rows and columns of the grid of position embeddings; by default those of the largest square image.
+    scale: scale of the pixels that are predicted in hidden patches.
     """
 
     # Bytes of a token in front of its pixels.
@@ -127,7 +132,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Return the pixels of a patch along each axis."""
+        """Return the size of a patch in pixels: (p, p), of a stack (depth, p, p)."""
         return self.resizer.patch, self.resizer.patch
 
     @property
@@ -142,30 +147,31 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @staticmethod
     def key(value: Any) -> str:
-        """Return the digest of the value's bytes."""
+        """Return the digest of the value's bytes; equal values have equal digests."""
         return str(value.digest)
 
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        """Return for each value a piece of special tokens, patches row by row, and queries."""
+        """Return a piece for each value: special tokens, then patches row by row, then learnt queries."""
         return [self._piece(value, aligned) for value in values]
 
     @abstractmethod
     def _resize(self, value: Any) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized pixels and their origin (a, 2): scale and shift from them to the raw value along each axis."""
+        """Return the resized pixels (…, h, w, 3) and their origin (a, 2): scale and shift to the raw value by axis."""
 
     @staticmethod
     @abstractmethod
     def _raw_size(value: Any) -> tuple[float, ...]:
-        """Return the length of the raw value along each axis."""
+        """Return the size of the raw value along each axis: pixels, and of a video seconds first."""
 
     @staticmethod
     @abstractmethod
     def _augment_pixels(
         pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
     ) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return augmented pixels and their origin, as augmentation.augment_image does."""
+        """Return augmented pixels and their origin (a, 2), with the parameters of augmentation.augment_image."""
 
     def _piece(self, value: Any, aligned: bool) -> Piece:
+        """Return the piece of one value. aligned: whether the piece carries its alignment and units."""
         pixels, origin = self._resize(value)
         axes, first = len(self.block), self.leading
         grid = tuple(size // part for size, part in zip(pixels.shape, self.block, strict=False))
@@ -189,9 +195,10 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return Piece(self.kind, tokens, tokens[:, 1 : 1 + axes].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
-        """Return the piece of a varied value; see augmentation.py for the methods.
+        """Return the piece of the value after random augmentation; augmentation.py describes the methods.
 
-        The piece itself where it is a part of a value. It is sheared and rotated only where it has no alignment to keep.
+        A piece of only a part of a value is returned unchanged. Shears and rotations are used only if the piece has no
+        alignment, since an alignment cannot express them. recolour: whether colours may change.
         """
         inner, grid = ~piece.special, self.grid(piece)
         if inner.sum() != math.prod(grid):
@@ -208,21 +215,25 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return self._with_pixels(piece, pixels, alignment)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return two values blended ("mixup"), or one pasted into the other ("cutmix"), in the size of the first."""
+        """Return a mixture of two values in the size of the first, and the share of each value in it.
+
+        method: "mixup" averages the values, "cutmix" pastes a rectangle of the second into the first.
+        """
         mix = mixup.blend if method == "mixup" else mixup.paste
         mixed, shares = mix(list(map(self.to_pixels, pieces)), rng)
         return self._with_pixels(pieces[0], mixed), [MixturePart(share) for share in shares]
 
     def _with_pixels(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
-        """Return the piece of a whole value with other pixels."""
+        """Return the piece of a whole value with its patches cut from `pixels`."""
         tokens = piece.tokens.copy()
         tokens[~piece.special, self.header_bytes :] = split_patches(pixels, self.resizer.patch, self.block[0])
         return replace(piece, tokens=tokens, alignment=alignment)
 
     def _raw_regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the raw regions (t, a, 2) of patches at `places` (t, a) of an image made from that of `piece`.
+        """Return the raw regions (t, a, 2) of patches of a new image, which was made from the image of `piece`.
 
-        origin: (a, 2), scale and shift from the new image to the one of `piece`.
+        places: (t, a), indices of the patches in the new image's grid.
+        origin: (a, 2), scale and shift from the new image to the image of `piece`.
         """
         assert piece.alignment is not None
         block, (first, last) = np.array(self.block), piece.alignment.ends(piece.positions)
@@ -236,42 +247,55 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return tuple(piece.tokens[0, 1 + len(self.block) : self.header_bytes].tolist())
 
     def to_pixels(self, piece: Piece) -> Pixels:
-        """Return the pixels (…, h, w, 3) of a whole value's patches."""
+        """Return the pixels (…, h, w, 3) of the whole value from the patches of its piece."""
         patches = piece.tokens[~piece.special, self.header_bytes :]
         return join_patches(patches, self.grid(piece), self.resizer.patch, self.block[0])
 
     def require_parts(self) -> None:
-        """Raise UsageError where values are read whole, so that no part of one can be hidden or read alone."""
+        """Raise UsageError if the model reads values whole, so that no part can be hidden or read alone.
+
+        By default a value can be read in parts, and nothing is raised.
+        """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first `length` tokens."""
+        """Return the first `length` tokens of the piece. Raises UsageError if values are read whole."""
         self.require_parts()
         return super().cut(piece, length)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return consecutive runs of patches, each behind the special tokens."""
+        """Return all patches as consecutive pieces of at most `length` tokens, each with the special tokens in front.
+
+        Raises UsageError if values are read whole.
+        """
         self.require_parts()
         return super().windows(piece, length)
 
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some patches hidden, and their indices. Raises UsageError where values are read whole."""
+        """Return the piece with some patches hidden, and the indices of these patches.
+
+        progress: how much of the training is done, from 0 to 1. Raises UsageError if values are read whole.
+        """
         self.require_parts()
         hidden = choose_hidden(corruption, piece, rng, progress)
         return self._hide(piece, hidden), hidden
 
     def _hide(self, piece: Piece, hidden: Ints) -> Piece:
+        """Return the piece with the tokens at these indices marked as hidden and their pixels set to 0."""
         tokens = piece.tokens.copy()
         tokens[hidden, 0], tokens[hidden, self.header_bytes :] = HIDDEN, 0
         return replace(piece, tokens=tokens)
 
     def _special_names(self) -> list[str]:
-        """Return the names of the tokens that are no patches."""
+        """Return the names of special tokens and queries, in the order of their types."""
         return []
 
     def token_names(self, piece: Piece) -> list[str]:
-        """Return "row,column" for each patch (of a stack "index,row,column"), and the names of special tokens."""
+        """Return a name for each token: "row,column" of a patch, or the name of a special token.
+
+        In a stack of images a patch is named "index,row,column".
+        """
         special_names = self._special_names()
         return [
             special_names[token_type - FIRST_SPECIAL] if token_type >= FIRST_SPECIAL else ",".join(map(str, place))
@@ -279,15 +303,18 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         ]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece of the other patches, each at its position."""
+        """Return the piece without the tokens at these indices. The others keep their positions."""
         return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
-        """Return the piece with all patches in the mean colour."""
+        """Return the piece with all patches in the mean colour, as the baseline of an attribution."""
         return self._fill_with_mean(piece, ~piece.special)
 
     def _fill_with_mean(self, piece: Piece, selected: NDArray[np.bool_]) -> Piece:
-        """Return the piece with the selected (t,) patches in the mean colour."""
+        """Return the piece with some patches in the mean colour.
+
+        selected: (t,), True for these patches.
+        """
         mean = np.repeat(np.array(self.mean) * 255, math.prod(self.block)).round().astype(np.uint8)
         tokens = piece.tokens.copy()
         tokens[selected, self.header_bytes :] = mean
@@ -295,14 +322,15 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @classmethod
     def show(cls, value: Any) -> str:
-        """Return a thumbnail as HTML."""
+        """Return a thumbnail of the value as HTML."""
         return cls.highlight(value, [], [])
 
 
 def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-    """Return the patches (q, k) around each of q places on a regular grid, two along each axis, and their linear weights (q, k).
+    """Return the patches around each of q places on a regular grid, (q, 2^a), and their linear weights, (q, 2^a).
 
-    size: patches along each axis. counts: places along each axis; their product is q.
+    Each place has two neighbours along each axis. size: patches along each axis.
+    counts: places along each axis; their product is q.
     """
     sizes = np.array(size)
     places = np.indices(tuple(counts)).reshape(len(sizes), -1).T
@@ -319,9 +347,9 @@ def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, N
 
 
 def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
-    """Return the resizer of a new model: images of at most `max_size` pixels, a usual one cut into about 8 × 8 patches.
+    """Return the resizer of a new model, which cuts an image of median size into about 8 × 8 patches.
 
-    sides: the longer sides of the training images.
+    sides: longer side of each training image. max_size: longest side that the model reads, in pixels.
     """
     median = float(np.median(sides))
     patch = int(np.clip(2 ** round(np.log2(median / GRID_SIDE)), MIN_PATCH, MAX_PATCH))
@@ -334,6 +362,9 @@ def evenly_spaced(values: Sequence[Any], limit: int) -> Sequence[Any]:
 
 
 def pixel_statistics(images: Iterable[Pixels]) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation of pixels, from 0 to 1, by channel; of every seventh pixel."""
+    """Return the mean and the standard deviation of pixels by channel, (3,) each, on the scale from 0 to 1.
+
+    They are estimated from every seventh pixel.
+    """
     pixels = np.concatenate([image.reshape(-1, 3)[::7] for image in images]) / 255
     return pixels.mean(0).round(4).tolist(), np.maximum(pixels.std(0), 0.01).round(4).tolist()

@@ -1,6 +1,6 @@
-"""preprocessor_config.json: the resizing and normalisation of `transformers`' image processors, read and written.
+"""preprocessor_config.json of `transformers`' image processors: reading and writing the resizing and normalisation.
 
-The processors disagree on what a bare number means as a size, so that the name of the processor decides.
+Processors disagree on what a bare number means as a size. So the processor's name decides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mapsto.vision.resize import Resizer
 # Our own entry, for Resizer.fit "inside", which no processor of `transformers` has.
 FIT = "mapsto_fit"
 
-# The processor of `transformers` that resizes in each of these ways.
+# The processor of `transformers` that resizes by each of these methods (Resizer.fit).
 PROCESSORS = {
     "middle": "BitImageProcessor",
     "squash_middle": "DeiTImageProcessor",
@@ -24,10 +24,10 @@ PROCESSORS = {
 # Parts of the names of processors that take a bare number as the size of the shorter side.
 SHORTER_SIDE_PROCESSORS = ("CLIP", "Bit", "ConvNext", "VideoMAE")
 
-# The processor that keeps the shape of images, and the multiple that their sides then are.
+# The processor that keeps the aspect ratio of images, and the number of which their sides then are multiples.
 SHAPE_KEEPING_PROCESSOR, SIDE_MULTIPLE = "Yolos", 16
 
-# The processor that crops to a share of the side, its default share, and the side from which on it squashes instead.
+# The processor that crops to a share of the resized side; its default share; the side from which on it squashes.
 SHARE_CROPPING_PROCESSOR, DEFAULT_CROP_SHARE, MIN_SQUASHED_SIDE = "ConvNext", 224 / 256, 384
 
 # Resampling filters, by the numbers that Pillow gives them.
@@ -35,16 +35,20 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def read_normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the mean and the standard deviation of the pixels by channel. Raises KeyError."""
+    """Return the mean and the standard deviation of pixels by channel; 0 and 1 if pixels are not normalised.
+
+    Raises KeyError.
+    """
     if config.get("do_normalize", True):
         return config["image_mean"], config["image_std"]
     return [0.0] * 3, [1.0] * 3
 
 
 def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
-    """Return the resizing that a preprocessor_config.json describes. Raises ValueError, KeyError, TypeError.
+    """Return the resizer that a preprocessor_config.json describes.
 
-    patch: pixels to a side of the model's patches.
+    patch: side of the model's patches in pixels.
+    Raises ValueError, KeyError or TypeError if the file is damaged or describes an unsupported method.
     """
     if not config.get("do_resize", True) or abs(float(config.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
@@ -70,7 +74,10 @@ def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
 
 
 def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
-    """Return the size that the processor `name` resizes to, and whether it is that of the shorter side alone."""
+    """Return the size to which the processor `name` resizes, and whether it is the length of the shorter side alone.
+
+    The size is a number, or a dict with height and width.
+    """
     size = config["size"]
     if not isinstance(size, int):
         return (int(size["shortest_edge"]), True) if "shortest_edge" in size else (size, False)
@@ -80,9 +87,9 @@ def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
 
 
 def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resizer:
-    """Return the resizing to a shorter side and a limit of the longer one. Raises ValueError.
+    """Return the resizer that brings the shorter side to a length and limits the longer side. Raises ValueError.
 
-    size: the shorter side, with the limit in `longest`; or a dict of both.
+    size: length of the shorter side, and `longest` the limit; or a dict of both.
     """
     shorter, longest = (size, longest) if isinstance(size, int) else (size["shortest_edge"], size["longest_edge"])
     if patch != SIDE_MULTIPLE:
@@ -93,6 +100,7 @@ def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resi
 
 
 def _square(size: Any, patch: int) -> int:
+    """Return the side of a square size: a number, or a dict with equal height and width. Raises ValueError."""
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
     if height != width or not 0 < height // patch <= MAX_GRID_SIDE:
         raise ValueError(
@@ -102,7 +110,7 @@ def _square(size: Any, patch: int) -> int:
 
 
 def to_config(resizer: Resizer, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """Return the entries of preprocessor_config.json: the inverse of `read_resizer` and `read_normalisation`."""
+    """Return the entries of preprocessor_config.json, as `read_resizer` and `read_normalisation` read them."""
     full = {"height": resizer.size, "width": resizer.size}
     sizes: dict[str, Any] = {"size": full}
     if resizer.crops:

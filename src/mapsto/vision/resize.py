@@ -1,7 +1,7 @@
-"""Resizing of images to a grid of patches, and patches to pixels and back.
+"""Resizing of images to a grid of patches; conversion between pixels and patches.
 
-Whatever is resized comes with its origin: a scale and a shift along each axis from new to raw pixels, by which regions in the
-raw image are laid on tokens.
+Each resized image comes with its origin: a scale and a shift along each axis, from its pixels to raw pixels. With the
+origin, the region of the raw image that each token shows is known.
 Legend of shapes: h rows, w columns of pixels; p side of a patch; g × k patches.
 """
 
@@ -20,15 +20,17 @@ from mapsto.vision.pixels import Pixels, load_pillow
 
 @dataclass(frozen=True)
 class Resizer:
-    """The method that brings an image to a grid of patches. What exceeds whole patches, right and below, is not read."""
+    """The method that resizes an image to a grid of patches. Pixels beyond the last whole patch are dropped."""
 
     # Pixels to a side of a patch.
     patch: int
     # Pixels to a side of the largest image that is read.
     size: int
-    # inside: keep the shape to whole patches, and shrink where a side is longer than `size`. squash: to `size` × `size`.
-    # middle: the shorter side to `shorter`, then the central `size` × `size`; squash_middle: both sides to `shorter` first.
-    # shorter: the shorter side to `shorter`, less where the longer one would exceed `size`; whole patches (as YOLOS).
+    # inside: keep the aspect ratio, rounded to whole patches; shrink only an image with a side longer than `size`.
+    # squash: resize to `size` × `size`.
+    # middle: resize the shorter side to `shorter`, then crop the central `size` × `size`.
+    # squash_middle: resize both sides to `shorter`, then crop the central `size` × `size`.
+    # shorter: resize the shorter side to `shorter`, or less if the longer side would exceed `size` (YOLOS).
     fit: Literal["inside", "squash", "middle", "squash_middle", "shorter"] = "inside"
     shorter: int = 0
     # Pillow's resampling filter.
@@ -36,22 +38,22 @@ class Resizer:
 
     @property
     def patches_per_side(self) -> int:
-        """Return the number of patches along a side of the largest grid."""
+        """Return the largest number of patches along a side of an image."""
         return max(1, self.size // self.patch)
 
     @property
     def max_patches(self) -> int:
-        """Return the number of patches of the largest grid."""
+        """Return the largest number of patches of an image."""
         side = self.patches_per_side
         return side * (self.shorter // self.patch if self.fit == "shorter" else side)
 
     @property
     def crops(self) -> bool:
-        """Return whether only the centre of an image is read."""
+        """Return whether an image is cropped to its centre."""
         return self.fit in ("middle", "squash_middle")
 
     def resize(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized image, and its origin (2, 2): scale and shift from new to raw pixels along y and x."""
+        """Return the resized image and its origin (2, 2): scale and shift along y and x, from new to raw pixels."""
         h, w = pixels.shape[:2]
         new = self._size(h, w)
         resized = resize_pixels(pixels, new, self.filter)
@@ -64,6 +66,7 @@ class Resizer:
         return resized[:limit, :limit], np.stack([scale, shift], axis=1)
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
+        """Return the (height, width) to which an image (h, w) is resized before it is cropped."""
         if self.fit == "squash":
             return self.size, self.size
         if self.fit == "squash_middle":
@@ -78,6 +81,7 @@ class Resizer:
         return grid[0] * self.patch, grid[1] * self.patch
 
     def _shorter(self, h: int, w: int) -> tuple[int, int]:
+        """Return the (height, width) by the method "shorter", rounded as in the published processor."""
         short, long = min(h, w), max(h, w)
         exact = self.size * short / long if long / short * self.shorter > self.size else float(self.shorter)
         size = round(exact), int(exact * long / short)
@@ -88,7 +92,7 @@ class Resizer:
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """Return the image in another size (h, w)."""
+    """Return the image resized to `size`, (h, w). filter: Pillow's resampling filter."""
     if pixels.shape[:2] == size:
         return pixels
     pillow = load_pillow()
@@ -97,7 +101,10 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear
 
 
 def _centre_crop(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the central `size` × `size` pixels, padded with black where the image is smaller, and their corner (y, x)."""
+    """Return the central `size` × `size` pixels of an image, and the (y, x) of their first corner in it.
+
+    A smaller image is padded with black, so that its corner is negative.
+    """
     h, w = pixels.shape[:2]
     top, left = (h - size) // 2, (w - size) // 2
     if top < 0 or left < 0:
@@ -110,20 +117,24 @@ def _centre_crop(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]
 
 
 def split_patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
-    """Cut an image into patches (g·k, 3·p·p), row by row, each patch channel by channel.
+    """Cut an image into patches (g·k, 3·p·p), row by row. A patch holds its pixels channel by channel.
 
-    Of a stack of images (t, h, w, 3) patches are of `depth` images: (t/depth · g·k, 3·depth·p·p).
+    From a stack of images (t, h, w, 3), patches of `depth` images are cut: (t/depth · g·k, 3·depth·p·p).
     """
     block = (depth, p, p)[4 - pixels.ndim :]
     axes = len(block)
     pairs = zip(pixels.shape, block, strict=False)
     sizes = [size for length, part in pairs for size in (length // part, part)]
+    # First the axes of the grid, then the channel, then the axes within a patch.
     order = (*range(0, 2 * axes, 2), 2 * axes, *range(1, 2 * axes, 2))
     return np.ascontiguousarray(pixels.reshape(*sizes, 3).transpose(order)).reshape(-1, 3 * math.prod(block))
 
 
 def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixels:
-    """Return the image or stack that patches are of: the inverse of `split_patches`. grid: patches along each axis."""
+    """Return the image or stack of images that patches make up: the inverse of `split_patches`.
+
+    grid: number of patches along each axis.
+    """
     axes = len(grid)
     block = (depth, p, p)[3 - axes :]
     order = [axis for i in range(axes) for axis in (i, axes + 1 + i)]
@@ -132,9 +143,10 @@ def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1)
 
 
 def resample_box(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """Return a box of an image in a size (h, w).
+    """Return a box of an image, resized to `size`, (h, w).
 
-    box: (2, 2), begin and end along y and x; mirrored where it ends before it begins. Beyond the image its edge is repeated.
+    box: (2, 2), begin and end along y and x in pixels. The box is mirrored along an axis where its end comes before its
+    begin. Outside the image, the box shows repeated edge pixels.
     """
     pillow, box = load_pillow(), box.round(COORDINATE_DECIMALS)
     low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])

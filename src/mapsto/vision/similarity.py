@@ -1,6 +1,6 @@
-"""Similarity of two images: the peak signal-to-noise ratio and the structural similarity.
+"""Similarity of two images: the peak signal-to-noise ratio (PSNR) and the structural similarity (SSIM).
 
-SSIM takes its window means from cumulative sums, so that its cost does not depend on the window.
+SSIM takes its window means from cumulative sums, so that its cost does not depend on the size of the windows.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ STABILISERS = (0.01 * MAX_VALUE) ** 2, (0.03 * MAX_VALUE) ** 2
 
 
 def psnr(predicted: Pixels, truth: Pixels) -> float:
-    """Return the peak signal-to-noise ratio of two images (h, w, 3) in dB; 58.9 for equal ones.
+    """Return the peak signal-to-noise ratio of two images (h, w, 3) in dB; 58.9 for equal images.
 
-    It is 10 log₁₀(255² / mean squared error), over all pixels and channels.
+    It is 10 log₁₀(255² / mean squared error), over all pixels and channels. The error is at least that of rounding to
+    bytes.
     """
     error = float(((predicted.astype(np.float64) - truth) ** 2).mean())
     return float(10 * np.log10(MAX_VALUE**2 / max(error, MIN_ERROR)))
 
 
 def ssim(predicted: Pixels, truth: Pixels) -> float:
-    """Return the structural similarity (Wang et al. 2004) of two images (h, w, 3); 1 for equal ones.
+    """Return the structural similarity (Wang et al. 2004) of two images (h, w, 3); 1 for equal images.
 
-    It is the mean over channels and over all windows of 7 × 7 pixels, smaller where an image is, with uniform weights.
+    It is the mean over channels and over all windows of 7 × 7 pixels with uniform weights. In smaller images windows
+    are smaller.
     """
     x, y = predicted.astype(np.float64), truth.astype(np.float64)
     mean_x, mean_y = _window_means(x), _window_means(y)
@@ -47,7 +49,7 @@ def ssim(predicted: Pixels, truth: Pixels) -> float:
 
 
 def _window_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means of all windows of values (h, w, 3)."""
+    """Return the mean of every window of 7 × 7 values (h, w, 3), for each channel."""
     for axis in (0, 1):
         size = min(WINDOW, values.shape[axis])
         sums = np.cumsum(values, axis=axis)

@@ -1,7 +1,7 @@
-"""Video files: decoding in a process of its own, augmentation of all frames alike, and classical features.
+"""Video files: decoding in a child process, augmentation of all frames alike, and classical features.
 
-A decoder is a large C program that reads files from strangers. So it runs in a child process (video_worker.py): when it crashes
-or hangs, it is killed, the file is reported, and the next one is decoded by a new process.
+A decoder is a large C program that reads files from strangers. So it runs in a child process (video_worker.py). When
+the child crashes or hangs, it is killed, the file is reported as unreadable, and a new child decodes the next file.
 A decoded video is (k, h, w, 3) of bytes: k frames, h rows, w columns of pixels, red, green and blue.
 """
 
@@ -32,7 +32,7 @@ INSTALL_PYAV = "videos need the package PyAV: pip install 'mapsto[video]'"
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
 
-# Seconds that decoding a file may take, and that a process with a broken pipe has to exit by itself.
+# Seconds that decoding a file may take, and that a child whose pipe broke gets to exit by itself.
 TIME_LIMIT, GRACE = 60.0, 2.0
 
 # The program of the child process.
@@ -47,7 +47,7 @@ FRAME_MILLISECONDS = 125
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The number of frames of a video, their size as they are shown, and their length in seconds."""
+    """The number of frames of a video, the height and width of a frame as shown, and the duration in seconds."""
 
     frames: int
     height: int
@@ -56,16 +56,20 @@ class VideoInfo:
 
 
 class DecoderProcess:
-    """The child process that decodes videos, started when it is needed and again when it was lost; threads take turns."""
+    """The child process that decodes videos. It is started when first needed, and again after a crash.
+
+    Threads take turns to use it.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
     def request(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> VideoInfo | Pixels:
-        """Return what a file holds; or, with `times`, its frames at these seconds.
+        """Return the VideoInfo of a video; or, with `times`, its frames (k, h, w, 3) at these seconds.
 
-        Raises Unreadable for a file that the decoder cannot read, or does not survive.
+        path, content: the file, or the bytes of the video if there is no file.
+        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs.
         """
         content, seconds = content or b"", None if times is None else list(times)
         absolute = path and os.path.abspath(path)  # the process may have been started in another working directory
@@ -87,6 +91,7 @@ class DecoderProcess:
                     self.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
+        """Return the child process, started if it is not running. Raises UsageError without PyAV."""
         if self.process is None or self.process.poll() is not None:
             self.close()
             if is_pyav_missing():
@@ -102,7 +107,7 @@ class DecoderProcess:
         return self.process
 
     def close(self, grace: float = 0.0) -> None:
-        """Kill the process, if there is one, after `grace` seconds in which it may exit by itself."""
+        """Kill the child process, if there is one. grace: seconds to wait before, in which it may exit by itself."""
         if self.process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace)
@@ -128,13 +133,13 @@ class Watchdog:
         self.process.kill()
 
     def stop(self) -> bool:
-        """Stop the timer; return whether it killed the process."""
+        """Stop the timer and return whether it has killed the process."""
         self.timer.cancel()
         self.timer.join()
         return self.has_killed
 
     def explain(self, process: subprocess.Popen[bytes]) -> str:
-        """Return why there is no answer."""
+        """Stop the timer and return why a request got no answer: the time limit, or how the process ended."""
         if self.stop():
             return f"decoding the video took more than {self.limit:g} s and was stopped"
         code = process.returncode
@@ -143,9 +148,10 @@ class Watchdog:
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> VideoInfo | Pixels:
-    """Send a request and read the answer: what the file holds, or `count` frames.
+    """Send a request and return the answer: VideoInfo if `count` is 0, else that many frames (k, h, w, 3).
 
-    Raises Unreadable for a file that the decoder refuses; OSError, EOFError, KeyError, TypeError or ValueError for no answer.
+    Raises Unreadable for a file that the decoder refuses, and OSError, EOFError, KeyError, TypeError or ValueError if
+    there is no complete answer.
     """
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(request)
@@ -175,7 +181,10 @@ def is_pyav_missing() -> bool:
 
 
 def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
-    """Return what a file, or its `content`, holds; all of it is decoded. Raises OSError, Unreadable, UsageError."""
+    """Return the VideoInfo of a video, all of which is decoded to check it. Raises OSError, Unreadable, UsageError.
+
+    path, content: the file, or the bytes of the video if there is no file.
+    """
     _require_file(path)
     info = DECODER.request(path, content, None)
     assert isinstance(info, VideoInfo)
@@ -183,7 +192,10 @@ def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
 
 
 def decode_frames(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
-    """Return the frames (k, h, w, 3) that are shown at `times`, rising seconds. Raises OSError, Unreadable, UsageError."""
+    """Return the frames (k, h, w, 3) that are shown at `times`. Raises OSError, Unreadable, UsageError.
+
+    path, content: the file, or the bytes of the video if there is no file. times: k rising numbers of seconds.
+    """
     _require_file(path)
     frames = DECODER.request(path, content, times)
     assert isinstance(frames, np.ndarray)
@@ -191,7 +203,7 @@ def decode_frames(path: str | None, content: bytes | None, times: Sequence[float
 
 
 def _require_file(path: str | None) -> None:
-    """Raise OSError for a file that cannot be opened, Unreadable for what is no regular file."""
+    """Raise OSError if a file cannot be opened, and Unreadable if it is no regular file."""
     if path is not None:
         image_io.require_file(path)
         with open(path, "rb"):
@@ -199,19 +211,23 @@ def _require_file(path: str | None) -> None:
 
 
 def middle_times(seconds: float, count: int) -> list[float]:
-    """Return the middle of each of `count` equal parts of so many seconds."""
+    """Return the middle of each of `count` equal parts of a video, in seconds. seconds: duration of the video."""
     return [seconds * (i + 0.5) / count for i in range(count)]
 
 
 def animate(frames: Pixels) -> bytes:
-    """Return an animated PNG of the frames (k, h, w, 3)."""
+    """Return the frames (k, h, w, 3) as an animated PNG."""
     return image_io.encode_animation(list(frames), FRAME_MILLISECONDS)
 
 
 def augment_video(
     pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return all frames augmented alike, and their origin (3, 2) along time, rows and columns; see augmentation.augment_image."""
+    """Return a video with all frames augmented alike, and its origin (3, 2): scale and shift along time, y and x.
+
+    The parameters are those of augmentation.augment_image.
+    """
+    # Frames are augmented alike because each starts from the same seed.
     seed = int(rng.integers(2**63))
     augmented = [
         augmentation.augment_image(frame, np.random.default_rng(seed), method, mirror, recolour, warp)
@@ -221,23 +237,25 @@ def augment_video(
 
 
 def perturb_video(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """Return the video as other cameras would take it; see features.perturb_image."""
+    """Return variants of a video as other cameras might take it, by name; see features.perturb_image."""
     frames = [features.perturb_image(frame, rng) for frame in pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
 def video_histogram_extractor() -> Callable[[Sequence[Pixels]], Any]:
-    """Return the function from videos to sparse histogram features (n, f) of length 1.
+    """Return the function from videos to sparse histogram features (n, f), each row scaled to unit norm.
 
-    They are colours and edges of three images: the mean frame, the change from the first half to the second, and the mean
-    difference of consecutive frames.
+    Features are colours and edges of three images: the mean frame, the change from the first half to the second, and
+    the mean difference of consecutive frames.
     """
     extract = features.histogram_extractor()
     return lambda videos: extract([image for pixels in videos for image in _summary_images(pixels)], 3)
 
 
 def _summary_images(pixels: Pixels) -> list[Pixels]:
+    """Return three images: the mean frame, the change between the halves, and the mean change between frames."""
     values = pixels.astype(np.float32)
+    # A change can be negative, so mid-grey (127.5) stands for none.
     half = max(1, len(values) // 2)
     change = 127.5 + (values[half:].mean(0) - values[:half].mean(0)) / 2 if len(values) > 1 else 0 * values[0] + 127.5
     motion = np.abs(np.diff(values, axis=0)).mean(0) if len(values) > 1 else 0 * values[0]

@@ -1,8 +1,9 @@
-"""The process that decodes videos: PyAV, and nothing of ours that could be harmed. See video_io.py.
+"""The child process that decodes videos with PyAV; see video_io.py.
 
-A request is a line of JSON: {"path", or "size" of the bytes that follow; "times": seconds at which frames are wanted, or null;
-"limit": seconds that this may take}. An answer is another: {"frames", "height", "width", "seconds"}, or {"shape"} and then the
-bytes of the frames; or {"fault"}.
+A request is one line of JSON: {"path": file or null, "size": bytes of the video that follow the line, "times": seconds
+of the frames that are wanted, or null, "limit": seconds that the request may take}.
+An answer is one line of JSON: {"frames", "height", "width", "seconds"} if there are no times; {"shape"}, followed by
+the bytes of the frames, if there are; or {"fault": reason}.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ TimedFrame = tuple[float, float, Any]
 
 
 class Fault(ValueError):
-    """A file that is no readable video; the message says why."""
+    """A file that cannot be read as a video; the message says why."""
 
 
 def serve() -> None:
-    """Answer requests from standard input until there are none."""
+    """Answer the requests on standard input until it ends."""
     av.logging.set_level(None)
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -65,6 +66,7 @@ def serve() -> None:
 
 
 def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
+    """Return the answer to a request: its line as a dict, and the bytes that follow. Raises Fault."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
         file = av.open(stream, options=options)
@@ -79,11 +81,12 @@ def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], byt
 
 
 def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
-    """Yield every frame with its times. Raises Fault."""
+    """Yield (start, end, frame) for every frame, in seconds from the first frame. Raises Fault."""
     _require_small(track.codec_context)
     track.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for files whose frames grow later
     track.thread_type = "AUTO"
     rate = float(track.average_rate or track.guessed_rate or 1)
+    # Files may start at any time, and may leave out times and durations of frames.
     first_time: float | None = None
     end = 0.0
     for count, frame in enumerate(container.decode(track)):
@@ -103,11 +106,13 @@ def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
 
 
 def _require_small(sized: Any) -> None:
+    """Raise Fault if a frame has more than MAX_PIXELS pixels."""
     if sized.width * sized.height > MAX_PIXELS:
         raise Fault(f"{sized.width:,} × {sized.height:,} pixels are more than the {MAX_PIXELS:,} that are read")
 
 
 def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
+    """Return the answer that describes a video: number of frames, height, width and seconds, without bytes."""
     count, seconds, first = 0, 0.0, None
     for _, end, frame in frames:
         count, seconds, first = count + 1, end, first or frame
@@ -119,7 +124,10 @@ def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
 
 
 def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str, Any], bytes]:
-    """Return the frames that are shown at `times`, which rise; beyond the end, the last frame."""
+    """Return the answer with the frames shown at `times`: its line as a dict, and the bytes of the frames.
+
+    times: rising seconds. After the end of the video, its last frame is repeated. Raises Fault.
+    """
     selected: list[Any] = []
     previous = None
     for start, _, frame in frames:
@@ -138,5 +146,5 @@ def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str,
 
 
 def _pixels(frame: Any) -> Any:
-    """Return the pixels (h, w, 3) of bytes, rotated as the file declares."""
+    """Return the pixels (h, w, 3) of a frame in bytes, rotated as the file declares."""
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / QUARTER_TURN))
