@@ -1,11 +1,11 @@
-"""The registry of kinds: the file name is the entry.
+"""The registry of kinds of values. Each file in this package is one kind, and the file's name is the kind's name.
 
-A kind is one file here. It defines `source`, a Source class (task/source.py); `target`, the Target class (task/target.py) that
-answers values of its own; `restored`, the Target class that puts back the hidden part of a source, where that is another one; or
-several of these. Nothing else is edited.
+A kind's file defines one or several of: `source`, a Source class (task/source.py); `target`, the Target class
+(task/target.py) of answers; `restored`, the Target class that fills in the hidden part of a source, if that is another
+class. Nothing else has to be edited to add a kind.
 
-A kind's file is imported only when the kind is used: which roles a file defines is read from its text, which takes a
-millisecond where importing torch modules takes seconds.
+A kind's file is imported only when the kind is used, since importing torch modules takes seconds. Which roles a file
+defines is read from its text, which takes a millisecond.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ DEFINITIONS = {
 
 
 def names(role: Role) -> tuple[str, ...]:
-    """Return the kinds that can stand on one side of an arrow, without importing them."""
+    """Return the names of the kinds that have a role, "source" or "target", without importing their files."""
     return _names(role, tuple(__path__))
 
 
 @cache
 def _names(role: Role, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the result of `names`, cached. folders: this package's folders, so that an added one is not missed."""
     modules = sorted(module.name for module in pkgutil.iter_modules(folders))
     return tuple(name for name in modules if DEFINITIONS[role].search(_code(name)))
 
@@ -54,13 +55,13 @@ def _code(name: str) -> str:
 
 
 def media() -> dict[str, tuple[str, ...]]:
-    """Return the suffixes of files that are one value each, by source kind."""
+    """Return the suffixes of the files whose content is one value, by source kind, such as {"image": (".jpg", …)}."""
     sources = {kind: source(kind) for kind in names("source")}
     return {kind: cls.suffixes for kind, cls in sources.items() if issubclass(cls, FileBacked)}
 
 
 def source(kind: str) -> type[Source]:
-    """Return the Source class of a kind. Raises UsageError naming the kinds there are."""
+    """Return the Source class of a kind. Raises UsageError, which names all kinds, if there is none."""
     _require(kind, "source")
     cls: type[Source] = _module(kind).source
     return cls
@@ -69,9 +70,9 @@ def source(kind: str) -> type[Source]:
 def target(kind: str, restored: bool = False) -> type[Target]:
     """Return the Target class of a kind.
 
-    restored: whether the answer is the hidden part of a source behind `~`.
+    restored: whether the answer is the hidden part of a source, written with `~`.
 
-    Raises UsageError naming the kinds there are, and for a kind that is answered only where it is restored.
+    Raises UsageError if there is no such kind, or if the kind can be answered only as the hidden part of a source.
     """
     _require(kind, "target")
     module = _module(kind)
@@ -83,26 +84,28 @@ def target(kind: str, restored: bool = False) -> type[Target]:
 
 
 def targets() -> Iterator[type[Target]]:
-    """Yield the Target classes that answer values of their own, each imported when its turn comes."""
+    """Yield the class `target` of each kind that defines one. Each file is imported only when its class is reached."""
     for name in names("target"):
         if hasattr(_module(name), "target"):
             yield _module(name).target
 
 
 def reading(arrow: Arrow) -> dict[str, type[Source]]:
-    """Return the Source class of each kind that an arrow reads. Raises UsageError."""
+    """Return the Source class of each kind that an arrow reads, by kind. Raises UsageError."""
     return {port.kind: source(port.kind) for port in arrow.sources}
 
 
 def answering(arrow: Arrow) -> list[type[Target]]:
-    """Return the Target class of each target port of an arrow. Raises UsageError."""
+    """Return the Target class of each target port of an arrow, in the order of the ports. Raises UsageError."""
     return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:
+    """Raise UsageError if no kind of this name has the role."""
     if kind not in names(role):
         raise UsageError(f"no {role} kind {kind!r} here{near(kind, names(role))}; there are: {', '.join(names(role))}")
 
 
 def _module(name: str) -> ModuleType:
+    """Import the file of a kind and return its module."""
     return importlib.import_module(f"{__name__}.{name}")

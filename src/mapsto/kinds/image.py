@@ -1,7 +1,6 @@
-"""image: an image in a cell, read as square patches; and, as an answer, hidden patches or an image made from another.
+"""image: an image, read as square patches; as an answer, the hidden patches of `~image`, or an image made from the source image.
 
-vision/image_value.py says what a cell may hold, vision/patch_source.py how a value becomes tokens, vision/image_targets.py what
-images are as answers.
+See vision/image_value.py for the cells, vision/patch_source.py for the tokens, and vision/image_targets.py for answers.
 Legend of shapes: h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -61,7 +60,7 @@ PLACED_NAMES = ("[CLS]", "[distillation]")
 # The scale of predicted pixels with `norm_pix_loss` (MAE).
 NORM_PIX_SCALE = PixelScale(group="patch")
 
-# The axes of an embedder's weights.
+# The number of axes of each weight of an embedder.
 WEIGHT_AXES = {
     "position_embeddings": 3,
     "projection.weight": 4,
@@ -71,10 +70,10 @@ WEIGHT_AXES = {
     "later_positions": 4,
 }
 
-# The most queries that a token's type, one byte, can number beside the special tokens.
+# The most learnt queries. A token's type is one byte, which numbers special tokens and queries.
 MAX_QUERIES = 200
 
-# Of new models: the most pixels to a side, and how many training images the mean and the deviation of pixels are taken from.
+# For new models: the most pixels a side, and the number of training images from which pixel statistics are computed.
 MAX_SIZE, STATISTICS_SAMPLE = 224, 500
 
 # How `outline` draws the boxes of labels and of predictions.
@@ -85,13 +84,14 @@ PREDICTION_STROKE = 'stroke="rgb(var(--against))"'
 class ImageSource(PatchSource, Spatial):
     """A source of images that are cut into patches.
 
-    table: rows and columns of the grid that position embeddings were learnt on.
-    registers: special tokens without a position embedding, behind the `placed` ones, which have one.
-    masked: whether hidden patches have a learnt vector; else they look grey.
+    table: rows and columns of the grid of position embeddings.
+    placed, registers: number of special tokens in front with a position embedding, and then of those without one.
+    masked: whether hidden patches have a learnt vector; else they are embedded as patches of the mean colour.
     bias: whether the linear map of a patch's pixels has a bias.
-    front: the convolutional network that embeds whole images, if any; then a patch is what one cell of its last grid stands
-        for, nothing can be hidden, and there are no special tokens.
-    queries: learnt tokens behind the patches. layer_positions: layers that add position embeddings of their own.
+    front: the convolutional network that embeds whole images, if any. Then a patch is what one cell of its last grid
+    stands for, nothing can be hidden, and there are no special tokens.
+    queries: number of learnt query tokens behind the patches.
+    layer_positions: number of layers that add position embeddings of their own.
     """
 
     kind = "image"
@@ -141,12 +141,15 @@ class ImageSource(PatchSource, Spatial):
 
     @property
     def max_tokens(self) -> int:
-        """Return the number of tokens of the largest image."""
+        """Return the number of tokens of the largest image, with special tokens and queries."""
         return self.leading + max(self.resizer.max_patches, math.prod(self.table)) + self.queries
 
     @classmethod
     def new(cls, values: Sequence[ImageValue], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source of patches of at most 16 pixels, about 8 × 8 in a usual image, and images of at most 224 pixels."""
+        """Return the source of a new model, fitted to training images: up to 224 pixels a side, about 8 × 8 patches.
+
+        Raises DataError if there are no images, and UsageError for a `size`, since images have no vocabulary.
+        """
         if size is not None:
             raise UsageError("--vocabulary is for text; pictures have none")
         if not values:
@@ -156,7 +159,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source that a folder's settings, and the weights of its patches or its network in front, describe."""
+        """Return the source of a saved model, from its settings and the weights of its embedder. Raises CheckpointError.
+
+        front: the convolutional network that embeds whole images, if the model has one.
+        """
         processor = files.read_json(folder / PROCESSOR_FILE)
         if front is None:
             patch, arguments = _read_patches(folder, weights)
@@ -177,7 +183,7 @@ class ImageSource(PatchSource, Spatial):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the sizes that config.json repeats."""
+        """Write preprocessor_config.json; return the entries of config.json that repeat its sizes."""
         resizer, processor = self.resizer, preprocessor_config.to_config(self.resizer, self.mean, self.std)
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         rows, columns = self.table
@@ -195,12 +201,12 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def sketch(cls, value: ImageValue) -> Hashes:
-        """Return hashes of the image's strongest waves."""
+        """Return hashes of the image's strongest low frequencies, most of which near-duplicates share."""
         return hashes(strongest_waves(value.thumbnail).astype(np.uint64))
 
     @staticmethod
     def size(value: ImageValue) -> float:
-        """Return the number of pixels."""
+        """Return the number of pixels of the raw image."""
         return value.height * value.width
 
     def _resize(self, value: ImageValue) -> tuple[Pixels, NDArray[np.float64]]:
@@ -213,7 +219,11 @@ class ImageSource(PatchSource, Spatial):
     _augment_pixels = staticmethod(augmentation.augment_image)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return two images blended or pasted, or four side by side ("mosaic")."""
+        """Return a mixture of images, and the part of each image in it.
+
+        method: "mixup" averages two images, "cutmix" pastes a rectangle of the second into the first, "mosaic" puts
+        four side by side.
+        """
         if method != "mosaic":
             return super().mix(pieces, rng, method)
         mixed, tiles = mixup.make_mosaic(list(map(self.to_pixels, pieces)), self.resizer.patch, rng)
@@ -221,7 +231,7 @@ class ImageSource(PatchSource, Spatial):
         return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
 
     def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> MixturePart:
-        """Return the part of a mosaic that shows the image of `piece`."""
+        """Return the part of a mosaic that shows the image of `piece`; a share of 0 if the image has no tile."""
         if tile is None:
             return MixturePart(0.0)
         is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
@@ -231,12 +241,15 @@ class ImageSource(PatchSource, Spatial):
         return MixturePart(len(part) / int((~mosaic.special).sum()), part)
 
     def require_parts(self) -> None:
-        """Raise UsageError where a network reads images whole."""
+        """Raise UsageError if a convolutional network reads images whole, so that no part can be hidden or read alone."""
         if self.front is not None:
             raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a linear map of patches with position embeddings, or the network that embeds whole images."""
+        """Return a module from tokens (t, 5 + f) to vectors (t, width).
+
+        It is a linear map of patches with position embeddings, or the convolutional network that embeds whole images.
+        """
         config = PatchConfig(
             self.resizer.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias,
             self.queries, self.layer_positions,
@@ -244,13 +257,14 @@ class ImageSource(PatchSource, Spatial):
         return PatchEmbedder(config, width) if self.front is None else ConvolutionEmbedder(config, self.front)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return sines and cosines of row and column, zero for special tokens (MAE)."""
+        """Return a module from tokens to fixed position embeddings (t, width) for a decoder; 0 for special tokens (MAE)."""
         return PatchPositions(self.table, width)
 
     def mask_region(self, piece: Piece, value: ImageValue, mask: object) -> tuple[Piece, Ints]:
-        """Return the piece with the patches hidden in which any pixel of the mask is not black, and their indices.
+        """Return the piece with the patches hidden that a mask touches, and the indices of these patches.
 
-        mask: an image of the same size, or an array (h, w). Raises BadCell, UsageError.
+        mask: an image of the same size, or an array (h, w); it marks the pixels that are not black. Raises BadCell,
+        UsageError.
         """
         self.require_parts()
         is_marked, size = image_value.read_mask(mask), (value.height, value.width)
@@ -272,7 +286,10 @@ class ImageSource(PatchSource, Spatial):
         return self._hide(piece, hidden), hidden
 
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """Return the four patches, or cells of a network, around each place of a grid, and their bilinear weights."""
+        """Return the four tokens around each of q places on a grid, (q, 4), and their bilinear weights, (q, 4).
+
+        counts: places along y and x; their product is q.
+        """
         patches, weights = grid_neighbours(self.grid(piece), counts)
         return np.flatnonzero(~piece.special)[patches], weights
 
@@ -284,20 +301,26 @@ class ImageSource(PatchSource, Spatial):
         return [*PLACED_NAMES[: self.placed], *registers, *queries]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece of the other patches; where a network reads images whole, with these in the mean colour."""
+        """Return the piece without the tokens at these indices.
+
+        If a convolutional network reads images whole, these patches get the mean colour instead.
+        """
         if self.front is not None:
             return self._fill_with_mean(piece, np.isin(np.arange(len(piece)), tokens))
         return super().remove_tokens(piece, tokens)
 
     @staticmethod
     def excerpt(value: ImageValue, region: Any) -> str:
-        """Return the pixel coordinates of a region."""
+        """Return the pixel coordinates of a region in words."""
         (top, bottom), (left, right) = region
         return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
     def highlight(cls, value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the image as HTML, and beside it the image under shaded regions."""
+        """Return the image as HTML; if there are regions, also the image with the regions shaded, beside it.
+
+        regions: ((top, bottom), (left, right)) each. shades: from −1 (colour `against`) to 1 (colour `for`).
+        """
         if not regions:
             return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
         return " ".join(
@@ -306,7 +329,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def outline(cls, value: ImageValue, marks: Sequence[Mark]) -> str:
-        """Return the image as HTML with a box around each mark's region and its text as a tooltip."""
+        """Return the image as HTML with a box around each mark's region. The mark's text is a tooltip.
+
+        Marks of labels have a broken line.
+        """
         shapes = []
         for mark in marks:
             (top, bottom), (left, right) = mark.region
@@ -323,11 +349,14 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def draw(cls, value: ImageValue, marks: Sequence[Mark]) -> tuple[str, bytes]:
-        """Return a PNG of the image with a captioned box around each mark's region."""
+        """Return the suffix ".png" and the image as a PNG with a captioned box around each mark's region."""
         return ".png", image_io.draw_boxes(value.pixels, [(mark.region, mark.text) for mark in marks])
 
     def resize(self, size: int | None) -> ImageSource:
-        """Return the source that keeps the shape of images and reads at most `size` pixels to a side. Raises UsageError."""
+        """Return a source that reads images uncropped, in their aspect ratio, with at most `size` pixels a side.
+
+        size: None to keep the present size. Raises UsageError for a size with too many patches.
+        """
         if size is None and not self.resizer.crops:
             return self
         side = max(1, round((size or self.resizer.size) / self.resizer.patch))
@@ -335,6 +364,7 @@ class ImageSource(PatchSource, Spatial):
             raise UsageError(
                 f"--size {size} makes more than {MAX_GRID_SIDE} patches of {self.resizer.patch} pixels to a side"
             )
+        # A copy keeps the position embeddings' table, which is interpolated to other sizes.
         resized = copy(self)
         patch = self.resizer.patch
         resized.resizer = Resizer(patch, side * patch, "inside", 0, self.resizer.filter)
@@ -342,19 +372,19 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def fit_features(cls, values: Sequence[ImageValue]) -> Callable[[Sequence[ImageValue]], Any]:
-        """Return the function from images to histograms of colours and edges; nothing is fitted."""
+        """Return the function from images to sparse histogram features (n, f) of colours and edges; nothing is fitted."""
         extract = histogram_extractor()
         return lambda images: extract([image.pixels for image in images])
 
     @staticmethod
     def perturb(value: ImageValue, rng: np.random.Generator) -> dict[str, ImageValue]:
-        """Return the image with noise, blurred, and in half the light."""
+        """Return variants of an image as other cameras might take it, by name: "noise", "blurred" and "darker"."""
         variants = perturb_image(value.pixels, rng)
         return {name: ImageValue.from_bytes(image_io.encode_png(pixels)) for name, pixels in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the settings."""
+        """Return the SHA-256 of the source's settings."""
         settings = [
             asdict(self.resizer),
             self.mean,
@@ -373,9 +403,9 @@ class ImageSource(PatchSource, Spatial):
 
 
 def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """Return the side of patches and the arguments of a source, from an embedder's weights and config.json.
+    """Return the side of a patch in pixels, and the arguments of an ImageSource by name. Raises CheckpointError.
 
-    Raises CheckpointError.
+    Both are read from the shapes of an embedder's weights and from config.json.
     """
     sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in WEIGHT_AXES.items()}
     required = sizes["position_embeddings"] + sizes["projection.weight"]
@@ -397,7 +427,10 @@ def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dic
 
 
 def _position_table(num_patches: int, size: Any, patch: int) -> tuple[int, int]:
-    """Return rows and columns of a grid of patches: square, unless the `image_size` (h, w) of config.json says otherwise."""
+    """Return (rows, columns) of the grid of `num_patches` position embeddings.
+
+    size: `image_size` of config.json. The grid is square unless this is [height, width] and fits.
+    """
     if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
         rows, columns = (side // patch for side in size)
         if rows * columns == num_patches:

@@ -1,8 +1,9 @@
-"""label: one class out of several, read from the pooled vector.
+"""label: one of several classes (classification), read from the pooled vector.
 
-A linear head is trained with cross-entropy; few labels are learnt by logistic regression on frozen vectors instead. Afterwards
-the logits are divided by a temperature fitted on held-out rows, so that a probability of 0.9 is right nine times out of ten.
-Legend of shapes: m answers, c classes.
+A linear head is trained with cross-entropy. With few labelled rows it is a logistic regression on frozen vectors
+instead. Then the logits are divided by a temperature fitted on held-out rows. So of the answers with a probability of
+0.9, nine of ten are right.
+Legend of shapes: m answers, c classes, d width.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.text.features import find_invalid_character
 
-UNSEEN_LOGIT = -10.0  # of a class without a training row, which is then hardly ever answered
+UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
 MIN_ROWS_TO_CALIBRATE = 100
 LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
@@ -40,7 +41,8 @@ WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to 
 class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     """One of the classes seen in training.
 
-    weights: of the classes in the loss, where they are balanced.
+    classes: names of the classes in the order of the logits.
+    weights: weight of each class in the loss if classes are balanced, else None.
     """
 
     kind = "label"
@@ -62,19 +64,22 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column has few different, short values."""
+        """Return whether a column can hold class names: short values of which there are few different ones."""
         labels = [str(value) for value in values if value is not None]
         are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
         return bool(labels) and are_repeated and max(map(len, labels)) <= 100
 
     @staticmethod
     def samples() -> list[str]:
-        """Return three classes, one of them Chinese."""
+        """Return the cells of three classes, one of them Chinese."""
         return ["no", "yes", "也许"]
 
     @staticmethod
     def read(cell: object) -> str:
-        """Return the name of the class; numbers and booleans become text, 3.0 the same text as 3."""
+        """Return the class name in a cell; a number or a boolean becomes text. Raises BadCell.
+
+        A float without a fraction becomes the text of an integer: 3.0 is "3".
+        """
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the label is blank")
         if isinstance(cell, float) and cell.is_integer():
@@ -87,14 +92,16 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the rows of the classifier."""
+        """Return the number of classes of the classifier among a published model's weights; None if it has none."""
         weight = tensors.get(f"{cls.head_name}.weight")
         return None if weight is None else len(weight)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Learn the classes, ordered by number when all are whole numbers, else by name.
+        """Learn the classes, sorted by number if all are whole numbers, else by name.
 
-        Raises DataError for fewer than two classes, and for those that a starting model does not know.
+        balance: whether all classes get the same total weight in the loss.
+
+        Raises DataError for fewer than two classes, and for classes that the starting model does not know.
         """
         counts = Counter(answers)
         if not self.classes:
@@ -113,17 +120,21 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
             ]
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Return the index of the class."""
+        """Return the index of the class as a scalar."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
     def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
-        """Return the share of each class in the mixture, (c,)."""
+        """Return the share of each class in a mixture of rows, (c,)."""
         shares = np.zeros(len(self.classes), np.float32)
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the head of a logistic regression."""
+        """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
+
+        features: (m, d). values: (m,), class indices. seed: draws the rows and folds that choose the penalty.
+        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        """
         class_weights = None if self.weights is None else dict(enumerate(self.weights))
         fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)
         weight = np.zeros((len(self.classes), features.shape[1]))
@@ -136,13 +147,13 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map to one logit a class."""
+        """Return a linear map (m, d) → (m, c) to one logit per class."""
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the summed cross-entropy of logits (m, c) against class indices (m,) or shares of classes (m, c).
 
-        Classes weigh the same where they are balanced; labels are smoothed where asked for (Szegedy et al. 2016).
+        Class weights apply if classes are balanced, and label smoothing (Szegedy et al. 2016) if it is asked for.
         """
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(
@@ -150,15 +161,18 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         )
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the number of wrong answers, weighted by class where balanced.
+        """Return the number of wrong answers, or their summed weights if classes are balanced.
 
-        In fine-tuning it still falls when the cross-entropy already grows.
+        It replaces the cross-entropy, which may already grow in fine-tuning while the number of errors still falls.
         """
         is_wrong = (output.argmax(dim=-1) != values).float()
         return is_wrong.sum() if self.weights is None else is_wrong @ is_wrong.new_tensor(self.weights)[values]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return the likeliest class, its probability, and the probability of each class."""
+        """Return {"label", "probability", "scores"} for each answer: the likeliest class and its probability.
+
+        The scores are the probabilities of all classes.
+        """
         answers = []
         for probabilities in torch.softmax(output.float(), dim=-1).tolist():
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -172,7 +186,11 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answers
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Divide the head's weights by the temperature that minimises the log loss (temperature scaling, Guo et al. 2017)."""
+        """Divide the head's parameters by the temperature with the lowest log loss (temperature scaling, Guo et al. 2017).
+
+        output: logits (m, c) of held-out rows. values: class indices (m,).
+        Return the temperature; None, and change nothing, for fewer than MIN_ROWS_TO_CALIBRATE rows.
+        """
         if len(values) < MIN_ROWS_TO_CALIBRATE:
             return None
         from scipy.optimize import minimize_scalar  # half a second to import
@@ -189,35 +207,36 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return temperature
 
     def constant_output(self, values: Ints) -> Tensor:
-        """Return the log frequency of each class, (c,), whose largest is the commonest class."""
+        """Return the logarithm of each class's frequency, (c,), as logits that answer the most frequent class."""
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the log-odds of the answered class against all others."""
+        """Return the log-odds (m,) in `output` of the classes that `reference` answers, each against all others."""
+        # −∞ takes the answered class out of the sum over all others.
         answer = reference.argmax(dim=-1, keepdim=True)
         mask = torch.full_like(output, 0.0).scatter(1, answer, -torch.inf)
         return output.gather(1, answer).squeeze(1) - torch.logsumexp(output + mask, dim=-1)
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability of the likeliest class."""
+        """Return the probability (m,) of the likeliest class."""
         probabilities: NDArray[np.float64] = torch.softmax(output.double(), dim=-1).amax(dim=-1).numpy()
         return probabilities
 
     def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 for each correct class, else 0."""
+        """Return 1 for each correct class, else 0, (m,)."""
         predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         return np.array([predicted == true for predicted, true in zip(predictions, answers, strict=True)], np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 for each correct class, else 0."""
+        """Return 1 for each correct class, else 0, (m,)."""
         return self.per_item_metric(output, answers)
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return accuracy, macro F1, log loss and expected calibration error.
+        """Return accuracy, macro F1, log loss and expected calibration error, by name.
 
-        A true class never seen in training counts as a mistake in the first two. The last two need the probability of the
-        true class and leave such rows out, which their n shows.
+        A true class never seen in training counts as a mistake in accuracy and macro F1. The other two need the
+        probability of the true class. They leave such rows out, which the metric's number of rows shows.
         """
         names = self.classes + sorted(set(answers) - set(self.classes))
         labels = np.array([names.index(answer) for answer in answers])
@@ -238,23 +257,23 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return metrics
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return how often each true class was answered by each class."""
+        """Return the number of rows by true class and, within that, by answered class."""
         predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         counts = Counter(zip(answers, predictions, strict=True))
         true_names = self.classes + sorted(set(answers) - set(self.classes))
         return {true: {name: counts[true, name] for name in self.classes} for true in true_names}
 
     def class_names(self, answer: str) -> Sequence[str]:
-        """Return the one class."""
+        """Return a tuple of the answer's one class."""
         return (answer,)
 
     def notes(self, answers: Sequence[str]) -> list[str]:
-        """Return a note for each class that training never saw."""
+        """Return a sentence for each true class that was never seen in training."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)
         return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
 
     def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
-        """Return the accuracy of always answering the commonest class."""
+        """Return the accuracy of always answering the most frequent class of `answers`."""
         names = sorted(set(answers))
         labels = np.array([names.index(answer) for answer in answers])
         predictions = np.full(len(labels), np.bincount(labels).argmax())

@@ -1,7 +1,7 @@
-"""labels: all classes that apply, none, one or several (multi-label), read from the pooled vector.
+"""labels: all classes that apply to a row: none, one or several (multi-label), read from the pooled vector.
 
-Each class is a yes-or-no question of its own: one logit, one sigmoid, one binary cross-entropy.
-Legend of shapes: m answers, c classes.
+Each class is a binary question of its own: one logit, one sigmoid, one binary cross-entropy.
+Legend of shapes: m answers, c classes, d width.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ from mapsto.task.target import Metric, State
 from mapsto.text.features import find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
-CONSTANT_LOGIT = 10.0  # of a class that applies to all training rows, and its negative of one that applies to none
+CONSTANT_LOGIT = (
+    10.0  # bias of a class that applies to all training rows; its negative for a class that applies to none
+)
 
 Values = NDArray[np.float64]
 
 
 class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
-    """All of the classes seen in training that apply."""
+    """All classes seen in training that apply to a row.
+
+    classes: names of the classes in the order of the logits.
+    """
 
     kind = "labels"
     readout = Pooled()
@@ -48,7 +53,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column holds lists, or texts of which some have a separator."""
+        """Return whether a column can hold several labels a row: lists, or texts of which some contain a separator."""
         cells = [value for value in values if value is not None]
         if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
@@ -56,14 +61,14 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return no label, one, and several in several scripts."""
+        """Return cells with no label, one label, and several labels in different scripts."""
         return [[], ["green"], "green|red|蓝", "red"]
 
     @staticmethod
     def read(cell: object) -> tuple[str, ...]:
-        """Return the names in a list, also as JSON, or in a text that separates them by |, ; or a comma.
+        """Return the different label names in a cell. An empty cell means that no class applies. Raises BadCell.
 
-        An empty cell means that no class applies. Raises BadCell.
+        cell: a list, a list as JSON, or a text whose names are separated by |, ; or a comma.
         """
         if cell is None:
             return ()
@@ -87,25 +92,31 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return None: no family publishes such a head."""
+        """Return None, since no family publishes a multi-label head."""
         return None
 
     def learn(self, answers: Sequence[tuple[str, ...]], balance: bool = False) -> None:
-        """Learn the classes, in the order of their names. Raises DataError where no row has a label."""
+        """Learn the classes, sorted by name. Raises DataError if no row has a label."""
         counts = Counter(name for answer in answers for name in answer)
         if not counts:
             raise DataError("no row has a label")
         self.classes = sorted(counts)
 
     def encode(self, answer: tuple[str, ...], pieces: Sequence[Piece]) -> Answer:
-        """Return 1 for each class that applies, else 0, (c,)."""
+        """Return a vector (c,) with 1 for each class that applies, else 0."""
         return Answer(self._one_hot([answer])[0].astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the heads of one logistic regression for each class."""
+        """Return weight (c, d) and bias (c,) of one logistic regression per class on the features.
+
+        features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds that choose the
+        penalty.
+        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):
             frequency = applies.mean()
+            # A regression needs rows of both answers.
             if 0 < frequency < 1:
                 fitted = fit_logistic_regression(features, applies > 0, seed, selection_features=selection_features)
                 weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
@@ -114,30 +125,35 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the log-odds of each class by its frequency, (c,)."""
+        """Return the log-odds of each class's frequency, (c,), as logits of the constant answer."""
         frequencies = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
         return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the summed log-odds of all classes answered; of no class, the log-odds that the likeliest does not apply."""
+        """Return how strongly `output` gives the labels answered by `reference`, (m,): the sum of their log-odds.
+
+        If `reference` answers no label, it is the log-odds that its likeliest class does not apply.
+        """
         applies = reference > 0
         is_rejected = ~applies.any(-1, keepdim=True) & (reference == reference.amax(-1, keepdim=True))
         return torch.where(applies, output, torch.where(is_rejected, -output, torch.zeros_like(output))).sum(-1)
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
-        """Return the Jaccard index of predicted and true labels for each row; 1 where neither has a label."""
+        """Return the Jaccard index of predicted and true labels of each row, (m,); 1 if a row has neither."""
         return self._jaccard(output, answers).astype(np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
-        """Return 1 where all labels are right and none is missing, else 0."""
+        """Return 1 for each row with exactly the true labels, else 0, (m,)."""
         return self._exact_match(output, answers).astype(np.float32)
 
     def _exact_match(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        """Return 1 for each row with exactly the true labels, else 0, (m,)."""
         is_known = np.array([set(answer) <= set(self.classes) for answer in answers])
         matches: Values = ((_predict(output) == self._one_hot(answers)).all(1) & is_known).astype(np.float64)
         return matches
 
     def _jaccard(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
+        """Return the Jaccard index of predicted and true labels of each row, (m,)."""
         predictions, labels = _predict(output), self._one_hot(answers)
         # Labels that training never saw have no column; they still count as missing.
         num_unseen = np.array([len(set(answer) - set(self.classes)) for answer in answers])
@@ -145,15 +161,21 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return np.where(num_either > 0, (predictions & labels).sum(1) / np.maximum(num_either, 1), 1.0)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map to one logit a class."""
+        """Return a linear map (m, d) → (m, c) to one logit per class."""
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed binary cross-entropy of logits (m, c) against answers or shares (m, c)."""
+        """Return the summed binary cross-entropy of logits (m, c) against encoded answers (m, c).
+
+        values: 0 or 1, or shares in a mixture of rows.
+        """
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return all classes with a probability above one half, the probability that all are right, and that of each class."""
+        """Return {"labels", "probability", "scores"} for each row: the classes with a probability above one half.
+
+        The probability is that of all decisions being right, and the scores are the probabilities of all classes.
+        """
         scores, confidences = torch.sigmoid(output.double()).tolist(), self.confidence(output).tolist()
         answers = []
         for row_scores, applies, probability in zip(scores, _predict(output), confidences, strict=True):
@@ -163,13 +185,16 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answers
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability that all classes are right, as if they were independent."""
+        """Return the probability (m,) that the decisions on all classes are right, if classes are independent."""
         scores = torch.sigmoid(output.double())
         probabilities: NDArray[np.float64] = torch.maximum(scores, 1 - scores).prod(-1).cpu().numpy()
         return probabilities
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
-        """Return agreement (the Jaccard index of a row), the share of rows with exactly the true labels, macro and micro F1."""
+        """Return agreement, exact, macro F1 and micro F1, by name.
+
+        Agreement is the mean Jaccard index of rows, exact the share of rows with exactly the true labels.
+        """
         predictions, labels = _predict(output), self._one_hot(answers)
         return {
             "agreement": (mean_score, self._jaccard(output, answers)),
@@ -179,7 +204,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         }
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
-        """Return the scores of never answering a label."""
+        """Return agreement and exact match of always answering no label."""
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
 
@@ -188,20 +213,23 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answer
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
-        """Return notes on the most frequent labels that training never saw."""
+        """Return a sentence for each of the five most frequent labels that were never seen in training."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
     def state(self) -> State:
-        """Return the classes, in the order of the logits."""
+        """Return the classes in the order of the logits."""
         return {"classes": self.classes}
 
     def brief(self, answer: Sequence[str]) -> str:
-        """Return the labels, separated by commas."""
+        """Return the labels separated by commas, or "none"."""
         return ", ".join(answer) or "none"
 
     def _one_hot(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
-        """Return which classes apply to each answer, (m, c); labels that training never saw have no column."""
+        """Return a matrix (m, c) that is True where a class applies to an answer.
+
+        Labels never seen in training have no column.
+        """
         index_of = {name: index for index, name in enumerate(self.classes)}
         applies = np.zeros((len(answers), len(self.classes)), np.bool_)
         for row, answer in enumerate(answers):
@@ -210,7 +238,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
 
 def _predict(output: Tensor) -> NDArray[np.bool_]:
-    """Return which classes apply by logits, (m, c)."""
+    """Return a matrix (m, c) that is True where a class is predicted: its logit is positive."""
     applies: NDArray[np.bool_] = (output > 0).cpu().numpy()
     return applies
 

@@ -1,6 +1,7 @@
-"""number: a quantity, such as a score, a price or an age, read from the pooled vector.
+"""number: a quantity, such as a score, a price or an age (regression), read from the pooled vector.
 
-The head predicts the standardised number, (number − mean) / standard deviation of the training rows, with squared error.
+The head predicts the standardised number, (number − mean) / standard deviation of the training rows, with squared
+error.
 
 Legend of shapes: m answers, d width.
 """
@@ -35,7 +36,7 @@ METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_
 class Number(LinearProbe, Comparable, Attributable, Mixable):
     """A number.
 
-    mean, deviation: of the training rows.
+    mean, deviation: mean and standard deviation of the training rows.
     """
 
     kind = "number"
@@ -50,18 +51,18 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column holds numbers."""
+        """Return whether all cells of a column are numbers, or texts that spell a number."""
         cells = [value for value in values if value is not None]
         return bool(cells) and all(_parse(cell) is not None for cell in cells)
 
     @staticmethod
     def samples() -> list[float]:
-        """Return a negative number, zero and a large one."""
+        """Return the cells of a negative number, zero and a large number."""
         return [-2.5, 0.0, 1000.0]
 
     @staticmethod
     def read(cell: object) -> float:
-        """Return the number, or the one that a text spells. Raises BadCell."""
+        """Return the number in a cell, or the number that its text spells. Raises BadCell."""
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the number is blank")
         number = _parse(cell)
@@ -74,28 +75,33 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return number
 
     def learn(self, answers: Sequence[float], balance: bool = False) -> None:
-        """Learn mean and standard deviation. Raises DataError where all numbers are the same."""
+        """Learn the mean and the standard deviation. Raises DataError if all numbers are the same."""
         values = np.asarray(answers, np.float64)
         self.mean, self.deviation = float(values.mean()), float(values.std())
         if not self.deviation > 0:
             raise DataError(f"every row has the number {self.mean:g}; two different ones are needed")
 
     def encode(self, answer: float, pieces: Sequence[Piece]) -> Answer:
-        """Return the standardised number."""
+        """Return the standardised number as a scalar."""
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features."""
+        """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
+
+        features: (m, d). values: (m,). seed: draws the rows that choose the penalty.
+        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        """
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the mean."""
+        """Return the mean of the encoded answers, (1,)."""
         return torch.tensor([float(np.mean(values))])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
-        """Return R² plus the influence of each answer on it (delta method), (m,).
+        """Return a worth of each answer, (m,), whose mean is R²; None if all of `answers` are the same.
 
-        Their mean is R², and their variance gives its standard error. None where all of `answers` are the same.
+        Each worth is R² plus the answer's influence on it (delta method). So their variance gives the standard error of
+        R².
         """
         labels = np.asarray(answers, np.float64)
         variances = (labels - labels.mean()) ** 2
@@ -106,11 +112,11 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return worth
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the number: parts with a weight above 0 raise it."""
+        """Return the predicted number (m,) in its own unit. Parts of the source with a positive weight raise it."""
         return output[:, 0] * self.deviation + self.mean
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map that starts at the mean."""
+        """Return a linear map (m, d) → (m, 1). A new head answers about the mean of the training rows."""
         return new_head(width, 1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
@@ -118,22 +124,22 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return ((output[:, 0].float() - values) ** 2).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return the numbers."""
+        """Return {"number": …} for each answer, in its own unit."""
         return [{"number": value} for value in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[float]) -> dict[str, Metric]:
-        """Return the mean absolute error, the root of the mean squared error, and R²."""
+        """Return mean absolute error, root mean squared error and R², by name."""
         predictions, labels = self._to_numbers(output), np.asarray(answers, np.float64)
         return {name: (metric, predictions, labels) for name, metric in METRICS.items()}
 
     def baseline(self, answers: Sequence[float]) -> dict[str, Score]:
-        """Return the scores of always answering the mean of the training rows."""
+        """Return the metrics of always answering the mean of the training rows."""
         labels = np.asarray(answers, np.float64)
         predictions = np.full(len(labels), self.mean)
         return {name: with_interval(metric, predictions, labels) for name, metric in METRICS.items()}
 
     def state(self) -> State:
-        """Return mean and standard deviation."""
+        """Return the mean and the standard deviation of the training rows."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     def brief(self, answer: float) -> str:
@@ -141,11 +147,13 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return f"{answer:,.6g}"
 
     def _to_numbers(self, output: Tensor) -> Values:
+        """Return outputs (m, 1) as numbers (m,) in their own unit."""
         numbers: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
         return numbers
 
 
 def _parse(cell: object) -> float | None:
+    """Return a cell as a number, or None if it is none. Booleans are no numbers."""
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
         return None
     try:

@@ -1,7 +1,7 @@
-"""text: words in any language, read as tokens; and, behind `~`, the hidden tokens put back.
+"""text: text in any language, read as tokens; as an answer, the hidden tokens of `~text`.
 
-A tokenizer cuts text into tokens of a vocabulary; masked language modelling (BERT, Devlin et al. 2019) predicts hidden ones with
-the embeddings as output weights.
+A tokenizer cuts text into tokens of a vocabulary. Masked language modelling (BERT, Devlin et al. 2019) predicts the
+hidden ones, with the token embeddings as output weights.
 
 Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 """
@@ -36,11 +36,11 @@ from mapsto.text import perturb
 from mapsto.text.features import find_invalid_character, fit_tfidf
 from mapsto.text.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 32  # of logits whose exponentials are in memory in fp32 at a time
+ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
 
 
 def _samples() -> list[str]:
-    """Return short, Chinese, mixed and long text."""
+    """Return cells with short, Chinese, mixed and long text."""
     return [
         "A plain sentence.",
         "今天天气真好！",
@@ -50,12 +50,13 @@ def _samples() -> list[str]:
 
 
 def _fits(values: Sequence[object]) -> bool:
+    """Return whether all cells of a column are text."""
     cells = [value for value in values if value is not None]
     return bool(cells) and all(isinstance(cell, str) for cell in cells)
 
 
 def _read(cell: object) -> str:
-    """Return the text, unchanged. Raises BadCell."""
+    """Return the text in a cell, unchanged. Raises BadCell."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
@@ -66,9 +67,9 @@ def _read(cell: object) -> str:
 
 
 class TextSource(Tokenized, Explainable, Describable):
-    """Text cut into tokens by a tokenizer.
+    """A source of text, cut into tokens by a tokenizer.
 
-    vocabulary: the number of embeddings, at least the tokenizer's size; published models have some to spare.
+    vocabulary: number of embeddings, at least the tokenizer's size; published models often have spare ones.
     """
 
     kind = "text"
@@ -84,10 +85,10 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source with a tokenizer trained on the values.
+        """Return a source with a tokenizer trained on texts. Raises DataError if there are none.
 
-        size: of its vocabulary; by default it grows with the amount of text.
-        share: of the whole corpus that the values are.
+        size: size of the vocabulary; by default it grows with the amount of text.
+        share: share of the whole corpus that `values` are.
         """
         if not values:
             raise DataError("there is no text to make a vocabulary from")
@@ -95,7 +96,7 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source with a folder's tokenizer and as many embeddings as its weights have.
+        """Return the source of a saved model: the folder's tokenizer, and as many embeddings as the weights have.
 
         Raises CheckpointError for fewer embeddings than tokens.
         """
@@ -109,12 +110,18 @@ class TextSource(Tokenized, Explainable, Describable):
         return cls(tokenizer, vocabulary)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
-        """Return a source with these words as tokens; spare embeddings are used first."""
+        """Return a source that reads each of these words as one token, and the previous tokens of each word by its new id.
+
+        Spare embeddings are used before new ones are added.
+        """
         tokenizer, old_tokens = self.tokenizer.extended(words)
         return TextSource(tokenizer, self.vocabulary), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the tokenizer's files; return the ids that config.json repeats."""
+        """Write the tokenizer's files; return the entries of config.json for the vocabulary's size and special tokens.
+
+        longest: the most tokens of an example.
+        """
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
         ids = {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id}
@@ -130,7 +137,11 @@ class TextSource(Tokenized, Explainable, Describable):
     read = staticmethod(_read)
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
-        """Return token ids in the family's frame of special tokens; with `aligned`, also their words and character regions."""
+        """Return a piece of token ids for each text, between the special tokens of the model family.
+
+        place: index of the source port; a second text opens with other special tokens than the first.
+        aligned: whether pieces also carry the word and the character region of each token.
+        """
         opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         closing = self.tokenizer.closing
         if not aligned:
@@ -141,7 +152,10 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def flatten(self, values: Sequence[str], units: bool = False) -> FlatValues:
-        """Return token ids without frames; units are words."""
+        """Return the token ids of all texts end to end, without special tokens.
+
+        units: whether to also mark the tokens that begin a word.
+        """
         if not units:
             return FlatValues(*self.tokenizer.encode_flat(values))
         encodings = self.tokenizer.encode_batch(values)
@@ -156,19 +170,23 @@ class TextSource(Tokenized, Explainable, Describable):
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
 
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """Return the tokens in the frame of a first text."""
+        """Return the piece of these token ids, between the special tokens of a first text.
+
+        begins: (t,), True for each token that begins a word.
+        """
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
         return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first tokens and the closing frame."""
+        """Return the piece cut to `length` tokens, with its closing special tokens kept."""
         num_closing = len(self.tokenizer.closing)
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return consecutive windows, each in the frame of the whole."""
+        """Return the text as consecutive pieces of at most `length` tokens, each with the special tokens at both ends."""
         inner = np.flatnonzero(~piece.special)
+        # Special tokens before and after the text, as opposed to Source.windows, where all stand in front.
         frame = np.flatnonzero(piece.special)
         opening, closing = frame[frame < inner[0]], frame[frame > inner[-1]]
         room = length - len(frame)
@@ -178,7 +196,7 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
-        """Return a table of one vector for each token of the vocabulary."""
+        """Return an embedding table (v, width) with a vector for each token of the vocabulary."""
         table = nn.Embedding(self.vocabulary, width)
         nn.init.normal_(table.weight, std=0.02)
         return table
@@ -186,33 +204,42 @@ class TextSource(Tokenized, Explainable, Describable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some tokens replaced by the mask; or, in causal modelling, all tokens read from left to right."""
+        """Return the piece with some tokens replaced by the mask token, and the indices of the tokens to predict.
+
+        In causal modelling no token is replaced. The piece is read from left to right, and all its tokens are
+        predicted.
+        progress: how much of the training is done, from 0 to 1.
+        """
         if corruption.causal and rng.random() < corruption.causal:
             return read_causally(piece)
         hidden = choose_hidden(corruption, piece, rng, progress)
         return hide_tokens(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
     def token_names(self, piece: Piece) -> list[str]:
-        """Return the tokens as the vocabulary spells them."""
+        """Return each token as the vocabulary spells it."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece of the other tokens, moved together as if nothing had stood between them."""
+        """Return the piece without the tokens at these indices. The others move together, so that no position is missing."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
-        """Return masks in the frame of the piece."""
+        """Return the piece with all tokens but the special ones replaced by the mask token."""
         return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.mask_id))
 
     @staticmethod
     def excerpt(value: str, region: Any) -> str:
-        """Return the characters of the region."""
+        """Return the characters of the text in a region."""
         ((start, end),) = region
         return value[int(start) : int(end)]
 
     @classmethod
     def highlight(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the text with its regions shaded in their colours."""
+        """Return the text as HTML with shaded regions.
+
+        regions: ((start, end),) each, in characters and in order. shades: from −1 (colour `against`) to 1 (colour
+        `for`).
+        """
         parts, position = [], 0
         for ((start, end),), shade in zip(regions, shades, strict=True):
             parts.append(html.escape(value[position : int(start)]))
@@ -232,7 +259,7 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @staticmethod
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
-        """Return the text with typing errors, in capitals, and without punctuation."""
+        """Return variants of the text by name: with typing errors, in capitals, and without punctuation."""
         return {
             "typing errors": perturb.add_typos(value, rng),
             "all capitals": value.upper(),
@@ -246,10 +273,10 @@ class TextSource(Tokenized, Explainable, Describable):
 
 
 class MaskedTextTarget(Reconstruction):
-    """The hidden tokens of `~text`, read where they were hidden.
+    """The hidden tokens of `~text`, predicted from the hidden states at their places.
 
-    transform: the shape of the head before the output embeddings.
-    corruption: how tokens are hidden.
+    transform: shape of the layer before the output weights, as arguments of TransformConfig; None for no layer.
+    corruption: how tokens are hidden, as arguments of Corruption.
     """
 
     kind = "text"
@@ -264,7 +291,7 @@ class MaskedTextTarget(Reconstruction):
         self.corruption = Corruption(**(corruption or {}))
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Take the tokenizer from the text source."""
+        """Take the text source with its tokenizer, and the shape of the family's vocabulary head."""
         source = sources[self.kind]
         assert isinstance(source, TextSource)
         self.source, self.transform = source, transform
@@ -274,10 +301,10 @@ class MaskedTextTarget(Reconstruction):
     read = staticmethod(_read)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Learn nothing: the vocabulary is the source's."""
+        """Do nothing: the source has the vocabulary."""
 
     def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
-        """Return the text with the likeliest tokens; all that was not hidden stays as it was written."""
+        """Return the text with the likeliest token in each hidden place. The other characters stay as they were written."""
         assert piece.alignment is not None
         predictions = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
         parts, position = [], 0
@@ -292,13 +319,13 @@ class MaskedTextTarget(Reconstruction):
         return "".join([*parts, value[position:]])
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Raise UsageError: the answer is only what `~text` hides."""
+        """Raise UsageError: only hidden tokens of the source can be answered."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Ask for the mask tokens written in the text.
+        """Return an empty answer that asks for the mask tokens written in the text; None if there are none.
 
-        A causal model is asked for none, since it would not see the text behind them.
+        A causal model is asked for none, since it does not see the text after a mask token.
         """
         if self.corruption.causal == 1:
             return None
@@ -307,28 +334,34 @@ class MaskedTextTarget(Reconstruction):
 
     @property
     def nothing_hidden(self) -> str:
-        """Return the message that says how to hide tokens."""
+        """Return the message for a text without hidden tokens, which says how to hide them."""
         if self.corruption.causal == 1:
             return FILLS_NOTHING
         mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
         return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return the family's dense layer, activation and norm, then the embeddings as output weights (Press & Wolf 2017)."""
+        """Return a module from hidden states (m, d) to logits (m, v).
+
+        It is the family's dense layer, activation and norm, then the embeddings as output weights (Press & Wolf 2017).
+        """
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed cross-entropy of logits (m, v) against ids (m,)."""
+        """Return the summed cross-entropy of logits (m, v) against token ids (m,)."""
         return cast(Tensor, CrossEntropy.apply(output, values))  # type: ignore[no-untyped-call]
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the loss of each hidden token and whether it was predicted, (m, 2); logits would not fit in memory."""
+        """Return (m, 2): the loss of each hidden token, and 1 if it was predicted correctly, else 0.
+
+        Logits of all batches, (m, v), would not fit in memory.
+        """
         losses = F.cross_entropy(output.float(), values, reduction="none")
         return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return the likeliest token at each place, with its probability."""
+        """Return {"token", "probability"} for each hidden token: the likeliest token and its probability."""
         best = torch.softmax(output.float(), dim=-1).max(dim=-1)
         return [
             {"token": self.source.tokenizer.decode([token]), "probability": probability}
@@ -336,14 +369,14 @@ class MaskedTextTarget(Reconstruction):
         ]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the mean loss in nats and the share of correct predictions over the hidden tokens."""
+        """Return the mean loss in nats, and the share of hidden tokens that were predicted correctly, by name."""
         losses, is_correct = output.double().numpy().T
         return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the loss of the unigram model, which always predicts the frequencies of the tokens.
+        """Return the loss of the unigram model, which predicts every token with its frequency in `answers`.
 
-        answers: the ids of the hidden tokens.
+        answers: token ids of the hidden tokens.
         """
         ids = np.asarray(answers, np.int64)
         frequency = np.bincount(ids, minlength=self.source.vocabulary) / max(1, len(ids))
@@ -370,6 +403,7 @@ class CrossEntropy(torch.autograd.Function):
             # `scores` is overwritten in place: first logits, then exponentials, then the gradient.
             ids, scores = values[rows, None], logits[rows].to(torch.float32, copy=True)
             highest = scores.amax(dim=-1, keepdim=True)
+            # −log softmax = highest − score + log Σ exp(score − highest), which cannot overflow.
             loss += (highest - scores.gather(1, ids)).sum()
             sums = scores.sub_(highest).exp_().sum(dim=-1, keepdim=True)
             loss += sums.log().sum()
@@ -386,7 +420,10 @@ class CrossEntropy(torch.autograd.Function):
 
 
 class VocabularyHead(nn.Module):
-    """A head that computes logits over the vocabulary, (m, d) → (m, v)."""
+    """A head that computes logits over the vocabulary, (m, d) → (m, v), with the embeddings as output weights.
+
+    transform: shape of a layer before the output weights; None for no layer.
+    """
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -401,6 +438,10 @@ class VocabularyHead(nn.Module):
 def _frame(
     ids: Ints, opening: Sequence[int], closing: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
 ) -> Piece:
+    """Return the piece of token ids between opening and closing special tokens.
+
+    offsets: (t, 2), start and end of each token in characters. words: (t,), index of each token's word.
+    """
     count = len(opening) + len(ids) + len(closing)
     special = np.ones(count, np.bool_)
     special[len(opening) : len(opening) + len(ids)] = False
@@ -423,11 +464,12 @@ def _frame(
 
 
 def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+    """Return the arrays end to end, with the type `kind`; no arrays give an empty one."""
     return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:
-    """Return the piece of these tokens alone, moved together as if nothing had stood between them."""
+    """Return the piece with only the tokens at `keep`, at new positions without gaps."""
     return replace(piece.select(keep), positions=np.arange(len(keep))[:, None])
 
 

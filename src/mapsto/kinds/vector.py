@@ -1,6 +1,7 @@
-"""vector: a list of equally many numbers in every row, such as the vectors of a model to learn from (distillation).
+"""vector: a list of numbers of the same length in every row, read from the pooled vector.
 
-The head predicts each number standardised by its mean and standard deviation over the training rows, with squared error.
+An example are the vectors of another model to learn from (distillation). The head predicts each number standardised by
+its mean and standard deviation over the training rows, with squared error.
 
 Legend of shapes: m answers, k numbers of an answer, d width.
 """
@@ -32,9 +33,9 @@ Values = NDArray[np.float64]
 
 
 class Vector(LinearProbe, Mixable):
-    """A vector of k numbers, read from the pooled vector.
+    """A list of k numbers.
 
-    mean, deviation: of each number over the training rows, (k,).
+    mean, deviation: (k,), mean and standard deviation of each number over the training rows.
     """
 
     kind = "vector"
@@ -45,7 +46,7 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column holds lists of numbers, also as JSON."""
+        """Return whether all cells of a column are lists of at least two numbers, or such lists as JSON."""
         cells = [value for value in values if value is not None]
         try:
             return bool(cells) and all(len(Vector.read(cell)) > 1 for cell in cells)
@@ -54,12 +55,12 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return vectors of both signs, of whole numbers, and as JSON."""
+        """Return cells with vectors of both signs, of whole numbers, and as JSON."""
         return [[1.0, -2.5, 0.0], [0, 3, 1], "[2.0, 0.5, -1.0]"]
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        """Return the numbers in a list or an array, also as JSON. Raises BadCell."""
+        """Return the numbers in a cell, a list, an array or a list as JSON. Raises BadCell."""
         if isinstance(cell, str):
             try:
                 cell = json.loads(cell)
@@ -86,17 +87,21 @@ class Vector(LinearProbe, Mixable):
         self.mean, self.deviation = values.mean(0).tolist(), np.maximum(values.std(0), MIN_DEVIATION).tolist()
 
     def encode(self, answer: tuple[float, ...], pieces: Sequence[Piece]) -> Answer:
-        """Return the standardised numbers, (k,). Raises DataError for another length than the training rows have."""
+        """Return the standardised numbers, (k,). Raises DataError if the training rows have another length."""
         if len(answer) != len(self.mean):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features."""
+        """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
+
+        features: (m, d). values: (m, k). seed: draws the rows that choose the penalty.
+        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        """
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map that starts at the mean."""
+        """Return a linear map (m, d) → (m, k). A new head answers about the mean of the training rows."""
         return new_head(width, len(self.mean))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
@@ -104,24 +109,25 @@ class Vector(LinearProbe, Mixable):
         return ((output.float() - values) ** 2).mean(-1).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return the vectors."""
+        """Return {"vector": [k numbers]} for each answer."""
         return [{"vector": row} for row in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[float, ...]]) -> dict[str, Metric]:
-        """Return the mean cosine similarity with the true vectors, and the mean R² of the k numbers."""
+        """Return the mean cosine similarity with the true vectors, and the mean R² of the k numbers, by name."""
         predictions, labels = self._to_numbers(output), np.array(answers)
         return {"cosine": (mean_cosine, predictions, labels), "r2": (mean_r_squared, predictions, labels)}
 
     def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
-        """Return the score of always answering the mean of the training rows."""
+        """Return the mean cosine similarity of always answering the mean of the training rows."""
         labels = np.array(answers)
         return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
 
     def state(self) -> State:
-        """Return mean and standard deviation of each number."""
+        """Return the mean and the standard deviation of each number over the training rows."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     def _to_numbers(self, output: Tensor) -> Values:
+        """Return outputs (m, k) as numbers (m, k) in their own units."""
         numbers: Values = output.double().cpu().numpy() * self.deviation + self.mean
         return numbers
 

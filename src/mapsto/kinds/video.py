@@ -1,6 +1,6 @@
-"""video: a stack of images, read as patches of two frames; and, behind `~`, the hidden patches put back.
+"""video: a stack of frames, read as patches that span two frames; as an answer, the hidden patches of `~video`.
 
-As many frames are read as the source says, evenly over the whole video. See vision/patch_source.py for the tokens and
+A source reads the same number of frames from every video, evenly spaced. See vision/patch_source.py for the tokens and
 vision/video_io.py for the decoding.
 Legend of shapes: k frames, h rows, w columns of pixels, t tokens, d width.
 """
@@ -49,13 +49,13 @@ from mapsto.vision.patch_source import (
 from mapsto.vision.pixels import Pixels, Unreadable
 from mapsto.vision.resize import Resizer
 
-# Of new models: frames of a patch, the most frames of a video, and the most pixels to a side.
+# For new models: frames that a patch spans, the most frames of a video, and the most pixels a side.
 PATCH_DEPTH, MAX_FRAMES, MAX_SIZE = 2, 16, 112
 
 # The most tokens of a published model's video.
 MAX_PUBLISHED_TOKENS = 2**16
 
-# Videos that the mean and the deviation of pixels are taken from, and frames that classical features are computed of.
+# The number of videos from which pixel statistics are computed, and of frames from which classical features are.
 STATISTICS_SAMPLE, FEATURE_FRAMES = 100, 8
 
 # Pixels to the longer side of a frame on a page, and how many frames of a video are shown.
@@ -64,7 +64,7 @@ THUMBNAIL, NUM_THUMBNAILS = 120, 4
 # The image processor of `transformers` that prepares videos.
 PROCESSOR_TYPE = "VideoMAEImageProcessor"
 
-# The scale of predicted pixels by `norm_pix_loss`, which models made here leave out of config.json.
+# The scale of predicted pixels by the entry `norm_pix_loss` of config.json, which models made here leave out.
 SCALES = {
     None: STANDARDISED,
     False: PixelScale(standardised=False),
@@ -74,19 +74,22 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Video:
-    """A video that can be decoded: in the file `path`, in `content`, or as `frames` (k, h, w, 3) of a second each."""
+    """A checked video that can be decoded: the file at `path`, the encoded bytes `content`, or `frames` (k, h, w, 3).
+
+    Given as frames, a video shows each for one second.
+    """
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
     frames: Pixels | None = field(compare=False, repr=False)
-    # SHA-256 of its bytes, by which videos are equal.
+    # SHA-256 of the video's bytes; videos with the same digest are equal.
     digest: str
     info: video_io.VideoInfo
 
     def sample(self, count: int) -> Pixels:
-        """Return the frames (count, h, w, 3) in the middle of `count` equal parts.
+        """Return `count` frames (count, h, w, 3), each from the middle of one of `count` equal parts of the video.
 
-        Raises DataError for a file that has changed since it was read.
+        Raises DataError if the file can no longer be decoded.
         """
         times = video_io.middle_times(self.info.seconds, count)
         if self.frames is not None:
@@ -98,14 +101,14 @@ class Video:
 
     @classmethod
     def from_frames(cls, frames: Pixels) -> Video:
-        """Return the video of these frames (k, h, w, 3)."""
+        """Return the video of decoded frames (k, h, w, 3), each of which is shown for one second."""
         k, h, w, _ = frames.shape
         digest = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()
         return cls(None, None, frames, digest, video_io.VideoInfo(k, h, w, float(k)))
 
     @classmethod
     def from_file(cls, path: str | None, content: bytes | None) -> Video:
-        """Return the video in a file, or in its bytes. Raises OSError, Unreadable."""
+        """Return the video in a file, or in `content` if it is given. Raises OSError, Unreadable."""
         info = video_io.probe_video(path, content)
         digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
         return cls(path, content, None, digest, info)
@@ -116,18 +119,22 @@ class Video:
 
 
 def _samples() -> list[Any]:
-    """Return small videos of different shapes and lengths."""
+    """Return the frames (k, h, w, 3) of small random videos of different sizes and lengths."""
     rng = np.random.default_rng(0)
     sizes = ((6, 16, 16), (4, 16, 8), (1, 12, 16), (6, 16, 16))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
 
 
 def _fits(values: Sequence[object]) -> bool:
+    """Return whether all cells of a column can be videos."""
     return are_media(values, video_io.VIDEO_SUFFIXES, axes=4)
 
 
 def _read(cell: object) -> Video:
-    """Return the video in a cell: a file's name, encoded bytes, a dict of either, or frames (k, h, w, 3) of bytes."""
+    """Return the video in a cell. Raises BadCell.
+
+    cell: a file name, encoded bytes, a dict of either (Hugging Face), or frames (k, h, w, 3) of uint8.
+    """
     if isinstance(cell, Video):
         return cell
     if hasattr(cell, "__array__"):
@@ -145,10 +152,9 @@ def _read(cell: object) -> Video:
 
 
 class VideoSource(PatchSource):
-    """A source of videos that are cut into patches.
+    """A source of videos that are cut into patches. Position embeddings are fixed, not learnt.
 
-    frames: how many frames of a video are read. depth: how many of them a patch spans.
-    Position embeddings are fixed, none is learnt.
+    frames: number of frames that are read of a video. depth: number of frames that a patch spans.
     """
 
     kind = "video"
@@ -173,7 +179,7 @@ class VideoSource(PatchSource):
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Return the frames, rows and columns of a patch."""
+        """Return the size of a patch: (frames, rows, columns)."""
         return self.depth, *super().block
 
     def __str__(self) -> str:
@@ -182,12 +188,16 @@ class VideoSource(PatchSource):
 
     @property
     def max_tokens(self) -> int:
-        """Return the number of tokens of the largest video."""
+        """Return the number of tokens of a video with the largest frames."""
         return self.frames // self.depth * math.prod(self.table)
 
     @classmethod
     def new(cls, values: Sequence[Video], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source of patches of two frames, up to 112 pixels and 16 frames, and no more than a usual video has."""
+        """Return the source of a new model, fitted to training videos: up to 112 pixels a side and up to 16 frames.
+
+        It reads fewer frames if a video of median length has fewer. Raises DataError if there are no videos, and
+        UsageError for a `size`, since videos have no vocabulary.
+        """
         if size is not None:
             raise UsageError("--vocabulary is for text; videos have none")
         if not values:
@@ -199,7 +209,7 @@ class VideoSource(PatchSource):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source that a folder's settings and the weights of its patches describe."""
+        """Return the source of a saved model, from its settings and the weights of its patches. Raises CheckpointError."""
         processor, config = files.read_json(folder / PROCESSOR_FILE), files.read_json(folder / CONFIG_FILE)
         kernel = tuple(weights["projection.weight"].shape[2:]) if "projection.weight" in weights else ()
         if len(kernel) != 3 or kernel[1] != kernel[2] or not 0 < kernel[1] <= MAX_PUBLISHED_PATCH or not kernel[0]:
@@ -222,7 +232,7 @@ class VideoSource(PatchSource):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare videos: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the sizes that config.json repeats."""
+        """Write preprocessor_config.json; return the entries of config.json that repeat its sizes."""
         processor = preprocessor_config.to_config(self.resizer, self.mean, self.std)
         processor |= {"image_processor_type": PROCESSOR_TYPE, "do_center_crop": self.resizer.crops}
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
@@ -242,7 +252,7 @@ class VideoSource(PatchSource):
 
     @staticmethod
     def size(value: Video) -> float:
-        """Return the length in seconds."""
+        """Return the duration in seconds."""
         return value.info.seconds
 
     def _resize(self, value: Video) -> tuple[Pixels, NDArray[np.float64]]:
@@ -257,6 +267,7 @@ class VideoSource(PatchSource):
     _augment_pixels = staticmethod(video_io.augment_video)
 
     def _config(self) -> PatchConfig:
+        """Return the settings of the patch embedder."""
         return PatchConfig(
             self.resizer.patch,
             self.mean,
@@ -271,22 +282,26 @@ class VideoSource(PatchSource):
         )
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a linear map of the pixels with fixed position embeddings."""
+        """Return a module from tokens (t, 7 + f) to vectors (t, width): a linear map of patches with position embeddings."""
         return StackEmbedder(self._config(), width)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return the same position embeddings in another width."""
+        """Return a module from tokens to the same fixed position embeddings, (t, width), for a decoder."""
         return StackPositions(self._config(), width)
 
     @staticmethod
     def excerpt(value: Video, region: Any) -> str:
-        """Return the seconds and the pixel coordinates of a region."""
+        """Return the seconds and the pixel coordinates of a region in words."""
         (begin, end), (top, bottom), (left, right) = region
         return f"{begin:.2f}–{end:.2f} s, y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
     @classmethod
     def highlight(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return a few frames in a row as HTML, and below each the frame under its shaded regions."""
+        """Return a few frames in a row as HTML; if there are regions, also the same frames with the regions shaded below.
+
+        regions: ((begin, end), (top, bottom), (left, right)) each. shades: from −1 (colour `against`) to 1 (colour
+        `for`).
+        """
         count = min(NUM_THUMBNAILS, value.info.frames)
         times = video_io.middle_times(value.info.seconds, count)
         pairs = []
@@ -302,19 +317,22 @@ class VideoSource(PatchSource):
 
     @classmethod
     def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
-        """Return the function from videos to histograms of colours, edges and changes; nothing is fitted."""
+        """Return the function from videos to sparse histogram features (n, f) of colours, edges and changes.
+
+        Nothing is fitted.
+        """
         extract = video_io.video_histogram_extractor()
         return lambda videos: extract([video.sample(FEATURE_FRAMES) for video in videos])
 
     @staticmethod
     def perturb(value: Video, rng: np.random.Generator) -> dict[str, Any]:
-        """Return the video with noise, blurred, and in half the light."""
+        """Return variants of a video as other cameras might take it, by name: "noise", "blurred" and "darker"."""
         variants = video_io.perturb_video(value.sample(MAX_FRAMES), rng)
         return {name: Video.from_frames(frames) for name, frames in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the settings."""
+        """Return the SHA-256 of the source's settings."""
         settings = [
             asdict(self.resizer), self.mean, self.std, self.table, self.frames, self.depth, self.scale.settings()
         ]  # fmt: skip
@@ -322,7 +340,7 @@ class VideoSource(PatchSource):
 
 
 class MaskedVideoTarget(MaskedPatches):
-    """The target of the hidden patches of `~video`."""
+    """The target that fills in the hidden patches of `~video`."""
 
     kind = "video"
 
@@ -332,7 +350,7 @@ class MaskedVideoTarget(MaskedPatches):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """Return an animated PNG."""
+        """Return the suffix ".png" and the frames as an animated PNG."""
         return ".png", video_io.animate(value)
 
 
