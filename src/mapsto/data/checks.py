@@ -1,6 +1,7 @@
-"""Checks of a labelled table (`mapsto check`): suspicious labels, repeated rows, and leaks between training and test rows.
+"""Checks of a labelled table (`mapsto check`): suspicious labels, repeated rows, and test rows seen in training.
 
-Leaks are exact matches of normalised values; near-duplicates are found by MinHash.
+A test row is a leak if its normalised source values equal those of a training row. Test rows that are only similar to a
+training row are found by MinHash.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from mapsto.text.shingles import Hashes
 
 @dataclass
 class DataReport:
-    """The findings of the checks.
+    """The findings of `check_rows`.
 
-    errors: must be fixed.
-    warnings: deserve a look.
-    leaks: test rows that are also training rows; they are among the errors.
+    errors: problems that must be fixed.
+    warnings: problems that deserve a look.
+    leaks: test rows whose sources equal those of a training row. Each leak is also in `errors`.
     """
 
     errors: list[Finding] = field(default_factory=list)
@@ -37,12 +38,12 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Values:
-    """Rows as the checks compare them.
+    """Rows with the values by which the checks compare them.
 
-    source_kinds: the source kind of each column.
-    column: the first source column.
-    keys: a key of the sources of each row; None where a cell cannot be read.
-    labels: the label of each row, where a target has exclusive classes.
+    source_kinds: the source kind of each source column, in order.
+    column: the name of the first source column.
+    keys: for each row a string that is equal for equal sources; None if a source cell cannot be read.
+    labels: the label of each row at the first target with exclusive classes; None if no target has such classes.
     label_column: the column of these labels.
     """
 
@@ -54,23 +55,26 @@ class _Values:
     label_column: str | None
 
     def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
-        """Return a finding on a row that quotes its label or its sources."""
+        """Return a finding about row `index`. It quotes the sources or, with `of_label`, the label of the row."""
         file, line = self.rows.origin(index)
         if of_label and self.labels is not None:
             return Finding(file, line, self.label_column, self.labels[index], reason)
         return Finding(file, line, self.column, self.as_text(index), reason)
 
     def as_text(self, index: int) -> str:
-        """Return the sources of a row as text."""
+        """Return the source values of a row as text, one value a line."""
         return "\n".join(str(column[index]) for column in self.rows.sources)
 
     @property
     def noun(self) -> str:
-        """The word for a row in messages, such as "text"."""
+        """The word for a row in messages: the kind of its only source, such as "text", else "row"."""
         return self.source_kinds[0].kind if len(self.source_kinds) == 1 else "row"
 
     def sketches(self, indices: Iterable[int]) -> list[Hashes | None]:
-        """Return the hashes of the rows `indices`, see Describable.sketch; None for other rows."""
+        """Return for each row the sorted hashes that `Describable.sketch` computes of its sources.
+
+        Rows that are not in `indices` or cannot be read get None. So do all rows if no source is Describable.
+        """
         sketches: list[Hashes | None] = [None] * len(self.rows)
         columns = [
             (kind, values)
@@ -83,12 +87,16 @@ class _Values:
         return sketches
 
     def place(self, index: int) -> str:
+        """Return the file and line of a row as text for messages."""
         file, line = self.rows.origin(index)
         return place(file, line)
 
 
 def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
-    """Check rows, and test rows against them. Cells that could not be read are None; they are in `rows.faults`."""
+    """Return the findings about training rows and, if test rows are given, about those beside the training rows.
+
+    Cells that could not be read are None in `rows` and are skipped. Their errors are in `rows.faults`.
+    """
     report, arrow = DataReport(), rows.arrow
     columns = [port.column for port in (*arrow.sources, *arrow.targets)]
     for table in (rows.table, *([] if test is None else [test.table])):
@@ -107,6 +115,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
 
 
 def _values(rows: Rows) -> _Values:
+    """Return rows with the keys and labels by which the checks compare them."""
     arrow = rows.arrow
     source_kinds = [kinds.source(port.kind) for port in arrow.sources]
     keys = [
@@ -128,6 +137,7 @@ def _values(rows: Rows) -> _Values:
 
 
 def _one_class(values: _Values) -> list[Finding]:
+    """Return an error if all labelled rows have the same label, else an empty list."""
     classes = {label for label in values.labels or () if label is not None}
     if len(classes) != 1:
         return []
@@ -136,9 +146,10 @@ def _one_class(values: _Values) -> list[Finding]:
 
 
 def _labels(values: _Values) -> list[Finding]:
-    """Find labels that differ only by case or spaces, and classes of a single row."""
+    """Return warnings about labels that differ only by case or spaces, and about classes with a single row."""
     labels = values.labels or []
     counts = Counter(label for label in labels if label is not None)
+    # Reversed, so that a label's first row overwrites the later ones.
     first = {label: index for index, label in reversed(list(enumerate(labels)))}
     alike: dict[str, list[str]] = {}
     for label in counts:
@@ -155,12 +166,15 @@ def _labels(values: _Values) -> list[Finding]:
 
 
 def _exact(text: str) -> str:
-    """Normalise a text for exact comparison: composed characters, single spaces."""
+    """Return a text normalised for exact comparison: Unicode NFC and single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _repeated(values: _Values) -> list[Finding]:
-    """Find equal values with different labels, and count the rows that repeat another one."""
+    """Return a warning for each row whose sources equal an earlier row's while their labels differ.
+
+    Rows that repeat both sources and label are counted in one further warning.
+    """
     first_index: dict[str, int] = {}
     repeats: list[tuple[int, int]] = []
     findings = []
@@ -184,7 +198,7 @@ def _repeated(values: _Values) -> list[Finding]:
 
 
 def _unseen(train: _Values, test: _Values) -> list[Finding]:
-    """Find classes that only the test rows have."""
+    """Return a warning for each label that test rows have and no training row has."""
     if train.labels is None or test.labels is None:
         return []
     training_labels, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
@@ -198,7 +212,11 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
 
 
 def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
-    """Find test rows of which the sources are also in the training data: (exact matches, near-duplicates)."""
+    """Return (leaks, near-duplicates): findings about test rows whose sources are also in the training rows.
+
+    Leaks equal a training row, near-duplicates are only similar to one.
+    """
+    # Reversed, so that a key's first row overwrites the later ones.
     index_by_key = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
     leaks, remaining = [], []
     for index, key in enumerate(test.keys):
@@ -225,7 +243,10 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
 
 
 def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
-    """Find test rows of which the sources are also in a corpus, exactly; its parts are read once and not kept."""
+    """Return findings about test rows whose sources equal a row of a corpus, in the order of the test rows.
+
+    parts: the corpus, part by part. Each part is read once and not kept in memory.
+    """
     test_values = _values(test)
     indices_by_key: dict[str, list[int]] = {}
     for index, key in enumerate(test_values.keys):
@@ -235,6 +256,7 @@ def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     for part in parts:
         train = _values(part)
         for train_index, key in enumerate(train.keys):
+            # `pop` reports each test row once, at its first match in the corpus.
             for index in () if key is None else indices_by_key.pop(_exact(key), ()):
                 reason = f"the same {test_values.noun} is also in the training data: {train.place(train_index)}"
                 leaks.append((index, test_values.finding(index, reason)))

@@ -1,8 +1,10 @@
-"""A corpus of any size: one corrupted source, encoded once into shards of tokens that are mapped into memory.
+"""A pretraining corpus of any size, encoded once into files of tokens (shards).
 
-Memory does not grow with the corpus: a table part is encoded while the next one is read, and an example is a slice of a shard.
+The arrow has one source, part of which is hidden, such as `~text -> text`. Shards are mapped into memory and an example
+is a slice of a shard, so memory use does not grow with the corpus. A thread encodes one part of the table while the next
+part is read.
 
-Legend of shapes: n rows, e examples (windows of rows), t tokens.
+Legend of shapes: n rows, e examples (a long row may be split into several), t tokens.
 """
 
 from __future__ import annotations
@@ -30,17 +32,20 @@ from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Tokenized
 
-# Parts of a file in a shard.
+# Table parts that are stored together in one shard.
 SHARD_PARTS = 16
-# Characters to train a vocabulary on.
+# Size of the sample on which a vocabulary is trained, in characters.
 SAMPLE_CHARACTERS = 2**25
-# Faults in a message, and characters of a value in a fault.
+# Largest number of findings in a message, and of characters of a cell that a finding quotes.
 MAX_SHOWN = 1000
 MAX_VALUE_CHARACTERS = 200
 
 
 def is_corpus_arrow(arrow: Arrow) -> bool:
-    """Return whether an arrow only fills in hidden tokens of one tokenized source, such as `~text -> text`."""
+    """Return whether an arrow only fills in hidden tokens of one tokenized source, such as `~text -> text`.
+
+    Only such an arrow can be trained on shards.
+    """
     (first, *rest), targets = arrow.sources, arrow.targets
     if rest or not first.corrupted or first.kind not in kinds.names("source"):
         return False
@@ -51,11 +56,11 @@ def is_corpus_arrow(arrow: Arrow) -> bool:
 
 @dataclass(frozen=True)
 class ExampleLimits:
-    """Limits on examples, and the treatment of longer rows.
+    """The length limit of examples, and the treatment of longer rows.
 
-    longest: tokens of the longest example.
-    long: "cut", "window" or "error", as of `--long`.
-    units: whether the starts of words are stored, for whole-word corruption.
+    longest: number of tokens of the longest example, special tokens included.
+    long: "cut", "window" (split into several examples) or "error" (`--long`).
+    units: whether the beginnings of words are stored, which hiding whole words needs.
     """
 
     longest: int
@@ -64,7 +69,11 @@ class ExampleLimits:
 
 
 def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
-    """Return values of about SAMPLE_CHARACTERS characters, drawn by row number, and their share of the corpus."""
+    """Return (values, share): a random sample of the source values, and its share of the corpus in characters.
+
+    The sample has about SAMPLE_CHARACTERS characters and serves to train a vocabulary. Rows are drawn by a hash of their
+    number, so the same corpus always gives the same sample.
+    """
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
     sample: list[tuple[int, int, Any]] = []
@@ -82,6 +91,7 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
             if draw < threshold:
                 sample.append((draw, length, value))
                 size += length
+        # The corpus's size is unknown until its end, so halve the share of rows whenever the sample is too large.
         while size > SAMPLE_CHARACTERS and len(sample) > 1:
             threshold //= 2
             sample = [entry for entry in sample if entry[0] < threshold] or sample[:1]
@@ -92,7 +102,10 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
 def write_shards(
     shards: CorpusShards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: ExampleLimits
 ) -> None:
-    """Encode and write the missing shards; shard i holds the SHARD_PARTS parts from part i × SHARD_PARTS on."""
+    """Encode and write the shards of a corpus that do not exist yet.
+
+    parts: the whole corpus as tables. Shard i holds the SHARD_PARTS tables from number i · SHARD_PARTS on.
+    """
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
         if number not in shards:
@@ -107,12 +120,13 @@ def write_shards(
 
 
 def _ends(sizes: Int64s) -> Int64s:
+    """Return the index after the last token of each example (e,), in the smallest integer type that holds it."""
     ends = np.cumsum(sizes, dtype=np.int64)
     return ends.astype(np.min_scalar_type(int(ends[-1]))) if len(ends) else ends.astype(np.uint8)
 
 
 def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Iterator[Arrays]:
-    """Yield `work` of each part in order; it runs in a thread while the next part is read."""
+    """Yield `work(part)` for each part in order. A thread works on a part while the next one is read."""
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Arrays] | None = None
         for part in parts:
@@ -125,7 +139,13 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
 
 
 def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: Table) -> dict[str, Any]:
-    """Encode a part: tokens (t,), sizes of examples (e,), windows and a hash (`draws`) of each row (n,), faults, counts."""
+    """Return the arrays of a table part by name.
+
+    tokens: (t,), without special tokens. begins: (t,), True where a word begins; only with `limits.units`.
+    sizes: (e,), tokens of each example. windows: (n,), examples of each row. draws: (n,), a hash of each row.
+    faults: findings about bad rows as the bytes of JSON lines.
+    counts: (5,), the numbers of rows, rows above the limit, tokens cut off, bad rows and findings.
+    """
     rows = load_rows(replace(arrow, targets=()), part)
     values = rows.sources[0]
     flat = source.flatten(values, limits.units)
@@ -153,16 +173,23 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
 
 
 def _draw(key: str) -> int:
+    """Return a 64-bit hash of a row's key, so that equal rows are on the same side of a split."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _line(finding: Finding) -> str:
+    """Return a finding as a line of JSON. A long cell is shortened."""
     value = finding.value if finding.value is None else finding.value[:MAX_VALUE_CHARACTERS]
     return json.dumps(asdict(replace(finding, value=value))) + "\n"
 
 
 class Corpus:
-    """A corpus whose shards are all written. Raises DataError for bad or long rows, as `bad_rows` and `limits` say."""
+    """A corpus whose shards are all written.
+
+    source: the tokenized source that encoded the corpus.
+    bad_rows: "stop" or "skip" (`--bad-rows`).
+    Raises DataError for bad rows that may not be skipped, and for long rows if `limits.long` is "error".
+    """
 
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
@@ -175,15 +202,16 @@ class Corpus:
             )
 
     def faults(self) -> Iterator[Finding]:
-        """Yield the faults of rows that were left out, in order."""
+        """Yield the findings about bad rows, which are not in the shards, in the order of the corpus."""
         for number in range(self.shards.count or 0):
             for line in self.shards[number]["faults"].tobytes().splitlines():
                 yield Finding(**json.loads(line))
 
     def split(self, share: float, seed: int) -> tuple[StoredExamples, StoredExamples, int]:
-        """Return training examples, held-out examples and the number of held-out rows; the hash of a row decides.
+        """Return (training examples, held-out examples, number of held-out rows).
 
-        Equal rows are on one side. Where all rows are equal none are held out. Raises UsageError if no training row is left.
+        share: fraction of the rows to hold out. A hash of the row and the seed decides, so equal rows are on the same side.
+        If all rows are equal, none is held out. Raises UsageError if no training row is left.
         """
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
         held_out, rows, first = [np.zeros(0, np.int64)], 0, 0
@@ -204,7 +232,10 @@ class Corpus:
         return StoredExamples(self, indices, is_held_out=False), StoredExamples(self, indices, is_held_out=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
-        """Print how much was longer than an example may be, and how much is unknown to the vocabulary."""
+        """Print how many rows are above the length limit, and how many tokens are unknown to the vocabulary.
+
+        say: function that prints a line.
+        """
         shards = map(self.shards.__getitem__, range(self.shards.count or 0))
         if unknown := describe_unknown_tokens((self.source, shard["tokens"]) for shard in shards):
             say(f"note: {unknown}")
@@ -216,13 +247,17 @@ class Corpus:
 
 
 class StoredExamples:
-    """The held-out examples of a corpus, or its training examples, by number."""
+    """The training examples or the held-out examples of a corpus. They are read from its shards by index.
+
+    held_out: sorted indices of the held-out examples among all examples of the corpus.
+    is_held_out: whether this object holds the held-out examples; if not, all other ones.
+    """
 
     def __init__(self, corpus: Corpus, held_out: Int64s, is_held_out: bool) -> None:
         self.corpus, self.held_out, self.is_held_out = corpus, held_out, is_held_out
         shards = corpus.shards
         self.firsts = np.cumsum([0, *(len(shards[number]["ends"]) for number in range(shards.count or 0))])
-        self._gaps = held_out - np.arange(len(held_out))  # training examples before each held-out one
+        self._gaps = held_out - np.arange(len(held_out))  # number of training examples before each held-out one
 
     def __len__(self) -> int:
         return len(self.held_out) if self.is_held_out else int(self.firsts[-1]) - len(self.held_out)
@@ -230,6 +265,7 @@ class StoredExamples:
     def __getitem__(self, row: int, /) -> tuple[Piece, ...]:
         if not 0 <= row < len(self):
             raise IndexError(row)
+        # Training example `row` comes after every held-out example with at most `row` training examples before it.
         index = (
             int(self.held_out[row]) if self.is_held_out else row + int(np.searchsorted(self._gaps, row, side="right"))
         )

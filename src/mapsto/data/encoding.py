@@ -1,4 +1,4 @@
-"""Rows encoded as pieces of tokens; what is longer than the model takes is cut, split into windows or refused."""
+"""Rows encoded as pieces of tokens. A row above the length limit is cut, split into windows, or refused."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mapsto.task.capabilities import Located, Tokenized
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# The share of unknown tokens from which on a user is told of them.
+# The share of unknown tokens above which the user is warned.
 MAX_UNKNOWN = 0.02
-# Tokens that a piece keeps when it is cut.
+# No piece is cut to fewer tokens than this.
 MIN_PIECE = 4
-# Bytes of lazily encoded pieces that are kept in memory.
+# Memory for lazily encoded pieces, in bytes.
 CACHE_BYTES = 2**30
 
 
 def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> str | None:
-    """Return a note on tokens that stand for what the vocabulary lacks; None where they are few.
+    """Return a warning about text that the vocabulary cannot represent; None if few tokens are unknown.
 
-    tokens_by_source: tokens in any number of parts, each with the source that encoded it.
+    tokens_by_source: pairs of a source and tokens that it encoded. A source may occur in several pairs.
     """
     num_unknown = num_tokens = 0
     for source, tokens in tokens_by_source:
@@ -44,13 +44,13 @@ def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows as pieces; a long row that was split into windows gives several examples.
+    """Rows encoded as pieces. A row that was split into windows gives several examples.
 
-    pieces: of each example, one for each source.
-    row_indices: the index into Rows of each example.
-    long_rows: the indices of rows that are longer than the model takes.
-    num_cut: tokens that were cut off.
-    num_tokens: tokens before cutting; 0 for values that are always read whole.
+    pieces: for each example a tuple with one piece for each source.
+    row_indices: for each example the index of its row in Rows.
+    long_rows: indices of the rows above the length limit.
+    num_cut: number of tokens that were cut off.
+    num_tokens: number of tokens before cutting; 0 if pieces are encoded lazily (`LazyPieces`).
     """
 
     pieces: Sequence[tuple[Piece, ...]]
@@ -60,7 +60,10 @@ class EncodedRows:
     num_tokens: int
 
     def describe_unknown_tokens(self, sources: Mapping[str, Source]) -> str | None:
-        """Return a note on tokens that the vocabulary lacks; None where they are few."""
+        """Return a warning about text that the vocabulary cannot represent; None if few tokens are unknown.
+
+        sources: the sources by kind.
+        """
         if not self.num_tokens:
             return None
         return describe_unknown_tokens(
@@ -69,12 +72,15 @@ class EncodedRows:
 
 
 def need_alignment(targets: Sequence[Target]) -> bool:
-    """Return whether some answers are in the raw coordinates of a source, so that its pieces need an alignment."""
+    """Return whether pieces need an alignment between tokens and raw coordinates.
+
+    They do if an answer is given in raw coordinates of a source, such as the box of an object in pixels.
+    """
     return any(isinstance(target, Located) for target in targets)
 
 
 def require_room(arrow: Arrow, max_tokens: int) -> None:
-    """Raise UsageError when examples of `max_tokens` tokens leave no room for a value of every source."""
+    """Raise UsageError if an example of `max_tokens` tokens is too short for a piece of every source."""
     fewest = MIN_PIECE * len(arrow.sources)
     if max_tokens < fewest:
         raise UsageError(f"examples of {max_tokens} tokens are too short; {arrow} needs at least {fewest}")
@@ -83,13 +89,13 @@ def require_room(arrow: Arrow, max_tokens: int) -> None:
 def encode_rows(
     rows: Rows, sources: Mapping[str, Source], max_tokens: int, long: str, aligned: bool = False
 ) -> EncodedRows:
-    """Encode rows as pieces. Values that are always read whole, such as images, are encoded when they are read.
+    """Encode rows as pieces and apply the length limit.
 
-    Raises UsageError when `max_tokens` leaves no room for a value, and DataError for long rows with long="error".
-
-    max_tokens: the longest example.
-    long: "cut", "window" or "error", as of `--long`; rows of several sources are cut rather than split into windows.
-    aligned: whether pieces carry an alignment and units.
+    If every source bounds the length of its pieces, as images do, pieces are only encoded when they are read.
+    max_tokens: number of tokens of the longest example.
+    long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window".
+    aligned: whether pieces carry an alignment and units (words).
+    Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
     require_room(rows.arrow, max_tokens)
     ports = rows.arrow.sources
@@ -127,7 +133,10 @@ def encode_rows(
 
 
 class LazyPieces(Sequence[tuple[Piece, ...]]):
-    """Pieces of values that are read whole, encoded when they are first read and cached up to CACHE_BYTES."""
+    """The pieces of each row, encoded when first read and then cached, up to CACHE_BYTES in total.
+
+    aligned: whether pieces carry an alignment and units.
+    """
 
     def __init__(self, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:
         ports = zip(rows.arrow.sources, rows.sources, strict=True)
@@ -139,6 +148,7 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
         return self.num_rows
 
     def __getitem__(self, row: Any) -> Any:
+        # Iteration over a sequence ends at an IndexError.
         if row >= self.num_rows:
             raise IndexError(row)
         if (cached := self.cache.get(row)) is not None:
@@ -155,7 +165,7 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
 
 
 def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int) -> tuple[Piece, ...]:
-    """Shorten the longest piece again and again until the example fits."""
+    """Return the example's pieces, the longest ones cut until all together have at most `max_tokens` tokens."""
     pieces = list(example)
     while (excess := sum(map(len, pieces)) - max_tokens) > 0:
         sizes = sorted({len(piece) for piece in pieces}, reverse=True)
