@@ -1,9 +1,10 @@
 """Attention over packed rows: the mask, the kernels, and rotary positions.
 
-Two kernels serve: torch's fused one, and one written out of plain products, which is faster on a CPU in bf16
+There are two kernels: torch's fused one, and one made of plain matrix products, which is faster on a CPU in bf16
 (`benchmarks/attention.py` measures both). `choose_kernel` is the only place that decides.
 
-Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads of a slice.
+Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads that are
+computed at once.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from mapsto.sequence.piece import Role
 # Cosines and sines of rotary angles, (r, l, 1, e / 2) each.
 Rotary = tuple[Tensor, Tensor]
 
-# On a CPU in bf16 the plain products beat the fused kernel, forward and backward, at every length, when as many scores as a
-# core's cache holds are computed, used and overwritten at a time; but not over a single short row. With AMX that was measured
-# for training on short rows alone. In fp32 the fused kernel wins.
+# On a CPU in bf16 the plain products beat the fused kernel, forward and backward, at every length, except over a single short
+# row. For this, only as many scores are computed at a time as fit a core's cache. On a CPU with AMX the plain products were
+# found faster only in training on short rows. In fp32 the fused kernel wins.
 MAX_SCORES_AT_ONCE = 2**20
 MAX_PLAIN_LENGTH_WITH_AMX = 256
 MAX_FUSED_LENGTH_OF_SINGLE_ROW = 64
 
-# Weights of longer rows are computed again in the backward pass, which costs less than to keep them.
+# Attention weights of longer rows are computed again in the backward pass, which costs less than saving them.
 MAX_SAVED_LENGTH = 256
 
 
 def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
-    """Return which token sees which, (r, l, l) of bool with the query token first.
+    """Return which token may attend to which, (r, l, l) of bool: row i says which tokens token i sees.
 
-    A source token sees the sources of its example, a causal token also the causal tokens up to itself, a parallel token
-    also all parallel tokens. No token sees another example; padding sees padding, so that no row of weights is empty.
+    Every token sees the source tokens of its example. A causal token also sees itself and the causal tokens before it, a
+    parallel token all parallel tokens. No token sees another example. Padding sees padding, so that each token sees one.
 
-    segments, roles: (r, l).
-    window: tokens seen to either side; None for all.
+    segments: number of each token's example, (r, l). roles: source, causal or parallel, (r, l).
+    window: number of tokens seen on either side; None for no limit.
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     distance = index[:, None] - index[None, :]
@@ -63,7 +64,10 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
-    """Return the faster kernel for `rows` rows of `length` tokens, as measured."""
+    """Return the kernel that was measured to be faster for `rows` rows of `length` tokens.
+
+    training: whether gradients are computed.
+    """
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
     if has_amx():
@@ -74,11 +78,11 @@ def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, train
 def self_attention(
     qkv: Tensor, mask: Tensor | None, heads: int, rotary: Rotary | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Return multi-head self-attention, (r, l, d).
+    """Return the output of multi-head self-attention, (r, l, d), before the output projection.
 
-    qkv: queries, keys and values of one fused projection, (r, l, 3d).
+    qkv: queries, keys and values from one fused projection, (r, l, 3d).
     mask: from `additive_mask`, (r, 1, l, l).
-    rotary: from `rotary_angles`; None leaves queries and keys as they are.
+    rotary: from `rotary_angles`; None for no rotary positions.
     dropout: rate at which attention weights are dropped.
     """
     training = torch.is_grad_enabled() and qkv.requires_grad
@@ -96,10 +100,10 @@ def self_attention(
 
 
 class PlainAttention(torch.autograd.Function):
-    """Rotation, scaled products and softmax over a fused projection (r, l, 3d), written out slice by slice.
+    """Multi-head self-attention on a fused projection (r, l, 3d), computed slice by slice with plain matrix products.
 
-    The rotation copies queries and keys to where the products want them and scales them on the way; gradients are written
-    straight into one (r, l, 3d). Autograd would copy each of the three apart, transposed, and together again.
+    One pass rotates and scales queries and keys, and copies them to the layout that the products need. Gradients are
+    written straight into one tensor (r, l, 3d). Autograd would make transposed copies of all three and then join them.
     """
 
     @staticmethod
@@ -116,6 +120,7 @@ class PlainAttention(torch.autograd.Function):
             weights = stacked.new_empty(*stacked.shape[1:4], stacked.shape[3])
             drop = dropout_mask(weights, dropout) if dropout else None
         out = torch.empty_like(stacked[0])
+        # `out[part]` is contiguous, so flatten is a view and the product writes into `out`.
         for part in scores.slices():
             q, k, v, out_part = (tensor[part].flatten(0, 1) for tensor in (*stacked, out))
             w = scores.weights(q, k, part, None if weights is None else weights[part].flatten(0, 1))
@@ -152,10 +157,10 @@ class PlainAttention(torch.autograd.Function):
 
 
 class _Scores:
-    """Buffer for the scores of as many rows, or heads of one row, as are computed at once.
+    """Attention scores, computed in one reused buffer for a few rows, or a few heads of one row, at a time.
 
     stacked: queries, keys and values, (3, r, h, l, e).
-    mask: (r, 1, l, l).
+    mask: mask to add to the scores, (r, 1, l, l); None for none.
     """
 
     def __init__(self, stacked: Tensor, mask: Tensor | None) -> None:
@@ -167,17 +172,20 @@ class _Scores:
         self.memory = stacked.new_empty(size, self.length, self.length)
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
-        """Yield the slices of rows and heads, one after the other."""
+        """Yield pairs (slice of rows, slice of heads) that together cover all rows and heads."""
         for row in range(0, self.rows, self.slice_rows):
             for head in range(0, self.heads, self.slice_heads):
                 yield slice(row, row + self.slice_rows), slice(head, head + self.slice_heads)
 
     def buffer(self, q: Tensor) -> Tensor:
-        """Return room for the scores (m, l, l) of a slice of queries (m, l, e); each call returns the same memory."""
+        """Return uninitialised memory for the scores (m, l, l) of queries q (m, l, e). Every call returns the same memory."""
         return self.memory[: len(q)]
 
     def weights(self, q: Tensor, k: Tensor, part: tuple[slice, slice], out: Tensor | None = None) -> Tensor:
-        """Return softmax(q kᵀ + mask), (m, l, l), of the slice `part`, written to `out` or to the buffer."""
+        """Return the attention weights softmax(q kᵀ + mask) of a slice, (m, l, l).
+
+        q, k: (m, l, e). part: the slices of rows and heads. out: where the weights are written; by default the buffer.
+        """
         out = self.buffer(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
         if self.mask is not None:
@@ -187,7 +195,10 @@ class _Scores:
 
 
 def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float, inverse: bool) -> None:
-    """Write (r, l, 3, h, e) to `out` (3, r, l, h, e): queries rotated and scaled, keys rotated, values copied."""
+    """Write rotated and scaled queries, rotated keys, and values to `out` (3, r, l, h, e).
+
+    parts: queries, keys and values, (r, l, 3, h, e). inverse: whether to rotate back.
+    """
     if rotary is None:
         torch.mul(parts[:, :, 0], scale, out=out[0])
         out[1:].copy_(parts[:, :, 1:].permute(2, 0, 1, 3, 4))
@@ -199,9 +210,9 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
 
 
 def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> Rotary:
-    """Return cosines and sines, (r, l, 1, e / 2), of rotary positions (r, l, a) (Su et al. 2021).
+    """Return the cosines and the sines, each (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
 
-    With several axes each axis rotates an equal share of the planes.
+    positions: (r, l, a). With several axes each axis rotates an equal share of the planes. base: base of the angles.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
@@ -211,9 +222,9 @@ def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.
 
 
 class Rotate(torch.autograd.Function):
-    """Rotation of the planes (i, i + e / 2) of (r, l, h, e) by their angles.
+    """Rotary positions applied to x (r, l, h, e): channels i and i + e / 2 are rotated by the i-th angle.
 
-    The gradient is the rotation back. Written out, this takes a third of the passes over memory that autograd would take.
+    The gradient is the inverse rotation. This takes a third of the passes over memory that autograd would take.
     """
 
     @staticmethod
@@ -228,6 +239,7 @@ class Rotate(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, rotary: Rotary, inverse: bool, out: Tensor | None = None) -> Tensor:
+    """Return x (r, l, h, e) rotated by the angles, or back if `inverse`; written to `out` if it is given."""
     cos, sin = rotary
     sign = -1.0 if inverse else 1.0
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out

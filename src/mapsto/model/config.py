@@ -15,11 +15,11 @@ from mapsto.model.layers import Activation, TransformConfig
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a Transformer stack; its fields cover every published family in zoo/."""
+    """Shape of a Transformer stack. The fields cover all published families in zoo/."""
 
     # Width of hidden states.
     width: int = 256
-    # Width of the embeddings if a linear map brings them to `width` (ALBERT, ELECTRA); None: they are of `width` already.
+    # Width of the embeddings, which a linear map then brings to `width` (ALBERT, ELECTRA); None: they have `width` already.
     embedding_width: int | None = None
     layers: int = 6
     # Whether all layers use one set of weights (ALBERT).
@@ -41,53 +41,54 @@ class TransformerConfig:
     # Rotary angles, a learned table, or none where the embedder adds positions itself (pictures).
     positions: Literal["rotary", "absolute", "none"] = "rotary"
     max_positions: int = 512
-    # Index in the table of positions of an example's first token (RoBERTa counts from behind the padding id).
+    # Index of an example's first token in the table of positions (RoBERTa: the padding id plus 1).
     position_offset: int = 0
     # Base of the rotary angles in global layers, and in local ones.
     rotary_base: float = 10_000.0
     rotary_base_local: float = 10_000.0
-    # Tokens seen to either side in local layers, which are those that are not a multiple of `global_every`; None: all global.
+    # Number of tokens seen on either side in local layers; None: all layers are global. The first layer and every
+    # `global_every`-th after it are global, the others are local.
     window: int | None = None
     global_every: int = 1
     # Entries of the table of token types, one for each source of an arrow; 0: no table.
     token_types: int = 0
-    # Entries of XLM's table of languages, which is stored but not added where no language is named; 0: no table.
+    # Entries of XLM's table of languages; 0: no table. It is only kept to be saved again, since no language is ever named.
     languages: int = 0
-    # Whether a norm stands behind the embeddings.
+    # Whether a norm follows the embeddings.
     embedding_norm: bool = True
-    # Whether the first pre-norm layer has its norm although the embeddings are normalised already.
+    # Whether the first pre-norm layer has a norm even if the embeddings are normalised already.
     first_norm: bool = False
-    # Whether a norm stands behind the last layer, and its epsilon if that is not `norm_epsilon`.
+    # Whether a norm follows the last layer, and its epsilon if it is not `norm_epsilon`.
     final_norm: bool = True
     final_epsilon: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     # Initial scale, per channel, of what each part of a layer adds (CaiT, Touvron et al. 2021); None: no scale.
     layer_scale: float | None = None
-    # Whether a bare model normalises its vector of the first token (CLIP). No head reads it, so it is not trained.
+    # Whether a model without heads returns the first token's state after one more norm (CLIP). That norm is not trained.
     vector_norm: bool = False
-    # Whether keys have a bias where the other maps have one. It cannot change attention, and some families leave it out.
+    # Whether keys have a bias if `bias` is set. It cannot change attention, so some families leave it out.
     key_bias: bool = True
-    # Whether the linear map from another width to this one has a bias where the other maps have one.
+    # Whether the linear map from another width to `width` has a bias if `bias` is set.
     projection_bias: bool = True
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of an example that the stack can take at once."""
+        """Maximum number of tokens of an example that the stack can take."""
         return self.max_positions - self.position_offset
 
     @property
     def input_width(self) -> int:
-        """Width of the embedded tokens that the stack takes."""
+        """Width of the embedded tokens, which are the input of the stack."""
         return self.embedding_width or self.width
 
     @property
     def num_blocks(self) -> int:
-        """Layers with weights of their own."""
+        """Number of blocks with separate weights: 1 if all layers share them."""
         return 1 if self.shared_layers else self.layers
 
     def is_local(self, layer: int) -> bool:
-        """Return whether attention in `layer` is limited to the window."""
+        """Return whether attention in layer number `layer`, from 0, is limited to the window."""
         return self.window is not None and layer % self.global_every != 0
 
 
@@ -96,13 +97,13 @@ Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """Readout of a sentence encoder, as it was trained."""
+    """Pooling, normalisation and maximum length with which a sentence encoder was trained."""
 
-    # The first token, or the mean of all.
+    # Whether the vector of a text is the state of its first token or the mean of all tokens.
     pooling: Literal["first", "mean"]
-    # Whether vectors are scaled to length 1.
+    # Whether vectors are scaled to unit norm.
     normalize: bool
-    # Tokens of a text that are read; the rest is cut.
+    # Maximum number of tokens of a text; the rest is cut.
     max_tokens: int
 
     def __str__(self) -> str:
@@ -112,33 +113,36 @@ class SentenceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a model, without its vocabulary and its answers."""
+    """Shape of a model: the Transformer and the layers around it, without the vocabulary and the classes.
 
-    # Module name in zoo/: the model_type of config.json.
+    The vocabulary belongs to the source, and the classes to the targets.
+    """
+
+    # Name of the published family's module in zoo/: the model_type of config.json.
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    # Vector that pooled answers read: the first token; the mean of the example's tokens, plain or normalised; the mean of all
-    # but the prefix tokens; or the first token and that mean, concatenated.
+    # Vector of an example: the first token ("first"); the mean of all tokens, plain ("mean") or normalised ("normed_mean");
+    # the mean of all but the prefix tokens ("rest_mean"); or the first token and that mean, concatenated ("first_mean").
     pooling: Pooling = "mean"
-    # Dense layer between the pooled vector and its head; None: none.
+    # Dense layer between the pooled vector and its head; None: no layer.
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
-    # Dense layer between a hidden token and the vocabulary; None: none.
+    # Dense layer between the state of a hidden token and its vocabulary logits; None: no layer.
     vocabulary_head: TransformConfig | None = field(default_factory=TransformConfig)
-    # Readout of a sentence encoder that was not trained further here.
+    # Readout of a published sentence encoder, unless it was trained further here.
     sentence: SentenceConfig | None = None
-    # Tokens of an example that the model was fitted to, if fewer than the Transformer takes.
+    # Maximum number of tokens of an example in training, if lower than the Transformer's limit.
     length: int | None = None
     # Special tokens in front of a picture's patches (class and distillation tokens, registers).
     num_prefix_tokens: int = 1
-    # Whether a norm with weights stands behind the pooling (ConvNeXt).
+    # Whether a norm with trained weights follows the pooling (ConvNeXt).
     pooled_norm: bool = False
-    # Convolutional network that makes the embedded tokens; None: the embedder is a linear map or a table.
+    # Convolutional network that computes the embedded tokens; None: the embedder is a linear map or a table.
     backbone: ConvolutionConfig | None = None
-    # Stack that restores hidden tokens (MAE); the Transformer then reads the visible ones alone. None: it reads mask tokens.
+    # Decoder that restores hidden tokens (MAE). The Transformer then reads only visible tokens. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
-    # Learned tokens behind the patches that answers about parts of a picture are read from (YOLOS).
+    # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0
-    # Whether the embedder adds position embeddings again behind every layer but the last (YOLOS).
+    # Whether position embeddings are added again after every layer but the last (YOLOS).
     mid_positions: bool = False
 
     @property
@@ -148,11 +152,11 @@ class ModelConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of an example that are read; a longer one is cut, or read in windows of this length."""
+        """Maximum number of tokens of an example. A longer one is cut, or read in windows of this length."""
         return self.length or self.transformer.max_tokens
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the indices in names of weights: layers of a stack, or modules of a convolutional stage."""
+        """Upper bound of the numbers in names of weights, which count layers or the modules of a convolutional stage."""
         decoder_layers = self.decoder.layers if self.decoder else 0
         return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

@@ -1,7 +1,8 @@
 """Convolutional networks (VGG, ResNet, ConvNeXt) as the backbone in front of a Transformer: pictures → grid of features.
 
-A network has a `stem`, where there is one, and `blocks`, its stages, so that learning rates by layer and names of published
-weights find them. Names and defaults of the configurations are part of a source's fingerprint: changing one ends resuming.
+The first layers of a network are its attribute `stem` (VGG has none), the stages are `blocks`. Learning rates by layer and the
+names of published weights rely on these attributes. Field names and defaults of the configurations are part of a source's
+fingerprint: after a change of one of them, unfinished runs cannot be resumed.
 
 Legend of shapes: n pictures, c channels, h height, w width, d channels of the last grid.
 """
@@ -28,16 +29,16 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Return the grid (n, c, h, w) behind each stage; for a VGG, before the pooling that ends the stage."""
+        """Return the output grid (n, c, h, w) of each stage; in a VGG, before the pooling at the end of the stage."""
 
 
 @dataclass(frozen=True)
 class ConvolutionConfig(ABC):
-    """Shape of a convolutional network: the fields all of them share."""
+    """Shape of a convolutional network; the base class of the configurations below."""
 
-    # Channels of each stage.
+    # Number of channels of each stage.
     widths: tuple[int, ...]
-    # Layers of each stage.
+    # Number of layers of each stage.
     depths: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -46,22 +47,22 @@ class ConvolutionConfig(ABC):
 
     @property
     def width(self) -> int:
-        """Channels of the last grid."""
+        """Number of channels of the last grid."""
         return self.widths[-1]
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the indices that names of weights give to the modules of a stage."""
+        """Upper bound of the numbers of a stage's modules in the names of published weights."""
         return max(self.depths)
 
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Pixels along a side of the square that one cell of the last grid stands for."""
+        """Side in pixels of the square that one cell of the last grid stands for."""
 
     @abstractmethod
     def network(self) -> Network:
-        """Build the network, (n, 3, h, w) → (n, d, h / stride, w / stride), for sides that are multiples of the stride."""
+        """Build the network, (n, 3, h, w) → (n, d, h / stride, w / stride). h and w must be multiples of the stride."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ResidualConfig(ConvolutionConfig):
     stem: int = 64
     # Whether layers are bottlenecks of three convolutions, rather than two convolutions.
     bottleneck: bool = True
-    # Whether the first stage halves the grid, as the others do.
+    # Whether the first stage halves the grid too, and not only the later ones.
     halved_at_once: bool = False
     # Whether a bottleneck halves the grid in its first convolution, rather than in its second.
     halved_early: bool = False
@@ -124,9 +125,9 @@ class ConvNextConfig(ConvolutionConfig):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with the statistics that come with the weights, in training too, as in DETR (Carion et al. 2020).
+    """Batch norm that uses the saved mean and variance in training too, as in DETR (Carion et al. 2020).
 
-    Scale and shift learn, the statistics stay, so that no picture's features depend on the other pictures of its batch.
+    Only scale and shift are trained. So the features of a picture do not depend on the other pictures of its batch.
     """
 
     def __init__(self, width: int) -> None:
@@ -140,7 +141,10 @@ class BatchNorm(nn.Module):
 
 
 def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """Build a padded convolution with weights that keep the variance of what passes a ReLU (He et al. 2015)."""
+    """Build a padded convolution with He initialisation, which keeps the variance across ReLUs (He et al. 2015).
+
+    side: side of the kernel.
+    """
     convolution = nn.Conv2d(in_channels, out, side, stride, padding=side // 2, bias=bias)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     if convolution.bias is not None:
@@ -149,7 +153,10 @@ def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: b
 
 
 class PlainNetwork(Network):
-    """VGG: stages of 3 × 3 convolutions, each ended by a pooling; one sequence of modules, numbered as it is published."""
+    """VGG: stages of 3 × 3 convolutions, each with a max pooling at its end.
+
+    All modules form one sequence, because the published weights are numbered that way.
+    """
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
@@ -191,10 +198,10 @@ class NormedConvolution(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """Layer of a ResNet: convolutions and the shortcut around them.
+    """Layer of a ResNet: two or three convolutions, and a shortcut around them.
 
-    The last norm's scale is zero at first (Goyal et al. 2017), so that random weights of any depth can learn although
-    nothing is normalised by its own statistics.
+    The scale of the last norm starts at zero (Goyal et al. 2017). So deep networks learn from random weights, although
+    the batch norms do not use the statistics of the batch.
     """
 
     def __init__(self, config: ResidualConfig, in_channels: int, out: int, stride: int) -> None:
@@ -223,7 +230,7 @@ class ResidualLayer(nn.Module):
 
 
 class ResidualNetwork(Network):
-    """ResNet: a wide convolution and a pooling, which make the grid four times smaller, and the stages."""
+    """ResNet: a 7 × 7 convolution and a max pooling, each halving the sides of the grid, and then the stages."""
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
@@ -246,7 +253,7 @@ class ResidualNetwork(Network):
 
 
 def _patch_projection(in_channels: int, out: int, side: int) -> nn.Conv2d:
-    """Build a linear map of squares of `side` cells, which makes the grid that much smaller."""
+    """Build a linear map of squares of `side` × `side` cells. The sides of the grid become `side` times shorter."""
     projection = nn.Conv2d(in_channels, out, side, side)
     nn.init.normal_(projection.weight, std=0.02)
     nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
@@ -254,7 +261,7 @@ def _patch_projection(in_channels: int, out: int, side: int) -> nn.Conv2d:
 
 
 def _run_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
-    """Return the output of each stage; each reads the one before it."""
+    """Return the output of each stage. A stage reads the output of the stage before it, the first one reads x."""
     grids = []
     for stage in stages:
         x = stage(x)
@@ -263,13 +270,13 @@ def _run_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
 
 
 def _norm_channels(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply `norm` over the channels of (n, c, h, w)."""
+    """Return x (n, c, h, w) with `norm` applied over the channels of each cell."""
     out: Tensor = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return out
 
 
 class ConvNextLayer(nn.Module):
-    """Layer of a ConvNeXt: 7 × 7 convolution of each channel, norm and a wide feed-forward part, added to its input."""
+    """Layer of a ConvNeXt: depthwise 7 × 7 convolution, norm and feed-forward part, with a residual connection."""
 
     def __init__(self, config: ConvNextConfig, width: int) -> None:
         super().__init__()
@@ -289,9 +296,9 @@ class ConvNextLayer(nn.Module):
 
 
 class ConvNextStage(nn.Module):
-    """Stage of a ConvNeXt: its layers, after a norm and a halving of the grid in all stages but the first.
+    """Stage of a ConvNeXt: a norm and a halving of the grid (not in the first stage), and then the layers.
 
-    in_channels: channels of the stage before; None for the first stage.
+    in_channels: number of channels of the stage before; None for the first stage.
     """
 
     def __init__(self, config: ConvNextConfig, in_channels: int | None, width: int, depth: int) -> None:
@@ -308,7 +315,7 @@ class ConvNextStage(nn.Module):
 
 
 class ConvNextNetwork(Network):
-    """ConvNeXt: a linear map of small patches, normalised, and the stages."""
+    """ConvNeXt: a linear map of small patches, a norm, and then the stages."""
 
     def __init__(self, config: ConvNextConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers that keep fp32 weights and compute in the precision of their input, so that a bf16 step needs no autocast.
+"""Layers with fp32 weights that compute in the precision of their input, so that a bf16 step needs no autocast.
 
 Legend of shapes: m vectors, d width, f width inside a feed-forward part.
 """
@@ -33,12 +33,12 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class Linear(nn.Linear):
-    """Linear map that computes in the precision of its input while its weights keep theirs.
+    """Linear map that computes in the precision of its input, whatever the precision of its weights.
 
-    fp32 weights are thus their own master copies: a bf16 step needs no second copy and no autocast.
+    With fp32 weights a bf16 step thus needs no second copy of the weights and no autocast.
     """
 
-    # Weight in the layout of the CPU's bf16 kernels, after `pack`.
+    # The weight in the layout of the CPU's bf16 kernels, once `pack` was called.
     packed: Tensor | None = None
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
@@ -50,14 +50,14 @@ class Linear(nn.Linear):
         return x if activation is None else ACTIVATIONS[activation](x)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return x Wᵀ + b without activation."""
+        """Return x Wᵀ + b, (…, in) → (…, out)."""
         if self.packed is not None:
             return matmul.packed_linear(x, self.packed, self.bias, None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return matmul.linear(x, self.weight.to(x.dtype), bias)
 
     def pack(self) -> None:
-        """Replace the weight by its packed form where that is faster; the layer can then predict but not learn."""
+        """Convert the weight to the layout of the CPU's bf16 kernels if that is faster. It can then no longer be trained."""
         self.packed = matmul.pack_weight(self.weight)
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
@@ -72,7 +72,7 @@ def new_head(width: int, out: int) -> Linear:
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in the precision of its input."""
+    """Layer normalisation that computes in the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -80,7 +80,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root-mean-square normalisation in the precision of its input."""
+    """Root-mean-square normalisation that computes in the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x.dtype), self.eps)
@@ -89,9 +89,9 @@ class RMSNorm(nn.RMSNorm):
 def dropout_mask(like: Tensor, rate: float) -> Tensor:
     """Draw a dropout mask of the shape and dtype of `like`: 0 with probability `rate`, else 1 / (1 − rate).
 
-    The mask depends on torch's generator alone. On a CPU torch draws one number at a time, which costs more than the product
-    the mask goes into; so one key is drawn from it, and each element takes one byte of a fast generator seeded with that key.
-    Rates are thus rounded to a multiple of 1/256.
+    The mask depends only on the state of torch's random generator. On a CPU this generator is slow, so only a key is drawn
+    from it. A fast generator seeded with the key then draws one byte for each element, which rounds the rate to a multiple
+    of 1/256.
     """
     if like.device.type != "cpu":
         return F.dropout(torch.ones_like(like), rate)
@@ -115,19 +115,19 @@ class Dropout(nn.Module):
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """Shape of the dense layer between a vector that is read out and the head, as published encoders have it.
+    """Shape of the dense layer between a hidden state or pooled vector and a head, as in BERT.
 
-    Saved with a target's state under these names.
+    A target's state is saved with these field names.
     """
 
     activation: Activation = "gelu"
     # Whether the linear map has a bias.
     bias: bool = False
-    # Whether a norm follows the activation, and whether that has a bias.
+    # Whether a norm follows the activation, and whether that norm has a bias.
     norm: bool = True
     norm_bias: bool = False
     norm_epsilon: float = 1e-5
-    # Whether there is a linear map and an activation at all; otherwise the norm alone.
+    # Whether there is a linear map with an activation; if not, there is only the norm.
     dense: bool = True
 
 
@@ -151,18 +151,19 @@ class Transform(nn.Module):
 
     @torch.no_grad()
     def init_identity(self) -> None:
-        """Set the weight to 0.1 × the identity, so that a new head reads what the starting model has learned.
+        """Set the weight to 0.1 × the identity, so that a new head reads the starting model's vectors nearly unchanged.
 
-        Every activation here is close to linear for small inputs, so the layer is close to the identity up to scale.
+        For small inputs every activation here is close to linear, so the layer is close to a scaled identity.
         """
         if self.dense is not None:
             self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
 
 
 class GatedGelu(torch.autograd.Function):
-    """gelu(value) × gate of (…, 2f) → (…, f), saving only its input for the backward pass.
+    """Gated GELU, (…, 2f) → (…, f): GELU of the first half of the channels, times the second half.
 
-    The gradient is written straight into its two halves; autograd would keep the activation and join the halves by a copy.
+    Only the input is saved for the backward pass, and the gradient is written straight into its two halves. Autograd would
+    also save the activation, and copy the halves to join them.
     """
 
     @staticmethod
@@ -185,9 +186,9 @@ class GatedGelu(torch.autograd.Function):
 
 
 def gated_activation(x: Tensor, activation: Activation) -> Tensor:
-    """Return activation(value) × gate of (…, 2f), (…, f).
+    """Return the activation of the first half of the channels of x, times the second half, (…, 2f) → (…, f).
 
-    A TorchFunctionMode may replace it, as AttnLRP does (explain/attnlrp.py).
+    A TorchFunctionMode may replace this function; the explanation method AttnLRP does so (explain/attnlrp.py).
     """
     if has_torch_function_unary(x):
         replaced: Tensor = handle_torch_function(gated_activation, (x,), x, activation)

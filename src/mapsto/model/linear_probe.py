@@ -1,7 +1,7 @@
 """Linear probes: logistic and ridge regression (scikit-learn) on frozen vectors or sparse features.
 
-The penalty is chosen within the given rows: by cross-validated log loss for classes, by leave-one-out error for numbers.
-1,000 rows choose it, since the time for all of them would grow as their cube; all rows then fit the model.
+The penalty is chosen on at most 1,000 of the rows: by cross-validated log loss for classes, by leave-one-out error for numbers.
+On all rows this would take time that grows with the cube of their number. The model is then fitted to all rows.
 
 Legend of shapes: m rows, d features, c outputs.
 """
@@ -25,10 +25,10 @@ SPARSE_INVERSE_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 PENALTIES = tuple(10.0**power for power in range(-2, 6))
 
 FOLDS = 5
-# Rows that choose the penalty.
+# The most rows on which the penalty is chosen.
 SELECTION_ROWS = 1000
 MAX_ITERATIONS = 1000
-# scikit-learn takes seeds below this.
+# scikit-learn accepts only seeds below this.
 SKLEARN_SEEDS = 2**32
 
 
@@ -39,15 +39,17 @@ def fit_logistic_regression(
     class_weights: dict[int, float] | None = None,
     selection_features: Any = None,
 ) -> Any:
-    """Fit scikit-learn's LogisticRegression of labels (m,) on features (m, d); return it for unscaled features.
+    """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
     The inverse penalty is the candidate with the best cross-validated log loss, or the second candidate if a class has one
     row only.
 
     features: dense array or scipy sparse matrix.
-    seed: draws the rows that choose the penalty, and the folds.
-    class_weights: weight of each class in the loss.
-    selection_features: other features of the same rows that choose the penalty, where `features` were learned from the rows.
+    labels: class number of each row.
+    seed: seed for drawing the rows on which the penalty is chosen, and their folds.
+    class_weights: weight of each class in the loss, by class number.
+    selection_features: other features of the same rows, on which the penalty is chosen. Needed if `features` were learnt
+    from these labels, since cross-validation would then be too optimistic.
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.exceptions import ConvergenceWarning
@@ -61,6 +63,7 @@ def fit_logistic_regression(
         selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
         model.set_params(C=_choose_inverse_penalty(model, selection, labels, seed, candidates))
         fitted = model.fit(features / scale, labels)
+    # The caller's features are not scaled.
     fitted.coef_ = fitted.coef_ / scale
     return fitted
 
@@ -70,10 +73,10 @@ def fit_ridge_regression(
 ) -> tuple[Tensor, Tensor]:
     """Return weight (c, d) and bias (c,) of the ridge regression of values (m,) or (m, c) on features (m, d).
 
-    The penalty has the lowest leave-one-out error (Golub et al. 1979).
+    The penalty is the candidate with the lowest leave-one-out error (Golub et al. 1979).
 
-    seed: draws the rows that choose the penalty.
-    selection_features: other features of the same rows that choose the penalty, where `features` were learned from the rows.
+    seed: seed for drawing the rows on which the penalty is chosen.
+    selection_features: see `fit_logistic_regression`.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
@@ -87,11 +90,15 @@ def fit_ridge_regression(
 
 
 def _scale(features: Any) -> float:
-    """Return the root mean square of dense features, so that one set of penalties serves all; sparse ones have length 1."""
+    """Return the number by which features are divided, so that the same candidate penalties suit all features.
+
+    It is the root mean square of dense features, and 1 for sparse ones, whose rows have unit norm already.
+    """
     return (float(np.sqrt((features**2).mean())) or 1.0) if isinstance(features, np.ndarray) else 1.0
 
 
 def _selection_rows(count: int, seed: int) -> Ints:
+    """Return the indices of the rows on which the penalty is chosen, drawn at random from `count` rows."""
     return np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(count)[:SELECTION_ROWS]
 
 

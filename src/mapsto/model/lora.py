@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mapsto.model.layers import Linear
 from mapsto.model.mapping import Mapping
 
-# LoRA's alpha / rank: the update is scaled by it, whatever its rank, so that one learning rate serves all ranks.
+# LoRA's alpha / rank, the factor of the update. It is the same for all ranks, so that one learning rate suits them all.
 ALPHA_PER_RANK = 2
 
 
@@ -24,7 +24,7 @@ class LowRankLinear(Linear):
     """Linear map with frozen weights and a low-rank update: W x + 2 B A x, with B zero at first."""
 
     def __init__(self, linear: Linear, rank: int) -> None:
-        nn.Module.__init__(self)  # the weights are those of `linear`: none are drawn
+        nn.Module.__init__(self)  # nn.Linear's would draw weights, but those of `linear` are used
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.lora_a = nn.Parameter(torch.empty(rank, linear.in_features))
@@ -38,7 +38,7 @@ class LowRankLinear(Linear):
 
     @torch.no_grad()
     def to_linear(self) -> Linear:
-        """Return one plain linear map with the update added to its weights."""
+        """Return a plain linear map whose weights are the frozen ones plus the update."""
         linear = Linear(self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
         linear.weight.copy_(self.weight + ALPHA_PER_RANK * self.lora_b @ self.lora_a)
         if self.bias is not None:
@@ -48,7 +48,7 @@ class LowRankLinear(Linear):
 
 @dataclass(frozen=True)
 class LowRankUpdate:
-    """Update of one linear map: a (k, i) and b (o, k), in fp32."""
+    """Low-rank update of one linear map, 2 b a: matrices a (k, i) and b (o, k), in fp32."""
 
     a: Tensor
     b: Tensor
@@ -64,7 +64,10 @@ def attach(mapping: Mapping, rank: int) -> None:
 
 
 def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:
-    """Add every update to its weights; return the updates by the name of their linear map, as a PEFT adapter saves them."""
+    """Add every low-rank update to the weights it belongs to; return the updates by the name of the linear map.
+
+    Afterwards all weights of the mapping are trainable again, except those that never are.
+    """
     updates = {}
     for name, module in list(mapping.named_modules()):
         if isinstance(module, LowRankLinear):

@@ -1,7 +1,7 @@
 """Decoder of a masked autoencoder (MAE, He et al. 2022).
 
-The Transformer reads the visible tokens alone, which makes pretraining several times cheaper when most are hidden. The
-decoder, a small stack, gets its hidden states, one learned mask token in each hidden place, and restores the hidden tokens.
+The Transformer reads only the visible tokens, which makes pretraining several times cheaper when most tokens are hidden. The
+decoder is a small Transformer. It reads the hidden states of the visible tokens, and a learnt mask token for each hidden token.
 
 Legend of shapes: r rows, l row length, d width of the Transformer, e width of the decoder, m hidden tokens, t tokens of a kind.
 """
@@ -21,9 +21,10 @@ from mapsto.sequence.batch import Batch
 class MAEDecoder(nn.Module):
     """Small Transformer from the hidden states of visible tokens to those of all tokens.
 
-    width: width d of the Transformer before it.
+    width: width d of the hidden states that the decoder reads.
     config: shape of the decoder's stack.
-    places: position embeddings by kind, (t, …) → (t, e), for kinds whose stacks have no positions of their own, else None.
+    places: for each source kind a module from tokens (t, …) to position embeddings (t, e), or None if the stack itself adds
+    positions.
     """
 
     def __init__(self, width: int, config: TransformerConfig, places: Dict[str, nn.Module | None]) -> None:
@@ -38,10 +39,10 @@ class MAEDecoder(nn.Module):
             nn.init.zeros_(self.embed.bias)
 
     def forward(self, hidden: Tensor, batch: Batch, masked: Tensor) -> Tensor:
-        """Return hidden states (r, l, e) of all tokens of the batch.
+        """Return the decoder's states (r, l, e) of all tokens of the batch.
 
-        hidden: states (r, l, d) of the Transformer; those in masked places are ignored.
-        masked: flat places (m,) of the hidden tokens.
+        hidden: states (r, l, d) of the Transformer; those of hidden tokens are ignored.
+        masked: indices (m,) of the hidden tokens among all r × l tokens.
         """
         x = self.embed(hidden).flatten(0, 1)
         x = x.index_copy(0, masked, self.mask_token[0].to(x.dtype).expand(len(masked), -1))

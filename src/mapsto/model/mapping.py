@@ -1,8 +1,9 @@
 """The mapping: sources → Transformer → targets, and the loss.
 
-The pieces of an example are embedded and packed end to end; one Transformer computes the hidden states of all of them; each
-target reads its vectors there (task/readout.py), and its head computes the outputs. Where a decoder puts hidden tokens back (MAE,
-He et al. 2022), the Transformer sees only the visible tokens, which saves most of a step when three quarters are hidden.
+The pieces of an example are embedded and packed end to end. One Transformer computes the hidden states of all tokens. Each target
+reads vectors from these states (task/readout.py), from which its head computes the outputs. With a decoder (MAE, He et al. 2022)
+the Transformer reads only the visible tokens, which saves most of a step when three quarters of the tokens are hidden.
+
 Legend of shapes: r rows, l row length, d width, n examples, m answers of one target.
 """
 
@@ -30,18 +31,22 @@ from mapsto.task.target import Target
 
 
 class SkipInit(TorchFunctionMode):
-    """A context in which modules get no initial weights: these cost a second of a cold start where weights are read anyway."""
+    """A context in which new modules get no initial weights.
+
+    It is used if saved weights are copied into the modules anyway, since drawing initial weights takes a second.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # Functions of torch.nn.init return the tensor they fill; here they return it as it is.
         return kwargs["tensor"] if getattr(func, "__module__", "") == nn.init.__name__ else func(*args, **kwargs)
 
 
 class Mapping(nn.Module):
     """The model of an arrow: an embedder for each source kind, one Transformer, and a head for each target port.
 
-    sources: one for each source kind.
-    targets: one for each target port.
+    sources: the source of each source kind.
+    targets: the target of each target port, in the order of the ports.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class Mapping(nn.Module):
         super().__init__()
         self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
         self.precision = torch.float32
-        self.trained_with: str | None = None  # the optimizer, where mapsto trained it
+        self.trained_with: str | None = None  # name of the optimizer, if mapsto trained the weights
         width = config.transformer.width
         input_width = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in self.sources.items()})
@@ -78,18 +83,20 @@ class Mapping(nn.Module):
 
     @property
     def ports_per_example(self) -> list[int]:
-        """Return the target ports that give one answer an example."""
+        """Return the numbers of the target ports that give one answer for each example."""
         return [port for port, target in enumerate(self.targets) if target.readout.per_example]
 
     def forward(self, batch: Batch) -> list[Tensor]:
-        """Return the outputs (m, …) of every target."""
+        """Return the outputs (m, …) of each target, in the order of the target ports."""
         hidden = self.hidden(batch)
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
     def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
-        """Return the hidden states (r, l, d); zero for tokens that a decoder puts back, which the Transformer does not see.
+        """Return the hidden states (r, l, d) after the Transformer.
 
-        embedded: (r, l, input_width), in place of the batch's own embedded tokens.
+        They are zero for hidden tokens that a decoder restores, since the Transformer does not read these tokens.
+
+        embedded: embedded tokens (r, l, input_width) to read instead of the batch's own; not allowed with a decoder.
         """
         decoded_places = self.decoded_places(batch)
         if decoded_places is None:
@@ -102,7 +109,7 @@ class Mapping(nn.Module):
         return hidden.index_copy(0, places, states).view(*batch.segments.shape, -1)
 
     def decoded_places(self, batch: Batch) -> Tensor | None:
-        """Return the flat places (m,) of hidden tokens that a decoder puts back; None where there are none."""
+        """Return the indices (m,) of the hidden tokens that a decoder restores, among all r × l tokens; None for none."""
         answers = [batch.answers[port] for port in self.decoded_ports] if batch.answers else []
         places = [answer.at for answer in answers if answer is not None and answer.at is not None]
         return torch.cat(places) if places else None
@@ -114,18 +121,22 @@ class Mapping(nn.Module):
         return self.targets[port].readout.width(self.config.pooled_width, token_width)
 
     def _last_states(self, x: Tensor, batch: Batch) -> Tensor:
+        """Return the hidden states (r, l, d) after the last layer, of embedded tokens x."""
         states = self.states(x, batch)
         assert isinstance(states, Tensor)
         return states
 
     def states(self, x: Tensor, batch: Batch, every_layer: bool = False) -> Tensor | list[Tensor]:
-        """Return the hidden states (r, l, d) of embedded tokens `x`; with `every_layer` a list with those of each layer."""
+        """Return the hidden states (r, l, d) after the last layer, of embedded tokens x (r, l, input_width).
+
+        every_layer: whether to return the list of the first layer's input and the output of every layer instead.
+        """
         mid_positions = self._mid_positions(batch) if self.config.mid_positions else None
         states: Tensor | list[Tensor] = self.transformer(x, batch, every_layer=every_layer, mid_positions=mid_positions)
         return states
 
     def _mid_positions(self, batch: Batch) -> Tensor:
-        """Return the position embeddings added behind every layer but the last, (layers - 1, r, l, d)."""
+        """Return the position embeddings that are added after each layer but the last, (layers - 1, r, l, d)."""
         shape, config = batch.segments.shape, self.config.transformer
         x = torch.zeros(
             config.layers - 1, shape.numel(), config.width, dtype=self.precision, device=batch.segments.device
@@ -145,16 +156,19 @@ class Mapping(nn.Module):
         return x.view(r, length, -1)
 
     def read(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """Return the outputs (m, …) of target `port`: where the batch asks it, or for every example."""
+        """Return the outputs (m, …) of the head of target port number `port`.
+
+        There is one for each answer in the batch. A batch without answers gets one for each example.
+        """
         answers = batch.answers[port] if batch.answers else None
         pooled, tokens = partial(self.pooled_vectors, hidden, batch), partial(self._token_states, hidden, batch, port)
         vectors = self.targets[port].readout.vectors(pooled, tokens, answers)
         output: Tensor = self.heads[port](vectors)
-        # A readout may pad the vectors; padding is cut off behind the head.
+        # A readout may pad the vectors, so the outputs of padding are cut off here.
         return output if answers is None else output[: len(answers.values)]
 
     def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """Return the states (r·l, d) of all places that the head of target `port` reads, behind the decoder where it has one."""
+        """Return the states (r × l, d) of all tokens that the head of target `port` reads: the decoder's, or else `hidden`."""
         if self.decoder is not None and port in self.decoded_ports:
             places = self.decoded_places(batch)
             assert places is not None
@@ -162,14 +176,15 @@ class Mapping(nn.Module):
         return hidden.flatten(0, 1)
 
     def pooled_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the vectors that pooled heads read, (n, d): pooled, and through the pooler where there is one."""
+        """Return the vectors of all examples that pooled heads read, (n, d): the output of the pooler, if there is one."""
         vectors = self.pool(hidden, batch)
         return vectors if self.pooler is None else self.pooler(vectors)
 
     def sentence_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return one vector an example, (n, d), as a sentence encoder or a published body was trained to give it.
+        """Return one vector for each example, (n, d), for use outside this model, such as search.
 
-        Any other model pools it as its heads do.
+        A sentence encoder, and a published model without heads, pools as it was trained to. Other models pool as for
+        their heads.
         """
         sentence, norm = self.config.sentence, self.transformer.vector_norm
         if norm is not None and not self.targets:
@@ -181,9 +196,9 @@ class Mapping(nn.Module):
         return F.normalize(vectors, dim=-1) if sentence.normalize else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
-        """Return one vector an example, (n, d) in fp32.
+        """Return one vector for each example, pooled from its hidden states, (n, d) in fp32.
 
-        pooling: by default the model's own, with its norm.
+        pooling: one of the poolings of model/config.py; by default the model's own, followed by its norm.
         """
         vectors = self._pool(hidden, batch, pooling or self.config.pooling)
         if pooling is None and self.pooled_norm is not None:
@@ -191,14 +206,16 @@ class Mapping(nn.Module):
         return vectors
 
     def _pool(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Return one vector for each example by one of the poolings of model/config.py; (n, 2d) for "first_mean"."""
         states = hidden.flatten(0, 1)
         first = states[batch.starts].float()
         if pooling == "first":
             return first
         n = len(batch.starts)
+        # Tokens that are not source tokens, padding too, have the owner n; their sum is not used.
         sums = torch.zeros(n + 1, states.shape[1], device=states.device)
         sums = sums.index_add_(0, batch.owner.flatten(), states.float())
-        # Everything may be hidden of a value without a frame: its mean is zero, and not 0/0.
+        # All tokens of a value without special tokens may be hidden. Its mean is then zero, not 0/0.
         lengths = batch.lengths_without(self.decoded_places(batch)).clamp(min=1)
         if pooling in ("rest_mean", "first_mean"):
             num_prefix = self.config.num_prefix_tokens
@@ -212,7 +229,7 @@ class Mapping(nn.Module):
         return mean
 
     def losses(self, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the summed loss of every target port that the batch has answers for."""
+        """Return (target port, summed loss) for each target port that the batch has answers for."""
         hidden = self.hidden(batch)
         return [
             (port, self.targets[port].loss(self.read(hidden, batch, port), answers.values))

@@ -1,7 +1,8 @@
 """Matrix products that are fast on a CPU in bf16: packed weights for prediction, split products for training.
 
-Packing lays a weight out once as oneDNN's bf16 kernels want it, instead of in every product. Splitting multiplies most of the
-tokens in a number that oneDNN's blocks divide, and the rest apart. `benchmarks/products.py` measures both.
+Packing converts a weight once to the memory layout of oneDNN's bf16 kernels, instead of in every product. Splitting computes
+a product in two parts, so that the first and larger part has a number of tokens that suits oneDNN's blocks.
+`benchmarks/products.py` measures both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# In training, bf16 products over more tokens than this are split after a multiple of it.
+# In training, bf16 products over more tokens than this are split. The first part is the largest multiple of it.
 SPLIT_TOKENS = 2048
 
 # oneDNN's name and algorithm of the activations that a product can apply before it writes its result.
@@ -27,7 +28,7 @@ POST_OPS = {
 
 
 def pack_weight(weight: Tensor) -> Tensor | None:
-    """Lay a weight (out, in) out for `packed_linear`; return None where that would not be faster (not a CPU, not bf16)."""
+    """Return a weight (out, in) in the layout for `packed_linear`; None if that is not faster (not a CPU, not bf16)."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not can_pack():
         return None
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -48,7 +49,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: st
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b, (…, in) → (…, out), differentiable; split where that is faster."""
+    """Return x Wᵀ + b, (…, in) → (…, out), split in two products if that is faster (see SplitLinear)."""
     num_tokens = x.shape[:-1].numel()
     is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:
@@ -58,10 +59,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class SplitLinear(torch.autograd.Function):
-    """x Wᵀ + b, (m, in) → (m, out), over a multiple of SPLIT_TOKENS tokens and then over the rest.
+    """Linear map x Wᵀ + b, (m, in) → (m, out), computed for a multiple of SPLIT_TOKENS tokens and then for the rest.
 
-    oneDNN multiplies in blocks whose size divides the number of tokens. 32 × 257 tokens, as vision Transformers have them,
-    leave only blocks that are too small, and the product takes up to twice as long.
+    oneDNN multiplies in blocks whose size divides the number of tokens. For 32 × 257 tokens, a batch of a vision
+    Transformer, only small blocks do, and one product would take up to twice as long.
     """
 
     @staticmethod
@@ -88,5 +89,6 @@ class SplitLinear(torch.autograd.Function):
 
 
 def _split(num_tokens: int) -> tuple[slice, slice]:
+    """Return the slice of the first tokens, a multiple of SPLIT_TOKENS, and the slice of the rest."""
     boundary = num_tokens // SPLIT_TOKENS * SPLIT_TOKENS
     return slice(boundary), slice(boundary, num_tokens)

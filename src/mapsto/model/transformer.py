@@ -20,7 +20,7 @@ from mapsto.sequence.piece import Role
 
 
 class TokenLayout(Protocol):
-    """Layout of packed tokens that the stack needs; `Batch` has it."""
+    """The tensors that describe packed tokens to the Transformer. `Batch` has them."""
 
     @property
     def segments(self) -> Tensor:
@@ -28,7 +28,7 @@ class TokenLayout(Protocol):
 
     @property
     def roles(self) -> Tensor:
-        """Role of each token, (r, l)."""
+        """Role of each token (source, causal or parallel), (r, l)."""
 
     @property
     def positions(self) -> Tensor:
@@ -36,12 +36,15 @@ class TokenLayout(Protocol):
 
     @property
     def places(self) -> Tensor:
-        """Index of the source each token came from, (r, l)."""
+        """Index of the arrow's source that each token came from, (r, l)."""
 
 
 @dataclass(frozen=True)
 class SingleExampleLayout:
-    """Layout of rows that hold one example of one source each, without padding."""
+    """Layout of rows that each hold one example of one source, without padding.
+
+    positions: position of each token in its example, (r, l, a).
+    """
 
     positions: Tensor
 
@@ -62,7 +65,7 @@ class SingleExampleLayout:
 
 
 def make_norm(config: TransformerConfig, width: int | None = None, epsilon: float | None = None) -> nn.Module:
-    """Build the norm of `config`; `width` and `epsilon` replace the configured ones."""
+    """Build the layer norm or RMS norm that `config` describes. `width` and `epsilon` replace those of `config`."""
     width, epsilon = width or config.width, config.norm_epsilon if epsilon is None else epsilon
     if config.norm == "rms":
         return RMSNorm(width, eps=epsilon)
@@ -70,7 +73,7 @@ def make_norm(config: TransformerConfig, width: int | None = None, epsilon: floa
 
 
 def make_projection(width: int, config: TransformerConfig) -> Linear:
-    """Build the linear map from tokens of `width` to the width of `config`."""
+    """Build the linear map from vectors of `width` to the width of the stack `config`."""
     return Linear(width, config.width, bias=config.bias and config.projection_bias)
 
 
@@ -86,20 +89,23 @@ class Attention(nn.Module):
         self.out = Linear(config.width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
-        """Return attention over x (r, l, d), (r, l, d), with a mask (r, 1, l, l)."""
+        """Return the output of self-attention, (r, l, d) → (r, l, d).
+
+        mask: mask to add to the scores, (r, 1, l, l). rotary: cosines and sines from `rotary_angles`.
+        """
         dropout = self.dropout if self.training else 0.0
         out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, dropout))
         return out
 
     def _projected(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values, (r, l, 3d)."""
+        """Return queries, keys and values of x (r, l, d), concatenated, (r, l, 3d)."""
         qkv: Tensor = self.qkv(x)
         bias = None if self.qv_bias is None else self.bias
         return qkv if bias is None else qkv + bias.to(qkv.dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of queries, keys and values, (3d,); zero for keys without one."""
+        """Bias of queries, keys and values, (3d,), zero for keys without a bias; None if none of them has one."""
         if self.qv_bias is None:
             return self.qkv.bias
         q, v = self.qv_bias.chunk(2)
@@ -107,7 +113,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward part, gated as in GLU variants (Shazeer 2020) if the configuration says so."""
+    """Position-wise feed-forward part of a layer; gated (GLU variants, Shazeer 2020) if `config.gated`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -122,12 +128,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward part, each with its norm and residual."""
+    """One layer: attention and feed-forward part, each with a norm and a residual connection.
+
+    layer: number of the layer, from 0.
+    """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.pre = config.norm_place == "pre"
-        # The embeddings come normalised, so the first pre-norm layer has no norm (ModernBERT); shared layers cannot differ.
+        # If the embeddings are normalised, the first pre-norm layer needs no norm (ModernBERT). Shared layers cannot differ.
         is_normalised = self.pre and layer == 0 and config.embedding_norm and not config.first_norm
         is_normalised &= not config.shared_layers
         self.attention_norm = nn.Identity() if is_normalised else make_norm(config)
@@ -141,13 +150,17 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
-        """Return hidden states (r, l, d) of hidden states (r, l, d)."""
+        """Return the output of the layer, (r, l, d) → (r, l, d). See Attention for mask and rotary."""
         x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary), self.attention_scale)
         return self._residual(x, self.feed_norm, self.feed, self.feed_scale)
 
     def _residual(
         self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], scale: Tensor | None = None
     ) -> Tensor:
+        """Return x plus the output of `part`, with the norm before `part` (pre-norm) or after the sum (post-norm).
+
+        scale: factor per channel for the output of `part`, in pre-norm layers only.
+        """
         if self.pre:
             update = part(norm(x))
             return torch.add(x, self.dropout(update if scale is None else update * scale.to(x.dtype)))
@@ -156,7 +169,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions, token types and the stack of blocks, from embedded tokens to hidden states."""
+    """The stack of layers, with embeddings of positions and token types: embedded tokens → hidden states."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -177,9 +190,10 @@ class Transformer(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw normal weights of deviation 0.02; zero the biases.
+        """Set biases to zero and draw matrices from a normal distribution with standard deviation 0.02.
 
-        Projections onto the residual stream shrink with depth (Radford et al. 2019).
+        In pre-norm stacks, weights of linear maps whose output is added to the residual stream are divided by
+        √(2 × layers) (Radford et al. 2019).
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -189,7 +203,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Convert the blocks to `dtype` and pack their weights; the stack can then predict but not learn."""
+        """Convert the blocks to `dtype` and pack their weights (see Linear.pack). The stack can then no longer be trained."""
         self.blocks.to(dtype)
         for module in self.blocks.modules():
             if isinstance(module, Linear):
@@ -198,12 +212,12 @@ class Transformer(nn.Module):
     def forward(
         self, x: Tensor, layout: TokenLayout, every_layer: bool = False, mid_positions: Tensor | None = None
     ) -> Tensor | list[Tensor]:
-        """Return the hidden states (r, l, d) of embedded tokens.
+        """Return the hidden states (r, l, d) after the last layer and its norm.
 
         x: embedded tokens, (r, l, input_width).
-        layout: the batch the tokens are packed in.
-        every_layer: return the list of all hidden states, from the first layer's input on.
-        mid_positions: position embeddings added behind every layer but the last, (layers - 1, r, l, d).
+        layout: the batch that the tokens are packed in.
+        every_layer: whether to return the list of the first layer's input and the output of every layer instead.
+        mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d).
         """
         config = self.config
         if self.position_table is not None:
@@ -211,7 +225,7 @@ class Transformer(nn.Module):
         if self.type_table is not None:
             x = x + self.type_table(layout.places.clamp(max=config.token_types - 1)).to(x.dtype)
         x = self.embedding_map(self.dropout(self.embedding_norm(x)))
-        # Mask and angles are the same in all global layers, and in all local ones.
+        # All global layers have the same mask and angles (key False), and so have all local layers (key True).
         masks = {False: additive_mask(visibility(layout.segments, layout.roles), x.dtype)}
         rotary: dict[bool, Rotary | None] = {False: None, True: None}
         localities = {config.is_local(i) for i in range(config.layers)}

@@ -1,8 +1,8 @@
-"""Published model folders (Hugging Face): opened as weights under mapsto's names, and saved so that `transformers` opens them.
+"""Open published model folders (Hugging Face), and save models as folders that `transformers` opens.
 
-A family's names of weights and settings stand in its file in zoo/. This module holds what is the same for all families: the
-files of a folder, the checks, and the meaning of a classifier's head. No code of a checkpoint is run: safetensors and JSON only,
-and every shape is checked before memory is allocated.
+The names of a family's weights and settings stand in its file in zoo/. This module holds what is the same for all families: the
+files of a folder, the checks, and the class names of a head. Only safetensors and JSON files are read, so no code of a checkpoint
+is run. Every shape is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
 
-# Key of config.json for a pooling that the family cannot express.
+# Key of config.json for a pooling that the family's own settings cannot express.
 POOLING_KEY = "mapsto_pooling"
-# Key of config.json for a decoder the family cannot express, and its entries by the field of TransformerConfig they hold.
+# Key of config.json for a decoder that the family's own settings cannot express. Its entries, by field of TransformerConfig.
 DECODER_KEY = "mapsto_decoder"
 DECODER_SIZES = {"width": "width", "layers": "layers", "heads": "heads", "feed_forward_width": "hidden"}
-# Key of config.json for the source kind, where it is not the one that the family reads.
+# Key of config.json for the source kind, if it is not the family's.
 SOURCE_KEY = "mapsto_source"
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -59,11 +59,13 @@ HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
 class PretrainedModel:
     """An opened checkpoint.
 
-    tensors: its weights under mapsto's names, in fp32.
-    sources: its one source, by kind.
-    labels: the class names of its classifier or detector, in order; None without one.
-    notes: messages for the user about what was left out.
-    target_kind: the kind that the labels are of.
+    config: the shape of the model.
+    tensors: weights under mapsto's names, in fp32.
+    sources: a dict of one source, by its kind.
+    labels: class names of the classifier or detector, in order; None if there is none.
+    folder: the folder of the checkpoint on disk.
+    notes: messages for the user, such as which weights were left out.
+    target_kind: the kind of answer that has these class names, such as "label" or "boxes".
     """
 
     config: ModelConfig
@@ -76,7 +78,10 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str) -> PretrainedModel:
-    """Open a model folder or a hub name. Raises CheckpointError for anything unsafe, damaged or not supported."""
+    """Open a model folder, or download a model of the Hugging Face hub and open it.
+
+    name: path of the folder, or name on the hub. Raises CheckpointError for anything unsafe, damaged or not supported.
+    """
     folder = _find_folder(name)
     raw, config = _read_config(folder)
     family = zoo.family_of(config)
@@ -148,12 +153,15 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
 
 
 def make_decoder_config(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
-    """Return the shape of a decoder with these DECODER_SIZES, and otherwise that of its encoder."""
+    """Return the shape of a decoder: that of its encoder (`shape`), but with the given sizes (see DECODER_SIZES)."""
     return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
 
 
 def _find_folder(name: str) -> Path:
-    """Return the folder called `name`, or the hub's snapshot of it; nothing else is asked of the network."""
+    """Return the folder at the path `name`, or else the folder of the hub's model `name`, downloaded if needed.
+
+    Raises CheckpointError if there is neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -181,7 +189,7 @@ def _find_folder(name: str) -> Path:
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Return the raw config.json of a folder and the model's shape in it. Raises CheckpointError."""
+    """Return the content of a folder's config.json, and the model shape that it describes. Raises CheckpointError."""
     path = folder / CONFIG_FILE
     if not path.exists():
         raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG_FILE}")
@@ -204,7 +212,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> ModelConfig:
-    """Return the shape in a config.json; of a model of several towers, that of the tower that is read."""
+    """Return the model shape that a config.json describes; of a model with several towers (CLIP), the picture tower's."""
     tower = family.tower
     if tower is None:
         return replace(family.read_config(raw), family=model_type)
@@ -213,6 +221,7 @@ def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> Mode
 
 
 def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
+    """Return the sizes under DECODER_KEY in a config.json, by field of TransformerConfig. Raises CheckpointError."""
     sizes = raw[DECODER_KEY]
     if not isinstance(sizes, dict):
         raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {sizes!r}")
@@ -220,7 +229,10 @@ def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read all weights of a folder, from one file or from those that its index names. Raises CheckpointError."""
+    """Return all weights of a folder under their published names. Raises CheckpointError.
+
+    They are in model.safetensors, or in the files that the index lists.
+    """
     if (folder / WEIGHTS_FILE).exists():
         return open_tensors(folder / WEIGHTS_FILE)
     if (folder / INDEX_FILE).exists():
@@ -238,9 +250,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
-    """Return the kind that a model reads: the family's, unless mapsto saved one of another kind under this family.
+    """Return the kind of value that a model reads. Raises CheckpointError for a kind that is not installed here.
 
-    Raises CheckpointError for a kind that is not installed here.
+    It is the family's kind, unless mapsto saved a model of another kind in the format of this family.
     """
     kind = raw.get(SOURCE_KEY, family.source_kind)
     if kind not in kinds.names("source"):
@@ -249,7 +261,10 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
 
 
 def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str, Tensor]) -> Source:
-    """Open the source of a folder, and check its positions against config.json. Raises CheckpointError."""
+    """Open the source of a model folder. Raises CheckpointError.
+
+    Its weights must have as many learnt queries and position embeddings between layers as config.json says.
+    """
     stem = f"embedders.{kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
     source = kinds.source(kind).open(folder, source_weights, config.backbone)
@@ -266,7 +281,10 @@ def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str
 def _read_classes(
     raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
-    """Return the kind that a checkpoint's head answers, and its class names in order; None for a checkpoint without one."""
+    """Return the kind of a checkpoint's head, and its class names in order.
+
+    A checkpoint without a head that has classes gets the kind of classifiers, and None instead of the names.
+    """
     for task in family.weight_names:
         target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
         if target is not None and issubclass(target, Classes):
@@ -277,7 +295,10 @@ def _read_classes(
 
 
 def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
-    """Return the class names of a classifier over whole examples; remove the head of any other task, with a note."""
+    """Return the class names of a checkpoint's classifier, in order; None if there is none.
+
+    A head for another task, such as regression, is removed from `tensors`, and a note says so.
+    """
     target = kinds.target(classifier())
     assert issubclass(target, Classes)
     num_classes = target.count_published_classes(tensors)
@@ -297,7 +318,7 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
 
 
 def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -> list[str]:
-    """Return the class names in config.json, equal ones with their numbers. Raises CheckpointError."""
+    """Return the class names in config.json, in order. Equal names get their class number added. Raises CheckpointError."""
     names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(num_classes)}
     try:
         labels = [str(names[str(i)]) for i in range(num_classes)]
@@ -315,11 +336,11 @@ def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -
 def _choose_pooling(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
-    """Return the shape with the pooling that suits the checkpoint.
+    """Return `config` with the pooling that suits the checkpoint.
 
-    A post-norm stack without a classifier is read at its normalised mean: its first token holds little until it was trained to.
-    The layer that computes this mean in a saved folder is removed again. Where all layers share their weights no such layer
-    can be saved, so the first token is read.
+    A post-norm model without a classifier is pooled by the normalised mean, since the state of its first token holds little
+    before a classifier is trained on it. In a saved folder this mean is computed by one more layer, which is removed here.
+    If all layers share their weights, no such layer can be saved, so the first token is used.
     """
     if raw.get(POOLING_KEY) == "normed_mean":
         last = config.transformer.layers - 1
@@ -332,7 +353,10 @@ def _choose_pooling(
 
 
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError unless every weight of the body is there in its shape, before memory is allocated for it."""
+    """Raise CheckpointError if a weight of the body is missing, or has another shape than config.json says.
+
+    Nothing is allocated for this, since a damaged config.json may describe a model of any size.
+    """
     depth = sum(config.backbone.depths) if config.backbone else 0
     for stack in filter(None, (config.transformer, config.decoder)):
         # Heads have an even width, for rotary positions.
@@ -357,7 +381,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
 
 
 def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
-    """Return the shape of every weight of the body by name, from modules that hold no memory."""
+    """Return the shape of every weight of the body, by name. The modules are built on the meta device, without memory."""
     shape = config.transformer
     with torch.device("meta"), SkipInit():
         modules: dict[str, torch.nn.Module] = {

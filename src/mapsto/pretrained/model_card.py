@@ -14,16 +14,17 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
 
-# The hub's names of metrics; scores without one stand in the card's table alone.
+# Names of scores → the hub's names of metrics. Other scores are only in the card's table.
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
 
 
 def render_model_card(
     mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score], findings: Sequence[str] = ()
 ) -> str:
-    """Return the model card: what the model is for, where it comes from, how good it is and where it fails.
+    """Return the model card in Markdown: what the model is for, where it comes from, how good it is and where it fails.
 
-    provenance: as in mapsto.json. findings: sentences about where it fails.
+    provenance: the entry "provenance" of mapsto.json: start, data, seed, steps and so on.
+    findings: sentences about where the model fails.
     """
     num_parameters = sum(parameter.numel() for parameter in mapping.parameters())
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
@@ -57,7 +58,7 @@ def render_model_card(
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
-    """Return the metadata block: the hub's task, and the scores under the hub's names."""
+    """Return the lines of the metadata block (YAML): the hub's name of the task, and scores under the hub's names."""
     task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
@@ -78,7 +79,10 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
 
 
 def _hub_task(mapping: Mapping) -> str | None:
-    """Return the hub's name for the task of the first source and the first answer; None where it has none."""
+    """Return the hub's name of the task, such as "text-classification"; None if the hub has no name for it.
+
+    The task follows from the first source and the first target.
+    """
     source = replace(mapping.arrow.sources[0], column=None)
     target: Target | type[Target] | None = mapping.targets[0] if mapping.targets else None
     if target is None and source.kind in kinds.names("target"):
@@ -90,7 +94,7 @@ def _hub_task(mapping: Mapping) -> str | None:
 
 
 def _use(mapping: Mapping) -> list[str]:
-    """Return sentences about the model's input, its output, and what it is not for."""
+    """Return sentences on the model's input and output, and on what the model should not be used for."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
@@ -110,7 +114,10 @@ def _use(mapping: Mapping) -> list[str]:
 
 
 def _predicts_ahead(mapping: Mapping) -> bool:
-    """Return whether hidden tokens are predicted at the position before their own, where other libraries do not read them."""
+    """Return whether the model predicts a hidden token at the position before it.
+
+    Other libraries read the prediction at the token's own position, so they cannot use such a model.
+    """
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
         port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead
@@ -119,7 +126,7 @@ def _predicts_ahead(mapping: Mapping) -> bool:
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:
-    """Return a line about the search for hyperparameters, if there was one."""
+    """Return a list of one line on the search for hyperparameters; an empty list if there was none."""
     if search is None:
         return []
     default, best = search["trials"][0], search["trials"][search["chosen"] - 1]

@@ -1,7 +1,7 @@
-"""The model folder that a run leaves: a Hugging Face folder with mapsto.json beside it.
+"""The model folder that a run saves: a Hugging Face folder with one more file, mapsto.json.
 
-mapsto.json says what the model means (arrow, what each target learned), where it comes from, and the SHA-256 of every file,
-which is verified when the folder is opened. It is written last, so a folder that has it is complete.
+mapsto.json holds the arrow, the state of each target (such as class names), the provenance of the model, and the SHA-256 of each
+file, which is verified when the folder is opened. It is written last, so a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMAT = 1
 
 MANIFEST_FILE, RUN_FILE, CARD_FILE = "mapsto.json", "run.json", "README.md"
 
-# The files that make up the model itself, for `transformers` too.
+# The files of the model itself, which `transformers` reads too.
 MODEL_FILES = (
     "config.json",
     "model.safetensors",
@@ -47,14 +47,17 @@ MODEL_FILES = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened folder: a published model, and where mapsto saved it, the content of mapsto.json (`manifest`)."""
+    """An opened model folder, saved by mapsto or published by others.
+
+    manifest: content of mapsto.json; None if there is no such file.
+    """
 
     pretrained: huggingface.PretrainedModel
     manifest: dict[str, Any] | None
 
     @property
     def classes(self) -> dict[str, list[str]]:
-        """The class names of its answers, by kind; of several answers of one kind those of the first."""
+        """Class names of the targets, by kind; of several targets of one kind, those of the first."""
         if self.manifest is None:
             return {self.pretrained.target_kind: self.pretrained.labels} if self.pretrained.labels else {}
         classes = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
@@ -62,23 +65,26 @@ class ModelFolder:
 
     @property
     def trained_with(self) -> str | None:
-        """The optimizer of the run that trained it, if mapsto did."""
+        """Name of the optimizer that trained the model; None if mapsto did not train it."""
         return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
 
     @property
     def objective(self) -> str | None:
-        """The objective of its pretraining, if mapsto did that last."""
+        """Objective of the run that saved the folder, if it was a pretraining by mapsto; else None."""
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that compute: with the same ones a run has the same bits."""
+    """Return the versions of Python and of the packages that compute, by name. With equal versions a run has equal bits."""
     names = ("torch", "tokenizers", "numpy")
     return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
 
 def open_model_folder(name: str | Path) -> ModelFolder:
-    """Open a run's folder (its hashes are verified first), a model folder, or a hub name. Raises CheckpointError."""
+    """Open a run's folder, another model folder, or a model of the hub. Raises CheckpointError.
+
+    The files of a run's folder are first verified against their hashes in mapsto.json.
+    """
     path = Path(name)
     manifest = None
     if (path / MANIFEST_FILE).exists():
@@ -109,7 +115,7 @@ def load_mapping(name: str | Path) -> Mapping:
 
 
 def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets of a mapping that mapsto saved. Raises CheckpointError."""
+    """Return the arrow and the targets that are saved in mapsto.json. Raises CheckpointError."""
     text, entries = manifest["arrow"], manifest["targets"]
     arrow = parse(text) if entries else Arrow(parse_ports(text), ())
     states = [entry["state"] for entry in entries]
@@ -117,7 +123,10 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
 
 
 def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets that a published head amounts to: a classifier's, a pretraining head's, or none."""
+    """Return the arrow and the targets of a published model, which follow from its head.
+
+    The head answers classes, or restores hidden tokens; without a head there are no targets.
+    """
     (kind,) = pretrained.sources
     if pretrained.labels:
         arrow = Arrow((Port(kind),), (Port(pretrained.target_kind),))
@@ -134,7 +143,7 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
 
 
 def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
-    """Return a target with its saved state. Raises CheckpointError."""
+    """Build a target of the class `kind` from its saved state. Raises CheckpointError."""
     try:
         return kind(**state)
     except (TypeError, ValueError) as error:
@@ -142,10 +151,11 @@ def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
 
 
 def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Collection[str] = ()) -> list[str]:
-    """Copy every weight that the mapping has a place for, and return the names of the parameters left at their initial values.
+    """Copy weights into a mapping, and return the names of the parameters that keep their initial values.
 
-    tensors: weights under mapsto's names. A head is copied when it has the shape of the target's.
-    other_classes: kinds that have other classes here than in the weights; their per-class weights are not copied.
+    tensors: weights under mapsto's names. Weights of a head are copied only if they have the shape of the mapping's head.
+    other_classes: kinds whose classes in the mapping differ from those of the weights. Their weights per class are not
+    copied.
 
     Raises CheckpointError for a weight of the body in another shape.
     """
@@ -166,7 +176,7 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Co
 
 
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
-    """Return whether a weight of a head, or of the pooler before heads, belongs to the class names of one of these kinds."""
+    """Return whether a weight of a head or of the pooler depends on the classes of one of these kinds."""
     if name.startswith("pooler."):
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
@@ -207,6 +217,6 @@ def save_mapping(
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
-    """Return the target's state in plain JSON."""
+    """Return the target's state in JSON types only, such as lists instead of tuples."""
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state

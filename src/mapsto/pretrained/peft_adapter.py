@@ -23,11 +23,13 @@ HEAD = "classifier"  # peft saves this module as a whole, whatever its layers
 def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate], start: str | None) -> None:
     """Save adapter_config.json and adapter_model.safetensors in a run's folder.
 
-    mapping: with the updates merged into its weights. updates: by the name of their module.
-    start: the name of the starting model.
+    mapping: the mapping, with the updates already merged into its weights.
+    run: folder of the run.
+    updates: low-rank updates, by name of the module.
+    start: name of the starting model.
 
-    A module that is several published ones (query, key and value) gives each the same A, and its rows of B. Modules that the
-    starting model does not have are saved whole.
+    The published model may have several modules in place of one here (query, key and value). Each of them gets the same A,
+    and its own rows of B. Modules that the starting model does not have are saved whole.
     """
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
@@ -36,6 +38,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
             stem = f"{STEM}{published.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
+    # The last prefix is that of the layer that computes the mean (weight_names.all_weights), if there is one.
     new = ("pooler.", "classifier.", f"transformer.blocks.{mapping.config.transformer.layers}.")
     new_weights = weight_names.to_published_names(
         mapping, {name: t for name, t in weight_names.all_weights(mapping).items() if name.startswith(new)}

@@ -1,4 +1,4 @@
-"""The files beside a model folder that make it a sentence encoder, as sentence-transformers lays them out."""
+"""The files of sentence-transformers in a model folder, which say how a sentence encoder pools, normalises and cuts texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MODULES, SETTINGS, POOLING_FILE = "modules.json", "sentence_bert_config.json", "
 SENTENCE_FILES = (MODULES, SETTINGS, POOLING_FILE)
 PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
 
-# The poolings supported here, by their names there, and the flags of older files.
+# Supported poolings, by their name in sentence-transformers; and these names, by the flag that older files have instead.
 MODES = {"cls": "first", "mean": "mean"}
 FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 
-# The prefix of module types, and the stack of modules supported here (the last one is optional).
+# The prefix of module types, and the supported modules in their order (the last one is optional).
 PACKAGE = "sentence_transformers."
 STACK = ("Transformer", "Pooling", "Normalize")
 
@@ -28,9 +28,9 @@ BARE = f"remove {MODULES} to open the bare encoder"
 def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None:
     """Return the pooling, normalisation and length of the sentence encoder in a folder; None if it is no sentence encoder.
 
-    max_tokens: of the stack.
+    max_tokens: maximum number of tokens that the Transformer can take.
 
-    Raises CheckpointError for modules whose vectors could not be computed here.
+    Raises CheckpointError for modules or prompts that are not supported.
     """
     if not (folder / MODULES).exists():
         return None
@@ -56,7 +56,10 @@ def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None
 
 
 def _read_mode(path: Path) -> str:
-    """Return the name of the one pooling; in older files it is the one flag that is set. Raises CheckpointError."""
+    """Return the pooling, "cls" or "mean". Raises CheckpointError for another pooling, or for several.
+
+    path: the pooling's config.json, which names the pooling or, in older files, sets a flag for it.
+    """
     raw = read_json(path)
     pooling = raw.get("pooling_mode")
     if pooling is None:
@@ -69,7 +72,10 @@ def _read_mode(path: Path) -> str:
 
 
 def _read_length(folder: Path, max_tokens: int) -> int:
-    """Return the tokens of a text that are read: by the encoder's own file, else by its tokenizer, at most `max_tokens`."""
+    """Return the maximum number of tokens of a text. Raises CheckpointError if texts should be lower-cased.
+
+    It is in the sentence encoder's own file, else in that of its tokenizer, and is at most `max_tokens`.
+    """
     limits = []
     for path in sorted(folder.glob("sentence_*_config.json")):
         raw = read_json(path)
@@ -85,7 +91,7 @@ def _read_length(folder: Path, max_tokens: int) -> int:
 def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> None:
     """Write the files of a sentence encoder, in the layout that every version of sentence-transformers opens.
 
-    width: of its vectors.
+    width: width of the sentence vectors.
     """
     stack = STACK if config.normalize else STACK[:2]
     paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")

@@ -1,8 +1,8 @@
-"""Names of weights: mapsto's ↔ those of a published family, as its file in zoo/ lists them.
+"""Translation between mapsto's names of weights and a published family's, which are listed in the family's file in zoo/.
 
-Reading merges published weights that are one here (such as query, key and value) and refuses weights that the family does not
-have; saving splits them again. A weight without a published name keeps mapsto's behind the prefix `mapsto.`, so a folder holds
-everything and still opens elsewhere.
+When weights are read, several published ones may become one (such as query, key and value); when saved, it is split again. Read
+weights that the family does not have are refused. A saved weight without a published name gets mapsto's name after the prefix
+`mapsto.`. So a folder holds all weights, and other libraries still open it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from mapsto.zoo import Family, Task
 # The prefix of weights that the family has no name for.
 OWN_PREFIX = "mapsto."
 
-# The factor beside which the residual of the mean layer is nothing in fp32.
+# Factor of the attention's output in the mean layer. The residual that is added to it is lost in rounding (fp32).
 MEAN_SCALE = 1e6
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def published_task(mapping: Mapping) -> Task:
-    """Return the task as which the family publishes such a mapping: a kind that it answers, or "body"."""
+    """Return the task under which a mapping is saved, which decides the class of `transformers` that opens it.
+
+    It is the kind of a target whose head the family publishes too, or "body" if there is none.
+    """
     tasks, saves_decoder = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     published = {target.kind for target, port in ports if target.head_name and (saves_decoder or port.restores is None)}
@@ -43,12 +46,15 @@ def published_task(mapping: Mapping) -> Task:
 
 @cache
 def classifier() -> str:
-    """Return the kind that published classifiers answer: one out of several classes."""
+    """Return the name of the kind of answer that is one of several classes ("label"), as published classifiers give it."""
     return next(target.kind for target in kinds.targets() if has_exclusive_classes(target))
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
-    """Return whether the family fills in hidden tokens as this model does: with a decoder of its config.json, or without one."""
+    """Return whether the family's own format can express how this model restores hidden tokens.
+
+    This is so if neither has a decoder, or if the family's config.json can describe the model's decoder.
+    """
     family, decoder = zoo.get_family(config.family), config.decoder
     if family.without_decoder is None or decoder is None:
         return family.without_decoder is None and decoder is None
@@ -57,14 +63,21 @@ def can_save_decoder(config: ModelConfig) -> bool:
 
 
 def all_weights(mapping: Mapping) -> dict[str, Tensor]:
-    """Return all weights that a folder holds, in fp32 under mapsto's names, with the layer that computes the mean if needed."""
+    """Return all weights to save, in fp32 under mapsto's names.
+
+    For a classifier that reads the normalised mean, the weights of the layer that computes it are added.
+    """
     weights = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
     needs_mean = published_task(mapping) == classifier() and mapping.config.pooling == "normed_mean"
     return weights | _mean_layer(mapping.config.transformer) if needs_mean else weights
 
 
 def weight_name(mapping: Mapping, name: str) -> str:
-    """Return the name in a folder of a mapping's parameter: the first head of a kind goes by that kind, not its port's number."""
+    """Return the name under which a parameter of a mapping is saved.
+
+    name: the parameter's name in the mapping. The first head of each kind is saved under the kind's head name, such as
+    `classifier`, instead of its port's number (`heads.0`).
+    """
     if not name.startswith("heads."):
         return name
     _, port, rest = name.split(".", 2)
@@ -75,7 +88,10 @@ def weight_name(mapping: Mapping, name: str) -> str:
 
 
 def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return some weights under the family's names; a weight that is several there is split by rows."""
+    """Return the given weights under the family's names. A weight that is several published ones is split by rows.
+
+    weights: weights of the mapping, or other matrices with as many rows (LoRA's B), by mapsto's name.
+    """
     family, task = zoo.family_of(mapping.config), published_task(mapping)
     num_indices = mapping.config.num_indices + 1
     published_names = _expand_names(family.weight_names["body"], num_indices)
@@ -96,8 +112,8 @@ def to_mapsto_names(
 ) -> dict[str, Tensor]:
     """Return a file's weights under mapsto's names, in fp32.
 
-    num_indices: one more than the highest number of a layer. folder: for messages.
-    notes: gets a message about the weights of other tasks, which are left out.
+    num_indices: one more than the highest number of a layer. folder: the folder to name in messages.
+    notes: list to which a message about weights of other tasks is added. Such weights are left out.
 
     Raises CheckpointError for weights that the family does not have.
     """
@@ -125,7 +141,7 @@ def to_mapsto_names(
 
 
 def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names that the family's tables use, without step counters and with the prefix."""
+    """Return the weights under the names in the family's tables: current names, with the prefix. Step counters are removed."""
     tensors = {_modern_name(key, family): tensor for key, tensor in published.items()}
     if family.step_counter:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(family.step_counter[1])}
@@ -137,7 +153,10 @@ def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, 
 
 
 def _modern_name(key: str, family: Family) -> str:
-    """Return the present name of a weight: norms of the first BERTs have a gamma and a beta, and a family may have aliases."""
+    """Return the current name of a published weight, which may have an older one or an alias.
+
+    The first BERTs call the weight of a norm `gamma` and its bias `beta`. Aliases are listed by the family.
+    """
     if key.startswith(OWN_PREFIX):
         return key
     for pattern, name in ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), *family.aliases):
@@ -146,20 +165,26 @@ def _modern_name(key: str, family: Family) -> str:
 
 
 def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
-    """Return the tasks whose weights a file may have; a classifier takes weights that another head could have too."""
+    """Return the tasks whose weights are looked for in a file.
+
+    Some heads share published names with the classifier. If the file has a classifier, such a head is not looked for.
+    """
     head = _expand_names(family.weight_names.get(classifier(), ())[-1:], 1)
     has_classifier = any(name in tensors for names in head.values() for name in names)
     return [task for task in family.weight_names if not (has_classifier and _yields_to_classifier(task))]
 
 
 def _yields_to_classifier(task: Task) -> bool:
-    """Return whether weights that both this task's head and a classifier could have are the classifier's."""
+    """Return whether published weights whose names fit both the head of `task` and a classifier belong to the classifier."""
     target = None if task == "body" else kinds.target(task, restored=True)
     return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
 
 
 def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, notes: list[str]) -> None:
-    """Add a note about weights of another task. Raises CheckpointError for weights of the body that the family does not have."""
+    """Check the weights that no name of the family fits.
+
+    Weights outside the body are of another task, and get a note. Raises CheckpointError for weights of the body.
+    """
     unknown = [key for key in remaining if not any(re.match(pattern, key) for pattern in family.ignored_weights)]
     body_names = [name for _, names in family.weight_names["body"] for name in _as_tuple(names)]
     body = tuple(f"{name.split('.')[0]}." for name in body_names)
@@ -173,14 +198,18 @@ def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, 
 
 
 def _head_names(family: Family) -> list[str]:
-    """Return the published names of weights outside the body."""
+    """Return the published names of weights outside the body: those of heads, and tied copies."""
     entries = [entry for task, names in family.weight_names.items() if task != "body" for entry in names]
     names = [name for _, published in entries for name in _as_tuple(published)]
     return [*(name for name in names if not name.startswith(family.prefix)), *family.tied_weights]
 
 
 def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indices: int) -> dict[str, tuple[str, ...]]:
-    """Return mapsto's name of each weight → the published ones, with every layer's number and every suffix written out."""
+    """Return the published names of each weight, by mapsto's name of it.
+
+    The entries of a family stand for modules of all layers; here every number from 0 to num_indices − 1 and every suffix
+    (".weight", ".bias") is written out.
+    """
     expanded: dict[str, tuple[str, ...]] = {}
     for own_name, published in entries:
         for i in range(num_indices) if "{i}" in own_name else [0]:
@@ -196,10 +225,11 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
-    """Return the weights of one more post-norm layer after which every token is the normalised mean of all.
+    """Return the weights of one more post-norm layer, after which the state of every token is the normalised mean of all.
 
-    Attention is uniform (zero queries and keys), its values pass through at a scale beside which the residual is nothing,
-    the norm undoes the scale, and the feed-forward part adds zero. So a classifier that reads the first token reads the mean.
+    Queries and keys are zero, so attention averages the values. Its output is scaled so much that the residual vanishes
+    beside it, and the norm undoes the scale. The feed-forward part adds zero. So a published classifier, which reads the
+    first token, reads the mean.
     """
     d, prefix = shape.width, f"transformer.blocks.{shape.layers}."
     identity, zero = torch.eye(d), torch.zeros
