@@ -93,7 +93,7 @@ class _Values:
 
 
 def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
-    """Return the findings about training rows and, if test rows are given, about those beside the training rows.
+    """Return the findings about training rows and, if test rows are given, about leaks and new labels among these.
 
     Cells that could not be read are None in `rows` and are skipped. Their errors are in `rows.faults`.
     """

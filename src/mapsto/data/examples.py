@@ -1,6 +1,7 @@
-"""Examples by number: pieces augmented, mixed and corrupted as (seed, row, step, view) say, with their answers.
+"""Training examples by index: pieces augmented, mixed and partly hidden, with their answers.
 
-Nothing depends on what ran before, so a run that is killed goes on with the same bits, on any number of processes.
+All randomness is a function of (seed, row, step, view); nothing depends on the examples computed before. So a run that was
+killed continues with bit-identical examples, on any number of processes.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from mapsto.task.capabilities import Augmentable, Located, Mixable, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# One answer for each target; None where a port has none.
+# One answer for each target port; None for a port without an answer.
 Answers = tuple[Answer | None, ...]
 
 
 class Pieces(Protocol):
-    """The pieces of examples by number, in memory or read where they are stored."""
+    """A sequence of the pieces of examples, in memory or on disk.
+
+    Item i is a tuple with one piece for each source of example i.
+    """
 
     def __len__(self) -> int: ...
 
@@ -34,13 +38,14 @@ class Pieces(Protocol):
 
 
 class RowAnswers:
-    """The answers of rows, encoded once; those that lie in a piece, such as boxes, are encoded for each augmented piece.
+    """The answers of rows, encoded once.
 
-    Targets that restore a corrupted source have none here, nor have those of which `rows` has no values.
+    Answers that lie in a piece, such as boxes, are instead encoded again for each augmented piece.
+    A target that restores a hidden source has no answers here. Nor has a target for which `rows` has no values.
 
     row_indices: the index into `rows` of each example.
-    encoded: the answers of each example, but those that lie in a piece.
-    lie_in_pieces: True if some answers must be encoded against the pieces of their example.
+    encoded: the answers of each example; None for those that lie in a piece.
+    lie_in_pieces: True if some answers lie in a piece.
     keep_colours: True if an answer resembles its source, so that augmentation must not recolour the source.
     """
 
@@ -53,7 +58,10 @@ class RowAnswers:
         self.encoded: list[Answers] = [self.encode(index, ()) for index in row_indices.tolist()]
 
     def encode(self, index: int, pieces: tuple[Piece, ...]) -> Answers:
-        """Encode the answers of row `index`; without pieces those that lie in one are None."""
+        """Return the answers of row `index`, one for each target.
+
+        pieces: the pieces of the example. If it is empty, answers that lie in a piece are None.
+        """
         return tuple(
             target.encode(self.rows.targets[port][index], pieces)
             if self.has_values[port] and (pieces or not isinstance(target, Located))
@@ -62,7 +70,10 @@ class RowAnswers:
         )
 
     def mix(self, indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[MixturePart]) -> Answers:
-        """Mix the answers of the rows `indices`, of whose pieces `pieces` was mixed."""
+        """Return the answers of an example that mixes the rows `indices`, one for each target.
+
+        pieces: the mixed pieces. parts: the contribution of each row to the mixture.
+        """
         return tuple(
             target.mix_answers([self.rows.targets[port][index] for index in indices], pieces, parts)
             if self.has_values[port] and isinstance(target, Mixable)
@@ -73,15 +84,15 @@ class RowAnswers:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples by number; each is a function of (seed, row, step, view) and of nothing else.
+    """Examples by index. Each is a function of (seed, row, step, view) and of nothing else.
 
-    arrow: bound; it says which sources are corrupted, and which targets restore them.
-    sources: by kind.
-    pieces: of each example, before augmentation and corruption.
-    answers: None where all targets restore a corrupted source.
-    seed: of everything random.
-    corruption: how `~` hides tokens.
-    augment, mixing: how values are augmented and mixed with those of other rows, as of `--augment`; None: not at all.
+    arrow: the bound arrow, which says what sources are partly hidden and what targets restore them.
+    sources: the sources by kind.
+    pieces: the pieces of each example, before augmentation and hiding.
+    answers: None if all targets restore a hidden source.
+    seed: the seed of all random choices.
+    corruption: how many tokens `~` hides, and how.
+    augment, mixing: methods of `--augment` to vary a value, and to mix it with values of other rows; None for neither.
     """
 
     arrow: Arrow
@@ -97,10 +108,10 @@ class Examples:
         return len(self.pieces)
 
     def example(self, row: int, step: int, progress: float, view: int = 0) -> Example:
-        """Return example `row` as it is at step `step`.
+        """Return example `row` as training reads it at step `step`.
 
-        progress: the share of training that is done, 0 to 1; corruption may depend on it.
-        view: the number of this view, for objectives that see a row several times in a step.
+        progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
+        view: the number of this random variant, for objectives that read several variants of a row in a step.
         """
         rng = make_generator(self.seed, row + view * len(self), step)
         pieces = self._augmented(row, rng)
@@ -117,10 +128,11 @@ class Examples:
         return Example(corrupted, answers, row, int(rng.integers(2**63)))
 
     def without_augmentation(self) -> Examples:
-        """Return the same examples, neither augmented nor mixed."""
+        """Return the same examples without augmentation and mixing."""
         return replace(self, augment=None, mixing=None)
 
     def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Piece, ...]:
+        """Return the pieces of example `row`, randomly augmented if augmentation is on."""
         pieces = self.pieces[row]
         if self.augment is None:
             return pieces
@@ -134,7 +146,11 @@ class Examples:
     def _mixed(
         self, mixing: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
     ) -> tuple[tuple[Piece, ...], Answers]:
-        """Mix the value of example `row` with those of others drawn at random, each augmented by itself."""
+        """Return (pieces, answers) of example `row`, randomly mixed with examples drawn from all others.
+
+        pieces: the single piece of `row`, already augmented. The other examples are augmented one by one here.
+        mixing: name of the mixture.
+        """
         assert self.answers is not None
         (piece,), rows = pieces, [row]
         source, parts = require(self.sources[piece.kind], Augmentable, "mixed"), [MixturePart(1.0, piece)]
@@ -149,7 +165,10 @@ class Examples:
     def _corrupted(
         self, pieces: tuple[Piece, ...], answers: Answers, rng: np.random.Generator, progress: float
     ) -> tuple[tuple[Piece, ...], Answers]:
-        """Corrupt the sources behind `~`; the tokens that were hidden are the answers of the targets that restore them."""
+        """Return (pieces, answers), with some tokens of the sources behind `~` hidden.
+
+        The hidden tokens become the answers of the targets that restore these sources.
+        """
         corrupted = list(pieces)
         hidden: dict[int, Ints] = {}
         for i, port in enumerate(self.arrow.sources):
@@ -159,6 +178,7 @@ class Examples:
         for number, port in enumerate(self.arrow.targets):
             source = port.restores
             if source is not None and len(hidden[source]):
+                # Indices count over the whole example. With `ahead` = 1 a token is predicted at the place before it.
                 indices = sum(map(len, pieces[:source])) + hidden[source] - self.corruption.ahead
                 readable = indices >= 0  # the first token of an example has none before it
                 tokens = pieces[source].tokens[hidden[source][readable]]
@@ -174,6 +194,9 @@ def make_examples(
     seed: int,
     corruption: Corruption,
 ) -> Examples:
-    """Make examples of rows with their answers; targets of which `rows` has no values have no answers."""
+    """Return the examples of encoded rows, with answers for each target for which `rows` has values.
+
+    encoded: the pieces of `rows`. seed, corruption: see Examples.
+    """
     answers = RowAnswers(rows, encoded.row_indices, targets)
     return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption)

@@ -1,4 +1,4 @@
-"""Resolve a path to table files, or to media files with one example each, and report what is left out."""
+"""Resolve a path to table files, or to media files with one example each, and list what is not read."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mapsto.errors import DataError, Finding
 from mapsto.task.capabilities import Located
 from mapsto.vision import detection_annotations
 
-LABEL = "label"  # the column of the names of folders
-MAX_SHOWN = 5  # names that a remark lists
+LABEL = "label"  # the column that takes the names of folders
+MAX_SHOWN = 5  # number of names that a remark lists
 
 
 @dataclass(frozen=True)
 class FileListing:
     """The files that a path resolves to.
 
-    files: tables, or media files such as images.
-    data: the columns of media files: their paths, and what folders and annotations say of them; None for tables.
-    remarks: what is left out.
+    files: table files, or media files such as images.
+    data: the table of media files by column: paths, labels from folder names, annotations. None for table files.
+    remarks: notes on files and folders that are not read.
     """
 
     files: list[Path]
@@ -37,10 +37,10 @@ class FileListing:
 
 @dataclass(frozen=True)
 class FolderTree:
-    """The contents of a folder, sorted, without hidden files.
+    """The contents of a folder and its subfolders, sorted, without hidden files.
 
-    links: links to folders, which are not entered.
-    empty: folders without a file.
+    links: symbolic links to folders, which are not followed.
+    empty: folders that hold nothing.
     """
 
     files: list[Path]
@@ -49,7 +49,10 @@ class FolderTree:
 
 
 def list_files(path: Path) -> FileListing:
-    """Resolve a path to table files or media files. Raises DataError for a folder that has neither or cannot be listed."""
+    """Return the table files or media files that a path resolves to.
+
+    Raises DataError if nothing is there that can be read.
+    """
     walk = cache(_walk)
     try:
         if (listing := _list_media(path, walk)) is not None:
@@ -70,7 +73,7 @@ def list_files(path: Path) -> FileListing:
 
 
 def _walk(path: Path) -> FolderTree:
-    """Walk a folder and its subfolders. Raises OSError."""
+    """Return the contents of a folder and its subfolders. Raises OSError."""
     files: list[Path] = []
     links: list[Path] = []
     empty: list[Path] = []
@@ -85,18 +88,19 @@ def _walk(path: Path) -> FolderTree:
 
 
 def _refuse(error: OSError) -> None:
-    raise error  # a folder that cannot be listed would otherwise be left out without a word
+    """Raise the error of a folder that cannot be listed, since os.walk would skip the folder silently."""
+    raise error
 
 
 def _leads_nowhere(file: Path) -> bool:
-    """Return whether a file is a broken link, which counts as a row that cannot be read."""
+    """Return whether a file is a broken link. Such a file is kept, as a row that cannot be read."""
     return file.is_symlink() and not file.exists()
 
 
 def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[Path]) -> list[Finding]:
-    """Return remarks on the contents of a folder that are not read.
+    """Return remarks on what is not read in a folder: linked folders, empty folders, files of other types.
 
-    without_remark: files that need no remark.
+    without_remark: files that are not mentioned.
     """
     read = set(without_remark)
     endings = Counter(file.suffix.lower() or file.name for file in tree.files if file not in read)
@@ -111,14 +115,16 @@ def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[
 
 
 def _shorten_list(names: Sequence[str]) -> str:
+    """Return the first MAX_SHOWN names as text, and the number of the other names."""
     more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
     return f"{', '.join(names[:MAX_SHOWN])}{more}"
 
 
 def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:
-    """Resolve a media file, or a folder of them, with annotations and with the names of subfolders as labels.
+    """Return the listing of a media file, of a folder of media files, or of annotations; None for tables.
 
-    Return None for tables. Raises DataError, OSError.
+    Annotations become columns, and names of subfolders become labels.
+    walk: function that returns the contents of a folder. Raises DataError, OSError.
     """
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if medium is not None and path.is_file():
@@ -136,7 +142,7 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
         return None
     for kind, suffixes in kinds.media().items():
         files = [file for file in walk(path).files if file.suffix.lower() in suffixes]
-        # A few pictures among many texts belong to them, and a few texts to many pictures.
+        # Of text files and media files the more frequent ones are the data, and the others belong to them.
         if len(files) > len(formats):
             return _build_listing(kind, path, list(map(str, files)), {}, _describe_left_out(path, walk(path), files))
     return None
@@ -145,8 +151,9 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
 def _build_listing(
     kind: str, root: Path, files: list[str], annotations: dict[str, dict[str, Any]], remarks: Sequence[Finding]
 ) -> FileListing:
-    """List media files with their annotations, and with the folders below `root` as their labels.
+    """Return the listing of media files with their annotations and, as labels, the folders below `root`.
 
+    annotations: answers by target kind and file.
     Folders that only separate annotations from files, such as "images" or "xmls", are no labels.
     """
     data: dict[str, list[Any]] = {kind: files}
@@ -164,7 +171,10 @@ def _build_listing(
 
 
 def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
-    """Return a remark if folders are nested, since then the outer ones are the labels."""
+    """Return a remark if folders are nested, since only the names of the outer ones become labels.
+
+    inner: for each file its folders below `root`, the outermost first.
+    """
     deep = [parts for parts in inner if len(parts) > 1]
     if not deep:
         return []
@@ -174,10 +184,14 @@ def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Findin
 
 
 def _located_targets() -> list[type[Located]]:
+    """Return the target kinds whose answers may be in annotation files."""
     return [target for target in kinds.targets() if issubclass(target, Located)]
 
 
 def _read_annotations(path: Path, list_folder: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
-    """Return the annotations at a path, by target kind and media file."""
+    """Return the annotations at a path, by target kind and then by media file; empty if there are none.
+
+    list_folder: function that returns the files of a folder.
+    """
     annotations = ((target.kind, target.annotations(path, list_folder)) for target in _located_targets())
     return {kind: values for kind, values in annotations if values}

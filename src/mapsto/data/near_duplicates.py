@@ -1,6 +1,6 @@
-"""Near-duplicates: pairs of values, as sets of hashes, of which most hashes are the same.
+"""Near-duplicates: pairs of values whose sets of hashes are mostly the same.
 
-MinHash signatures with banding (Broder 1997) find the candidates in about linear time; the exact Jaccard similarity decides.
+MinHash signatures with banding (Broder 1997) find candidate pairs in about linear time. Their exact Jaccard similarity decides.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import numpy as np
 
 from mapsto.text.shingles import Hashes
 
-# With fewer hashes a similarity says nothing.
+# Values with fewer hashes are skipped, as their similarity says little.
 MIN_HASHES = 16
-# Of 96 permutations the minima of 4 make a band; values that share a band are compared.
+# The minima of 96 permutations are grouped into bands of 4. Values that agree in a whole band are compared.
 NUM_PERMUTATIONS, NUM_BANDS = 96, 24
-# Values of one band that are compared, so that boilerplate does not make the search quadratic.
+# References compared per band. Without a limit, boilerplate shared by many values would make the search quadratic.
 MAX_BUCKET = 50
 
 
 def find_near_duplicates(
     references: Sequence[Hashes | None], queries: Sequence[Hashes | None], rows: Iterable[int], threshold: float
 ) -> list[tuple[int, int, float]]:
-    """Return (row of `queries`, row of `references`, Jaccard similarity) of each query with a near-duplicate.
+    """Return (query index, reference index, Jaccard similarity) for each query with a near-duplicate.
 
-    references, queries: the hashes of each value; None for a value to leave out.
-    rows: the queries to look for.
-    threshold: the least similarity; of several references the most similar one is returned.
+    Of several near-duplicates the most similar one is returned.
+    references, queries: the hashes of each value; None for a value to skip.
+    rows: indices of the queries to search.
+    threshold: the smallest similarity of a near-duplicate.
     """
     buckets: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
     for row, hashes in enumerate(references):
@@ -48,6 +49,7 @@ def find_near_duplicates(
 
 
 def _multipliers() -> Hashes:
+    """Return the random odd multiplier and offset (NUM_PERMUTATIONS, 2) that define each permutation of hashes."""
     rng = np.random.Generator(np.random.Philox(key=[0, 1]))
     return rng.integers(0, 2**63, size=(NUM_PERMUTATIONS, 2), dtype=np.uint64) | np.uint64(1)
 
@@ -56,13 +58,17 @@ MULTIPLIERS = _multipliers()
 
 
 def _bands(hashes: Hashes) -> list[bytes]:
-    """Return the smallest hash under each permutation, in bands; similar values probably share one."""
+    """Return one key for each band: the smallest hash under each permutation of the band.
+
+    Similar values probably share at least one key.
+    """
     mixed = (hashes[None, :] ^ (hashes[None, :] >> np.uint64(31))) * MULTIPLIERS[:, :1] + MULTIPLIERS[:, 1:]
     minima = (mixed >> np.uint64(16)).min(axis=1).reshape(NUM_BANDS, -1)
     return [band.tobytes() for band in minima]
 
 
 def _jaccard(first: Hashes, second: Hashes | None) -> float:
+    """Return the Jaccard similarity of two sets of hashes; 0 if the second is None."""
     if second is None:
         return 0.0
     num_common = len(np.intersect1d(first, second, assume_unique=True))

@@ -1,7 +1,7 @@
-"""Read table files as columns of cells with the row numbers that an editor shows; rows that cannot be read are listed.
+"""Read table files in parts. Each row has the row number that an editor shows; unreadable rows are listed.
 
-csv, tsv, jsonl, json, txt and parquet, all but the last also gzipped. Text is UTF-8 (or UTF-16 with its mark) unless an
-encoding is given. Files are read in parts of bounded size (only json is held whole), so that they may be larger than memory.
+Formats are csv, tsv, jsonl, json, txt and parquet, all but parquet also gzipped. Text is UTF-8, or UTF-16 with a byte order
+mark, unless an encoding is named. Parts have bounded size, so that files may be larger than memory. Only json is read whole.
 """
 
 from __future__ import annotations
@@ -25,29 +25,34 @@ import numpy as np
 from mapsto.errors import DataError, Finding, UsageError, near
 from mapsto.text.features import find_invalid_character
 
-# Ends of rows.
+# Line ends.
 ROW = re.compile(r"\r\n|\r|\n")
 ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half of a CRLF
 
-# Bounds of a part that is read at once.
+# Largest number of rows and of characters of a part.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
 # Bytes of a file that are read at once.
 BLOCK = 2**20
-# Unclosed quotes after which the rest of a file is not read.
+# Number of unclosed quotes after which the rest of a file is not read.
 MOST_UNCLOSED = 100
-# Characters that a cell may have at most.
+# Largest number of characters of a cell.
 LARGEST_CELL = 100 * 2**20
-# Byte order marks, and encodings to suggest where a file without one is not UTF-8.
+# Byte order marks, and the encodings to suggest for a file that has no mark and is not UTF-8.
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 GUESSES = ("gb18030", "cp1252")
 
-# A row: its number, its cells, and how many characters it took; or what is wrong with it.
+# (row number, cells by column, number of characters) of a row; for an unreadable row the findings about it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """Rows of one file: columns of equal length, the row number of each cell, and the faults of rejected rows."""
+    """Consecutive rows of one file.
+
+    data: the cells of each column; all columns have the same length.
+    rows: the number of each row in the file.
+    rejected: findings about rows that could not be read. These rows are not in `data`.
+    """
 
     file: str
     data: dict[str, list[Any]]
@@ -55,12 +60,12 @@ class FilePart:
     rejected: list[Finding]
 
     def column(self, name: str) -> list[Any]:
-        """Return the cells of a column; empty ones where these rows do not have it."""
+        """Return the cells of a column; all are None if this part does not have the column."""
         return self.data.get(name) or [None] * len(self.rows)
 
 
 def file_format(path: Path) -> str | None:
-    """Return the format of a file by its name, such as "csv" for data.CSV.gz; None for any other name."""
+    """Return the format that the name of a file states, such as "csv" for data.CSV.gz; None if it states none."""
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
@@ -68,7 +73,7 @@ def file_format(path: Path) -> str | None:
 
 
 def read_file(path: Path, encoding: str | None = None) -> FilePart:
-    """Read a whole file. Raises DataError, UsageError as `stream_file` does."""
+    """Return all rows of a file as one part. Raises DataError and UsageError in the same cases as `stream_file`."""
     parts = list(stream_file(path, encoding))
     names = dict.fromkeys(name for part in parts for name in part.data)
     return FilePart(
@@ -80,7 +85,11 @@ def read_file(path: Path, encoding: str | None = None) -> FilePart:
 
 
 def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
-    """Yield a file in parts of bounded size. Raises DataError if it cannot be read, UsageError for an unknown encoding."""
+    """Yield the rows of a file in parts of bounded size.
+
+    encoding: encoding of a text file; None for UTF-8, or for what its byte order mark says.
+    Raises DataError if the file cannot be read, UsageError for an unknown encoding.
+    """
     kind = file_format(path)
     try:
         require_exists(path)
@@ -95,16 +104,16 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
 
 
 def require_exists(path: Path) -> None:
-    """Raise DataError for a file that does not exist, with a similar name if there is one."""
+    """Raise DataError if a file does not exist. The message suggests a similar name in its folder."""
     if not path.exists():
         neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
 
 
 def clean_cell(value: Any) -> Any:
-    """Convert a cell to plain Python; None for empty text, NaN and missing values of any library."""
+    """Return a cell as a plain Python value; None for empty text, NaN and the missing values of libraries."""
     if isinstance(value, np.datetime64):
-        value = None if np.isnat(value) else value.astype("datetime64[us]")  # of nanoseconds, item() makes an integer
+        value = None if np.isnat(value) else value.astype("datetime64[us]")  # item() makes an integer of nanoseconds
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
@@ -115,14 +124,22 @@ def clean_cell(value: Any) -> Any:
 def from_records(
     file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
 ) -> FilePart:
-    """Build columns from rows of named cells, `names` first; a row without a column has an empty cell there."""
+    """Return a part built from rows that are dicts. A cell that a row does not have is None.
+
+    records: (row number, cells by column) of each row.
+    rejected: findings about rows that are left out.
+    names: columns that come first, even if no row has them.
+    """
     columns = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
     data = {name: [clean_cell(record.get(name)) for _, record in records] for name in columns}
     return FilePart(file, data, [row for row, _ in records], rejected)
 
 
 def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[FilePart]:
-    """Yield rows in parts of bounded size; at least one part, so that the columns of an empty file are known."""
+    """Yield rows in parts of bounded size.
+
+    Without rows, one empty part is yielded, so that the names of the columns are known.
+    """
     good: list[tuple[int, Mapping[str, Any]]] = []
     bad: list[Finding] = []
     size = count = 0
@@ -143,9 +160,9 @@ def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterat
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[str]:
-    """Yield the lines of a file with their ends, which are CR, LF or CRLF.
+    """Yield the lines of a text file, each with its line end (CR, LF or CRLF).
 
-    Raises DataError with the line and byte that cannot be decoded.
+    Raises DataError with the line and byte that cannot be decoded, UsageError for an unknown encoding.
     """
     codec = encoding or _encoding_of_mark(path) or "utf-8"
     empty = True
@@ -169,17 +186,17 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
 
 
 def _open_binary(path: Path) -> BinaryIO:
-    """Open a file for its bytes, decompressed."""
+    """Return a file opened for reading bytes. A .gz file is decompressed."""
     stream = path.open("rb")
     if path.suffix.lower() != ".gz":
         return stream
     unpacking = gzip.GzipFile(fileobj=stream)
-    unpacking.myfileobj = stream  # type: ignore[assignment]  # it closes this one with itself
+    unpacking.myfileobj = stream  # type: ignore[assignment]  # so that closing it also closes the file
     return cast(BinaryIO, io.BufferedReader(unpacking, BLOCK))
 
 
 def _encoding_of_mark(path: Path) -> str | None:
-    """Return the encoding of the byte order mark of a file; None without one."""
+    """Return the encoding that the byte order mark of a file states; None if there is no mark."""
     with _open_binary(path) as stream:
         try:
             start = stream.read(3)
@@ -189,7 +206,10 @@ def _encoding_of_mark(path: Path) -> str | None:
 
 
 def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
-    """Find the first bytes of a file that an encoding cannot decode; the file is read again for it."""
+    """Return a finding about the first bytes of a file that cannot be decoded. The file is read again.
+
+    codec: the encoding that failed. encoding: the encoding that the user named, or None.
+    """
     decoder = codecs.getincrementaldecoder(codec)()
     number, line = 1, ""
     with _open_binary(path) as stream:
@@ -220,16 +240,17 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
 
 
 def _guess(content: bytes, is_whole_file: bool) -> str:
-    """Suggest an encoding that can decode the bytes.
+    """Return advice for the message: an encoding that can decode the bytes, or the option that names one.
 
-    is_whole_file: whether they are all bytes of the file.
+    is_whole_file: whether `content` is the whole file. If not, its last character may be incomplete.
     """
     for name in GUESSES:
         try:
             decoded = codecs.getincrementaldecoder(name)().decode(content, final=is_whole_file)
         except UnicodeDecodeError:
             continue
-        # Most Chinese characters are two high bytes; an accented letter read as one takes the ASCII behind it along.
+        # A Chinese character is mostly two high bytes. In Western text a high byte is a single letter. Read as gb18030, it
+        # forms a character with the ASCII letter after it, so there is only about one high byte for each character.
         high = sum(byte >= 0x80 for byte in content)
         if name != "gb18030" or high >= 1.5 * sum(not character.isascii() for character in decoded):
             return f"; if they are {name}, say --encoding {name}"
@@ -237,13 +258,15 @@ def _guess(content: bytes, is_whole_file: bool) -> str:
 
 
 def _nonblank_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
-    """Yield (row number, line without its end) of the lines that are not blank."""
+    """Yield (row number, line without its line end) for each line that is not blank."""
     for number, line in enumerate(_lines(path, encoding), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
 
 
 def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the lines of a text file as rows with the column "text"."""
+
     def rows() -> Iterator[Row]:
         for number, line in _nonblank_lines(path, encoding):
             if "\0" in line:
@@ -255,6 +278,8 @@ def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the rows of a JSON lines file, one object a line."""
+
     def rows() -> Iterator[Row]:
         for number, line in _nonblank_lines(path, encoding):
             try:
@@ -268,6 +293,7 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the rows of a JSON file: a list of objects, or one object of columns. Raises DataError."""
     text = "".join(_lines(path, encoding))
     try:
         value = json.loads(text, parse_constant=lambda name: None)
@@ -284,10 +310,10 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _task(record: Any) -> Any:
-    """Convert a task of a Label Studio export (JSON) to a row; return any other record unchanged.
+    """Return a task of a Label Studio export (JSON) as a row; return any other record unchanged.
 
-    The row holds the task's data and, under the name of each control, the choice, choices, number or rating of the first
-    annotation that was not cancelled.
+    The row holds the task's data and the answers of the first annotation that was not cancelled. An answer is a choice, a list
+    of choices, a number or a rating, in the column of its control's name.
     """
     if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
         return record
@@ -306,7 +332,10 @@ def _task(record: Any) -> Any:
 
 
 def _check_record(file: str, number: int, record: Any, size: int) -> Row:
-    """Return a JSON value as a row, or its faults."""
+    """Return a JSON value as a row, or the findings about it if it is no object or has invalid characters.
+
+    size: number of characters that the row took in the file.
+    """
     if not isinstance(record, dict):
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
     bad: list[Finding] = []
@@ -318,6 +347,7 @@ def _check_record(file: str, number: int, record: Any, size: int) -> Row:
 
 
 def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Iterator[FilePart]:
+    """Yield the rows of a csv or tsv file. Raises DataError if the file or its header cannot be read."""
     csv.field_size_limit(LARGEST_CELL)
     records = _records(_lines(path, encoding), delimiter)
     _, header, fault = next(records, (1, [], None))
@@ -343,15 +373,17 @@ def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Itera
 
 
 def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yield (number of the first line, cells, fault) of each record that is not blank.
+    """Yield (line number, cells, fault) for each record of a csv file that is not blank; fault is None if it is valid.
 
-    A quote that never closes would swallow the rest of the file; its line is reported and reading goes on behind it.
+    A quote that never closes would swallow the rest of the file. So its line is reported as a fault, and reading continues
+    at the next line.
     """
     pending: deque[str] = deque()  # lines to read before the next ones of the file
     record_lines: list[str] = []  # lines of the record at hand
     line_number = unclosed = 0
 
     def feed() -> Iterator[str]:
+        """Yield lines to the csv reader and remember them, to go back if a quote never closes."""
         while (line := pending.popleft() if pending else next(lines, None)) is not None:
             record_lines.append(line)
             yield line
@@ -383,6 +415,7 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
 
 
 def _require_names(path: Path, names: list[str]) -> None:
+    """Raise DataError if a column of the header has no name or the name of another column."""
     if any(not name for name in names):
         raise DataError(f"{path}: column {names.index('') + 1} of the header has no name: {names}")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -399,6 +432,7 @@ def _stream_tsv(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the rows of a parquet file in parts. Raises DataError if it is damaged."""
     import pyarrow
     import pyarrow.parquet
 
@@ -408,6 +442,7 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
             _require_names(path, names)
             count, num_read = file.metadata.num_rows, 0
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            # The average size of a row gives the number of rows that fit into a part.
             batch_size = max(1, min(PART_ROWS, 4 * PART_CHARACTERS * count // max(1, size)))
             for batch in file.iter_batches(batch_size):
                 yield _parquet_part(path, batch, names, num_read + 1)
@@ -419,7 +454,10 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> FilePart:
-    """Convert an Arrow batch, whose rows are numbered from `first` on, without rows of invalid text."""
+    """Return the rows of an Arrow batch as a part. Rows with text that is not UTF-8 are rejected.
+
+    names: the columns. first: the number of the first row.
+    """
     bad: list[Finding] = []
     data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
     left_out = {finding.row for finding in bad}
@@ -430,11 +468,14 @@ def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> F
 
 
 def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
-    """Return the cells of an Arrow column; text that is not UTF-8 is None, and its fault is added to `bad`."""
+    """Return the cells of an Arrow column. Text that is not UTF-8 becomes None, and its finding is added to `bad`.
+
+    name: name of the column. first: number of the first row.
+    """
     try:
         return [clean_cell(value) for value in column.to_pylist()]
     except UnicodeDecodeError:
-        pass
+        pass  # one bad cell fails the whole column; the cells are converted one by one below
     cells = []
     for row, value in enumerate(column, first):
         try:
