@@ -1,4 +1,4 @@
-"""Rows of a table as values: bind an arrow to the columns, read the cells, count and refuse those that cannot be read."""
+"""Rows of a table as values: bind an arrow to the columns, read the cells, and refuse rows that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from mapsto.task.capabilities import FileBacked, Located, is_located
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
-# Cells of a column that are looked at to decide which kinds it can hold.
+# Number of cells by which it is decided what kinds a column can hold.
 FITTING_SAMPLE = 2000
-# The largest share of rows that `--bad-rows skip` drops.
+# The largest share of rows that `--bad-rows skip` may drop.
 MAX_SKIPPED = 0.01
 # Types of cells that a message can quote.
 QUOTABLE = str | int | float
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
-    """Return the arrow with a column of `table` for every port.
+    """Return the arrow with a column of `table` for every port. Raises ArrowError.
 
-    Columns of file names, such as those of images, count as text only where the arrow names them. Raises ArrowError.
+    A column of file names, such as the paths of images, is taken as text only if the arrow names that column.
 
-    answers: False where the table need not have the targets' columns; they stay as they are.
+    answers: whether targets get a column too. If False, the table need not have such columns, and sources lose their `~`.
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, side: str) -> bool:
+        """Return whether a port of this kind and side can read a column."""
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
@@ -52,10 +53,10 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 class Rows:
     """Rows of a table, read as values.
 
-    arrow: bound to the columns of the table.
-    sources, targets: the values of each port, parallel to `indices`; of a target that restores a source all are None.
+    arrow: the arrow, bound to the columns of the table.
+    sources, targets: for each port the values of all rows; all None for a target that restores a hidden source.
     indices: the index of each row in the table.
-    faults: the cells that could not be read.
+    faults: findings about cells that could not be read.
     """
 
     arrow: Arrow
@@ -69,11 +70,11 @@ class Rows:
         return len(self.indices)
 
     def origin(self, index: int) -> tuple[str, int]:
-        """Return the file and the row number in it, for messages."""
+        """Return (file, row number in the file) of a row, for messages."""
         return self.table.origin(int(self.indices[index]))
 
     def select(self, indices: Ints) -> Rows:
-        """Return the rows at `indices`."""
+        """Return only the rows at `indices`."""
         selected = [int(index) for index in indices]
         return replace(
             self,
@@ -83,20 +84,20 @@ class Rows:
         )
 
     def readable(self) -> Rows:
-        """Return the rows of which every cell could be read."""
+        """Return only the rows all of whose cells could be read."""
         bad = {(fault.file, fault.row) for fault in self.faults}
         return self.select(np.array([index for index in range(len(self)) if self.origin(index) not in bad], np.int64))
 
 
 @dataclass
 class _Reader:
-    """Reads the columns of a table and collects the faults of each row."""
+    """A reader of the columns of a table. It collects the findings about unreadable cells, by row."""
 
     table: Table
     faults: dict[int, list[Finding]] = field(default_factory=dict)
 
     def column(self, port: Port, kind: type[Source] | type[Target]) -> list[Any]:
-        """Return the values of a port's column; None where a cell cannot be read."""
+        """Return the values of a port's column; None for a cell that cannot be read."""
         assert port.column is not None
         values = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
@@ -104,35 +105,38 @@ class _Reader:
             try:
                 values.append(kind.read(cell if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
-                # Half a character of a file name cannot be written to a report.
+                # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
                 quoted = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, QUOTABLE) else None
                 self.add_fault(row, port.column, quoted, error)
                 values.append(None)
         return values
 
     def check_answers(self, port: Port, target: Located | type[Located], answers: list[Any], values: list[Any]) -> None:
-        """Add a fault for each answer that does not lie in the value of its row, such as a box outside of its image."""
+        """Add a finding for each answer that cannot lie in the source value of its row.
+
+        An example is a box outside of its image. answers, values: the answers of `port` and the source values of all rows.
+        """
         for row, (answer, value) in enumerate(zip(answers, values, strict=True)):
             if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
                 self.add_fault(row, port.column, None, reason)
 
     def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
-        """Add a fault of a cell."""
+        """Add a finding about one cell. value: the text of the cell if a message can quote it."""
         finding = Finding(*self.table.origin(row), column, value, str(reason))
         self.faults.setdefault(row, []).append(finding)
 
     def all_faults(self) -> list[Finding]:
-        """Return the faults by row."""
+        """Return all findings, in the order of the rows."""
         return list(chain(*(self.faults[row] for row in sorted(self.faults))))
 
 
 def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable: bool = False) -> Rows:
-    """Bind an arrow to a table and read all of its rows.
+    """Bind an arrow to a table and return the rows of the table as values. Raises ArrowError.
 
-    Rows with a cell that cannot be read are dropped, and their faults are listed. Raises ArrowError.
+    Rows with an unreadable cell are left out; the findings about them are in `faults`.
 
-    answers: False where the targets are not read; their columns need not be there.
-    keep_unreadable: keep every row, with None for each cell that cannot be read.
+    answers: whether targets are read. If False, the table need not have their columns.
+    keep_unreadable: keep all rows, with None for each unreadable cell.
     """
     arrow = bind_to(arrow, table, answers)
     reader = _Reader(table)
@@ -153,11 +157,11 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
 
 
 def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
-    """Return the faults of a whole table, to be written to rejected.csv.
+    """Return the findings about all unreadable rows of a table, for the file rejected.csv.
 
-    Raises DataError unless there are none, or bad rows are to be skipped and are few.
+    Raises DataError if a row is unreadable, unless such rows are few and may be skipped.
 
-    bad_rows: "stop" or "skip", as of `--bad-rows`; None where rows are never skipped.
+    bad_rows: "stop" or "skip" (`--bad-rows`); None if the command has no such option, which also stops.
     """
     if bad_rows is not None:
         require_choice("bad_rows", bad_rows)
@@ -169,7 +173,10 @@ def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
 
 
 def require_any_readable(rows: Rows) -> list[Finding]:
-    """Return the faults of a whole table of which rows are answered one by one. Raises DataError if no row is readable."""
+    """Return the findings about all unreadable rows of a table. Raises DataError if no row is readable.
+
+    It is for prediction, where an unreadable row costs only its own answer.
+    """
     faults = [*rows.table.rejected, *rows.faults]
     if not len(rows):
         raise DataError("no row can be read:", faults)
@@ -179,9 +186,11 @@ def require_any_readable(rows: Rows) -> list[Finding]:
 def require_few_bad_rows(
     findings: Sequence[Finding], num_faults: int, num_bad: int, num_rows: int, bad_rows: str | None
 ) -> None:
-    """Raise DataError unless bad rows are to be skipped, are at most 1 % and leave some.
+    """Raise DataError if there are bad rows, unless they may be skipped, are at most 1 % and are not all rows.
 
-    findings: the first faults, for the message.
+    findings: the first findings, which the message lists. num_faults: number of all findings.
+    num_bad, num_rows: number of bad rows and of all rows.
+    bad_rows: "stop", "skip", or None if the command has no such option.
     """
     if num_faults and bad_rows != "skip":
         skip = "" if bad_rows is None else ", or drop them with --bad-rows skip"

@@ -1,6 +1,6 @@
-"""Orders and splits of rows that are a function of a seed alone.
+"""Permutations and splits of rows that depend on a seed alone.
 
-A permutation is computed position by position, so a corpus of any size is shuffled without memory.
+Each position of a permutation can be computed by itself, so a corpus of any size is shuffled without memory.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from mapsto.data.table import Int64s
 
 UInt64s = NDArray[np.uint64]
-# Rounds of the Feistel network; 4 are the least that look random.
+# Rounds of the Feistel network. With fewer than 4 its permutations do not look random.
 ROUNDS = 6
 
 
 def mix_bits(values: UInt64s, key: int) -> UInt64s:
-    """Return pseudo-random numbers, each a function of (value, key) alone (SplitMix64, Steele et al. 2014)."""
+    """Return one pseudo-random 64-bit number for each value (SplitMix64, Steele et al. 2014).
+
+    It depends on the value and on `key` alone.
+    """
     mixed = values * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -26,10 +29,10 @@ def mix_bits(values: UInt64s, key: int) -> UInt64s:
 
 
 def permute_positions(seed: int, epoch: int, n: int, positions: Int64s) -> Int64s:
-    """Return the rows at `positions` of the permutation of n rows that (seed, epoch) define.
+    """Return the row numbers at `positions` of a random permutation of n rows, defined by (seed, epoch).
 
-    A Feistel network permutes the numbers below the next power of four. It is applied again until a number is below n
-    (cycle walking, Black & Rogaway 2002).
+    A Feistel network permutes the numbers below the next power of four. It is applied again to each result that is not
+    below n (cycle walking, Black & Rogaway 2002).
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
@@ -46,12 +49,15 @@ def permute_positions(seed: int, epoch: int, n: int, positions: Int64s) -> Int64
 
 
 def permute_rows(seed: int, epoch: int, n: int) -> Int64s:
-    """Return the permutation of n rows in an epoch."""
+    """Return a random permutation (n,) of the row numbers below n, defined by (seed, epoch)."""
     return permute_positions(seed, epoch, n, np.arange(n))
 
 
 def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
-    """Return the rows of a step: the next `batch` positions of the epochs' permutations, laid end to end."""
+    """Return the row numbers (batch,) of training step `step`.
+
+    Each epoch visits all n rows in a permutation of its own. A step takes the next `batch` rows, also across an epoch's end.
+    """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // n
     return np.concatenate([permute_positions(seed, int(e), n, positions[epochs == e] % n) for e in np.unique(epochs)])
@@ -60,10 +66,11 @@ def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
 def stratified_split(
     n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, share: float, seed: int
 ) -> tuple[Int64s, Int64s]:
-    """Return sorted row indices (training, held out); rows of one group are never on both sides.
+    """Return sorted row indices (training, held out). Rows of one group are never on both sides.
 
     groups: the group of each row, such as its text.
-    strata: the class of each row; about `share` of each class is held out. None for no classes.
+    strata: the class of each row, so that about `share` of each class is held out; None to ignore classes.
+    share: fraction of rows to hold out.
     """
     order = permute_rows(seed, 0, n)
     members: dict[Hashable, list[int]] = {}
@@ -74,6 +81,7 @@ def stratified_split(
         stratum = strata[row] if strata is not None else None
         quota[stratum] = quota.get(stratum, 0.0) + share
     held_out: list[int] = []
+    # Visit the groups in random order, and hold out each that fits into what is left of its class's quota.
     for rows in members.values():
         stratum = strata[rows[0]] if strata is not None else None
         if quota[stratum] >= len(rows) - 0.5:

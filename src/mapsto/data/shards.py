@@ -1,7 +1,7 @@
-"""Shards of arrays that are mapped into memory; each is written atomically, and its hash is checked.
+"""Files of arrays (shards) that are mapped into memory. They are written atomically and checked by their hash.
 
-A folder of shards is `manifest.json`, which says what they were made from and the SHA-256 of each, and one safetensors
-file a shard. Without a folder the arrays stay in memory, and everything else is the same.
+A folder of shards holds one safetensors file for each shard, and `manifest.json`. The manifest holds the SHA-256 of each
+shard and the facts that determine its content. Without a folder the arrays stay in memory; all else is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mapsto.errors import CheckpointError, RunError, UsageError
 CORPUS_FOLDER = "corpus"
 SHARDS_MANIFEST = "manifest.json"
 SHARD = "shard-"
-# Names of safetensors for the types of NumPy.
+# The NumPy type of each type name in a safetensors file.
 DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 Arrays = Mapping[str, NDArray[Any]]
 UNFINISHED = (
@@ -36,8 +36,8 @@ UNFINISHED = (
 class FoundShards:
     """The state of a folder of shards.
 
-    record: its manifest; None where there is none.
-    damaged: shards that are missing or do not match their hash.
+    record: the content of its manifest; None if there is no manifest.
+    damaged: numbers of the shards that are missing or do not match their hash.
     """
 
     record: dict[str, Any] | None = None
@@ -45,7 +45,10 @@ class FoundShards:
 
 
 def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> FoundShards:
-    """Check the shards in `run`/corpus by their hashes, each by one process. Raises UsageError for other files there."""
+    """Return the state of the shards in `run`/corpus. Each process checks the hashes of its share of them.
+
+    ranks: the processes. say: function that prints a line. Raises UsageError if the folder holds other files.
+    """
     record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
         return FoundShards()
@@ -55,6 +58,7 @@ def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Found
 
 
 def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the content of the manifest; None if there is none or it is damaged. Raises UsageError for other files."""
     if not (folder / SHARDS_MANIFEST).exists():
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds other files; choose another --out")
@@ -67,11 +71,12 @@ def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None
 
 
 def _highest(record: Mapping[str, Any]) -> int:
+    """Return 1 + the highest shard number in a manifest; 0 if it lists no shard."""
     return 1 + max(map(int, record["shards"]), default=-1)
 
 
 def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
-    """Return the shards, of this process's share, that are missing or do not match their hash."""
+    """Return the numbers of the missing or damaged shards among those that this process checks."""
     numbers = ranks.own_share(sorted(map(int, record["shards"])))
     return {n for n in numbers if not _intact(_path(folder, n), record["shards"][str(n)]["sha256"])}
 
@@ -85,13 +90,15 @@ def _path(folder: Path, number: int) -> Path:
 
 
 class CorpusShards:
-    """The shards of a corpus in `run`/corpus.
+    """The shards of a corpus in `run`/corpus; in memory if `run` is None.
 
     key: the facts that determine the content of the shards.
-    is_begun: whether a run in the folder has begun with them.
-    on_disk: what `inspect_shards` found, where it was called before.
+    say: function that prints a line.
+    is_begun: whether training in this folder has begun with these shards.
+    on_disk: the result of `inspect_shards`, if it was called before.
 
-    Shards of another key are written anew, unless a begun run needs them: then UsageError names the facts that differ.
+    Shards with another key are deleted and must be written again. If training has begun, UsageError names the facts that
+    differ instead.
     """
 
     def __init__(
@@ -115,7 +122,7 @@ class CorpusShards:
 
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> CorpusShards:
-        """Open, read-only, the shards that rank 0 has written. Raises CheckpointError for a damaged shard."""
+        """Return the shards that rank 0 has written, only for reading. Raises CheckpointError if one is damaged."""
         record = files.read_sealed(run / CORPUS_FOLDER / SHARDS_MANIFEST)
         for number in _damaged(run / CORPUS_FOLDER, record, ranks):
             path = _path(run / CORPUS_FOLDER, number)
@@ -125,6 +132,7 @@ class CorpusShards:
         return shards
 
     def _open(self, folder: Path, on_disk: FoundShards, is_begun: bool) -> None:
+        """Use the shards on disk if their key is the same, else delete them. Raises UsageError."""
         record = on_disk.record
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
         if differing and is_begun:
@@ -139,6 +147,7 @@ class CorpusShards:
         self._record()
 
     def _take(self, folder: Path, record: Mapping[str, Any], damaged: Collection[int]) -> None:
+        """Use the intact shards of a manifest; the damaged ones count as missing."""
         self._first_record = record
         self.facts, self.count = record["facts"], record["count"]
         for name, entry in record["shards"].items():
@@ -151,7 +160,7 @@ class CorpusShards:
 
     @property
     def whole(self) -> bool:
-        """Return whether no shard is missing."""
+        """Return whether the number of shards is known and none is missing."""
         return self.count is not None and self.entries.keys() >= set(range(self.count))
 
     def __contains__(self, number: int) -> bool:
@@ -161,14 +170,18 @@ class CorpusShards:
         return self._arrays[number]
 
     def remember(self, facts: Mapping[str, Any]) -> None:
-        """Add facts to the manifest, such as the fingerprint of the source that was fitted before the first shard."""
+        """Add facts to the manifest, such as the fingerprint of the source that encodes the corpus."""
         if facts.items() <= self.facts.items():
             return
         self.facts = {**self.facts, **facts}
         self._record()
 
     def add(self, number: int, arrays: Arrays, counts: Mapping[str, int]) -> None:
-        """Add a shard. Raises RunError when it is written again and differs, because the corpus has changed."""
+        """Add shard `number`, and write it if there is a folder.
+
+        counts: numbers about the shard for the manifest, such as its rows; `total` sums them.
+        Raises RunError if the shard was written before with other content, which means that the corpus has changed.
+        """
         self.entries[number] = dict(counts)
         self._arrays[number] = arrays
         if self.folder is None:
@@ -186,13 +199,13 @@ class CorpusShards:
         self._record()
 
     def finish(self, count: int) -> None:
-        """Record that all shards are there."""
+        """Record that the corpus has `count` shards, all of which have been added."""
         self.count = count
         assert self.whole
         self._record()
 
     def forget(self) -> None:
-        """Delete the shards that were added since the folder was opened, because the corpus has changed."""
+        """Delete the shards added since the folder was opened. It is called if the corpus has changed meanwhile."""
         for number in self.entries.keys() - self._recorded_hashes.keys():
             del self.entries[number], self._arrays[number]
             if self.folder is not None:
@@ -201,10 +214,11 @@ class CorpusShards:
         self._record()
 
     def total(self, name: str) -> int:
-        """Return the sum of a count over all shards."""
+        """Return the sum of one of the shards' counts, such as "rows"."""
         return sum(int(entry[name]) for entry in self.entries.values())
 
     def _record(self) -> None:
+        """Write the manifest, if there is a folder."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,22 +228,26 @@ class CorpusShards:
 
 
 def concatenate(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    """Concatenate arrays, each in the smallest type that holds its numbers."""
+    """Return the arrays of several parts concatenated by name.
+
+    Each array gets the smallest unsigned integer type that holds its numbers; Boolean arrays keep theirs.
+    """
     return {name: _small(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
 def _small(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in the smallest unsigned integer type that holds its numbers; a Boolean array unchanged."""
     if array.dtype == np.bool_ or not len(array):
         return array if array.dtype == np.bool_ else array.astype(np.uint8)
     return array.astype(np.min_scalar_type(int(array.max())))
 
 
 def _mapped(path: Path) -> Arrays:
-    """Map the arrays of a safetensors file, whose hash was checked, into memory."""
+    """Return the arrays of a safetensors file by name, mapped into memory, read-only. Its hash was checked before."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
-    # A memmap of NumPy's holds its file open, and most systems let a process open 1,024 files: 16 GB of text.
+    # np.memmap would keep each file open. Most systems allow a process 1,024 open files, enough for 16 GB of text only.
     try:
         content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).numpy()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Training rows, held-out rows and test rows: equal values are never in two of them."""
+"""Training rows, held-out rows and test rows. Rows with equal sources are never in two of these sets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mapsto.options import Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import has_exclusive_classes
 
-# Rows held out at most by default.
+# The largest number of rows held out by default.
 MAX_HELD_OUT = 1000
-# Held-out rows are lost to training: with fewer rows than these they cost more than choosing by them gains.
+# Held-out rows are lost to training. Below these numbers of rows, that costs more than choosing weights by them gains.
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
-# Warnings that a run prints.
+# Number of warnings that a run prints.
 MAX_WARNINGS = 5
 
 
@@ -33,11 +33,12 @@ def check_data(
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
-    """Check training and test rows; return the test rows that are not also training rows, and the warnings, which it prints.
+    """Check training and test rows and print the warnings; return (test table without leaks, warnings).
 
-    Raises DataError for test rows that are also training rows, as `--bad-rows` says.
+    The returned table is None if no test table is given. Raises DataError for test rows that are also training rows, unless
+    `--bad-rows skip` drops them.
     """
-    if rows.arrow.corrupted and test_table is None:  # a corpus alone may repeat itself, and looking for that takes long
+    if rows.arrow.corrupted and test_table is None:  # a corpus may repeat itself, and the search would take long
         report_findings(rows.table.remarks_on(), say)
         return None, []
     test_rows = None if test_table is None else _read_test(rows.arrow, test_table, options)
@@ -47,7 +48,7 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Print the first findings, which do not stop the run."""
+    """Print the first MAX_WARNINGS findings as notes, and how many more there are."""
     for finding in findings[:MAX_WARNINGS]:
         say(f"note: {finding}")
     if len(findings) > MAX_WARNINGS:
@@ -61,13 +62,17 @@ def drop_rows_in_corpus(
     options: Options,
     say: Callable[[str], None],
 ) -> Table:
-    """Return the test rows that are not also in a corpus of any size. Raises DataError for others, as `--bad-rows` says."""
+    """Return the test table without the rows whose sources are also in a corpus of any size.
+
+    parts: the corpus as tables. Raises DataError for such rows, unless `--bad-rows skip` drops them.
+    """
     test_rows = _read_test(arrow, test_table, options)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
     return drop_leaks(find_leaks(read, test_rows), test_table, options, say)
 
 
 def _read_test(arrow: Arrow, test_table: Table, options: Options) -> Rows:
+    """Return the rows of a test table. Raises DataError for unreadable rows that may not be skipped."""
     test_rows = load_rows(arrow, test_table)
     require_readable(test_rows, options.bad_rows)
     return test_rows
@@ -80,7 +85,11 @@ def drop_leaks(
     say: Callable[[str], None],
     table_name: str = "the test",
 ) -> Table:
-    """Return a test table without its leaks. Raises DataError unless bad rows are skipped and some rows are left."""
+    """Return a test table without the rows that are also training rows.
+
+    leaks: findings about these rows. table_name: the table in messages.
+    Raises DataError if there are leaks with `--bad-rows stop`, or if no row is left.
+    """
     if not leaks:
         return test_table
     if options.bad_rows == "stop":
@@ -98,7 +107,10 @@ def drop_leaks(
 
 
 def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
-    """Return the share of the rows to hold out: `--hold-out`, or a default by the number of rows."""
+    """Return the share of rows to hold out: `--hold-out` or, by default, a share that depends on their number.
+
+    rows: number of rows. pretraining: whether a source is hidden in part, so that no labels are needed.
+    """
     if options.hold_out is not None:
         return options.hold_out
     fewest, share = (FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT) if pretraining else (FEWEST_TO_HOLD_OUT, HELD_OUT)
@@ -106,7 +118,10 @@ def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
 
 
 def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
-    """Return training rows and held-out rows; equal values are never on both sides. Raises UsageError if none are left."""
+    """Return (training rows, held-out rows). Rows with equal sources are on the same side.
+
+    Held-out rows may be empty. Raises UsageError if no training row is left.
+    """
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
@@ -117,7 +132,10 @@ def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
 
 
 def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return indices (training, held out): about `share` of each class is held out, and equal values are never on both sides."""
+    """Return row indices (training, held out). About `share` of each class is held out.
+
+    Rows with equal sources are on the same side.
+    """
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
     groups = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)

@@ -1,4 +1,4 @@
-"""Tables of rows from files and Python objects; every row knows its file and line."""
+"""Tables of rows from files and Python objects. Each row knows its file and its row number there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mapsto.files import hash_file
 
 T = TypeVar("T")
 Int64s = NDArray[np.int64]
-# Media files of a folder in one streamed table.
+# Largest number of media files in one table of a stream.
 FILES_AT_ONCE = 1024
 
 
@@ -31,9 +31,9 @@ class Table:
     """Named columns of equal length.
 
     data: the cells of each column; None for an empty cell.
-    origins: the file of each row and its number as an editor shows it, 0 for a whole file.
-    rejected: the faults of rows that could not be read.
-    remarks: what was left out where the table was read, such as files of other types.
+    origins: (file, row number) of each row, as an editor numbers rows; number 0 if the whole file is one row.
+    rejected: findings about rows that could not be read and are not in `data`.
+    remarks: notes on what was not read, such as files of other types.
     """
 
     data: dict[str, list[Any]]
@@ -50,30 +50,33 @@ class Table:
         return len(self.origins)
 
     def column(self, name: str) -> list[Any]:
-        """Return the cells of a column; None where a cell is empty."""
+        """Return the cells of a column; None for an empty cell."""
         return self.data[name]
 
     def origin(self, row: int) -> tuple[str, int]:
-        """Return the file and the row number of a row, for messages."""
+        """Return (file, row number in the file) of a row, for messages."""
         return self.origins[row]
 
     @property
     def name(self) -> str:
-        """The name of the file that the rows are from, or of the folder of these files."""
+        """The name of the file that holds the rows; for several files the name of their common folder."""
         files = list(dict.fromkeys(file for file, _ in self.origins))
         return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
 
     def beside(self, row: int) -> Path | None:
-        """Return the folder of the table file of a row; None for rows from Python and for media files."""
+        """Return the folder of the table file that holds a row; None for rows of Python objects and for media files."""
         file, line = self.origins[row]
         return Path(file).parent if line and readers.file_format(Path(file)) is not None else None
 
     def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
-        """Return the remarks, without those on columns that are not used."""
+        """Return the remarks on the table as a whole and those on the given columns."""
         return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
 
     def in_order(self) -> list[int | Finding]:
-        """Return every row of the source in order: its index here or, where it could not be read, its first fault."""
+        """Return one entry for each row of the source, also for unreadable rows, in their order there.
+
+        An entry is the index of the row in this table or, for an unreadable row, the first finding about it.
+        """
         if not self.rejected:
             return list(range(len(self)))
         faults: dict[tuple[str, int], Finding] = {}
@@ -84,14 +87,14 @@ class Table:
         return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
 
     def select(self, rows: Iterable[int]) -> Table:
-        """Return a table of the rows at these indices, without `rejected`."""
+        """Return a table of the rows at these indices, without `rejected` and `remarks`."""
         indices = [int(row) for row in rows]
         data = {name: [values[row] for row in indices] for name, values in self.data.items()}
         return Table(data, [self.origins[row] for row in indices], [])
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the columns and their values, in order."""
+        """SHA-256 of the column names and of all cells in order, in hex."""
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
@@ -103,9 +106,11 @@ class Table:
 
 
 def read_table(source: Any, encoding: str | None = None) -> Table:
-    """Read a table from a path, a DataFrame, an Arrow table, a data set of Hugging Face, a dict of lists or a list of dicts.
+    """Return the table in a file, a folder or a Python object.
 
-    Rows that cannot be read are in `.rejected`. Raises DataError for a file of which nothing can be read.
+    source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, or Table.
+    encoding: encoding of text files; see `readers.stream_file`.
+    Rows that cannot be read are in `.rejected`. Raises DataError if no row can be read, UsageError for other objects.
     """
     if isinstance(source, Table):
         return source
@@ -137,27 +142,28 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
 
 
 def is_path(source: Any) -> bool:
-    """Return whether a source is a path."""
+    """Return whether a source of rows is a path (str or PathLike)."""
     return isinstance(source, str | os.PathLike)
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
-    """Return whether a text names a table: an existing file, a folder written as a path, or a name with a table's suffix.
+    """Return whether a text names a table: an existing file, a folder, or a name with the suffix of a table.
 
-    folders: whether the name of any folder counts; False where a word can be a value.
+    folders: whether any folder counts. If False, a folder counts only if written as a path, since a word may be a value.
     """
     path = Path(text)
     try:
         exists = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
         return exists or (readers.file_format(path) is not None and " " not in text)
-    except (OSError, ValueError):  # too long for a name, or with a NUL
+    except (OSError, ValueError):  # the text is too long for a name or contains NUL
         return False
 
 
 def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
-    """Yield a source as tables of bounded size, in order; each table has the columns of those before it.
+    """Yield the rows of a source in order, as tables of bounded size.
 
-    Raises DataError for a file that cannot be read on, and at the end when there was no row.
+    Each table has at least the columns of the tables before it. Raises DataError if a file cannot be read, if files differ in
+    their columns, or at the end if there was no row.
     """
     if not is_path(source):
         yield read_table(source, encoding)
@@ -185,6 +191,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
             remarks = []  # they concern the whole source and are reported once
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
+        # Columns only grow, so comparing the first and the newest file with all columns is enough.
         for file, names in file_columns:
             if missing := sorted(columns.keys() - names):
                 raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
@@ -193,7 +200,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
 
 
 def fingerprint_source(source: Any) -> str:
-    """Return the SHA-256 of a source: of the bytes of its files in order, or of a table."""
+    """Return the SHA-256, in hex, of the bytes of all files of a source or, for a Python object, of its cells."""
     if not is_path(source):
         return read_table(source).fingerprint
     hashes = _map_files(Path(source), hash_file)
@@ -201,7 +208,10 @@ def fingerprint_source(source: Any) -> str:
 
 
 def file_signatures(source: Any) -> list[tuple[str, int, int]]:
-    """Return the name, size and modification time of each file of a source, to notice changes."""
+    """Return (path, size in bytes, modification time in ns) of each file of a source; empty for Python objects.
+
+    Comparing them with earlier ones shows whether a file has changed.
+    """
 
     def sign(path: Path) -> tuple[str, int, int]:
         status = path.stat()
@@ -211,7 +221,7 @@ def file_signatures(source: Any) -> list[tuple[str, int, int]]:
 
 
 def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
-    """Return `call` of each file of a source, in order. Raises DataError where one cannot be read."""
+    """Return `call(file)` for each file of a source in order. Raises DataError if a file cannot be read."""
     try:
         return [call(path) for path in list_files(source).files]
     except OSError as error:
@@ -219,16 +229,19 @@ def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
 
 
 def _table(part: FilePart, names: Iterable[str]) -> Table:
+    """Return part of a file as a table with the columns `names`."""
     return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
 
 
 def _require_once(names: Sequence[str]) -> None:
+    """Raise DataError if two columns have the same name."""
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise DataError(f"the table names {', '.join(map(repr, duplicates))} more than once")
 
 
 def _columns(data: dict[str, list[Any]]) -> FilePart:
+    """Return columns of a Python object as a part with row numbers from 1. Raises DataError for unequal lengths."""
     lengths = {len(values) for values in data.values()}
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
@@ -238,6 +251,7 @@ def _columns(data: dict[str, list[Any]]) -> FilePart:
 
 
 def _records(records: list[Any]) -> FilePart:
+    """Return a list of dicts as a part with row numbers from 1. Raises UsageError if an item is no dict."""
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
@@ -246,6 +260,8 @@ def _records(records: list[Any]) -> FilePart:
 
 
 def _concatenate(parts: list[Table]) -> Table:
+    """Return the rows of all tables of a stream as one table."""
+    # The last table has the columns of all tables before it.
     data: dict[str, list[Any]] = {name: [] for name in parts[-1].columns}
     for part in parts:
         for name, column in data.items():
@@ -258,5 +274,8 @@ def _concatenate(parts: list[Table]) -> Table:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows as csv, tsv, jsonl or parquet, by the name of `path`; return their number. Raises UsageError, RunError."""
+    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return their number.
+
+    Raises UsageError, RunError.
+    """
     return writers.write_file(path, columns, rows)

@@ -1,4 +1,4 @@
-"""Write rows as csv, tsv, jsonl or parquet, also gzipped: streamed, and atomically."""
+"""Write rows as csv, tsv, jsonl or parquet, also gzipped. Rows are streamed, and a file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mapsto.errors import UsageError
 from mapsto.files import replacing
 
 WRITABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
-# Rows of a batch of parquet.
+# Number of rows that are written to parquet at once.
 ROWS_PER_CHUNK = 4096
 Row = Mapping[str, Any]
 
 
 def require_writable(path: Path) -> str:
-    """Return the format for writing rows to `path`, which its suffix names.
+    """Return the format in which rows are written to `path`, which its suffix names.
 
-    Raises UsageError for a suffix of no known format, a missing parent folder, and a path that is a folder.
+    Raises UsageError for any other suffix, for a missing parent folder, and if `path` is a folder.
     """
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
@@ -40,7 +40,7 @@ def require_writable(path: Path) -> str:
 
 
 def require_output_path(path: Path | None) -> None:
-    """Raise UsageError if neither rows nor files can be written to `path`."""
+    """Raise UsageError if `path` can be neither a table file nor a folder for one file per answer."""
     if path is not None and file_format(path) is not None:
         require_writable(path)
     elif path is not None and path.exists() and not path.is_dir():
@@ -50,10 +50,11 @@ def require_output_path(path: Path | None) -> None:
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Write rows in the format of the file name, atomically; return their number. Raises UsageError, RunError.
+    """Write rows in the format that the file name states, atomically; return the number of rows.
 
-    rows: iterated once, for parquet twice, since its types are known at the end; never held in memory.
-    columns: cells of other columns are left out.
+    columns: the columns to write; cells of other columns are left out.
+    rows: never held in memory. They are iterated once or, for parquet, twice: the types of columns are known at the end.
+    Raises UsageError, RunError.
     """
     kind = require_writable(path)
     try:
@@ -69,38 +70,43 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
 
 @contextmanager
 def _compress(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream that writes into `stream`, compressed if `path` ends in .gz."""
     if path.suffix.lower() != ".gz":
         yield stream
         return
+    # Without a name and a time in the header, equal rows give equal bytes.
     with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packing:
         yield cast(BinaryIO, packing)
 
 
 def to_text_cells(row: Row) -> dict[str, Any]:
-    """Return a row as text cells: lists and dicts as JSON, and encoded files as their name or their size."""
+    """Return a row with cells for csv: lists and dicts as JSON, bytes of a file as its path or its size."""
     return {name: _nested_to_json(_describe_file(cell)) for name, cell in row.items()}
 
 
 def _nested_to_json(cell: Any) -> Any:
+    """Return a list, tuple, dict or array as JSON text; any other cell unchanged."""
     nested = isinstance(cell, list | tuple | dict | np.ndarray)
     return json.dumps(cell, ensure_ascii=False, default=_to_builtin) if nested else cell
 
 
 def _to_builtin(value: Any) -> Any:
-    """Convert an array or number of NumPy for JSON."""
+    """Return a NumPy array or number as plain Python, for JSON."""
     return value.tolist()
 
 
 def _describe_file(cell: Any) -> Any:
+    """Return the path or, without one, the size of a cell that holds the bytes of a file; any other cell unchanged."""
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
         return cell.get("path") or _describe_file(cell["bytes"])
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
 
 
 def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
-    """Write a header and rows as csv in UTF-8; return the number of rows."""
+    """Write a header and rows in UTF-8, separated by `delimiter`; return the number of rows."""
 
-    # csv quotes a cell only for characters of the line's end: with "\n" alone, a CR in a cell would end a row.
+    # A CR in a cell must be quoted, as readers end a row there. csv only does so if the line end has a CR too. So its line
+    # end is CRLF, which is shortened to LF here.
     def write(line: str) -> None:
         stream.write(f"{line.removesuffix(chr(13) + chr(10))}\n".encode())
 
@@ -115,6 +121,7 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
 
 
 def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    """Write one JSON object a row; return the number of rows."""
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         record = {name: _describe_file(row.get(name)) for name in columns}
@@ -123,6 +130,7 @@ def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) 
 
 
 def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
+    """Write rows as parquet; return their number. A first pass finds the types, a second one writes."""
     import pyarrow
     import pyarrow.parquet
 
@@ -141,7 +149,10 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
 
 
 def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
-    """Return the type that holds these cells and those before them. Raises UsageError."""
+    """Return the Arrow type that holds both `column_type` and these cells. Raises UsageError if there is none.
+
+    column_type: the type for the cells before these.
+    """
     import pyarrow
 
     try:
@@ -152,6 +163,7 @@ def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield lists of up to ROWS_PER_CHUNK rows."""
     rest = iter(rows)
     while chunk := list(islice(rest, ROWS_PER_CHUNK)):
         yield chunk
