@@ -18,12 +18,12 @@ from mapsto.sequence.piece import Ints, Piece
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The label of one target port for one example.
+    """The encoded label of one example at one target port.
 
-    values: () or (k,) for a pooled answer; (m, …) for an answer read at tokens.
-    at: (m,) indices of the tokens where the answer is read, counted from the first token of the example; (m, k) for an answer
-        read between tokens, the k tokens around each point. None for a pooled answer.
-    piece: tokens of an appended answer, placed after the sources; `at` then counts from its first token.
+    values: () or (k,) for an answer read from the pooled vector; (m, …) for an answer read at m tokens.
+    at: (m,) indices of the tokens where the answer is read, counted from the first token of the example. For an answer read
+        between tokens (m, k): the k tokens around each of m points. None for a pooled answer.
+    piece: the tokens of the answer itself if it is appended to the sources; `at` then counts from the first of these tokens.
     shares: (m, k) interpolation weights of the tokens `at`, for an answer read between tokens.
     """
 
@@ -35,10 +35,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of data, ready to be packed: its pieces end to end are one segment.
+    """One example, ready to be packed. Its pieces, laid end to end, form one segment of a packed row.
 
-    row: index of the row.
-    draw: random number computed from (seed, row, step); the seed of an objective that samples for each row.
+    pieces: the pieces of the sources. answers: one for each target port; None for a port without an answer.
+    row: index of the data row.
+    draw: random number computed from (seed, row, step). It seeds objectives that sample for each example.
     """
 
     pieces: tuple[Piece, ...]
@@ -48,12 +49,15 @@ class Example:
 
     @property
     def all_pieces(self) -> tuple[Piece, ...]:
-        """Return the sources, then the appended answers, in their order in the segment."""
+        """Return the pieces of the sources, then those of appended answers, in the order of the segment."""
         return self.pieces + tuple(a.piece for a in self.answers if a is not None and a.piece is not None)
 
     @property
     def shifted_answers(self) -> tuple[Answer | None, ...]:
-        """Return the answers with every `at` counted from the first token of the example."""
+        """Return the answers with every `at` counted from the first token of the example.
+
+        The `at` of an appended answer counts from its own piece before.
+        """
         if len(self.all_pieces) == len(self.pieces):
             return self.answers
         answers, offset = list(self.answers), sum(map(len, self.pieces))
@@ -69,12 +73,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class PackedAnswers:
-    """The answers of one target port over a batch.
+    """The answers of all examples of a batch at one target port.
 
     values: (m, …).
-    at: (m,) flat places of the tokens where they are read, or (m, k) if read between tokens; None for pooled answers.
-    examples: (m,) index of the example of each.
-    shares: (m, k) interpolation weights, if read between tokens.
+    at: (m,) flat places of the tokens where answers are read, (m, k) if read between tokens; None for pooled answers.
+    examples: (m,) index of the example of each answer.
+    shares: (m, k) interpolation weights of the tokens `at`, if answers are read between tokens.
     """
 
     values: Tensor
@@ -85,17 +89,19 @@ class PackedAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed examples. Flat places index tokens over rows × length; segment 0 is padding.
+    """Examples packed into r rows of l tokens. A flat place is the index row · l + column of a token.
 
-    tokens: values (t, …) of the tokens of each kind.
-    slots: flat places (t,) of the tokens of each kind.
-    segments, roles: (r, l).
-    places: (r, l), index of the source port of each token.
+    tokens: by kind, the ids or features (t, …) of its tokens.
+    slots: by kind, the flat places (t,) of its tokens.
+    segments: (r, l), number of the example within its row, from 1 on; 0 for padding.
+    roles: (r, l), attention rule of each token (`Role`).
+    places: (r, l), index of the piece of each token within its example; for source tokens the index of the source port.
     positions: (r, l, a).
-    owner: (r, l), index of the example of a source token, n for other tokens.
+    owner: (r, l), index of the example of a source token; n for all other tokens.
     starts: (n,), flat place of the first token of each example.
     lengths: (n,), number of source tokens of each example.
     rows: (n,), indices of the data rows.
+    answers: for each target port the packed answers; None if no example has one.
     draws: (n,), random number of each example.
     """
 
@@ -119,11 +125,14 @@ class Batch:
 
     @property
     def fill(self) -> float:
-        """Return the share of places that are not padding."""
+        """Return the fraction of places that hold a token, not padding."""
         return self.real_tokens / self.segments.numel()
 
     def lengths_without(self, hidden: Tensor | None) -> Tensor:
-        """Return the number of source tokens of each example, (n,), without those at the flat places `hidden` (m,)."""
+        """Return the number of source tokens of each example, (n,), without the hidden ones.
+
+        hidden: (m,) flat places of the hidden tokens; None if no token is hidden.
+        """
         if hidden is None:
             return self.lengths
         return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))
@@ -134,6 +143,7 @@ class Batch:
 
 
 def _to_device(value: Any, device: torch.device | str) -> Any:
+    """Return a value with every tensor in it on `device`; other values, such as arrays, stay as they are."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""Corruption for masked modelling: choose the tokens of a piece that `~` hides, and their replacements.
+"""Corruption for masked modelling: choose the tokens of a piece that `~` hides, and replace them.
 
-A unit is a word, a patch or another natural part of a value; positions have 1, 2 or 3 axes, so every kind can use this.
+A unit is a word, a patch or another natural part of a value. Positions may have 1, 2 or 3 axes, so texts, images and
+videos can all use this module.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from mapsto.sequence.piece import Ints, Piece, Role
 
 CorruptionShape = Literal["token", "word", "span", "block"]
 
-# The share of causal examples of each objective; 0 for those not listed.
+# The share of causal examples by objective; 0 for objectives not listed.
 CAUSAL_SHARES = {"causal": 1.0, "hybrid": 1 / 16}
 
-# The final rate of hidden tokens as a multiple of the first one, and the objectives that differ.
+# The final rate of hidden tokens as a multiple of the first one; by objective where it differs.
 LATE, LATE_SHARES = 0.5, {"mae": 1.0}
 
 FILLS_NOTHING = "this model puts a token back from those before it alone, so it fills nothing in"
@@ -28,19 +29,19 @@ FILLS_NOTHING = "this model puts a token back from those before it alone, so it 
 class Corruption:
     """The rate and shape of hidden tokens, and their replacements.
 
-    rate: share of hidden tokens; it falls to `final_rate` over the last 40 % of training. Hiding 30 % trains faster, 15 % is
-        closer to clean text (Wettig et al. 2023; GPT-BERT, Charpentier & Samuel 2024).
-    final_rate: share of hidden tokens at the end of training.
-    shape: single tokens; whole words; spans of words of geometric length (SpanBERT, Joshi et al. 2020); or axis-aligned
-        blocks (BEiT, Bao et al. 2022). In a video a word is one patch position over all frames (tubes; VideoMAE, Tong et al.
-        2022).
+    rate: share of tokens to hide. It falls linearly to `final_rate` over the last 40 % of training. Hiding 30 % trains faster,
+        15 % is closer to clean text (Wettig et al. 2023; GPT-BERT, Charpentier & Samuel 2024).
+    final_rate: share of tokens to hide at the end of training.
+    shape: "token", "word", "span" (consecutive words, geometric length; SpanBERT, Joshi et al. 2020) or "block" (axis-aligned
+        block of positions; BEiT, Bao et al. 2022). In a video a word is one patch position over all frames (tube; VideoMAE,
+        Tong et al. 2022).
     span: mean length of a span in words.
-    random: share of the hidden tokens replaced by a random token.
-    kept: share of the hidden tokens left unchanged; the rest are replaced by the mask token.
-    causal: share of the examples with nothing hidden, whose tokens are each predicted from those before them. 1 is a causal
-        language model; between 0 and 1 one model learns both objectives (GPT-BERT, Charpentier & Samuel 2024).
-    ahead: how many places before its own a token is predicted; 1 where some examples are causal, so that both objectives share
-        a head.
+    random: share of the hidden tokens that are replaced by a random token.
+    kept: share of the hidden tokens that stay unchanged. All other hidden tokens are replaced by the mask token.
+    causal: share of examples in which nothing is hidden and each token is predicted from the tokens before it. 1 is a causal
+        language model. Between 0 and 1 one model learns both objectives (GPT-BERT, Charpentier & Samuel 2024).
+    ahead: 0 if a hidden token is predicted at its own place, 1 if at the place before it. With causal examples it is 1, so
+        that both objectives share a head.
     """
 
     rate: float = 0.30
@@ -66,7 +67,10 @@ class Corruption:
 
     @classmethod
     def of(cls, objective: str, hide: float, shape: CorruptionShape) -> Corruption:
-        """Return the corruption of an objective: hide the share `hide` of the tokens, mostly half of it late in training."""
+        """Return the corruption for a pretraining objective.
+
+        hide: share of tokens to hide. Late in training most objectives hide half of it.
+        """
         late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES.get(objective, 0.0)
         return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
 
@@ -76,19 +80,26 @@ class Corruption:
 
 
 def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
-    """Return a random number generator that depends on (seed, row, step) only, so that a resumed run draws the same numbers."""
+    """Return a random number generator that depends on (seed, row, step) alone.
+
+    So a resumed run draws the same numbers as an uninterrupted one.
+    """
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
 def read_causally(piece: Piece) -> tuple[Piece, Ints]:
-    """Return the piece as a causal one, and the indices of the tokens to predict: all after its opening frame."""
+    """Return the piece with causal attention, and the indices (m,) of the tokens to predict.
+
+    These are all tokens after the special tokens at its beginning.
+    """
     return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
 
 def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
-    """Return the sorted indices of the tokens to hide: at least one outside the frame, unless the rate is 0.
+    """Return the sorted indices (m,) of the tokens to hide. Special tokens are never hidden.
 
-    progress: 0 to 1, the share of training that is done.
+    At least one token is hidden, unless the rate is 0 or the piece has only special tokens.
+    progress: the finished share of training, 0 to 1.
     """
     free = np.flatnonzero(~piece.special)
     rate = corruption.rate_at(progress)
@@ -104,7 +115,11 @@ def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator
 
 
 def _words(units: Ints, free: Ints, num_hidden: int, span: float, rng: np.random.Generator) -> Ints:
-    """Return whole units, in spans of geometric length of mean `span`, until `num_hidden` tokens are hidden."""
+    """Return the indices (m,) of the tokens to hide: whole units, in spans of geometric length of mean `span`.
+
+    units: (f,) unit of each token in `free`. free: (f,) indices of the tokens that may be hidden.
+    Units are added until at least `num_hidden` tokens are hidden.
+    """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     # np.unique sorts by value; spans need the units in the order of the piece.
     unit_index = np.argsort(np.argsort(first))[inverse]
@@ -120,7 +135,10 @@ def _words(units: Ints, free: Ints, num_hidden: int, span: float, rng: np.random
 
 
 def _blocks(piece: Piece, free: Ints, num_hidden: int, rng: np.random.Generator) -> Ints:
-    """Return axis-aligned blocks over the positions, the last one thinned so that exactly `num_hidden` tokens are hidden."""
+    """Return the indices of exactly `num_hidden` tokens to hide, in axis-aligned blocks of positions.
+
+    free: indices of the tokens that may be hidden. Of the last block only a random part is hidden.
+    """
     places = piece.positions[free]
     extent = places.max(axis=0) - places.min(axis=0) + 1
     hidden = np.zeros(len(free), bool)
@@ -139,11 +157,11 @@ def _blocks(piece: Piece, free: Ints, num_hidden: int, rng: np.random.Generator)
 def hide_tokens(
     piece: Piece, hidden: Ints, mask_id: int, vocabulary: int, corruption: Corruption, rng: np.random.Generator
 ) -> Piece:
-    """Return the piece of ids with the hidden ones replaced by the mask, by random ids, or left unchanged.
+    """Return the piece with its hidden token ids replaced by the mask, replaced by random ids, or left unchanged.
 
-    hidden: (m,) indices of the tokens to replace.
+    hidden: (m,) indices of the hidden tokens.
     mask_id: id of the mask token.
-    vocabulary: number of ids that a random token is drawn from.
+    vocabulary: number of ids from which a random token is drawn.
     corruption: shares of the three replacements.
     """
     tokens = piece.tokens.copy()

@@ -1,7 +1,7 @@
-"""Packing of examples into batches: best-fit decreasing over the rows of a batch, and no example is split.
+"""Packing of examples into batches by best-fit decreasing. No example is split.
 
-Sorting costs n log n in the number of examples and each placement one shift of a bit set. 97–98 % of the places hold a real
-token, for 1–2 % of the time of a training step (benchmarks/packing.py).
+Sorting costs n log n in the number of examples, and each placement one shift of a bit set. 97–98 % of the places hold a real
+token, and packing takes 1–2 % of the time of a training step (benchmarks/packing.py).
 Legend of shapes: r rows, l row length, t tokens, n examples, m answers read at tokens, a axes of position.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from mapsto.sequence.batch import Answer, Batch, Example, PackedAnswers
 from mapsto.sequence.piece import Ints
 
-# The shortest row of a batch, in tokens, and the step between the lengths of a batch that is a single row.
+# The shortest row of a batch, in tokens. The length of a batch of a single row is a multiple of the second number.
 SHORTEST_ROW, SINGLE_ROW_STEP = 64, 16
 
-# Examples that could fill up longer rows get rows of their own if they hold this share of all tokens.
+# Short examples fill up long rows. Those left over get rows of their own if they hold this share of all tokens.
 SHORT_GROUP = 0.25
 
 # From this many examples of equal length on, each gets a row of exactly its length.
@@ -30,17 +30,20 @@ MANY_ALIKE = 8
 
 
 def row_length(longest: int, shortest: int = SHORTEST_ROW) -> int:
-    """Return the smallest power of two that is at least `longest` and `shortest`, itself a power of two."""
+    """Return the row length for examples of up to `longest` tokens: the smallest power of two that holds them.
+
+    shortest: smallest length to return, a power of two.
+    """
     return max(shortest, 1 << max(longest - 1, 0).bit_length())
 
 
 def single_row_length(total: int) -> int:
-    """Return the smallest multiple of 16 that holds `total` tokens, the length of a batch that is a single row."""
+    """Return the length of a batch of a single row: the smallest multiple of 16 that holds `total` tokens."""
     return -(-max(total, 1) // SINGLE_ROW_STEP) * SINGLE_ROW_STEP
 
 
 def round_up_size(count: int) -> int:
-    """Return `count` rounded up to one of 16 sizes per octave, at most 6 % more.
+    """Return `count` rounded up to one of 16 sizes per octave, by at most 6 %.
 
     Kernels are compiled and cached for each shape, so the number of different shapes must stay small.
     """
@@ -49,11 +52,12 @@ def round_up_size(count: int) -> int:
 
 
 def pack_best_fit(lengths: Sequence[int], capacity: int, fillers: Sequence[int] = ()) -> list[list[int]]:
-    """Pack by best-fit decreasing: return rows of indices into `lengths`, none longer than `capacity`, nothing split.
+    """Pack examples into rows by best-fit decreasing; return the indices of the examples of each row.
 
-    fillers: indices that may only fill the free space of the rows; those that do not fit are in no row.
-
-    Raises ValueError for a length above `capacity`.
+    lengths: number of tokens of each example. capacity: number of tokens of a row.
+    fillers: indices of examples that may only fill free space in the rows of other examples. If they do not fit, they are
+        left out.
+    Raises ValueError if an example is longer than `capacity`.
     """
     filler_set = set(fillers)
     rows: list[list[int]] = []
@@ -87,10 +91,10 @@ def pack_best_fit(lengths: Sequence[int], capacity: int, fillers: Sequence[int] 
 def collate(
     examples: Sequence[Example], length: int | None = None, rows: Sequence[Sequence[int]] | None = None
 ) -> Batch:
-    """Pack `examples` into one batch; entry i of starts, rows and pooled answers is `examples[i]`.
+    """Pack `examples` into one batch. Entry i of its starts, rows and pooled answers belongs to `examples[i]`.
 
-    length: tokens in a row; by default the smallest row length that holds the longest example.
-    rows: lists of indices of the examples of each row, each of which fits; by default they are packed here.
+    length: number of tokens of a row; by default the smallest row length that holds the longest example.
+    rows: for each row the indices of its examples, which must fit; by default examples are packed best fit first.
     """
     pieces_of_examples = [example.all_pieces for example in examples]
     sizes = [sum(map(len, pieces)) for pieces in pieces_of_examples]
@@ -123,7 +127,7 @@ def collate(
             if piece.positions.shape[1] == 1:
                 positions[offset:end, 0] += offset - int(
                     starts[i]
-                )  # a sequence continues the positions of the piece before it
+                )  # a second text continues the positions of the first one
             tokens.setdefault(piece.kind, []).append(piece.tokens)
             slots.setdefault(piece.kind, []).append(np.arange(offset, end))
             offset = end
@@ -147,10 +151,11 @@ def collate(
 
 
 def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
-    """Return the batch without the tokens at the flat places `hidden` (m,), and the flat places (v,) of the remaining tokens.
+    """Return the batch without the hidden tokens, and the flat places (v,) in `batch` of the remaining tokens.
 
-    The remaining tokens of each row move together; rows are as long as the fullest one needs. Answers are dropped, since places
-    that they read are gone.
+    hidden: (m,) flat places of the tokens to drop.
+    The remaining tokens of a row move together, and rows become as short as the fullest one allows. Answers are dropped, since
+    the places where they are read may be gone.
     """
     height, length = batch.segments.shape
     is_visible = (batch.segments > 0).index_put(
@@ -179,7 +184,10 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
 
 
 def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None:
-    """Return the packed answers of one port, for the examples that have one; None when no example has."""
+    """Return the packed answers of one target port; None if no example has an answer.
+
+    answers: the answer of each example or None. starts: (n,) flat place of the first token of each example.
+    """
     entries = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     if not entries:
         return None
@@ -199,12 +207,13 @@ def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None
 def make_batches(
     examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1
 ) -> list[Batch]:
-    """Pack examples into batches of about `most_tokens` places at most, in rows of `shortest` tokens or more.
+    """Pack examples into batches of at most about `most_tokens` places, in rows of `shortest` tokens or more.
 
-    Attention over long rows costs more per token, so long examples get long rows. Short ones first fill the free space of
-    those, and get rows of their own only when enough of them remain.
+    Attention over long rows costs more per token, so only long examples get long rows. Short examples first fill the free space
+    of these rows, and get rows of their own only if enough of them remain.
 
-    views: number of augmented copies of each example, given view by view; a batch has all views of its examples, in this order.
+    views: number of random variants of each example. `examples` holds all examples in the first variant, then all in the
+        second, and so on. A batch has all variants of its examples, in the same order.
     """
     count = len(examples) // views
     sizes = [max(map(len, examples[i::count])) for i in range(count)]

@@ -1,4 +1,7 @@
-"""The tokens of one value and how they map to raw coordinates. Legend of shapes: t tokens, n values, f features, a axes."""
+"""The tokens of one value (a piece), and the alignment of tokens with the raw value.
+
+Legend of shapes: t tokens, n values, f features, a axes.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ Ints = NDArray[np.integer[Any]]
 
 
 class Role(IntEnum):
-    """The attention rule of a token: a source token is visible to its whole example, an answer token only to answer tokens.
+    """The rule that says which tokens see a token in attention.
 
-    A causal answer token is visible to itself and the answer tokens after it, a parallel one to all answer tokens of its example.
+    SOURCE: a token of a source; all tokens of its example see it.
+    CAUSAL: a token of an answer; it and the answer tokens after it see it.
+    PARALLEL: a token of an answer; all answer tokens of its example see it.
     """
 
     SOURCE = 0
@@ -28,8 +33,8 @@ class Role(IntEnum):
 class Alignment:
     """The map between raw coordinates (characters, pixels, seconds) and tokens.
 
-    regions: (t, a, 2), start and end of each token on each raw axis; start == end marks a token that covers nothing of the
-        raw value, as [CLS].
+    regions: (t, a, 2), start and end of each token on each raw axis. If both are equal, the token covers nothing of the raw
+        value, as [CLS].
     whole: (a, 2), start and end of the raw value, for kinds whose answers may have another size than the source.
     """
 
@@ -37,7 +42,10 @@ class Alignment:
     whole: NDArray[Any] | None = None
 
     def to_raw(self, tokens: Sequence[int] | Ints) -> NDArray[Any] | None:
-        """Return the smallest raw region, (a, 2), that contains `tokens`; None when they cover nothing of the raw value."""
+        """Return the smallest raw region (a, 2) that contains the tokens; None if they cover nothing of the raw value.
+
+        tokens: their indices.
+        """
         regions = self.regions[np.asarray(tokens, dtype=np.int64)]
         regions = regions[(regions[:, :, 0] < regions[:, :, 1]).all(axis=1)]
         if not len(regions):
@@ -45,9 +53,9 @@ class Alignment:
         return np.stack([regions[:, :, 0].min(axis=0), regions[:, :, 1].max(axis=0)], axis=1)
 
     def ends(self, positions: Ints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the raw coordinates, (a,) each, where the first and the last of the positions (t, a) start and end.
+        """Return for each axis the raw start of the lowest position and the raw end of the highest one, (a,) each.
 
-        On an axis along which the value was flipped, the second is the smaller one.
+        positions: (t, a), the positions of the piece. Along an axis on which the value was flipped, the start is larger.
         """
         has_region = (self.regions[:, :, 0] < self.regions[:, :, 1]).all(axis=1)
         regions, token_positions = self.regions[has_region], positions[has_region]
@@ -64,10 +72,12 @@ class Alignment:
 class Piece:
     """One value as a sequence of tokens.
 
+    kind: name of the value's kind, such as "text".
     tokens: (t,) ids or (t, f) features.
-    positions: (t, a).
-    special: (t,), True for a token of the frame ([CLS], [SEP], …), which is no part of the value.
-    units: (t,), index of the word (or other natural unit) of each token, −1 for the frame.
+    positions: (t, a), position of each token along each axis.
+    special: (t,), True for special tokens ([CLS], [SEP], …), which are no part of the value.
+    units: (t,), index of the word (or other natural unit) of each token; −1 for special tokens.
+    role: attention rule of its tokens.
     """
 
     kind: str
@@ -82,7 +92,7 @@ class Piece:
         return len(self.tokens)
 
     def select(self, indices: Ints) -> Piece:
-        """Return the piece with only the tokens at `indices`; each keeps its position."""
+        """Return the piece with only the tokens at `indices`. Each token keeps its position."""
         return replace(
             self,
             tokens=self.tokens[indices],
@@ -96,7 +106,7 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of its arrays in bytes."""
+        """Return the size of the piece's arrays in bytes."""
         regions = None if self.alignment is None else self.alignment.regions
         arrays = (self.tokens, self.positions, self.special, regions, self.units)
         return sum(array.nbytes for array in arrays if array is not None)
@@ -106,8 +116,9 @@ class Piece:
 class MixturePart:
     """The contribution of one value to a mixed value (mixup, CutMix, mosaic).
 
-    share: weight of the value in the mixture; the shares of all parts add up to 1.
-    piece: tokens of the mixture that show the value, aligned to its own raw coordinates, where it covers a region of its own.
+    share: weight of the value in the mixture. The shares of all parts add up to 1.
+    piece: the tokens of the mixture that show the value, aligned to the value's own raw coordinates; None unless the value
+        has a region of its own, as in a mosaic.
     """
 
     share: float
@@ -116,11 +127,11 @@ class MixturePart:
 
 @dataclass(frozen=True, slots=True)
 class FlatValues:
-    """The tokens of several values end to end, without frames.
+    """The tokens of several values end to end, without special tokens.
 
     tokens: (t,) ids.
     lengths: (n,), number of tokens of each value.
-    begins: (t,), True where a unit (word) begins; None unless asked for.
+    begins: (t,), True where a unit (word) begins; None unless requested.
     """
 
     tokens: Ints

@@ -1,4 +1,4 @@
-"""The arrow notation: parse a task, check its kinds, bind its ports to columns, print it.
+"""The arrow notation of tasks, such as `text -> label`: parse it, check its kinds, bind its ports to columns.
 
 side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
 """
@@ -14,22 +14,22 @@ from mapsto.errors import UsageError, near
 
 Role = Literal["source", "target"]
 
-NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # of column names
+NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # column names that must be quoted
 TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"])+))')
 
 
 class ArrowError(UsageError):
-    """An arrow that does not parse, or does not fit the kinds or columns at hand."""
+    """The error for an arrow that does not parse, or that does not fit the kinds or the columns of a table."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One value of an example.
+    """One source or target of an arrow.
 
-    kind: the name of its kind, such as "text".
-    column: the column it is read from; None until the arrow is bound to a table.
-    corrupted: True for a source that `~` hides in part.
-    restores: for a target that reconstructs a corrupted source, the number of that source; set by the arrow.
+    kind: name of its kind of values, such as "text".
+    column: the table column that holds the values; None until the arrow is bound to a table.
+    corrupted: True for a source behind `~`, part of which is hidden.
+    restores: for a target that fills in a hidden source, the index of that source; set by Arrow.
     """
 
     kind: str
@@ -50,7 +50,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A task: the ports that are read and those that are answered; symmetric for `<->`, a match of pairs."""
+    """A task: source ports, whose values are read, and target ports, whose values are predicted.
+
+    symmetric: True for `<->`, which matches pairs of values.
+    """
 
     sources: tuple[Port, ...]
     targets: tuple[Port, ...]
@@ -68,17 +71,23 @@ class Arrow:
 
     @property
     def corrupted(self) -> bool:
-        """Return whether a source is hidden in part, so that its reconstruction needs no labels."""
+        """Return whether part of a source is hidden (`~`).
+
+        Filling it in needs no labels.
+        """
         return any(port.corrupted for port in self.sources)
 
     @property
     def body(self) -> Arrow:
-        """Return the arrow with the same sources, none of them hidden, and without targets."""
+        """Return the arrow with the same sources but without `~`, and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
 
 
 def parse(text: str) -> Arrow:
-    """Parse an arrow, so that parse(str(arrow)) == arrow. Raises ArrowError that says where it goes wrong."""
+    """Return the arrow that a text such as "text -> label" describes. parse(str(arrow)) == arrow holds.
+
+    Raises ArrowError, which says where the text is wrong.
+    """
     tokens = _tokens(text)
     arrows = [i for i, (kind, _) in enumerate(tokens) if kind == "arrow"]
     if len(arrows) > 1:
@@ -100,11 +109,12 @@ def parse(text: str) -> Arrow:
 
 
 def parse_ports(text: str) -> tuple[Port, ...]:
-    """Parse one side of an arrow. Raises ArrowError."""
+    """Return the ports of one side of an arrow, such as "title:text, image". Raises ArrowError."""
     return _side(_tokens(text), text, "in")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
+    """Return (kind, text) for each token of an arrow; kinds are "arrow", "sign", "quoted" and "name"."""
     tokens, position = [], 0
     while text[position:].strip():
         match = TOKEN.match(text, position)
@@ -118,6 +128,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port, ...]:
+    """Return the ports of one side of an arrow. location: the side in messages."""
     groups: list[list[tuple[str, str]]] = [[]]
     for token in tokens:
         if token == ("sign", ","):
@@ -128,6 +139,7 @@ def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port
 
 
 def _port(tokens: list[tuple[str, str]], name: str) -> Port:
+    """Return the port that its tokens describe. name: the port in messages. Raises ArrowError."""
     corrupted = bool(tokens) and tokens[0] == ("sign", "~")
     shape = [value if kind == "sign" else "word" for kind, value in tokens[corrupted:]]
     words = [value for kind, value in tokens[corrupted:] if kind != "sign"]
@@ -142,7 +154,10 @@ def _port(tokens: list[tuple[str, str]], name: str) -> Port:
 
 
 def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raise ArrowError unless every port's kind is among those that can stand on its side."""
+    """Raise ArrowError if a port has a kind that cannot stand on its side.
+
+    sources, targets: the kinds that can be read, and those that can be predicted.
+    """
     allowed = {"read": list(sources), "answered": list(targets)}
     for verb, ports in (("read", arrow.sources), ("answered", arrow.targets)):
         opposite = allowed["answered" if verb == "read" else "read"]
@@ -157,12 +172,13 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
 
 
 def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], bool]) -> Arrow:
-    """Bind every port to a column: the one it names, else the one with its kind's name, else the only one that fits.
+    """Return the arrow with a column for every port.
 
-    In an arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind.
-    fits: whether a port of this kind and role can read a column.
+    A port takes the column that it names, else the column with the name of its kind, else the only column that fits. In an
+    arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind.
 
-    Raises ArrowError that lists the columns when one is missing or several fit.
+    fits: function of (kind, column, role) that says whether such a port can read the column.
+    Raises ArrowError, which lists the columns, if no column or several columns are left for a port.
     """
     column_list = _list_columns(columns)
     ports: list[tuple[Role, Port]] = [("source", p) for p in arrow.sources] + [("target", p) for p in arrow.targets]
@@ -185,6 +201,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
             and len(ports_of_kind) == 1
         ):
             bound_columns[i] = kind
+    # Each round may take a column that also fits another port, and so leave that port a single candidate.
     while len(bound_columns) < len(free):
         candidates = {
             i: [c for c in columns if c not in bound_columns.values() and fits(ports[i][1].kind, c, ports[i][0])]
@@ -201,6 +218,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
 
 
 def _list_columns(columns: Sequence[str]) -> str:
+    """Return the names of the columns for a message, with a hint if cells seem to be wrongly separated."""
     listing = ", ".join(map(repr, columns)) or "none"
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
     return (
@@ -211,6 +229,10 @@ def _list_columns(columns: Sequence[str]) -> str:
 
 
 def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str) -> ArrowError:
+    """Return the error for ports to which no column can be assigned.
+
+    candidates: by index of the port, the columns that fit it.
+    """
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
     kind, names = ports[i][1].kind, candidates[i]
     if not names:
@@ -227,9 +249,9 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], c
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:
-    """Return the target ports that share the column of a source in an arrow with `~`, with that source.
+    """Return {target index: source index} of the targets that share the column of a source, in an arrow with `~`.
 
-    Targets are numbered behind the sources.
+    A target index counts all sources first, then the targets.
     """
     if not arrow.corrupted:
         return {}

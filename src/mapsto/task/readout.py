@@ -1,6 +1,6 @@
-"""Readouts: which vectors a target's head reads, and how many answers an example gets.
+"""Readouts: which vectors the head of a target reads, and how many answers an example has.
 
-Legend of shapes: r rows, l row length, n examples, m read-out places, k tokens about a place, d width.
+Legend of shapes: r rows, l row length, n examples, m places that are read, k tokens around a place, d width.
 """
 
 from __future__ import annotations
@@ -19,41 +19,50 @@ from mapsto.sequence.packing import round_up_size
 if TYPE_CHECKING:
     from mapsto.sequence.piece import Ints, Piece
 
-Vectors = Callable[[], Tensor]  # computes vectors only where a readout reads them
+Vectors = Callable[[], Tensor]  # a function, so that only the vectors that a readout reads are computed
 
 
 class Readout(ABC):
-    """The rule by which a target's answers are read in the hidden states of an example."""
+    """The rule that says which vectors of an example a target's head reads."""
 
-    # Whether the head reads the one pooled vector of an example, which can be computed once and kept.
+    # Whether the head reads the pooled vector of an example. With a frozen body it can be computed once and cached.
     pooled: ClassVar[bool] = False
     # Whether each example gets exactly one answer.
     per_example: ClassVar[bool] = False
 
     @abstractmethod
     def width(self, pooled: int, token: int) -> int:
-        """Return the width of the vectors read, from those of pooled vectors and of the hidden states of tokens."""
+        """Return the width of the vectors that the head reads.
+
+        pooled: width of pooled vectors. token: width of the hidden states of tokens.
+        """
 
     @abstractmethod
     def vectors(self, pooled: Vectors, tokens: Vectors, answers: PackedAnswers | None) -> Tensor:
         """Return the vectors (m, d) that the head reads.
 
-        pooled: computes the pooled vector of each example, (n, d).
-        tokens: computes the hidden states of all places, (r·l, d).
-        answers: where answers are asked for; None asks every example for a pooled one.
+        pooled: function that computes the pooled vector of each example, (n, d).
+        tokens: function that computes the hidden states at all places, (r·l, d).
+        answers: the places to read. None reads one pooled vector for every example.
         """
 
     def question(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks an example of `pieces` for one; None where the target places its own questions."""
+        """Return an empty answer that asks for a prediction of an example with these pieces.
+
+        Return None if the target itself chooses the places to read.
+        """
         return None
 
     @abstractmethod
     def describe(self, count: int, pooling: str) -> str:
-        """Return in words where `count` answers were read."""
+        """Return in words where `count` answers are read, for `mapsto trace`.
+
+        pooling: name of the pooling method.
+        """
 
 
 class Pooled(Readout):
-    """One pooled vector an example, as a class or a number is read."""
+    """A readout of the one pooled vector of each example, for answers such as a class or a number."""
 
     pooled = True
     per_example = True
@@ -73,7 +82,10 @@ class Pooled(Readout):
 
 
 class PerToken(Readout):
-    """The hidden states of single tokens, as hidden tokens are put back. places: what `describe` calls these tokens."""
+    """A readout of the hidden states of single tokens, such as hidden tokens that are filled in.
+
+    places: the word for these tokens in `describe`.
+    """
 
     def __init__(self, places: str = "hidden places") -> None:
         self.places = places
@@ -90,8 +102,10 @@ class PerToken(Readout):
 
 
 class Queried(PerToken):
-    """Learnt tokens, or places between tokens, that each propose a part of the one answer of an example (DETR, Carion et al.
-    2020), as boxes are read."""
+    """A readout of several queries, such as for boxes (DETR, Carion et al. 2020).
+
+    A query is a learnt token or a point between tokens. Each proposes one part of the example's answer.
+    """
 
     per_example = True
 
@@ -100,14 +114,18 @@ class Queried(PerToken):
 
 
 def ask_at(places: Ints) -> Answer | None:
-    """Return an empty answer that asks about the tokens at these places (m,) of an example; None where there are none."""
+    """Return an empty answer that asks for predictions at tokens of an example; None if there are no such tokens.
+
+    places: (m,) indices of the tokens in the example.
+    """
     return Answer(np.zeros(len(places), np.int64), places) if len(places) else None
 
 
 def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
-    """Return the states (m', d) at the flat places of answers, or their means weighted by the shares about each place.
+    """Return the hidden states (m', d) at the places of answers, each interpolated if it lies between tokens.
 
-    Padded to few different sizes m' ≥ m, since each new size costs a kernel its choice of algorithm.
+    states: (r·l, d). The result is padded to one of few sizes m' ≥ m, since for each new size a kernel must choose its
+    algorithm.
     """
     assert answers.at is not None
     extra = round_up_size(len(answers.at)) - len(answers.at)
