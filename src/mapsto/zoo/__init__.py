@@ -1,13 +1,13 @@
 """Published model families: translation of their config.json and names of weights to ours and back.
 
 A family is one file here, named after the model_type of its config.json ("-" written as "_"), that defines `family`, a Family.
-Nothing else is edited, and no other package knows foreign names. The file's four parts:
+Nothing else is edited to add one, and no other package knows published names. The file has up to four parts:
 
-- `read(raw)`: the ModelConfig of a config.json. Raises CheckpointError for settings that are not supported, and for numbers
-  that are not sound, since the file may come from anywhere.
-- `write(config)`: its inverse, `read(write(config)) == config`.
-- `fresh(...)`, if new models take this shape.
-- `family`: names of weights and the classes of `transformers` they belong to.
+- `read(raw)`: returns the ModelConfig of a config.json. Raises CheckpointError for settings that are not supported and for
+  numbers that make no sense, since the file may come from anywhere.
+- `write(config)`: the inverse, `read(write(config)) == config`.
+- `fresh(...)`: returns the ModelConfig of a new model, if new models take this family's shape.
+- `family`: names of weights, and the classes of `transformers` that they belong to.
 
 Our names of weights: `embedders.KIND`, `transformer.*`, `decoder.*`, `pooler.*`, `classifier.*` (head of a label),
 `vocabulary_head.*` (head of hidden text), `patch_head.*` (head of hidden patches), `box_head.*`. docs/adding-a-family.md shows
@@ -30,11 +30,12 @@ from mapsto.model.config import ModelConfig
 # "body", or the kind that a head answers.
 Task = str
 
-# Pairs of our module (or weight) and theirs, `{i}` standing for the layer. Several of theirs are concatenated in ours by rows.
-# Of two entries for the same module the later one counts, so that a family can replace one of another's.
+# Pairs (our name, published name) of a module or weight; `{i}` stands for the number of the layer. If there are several published
+# names, our weight is the concatenation of theirs by rows. Of two entries for the same module the later one counts, so that a
+# family can reuse another family's entries and replace some.
 Names = tuple[tuple[str, str | tuple[str, ...]], ...]
 
-# Sizes in a config.json above this are refused before memory is taken for them.
+# Sizes above this in a config.json are refused before memory is allocated for them.
 MAX_SIZE = 2**24
 
 # Published names of activations, and ours.
@@ -52,10 +53,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Tower:
-    """One tower of a model with several, such as CLIP's for pictures.
+    """The encoder of one kind (a tower) in a model with several encoders, such as CLIP's for pictures.
 
-    Weights have the same prefix in a folder of the tower and in one of the full model. A tower with a head is published as
-    the full model.
+    Weights have the same prefix in a folder of the tower alone and in one of the full model. A tower with a head is
+    published as a full model.
     """
 
     # model_type of a folder that holds the tower alone.
@@ -70,48 +71,50 @@ class Tower:
 class Family:
     """Translation between a published family and our models."""
 
-    # Class of `transformers` for each task; of several tasks that a model could have the last one counts.
+    # Class of `transformers` for each task. A model with heads for several of these tasks is saved as the last of them.
     architectures: Dict[Task, str]
-    # Start of the names of body weights in files that have a head; files of a bare body leave it out.
+    # Prefix of the names of body weights in files that also have a head. Files without a head leave it out.
     prefix: str
     # Names of weights for each task.
     weight_names: Dict[Task, Names]
-    # The ModelConfig of a config.json, and its inverse.
+    # Function from a parsed config.json to a ModelConfig, and its inverse.
     read_config: Callable[[Dict[str, Any]], ModelConfig]
     write_config: Callable[[ModelConfig], dict[str, Any]]
-    # Their copies of weights that we store once: their name, and ours.
+    # Published copies of weights that we store once: name of the copy → our name of the weight.
     tied_weights: Dict[str, str]
-    # Patterns of weights that no task here uses.
+    # Regular expressions for published weights that no task here uses.
     ignored_weights: tuple[str, ...] = ()
-    # Files that folders of this family often lack: name, and what the error says about how to get it.
+    # Files that folders of this family often lack: name → part of the error message that says how to get the file.
     required_files: Dict[str, str] = field(default_factory=dict)
-    # Kind that the body reads.
+    # Kind of value that the body reads.
     source_kind: str = "text"
-    # ModelConfig of a new model of a width, layers, heads and longest example; None: new models do not take this shape.
+    # Function from width, layers, heads and maximum number of tokens to the ModelConfig of a new model; None: new models do not
+    # take this shape.
     new_config: Callable[[int, int, int, int], ModelConfig] | None = None
-    # Other names of the same weights, in other libraries or in the memory of `transformers`: pattern, and replacement.
+    # Other published names of the same weights, in other libraries or in models of `transformers`: regular expression, and its
+    # replacement.
     aliases: tuple[tuple[str, str], ...] = ()
-    # Names of the body that differ where its feed-forward part is gated.
+    # Names of the body that differ if its feed-forward part is gated.
     gated_names: Names = ()
-    # Weights of ours that they store with leading axes of length 1, and how many of those.
+    # Our weights that have leading axes of size 1 which the published ones lack → the number of these axes.
     leading_ones: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
-    # Endings of two names: where a weight ends in the first, they store an integer that nothing reads under the second (the
-    # batches a batch norm has seen). It is dropped when read, and written as 0.
+    # Suffixes of two names: for each weight with the first one, published files have an integer with the second one, the number
+    # of batches that a batch norm has seen. Nothing uses it, so it is dropped when read, and written as 0.
     step_counter: tuple[str, str] | None = None
-    # For a family with a decoder, the family of the same stack without it, possibly the same. A decoder of another shape than
-    # the family can express is saved under our names.
+    # For a family with a decoder: name of the family of the same model without decoder, possibly the same family. A decoder whose
+    # shape the family cannot express is saved under our names.
     without_decoder: str | None = None
 
 
 def family_names() -> tuple[str, ...]:
-    """Return the model types that can be opened and saved."""
+    """Return the model types that can be opened and saved, sorted, as config.json writes them."""
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 @cache
 def get_family(model_type: str) -> Family:
-    """Return the family of a model_type. Raises CheckpointError with the supported ones."""
+    """Return the family of a model_type. Raises CheckpointError, which lists the supported ones, if there is none."""
     names = family_names()
     if model_type.replace("_", "-") not in names:
         hint = near(model_type, names)
@@ -121,7 +124,7 @@ def get_family(model_type: str) -> Family:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of a model, with the names that a model of its shape has."""
+    """Return the family of a model. If its feed-forward parts are gated, the names of weights are those of gated ones."""
     family = get_family(config.family)
     if not config.transformer.gated:
         return family
@@ -130,19 +133,22 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def read_activation(name: object) -> Any:
-    """Return our name of a published activation. Raises CheckpointError."""
+    """Return our name of an activation, given its published name. Raises CheckpointError if it is not supported."""
     if name not in ACTIVATIONS:
         raise CheckpointError(f"activation {name!r} is not supported; supported are: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[str(name)]
 
 
 def write_activation(name: str) -> str:
-    """Return the published name of one of our activations."""
+    """Return the published name of an activation, given our name."""
     return next(published for published, activation in ACTIVATIONS.items() if activation == name)
 
 
 def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None) -> int:
-    """Return a positive integer of a config.json. Raises CheckpointError if it is missing, not one, or too large."""
+    """Return the setting `name` of a config.json, which must be a positive integer; `default` if it is missing.
+
+    Raises CheckpointError if it is no positive integer, too large, or missing without a default.
+    """
     value = raw.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
         raise CheckpointError(f"config.json: {name} must be a whole number from 1 to {MAX_SIZE:,}, not {value!r}")
@@ -150,7 +156,10 @@ def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None
 
 
 def read_fraction(raw: Dict[str, Any], name: str, default: float) -> float:
-    """Return a number from 0 to below 1 of a config.json, such as a dropout rate. Raises CheckpointError."""
+    """Return the setting `name` of a config.json, which must be a number in [0, 1), such as a dropout rate.
+
+    default: value of a missing setting. Raises CheckpointError.
+    """
     value = raw.get(name, default)
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise CheckpointError(f"config.json: {name} must be from 0 to below 1, not {value!r}")

@@ -13,15 +13,15 @@ from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, bert, read_positive_int
 
-# Settings that a config.json leaves out and that differ from BERT's.
+# Values of settings that a config.json leaves out, where they differ from BERT's.
 DEFAULTS = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
-# Their one layer.
+# Published prefix of the one layer.
 LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     for name in ("num_hidden_groups", "inner_group_num"):
         if raw.get(name, 1) != 1:
             raise CheckpointError(f"config.json: {name} must be 1, one layer shared by all, not {raw[name]!r}")
@@ -33,7 +33,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {
         **bert.write(config),
         "embedding_size": config.transformer.input_width,

@@ -16,7 +16,10 @@ from mapsto.zoo import Family, Names, read_activation, read_fraction, read_posit
 
 
 def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError.
+
+    position_offset: index of the first token in the table of positions.
+    """
     if raw.get("position_embedding_type", "absolute") != "absolute" or raw.get("is_decoder"):
         raise CheckpointError("relative positions and decoders of this family are not supported")
     epsilon = read_fraction(raw, "layer_norm_eps", 1e-12)
@@ -48,7 +51,7 @@ def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
@@ -65,7 +68,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def embedding_names(prefix: str) -> Names:
-    """Return the names of the embeddings under `prefix`."""
+    """Return pairs (our name, published name) of the embeddings. prefix: start of the published names."""
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
@@ -75,7 +78,7 @@ def embedding_names(prefix: str) -> Names:
 
 
 def body_names(prefix: str) -> Names:
-    """Return the names of the embeddings and the encoder under `prefix`."""
+    """Return pairs (our name, published name) of embeddings and encoder. prefix: start of the published names."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *embedding_names(prefix),

@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021), its tower for pictures: pre-norm ViT with a norm in front, classified by the mean of the patches.
+"""The picture encoder of CLIP (Radford et al. 2021): pre-norm ViT with a norm after the embeddings. Heads read the patches' mean.
 
-Opens openai/clip-vit-base-patch32 and its like, LAION's and OpenCLIP's in this format. The tower for texts is left out.
+Opens openai/clip-vit-base-patch32 and its like, LAION's and OpenCLIP's in this format. The text encoder is left out.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from mapsto.zoo.vit import REQUIRES, read_stack
 
 PREFIX = "vision_model."
 
-# Settings that a config.json leaves out; that of a full model lists only what differs from them.
+# Values of settings that a config.json leaves out. The config.json of a full model lists only settings that differ from these.
 DEFAULTS = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
 
 def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> TransformerConfig:
-    """Return the stack of a tower for pictures; `defaults` are its family's. Raises CheckpointError."""
+    """Return the shape of a picture encoder's Transformer. Raises CheckpointError.
+
+    raw: the encoder's part of config.json. defaults: the family's values of missing settings.
+    """
     return read_stack({**defaults, **raw, "attention_probs_dropout_prob": raw.get("attention_dropout", 0.0)})
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     shape = replace(read_tower(raw, DEFAULTS), embedding_norm=True, first_norm=True, final_norm=False, vector_norm=True)
     return ModelConfig(transformer=shape, pooling="rest_mean", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
@@ -45,7 +48,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def tower_names() -> Names:
-    """Return the names that CLIP's and SigLIP's towers for pictures share."""
+    """Return pairs (our name, published name) of the weights that the picture encoders of CLIP and SigLIP both have."""
     layer = f"{PREFIX}encoder.layers.{{i}}."
     return (
         ("embedders.image.projection", f"{PREFIX}embeddings.patch_embedding"),

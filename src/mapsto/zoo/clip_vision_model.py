@@ -1,4 +1,4 @@
-"""CLIP's tower for pictures (clip.py) in a folder of its own, model_type clip_vision_model."""
+"""CLIP's picture encoder (clip.py) when it is published without the text encoder, model_type clip_vision_model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ConvNeXt (Liu et al. 2022): convolutional network with layers like those of a Transformer, read at its normalised mean.
+"""ConvNeXt (Liu et al. 2022): convolutional network with layers like those of a Transformer.
+
+Heads read the mean of the last grid, after a norm.
 
 Opens facebook/convnext-tiny-224 and its like.
 """
@@ -18,7 +20,7 @@ from mapsto.zoo.vit import REQUIRES
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     scale = raw.get("layer_scale_init_value", 1e-6)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layer_scale_init_value must be a number, not {scale!r}")
@@ -38,7 +40,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     backbone = config.backbone
     assert isinstance(backbone, ConvNextConfig)
     return {
@@ -53,6 +55,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _stage_names(stage: int) -> Names:
+    """Return pairs (our name, published name) of the weights of stage number `stage`."""
     module, published = f"{NETWORK}blocks.{stage}.", f"convnext.encoder.stages.{stage}."
     module_layer, published_layer = f"{module}layers.{{i}}.", f"{published}layers.{{i}}."
     return (

@@ -1,6 +1,6 @@
 """DeiT (Touvron et al. 2021): ViT with a distillation token beside the class token, classified by the class token.
 
-Opens facebook/deit-base-patch16-224 and its like. Of folders with a head for each of the two tokens only the body is opened.
+Opens facebook/deit-base-patch16-224 and its like. If a folder has a head for each of the two tokens, the heads are left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mapsto.zoo import vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     return replace(vit.read(raw), num_prefix_tokens=2)
 
 
-# Their two tokens, which are the two rows of our one weight.
+# Published names of the two tokens, which are the two rows of one weight here.
 PREFIX_TOKENS = tuple(f"deit.embeddings.{name}_token" for name in ("cls", "distillation"))
 
 

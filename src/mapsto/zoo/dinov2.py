@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023): ViT with scaled layers, classified by its first token and the mean of the patches.
+"""DINOv2 (Oquab et al. 2023): ViT with layer scale. Heads read its first token and the mean of the patches.
 
 Opens facebook/dinov2-small to -giant; new models of pictures take this shape.
 """
@@ -19,7 +19,8 @@ EPSILON = 1e-6
 
 
 def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    # "layer_norm_eps" of `raw`, if it is there, replaces the default.
     shape = read_stack({"layer_norm_eps": EPSILON, **raw})
     scale = raw.get("layerscale_value", 1.0)
     if not isinstance(scale, int | float):
@@ -35,7 +36,7 @@ def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape = config.transformer
     ratio = shape.feed_forward_width // shape.width
     if shape.gated:
@@ -47,12 +48,12 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def gated_width(width: int) -> int:
-    """Return the width at which a gated feed-forward part has about as many weights as one of `width` without gates."""
+    """Return the width that gives a gated feed-forward part about as many weights as an ungated one of `width` has."""
     return (int(width * 2 / 3) + 7) // 8 * 8
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the configuration of a new model."""
+    """Return the shape of a new model. longest: maximum number of tokens of an example."""
     shape = TransformerConfig(
         width=width,
         layers=layers,
@@ -71,7 +72,7 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 
 
 def body_names(prefix: str) -> Names:
-    """Return the names of all weights but the heads under `prefix`."""
+    """Return pairs (our name, published name) of all weights but those of heads. prefix: start of the published names."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *vit.shared_names(prefix),
@@ -86,7 +87,7 @@ def body_names(prefix: str) -> Names:
 
 
 def gated_names(prefix: str) -> Names:
-    """Return the names of gated feed-forward parts under `prefix`, as the giant model has them."""
+    """Return pairs (our name, published name) of gated feed-forward parts, which only the giant model has."""
     layer = f"{prefix}encoder.layer.{{i}}.mlp."
     return (
         ("transformer.blocks.{i}.feed.up", f"{layer}weights_in"),

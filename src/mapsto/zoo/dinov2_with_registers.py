@@ -1,4 +1,4 @@
-"""DINOv2 with registers (Darcet et al. 2024): DINOv2 with learned tokens behind the first one that no head reads.
+"""DINOv2 with registers (Darcet et al. 2024): DINOv2 with learnt tokens after the first one, which no head reads.
 
 Opens facebook/dinov2-with-registers-small to -giant.
 """
@@ -13,12 +13,12 @@ from mapsto.zoo import Family, dinov2, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     return dinov2.read(raw, num_prefix_tokens=1 + read_positive_int(raw, "num_register_tokens", 4))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {**dinov2.write(config), "num_register_tokens": config.num_prefix_tokens - 1}
 
 

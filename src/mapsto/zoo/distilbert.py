@@ -19,7 +19,7 @@ LAYER = "distilbert.transformer.layer.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     shape = TransformerConfig(
         width=read_positive_int(raw, "dim", 768),
         layers=read_positive_int(raw, "n_layers", 6),
@@ -46,7 +46,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape = config.transformer
     return {
         "dim": shape.width,

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder behind embeddings that may be narrower.
+"""ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings that may be narrower than its layers.
 
 Opens google/electra-small-discriminator and its like, generators too; hfl's Chinese ELECTRAs. The discriminator's own head is
 left out.
@@ -16,7 +16,7 @@ from mapsto.zoo import Family, bert, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     config = bert.read(raw)
     embedded = read_positive_int(raw, "embedding_size", 128)
     shape = replace(config.transformer, embedding_width=None if embedded == config.transformer.width else embedded)
@@ -29,7 +29,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {**bert.write(config), "embedding_size": config.transformer.input_width}
 
 

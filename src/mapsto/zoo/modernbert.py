@@ -1,7 +1,7 @@
 """ModernBERT (Warner et al. 2024): pre-norm encoder with rotary positions, gated feed-forward parts and no biases.
 
-Most layers see a window of tokens, every third sees all. Opens answerdotai/ModernBERT-base and -large; new models of text take
-this shape.
+In every third layer, from the first on, tokens attend to all tokens; in the others to a window. Opens
+answerdotai/ModernBERT-base and -large; new models of text take this shape.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, read_activation, read_fraction, read_positive_int, write_activation
 
-# Bases of the rotary angles that a config.json leaves out.
+# Bases of the rotary angles, if a config.json leaves them out.
 GLOBAL_BASE, LOCAL_BASE = 160_000.0, 10_000.0
-# Their names of the two types of layers.
+# Published names of the two types of layers.
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-# Their names of poolings, and ours.
+# Published names of poolings → ours.
 POOLING = {"cls": "first", "mean": "mean"}
 
 
@@ -26,7 +26,7 @@ LAYER = "model.layers.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     bias = bool(raw.get("attention_bias", False))
     if bias != bool(raw.get("mlp_bias", False)):
         raise CheckpointError("config.json: attention_bias and mlp_bias differ, which is not supported")
@@ -67,9 +67,9 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the configuration of a new model.
+    """Return the shape of a new model. longest: maximum number of tokens of an example.
 
-    Its gated feed-forward part has as many weights as one without gates that is four times as wide as the stack.
+    The gated feed-forward part has about as many weights as an ungated one of four times the model's width.
     """
     hidden = max(64, round(width * 8 / 3 / 64) * 64)
     return ModelConfig(
@@ -80,7 +80,10 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 
 
 def _global_every(raw: Mapping[str, Any], layers: int) -> int:
-    """Return n if every n-th layer has global attention, from the first on. Raises CheckpointError for other patterns."""
+    """Return n if the first layer and every n-th after it have global attention, and the others local attention.
+
+    Raises CheckpointError for other patterns.
+    """
     types = raw.get("layer_types")
     if types is None:
         return read_positive_int(raw, "global_attn_every_n_layers", 3)
@@ -94,6 +97,10 @@ def _global_every(raw: Mapping[str, Any], layers: int) -> int:
 
 
 def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default: float) -> float:
+    """Return the base of the rotary angles of one type of layer. Raises CheckpointError for scaled positions.
+
+    old_key: name of this setting in older files.
+    """
     rope = (raw.get("rope_parameters") or {}).get(layer_type) or {}
     if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
         raise CheckpointError("config.json: scaled rotary positions are not supported")
@@ -101,7 +108,7 @@ def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape, head = config.transformer, config.pooler
     assert head is not None
     return {

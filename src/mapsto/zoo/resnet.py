@@ -1,4 +1,6 @@
-"""ResNet (He et al. 2016): convolutional network, read at the mean of its last grid; with helpers of the other such families.
+"""ResNet (He et al. 2016): convolutional network. Heads read the mean of its last grid.
+
+The other convolutional families use helpers of this file.
 
 Opens microsoft/resnet-18 to -152, and weights of torchvision and timm in such a folder, whose names are translated.
 """
@@ -14,18 +16,18 @@ from mapsto.model.convolution import ConvolutionConfig, ResidualConfig
 from mapsto.zoo import Family, Names, read_positive_int
 from mapsto.zoo.vit import REQUIRES
 
-# Our names of the network start so.
+# Prefix of our names of the network's weights.
 NETWORK = "embedders.image.network."
-# Largest sizes that are read from a config.json.
+# Largest sizes that are accepted in a config.json.
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH = 6, 256, 2**16
-# A batch norm's variance, and the number of batches it has seen, which nothing reads.
+# Suffixes of a batch norm's variance and of its count of batches; see Family.step_counter.
 COUNTER = (".running_var", ".num_batches_tracked")
 
 
 def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the channels and the layers of each stage of a config.json, by default `widths` and `depths`.
+    """Return {"widths": channels of each stage, "depths": layers of each stage}, read from a config.json.
 
-    Raises CheckpointError.
+    widths, depths: values of missing settings. Raises CheckpointError.
     """
     if read_positive_int(raw, "num_channels", 3) != 3:
         raise CheckpointError("config.json: only pictures of three channels are supported")
@@ -44,7 +46,10 @@ def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[i
 
 
 def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
-    """Return the configuration of a network with nothing behind it: no layers, no norms, read at the mean of its last grid."""
+    """Return the shape of a model that is only a convolutional network, without Transformer layers.
+
+    Heads read the mean of the network's last grid.
+    """
     shape = TransformerConfig(
         width=backbone.width, layers=0, heads=1, positions="none", embedding_norm=False, final_norm=False
     )
@@ -52,12 +57,15 @@ def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
 
 
 def batch_norm_names(module: str, published: str) -> Names:
-    """Return the names of a batch norm's weights and statistics."""
+    """Return pairs (our name, published name) of a batch norm's weights and statistics.
+
+    module, published: our name and the published name of the norm.
+    """
     return tuple((f"{module}{end}", f"{published}{end}") for end in ("", ".running_mean", ".running_var"))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     if raw.get("hidden_act", "relu") != "relu":
         raise CheckpointError(f"config.json: hidden_act {raw['hidden_act']!r} is not supported for ResNet, only 'relu'")
     layer_type = raw.get("layer_type", "bottleneck")
@@ -75,7 +83,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     backbone = config.backbone
     assert isinstance(backbone, ResidualConfig)
     return {
@@ -90,6 +98,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _convolution_names(module: str, published: str) -> Names:
+    """Return pairs (our name, published name) of a convolution and the batch norm after it."""
     return (
         (f"{module}.convolution", f"{published}.convolution"),
         *batch_norm_names(f"{module}.norm", f"{published}.normalization"),
@@ -97,6 +106,7 @@ def _convolution_names(module: str, published: str) -> Names:
 
 
 def _stage_names(stage: int) -> Names:
+    """Return pairs (our name, published name) of the weights of stage number `stage`."""
     module, published = f"{NETWORK}blocks.{stage}.{{i}}.", f"resnet.encoder.stages.{stage}.layers.{{i}}."
     parts = (_convolution_names(f"{module}parts.{part}", f"{published}layer.{part}") for part in range(3))
     return (

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019): BERT's encoder with positions counted from behind the padding id.
+"""RoBERTa (Liu et al. 2019): BERT's encoder. Positions are counted from the padding id plus 1 on.
 
 Opens FacebookAI/roberta-base and its like, sentence encoders and classifiers made of them.
 """
@@ -14,11 +14,12 @@ from mapsto.zoo import MAX_SIZE, Family, bert
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     return bert.read(raw, position_offset=_padding(raw) + 1)
 
 
 def _padding(raw: Mapping[str, Any]) -> int:
+    """Return the padding id in a config.json, by default 1. Raises CheckpointError."""
     padding = raw.get("pad_token_id")
     padding = 1 if padding is None else padding
     if not isinstance(padding, int) or not 0 <= padding <= MAX_SIZE:
@@ -27,12 +28,12 @@ def _padding(raw: Mapping[str, Any]) -> int:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {**bert.write(config), "pad_token_id": config.transformer.position_offset - 1}
 
 
 def make_family(stem: str) -> Family:
-    """Return RoBERTa, or a family of its shape whose classes start with `stem`."""
+    """Return the family with RoBERTa's shape and names of weights. stem: start of its class names in `transformers`."""
     return Family(
         architectures={
             "body": f"{stem}Model",

@@ -1,6 +1,6 @@
-"""SigLIP (Zhai et al. 2023), its tower for pictures: pre-norm ViT without a class token, classified by the mean of the patches.
+"""The picture encoder of SigLIP (Zhai et al. 2023): pre-norm ViT without a class token. Heads read the mean of the patches.
 
-Opens google/siglip-base-patch16-224 and its like. The tower for texts and the head that pools by attention are left out.
+Opens google/siglip-base-patch16-224 and its like. The text encoder and the head that pools by attention are left out.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from mapsto.zoo import Tower, clip
 
 PREFIX = clip.PREFIX
 
-# Settings that a config.json leaves out.
+# Values of settings that a config.json leaves out.
 DEFAULTS = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     shape = clip.read_tower(raw, DEFAULTS)
     return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, num_prefix_tokens=0)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {**clip.write(config), "vision_use_head": False}
 
 

@@ -1,4 +1,4 @@
-"""SigLIP's tower for pictures (siglip.py) in a folder of its own, model_type siglip_vision_model."""
+"""SigLIP's picture encoder (siglip.py) when it is published without the text encoder, model_type siglip_vision_model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""VideoMAE (Tong et al. 2022): ViT over patches of two frames, classified by their mean, with the decoder of its pretraining.
+"""VideoMAE (Tong et al. 2022): ViT over patches that span two video frames, with the decoder that it was pretrained with.
 
-Opens MCG-NJU/videomae-base, its large and huge models, and those fitted to actions (-finetuned-kinetics, …). New models of
-videos take this shape without the decoder.
+Heads read the mean of the patches, or the first one. Opens MCG-NJU/videomae-base, its large and huge models, and those fitted
+to actions (-finetuned-kinetics, …). New models of videos take this shape without the decoder.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
 from mapsto.zoo import Family, Names, vit
 
-# Norm between the mean of the patches and the classes.
+# Layer between the mean of the patches and the head: only a norm.
 POOLER = TransformConfig(norm_bias=True, dense=False)
-# Sizes of the decoder that a config.json leaves out.
+# Values of the decoder's sizes that a config.json leaves out.
 DECODER = dict(zip(vit.SIZES, (384, 4, 6, 1536), strict=True))
 # Epsilon of the decoder's last norm, which does not follow config.json in `transformers`.
 DECODER_EPSILON = 1e-5
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     if not raw.get("qv_bias", True):
         raise CheckpointError("config.json: qv_bias false is not supported")
     shape = replace(vit.read_stack(raw), key_bias=False)
@@ -35,7 +35,10 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
-    """Return a model read at the mean, with a norm behind it; or at the first token, with a norm before it."""
+    """Return the shape of a model whose heads read the mean of all tokens, or the first token if not `mean`.
+
+    The mean is followed by a norm. The first token is read after the norm of the last layer.
+    """
     shape = replace(shape, final_norm=not mean)
     return ModelConfig(
         transformer=shape, pooling="mean" if mean else "first", pooler=POOLER if mean else None, vocabulary_head=None
@@ -43,13 +46,13 @@ def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     sizes = vit.write(config) | vit.write_decoder(config)
     return sizes | {"qv_bias": sizes.pop("qkv_bias"), "use_mean_pooling": config.pooling == "mean"}
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the configuration of a new model."""
+    """Return the shape of a new model, without a decoder. longest: maximum number of tokens of an example."""
     shape = vit.read_stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
     return _with_pooling(replace(shape, key_bias=False, max_positions=longest), mean=True)
 
@@ -58,7 +61,10 @@ BODY = "videomae."
 
 
 def layer_names(module: str, published: str) -> Names:
-    """Return the names of the layers `published` of our stack `module`."""
+    """Return pairs (our name, published name) of the weights of a stack's layers.
+
+    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
+    """
     biases = tuple(f"{published}attention.attention.{part}.bias" for part in ("query", "value"))
     return (
         (f"{module}blocks.{{i}}.attention.qv_bias", biases),

@@ -1,4 +1,6 @@
-"""ViT (Dosovitskiy et al. 2021): pre-norm encoder over patches, classified by its first token; with helpers of its relatives.
+"""ViT (Dosovitskiy et al. 2021): pre-norm encoder over patches. Heads read its first token.
+
+The related families use helpers of this file.
 
 Opens google/vit-base-patch16-224 and its like.
 """
@@ -18,10 +20,10 @@ REQUIRES = {
     "take it from where the model was published",
 }
 
-# Settings of config.json that a decoder has too, there with the prefix "decoder_".
+# Settings of config.json that exist for a decoder too, with the prefix "decoder_".
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
-# Names of weights in the memory of transformers 5, and in the files it writes.
+# Names of weights in models of transformers 5 → names in the files.
 RENAMED = (
     (r"\.layers\.(\d+)\.", r".encoder.layer.\1."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -32,9 +34,9 @@ RENAMED = (
 
 
 def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
-    """Return the stack of a vision Transformer's config.json. Raises CheckpointError.
+    """Return the shape of the Transformer that the config.json of a vision model describes. Raises CheckpointError.
 
-    The length of an example follows from the pictures' size, which the source reads.
+    The number of tokens of an example is not set: it follows from the size of pictures, which the source reads.
     """
     if not raw.get("qkv_bias", True):
         raise CheckpointError("config.json: qkv_bias false is not supported")
@@ -59,7 +61,7 @@ def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
 
 
 def write_stack(shape: TransformerConfig) -> dict[str, Any]:
-    """Return the config.json of a stack, without the settings that the source of pictures writes."""
+    """Return the settings of config.json for a Transformer, without those that the source of pictures writes."""
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
@@ -73,14 +75,17 @@ def write_stack(shape: TransformerConfig) -> dict[str, Any]:
 
 
 def read_decoder(raw: Mapping[str, Any], defaults: Mapping[str, int]) -> TransformerConfig:
-    """Return the stack of a masked autoencoder's decoder, whose sizes are the settings `decoder_*`. Raises CheckpointError."""
+    """Return the shape of a masked autoencoder's decoder. Raises CheckpointError.
+
+    Its sizes are the settings `decoder_*` of config.json. defaults: values of missing sizes, without this prefix.
+    """
     return read_stack(
         {**raw, **{name: read_positive_int(raw, f"decoder_{name}", size) for name, size in defaults.items()}}
     )
 
 
 def write_decoder(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings `decoder_*`; empty without a decoder."""
+    """Return the settings `decoder_*` of config.json; an empty dict without a decoder."""
     if config.decoder is None:
         return {}
     raw = write(replace(config, transformer=config.decoder))
@@ -88,7 +93,10 @@ def write_decoder(config: ModelConfig) -> dict[str, Any]:
 
 
 def shared_names(prefix: str) -> Names:
-    """Return the names of embeddings, attention and last norm under `prefix`, which ViT's relatives share."""
+    """Return pairs (our name, published name) of embeddings, attention and last norm, which related families share.
+
+    prefix: start of the published names.
+    """
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         ("embedders.image.cls_token", f"{prefix}embeddings.cls_token"),
@@ -101,7 +109,10 @@ def shared_names(prefix: str) -> Names:
 
 
 def attention_names(module: str, published: str) -> Names:
-    """Return the names of the attention in the layers `published` of our stack `module`."""
+    """Return pairs (our name, published name) of the attention weights of a stack's layers.
+
+    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
+    """
     parts = tuple(f"{published}attention.attention.{part}" for part in ("query", "key", "value"))
     return (
         (f"{module}blocks.{{i}}.attention.qkv", parts),
@@ -110,9 +121,9 @@ def attention_names(module: str, published: str) -> Names:
 
 
 def norm_and_feed_forward_names(module: str, published: str) -> Names:
-    """Return pairs of names, ours and the published one, for the norms and the feed-forward part of each layer.
+    """Return pairs (our name, published name) of the norms and feed-forward parts of a stack's layers.
 
-    module: the prefix of our stack. published: the prefix of the checkpoint's layers, with `{i}` for the layer number.
+    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
     """
     return (
         (f"{module}blocks.{{i}}.attention_norm", f"{published}layernorm_before"),
@@ -123,17 +134,17 @@ def norm_and_feed_forward_names(module: str, published: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     return ModelConfig(transformer=read_stack(raw), pooling="first", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return {**write_stack(config.transformer), "intermediate_size": config.transformer.feed_forward_width}
 
 
 def body_names(prefix: str) -> Names:
-    """Return the names of all weights but the heads under `prefix`."""
+    """Return pairs (our name, published name) of all weights but those of heads. prefix: start of the published names."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *shared_names(prefix),

@@ -1,4 +1,4 @@
-"""MAE (He et al. 2022): ViT that reads the visible patches, and the decoder that restores the hidden ones.
+"""MAE (He et al. 2022): ViT that reads only the visible patches, and a decoder that restores the hidden ones.
 
 Opens facebook/vit-mae-base, -large and -huge.
 """
@@ -12,17 +12,17 @@ from typing import Any
 from mapsto.model.config import ModelConfig
 from mapsto.zoo import Family, vit
 
-# Sizes of the decoder that a config.json leaves out.
+# Values of the decoder's sizes that a config.json leaves out.
 DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     return replace(vit.read(raw), decoder=vit.read_decoder(raw, DECODER))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     return vit.write(config) | vit.write_decoder(config)
 
 

@@ -1,7 +1,7 @@
 """XLM (Conneau & Lample 2019): post-norm encoder over many languages.
 
-Opens FacebookAI/xlm-mlm-xnli15-1024, xlm-mlm-100-1280 and their like. Their table of languages is stored but not added to the
-tokens, as in `transformers` where no `langs` are given. A table of sinusoidal positions comes in the file like a learned one.
+Opens FacebookAI/xlm-mlm-xnli15-1024, xlm-mlm-100-1280 and their like. The table of languages is kept but not added to the tokens;
+`transformers` does the same if no `langs` are given. Sinusoidal positions are stored in the file as a table, like learnt ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.zoo import Family, read_fraction, read_positive_int
 
-# Settings that have one supported value.
+# Settings of which only one value is supported.
 FIXED = {
     "causal": False,
     "asm": False,
@@ -24,7 +24,7 @@ FIXED = {
     "summary_proj_to_labels": True,
 }
 
-# Width of the feed-forward part by that of the stack; no setting of config.json gives it.
+# Width of the feed-forward part relative to the model's width, which no setting of config.json says.
 FEED_FORWARD_RATIO = 4
 
 TOKENIZER = (
@@ -37,7 +37,7 @@ ATTENTION, FEED = "transformer.attentions.{i}.", "transformer.ffns.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     for name, supported in FIXED.items():
         if raw.get(name, supported) != supported:
             raise CheckpointError(f"config.json: {name} {raw[name]!r} is not supported, only {supported!r}")
@@ -64,7 +64,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     shape = config.transformer
     return {
         "emb_dim": shape.width,

@@ -1,4 +1,4 @@
-"""YOLOS (Fang et al. 2021): ViT with learned query tokens behind the patches, each of which answers one box or "no object".
+"""YOLOS (Fang et al. 2021): ViT with learnt query tokens after the patches. Each query predicts one box, or that there is none.
 
 Opens hustvl/yolos-tiny, -small and -base.
 """
@@ -14,7 +14,7 @@ from mapsto.zoo import Names, read_positive_int, vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
     num_queries = read_positive_int(raw, "num_detection_tokens", 100)
     return replace(
         vit.read(raw), num_queries=num_queries, mid_positions=bool(raw.get("use_mid_position_embeddings", True))
@@ -22,13 +22,16 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the content of config.json for a model shape: the inverse of `read`."""
     settings = {"num_detection_tokens": config.num_queries, "use_mid_position_embeddings": config.mid_positions}
     return {**vit.write(config), **settings}
 
 
 def _head_names(modules: tuple[str, ...], published: str) -> Names:
-    """Return the names of a head's linear maps, in their order."""
+    """Return pairs (our name, published name) of the linear maps of a head.
+
+    modules: our names of the maps, in their order in the published head.
+    """
     return tuple((f"box_head.{name}", f"{published}.layers.{layer}") for layer, name in enumerate(modules))
 
 
@@ -48,6 +51,6 @@ family = replace(
     },
     read_config=read,
     write_config=write,
-    # Name in the memory of transformers 5.
+    # Name in models of transformers 5 → name in the files.
     aliases=((r"\.interpolation\.mid_position", ".mid_position"),),
 )
