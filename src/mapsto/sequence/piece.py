@@ -20,8 +20,8 @@ class Role(IntEnum):
     """The rule that says which tokens see a token in attention.
 
     SOURCE: a token of a source; all tokens of its example see it.
-    CAUSAL: a token of an answer; it and the answer tokens after it see it.
-    PARALLEL: a token of an answer; all answer tokens of its example see it.
+    CAUSAL: a token of an answer or of a causal language model; it and the causal tokens after it see it.
+    PARALLEL: a token of an answer; all parallel tokens of its example see it.
     """
 
     SOURCE = 0

@@ -1,7 +1,7 @@
-"""Capabilities: what some kinds of values can do beyond the contract of a source or a target.
+"""Capabilities: abilities that some kinds of values have beyond the contract of a source or a target.
 
-A kind inherits the capabilities that it has. Callers ask with `isinstance` (an object) or `issubclass` (a class), and `require`
-says in words what a kind cannot do. No caller asks for a kind by its name.
+A kind inherits from its capabilities. Callers check for one by `isinstance` (object) or `issubclass` (class), or call
+`require`, which raises a readable error. No caller compares the names of kinds.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 Capability = TypeVar("Capability", bound=Kind)
 
-# The weakest shade that `highlight` colours.
+# The weakest shade of a region that `highlight` colours.
 FAINTEST_SHADE = 0.05
 
-# How a mixture shows its values: through or in each other, or each at a place of its own.
+# Values of a mixture are blended (averaged, or pasted into each other), or each is placed in a region of its own.
 MixtureLayout = Literal["blended", "placed"]
 
 
@@ -48,10 +48,10 @@ def require(kind: Kind, capability: type[Capability], ability: str) -> Capabilit
 
 
 def require(kind: Any, capability: type[Kind], ability: str) -> Any:
-    """Return a kind, an object or a class, as one that has a capability.
+    """Return `kind` unchanged, but typed as having a capability. Raises UsageError if it lacks it.
 
-    ability: the participle for the message: "explained" becomes "'number' cannot be explained".
-    Raises UsageError where the kind lacks it.
+    kind: an object or a class.
+    ability: participle for the message: "explained" gives "'number' cannot be explained".
     """
     if not (issubclass(kind, capability) if isinstance(kind, type) else isinstance(kind, capability)):
         raise UsageError(f"{kind.kind!r} cannot be {ability}")
@@ -62,18 +62,18 @@ def require(kind: Any, capability: type[Kind], ability: str) -> Any:
 
 
 class FileBacked(Kind):
-    """A kind whose cells may name files, and whose files may each be one value."""
+    """A kind whose cells may be names of files. A file may also be an example by itself."""
 
-    # The lower-case endings of such files, with the dot.
+    # The suffixes of such files in lower case, with the dot.
     suffixes: ClassVar[tuple[str, ...]]
 
     @staticmethod
     def locate(cell: object, folder: Path | None) -> object:
-        """Return the cell with the file that it names resolved: beside the table, else below the working directory.
+        """Return a cell with its file name resolved: beside the table or, failing that, below the working directory.
 
-        cell: also a dict with a "path" (Hugging Face). Anything that names no local file is returned unchanged.
-        folder: the table's folder; None where no file holds the table.
-        Raises BadCell for a missing file, and for one outside of both folders, since tables come from strangers.
+        cell: a file name, or a dict with a "path" (Hugging Face). Anything else is returned unchanged, such as bytes or a URL.
+        folder: the folder of the table file; None if the table is in no file, which leaves the cell unchanged.
+        Raises BadCell if the file is missing, or is outside both folders, since a table may come from a stranger.
         """
         if isinstance(cell, dict) and not cell.get("bytes"):
             return {**cell, "path": FileBacked.locate(cell.get("path"), folder)}
@@ -92,7 +92,7 @@ class FileBacked(Kind):
 
 
 def why_not_local(name: str) -> str:
-    """Return why no local file can have this name, for a message; an empty string where one can."""
+    """Return why a name cannot be that of a local file, as part of a message; an empty string if it can."""
     if "\0" in name:
         return "whose name has no NUL character"
     return "and no address: nothing is fetched from the network" if "://" in name else ""
@@ -103,143 +103,149 @@ def why_not_local(name: str) -> str:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A method that makes one value of several rows."""
+    """A method that mixes the values of several rows into one."""
 
-    # How many rows are mixed into one.
+    # Number of rows that are mixed into one.
     num_values: int
     layout: MixtureLayout
-    # The probability that a row is mixed at all.
+    # The probability that a row is mixed with others.
     probability: float = 1.0
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A region of a value and its caption, to be drawn into the value."""
+    """A region of a value with a caption, to be drawn into a picture of the value."""
 
     # (a, 2): begin and end along each of the value's axes, in raw coordinates.
     region: Any
     text: str
-    # Whether the region is a label, and not a prediction.
+    # True for a region of a true label, False for a predicted region.
     from_label: bool = False
 
 
 class Tokenized(Source):
-    """A source whose pieces are ids of a vocabulary and can be rebuilt from them alone.
+    """A source whose pieces consist of vocabulary ids and can be rebuilt from the ids alone.
 
-    So a corpus of it may be larger than memory, words can be added to the vocabulary, and the frame's ids separate several values
-    of one example.
+    So its ids can be stored as a corpus that is larger than memory, and words can be added to its vocabulary.
     """
 
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
-        """Return the tokens of all values end to end, without frames; with `units`, also the tokens that begin a unit (word)."""
+        """Return the tokens of all values end to end, without special tokens.
+
+        units: whether to compute the tokens that begin a unit (word) too.
+        """
 
     @abstractmethod
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """Return the piece that `encode` makes of tokens from `flatten`, of a whole value or of a window of one.
+        """Return the piece for tokens from `flatten`, of a whole value or of a window, equal to what `encode` returns.
 
-        begins: (t,), the tokens that begin a unit.
+        begins: (t,), True for tokens that begin a unit (word).
         """
 
     @abstractmethod
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
-        """Return a source with these words in its vocabulary and, by new id, the tokens that stood for the word before."""
+        """Return a source whose vocabulary has these words too, and {new id: earlier ids} of the words.
+
+        The earlier ids are the tokens into which the word was split before.
+        """
 
     @abstractmethod
     def count_unknown(self, tokens: Ints) -> int:
-        """Return how many of the tokens are the vocabulary's unknown token."""
+        """Return how many of the tokens are the unknown token, which stands for text outside the vocabulary."""
 
 
 class Augmentable(Kind):
-    """A source whose values can be varied and mixed at random, as training data."""
+    """A source whose values can be randomly augmented and mixed for training."""
 
-    # What `augment` takes, the usual method first and the strongest last.
+    # The methods of `augment`: the default first, the strongest last.
     augmentations: ClassVar[tuple[str, ...]]
     # The methods of `mix`, by name.
     mixtures: ClassVar[Mapping[str, Mixture]]
 
     @abstractmethod
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
-        """Return the piece of a varied value that means the same: as many tokens, its alignment moved with it.
+        """Return the piece of a random variant of the value, with the same meaning and number of tokens.
 
-        recolour: whether colours may change too, and not only places.
+        Its alignment still points to the raw coordinates of the original value.
+        method: one of `augmentations`. recolour: whether colours may change too, and not only positions.
         """
 
     @abstractmethod
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return one piece made of several, as long as the first of them, and the part that each has in it.
+        """Return the piece of a mixture, as long as the first of `pieces`, and the part that each value has in it.
 
         pieces: as many as the mixture `method` takes.
         """
 
 
 class Spatial(Kind):
-    """A source whose values have rows and columns, so that answers and masks can lie at places in them."""
+    """A source whose values have rows and columns, so that answers and masks can refer to places in them."""
 
-    # Learnt tokens at the end of every piece that answers about places are read from; 0 where those are read between the patches.
+    # Number of learnt query tokens at the end of each piece, where boxes are read; 0 if they are read between patches.
     queries: int
-    # How many layers add the position embeddings again to their output.
+    # Number of layers that add position embeddings to their output once more.
     layer_positions: int
 
     @abstractmethod
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """Return the tokens (q, k) around each of q places on a regular grid and their bilinear weights (q, k).
+        """Return for q points on a regular grid the k tokens around each, (q, k), and their bilinear weights (q, k).
 
-        counts: places along each axis of the value; their product is q.
+        counts: number of points along each axis of the value; q is their product.
         """
 
     @abstractmethod
     def resize(self, size: int | None) -> Source:
-        """Return the source that reads values uncropped, and scales larger ones down to `size` pixels along each axis.
+        """Return a source that reads values without cropping, and scales larger values down to `size` pixels a side.
 
-        size: None for the size that it reads now. Raises UsageError for one that is too large.
+        size: None for the size that this source reads. Raises UsageError if `size` is too large.
         """
 
     @abstractmethod
     def mask_region(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
-        """Return the piece with the tokens hidden that a mask touches, and their indices.
+        """Return the piece with the tokens hidden that a mask touches, and the indices of these tokens.
 
-        piece: of `value`, with its alignment. mask: a cell, such as the name of a file.
-        Raises BadCell for a mask that does not fit, UsageError where no part can be hidden.
+        piece: the piece of `value`, with its alignment. mask: a cell, such as the name of an image file.
+        Raises BadCell if the mask does not fit the value, UsageError if parts of it cannot be hidden.
         """
 
     @classmethod
     @abstractmethod
     def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
-        """Return the value as HTML with the marks' regions outlined, labels with a broken line."""
+        """Return the value as HTML with the regions of the marks outlined. The outlines of labels are dashed."""
 
     @classmethod
     @abstractmethod
     def draw(cls, value: Any, marks: Sequence[Mark]) -> tuple[str, bytes]:
-        """Return the suffix and the content of a file of the value with the marks' regions outlined and captioned."""
+        """Return (suffix, content) of a file that shows the value with the marks outlined and captioned."""
 
 
 class Explainable(Kind):
-    """A source whose tokens can be named, removed and highlighted, so that an answer can be attributed to them."""
+    """A source whose tokens can be named, removed and highlighted, to attribute an answer to them."""
 
     @abstractmethod
     def token_names(self, piece: Piece) -> list[str]:
-        """Return what each token is, in words."""
+        """Return the text or, for other kinds, a description of each token of the piece."""
 
     @abstractmethod
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece as if these tokens had not stood in the value; its frame stays."""
+        """Return the piece of the value without these tokens. Special tokens stay."""
 
     @abstractmethod
     def blank(self, piece: Piece) -> Piece:
-        """Return a piece of the same length with nothing in it: the baseline of an attribution."""
+        """Return a piece of the same length without content: the baseline of an attribution."""
 
     @staticmethod
     @abstractmethod
     def excerpt(value: Any, region: Any) -> str:
-        """Return in words what stands in a region (a, 2) of the value."""
+        """Return the content of a region (a, 2) of the value in words."""
 
     @classmethod
     def highlight(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the value as HTML with shaded regions, beside the bare value where the shades would hide it.
+        """Return the value as HTML with shaded regions. By default the value, followed by a shaded list of excerpts.
 
-        shades: one for each region, from −1 (colour `against`) to 1 (colour `for`).
-        By default the value, and a shaded list of what stands in its regions.
+        shades: one for each region, from −1 (colour of `against`) to 1 (colour of `for`).
+        If shades would hide the value, it is also shown without them.
         """
         parts = [
             f'<mark class="{"against" if shade < 0 else "for"}" style="--shade:{abs(shade):.2f}">'
@@ -250,31 +256,43 @@ class Explainable(Kind):
 
 
 class Describable(Kind):
-    """A source whose values can be measured, compared and varied without a model: by baselines, checks and error analysis."""
+    """A source whose values can be measured, compared and varied without a model.
 
-    # The field's name for what `fit_features` computes.
+    Baselines, checks and error analysis use this.
+    """
+
+    # The name of the features that `fit_features` computes, such as "TF-IDF".
     feature_name: ClassVar[str]
-    # What `size` counts.
+    # The unit of `size`.
     size_unit: ClassVar[str] = "length"
 
     @classmethod
     @abstractmethod
     def fit_features(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
-        """Fit classical features on training values; return the function from values to features (n, f), sparse or not."""
+        """Fit classical features on training values; return the function from values to features.
+
+        The features are an array or a sparse matrix (n, f).
+        """
 
     @staticmethod
     @abstractmethod
     def perturb(value: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """Return variants of the value with the same meaning, as others would write or record it, by what was changed."""
+        """Return variants of a value with the same meaning, by the name of the change.
+
+        They differ as if another person had written or recorded the value.
+        """
 
     @staticmethod
     def size(value: Any) -> float:
-        """Return how large a value is, in `size_unit`."""
+        """Return the size of a value, in the unit `size_unit`."""
         return len(str(value))
 
     @classmethod
     def sketch(cls, value: Any) -> Hashes:
-        """Return sorted, distinct hashes of a value's parts; near-duplicates share most of them, other values few."""
+        """Return the sorted distinct hashes of the parts of a value.
+
+        Near-duplicates share most hashes, other values few.
+        """
         return shingles(cls.key(value))
 
 
@@ -282,76 +300,88 @@ class Describable(Kind):
 
 
 class Reconstruction(Target):
-    """A target whose answer replaces tokens of a source of its kind: those that `~` hides, or all of them."""
+    """A target whose answer replaces tokens of the source of its kind: the tokens hidden by `~`, or all tokens."""
 
-    # How tokens are hidden, where the answer is what `~` hides.
+    # How tokens are hidden; set only if the target fills in tokens hidden by `~`.
     corruption: Corruption
-    # What the hub calls the task, by the source port that is read; a port without `~` stands for a body without a head.
+    # Name of the task on the Hugging Face hub, by source port. A port without `~` stands for a model without this head.
     hub_tasks: ClassVar[Mapping[str, str]] = {}
-    # Whether weights that a published classifier shares with this head are the classifier's alone.
+    # True if weights that this head could share with a published model's classifier are saved for the classifier only.
     yields_to_classifier: ClassVar[bool] = False
 
     def restore(self, corruption: Corruption) -> None:
-        """Keep how a source is hidden, so that questions ask for tokens hidden in the same way."""
+        """Store how the source is hidden, so that prediction asks for tokens hidden in the same way."""
         self.corruption = corruption
 
     @abstractmethod
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
-        """Return the value with the tokens that were predicted in place of the hidden ones.
+        """Return the value with predicted content in place of the hidden tokens.
 
-        piece: of `value`, with its alignment.
-        hidden: (h,), the indices of the hidden tokens.
-        output: (h, …), the outputs at these.
+        piece: the piece of `value`, with its alignment.
+        hidden: (h,), indices of the hidden tokens.
+        output: (h, …), the outputs for these tokens.
         """
 
     @staticmethod
     def file(value: Any) -> tuple[str, bytes] | None:
-        """Return the suffix and the content of a file of a completed value; None for kinds that are cells of a table."""
+        """Return (suffix, content) of a file of a completed value; None for kinds that are written to table cells."""
         return None
 
     @property
     def nothing_hidden(self) -> str:
-        """Return the message for a value in which nothing is hidden."""
+        """Return the error message for a value in which no token is hidden."""
         return "nothing is asked of this value"
 
 
 class Located(Target):
-    """A target whose answers lie in the raw coordinates of a source, and so move where that is augmented."""
+    """A target whose answers are given in raw coordinates of a source, such as boxes in pixels of an image.
 
-    # The kind of that source.
+    If augmentation moves the content of the source, the answers move with it.
+    """
+
+    # The kind of the source in whose coordinates answers are given.
     lies_in: ClassVar[str]
-    # Whether an answer also looks like the source, which augmentation then must not recolour, and is made out of its value.
+    # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
     resembles: ClassVar[bool] = False
 
     @property
     def learning(self) -> Learning | None:
-        """Return how long and how fast fits learn; None to leave that to the source kind."""
+        """Return how long and how fast fits learn; None to use the setting of the source kind."""
         return None
 
     @staticmethod
     def misplaced(answer: Any, value: Any) -> str:
-        """Return why an answer cannot lie in a value of the source; an empty string where it can."""
+        """Return why an answer cannot lie in a value of the source; an empty string if it can."""
         return ""
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
-        """Return the answers kept in annotation files at `path`, by the files that they are about; empty where there are none.
+        """Return the answers in annotation files at `path`, by the media file that they belong to; may be empty.
 
-        within: lists the files of a folder. Raises DataError, OSError.
+        within: function that lists the files of a folder. Raises DataError, OSError.
         """
         return {}
 
     @staticmethod
     def regions(answer: Any, true: bool = False) -> list[Mark]:
-        """Return the regions that an answer names, as marks to draw. true: whether it is a label, and not a prediction."""
+        """Return the regions that an answer names, as marks to be drawn.
+
+        true: whether the answer is a true label, not a prediction.
+        """
         return []
 
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return one output an example, (n, …), in raw coordinates, from the outputs (m, …) read in examples of `pieces`."""
+        """Return one output for each example, (n, …), in raw coordinates.
+
+        output: (m, …), the outputs at all places read. pieces: the source pieces of each example.
+        """
         return output
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return one row of evidence an example, (n, …), from the evidence (m, …) of examples of `pieces`."""
+        """Return one entry of evidence for each example, (n, …). By default `gather` computes it.
+
+        evidence: (m, …), see `Target.evidence`. pieces: the source pieces of each example.
+        """
         return self.gather(evidence, pieces)
 
     def show(self, answer: Any) -> str:
@@ -360,50 +390,57 @@ class Located(Target):
 
 
 class Classes(Target):
-    """A target whose answers are named out of classes seen in training, each with a probability."""
+    """A target that answers with one or several of the classes in the training labels, each with a probability."""
 
     # The classes, in the order of the outputs.
     classes: list[str]
-    # Whether an answer is exactly one of the classes.
+    # True if an answer is exactly one class.
     exclusive: ClassVar[bool] = False
-    # The prefix of those weights of the head whose rows are the classes; a start lends them to the same classes alone.
+    # The prefix of head weights with one row a class. They are taken from a starting model only for the same classes.
     class_weight_names: ClassVar[str] = ""
-    # The share of an answer that its loss spreads over all classes (Szegedy et al. 2016); an option of training, never saved.
+    # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
     label_smoothing: float = 0.0
-    # What the hub calls the task, by the source port that is read.
+    # Name of the task on the Hugging Face hub, by source port.
     hub_tasks: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return how many classes the head among a published model's weights, under our names, has; None without a head."""
+        """Return the number of classes of the head in a published model; None if it has no such head.
+
+        tensors: the weights of the model under the names that mapsto uses.
+        """
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:
-        """Return the classes that a true answer names."""
+        """Return the names of the classes in a true answer."""
 
     def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
-        """Return how often each true class was answered by each class; empty where that is no table."""
+        """Return the confusion matrix as {true class: {predicted class: count}}; empty if the kind has none."""
         return {}
 
     @abstractmethod
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability (m,) that the target itself gives to each of its answers."""
+        """Return the probability of being right that the target gives to each answer, (m,)."""
 
     @abstractmethod
     def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
-        """Return how far each answer (m,) is right in the sense of its `confidence`."""
+        """Return how far each answer is right, (m,), from 0 to 1, to be compared with `confidence`.
+
+        answers: the true answers.
+        """
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Rescale `head` so that its confidence is right on held-out outputs (m, …) with encoded answers (m, …).
+        """Rescale `head` so that its confidence matches its accuracy on held-out rows. No answer changes.
 
-        No answer changes. Returns the temperature; None where the kind has none, or there are too few rows to tell.
+        output: (m, …), outputs of these rows. values: (m, …), their encoded answers.
+        Return the temperature; None if the kind is not calibrated or there are too few rows.
         """
         return None
 
     @abstractmethod
     def notes(self, answers: Sequence[Any]) -> list[str]:
-        """Return what a reader of the scores must know about these true answers, such as classes never seen in training."""
+        """Return notes on the true answers for readers of the scores, such as on classes never seen in training."""
 
 
 class LinearProbe(Target):
@@ -413,74 +450,84 @@ class LinearProbe(Target):
     def probe(
         self, features: Any, values: NDArray[Any], seed: int, selection_features: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Return weight (c, d) and bias (c,) of the best linear head on vectors.
+        """Return weight (c, d) and bias (c,) of the best linear head on frozen features.
 
-        features: (m, d), frozen vectors, or sparse features of length 1.
+        features: (m, d), vectors of a model, or sparse features of unit norm.
         values: (m, …), the encoded answers.
-        selection_features: (m, d), features to choose the regularisation by, where the others were learnt from the same answers
-            and make them look easier than they are.
+        seed: seed of the folds of cross-validation.
+        selection_features: (m, d), features by which the regularisation is chosen; None for `features`. They are needed if
+            `features` were trained on the same answers and so would look better than on new rows.
         """
 
 
 class Comparable(Target):
-    """A target whose answers each have a worth, whose mean is what comparisons are about."""
+    """A target with a score for each answer. Comparisons of models are about the mean of these scores."""
 
-    # The field's name for the mean of `per_item_metric`.
+    # The name of the metric that is the mean of `per_item_metric`, such as "accuracy".
     primary_metric: ClassVar[str]
-    # Those of its metrics that may be larger than 1.
+    # The metrics that may be larger than 1.
     unbounded_metrics: ClassVar[tuple[str, ...]] = ()
-    # The constant answer in words, such as "always the mean"; empty where there is none.
+    # The constant baseline in words, such as "always the mean"; empty if the kind has none.
     constant_rule: ClassVar[str] = ""
 
     @abstractmethod
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the worth of each answer, (m,), 1 at best; None where `answers` give nothing to measure by.
+        """Return the score of each answer, (m,), at best 1; None if `answers` cannot be scored.
 
-        output: the outputs of kinds with one answer an example, the evidence of others.
+        output: outputs, for kinds with one answer an example; evidence, for other kinds. answers: the true answers.
         """
 
     def constant_output(self, values: NDArray[Any]) -> Tensor | None:
-        """Return the output (c,) that gives the constant answer, from encoded training answers; None where there is none."""
+        """Return the output (c,) of the constant baseline; None if the kind has no such baseline.
+
+        values: (m, …), the encoded training answers.
+        """
         return None
 
 
 class Attributable(Target):
-    """A target whose answers have a strength that can be attributed to parts of the source."""
+    """A target whose answers have a score that can be attributed to parts of the source."""
 
-    # What `answer_score` measures.
+    # The unit of `answer_score`.
     score_unit: ClassVar[str] = "log-odds"
 
     @abstractmethod
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return how strongly outputs (m, …) give the answers that the outputs `reference` (m, …) give, (m,)."""
+        """Return the scores (m,) that outputs (m, …) give to the answers of other outputs, `reference` (m, …).
+
+        Keeping the answer fixed shows how its score changes when the input is changed.
+        """
 
 
 class Mixable(Target):
-    """A target that knows the answer to a mixture of several rows."""
+    """A target that can compute the answer to a mixture of several rows."""
 
-    # The mixtures to which it knows the answer.
+    # The layouts of the mixtures whose answer it can compute.
     mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
 
     def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
-        """Return the answer to mixed `pieces`: the mean of the rows' answers, weighted by their shares (Zhang et al. 2018).
+        """Return the answer to a mixture: the mean of the rows' answers, weighted by their shares (Zhang et al. 2018).
 
-        parts: the part of each row in the mixture.
+        answers: the true answer of each row. pieces: the mixed pieces. parts: the part of each row in the mixture.
         """
         values = [self.encode(answer, pieces).values for answer in answers]
         return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
 
 
 def has_exclusive_classes(target: Target | type[Target]) -> bool:
-    """Return whether each answer is exactly one out of several classes."""
+    """Return whether each answer of a target, an object or a class, is exactly one of several classes."""
     kind = target if isinstance(target, type) else type(target)
     return issubclass(kind, Classes) and kind.exclusive
 
 
 def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Located]]:
-    """Return whether the answers of a target, an object or a class, lie in a source."""
+    """Return whether the answers of a target, an object or a class, are given in raw coordinates of a source."""
     return issubclass(target if isinstance(target, type) else type(target), Located)
 
 
 def gather_outputs(target: Target, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-    """Return one output an example, (n, …), of a target with one answer an example."""
+    """Return one output for each example, (n, …), of a target with one answer an example.
+
+    output: (m, …), the outputs at all places read. pieces: the source pieces of each example.
+    """
     return target.gather(output, pieces) if isinstance(target, Located) else output

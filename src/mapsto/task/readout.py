@@ -25,7 +25,7 @@ Vectors = Callable[[], Tensor]  # a function, so that only the vectors that a re
 class Readout(ABC):
     """The rule that says which vectors of an example a target's head reads."""
 
-    # Whether the head reads the pooled vector of an example. With a frozen body it can be computed once and cached.
+    # Whether the head reads the pooled vector of an example, and no hidden states of tokens.
     pooled: ClassVar[bool] = False
     # Whether each example gets exactly one answer.
     per_example: ClassVar[bool] = False

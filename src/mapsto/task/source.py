@@ -1,6 +1,6 @@
-"""The contract of a kind of value that is read (Source), and what it shares with one that is answered (Kind).
+"""The contract of a kind of values that are read (Source), and what it shares with kinds that are predicted (Kind).
 
-A source turns values into pieces: runs of tokens with positions. What only some kinds can do beyond that stands in
+A source encodes values as pieces: runs of tokens with positions. Abilities that only some kinds have are in
 capabilities.py.
 Legend of shapes: t tokens, f features of a token, a axes of a value.
 """
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learning:
-    """The length and the learning rate of fits from random weights, or from a starting model made by mapsto."""
+    """How long and how fast fits learn, from random weights or from a starting model made by mapsto."""
 
-    # The number of epochs is whatever comes nearest to `steps` between these two.
+    # The smallest and the largest number of epochs. Between them, fits run for `steps` training steps.
     min_epochs: float = 3.0
     max_epochs: float = 10.0
     steps: int = 120
-    # The learning rate of a starting model made by mapsto.
+    # The learning rate of the weights of a starting model made by mapsto.
     rate: float = 1e-4
     # The heads' learning rate is this many times that of the starting model.
     head_factor: float = 1.0
@@ -40,26 +40,27 @@ class Learning:
 
 @dataclass(frozen=True)
 class KindDefaults:
-    """A source's defaults where the user gives no option."""
+    """Default settings of a source kind, for options that the user does not give."""
 
     learning: Learning = Learning()
-    # How many values are encoded and kept as pieces at once when answering; a bound on memory.
+    # How many values are encoded at once in prediction, which bounds memory.
     rows_at_once: int = 4096
-    # Whether few labels are best learnt with a supervised contrastive loss.
+    # Whether fits with few labels use a supervised contrastive loss by default.
     contrastive_few_labels: bool = True
-    # The Jaccard similarity of two values' sketches from which on they are near-duplicates.
+    # The smallest Jaccard similarity of near-duplicates, between the sets of hashes from `Describable.sketch`.
     near_duplicate_threshold: float = 0.7
 
 
 class Kind(ABC):
-    """A kind of value in the cells of a column, be it read or answered."""
+    """A kind of values that the cells of a column can hold, such as text or label."""
 
+    # The name of the kind in arrows, such as "text".
     kind: ClassVar[str]
 
     @staticmethod
     @abstractmethod
     def samples() -> list[Any]:
-        """Return a few different cells of this kind, which its laws are tested on."""
+        """Return a few different cells of this kind, for tests that every kind must pass."""
 
     @staticmethod
     @abstractmethod
@@ -69,7 +70,7 @@ class Kind(ABC):
     @staticmethod
     @abstractmethod
     def read(cell: object) -> Any:
-        """Return the value in a cell. Raises BadCell."""
+        """Return the value that a cell holds. Raises BadCell if the cell holds no value of this kind."""
 
     @staticmethod
     def key(value: Any) -> str:
@@ -78,63 +79,67 @@ class Kind(ABC):
 
 
 class Source(Kind):
-    """A kind of value that is read. One object serves all ports of its kind in an arrow."""
+    """A kind of values that are read. One object serves all source ports of its kind in an arrow."""
 
     # The published family (zoo/) whose architecture a new model takes.
     family: ClassVar[str] = "modernbert"
-    # The pretraining objectives, each with its share of hidden tokens; 0 where it hides none.
+    # The pretraining objectives by name, each with its share of hidden tokens; 0 for one that hides none.
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30}
     defaults: ClassVar[KindDefaults] = KindDefaults()
 
     @classmethod
     @abstractmethod
     def new(cls, values: Sequence[Any], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source fitted to training values: its vocabulary, or the size and the range of its pixels.
+        """Return a source fitted to training values: with their vocabulary, or with the size and range of their pixels.
 
-        size: of the vocabulary, where there is one. share: the share of the training values that `values` are.
+        size: number of tokens of the vocabulary, for kinds that have one.
+        share: the share of all training values that `values` are.
         Raises DataError, UsageError.
         """
 
     @classmethod
     @abstractmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model.
+        """Return the source of a saved model in `folder`. Raises CheckpointError.
 
-        weights: those of its embedder. front: the convolutional network that embeds its values, where the model has one.
-        Raises CheckpointError.
+        weights: the weights of its embedder.
+        front: settings of the convolutional network that embeds its values; None if the model has none.
         """
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the files that `open` reads; return the entries of config.json that repeat them. By default there are none.
+        """Write the files that `open` reads; return the settings in them that config.json must repeat.
 
-        longest: the most tokens of an example.
+        By default no file is written and the dict is empty. longest: number of tokens of the longest example.
         """
         return {}
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hash that is equal for sources that encode equal values alike."""
+        """Return a hash that is equal for sources that encode equal values in the same way."""
 
     @property
     def max_tokens(self) -> int | None:
-        """Return the most tokens that a value can have; None where values are cut to a length (text)."""
+        """Return the largest number of tokens of a value; None if there is no limit and values may be cut, as text."""
         return None
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        """Return the values as pieces.
+        """Return each value as a piece.
 
-        place: the index of the source port, as the frame of a second text differs from that of the first.
-        aligned: whether pieces carry their alignment and units, which takes time.
+        place: index of the source port. The second text of an example gets other special tokens than the first.
+        aligned: whether pieces carry alignment and units (words), which take time to compute.
         """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first `length` tokens of a piece, its frame kept."""
+        """Return the piece cut to its first `length` tokens. A kind with special tokens at the end keeps these."""
         return piece.select(np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return all of a piece as consecutive pieces of at most `length` tokens, each with the frame."""
+        """Return the whole piece as consecutive pieces (windows) of at most `length` tokens.
+
+        Each window has all special tokens.
+        """
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
         starts = range(0, len(inner), room)
@@ -142,19 +147,22 @@ class Source(Kind):
 
     @abstractmethod
     def embedder(self, width: int) -> nn.Module:
-        """Return a module from tokens, (t,) ids or (t, f) features, to vectors (t, width)."""
+        """Return the module that maps tokens, (t,) ids or (t, f) features, to vectors (t, width)."""
 
     @abstractmethod
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some tokens hidden, and their indices.
+        """Return the piece with some tokens hidden, and the indices (m,) of the hidden tokens.
 
-        progress: how much of the training is done, from 0 to 1, for shares that change with it.
+        progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
         """
 
     def decoder_positions(self, width: int) -> nn.Module | None:
-        """Return a module from tokens to the position vectors (t, width) that a decoder adds; None where it adds none."""
+        """Return the module that maps tokens to the position embeddings (t, width) that a decoder adds.
+
+        Return None if a decoder adds none.
+        """
         return None
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The contract of an answer kind: a core of 20 members; what only some kinds can do stands in capabilities.py.
+"""The contract of a kind of values that are predicted. Abilities that only some kinds have are in capabilities.py.
 
 Legend of shapes: m answers of a batch, d width.
 """
@@ -21,81 +21,94 @@ if TYPE_CHECKING:
     from mapsto.task.readout import Readout
 
 State = dict[str, Any]
-Metric = tuple[Any, ...]  # a metric function, and the arrays over items that it takes
+Metric = tuple[Any, ...]  # (function, *arrays): the metric is function(*arrays), and arrays have one entry per item
 
 
 class Target(Kind):
-    """A kind of value that is answered. An arrow has one object for each of its target ports."""
+    """A kind of values that are predicted. An arrow has one object for each of its target ports."""
 
-    # Which vectors the head reads.
+    # The rule that says which vectors the head reads.
     readout: ClassVar[Readout]
-    # The name of the head's weights in a starting model, where published models of the family have such a head.
+    # The prefix of the head's weights among ours of a published model; empty if published models have no such head.
     head_name: ClassVar[str] = ""
 
     @staticmethod
     def key(value: Any) -> str:
-        """Return a text that is equal for equal answers."""
+        """Return a string that is equal for equal answers."""
         return str(value)
 
     @abstractmethod
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Learn from the training answers what the head must know, such as classes, or mean and standard deviation.
+        """Learn from the training answers what the head needs, such as the classes, or mean and standard deviation.
 
-        balance: classes weigh the same in the loss, however many rows they have.
-
-        Raises DataError for answers that nothing can be learnt from.
+        balance: whether all classes weigh the same in the loss, however many rows they have.
+        Raises DataError if nothing can be learnt from these answers.
         """
 
     @abstractmethod
     def state(self) -> State:
-        """Return what `learn` learnt as JSON; the class takes it back as keyword arguments."""
+        """Return what `learn` has learnt, as JSON values by name. The constructor takes them as keyword arguments."""
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Take from the arrow's sources, by kind, what the answers depend on.
+        """Take the settings that answers depend on from the sources of the arrow.
 
-        transform: the shape of the family's vocabulary head.
-
-        Raises UsageError where a source that the answers need is missing.
+        sources: the sources by kind. transform: settings of the family's vocabulary head.
+        Raises UsageError if a source that the answers need is missing.
         """
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Return the answer as numbers, with the places in its example's `pieces` where it is read."""
+        """Return an answer as numbers, with the tokens where it is read.
+
+        pieces: the source pieces of its example.
+        """
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer with the places where an example of `pieces` is read; None where nothing is asked."""
+        """Return an empty answer with the tokens where a prediction is read; None if nothing is to be predicted.
+
+        pieces: the source pieces of the example.
+        """
         return self.readout.question(pieces)
 
     @abstractmethod
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return the head that computes outputs (m, …) from the vectors (m, width) that `readout` reads.
+        """Return the module that maps the vectors (m, width), which `readout` selects, to outputs (m, …).
 
-        embedder: of the source of the same kind, where the arrow has one.
+        embedder: the embedder of the source of the same kind; None if the arrow has no such source.
         """
 
     @abstractmethod
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed loss of outputs (m, …) against encoded answers (m, …), a scalar in fp32."""
+        """Return the loss of outputs (m, …) against encoded answers (m, …), summed over answers, as an fp32 scalar."""
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed error by which held-out rows choose the best weights; the loss unless a kind has a better one."""
+        """Return the error, summed over answers, by which held-out rows choose the best weights.
+
+        By default it is the loss. output: (m, …). values: (m, …), encoded answers.
+        """
         return self.loss(output, values)
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return what `metrics` needs of outputs (m, …); kinds with large outputs keep less than all of it."""
+        """Return the part (m, …) of the outputs that `metrics` needs. By default it is all of them.
+
+        Kinds with large outputs keep less, to save memory. values: (m, …), encoded answers.
+        """
         return output
 
     @abstractmethod
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return the answers, each with its confidence, from outputs (m, …)."""
+        """Return one dict for each output (m, …), with the answer and, for most kinds, its confidence."""
 
     @abstractmethod
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the metrics of the evidence (m, …) against the true answers, by name."""
+        """Return the metrics by name, each as its function and the function's arguments.
+
+        output: (m, …), from `evidence`. answers: the true answers.
+        """
 
     @abstractmethod
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the scores on `answers` of the best constant answer, which reads nothing."""
+        """Return by name the scores on `answers` of the best constant answer, which ignores the sources."""
 
     def brief(self, answer: Any) -> str:
         """Return a predicted or true answer in a few words."""
