@@ -306,7 +306,7 @@ class Reconstruction(Target):
     corruption: Corruption
     # Name of the task on the Hugging Face hub, by source port. A port without `~` stands for a model without this head.
     hub_tasks: ClassVar[Mapping[str, str]] = {}
-    # True if weights that this head could share with a published model's classifier are saved for the classifier only.
+    # True if this head is not looked for in published models with a classifier, as both share names of weights.
     yields_to_classifier: ClassVar[bool] = False
 
     def restore(self, corruption: Corruption) -> None:
@@ -454,7 +454,7 @@ class LinearProbe(Target):
 
         features: (m, d), vectors of a model, or sparse features of unit norm.
         values: (m, …), the encoded answers.
-        seed: seed of the folds of cross-validation.
+        seed: seed of random choices, such as the folds of cross-validation.
         selection_features: (m, d), features by which the regularisation is chosen; None for `features`. They are needed if
             `features` were trained on the same answers and so would look better than on new rows.
         """

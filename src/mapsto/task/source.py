@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learning:
-    """How long and how fast fits learn, from random weights or from a starting model made by mapsto."""
+    """The length and learning rate of fits, from random weights or from a starting model made by mapsto."""
 
     # The smallest and the largest number of epochs. Between them, fits run for `steps` training steps.
     min_epochs: float = 3.0

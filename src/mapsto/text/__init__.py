@@ -1,1 +1,1 @@
-"""Text."""
+"""Tokenizers, vocabularies, and features of text that need no model."""

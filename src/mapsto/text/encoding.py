@@ -1,4 +1,4 @@
-"""The tokens of one text with their character offsets and words.
+"""The tokens of one text, with their character offsets and words.
 
 Legend of shapes: n tokens of one text.
 """
@@ -16,7 +16,7 @@ from mapsto.errors import shorten
 
 Ids = NDArray[np.int32]
 
-# First and last code points of scripts that are written without spaces.
+# The first and last code points of scripts that are written without spaces, such as Thai and Chinese.
 UNSPACED = np.array(
     [(0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)]
     + [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x3FFFF)]
@@ -24,11 +24,11 @@ UNSPACED = np.array(
 
 
 class Encoded:
-    """The tokens of one text without special tokens; each array is computed when first read.
+    """The tokens of one text without special tokens. Each array is computed when first read.
 
-    ids: (n,) int32.
-    offsets: (n, 2) int32, start and end in characters of the original text; equal for a token that is only space.
-    words: (n,) int32, 0-based and without gaps.
+    ids: (n,) int32, token ids.
+    offsets: (n, 2) int32, start and end of each token in characters of the original text; equal if the token is only space.
+    words: (n,) int32, index of the word of each token, from 0 on without gaps.
     """
 
     def __init__(self, text: str, encoding: tokenizers.Encoding) -> None:
@@ -52,10 +52,10 @@ class Encoded:
 
     @cached_property
     def words(self) -> Ids:
-        """Return the index of the word that each token is part of, (n,).
+        """Return the index of the word of each token, (n,).
 
-        A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …) this may be a
-        whole sentence, so there each token is a word, except that tokens of one character stay together.
+        A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …) such a unit
+        may be a whole sentence. So there each token is a word, and only the tokens of a single character stay together.
         """
         if not len(self):
             return np.zeros(0, dtype=np.int32)
@@ -64,17 +64,18 @@ class Encoded:
         begins = np.concatenate([[True], (words[1:] != words[:-1]) | (words[1:] < 0)])
         if not self.text.isascii():
             is_unspaced = self._starts_unspaced()
+            # Byte tokens of the same character have overlapping offsets and stay in one word.
             begins[1:] |= (is_unspaced[1:] | is_unspaced[:-1]) & (self.offsets[1:, 0] >= self.offsets[:-1, 1])
         return (np.cumsum(begins) - 1).astype(np.int32)
 
     def _starts_unspaced(self) -> NDArray[np.bool_]:
-        """Return whether each token begins with a character of a script without spaces, (n,)."""
+        """Return whether the first character of each token is of a script without spaces, (n,)."""
         is_unspaced = unspaced(self.text)
         return is_unspaced[np.minimum(self.offsets[:, 0], len(is_unspaced) - 1)]
 
 
 def unspaced(text: str) -> NDArray[np.bool_]:
-    """Return for each character whether it is of a script without spaces."""
+    """Return for each character of a text whether its script is written without spaces."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     script = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
     is_unspaced: NDArray[np.bool_] = (script >= 0) & (codes <= UNSPACED[script, 1])

@@ -1,4 +1,4 @@
-"""Features of text that need no model: TF-IDF, and the check for characters that are no text."""
+"""Features of text that need no model (TF-IDF), and the check for invalid characters."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 import numpy as np
 
-# The shortest and the longest n-grams.
+# The lengths of the shortest and the longest n-grams.
 WORD_NGRAMS, CHARACTER_NGRAMS = (1, 2), (1, 4)
 MAX_FEATURES = 100_000
-# NUL, and lone surrogates, which have no UTF-8 form.
+# NUL, and lone surrogates, which UTF-8 cannot encode.
 INVALID_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
 def find_invalid_character(text: str) -> str | None:
-    """Return the first character that no text can hold in words: NUL, or half a character, which has no UTF-8 form.
+    """Return a description of the first invalid character of a text; None if there is none.
 
-    None where there is no such character.
+    Invalid are NUL and lone surrogates (halves of a character), which UTF-8 cannot encode.
     """
     match = INVALID_CHARACTER.search(text)
     return None if match is None else "a NUL character" if match[0] == "\0" else f"{match[0]!r}, half a character"
 
 
 def fit_tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-    """Fit TF-IDF on training texts; return the function from texts to sparse vectors (n, f) of length 1.
+    """Fit TF-IDF on training texts; return the function from texts to sparse features (n, f), rows of unit norm.
 
-    Terms are 1 to 2 words, and 1 to 4 characters within words, which are the words of Chinese. Each is weighted by
-    1 + log(count in the text) and by its rarity in `texts` (Salton & Buckley 1988).
+    Terms are n-grams of 1 to 2 words, and of 1 to 4 characters within words. Character n-grams serve languages without spaces,
+    such as Chinese. A term's weight is (1 + log count in the text) · inverse document frequency (Salton & Buckley 1988).
     """
-    from scipy.sparse import hstack  # a second to import
+    from scipy.sparse import hstack  # imported here since it takes a second
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     options = {"sublinear_tf": True, "max_features": MAX_FEATURES, "dtype": np.float32}
@@ -42,9 +42,9 @@ def fit_tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], Any]:
     for vectorizer in vectorizers:
         try:
             fitted.append(vectorizer.fit(texts))
-        except ValueError:  # no text has a word, only signs such as emoji
+        except ValueError:  # texts without words, such as emoji only
             continue
-    # Each part has length 1, and so has their concatenation divided by the root of their number.
+    # Rows of each part have unit norm. Dividing by the root of the number of parts gives rows of unit norm again.
     return lambda texts: (
         hstack([vectorizer.transform(texts) for vectorizer in fitted], format="csr") / len(fitted) ** 0.5
     )

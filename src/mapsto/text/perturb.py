@@ -1,4 +1,4 @@
-"""Variants of a text with the same meaning: typing errors and missing punctuation, as a test of robustness."""
+"""Variants of a text with the same meaning, to test robustness: typing errors and missing punctuation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import unicodedata
 
 import numpy as np
 
-TYPO_RATE = 0.05  # of the letters
+TYPO_RATE = 0.05  # share of letters and digits with an error
 
 
 def add_typos(text: str, rng: np.random.Generator) -> str:
-    """Return the text with about one letter in twenty left out, doubled, or swapped with the next one."""
+    """Return the text with about one letter in twenty deleted, doubled, or swapped with the next one."""
     letters = list(text)
     index = 0
     while index < len(letters):
@@ -28,6 +28,6 @@ def add_typos(text: str, rng: np.random.Generator) -> str:
 
 
 def remove_punctuation(text: str) -> str:
-    """Return the text without punctuation as Unicode classifies it; unchanged where nothing else would remain."""
+    """Return the text without punctuation (Unicode category P); unchanged if nothing else would remain."""
     stripped = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
     return " ".join(stripped.split()) or text

@@ -1,4 +1,4 @@
-"""Text ↔ token ids: training, opening and saving a tokenizer. Wraps the `tokenizers` library.
+"""Text ↔ token ids: train, open, extend and save a tokenizer. Wraps the `tokenizers` library.
 
 Legend of shapes: n tokens of one text.
 """
@@ -23,12 +23,18 @@ from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
 from mapsto.text.vocabulary import OWN_SPECIAL, Style, invalid_text_error, template
 
-CHUNK = 4096  # texts that are encoded at a time
-# Shows whether a tokenizer encodes words apart as it does together.
+CHUNK = 4096  # number of texts that are encoded at once
+# A text to test whether a tokenizer encodes single words in the same way as a sentence of them.
 PROBE = "the old river mill, 17 times past a WISE 今天 season, don't end ſo"
 
 
 class _Frame(NamedTuple):
+    """The ids of special tokens around texts.
+
+    opening: before the first text. closing: after each text. joining: before each further text.
+    second_type: token type of the second text.
+    """
+
     opening: tuple[int, ...]
     joining: tuple[int, ...]
     closing: tuple[int, ...]
@@ -38,9 +44,9 @@ class _Frame(NamedTuple):
 class Tokenizer:
     """A trained or published tokenizer.
 
-    `opening`, `joining` and `closing` are the ids that frame the pieces of an example: opening + ids + closing, then
-    for each further piece joining + ids + closing (BERT: [CLS] a [SEP] b [SEP]; RoBERTa: <s> a </s></s> b </s>).
-    The name of a special token in a text, such as "[MASK]", is read as that token, as transformers does.
+    `opening`, `joining` and `closing` are ids of special tokens. The first text of an example is opening + ids + closing, each
+    further one joining + ids + closing (BERT: [CLS] a [SEP] b [SEP]; RoBERTa: <s> a </s></s> b </s>).
+    The name of a special token within a text, such as "[MASK]", is read as that token, as in transformers.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
@@ -58,9 +64,9 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Open a model folder, or the tokenizer.json or vocab.txt in one.
+        """Return the tokenizer in a model folder, or in its tokenizer.json or vocab.txt.
 
-        Raises CheckpointError when there is none, or what is there is damaged.
+        Raises CheckpointError if there is none or its files are damaged.
         """
         backend, config = tokenizer_files.open_backend(Path(path))
         with tokenizer_files.refusing(path):
@@ -70,13 +76,13 @@ class Tokenizer:
     def train(
         cls, texts: Iterable[str], size: int | None = None, style: Style = "wordpiece", share: float = 1.0
     ) -> Tokenizer:
-        """Learn a vocabulary from `texts`; the same texts give the same one, bit for bit.
+        """Return a tokenizer trained on texts. The same texts give the same one, bit for bit.
 
-        style "wordpiece": lower-cased, Chinese characters apart, characters seen less than twice unknown.
-        style "bytes": byte-level BPE, loses nothing: `decode(ids) == text`.
-        size: the most tokens it may have, see `vocabulary_size` for what None gives; fewer when the texts have fewer.
-        share: which part of the corpus the texts are.
-        Raises UsageError for an unknown style or a size that is too small, DataError when there is no text.
+        style: "wordpiece" lower-cases, makes each Chinese character a word, and has no token for characters seen only once.
+            "bytes" is byte-level BPE, which loses nothing: decode(ids) == text.
+        size: largest number of tokens, which few texts do not reach; None for `vocabulary.vocabulary_size`.
+        share: the share of the corpus that the texts are.
+        Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
         """
         backend = vocabulary.train(list(texts), size, style, share)
         roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), OWN_SPECIAL, strict=True))
@@ -84,7 +90,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of all that decides which ids a text gets."""
+        """Return the SHA-256, in hex, of everything that determines the ids of a text."""
         decisive = {"roles": self._roles, "tokenizer": json.loads(self._backend.to_str())}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -101,7 +107,10 @@ class Tokenizer:
         return f"Tokenizer({type(self._backend.model).__name__}, {self.size} tokens)"
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return tokens, offsets and words of each text, without special tokens. Raises DataError for values that are no text."""
+        """Return the tokens of each text with offsets and words, without special tokens.
+
+        Raises DataError for values that are no valid text.
+        """
         texts = _checked(texts)
         try:
             encodings = self._backend.encode_batch(texts, add_special_tokens=False)
@@ -110,7 +119,7 @@ class Tokenizer:
         return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
-        """Return the ids alone of `encode_batch`: faster, and small enough in memory for a whole corpus."""
+        """Return the ids of each text, as `encode_batch` but faster and with less memory."""
         return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
 
     def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
@@ -120,7 +129,10 @@ class Tokenizer:
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
     def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
-        """Yield the ids of each text; a long text is encoded in parts where that gives the same ids."""
+        """Yield the ids of each text without offsets.
+
+        A long text is encoded in parts if that gives the same ids, since the library needs much memory for long texts.
+        """
         remaining = iter(_checked(texts))
         num_encoded = 0
         while chunk := list(islice(remaining, CHUNK)):
@@ -136,32 +148,36 @@ class Tokenizer:
             num_encoded += len(chunk)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, without special tokens."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
     def _is_splittable(self) -> bool:
-        """Return whether a text may be cut at spaces: the ids after a space do not depend on the text before it."""
+        """Return whether texts may be split before spaces: the ids after a space do not depend on the text before."""
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
         ids, *part_ids = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
         return ids == list(chain.from_iterable(part_ids))
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
-        """Return the text of `ids`; special tokens are left out unless `keep_special`."""
+        """Return the text of token ids. Raises UsageError for ids outside the vocabulary.
+
+        keep_special: whether the names of special tokens are part of the text.
+        """
         numbers = np.asarray(ids, dtype=np.int64).tolist()
         if not all(0 <= number < self.size for number in numbers):
             raise UsageError(f"token ids must lie in 0 … {self.size - 1}; got {min(numbers)} … {max(numbers)}")
         return self._backend.decode(numbers, skip_special_tokens=not keep_special)
 
     def token(self, number: int) -> str | None:
-        """Return how the vocabulary writes a token, such as "##ing"; None where it has a gap."""
+        """Return the vocabulary entry of an id, such as "##ing"; None if no token has this id."""
         return self._backend.id_to_token(number)
 
     def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
-        """Return a tokenizer that reads each of these words as one token, and the previous tokens of each word by its new id.
+        """Return a tokenizer that reads each of these words as one token, and {new id: earlier ids} of the words.
 
-        Words that are one token already stay as they are. A word matches only between non-letters, except in scripts without
-        spaces, where it matches everywhere.
+        Words that are a single token already get no new id. A new word is found only between non-letters, but anywhere in scripts
+        without spaces.
         """
         unique_words = list(dict.fromkeys(words))
         old_tokens = {
@@ -178,7 +194,7 @@ class Tokenizer:
 
     @property
     def mask_id(self) -> int:
-        """Return the id that stands for hidden text. Raises CheckpointError where the tokenizer has none."""
+        """Return the id of the mask token, which stands for hidden text. Raises CheckpointError if there is none."""
         number = self._id_of("mask_token")
         if number is None:
             raise CheckpointError(
@@ -189,25 +205,28 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """Return the id that fills the end of a row, which nothing reads; 0 where the tokenizer names none."""
+        """Return the id of the padding token, which fills rows and is never read; 0 if the tokenizer has none."""
         return self._id_of("pad_token") or 0
 
     @property
     def unknown_id(self) -> int | None:
-        """Return the id of text that the vocabulary cannot write; None where it can write everything."""
+        """Return the id of the unknown token, for text outside the vocabulary; None if every text has tokens."""
         return self._id_of("unk_token")
 
     @property
     def max_length(self) -> int | None:
-        """Return the longest sequence of the published model, in tokens with special ones; None where its files do not say."""
+        """Return the longest input of the published model in tokens, special tokens included.
+
+        Return None if the files of the tokenizer do not state it.
+        """
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
-        """Write files into `folder` that transformers.AutoTokenizer opens with the same ids and frame.
+        """Write files that transformers.AutoTokenizer opens with the same ids and special tokens.
 
-        max_length: what the model takes, in tokens with their frame; None keeps what the opened folder said.
-        Raises RunError when `folder` cannot be written.
+        max_length: longest input of the model in tokens, special tokens included; None keeps what the opened folder stated.
+        Raises RunError if `folder` cannot be written.
         """
         config = self._saved_config(max_length)
         special = {
@@ -229,10 +248,12 @@ class Tokenizer:
             raise RunError(f"{target}: the tokenizer cannot be saved here ({error.strerror or error})") from error
 
     def _id_of(self, role: str) -> int | None:
+        """Return the id of the token with a role, such as "mask_token"; None if no token has it."""
         name = self._roles.get(role)
         return None if name is None else self._backend.token_to_id(name)
 
     def _saved_config(self, max_length: int | None) -> dict[str, Any]:
+        """Return the content of tokenizer_config.json."""
         config = {key: value for key, value in self._config.items() if key not in tokenizer_files.NEVER_SAVED}
         for role, name in self._roles.items():
             config[role] = tokenizer_files.describe_token(config.get(role) or name, typed=True)
@@ -245,14 +266,17 @@ class Tokenizer:
         if config["tokenizer_class"] not in tokenizer_files.GENERIC_CLASSES and tokenizer_files.is_bert(
             self._backend.normalizer
         ):
-            # transformers builds the normalizer of these classes from the config and lower-cases unless told.
+            # transformers builds the normalizer of these classes from the config, and lower-cases unless it says otherwise.
             for setting, attribute in tokenizer_files.BERT_SETTINGS.items():
                 config[setting] = getattr(self._backend.normalizer, attribute)
         return config
 
 
 def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Frame texts by the cls and sep tokens of a tokenizer that came without a post-processor; not without these tokens."""
+    """Add the cls and sep tokens around texts, for a tokenizer that has no post-processor.
+
+    Nothing is added if it lacks one of the two tokens.
+    """
     opening, closing = roles.get("cls_token"), roles.get("sep_token")
     if opening is None or closing is None:
         return
@@ -261,9 +285,10 @@ def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], con
 
 
 def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
-    """Return the frame that the post-processor puts around one text and between two, read off a framed text.
+    """Return the special tokens that the post-processor adds around one text and around two.
 
-    A pair that is not framed as opening + a + closing + joining + b + closing has no joining we could repeat.
+    They are read from an encoded sample text. If two texts do not become opening + a + closing + joining + b + closing, joining
+    is empty, since no rule for further texts can be derived.
     """
     probe = _probe(backend)
     if probe is None:
@@ -281,7 +306,7 @@ def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
 
 
 def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
-    """Encode some text that gives tokens without a special one; None when there is none."""
+    """Return the encoding of a text that gives tokens but no special ones; None if no such text is found."""
     vocabulary_tokens = (backend.id_to_token(number) for number in range(1000))
     for text in chain(("a", "一"), (token for token in vocabulary_tokens if token)):
         encoding = backend.encode(text, add_special_tokens=False)
@@ -291,6 +316,7 @@ def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
+    """Return the texts as a list. Raises UsageError for a single string, which would be read letter by letter."""
     if isinstance(texts, str):
         raise UsageError("a list of texts is needed, not one text")
     return list(texts)

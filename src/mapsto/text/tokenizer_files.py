@@ -1,4 +1,4 @@
-"""The files of published tokenizers: opened into a backend of the `tokenizers` library, with what they say of its roles."""
+"""The files of published tokenizers: read them into a tokenizer of the `tokenizers` library and its configuration."""
 
 from __future__ import annotations
 
@@ -15,30 +15,15 @@ from mapsto.errors import CheckpointError, MapstoError, shorten
 from mapsto.text.vocabulary import bert_pipeline
 
 TOKENIZER_FILE = "tokenizer.json"
-
-
 CONFIG_FILE = "tokenizer_config.json"
-
-
 SPECIAL_FILE = "special_tokens_map.json"
-
-
 VOCABULARY_FILE = "vocab.txt"
-
-
 ADDED_FILE = "added_tokens.json"
-
-
+# Bytes; larger files are refused.
 LARGEST_FILE = 256 << 20
-
-
 LARGEST_ID = 2**31 - 1
-
-
-NO_LIMIT = 10**9  # transformers writes 1e30 for "no longest text"
-
-
-# The names a token of each role goes by where no file says it, in order of preference.
+NO_LIMIT = 10**9  # transformers writes 1e30 as maximum length if there is no limit
+# The usual tokens of each role, for tokenizers whose files name none, in order of preference.
 USUAL_NAMES = {
     "pad_token": ("[PAD]", "<pad>"),
     "unk_token": ("[UNK]", "<unk>"),
@@ -48,21 +33,13 @@ USUAL_NAMES = {
     "bos_token": (),
     "eos_token": (),
 }
-
-
+# Settings that list further special tokens, which have no role.
 MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
-
-
-GENERIC_CLASS = "PreTrainedTokenizerFast"  # transformers 4 and 5 open tokenizer.json under it as it stands
-
-
+GENERIC_CLASS = "PreTrainedTokenizerFast"  # with this class transformers 4 and 5 read tokenizer.json unchanged
 GENERIC_CLASSES = (GENERIC_CLASS, "TokenizersBackend")
-
-
-# Code to import, and paths of another machine.
+# Settings that name code to import, or paths on the machine of the publisher.
 NEVER_SAVED = ("auto_map", "tokenizer_file", "special_tokens_map_file", "vocab_file")
-
-
+# The attribute of the BERT normalizer for each setting of tokenizer_config.json.
 BERT_SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -71,9 +48,9 @@ BERT_SETTINGS = {
 
 
 def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The backend of a model folder, or of the tokenizer.json or vocab.txt in one, and what its configs say.
+    """Return (tokenizer of the library, settings) from a model folder, or from its tokenizer.json or vocab.txt.
 
-    Raises CheckpointError when there is none, or what is there is damaged.
+    Raises CheckpointError if there is none or its files are damaged.
     """
     file = _find(path)
     config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
@@ -89,7 +66,10 @@ def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
-    """Return the token of each role that has one in the vocabulary: the one in the files, else the common one."""
+    """Return by role, such as "mask_token", the special token that has it.
+
+    It is the token that the files name or, if they name none, a usual one. Roles without a token in the vocabulary are left out.
+    """
     roles = {}
     for role, common_names in USUAL_NAMES.items():
         token = config.get(role)
@@ -101,7 +81,10 @@ def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[s
 
 
 def describe_token(token: Any, typed: bool = False) -> Any:
-    """Return a special token as a file writes it: a token with properties has a type in the config only (`typed`)."""
+    """Return a special token in the form that a file holds: its name, or a dict with its properties.
+
+    typed: whether the dict states its type, as tokenizer_config.json does and special_tokens_map.json does not.
+    """
     if not isinstance(token, dict):
         return token
     properties = {key: value for key, value in token.items() if key != "__type"}
@@ -109,12 +92,12 @@ def describe_token(token: Any, typed: bool = False) -> Any:
 
 
 def is_bert(normalizer: object) -> bool:
-    """Return whether text is normalized as in BERT, whose settings a config may repeat."""
+    """Return whether a normalizer is that of BERT, whose settings tokenizer_config.json may repeat."""
     return isinstance(normalizer, normalizers.BertNormalizer)
 
 
 def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Apply the BERT settings of tokenizer_config.json, which transformers prefers to those of tokenizer.json."""
+    """Apply the normalizer settings of tokenizer_config.json, since transformers prefers them to tokenizer.json."""
     if config.get("tokenizer_class") in GENERIC_CLASSES or not is_bert(backend.normalizer):
         return
     normalizer = backend.normalizer
@@ -125,11 +108,14 @@ def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any
 
 
 def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The backend that the object in a tokenizer.json describes. Raises what the library raises, and ValueError."""
+    """Return the tokenizer that the content of a tokenizer.json describes.
+
+    Raises ValueError or any error of the library if the content is invalid.
+    """
     model = parts["model"]
     prefix = model.get("continuing_subword_prefix")
     if prefix and "merges" in model:
-        # The library slices the prefix off unseen; without one it can end the whole process.
+        # The library cuts off the prefix without a check. If it is missing, the whole process may crash.
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
         if not all(second.startswith(prefix) for _, second in pairs):
             raise ValueError(f"a merge whose second part does not begin with {prefix!r}")
@@ -137,7 +123,7 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's old layout: one token a line, its number is the line's."""
+    """Return the tokenizer of a vocab.txt, BERT's old format: line i is the token with id i."""
     lines = _read_text(file).removesuffix("\n").split("\n")
     vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
     roles = roles_of(config, vocabulary)
@@ -146,6 +132,7 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
     backend = bert_pipeline(models.WordPiece(vocab=vocabulary, unk_token=roles["unk_token"]), config)
     backend.add_special_tokens(list(roles.values()))
     added = _read_object(file.parent / ADDED_FILE)
+    # The library numbers added tokens in the order of the calls.
     for token, number in sorted(added.items(), key=lambda item: str(item[1]).zfill(12)):
         backend.add_tokens([token])
         if backend.token_to_id(token) != number:
@@ -154,7 +141,7 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _find(path: Path) -> Path:
-    """Return the file that holds the vocabulary. Raises CheckpointError."""
+    """Return the file with the vocabulary: tokenizer.json, else vocab.txt. Raises CheckpointError if there is none."""
     if path.is_file():
         if path.suffix in (".json", ".txt"):
             return path
@@ -175,6 +162,7 @@ def _find(path: Path) -> Path:
 
 
 def _read_text(file: Path) -> str:
+    """Return the text of a file. Raises CheckpointError if it cannot be read, is too large, or is not UTF-8."""
     try:
         if (size := file.stat().st_size) > LARGEST_FILE:
             raise CheckpointError(f"{file}: {size:,} bytes are too many; at most {LARGEST_FILE:,} are read")
@@ -186,7 +174,7 @@ def _read_text(file: Path) -> str:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    """A JSON object; empty when there is no such file."""
+    """Return the object in a JSON file; empty if there is no such file. Raises CheckpointError."""
     if not file.exists():
         return {}
     try:
@@ -199,12 +187,15 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def format_json(value: Mapping[str, Any]) -> str:
-    """Return the JSON text of a file, in the format that tokenizer files have."""
+    """Return an object as the JSON text of a tokenizer file."""
     return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
 def _check_usable(backend: tokenizers.Tokenizer) -> None:
-    """Raise an error now, not in the middle of a corpus, if a tokenizer lacks its unknown token or has impossible ids."""
+    """Raise an error if the tokenizer cannot encode unusual characters, has no tokens, or has too large ids.
+
+    Otherwise the error would come later, in the middle of a corpus.
+    """
     backend.encode("a \U000e0fff一\x07", add_special_tokens=True)
     highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest <= LARGEST_ID:
@@ -213,7 +204,7 @@ def _check_usable(backend: tokenizers.Tokenizer) -> None:
 
 @contextmanager
 def refusing(place: Path | str) -> Iterator[None]:
-    """Raise CheckpointError for whatever else is raised inside, naming `place`."""
+    """Turn errors of the library raised in this context into a CheckpointError that names `place`."""
     try:
         yield
     except (MapstoError, KeyboardInterrupt, SystemExit):

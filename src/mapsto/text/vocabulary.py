@@ -1,4 +1,4 @@
-"""Learning a vocabulary from texts: WordPiece with Chinese characters apart, or byte-level BPE. Wraps `tokenizers`."""
+"""Train a vocabulary on texts: WordPiece with Chinese characters as words, or byte-level BPE. Wraps `tokenizers`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ from mapsto.errors import DataError, UsageError, near
 Style = Literal["wordpiece", "bytes"]
 STYLES: tuple[Style, ...] = ("wordpiece", "bytes")
 OWN_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Of vocabularies whose size is not given, in tokens.
+# The smallest and the largest default size of a vocabulary, in tokens.
 SMALLEST_SIZE, LARGEST_SIZE = 4096, 16384
-SIZE_STEP = 64
-LARGEST_ALPHABET = 0.75  # of the vocabulary
-LEAST_SEEN = 2  # occurrences of a character or a piece that gets a token
-AT_ONCE = 2**20  # characters; the library takes 170 bytes for each
+SIZE_STEP = 64  # default sizes are multiples of this
+LARGEST_ALPHABET = 0.75  # share of the vocabulary that single characters may take
+LEAST_SEEN = 2  # number of occurrences from which a character or subword gets a token
+AT_ONCE = 2**20  # characters given to the library at once; it needs 170 bytes of memory for each
 
 
 BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
 
 
-# Merging the pieces of a word takes the square of its length: five minutes for a megabyte without a space.
+# Merging the subwords of a word takes quadratic time: five minutes for a megabyte without a space.
 ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 
 
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
-    """Return a tokenizer trained on texts.
+    """Return a tokenizer trained on texts. Raises UsageError, DataError.
 
-    size: the most tokens; None: see `vocabulary_size`.
-    share: of the corpus that the texts are.
-
-    Raises UsageError, DataError.
+    size: largest number of tokens; None for `vocabulary_size`.
+    share: the share of the corpus that the texts are.
     """
     if style not in STYLES:
         raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
@@ -54,7 +52,7 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
 
 
 def parts(text: str) -> Iterator[str]:
-    """Yield the text in parts of little more than AT_ONCE characters, cut before a space between two words."""
+    """Yield the parts of a text of little more than AT_ONCE characters each, split before spaces between words."""
     start = 0
     while match := BETWEEN_WORDS.search(text, start + AT_ONCE):
         yield text[start : match.start()]
@@ -63,24 +61,28 @@ def parts(text: str) -> Iterator[str]:
 
 
 def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
-    """Return how many tokens a corpus can teach: 2 √bytes, within 4,096 and 16,384.
+    """Return the default number of tokens for a corpus: 2 √bytes, between 4,096 and 16,384.
 
-    The distinct words of a text grow about as the square root of its length (Heaps' law): 4 MB give 4,096 tokens,
+    The number of distinct words grows about as the square root of the length of a text (Heaps' law): 4 MB give 4,096 tokens,
     16 MB 8,000, 67 MB 16,384.
 
-    corpus_bytes: the length of the corpus in UTF-8.
-    characters: tokens of its alphabet; at least a quarter of the vocabulary is left for longer pieces.
+    corpus_bytes: length of the corpus in UTF-8.
+    characters: number of tokens for single characters. They take at most three quarters, the rest is for longer subwords.
     """
     num_tokens = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
     return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
 
 
 def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
+    """Return a WordPiece tokenizer trained on texts.
+
+    size: largest number of tokens or None. corpus: bytes of the whole corpus.
+    """
     backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
     size = size or vocabulary_size(corpus, len(initial) + len(inner))
-    # The trainer numbers the pieces "##c" in the order of a hash map and breaks ties by number: each run would learn
-    # another vocabulary. Handed over as special tokens they are numbered first. They are made plain ones below.
+    # The trainer numbers the subwords "##c" in the order of a hash map and breaks ties by number, so each run would learn
+    # another vocabulary. As special tokens they get fixed numbers. Below they become plain tokens again.
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=LEAST_SEEN,
@@ -99,6 +101,10 @@ def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tok
 
 
 def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
+    """Return a byte-level BPE tokenizer trained on texts.
+
+    size: largest number of tokens or None. corpus: bytes of the whole corpus.
+    """
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -117,11 +123,15 @@ def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokeniz
 
 
 def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[list[str], list[str]]:
-    """Return the characters that get a token, and those among them that occur inside words; together at most `max_tokens`."""
+    """Return (characters that get a token, those of them that also get a token inside words, such as "##a").
+
+    Both lists are sorted, and together have at most `max_tokens` characters, the most frequent ones.
+    """
     words: Counter[str] = Counter()
     waiting: list[str] = []
     size = 0
     with reading(texts):
+        # Normalise in blocks of bounded size, since the library needs much memory for each character.
         for number, text in enumerate(texts, 1):
             waiting.append(text)
             size += len(text)
@@ -141,7 +151,10 @@ def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: i
 
 
 def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -> tuple[Counter[str], set[str]]:
-    """Return how often each character occurs, and which ones follow another in the same word."""
+    """Return the count of each character, and the set of characters that follow another one within a word.
+
+    words: the count of each word.
+    """
     counts: Counter[str] = Counter()
     pairs: set[tuple[str, str]] = set()
     for word, count in words.items():
@@ -149,15 +162,15 @@ def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -
             counts[character] += count
         pairs.update(pairwise(word))
     split = backend.pre_tokenizer.pre_tokenize_str
-    # The pre-tokenizer keeps other characters apart, such as Chinese ones, so that none follows another.
+    # Other characters, such as Chinese ones, are words by themselves and so never follow another within a word.
     joins = {character for character in counts if len(split(f"a{character}a")) == 1}
     return counts, {second for first, second in pairs if first in joins and second in joins}
 
 
 def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return BERT's pipeline around `model`.
+    """Return a tokenizer with the normalizer, pre-tokenizer and decoder of BERT around `model`.
 
-    settings: as tokenizer_config.json names them.
+    settings: those of tokenizer_config.json, such as "do_lower_case".
     """
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(
@@ -174,9 +187,10 @@ def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizer
 def template(
     backend: tokenizers.Tokenizer, opening: str, closing: str, doubled: bool = False, second_type: int = 0
 ) -> processors.TemplateProcessing:
-    """Return the post-processor that frames one text or two.
+    """Return the post-processor that adds special tokens around one text or two.
 
-    doubled: whether the first of two texts is closed twice, as RoBERTa does.
+    opening, closing: the tokens before the first text and after each text.
+    doubled: whether the closing token of the first of two texts is repeated, as in RoBERTa.
     second_type: the token type of the second text.
     """
     single = [f"{opening}:0", "$A:0", f"{closing}:0"]
@@ -190,7 +204,7 @@ def template(
 
 @contextmanager
 def reading(texts: Sequence[str]) -> Iterator[None]:
-    """Name the text that the library cannot read, in a context that gives it these texts. Raises DataError."""
+    """Turn an error of the library in this context into a DataError that names the invalid one of `texts`."""
     try:
         yield
     except (TypeError, UnicodeError) as error:
@@ -198,7 +212,10 @@ def reading(texts: Sequence[str]) -> Iterator[None]:
 
 
 def invalid_text_error(texts: Sequence[object], offset: int = 0) -> Exception:
-    """Return the error for the first of `texts` that has no UTF-8 form, with its number counted from `offset`."""
+    """Return the error for the first of `texts` that is no string or that UTF-8 cannot encode.
+
+    offset: number of the first text in the message.
+    """
     for number, text in enumerate(texts, start=offset):
         if not isinstance(text, str):
             return DataError(f"text {number} (counted from 0) is a {type(text).__name__}, not a text")
