@@ -1,4 +1,7 @@
-"""Which attention kernel is faster, by row length, precision and direction: what attention.kernel decides from."""
+"""Compare the speed of the two attention kernels by row length and precision, forward and backward.
+
+`choose_kernel` (model/attention.py) decides by these results.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,18 @@ TOKENS, HEADS, WIDTH, ROUNDS = 8192, 6, 64, 5
 
 
 def plain(qkv: Tensor, mask: Tensor) -> Tensor:
+    """Return self-attention (r, l, d) of a fused projection (r, l, 3d), computed with plain matrix products."""
     return PlainAttention.apply(qkv, mask, HEADS, None, 0.0)
 
 
 def fused(qkv: Tensor, mask: Tensor) -> Tensor:
+    """Return self-attention (r, l, d) of a fused projection (r, l, 3d), computed by torch's fused kernel."""
     q, k, v = (part.transpose(1, 2) for part in qkv.view(*qkv.shape[:2], 3, HEADS, WIDTH).unbind(2))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def timed(kernel: Kernel, rows: int, length: int, dtype: torch.dtype, training: bool) -> Callable[[], float]:
+    """Return a function that runs a kernel on random rows and returns the milliseconds of the fastest of three runs."""
     qkv = torch.randn(rows, length, 3 * HEADS * WIDTH, dtype=dtype, requires_grad=training)
     mask = torch.zeros(rows, 1, length, length, dtype=dtype)
     upstream = torch.randn(rows, length, HEADS * WIDTH, dtype=dtype)

@@ -1,7 +1,7 @@
-"""Boxes on BCCD (blood cells; 292 pictures to learn from, 72 to test on) from DINOv2-small, and from random weights.
+"""Score box models fitted on BCCD (blood cells; 292 training pictures, 72 test pictures) from DINOv2-small and random weights.
 
-The start's folder is what benchmarks/dinov2.py writes (its docstring says where the weights are from). Minutes are of the clock.
-That the figures equal those of faster-coco-eval, tests/kinds/test_boxes.py holds.
+The folder of the starting model is written by benchmarks/dinov2.py (its docstring says where the weights are from). Minutes are
+wall-clock minutes. tests/kinds/test_boxes.py checks that the scores equal those of faster-coco-eval.
 `python benchmarks/boxes.py --start runs/benchmarks/dinov2-small`.
 """
 
@@ -22,7 +22,10 @@ BCCD = DATA.parent / "image" / "bccd"
 
 
 def parts() -> tuple[Table, Table]:
-    """The rows to learn from, without the two whose boxes have no area, and those to test on; as the data set parts them."""
+    """Return the training rows, without the two rows that have boxes of no area, and the test rows.
+
+    The data set itself says which pictures are for testing.
+    """
     table = read_table(BCCD)
     tested = set((BCCD / "ImageSets" / "Main" / "test.txt").read_text().split())
     whole = [all(box["box"][0] < box["box"][2] for box in cell) for cell in table.column("boxes")]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rounds that take turns, medians with their spread, and the page of results."""
+"""Helpers of the benchmarks: measuring methods in turns, medians with their range, and the page of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ DATA = ROOT.parents[1] / "shared" / "data" / "text"
 
 
 def take_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each way's figure in every round; the ways take turns, so that a slow minute hits all of them."""
+    """Return the results of each method, by its name, one for each round.
+
+    ways: functions that measure a method. They are called in turns, so that a slow minute of the machine hits all of them.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -31,20 +34,23 @@ def take_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, l
 
 
 class Kept:
-    """What a long benchmark measured so far, so that a run that was stopped goes on: JSON in runs/benchmarks."""
+    """Results of a long benchmark, kept in a JSON file in runs/benchmarks so that an interrupted run can continue.
+
+    name: name of the file.
+    """
 
     def __init__(self, name: str) -> None:
         self.path = ROOT.parent / "runs" / "benchmarks" / f"{name}.json"
         self.found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
     def once(self, key: str, work: Callable[[], Any]) -> Any:
-        """What `work` gave under this key, in this run or in an earlier one."""
+        """Return the result kept under this key. If there is none yet, call `work` and keep its result."""
         if key not in self.found:
             self.put(key, work())
         return self.found[key]
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value that JSON can hold."""
+        """Write a value, which must be plain JSON, to the file under this key."""
         self.found[key] = value
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
@@ -53,25 +59,25 @@ class Kept:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Return the seconds that a call of `work` takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Median and range, for a table."""
+    """Return "median (minimum–maximum)" as text for a table."""
     middle = statistics.median(values)
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Median of the ratios within rounds, and their range."""
+    """Return the median and range of the ratios ours / theirs within each round, as text for a table."""
     return spread([one / other for one, other in zip(ours, theirs, strict=True)], 2)
 
 
 def profiled(work: Callable[[], object], most: int = 8) -> str:
-    """Where the time of `work` goes: the operations that take most of it, as a line of text."""
+    """Return a line of text with the `most` operations that take the most time of a call of `work`, with their shares."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
         work()
     ops = sorted(found.key_averages(), key=lambda op: -op.self_cpu_time_total)
@@ -81,7 +87,7 @@ def profiled(work: Callable[[], object], most: int = 8) -> str:
 
 
 def machine() -> str:
-    """CPU, threads, versions and day."""
+    """Return a line of text with date, CPU, threads and versions of packages."""
     name = platform.processor() or "unknown CPU"
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -94,7 +100,10 @@ def machine() -> str:
 
 
 def record(title: str, lines: Sequence[str]) -> None:
-    """Print the results, and put them in place of what RESULTS.md has under this title."""
+    """Print the results, and write them to RESULTS.md in place of the section with this title.
+
+    lines: lines of Markdown.
+    """
     body = "\n".join([f"## {title}", "", f"{machine()}", "", *lines, ""])
     print(body)
     page = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD

@@ -1,7 +1,7 @@
-"""What a start is worth, as `mapsto compare` finds it: ChnSentiCorp and CIFAR-10 from starts made here, SST-2 and Banking77
-from MiniLM.
+"""Compare fits from a starting model with fits from random weights (`mapsto compare`).
 
-`python benchmarks/comparing.py --help`. The reports stay in the folder that `--out` names; a run that was stopped goes on.
+The starting model is MiniLM for SST-2 and Banking77; for ChnSentiCorp and CIFAR-10 it is pretrained here.
+`python benchmarks/comparing.py --help`. The reports are kept in the folder `--out`, and an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ TASKS = {
 
 
 def start_of(task: str, out: Path, minutes: float) -> str:
-    """MiniLM, or a start pretrained on the task's own training rows without their labels, for ChnSentiCorp on reviews too."""
+    """Return the folder of a task's starting model, which is pretrained for `minutes` unless it is MiniLM.
+
+    Pretraining reads the task's training rows without labels; for ChnSentiCorp other reviews too.
+    """
     if task in ("SST-2", "Banking77"):
         return str(minilm())
     base = out / "base"

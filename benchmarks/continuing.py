@@ -1,5 +1,6 @@
-"""Going on from a published checkpoint: MiniLM as it is, and after a little more pretraining on the task's own texts (without
-their labels), each fitted with few labels. Banking77: 77 intents of short English questions.
+"""Measure what continued pretraining of MiniLM on a task's own texts, without their labels, is worth at few labels.
+
+The task is Banking77: 77 intents of short English questions.
 """
 
 from __future__ import annotations

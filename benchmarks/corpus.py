@@ -1,8 +1,8 @@
-"""A corpus of any size: how fast it becomes shards, beside the bare tokenizers library; memory at the peak; training speed.
+"""Measure how speed and memory depend on the size of a corpus, in making shards of tokens and in pretraining.
 
-`python benchmarks/corpus.py [megabytes …]`, by default 1 10 100. Each corpus is sentences of ../shared/data in ever new
-order, some of them joined; the work runs in child processes, so that peaks do not mix. Then all corpora are trained on in turns,
-each from its shards.
+The peer for making shards is the bare tokenizers library. `python benchmarks/corpus.py [megabytes …]`, by default 1 10 100.
+A corpus is made of sentences of ../shared/data in random order, one to four a line. Each measurement runs in a process of its
+own, so that peaks of memory do not mix. Then steps of pretraining on all corpora are timed in turns.
 """
 
 from __future__ import annotations
@@ -78,12 +78,13 @@ print(vocabulary, ready, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 10
 
 
 def sentences() -> list[str]:
+    """Return all sentences of the data sets in SEEDS."""
     found = [line for name in SEEDS for line in (DATA / name).read_text(encoding="utf-8").splitlines()[1:]]
     return [line.strip() for line in found if line.strip()]
 
 
 def texts(size: int) -> Iterator[str]:
-    """Lines of `size` bytes in all: one to four sentences each."""
+    """Yield lines of one to four random sentences, about `size` bytes in all."""
     rng, seeds = random.Random(0), sentences()
     while size > 0:
         line = " ".join(rng.choices(seeds, k=rng.randint(1, 4)))
@@ -92,6 +93,7 @@ def texts(size: int) -> Iterator[str]:
 
 
 def child(code: str, *arguments: str) -> list[float]:
+    """Run Python code in a process of its own, and return the numbers that it prints."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -99,7 +101,7 @@ def child(code: str, *arguments: str) -> list[float]:
 
 
 def training(corpus: Path, run: Path) -> Training:
-    """Pretraining on the shards in `run`, ready to step."""
+    """Return a pretraining on the shards in the folder `run`, of which no step has run yet."""
     options = Options(**OPTIONS, device="cpu")  # type: ignore[arg-type]
     work = prepare(FitRequest(parse("~text -> text"), corpus, run, options=options))
     plan = Plan(steps=10_000, batch=BATCH, rate=1e-3, optimizer="muon", seed=0, save_every=10**9)
@@ -107,6 +109,7 @@ def training(corpus: Path, run: Path) -> Training:
 
 
 def tokens_a_second(training: Training) -> float:
+    """Return the tokens per second of STEPS steps, after one step to warm up."""
     training.step(training.state.step)
     began, before = time.perf_counter(), training.state.tokens
     for _ in range(STEPS):
@@ -115,7 +118,10 @@ def tokens_a_second(training: Training) -> float:
 
 
 def measure(corpus: Path, run: Path, megabytes: int) -> str:
-    """A row of the table of making; `corpus` and `run` stay."""
+    """Write a corpus and make shards of it; return a row of the table with seconds, speeds and memory.
+
+    corpus: the file to write. run: the folder of a short pretraining on it. Both are used again later.
+    """
     with corpus.open("w", encoding="utf-8") as stream:
         stream.writelines(f"{line}\n" for line in texts(megabytes * 10**6))
     vocabulary, ready, peak = child(WHOLE, str(corpus), str(run), json.dumps({"steps": 10, "batch": BATCH, **OPTIONS}))

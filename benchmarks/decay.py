@@ -1,6 +1,7 @@
-"""Weight decay in pretraining: what it does to the start that comes of it, when a small corpus is read again and again.
+"""Measure how weight decay in pretraining affects the starting model, when a small corpus is read many times.
 
-The demo's Chinese reviews, two layers; each start is fitted with few labels. `python benchmarks/decay.py --help`.
+Models of two layers are pretrained on the demo's Chinese reviews, then fitted with few labels.
+`python benchmarks/decay.py --help`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ LABELS, DRAWS = (256, 1024), 3
 
 
 def accuracy(start: Path, pool: Table, test: Table, count: int, draw: int, method: str) -> float:
+    """Return the accuracy in % on `test` of a fit with `count` labelled rows of `pool`, drawn by the seed `draw`."""
     rows = pool.select(stratified_order(pool.column("label"), draw)[:count])
     model = mapsto.fit("text -> label", rows, start=start, length=LENGTH, seed=draw, method=method)
     said = [answer["label"] for answer in model.predict(test.column("text"))]

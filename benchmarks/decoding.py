@@ -1,7 +1,7 @@
-"""From JPEG files of 224 × 224 pixels to tokens on one core: decoded, cut into patches, varied. The peer is the processor of
-`transformers` (its Pillow one, which is what is here without torchvision), which does not vary. Seconds are of the processor.
+"""Measure how fast one core turns JPEG files of 224 × 224 pixels into tokens: decoding, patches, augmentation.
 
-The pictures are those of BCCD, brought to that size. `python benchmarks/decoding.py`.
+The peer is the image processor of `transformers` that works without torchvision (Pillow). It does not augment. Seconds are
+processor time. The pictures are those of BCCD, resized. `python benchmarks/decoding.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NORMAL = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def files() -> list[bytes]:
-    """JPEGs of quality 90."""
+    """Return the pictures as JPEG files of quality 90."""
     found = []
     for path in sorted((DATA.parent / "image" / "bccd" / "JPEGImages").glob("*.jpg"))[:COUNT]:
         stream = io.BytesIO()
@@ -34,7 +34,7 @@ def files() -> list[bytes]:
 
 
 def a_second(work: Callable[[bytes, int], object], pictures: list[bytes]) -> float:
-    """How many pictures `work` takes in a second of the core."""
+    """Return the pictures per second of processor time. work: called with each picture and its index."""
     began = time.process_time()
     for at, content in enumerate(pictures):
         work(content, at)
@@ -49,6 +49,8 @@ def main() -> None:
     processor = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, **NORMAL)
 
     def ours(how: str | None) -> Callable[[bytes, int], object]:
+        """Return a function that makes tokens of a picture, with the augmentation `how`, or without one if None."""
+
         def work(content: bytes, at: int) -> object:
             (piece,) = source.encode([read[content]], 0)
             return piece if how is None else source.augment(piece, make_generator(0, at, 0), how)

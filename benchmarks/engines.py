@@ -1,5 +1,6 @@
-"""The inference engines that prediction is measured against, each as its makers advise: an engine answers texts in batches of
-a given size, tokenization included, with as many threads as torch has.
+"""The inference engines that prediction is compared with, set up as their documentation advises.
+
+An engine classifies texts in batches of a given size, tokenization included, with as many threads as torch has.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ SIZES = (8, 16, 32, 64)
 
 
 class Mean(torch.nn.Module):
-    """What the last layer of our folders tells, at the price of a mean.
+    """Cheap replacement for the last layer of a saved classifier, which only computes the mean of the tokens.
 
-    A classifier that reads the mean of the tokens is saved with one more layer that takes it, for `transformers` to open.
-    We leave that layer out when we answer, so no peer is to pay for it.
+    mapsto saves a classifier that reads the mean with such a layer, so that `transformers` can open it, but predicts
+    without the layer. For a fair comparison the peers do not run it either.
     """
 
     def forward(self, hidden_bld: Tensor, mask_b1ll: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """The normalised mean, (b, 1, d), where the classifier looks for the first token."""
+        """Return the normalised mean, (b, 1, d); the classifier reads it as the state of the first token."""
         seen_b1l = hidden_bld.new_ones(1, hidden_bld.shape[1]) if mask_b1ll is None else mask_b1ll[:, 0, :1]
         seen_b1l = seen_b1l.to(hidden_bld.dtype)
         mean = seen_b1l @ hidden_bld / seen_b1l.sum(-1, keepdim=True)
@@ -43,7 +44,7 @@ class Mean(torch.nn.Module):
 
 
 def opened(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The classifier in a folder of ours with none but its own layers."""
+    """Return the classifier in a folder of mapsto, without the layer that computes the mean (see Mean)."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
     if getattr(model.config, "mapsto_pooling", None) == "normed_mean":
         model.bert.encoder.layer[-1] = Mean()
@@ -51,7 +52,7 @@ def opened(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 def reader(folder: Path) -> Reader:
-    """A function that makes a padded batch of texts, with the fast tokenizer and nothing around it."""
+    """Return a function that turns texts into a padded batch, with the bare fast tokenizer of the folder."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
     tokenizer.enable_truncation(512)
@@ -65,7 +66,10 @@ def reader(folder: Path) -> Reader:
 
 
 def onnxruntime_int8(model: PreTrainedModel, read: Reader) -> Engine:
-    """ONNX Runtime with dynamic quantization, a scale for each output channel: as fast as one for all, and closer."""
+    """Return the engine ONNX Runtime with dynamic int8 quantization.
+
+    Each output channel has a scale of its own, which is as fast as one scale for all, and more accurate.
+    """
     folder = Path(tempfile.mkdtemp())
     example = {name: torch.from_numpy(values) for name, values in read(EXAMPLE).items()}
     free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
@@ -90,7 +94,7 @@ def onnxruntime_int8(model: PreTrainedModel, read: Reader) -> Engine:
 
 
 def compiled_bf16(model: PreTrainedModel, example: Mapping[str, Tensor]) -> openvino.CompiledModel:
-    """The model as OpenVINO runs it, all threads on one batch."""
+    """Return the model compiled by OpenVINO in bf16, with all threads on one batch."""
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16",
         "PERFORMANCE_HINT": "LATENCY",
@@ -100,10 +104,11 @@ def compiled_bf16(model: PreTrainedModel, example: Mapping[str, Tensor]) -> open
 
 
 def openvino_bf16(model: PreTrainedModel, read: Reader) -> Engine:
-    """OpenVINO, converted from torch: that is faster than from ONNX, since attention stays one operation.
+    """Return the engine OpenVINO in bf16.
 
-    All threads work on one batch. With the THROUGHPUT hint and a queue, a batch for each thread, it was about 3 % faster, and
-    three of five runs ended with a corrupted heap (version 2026.4.1, two streams, shapes that change).
+    It is converted from torch and not from ONNX, because attention then stays one operation, which is faster. All threads
+    work on one batch. With the THROUGHPUT hint and a batch for each thread it was about 3 % faster, but three of five runs
+    ended with a corrupted heap (version 2026.4.1, two streams, varying shapes).
     """
     compiled = compiled_bf16(model, {name: torch.from_numpy(values) for name, values in read(EXAMPLE).items()})
 
@@ -115,7 +120,10 @@ def openvino_bf16(model: PreTrainedModel, read: Reader) -> Engine:
 
 
 def by_length(engine: Engine, size: int) -> Way:
-    """The engine given texts sorted by length in batches of one size; the answers are in the order of the texts."""
+    """Return a function that classifies texts with an engine in batches of `size`, sorted by length.
+
+    The answers are in the order of the texts.
+    """
 
     def answer(texts: Sequence[str]) -> list[int]:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -126,7 +134,10 @@ def by_length(engine: Engine, size: int) -> Way:
 
 
 def best_size(engine: Engine, texts: Sequence[str]) -> int:
-    """The size of batches at which an engine answers these texts fastest: once to warm up, then the better of two."""
+    """Return the batch size at which an engine answers these texts fastest.
+
+    Each size is timed twice after a warm-up, and the faster time counts.
+    """
 
     def took(size: int) -> float:
         _, *others = [seconds(lambda: by_length(engine, size)(texts)) for _ in range(3)]

@@ -1,6 +1,7 @@
-"""Explanations: how many a second, beside captum's loop over the same steps, and how faithful each method is for its cost.
+"""Measure the speed of explanations, compared with captum's integrated gradients, and how faithful each method is.
 
-MiniLM fitted to some of SST-2; short texts of its test split. `python benchmarks/explaining.py --help`.
+The model is MiniLM fitted to rows of SST-2; short texts of the test split are explained.
+`python benchmarks/explaining.py --help`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     reference = AutoModelForSequenceClassification.from_pretrained(out).eval()
 
     def one(example: Example, output: torch.Tensor) -> np.ndarray:
-        """captum's, one text after the other, as its users call it."""
+        """Return captum's integrated gradients of one text, one number for each token."""
 
         def told(embedded: torch.Tensor) -> torch.Tensor:
             logits = reference(inputs_embeds=embedded).logits

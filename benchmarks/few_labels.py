@@ -1,9 +1,9 @@
-"""Few labels a class: `fit` by each method against SetFit, from the same start (MiniLM), on the same rows, seed by seed.
+"""Compare the methods of `fit` with SetFit at few labels per class, from the same starting model (MiniLM) and rows.
 
-SetFit runs as the package does when `--setfit` names a Python that has it (see setfit_peer.py), else as the algorithm is
-published, written out below with transformers: 20 pairs of equal and 20 of different label a row, cosine similarity
-against 1 or 0, one pass in batches of 16 at 2e-5 in fp32, then scikit-learn's logistic regression. What is drawn, and in
-which order, is a function of the seed.
+If `--setfit` names a Python that has the package setfit, that package is run (see setfit_peer.py). Otherwise the published
+algorithm is run as written out below with transformers: for each row 20 pairs of equal and 20 of different label, cosine
+similarity fitted to 1 or 0, one pass in batches of 16 at 2e-5 in fp32, then scikit-learn's logistic regression. All random
+draws follow from the seed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from mapsto.data.table import Table, read_table
 from mapsto.demo.data import minilm
 
 PAIRS, BATCH, RATE, WARM_UP = 20, 16, 2e-5, 0.1
+# From texts, their labels, test texts and a seed to the answers, and the seconds if the method measures them itself.
 Answers = Callable[[list[str], list[str], list[str], int], tuple[list[str], float | None]]
 
 
 def few(table: Table, label: str, count: int, seed: int) -> Table:
-    """`count` rows of each class, the first ones of a shuffle."""
+    """Return `count` rows of each class, drawn by the seed. label: name of the column of labels."""
     left: dict[str, int] = {}
     rows = []
     for row in sampling.permute_rows(seed, 0, len(table)).tolist():
@@ -47,6 +48,8 @@ def few(table: Table, label: str, count: int, seed: int) -> Table:
 
 
 def ours(method: str) -> Answers:
+    """Return a function that fits MiniLM by a method of `fit` and answers the test texts; see Answers."""
+
     def answers(texts: list[str], labels: list[str], asked: list[str], seed: int) -> tuple[list[str], None]:
         rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
         model = mapsto.fit("text -> label", rows, start=minilm(), method=method, seed=seed)
@@ -56,6 +59,8 @@ def ours(method: str) -> Answers:
 
 
 def package(python: str) -> Answers:
+    """Return a function that fits MiniLM with the package setfit of another Python, and answers the test texts."""
+
     def answers(texts: list[str], labels: list[str], asked: list[str], seed: int) -> tuple[list[str], float]:
         given = {"start": str(minilm()), "texts": texts, "labels": labels, "asked": asked, "seed": seed}
         script = str(Path(__file__).with_name("setfit_peer.py"))
@@ -67,7 +72,10 @@ def package(python: str) -> Answers:
 
 
 def pairs(labels: Sequence[str], rng: np.random.Generator) -> list[tuple[int, int, float]]:
-    """For each row and each turn, a row of its label and one of another, in a shuffled order."""
+    """Return pairs (row, other row, whether they have the same label as 1 or 0) in random order.
+
+    Each row gets PAIRS pairs of either sort.
+    """
     of = np.array(labels)
     found = []
     for _ in range(PAIRS):
@@ -78,6 +86,7 @@ def pairs(labels: Sequence[str], rng: np.random.Generator) -> list[tuple[int, in
 
 
 def written_out(texts: list[str], labels: list[str], asked: list[str], seed: int) -> tuple[list[str], None]:
+    """Fit MiniLM by the published algorithm of SetFit; return the answers to `asked`, and no time of its own."""
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     model = AutoModel.from_pretrained(minilm())
@@ -113,7 +122,7 @@ def written_out(texts: list[str], labels: list[str], asked: list[str], seed: int
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and the 95 % interval of the mean over seeds (Student's t)."""
+    """Return "mean ± half of the 95 % interval of the mean" (Student's t) as text for a table."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
@@ -145,7 +154,7 @@ def main() -> None:
         truth = np.array(list(map(str, test.column(label))))
 
         def turn(count: int, seed: int) -> dict[str, tuple[float, float]]:
-            """Seconds and accuracy in % of every way on one draw of rows."""
+            """Return (seconds, accuracy in %) of each method on one draw of rows."""
             rows = few(train, label, count, seed)
             labels = list(map(str, rows.column(label)))
             told = {}

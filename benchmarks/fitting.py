@@ -1,7 +1,7 @@
-"""Fine-tuning MiniLM on real tasks, ours against the `transformers` Trainer at its defaults and at its best: same start, rows,
-epochs and batches, several seeds, in turns. `--rows` takes the first rows of a shuffle, for a shorter run.
+"""Compare fine-tuning of MiniLM on real tasks with the Trainer of `transformers`, at its defaults and tuned.
 
-The Trainer's best: bf16 autocast, rows grouped by length, fused AdamW (its default).
+All have the same starting model, rows, epochs and batch size, with several seeds, and take turns. The tuned Trainer has bf16
+autocast, rows grouped by length and fused AdamW (its default). `--rows` draws some of the rows at random, for a shorter run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ Way = Callable[[Table, Table, str, str, int], tuple[float, float]]
 
 
 def reference(more: dict[str, Any], train: Table, test: Table, text: str, label: str, seed: int) -> tuple[float, float]:
-    """Accuracy of the Trainer (5e-5, batches of 32 as ours, the last epoch's weights), and the seconds of its training."""
+    """Fit with the Trainer; return the accuracy on the test rows and the seconds of training.
+
+    Its rate is 5e-5 and its batches have 32 rows, as ours. The weights are those after the last epoch.
+    more: further TrainingArguments. text, label: names of the columns.
+    """
     classes = sorted(set(map(str, train.column(label))))
     tokenizer = AutoTokenizer.from_pretrained(minilm())
 
@@ -77,7 +81,7 @@ def reference(more: dict[str, Any], train: Table, test: Table, text: str, label:
 
 
 def ours(train: Table, test: Table, text: str, label: str, seed: int) -> tuple[float, float]:
-    """Accuracy of `fit` at its defaults with as many epochs, and its seconds, from the rows to the fitted model."""
+    """Fit with `mapsto.fit` at its defaults; return the accuracy on the test rows and the seconds of the whole fit."""
     began = time.perf_counter()
     model = mapsto.fit(f"{text}:text -> {label}:label", train, start=minilm(), epochs=EPOCHS, seed=seed)
     took = time.perf_counter() - began

@@ -1,9 +1,8 @@
-"""What grows without getting slower: examples a second of fitting from 10 to 10,000 classes, and rows a second of
-`mapsto predict`, from file to file, with the memory at its peak.
+"""Measure how the speed of fitting depends on the number of classes, and speed and memory of `mapsto predict` on that of rows.
 
-`python benchmarks/growth.py [rows …]`, by default 1,000 100,000 1,000,000. The classes are numbers given to the questions of
-Banking77 in turn; the rows are sentences of SST-2 over and over, answered by a model of one layer, so that what is not the
-model shows.
+`python benchmarks/growth.py [rows …]`, by default 1,000 100,000 1,000,000. The classes, 10 to 10,000, are numbers assigned to the
+questions of Banking77 in turn. The rows are sentences of SST-2, repeated. A model of one layer answers them, so that most of the
+time is spent outside the model.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ STEPS, ROUNDS, BATCH = 6, 3, 32
 
 
 def fitting(texts: list[str], classes: int) -> Training:
-    """A fit of MiniLM to that many classes, ready to step."""
+    """Return a fit of MiniLM to `classes` classes, of which no step has run yet."""
     rows = [{"text": text, "label": f"class {at % classes}"} for at, text in enumerate(texts)]
     work = prepare(FitRequest(parse("text -> label"), rows, start=str(minilm())))
     plan = Plan(steps=1000, batch=BATCH, rate=1e-5, optimizer="adamw", seed=0, save_every=10**9)
@@ -42,6 +41,7 @@ def fitting(texts: list[str], classes: int) -> Training:
 
 
 def examples_a_second(training: Training) -> float:
+    """Return the examples per second of STEPS steps, after one step to warm up."""
     training.step(training.state.step)
     began = time.perf_counter()
     for _ in range(STEPS):
@@ -49,7 +49,7 @@ def examples_a_second(training: Training) -> float:
     return STEPS * BATCH / (time.perf_counter() - began)
 
 
-# What getrusage tells of a child begins with the peak of its parent.
+# Prints the peak memory of the process in kB. getrusage would start from the peak of the parent process.
 PREDICT = """
 import sys
 from mapsto.cli import main
@@ -61,7 +61,7 @@ finally:
 
 
 def answered(folder: Path, model: Path, texts: list[str], rows: int) -> tuple[float, float, float]:
-    """Seconds, and megabytes at the peak, of `mapsto predict` over so many rows; and megabytes of the table."""
+    """Run `mapsto predict` on a table of `rows` rows; return (seconds, peak memory in MB, size of the table in MB)."""
     table, out = folder / "rows.csv", folder / "out.csv"
     write_rows(table, ["text"], ({"text": texts[at % len(texts)]} for at in range(rows)))
     size = table.stat().st_size / 1e6

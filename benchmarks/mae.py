@@ -1,7 +1,8 @@
-"""Pictures a second of pretraining by a masked autoencoder: ours against the reference loop of `transformers`, in one run.
+"""Compare the speed of pretraining a masked autoencoder with a loop over the model of `transformers` (the reference).
 
-The same shapes (12 layers, width 192, 3 heads over 64 × 64 pictures in patches of 8; a decoder of 2 layers, width 96), 75 %
-hidden, 64 pictures a step. Ours decodes, moves and cuts its pictures within the loop; the reference has its tensors prepared.
+Both have the same shapes (12 layers, width 192, 3 heads, 64 × 64 pixels in patches of 8; a decoder of 2 layers, width 96), 75 %
+of the patches hidden, and 64 pictures a step. Ours decodes, augments and cuts pictures within the loop; the reference gets
+tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Step = Callable[[], None]
 
 
 def ours(objective: str, optimizer: str) -> Step:
-    """A step of the product's own loop."""
+    """Return a function that runs one step of mapsto's training loop."""
     options = Options(objective=objective, layers=LAYERS, width=WIDTH, heads=HEADS, device="cpu", hold_out=0)  # type: ignore[arg-type]
     rows = [{"image": pixels} for pixels in PIXELS]
     work = prepare(FitRequest(parse("~image -> image"), rows, options=options))
@@ -40,7 +41,7 @@ def ours(objective: str, optimizer: str) -> Step:
 
 
 def reference(bf16: bool) -> Step:
-    """A step of the reference at its defaults, over tensors that are ready."""
+    """Return a function that runs one step of the reference, on tensors prepared beforehand. bf16: whether to autocast."""
     torch.manual_seed(0)
     small = {
         "hidden_size": WIDTH // 2,
@@ -71,7 +72,7 @@ def reference(bf16: bool) -> Step:
 
 
 def timed(step: Step, steps: int) -> Callable[[], float]:
-    """Pictures a second over some steps, the first of each round not counted."""
+    """Return a function that runs `steps` steps after one to warm up, and returns the pictures per second."""
 
     def run() -> float:
         step()

@@ -1,7 +1,7 @@
-"""When to use which objective: the same corpus, shape and minutes for each, then 256 labels; and what each says of hidden text.
+"""Compare pretraining objectives with the same corpus, model shape and minutes, by the accuracy of fits with 256 labels.
 
-Chinese reviews of the demo. Masked loss and next-token loss are in nats a token on held-out reviews, by whichever of the
-two the objective teaches.
+The corpus is the demo's Chinese reviews. Also measured: masked loss and next-token loss on held-out reviews, in nats per token,
+if the objective trains the model for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ LABELS, TESTED, SEEDS = 256, 1000, range(3)
 
 
 def token_loss(model: mapsto.Model, texts: list[str], causal: bool) -> float:
-    """Mean loss of held-out tokens: each from those before it, or masked at 15 %."""
+    """Return the mean loss of tokens of held-out texts, in nats.
+
+    causal: whether each token is predicted from the tokens before it; else 15 % of the tokens are masked.
+    """
     (target,) = model.mapping.targets
     target.restore(Corruption(0.15, 0.15, causal=float(causal), ahead=target.corruption.ahead))
     rows = read_table([{"text": text} for text in texts])

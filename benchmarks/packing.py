@@ -1,4 +1,4 @@
-"""How full the rows are on real sentences, and what share of a training step packing takes."""
+"""Measure how full packed rows of real sentences are, and what share of a training step packing takes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Pretraining on pictures, way by way: what frozen features are worth after the same minutes of one core.
+"""Compare objectives of pretraining on pictures by how well frozen features classify, after the same minutes of one core.
 
-CIFAR-10 at 32 × 32 pixels, a model of 4 layers × 192; the ten nearest of the labelled pictures, and a linear model of few
-labels (as `fit --method probe` finds it), both on the features that heads read. Each run has one core and one thread; minutes
-are of that processor. What is measured is kept in runs/benchmarks: a run that was stopped, or one with more seeds, goes on.
+CIFAR-10 at 32 × 32 pixels, a model of 4 layers and width 192. The features are classified by their ten nearest neighbours, and by
+linear probes with few labels (`fit --method probe`). Each run has one core and one thread; minutes are processor time. Results
+are kept in runs/benchmarks, so an interrupted run, or one with more seeds, continues.
 `python benchmarks/picturing.py --help`.
 """
 
@@ -31,7 +31,7 @@ WAYS = ("random weights", "masked", "mae", "simclr")
 
 
 def measured(way: str, seed: int, minutes: float, rows: int, tested: int) -> dict[str, float]:
-    """Accuracies in % of what one pretraining left."""
+    """Pretrain by one objective; return minutes, and accuracies in % by "nearest" and by number of labels of the probe."""
     train, test = (read_table(CIFAR / f"{part}.parquet") for part in ("train", "test"))
     train, test = train.select(range(min(rows, len(train)))), test.select(range(min(tested, len(test))))
     seen = [{"image": cell} for cell in train.column("image")]

@@ -1,5 +1,7 @@
-"""Prediction with MiniLM and a classifier on real sentences: ours against the `transformers` pipeline (at its defaults, then at
-its best: bf16 weights, sorted by length) and two inference engines. Texts a second, one short text, and ten from the shell.
+"""Compare the speed of prediction with the pipeline of `transformers` and with two inference engines.
+
+A classifier on MiniLM answers real sentences: many texts, one short text, and ten texts from the shell. The pipeline runs at
+its defaults, and tuned (bf16 weights, batches sorted by length).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ BETTER = "the better engine of each round"
 
 
 def shell(way: str, folder: Path) -> None:
-    """Ten texts of a file answered by a process of its own."""
+    """Answer ten texts of a file in a process of its own. way: "pipeline", or else mapsto's command line."""
     ten = folder.parent / "ten.txt"
     command = [sys.executable, "-m", "mapsto", "predict", str(folder), str(ten)]
     if way == "pipeline":
@@ -44,13 +46,19 @@ def shell(way: str, folder: Path) -> None:
 
 
 def milliseconds(way: Way, text: str) -> float:
-    """One text, warm: the median of several calls, once the threads of the way before have ceased to spin."""
+    """Return the median time of several calls with one text.
+
+    It pauses first, until the threads of the method that ran before no longer spin.
+    """
     time.sleep(PAUSE)
     return 1000 * statistics.median(seconds(lambda: way([text])) for _ in range(15))
 
 
 def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
-    """Ours and each peer with one classifier; an engine's batches are of the size that is best for it on the sample."""
+    """Return the methods by name: functions from texts to class numbers, all with the classifier in `folder`.
+
+    The batch size of an engine is the one that is fastest for it on the sample.
+    """
     model, tokenizer = mapsto.load(folder), AutoTokenizer.from_pretrained(folder)
     plain, rough = opened(folder), opened(folder, torch.bfloat16)
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer)
@@ -74,12 +82,15 @@ def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
 
 
 def with_better(found: Mapping[str, list[float]], better: Callable[[list[float]], float]) -> dict[str, list[float]]:
-    """The figures, and at their end those of the better of the two engines in each round."""
+    """Return the results of each method, with one more entry: the better of the two engines in each round.
+
+    better: `max` or `min`.
+    """
     return {**found, BETTER: [better(list(both)) for both in zip(*(found[name] for name in ENGINES), strict=True)]}
 
 
 def many(ways: Mapping[str, Way], texts: Sequence[str]) -> list[str]:
-    """The table of texts a second, and how many answers are those of the reference in fp32."""
+    """Return the lines of the table of texts per second, and of the share of answers equal to the fp32 reference's."""
     answers = {name: np.array(way(texts)) for name, way in ways.items()}
     same = {name: f"{100 * np.mean(given == answers[REFERENCE]):.1f}" for name, given in answers.items()}
     turns = {name: lambda way=way: len(texts) / seconds(lambda: way(texts)) for name, way in ways.items()}
@@ -95,7 +106,7 @@ def many(ways: Mapping[str, Way], texts: Sequence[str]) -> list[str]:
 
 
 def one(ways: Mapping[str, Way], text: str) -> list[str]:
-    """The table of one text."""
+    """Return the lines of the table of milliseconds for one text."""
     turns = {name: lambda way=way: milliseconds(way, text) for name, way in ways.items()}
     found = with_better(take_turns(turns, 15), min)
     return [

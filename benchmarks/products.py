@@ -1,7 +1,7 @@
-"""Linear maps of the shapes of MiniLM and DINOv2-small in bf16: what packed weights save, with a GELU behind them and without,
-by the number of tokens; and what it saves to cut products over uneven numbers of tokens, forward and backward.
+"""Measure the time that packed weights and split products save (model/matmul.py), by the number of tokens.
 
-Plain is what training does; packed is what `Linear.pack` makes of it for answering.
+The linear maps have the shapes of MiniLM and DINOv2-small, in bf16. Packed weights are measured forward, with a GELU after the
+product and without. Split products are measured forward and backward.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def microseconds(linears: list[Linear], inputs: list[torch.Tensor], activation: Activation | None) -> float:
-    """Of one pass through all the shapes."""
+    """Return the microseconds of one forward pass through all linear maps."""
     times = max(1, 4096 // len(inputs[0]))
     began = time.perf_counter()
     for _ in range(times):
@@ -34,7 +34,7 @@ def microseconds(linears: list[Linear], inputs: list[torch.Tensor], activation: 
 
 
 def learning(product: Product, tokens: int) -> float:
-    """Microseconds of all shapes forward and backward."""
+    """Return the microseconds of products of all SHAPES, forward and backward."""
     took = 0.0
     for taken, given in SHAPES:
         x, weight, bias = (
@@ -47,7 +47,7 @@ def learning(product: Product, tokens: int) -> float:
 
 
 def uneven() -> list[str]:
-    """The lines on products over numbers of tokens of which most are no multiple of 2,048."""
+    """Return the lines of the table of whole and split products. Most numbers of tokens are no multiple of 2,048."""
     lines = ["| tokens, forward and backward | whole, µs | split, µs | split / whole |", "|---|---|---|---|"]
     for tokens in UNEVEN:
         ways = {"whole": lambda: learning(F.linear, tokens), "cut": lambda: learning(linear, tokens)}

@@ -1,13 +1,13 @@
-"""The recipe against BERT's: the same corpus, tokenizer, parameters and minutes on the same machine, several seeds.
+"""Compare mapsto's pretraining with BERT's recipe: same corpus, tokenizer and minutes, about as many parameters, several seeds.
 
-Both are the same product at the end: a folder of `transformers`, scored here on the same hidden tokens of held-out texts
-and fitted by the same `fit` with 256 labels, so that only pretraining differs. BERT's recipe (Devlin et al. 2019): learned
-positions, post-norm, GELU, dropout 0.1, 15 % hidden as 80/10/10, AdamW with a linear rise over 10 % and fall; run as fast
-as it can be here (bf16 autocast, the text cut into full rows of 128), with its rate tuned on the first seed.
+Both write a folder of `transformers`. It is scored on the same hidden tokens of held-out texts, and fitted by the same `fit`
+with 256 labels, so only pretraining differs. BERT's recipe (Devlin et al. 2019): learnt positions, post-norm, GELU, dropout
+0.1, 15 % hidden (80/10/10), AdamW, linear warm-up over 10 % and linear decay. It runs as fast as possible here (bf16 autocast,
+the text cut into full rows of 128 tokens), and its rate is tuned on the first seed.
 
-Each run has one core and one thread, so the two ways run side by side. Minutes are minutes of that processor, not of the
-clock, so that what else runs here costs nobody anything; ours makes its tokenizer in them.
-What is measured is kept in runs/benchmarks: a run that was stopped, or one with more seeds, goes on.
+Each run has one core and one thread, so runs go side by side. Minutes are processor time, so other programs do not matter.
+The time of mapsto includes training its tokenizer. Results are kept in runs/benchmarks, so an interrupted run, or one with more
+seeds, continues.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Rows = list[dict[str, str]]
 
 
 def corpora() -> dict[str, tuple[list[str], Rows, Rows]]:
-    """Texts without labels, labelled rows to draw from, and rows to test on; English and Chinese."""
+    """Return (texts without labels, labelled rows to draw from, test rows) of each corpus, by its name."""
 
     def rows(name: str) -> Rows:
         table = read_table(DATA / name)
@@ -63,7 +63,7 @@ def corpora() -> dict[str, tuple[list[str], Rows, Rows]]:
 
 
 def bert(texts: Sequence[str], base: Path, out: Path, minutes: float, rate: float, seed: int) -> None:
-    """Pretrain a BERT with the tokenizer in `base` for so many minutes, and write the folder `out`."""
+    """Pretrain a BERT for `minutes` with the tokenizer in `base`, and save it in the folder `out`. rate: peak rate."""
     torch.manual_seed(seed)
     tokenizer = Tokenizer.open(base)
     ids = torch.from_numpy(np.concatenate([np.asarray(row) for row in tokenizer.encode_ids(list(texts))])).long()
@@ -102,14 +102,14 @@ def bert(texts: Sequence[str], base: Path, out: Path, minutes: float, rate: floa
 
 
 def hidden_loss(folder: Path, texts: list[str]) -> float:
-    """Mean loss in nats of the same 15 % of the tokens of held-out texts, each shown as [MASK]."""
+    """Return the mean loss in nats of a model on 15 % of the tokens of held-out texts, all replaced by [MASK]."""
     mapping = mapsto.load(folder, precision="fp32").mapping
     mapping.targets[0].restore(Corruption(HIDE, HIDE))
     return evaluate(mapping, read_table(as_rows(texts)), torch.device("cpu")).scores["masked_loss"].value
 
 
 def fitted(folder: Path, pool: Rows, test: Rows, seed: int) -> float:
-    """Accuracy in % after a fit with few labels, the mean over some draws of them."""
+    """Return the mean accuracy in % of fits with LABELS labels, over DRAWS draws of them."""
     found = []
     for draw in range(DRAWS * seed, DRAWS * (seed + 1)):
         rows = random.Random(draw).sample(pool, LABELS)
@@ -120,7 +120,7 @@ def fitted(folder: Path, pool: Rows, test: Rows, seed: int) -> float:
 
 
 def parts(corpus: str) -> tuple[list[str], list[str], Rows, Rows]:
-    """Texts held out, texts to pretrain on, labelled rows to draw from, rows to test on."""
+    """Return (held-out texts, texts to pretrain on, labelled rows to draw from, test rows) of a corpus."""
     texts, pool, test = corpora()[corpus]
     texts = random.Random(0).sample(texts, len(texts))
     return texts[:HELD], texts[HELD:], pool, test[:TESTED]
@@ -131,14 +131,14 @@ def as_rows(texts: Sequence[str]) -> Rows:
 
 
 def words(corpus: str, folder: Path) -> None:
-    """A folder with the tokenizer that both ways read `corpus` with."""
+    """Write the tokenizer for a corpus to a folder, unless it is there. BERT's recipe reads the texts with it."""
     if not (folder / "words" / "mapsto.json").exists():
         out = folder / "words"
         mapsto.pretrain("text", as_rows(parts(corpus)[1]), out, steps=1, hold_out=0, overwrite=True, **SIZE)
 
 
 def measured(corpus: str, way: str, rate: float, seed: int, minutes: float, folder: Path) -> dict[str, float]:
-    """One pretraining on one core: its loss on held-out texts, what it is worth at few labels, what it took."""
+    """Pretrain on one core; return held-out loss, accuracy of fits in %, minutes, and parameters in millions ("size")."""
     held, learnt, pool, test = parts(corpus)
     out = folder / f"{way}-{rate:g}-{seed}"
     began = time.process_time()
@@ -154,7 +154,7 @@ def measured(corpus: str, way: str, rate: float, seed: int, minutes: float, fold
 
 
 def alone() -> None:
-    """A worker of one thread, where minutes are of its processor."""
+    """Set up a worker process: one thread, and a clock of processor time for mapsto's own minutes."""
     torch.set_num_threads(1)
     keep_memory()
     for module in (plan, fit):
@@ -173,7 +173,7 @@ def main() -> None:
     rates, names = list(map(float, given.rates.split(","))), given.corpora.split(",")
 
     def run(asked: list[tuple[str, str, float, int]]) -> None:
-        """Those of these runs that are not kept yet, in this order, so many at a time."""
+        """Run the given runs (corpus, recipe, rate, seed), `--jobs` at a time, without those whose results are kept."""
         with ProcessPoolExecutor(given.jobs, get_context("spawn"), alone) as workers:
             folders = {name: kept.path.parent / "recipe" / name for name in names}
             for done in [workers.submit(words, name, folder) for name, folder in folders.items()]:
@@ -213,7 +213,7 @@ def main() -> None:
 
 
 def key(run: tuple[str, str, float, int], minutes: float) -> str:
-    """What a kept result is found by."""
+    """Return the key under which the result of a run is kept."""
     return " ".join(map(str, (*run, minutes)))
 
 

@@ -1,6 +1,6 @@
-"""Compare the speed of this checkout with that of another one: start-up, prediction and training, in turns.
+"""Compare the speed of this checkout with that of another one: start-up, prediction and training.
 
-A refactoring must cost no time. Each measurement runs in a fresh process with PYTHONPATH set to one of the two checkouts; the two
+A refactoring must cost no time. Each measurement runs in a fresh process with PYTHONPATH set to one of the two checkouts. The two
 take turns, so a slow minute of the machine hits both. Usage: python benchmarks/revisions.py --other ../old [--rounds 9]
 """
 

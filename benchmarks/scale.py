@@ -1,4 +1,6 @@
-"""On paper: what 100 GB of text and 64 GPUs take. Prints the tables of docs/scale.md; nothing here is run on a GPU.
+"""Estimate the time and memory of pretraining on 100 GB of text with 64 GPUs, and print the tables of docs/scale.md.
+
+Nothing runs on a GPU here.
 
 Each constant says where it is from: measured by us, published (with its source), or assumed.
 """
@@ -46,7 +48,7 @@ MEASURED_TOKENS, MEASURED_SHAPE, MEASURED_ROW = 5312.0, (6, 384, 1024, 30_522), 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: layers, width, inside width of the gated part, vocabulary."""
+    """Shape of a model. hidden: width inside the gated feed-forward part. vocabulary: number of tokens."""
 
     layers: int
     width: int
@@ -55,29 +57,29 @@ class Shape:
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
-        """The matrices of one block."""
+        """Shapes (outputs, inputs) of the matrices of one block."""
         w, h = self.width, self.hidden
         return [(3 * w, w), (w, w), (2 * h, w), (w, h)]
 
     @property
     def block(self) -> int:
-        """Weights of one block."""
+        """Number of weights of one block."""
         return sum(a * b for a, b in self.matrices)
 
     @property
     def parameters(self) -> int:
-        """All weights; the vocabulary is tied."""
+        """Number of weights of the model. The output layer shares its weights with the embeddings."""
         return self.layers * self.block + self.vocabulary * self.width + self.width**2
 
     def work(self, row: int) -> float:
-        """Floating-point operations a token, forward and backward."""
+        """Return the floating-point operations per token, forward and backward. row: tokens of a row."""
         products = 6 * (self.layers * self.block + HIDDEN * (self.vocabulary * self.width + self.width**2))
         attention = 12 * self.layers * self.width * row
         return products + attention
 
     @property
     def muon(self) -> float:
-        """Operations of a Muon step: five Newton–Schulz iterations on every matrix."""
+        """Floating-point operations of a Muon step: five Newton–Schulz iterations on every matrix."""
         sides = [(min(m), max(m)) for m in self.matrices]
         return 5 * self.layers * sum(4 * a * a * b + 2 * a**3 for a, b in sides)
 
@@ -87,7 +89,10 @@ SHAPES = {"base (22 × 768)": Shape(22, 768, 1152, 50_368), "large (28 × 1024)"
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one step, part by part."""
+    """Seconds of the parts of one training step.
+
+    network: summing gradients, of which `exposed` is not hidden behind computation. host: small sums over Ethernet.
+    """
 
     compute: float
     network: float
@@ -97,12 +102,15 @@ class Step:
 
     @property
     def whole(self) -> float:
-        """The step."""
+        """Seconds of the whole step."""
         return self.compute + self.exposed + self.optimizer + self.host
 
 
 def step(shape: Shape, share: float) -> Step:
-    """Gradients are summed while the last of the step's backward passes runs, which is two thirds of its turn."""
+    """Return the estimated times of a step. share: share of the GPUs' peak that is reached.
+
+    Gradients are summed during the last backward pass of the step, which is two thirds of a forward and backward pass.
+    """
     here = TOKENS_A_STEP / GPUS
     compute = here * shape.work(ROW) / (PEAK * share)
     network = 2 * (GPUS - 1) / GPUS * 4 * shape.parameters / (NETWORK * NETWORK_SHARE)
@@ -112,7 +120,7 @@ def step(shape: Shape, share: float) -> Step:
 
 
 def rows(shape: Shape) -> list[tuple[str, Callable[[float], str]]]:
-    """The lines of the table, each a function of the share of the peak."""
+    """Return the lines of the table: pairs (title, function from the share of the peak to the text of the cell)."""
     tokens = TEXT_BYTES / BYTES_A_TOKEN
     n = shape.parameters
     saved = 4 * n * 4
@@ -155,6 +163,7 @@ def rows(shape: Shape) -> list[tuple[str, Callable[[float], str]]]:
 
 
 def _pair(found: Step) -> str:
+    """Return the milliseconds of summing gradients, and of the part that is not hidden, as text."""
     return f"{1e3 * found.network:,.0f}; {1e3 * found.exposed:,.0f}"
 
 

@@ -1,6 +1,7 @@
-"""SetFit itself at its defaults, as a process of its own (it needs other versions than ours): JSON in, JSON out.
+"""Run the package setfit at its defaults: reads texts and labels as JSON from stdin, prints answers and seconds as JSON.
 
-Run by few_labels.py with the Python of an environment that has it: `python -m venv venv-setfit`, and there
+It is a process of its own because setfit needs other versions of packages. few_labels.py runs it with the Python of an
+environment that has setfit: `python -m venv venv-setfit`, and there
 `pip install setfit==1.1.3 "transformers<5" "sentence-transformers<5.2" "datasets<4.5" torch==2.13.0`.
 """
 

@@ -1,4 +1,4 @@
-"""Seconds until `import mapsto` and `mapsto --help` are done, beside bare Python."""
+"""Measure the seconds of `import mapsto` and `mapsto --help`, compared with bare Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ ROUNDS = 9
 
 
 def command(*arguments: str) -> object:
+    """Return a function that runs a command and returns its seconds."""
     return lambda: seconds(lambda: subprocess.run(arguments, capture_output=True, check=True))
 
 

@@ -1,7 +1,7 @@
-"""Which rows to label: how many labels reach the accuracy of 256 random ones, chosen by `suggest` sixteen at a time.
+"""Measure how many labels, suggested sixteen at a time, reach the accuracy of 256 random labels (active learning).
 
-A linear probe on frozen vectors of a start, as `fit --method probe`: MiniLM on SST-2 and TREC-6, on TNEWS a start pretrained
-here for some minutes on its unlabelled titles. `python benchmarks/suggesting.py --help`.
+The model is a linear probe on frozen vectors (`fit --method probe`): of MiniLM for SST-2 and TREC-6; for TNEWS of a starting
+model that is pretrained here for some minutes on unlabelled titles. `python benchmarks/suggesting.py --help`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ TASKS = {
 
 
 class Pool:
-    """Vectors and classes of a task."""
+    """The rows of a task: vectors `x` and classes `y` to draw labels from, vectors `tested` and classes `truth` to test on.
+
+    minutes: pretraining time of the starting model for TNEWS.
+    """
 
     def __init__(self, name: str, minutes: float) -> None:
         train, test, text, label = TASKS[name]
@@ -50,7 +53,7 @@ class Pool:
         (self.y, self.truth) = (np.array([names.index(str(v)) for v in part.column(label)]) for part in parts)
 
     def head(self, rows: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (c, d) and bias (c,) of the probe; of a single class, which is always answered."""
+        """Return weight (c, d) and bias (c,) of a probe on the labelled `rows`. A single class is always the answer."""
         if len(set(self.y[rows].tolist())) < 2:
             return np.zeros((len(self.classes), self.x.shape[1])), np.eye(len(self.classes))[self.y[rows[0]]]
         fitted = kinds.target("label")(self.classes).probe(self.x[rows], self.y[rows], seed)
@@ -58,11 +61,12 @@ class Pool:
         return fitted[0].numpy(), fitted[1].numpy()
 
     def accuracy(self, weight: np.ndarray, bias: np.ndarray) -> float:
+        """Return the accuracy of a probe on the test rows."""
         return float(((self.tested @ weight.T + bias).argmax(1) == self.truth).mean())
 
 
 def suggested(pool: Pool, seed: int) -> list[float]:
-    """Accuracies after every 16 labels."""
+    """Return the accuracies on the test rows after 16, 32, … suggested labels, up to MOST."""
     rng = np.random.default_rng(seed)
     allowed = rng.permutation(len(pool.x))[: max(1000, 3 * len(pool.x) // 4)]
     rows: list[int] = []
@@ -83,7 +87,7 @@ def suggested(pool: Pool, seed: int) -> list[float]:
 
 
 def at_random(pool: Pool, seed: int) -> float:
-    """The accuracy of 256 random labels."""
+    """Return the accuracy on the test rows of a probe on 256 random labels."""
     rng = np.random.default_rng(seed)
     return pool.accuracy(*pool.head(rng.permutation(len(pool.x))[:REFERENCE].tolist(), seed))
 
