@@ -83,6 +83,7 @@ class _Values:
         ]
         for index in indices if columns else ():
             if self.keys[index] is not None:
+                # The sketch of a row with several sources is the union of their hashes.
                 sketches[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
         return sketches
 
@@ -236,6 +237,7 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
         sketches, test.sketches(remaining), remaining, threshold
     ):
         location, text = train.place(train_index), train.as_text(train_index)
+        # A media file is its own location, which need not be quoted again.
         location += "" if text == location else f": {shorten(text, 40)!r}"
         reason = f"almost the same {test.noun} ({100 * similarity:.0f} % alike) in the training data: {location}"
         near_duplicates.append(test.finding(index, reason))

@@ -154,11 +154,14 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
     long = lengths > room
     is_kept = np.ones(len(flat.tokens), np.bool_)
     if limits.long == "cut" and long.any():
+        # Keep the tokens whose position within their row is below the limit.
         is_kept = np.arange(len(is_kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < room
         lengths = np.minimum(lengths, room)
     windows = np.maximum(1, -(-lengths // room))
     sizes = np.full(int(windows.sum()), room, np.int64)
+    # All windows of a row are full but the last one.
     sizes[np.cumsum(windows) - 1] = lengths - room * (windows - 1)
+    # Rejected rows never reached `rows`; in the order of the file the two sorts of findings are mixed.
     findings = sorted([*part.rejected, *rows.faults], key=lambda fault: (Path(fault.file), fault.row or 0))
     bad = len(part.rejected) + len(part) - len(values)
     arrays = {
@@ -213,6 +216,7 @@ class Corpus:
         share: fraction of the rows to hold out. A hash of the row and the seed decides, so equal rows are on the same side.
         If all rows are equal, none is held out. Raises UsageError if no training row is left.
         """
+        # Hashes are uniform over 64 bits, so this share of them is below the limit.
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
         held_out, rows, first = [np.zeros(0, np.int64)], 0, 0
         row_hashes: set[int] = set()
@@ -220,6 +224,7 @@ class Corpus:
             shard = self.shards[number]
             is_held_out = sampling.mix_bits(shard["draws"].astype(np.uint64), seed) < limit
             rows += int(is_held_out.sum())
+            # Two different hashes are enough to know that not all rows are equal.
             if len(row_hashes) < 2:
                 row_hashes |= set(np.unique(shard["draws"])[:2].tolist())
             held_out.append(first + np.flatnonzero(np.repeat(is_held_out, shard["windows"])))

@@ -158,6 +158,7 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
             for number, (source, values) in enumerate(self.columns)
         )
         size = sum(piece.nbytes for piece in pieces)
+        # When the cache is full, later pieces are encoded again at each reading.
         if size <= self.room:
             self.room -= size
             self.cache[row] = pieces

@@ -113,6 +113,7 @@ class Examples:
         progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
         view: the number of this random variant, for objectives that read several variants of a row in a step.
         """
+        # Views draw from rows beyond the last one, so that all of their random numbers differ.
         rng = make_generator(self.seed, row + view * len(self), step)
         pieces = self._augmented(row, rng)
         answers: Answers = (None,) * len(self.arrow.targets)
@@ -156,6 +157,7 @@ class Examples:
         source, parts = require(self.sources[piece.kind], Augmentable, "mixed"), [MixturePart(1.0, piece)]
         mixture = source.mixtures[mixing]
         if rng.random() < mixture.probability:
+            # An offset from 1 to n − 1 never leads back to the row itself.
             offsets = 1 + rng.integers(max(1, len(self) - 1), size=mixture.num_values - 1)
             rows += ((row + offsets) % len(self)).tolist()
             partners = [self._augmented(partner, rng)[0] for partner in rows[1:]]

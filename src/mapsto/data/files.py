@@ -138,6 +138,7 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     if not path.is_dir():
         return None
     formats = list(filter(None, map(readers.file_format, walk(path).files)))
+    # Media files beside tables are values that the tables name. Text files are often mere notes.
     if set(formats) - {"txt"}:
         return None
     for kind, suffixes in kinds.media().items():

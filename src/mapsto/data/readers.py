@@ -211,6 +211,7 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
     codec: the encoding that failed. encoding: the encoding that the user named, or None.
     """
     decoder = codecs.getincrementaldecoder(codec)()
+    # Decode block by block to know the line and byte, which the error of TextIOWrapper does not tell.
     number, line = 1, ""
     with _open_binary(path) as stream:
         while True:
@@ -299,6 +300,7 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
         value = json.loads(text, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}") from error
+    # An object of columns becomes a list of rows.
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         sizes = {name: len(column) for name, column in value.items()}
         if len(set(sizes.values())) > 1:
@@ -401,6 +403,7 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
             endless = "unexpected end" in str(error) or "field larger" in str(error)
             unclosed += endless
             reason = "a quote is opened and never closed" if endless else f"broken quotes: {error}"
+            # Report the first line of the record, and read the others again.
             pending.extendleft(reversed(record_lines[1:]))
             line = record_lines[0].rstrip("\r\n")
             record_lines.clear()
@@ -424,10 +427,12 @@ def _require_names(path: Path, names: list[str]) -> None:
 
 
 def _stream_csv(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the rows of a file with comma-separated cells."""
     return _stream_separated(path, encoding, ",")
 
 
 def _stream_tsv(path: Path, encoding: str | None) -> Iterator[FilePart]:
+    """Yield the rows of a file with tab-separated cells."""
     return _stream_separated(path, encoding, "\t")
 
 

@@ -97,7 +97,7 @@ class _Reader:
     faults: dict[int, list[Finding]] = field(default_factory=dict)
 
     def column(self, port: Port, kind: type[Source] | type[Target]) -> list[Any]:
-        """Return the values of a port's column; None for a cell that cannot be read."""
+        """Return the values in a port's column of the table; None for a cell that cannot be read."""
         assert port.column is not None
         values = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
@@ -160,8 +160,7 @@ def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
     """Return the findings about all unreadable rows of a table, for the file rejected.csv.
 
     Raises DataError if a row is unreadable, unless such rows are few and may be skipped.
-
-    bad_rows: "stop" or "skip" (`--bad-rows`); None if the command has no such option, which also stops.
+    bad_rows: "stop" or "skip" (`--bad-rows`). None means "stop", in commands that have no such option.
     """
     if bad_rows is not None:
         require_choice("bad_rows", bad_rows)

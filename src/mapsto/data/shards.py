@@ -82,10 +82,12 @@ def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
 
 
 def _intact(path: Path, sha256: str) -> bool:
+    """Return whether a shard exists and matches its hash."""
     return path.is_file() and files.hash_file(path) == sha256
 
 
 def _path(folder: Path, number: int) -> Path:
+    """Return the file of shard `number`."""
     return folder / f"{SHARD}{number:06d}.safetensors"
 
 

@@ -83,6 +83,7 @@ class Table:
         for fault in self.rejected:
             faults.setdefault((fault.file, fault.row or 0), fault)
         places: list[tuple[tuple[str, int], int | Finding]] = [*zip(self.origins, range(len(self)), strict=True)]
+        # Readable rows and faults are merged by file and row number.
         places += faults.items()
         return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
 

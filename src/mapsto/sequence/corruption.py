@@ -105,6 +105,7 @@ def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator
     rate = corruption.rate_at(progress)
     if not len(free) or not rate:
         return free[:0]
+    # A short value hides a token too, since it would otherwise teach nothing.
     num_hidden = max(1, round(rate * len(free)))
     if corruption.shape == "token":
         return np.sort(rng.permutation(free)[:num_hidden])

@@ -100,10 +100,12 @@ def collate(
     sizes = [sum(map(len, pieces)) for pieces in pieces_of_examples]
     length = length or row_length(max(sizes))
     rows = pack_best_fit(sizes, length) if rows is None else rows
+    # Empty rows at the end keep the number of different shapes small.
     height = round_up_size(len(rows))
     num_source_tokens = [sum(map(len, example.pieces)) for example in examples]
     count, axes = len(examples), max(piece.positions.shape[1] for pieces in pieces_of_examples for piece in pieces)
     starts = np.zeros(count, np.int64)
+    # Places without a token belong to segment 0 and to no example.
     segments = np.zeros(height * length, np.int32)
     owner = np.full(height * length, count, np.int64)
     for row_index, members in enumerate(rows):
@@ -158,9 +160,11 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     the places where they are read may be gone.
     """
     height, length = batch.segments.shape
+    # Padding is dropped together with the hidden tokens.
     is_visible = (batch.segments > 0).index_put(
         (hidden // length, hidden % length), hidden.new_zeros((), dtype=torch.bool)
     )
+    # The new column of a token is the number of remaining tokens before it in its row.
     columns = is_visible.cumsum(1) - is_visible.long()
     # All rows lose about the same share, so nothing is packed again.
     new_length = round_up_size(max(1, int(is_visible.sum(1).max())))
@@ -179,6 +183,7 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     slots = {kind: new_places[old_slots[visible_of_kind[kind]]] for kind, old_slots in batch.slots.items()}
     segments, roles, places, positions = map(move, (batch.segments, batch.roles, batch.places, batch.positions))
     starts, owner, lengths = new_places[batch.starts], move(batch.owner, count), batch.lengths_without(hidden)
+    # Fields not passed (answers, draws) take their empty defaults.
     visible = Batch(tokens, slots, segments, roles, places, positions, owner, starts, lengths, batch.rows)
     return visible, visible_places
 
@@ -216,6 +221,7 @@ def make_batches(
         second, and so on. A batch has all variants of its examples, in the same order.
     """
     count = len(examples) // views
+    # All variants of an example are packed alike, so each counts with the size of the longest.
     sizes = [max(map(len, examples[i::count])) for i in range(count)]
     min_own_tokens = SHORT_GROUP * sum(sizes)
     waiting = list(range(len(sizes)))
@@ -230,10 +236,12 @@ def make_batches(
         fillers = [j for j, i in enumerate(waiting) if row_length(sizes[i], shortest) < length]
         rows = pack_best_fit([sizes[i] for i in waiting], length, fillers)
         unpacked = set(range(len(waiting))) - {j for row in rows for j in row}
+        # Too few to be worth another batch: let them open rows here.
         if sum(sizes[waiting[j]] for j in unpacked) < min_own_tokens:
             rows, unpacked = pack_best_fit([sizes[i] for i in waiting], length), set()
         parts = min(len(rows), max(1, round(views * len(rows) * length / most_tokens)))
         for part in range(parts):
+            # Every parts-th row, so that long and short examples spread evenly over the batches.
             batch_rows = [[waiting[j] for j in row] for row in rows[part::parts]]
             indices = sorted(i for row in batch_rows for i in row)
             position = {index: j for j, index in enumerate(indices)}

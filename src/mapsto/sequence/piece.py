@@ -64,6 +64,7 @@ class Alignment:
             np.stack([regions[token_positions[:, a] == extreme(token_positions[:, a]), a][0] for a in axes])
             for extreme in (np.min, np.max)
         )
+        # In a mirrored image the lowest position lies at the highest raw coordinate.
         is_flipped = low[:, 0] > high[:, 0]
         return np.where(is_flipped, low[:, 1], low[:, 0]), np.where(is_flipped, high[:, 0], high[:, 1])
 

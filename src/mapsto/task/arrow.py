@@ -186,6 +186,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
     free = [i for i in range(len(ports)) if i not in shared]
     bound_columns: dict[int, str] = {}
     for i in free:
+        # Named columns first, so that no other port takes them.
         column = ports[i][1].column
         if column is not None and column not in columns:
             raise ArrowError(f"no column {column!r}{near(column, columns)}; the columns are: {column_list}")
@@ -220,6 +221,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
 def _list_columns(columns: Sequence[str]) -> str:
     """Return the names of the columns for a message, with a hint if cells seem to be wrongly separated."""
     listing = ", ".join(map(repr, columns)) or "none"
+    # A single column whose name has a separator hints at a file with another separator than its suffix says.
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
     return (
         listing
@@ -233,6 +235,7 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], c
 
     candidates: by index of the port, the columns that fit it.
     """
+    # Report a port without any candidate first: it is the clearest error.
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
     kind, names = ports[i][1].kind, candidates[i]
     if not names:

@@ -173,9 +173,9 @@ class Augmentable(Kind):
 
     @abstractmethod
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return the piece of a mixture, as long as the first of `pieces`, and the part that each value has in it.
+        """Return (mixed piece, parts): a random mixture of values, and the contribution of each value to it.
 
-        pieces: as many as the mixture `method` takes.
+        The mixed piece is as long as the first of `pieces`. pieces: as many as the mixture `method` takes.
         """
 
 
@@ -329,7 +329,7 @@ class Reconstruction(Target):
 
     @property
     def nothing_hidden(self) -> str:
-        """Return the error message for a value in which no token is hidden."""
+        """The error message for a value in which no token is hidden."""
         return "nothing is asked of this value"
 
 
@@ -421,7 +421,7 @@ class Classes(Target):
 
     @abstractmethod
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability of being right that the target gives to each answer, (m,)."""
+        """Return for each answer the probability, as the target estimates it, that the answer is right, (m,)."""
 
     @abstractmethod
     def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
@@ -440,7 +440,7 @@ class Classes(Target):
 
     @abstractmethod
     def notes(self, answers: Sequence[Any]) -> list[str]:
-        """Return notes on the true answers for readers of the scores, such as on classes never seen in training."""
+        """Return notes for readers of the scores, such as that some true answers were never seen in training."""
 
 
 class LinearProbe(Target):
@@ -493,9 +493,10 @@ class Attributable(Target):
 
     @abstractmethod
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the scores (m,) that outputs (m, …) give to the answers of other outputs, `reference` (m, …).
+        """Return how strongly each output (m, …) supports a fixed answer, (m,).
 
-        Keeping the answer fixed shows how its score changes when the input is changed.
+        reference: (m, …), the outputs that give these answers, usually those for the unchanged input. So the score shows what a
+            change of the input does to the answer.
         """
 
 

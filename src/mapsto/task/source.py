@@ -140,6 +140,7 @@ class Source(Kind):
 
         Each window has all special tokens.
         """
+        # Each window repeats the special tokens, so it has room for fewer others.
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
         starts = range(0, len(inner), room)

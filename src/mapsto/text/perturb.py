@@ -22,7 +22,7 @@ def add_typos(text: str, rng: np.random.Generator) -> str:
                 letters[index] *= 2
             elif index + 1 < len(letters):
                 letters[index], letters[index + 1] = letters[index + 1], letters[index]
-                index += 1
+                index += 1  # the swapped letter is not changed again
         index += 1
     return "".join(letters).strip() or text
 

@@ -52,6 +52,7 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
         self._backend = backend
         self._config = dict(config)
+        # Packing needs all tokens, and no padding.
         backend.no_truncation()
         backend.no_padding()
         token_ids = backend.get_vocab(with_added_tokens=True)
@@ -154,6 +155,7 @@ class Tokenizer:
     @cached_property
     def _is_splittable(self) -> bool:
         """Return whether texts may be split before spaces: the ids after a space do not depend on the text before."""
+        # A cut could split an added token that contains a space.
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
         ids, *part_ids = self._ids([PROBE, *re.split(r"(?= )", PROBE)])
@@ -185,6 +187,7 @@ class Tokenizer:
             for word, ids in zip(unique_words, self.encode_ids(unique_words), strict=True)
             if len(ids) > 1 or self.unknown_id in ids.tolist()
         }
+        # A copy, as the library adds tokens in place.
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_tokens(
             [tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in old_tokens]

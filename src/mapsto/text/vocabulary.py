@@ -41,6 +41,7 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
     """
     if style not in STYLES:
         raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
+    # The special tokens, all bytes, and one token more.
     least = len(OWN_SPECIAL) + 256 + 1
     if size is not None and not least <= size:
         raise UsageError(f"a vocabulary of {size} tokens is too small; at least {least} are needed")
@@ -143,6 +144,7 @@ def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: i
     initial: list[str] = []
     room = max_tokens
     for character in sorted(frequent, key=lambda character: (-counts[character], character)):
+        # A character inside words takes two tokens: "a" and "##a".
         room -= 1 + (character in inner)
         if room < 0:
             break
