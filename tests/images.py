@@ -1,4 +1,4 @@
-"""Images as files, folders and pairs of them, and small settings to fit on them."""
+"""Make images as files, in folders and in pairs; and small settings to fit on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL_OPTIONS: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "pre
 
 
 def encode_image(image: Any, kind: str = "PNG", **how: Any) -> bytes:
-    """Return the bytes of a file of an image of Pillow."""
+    """Return the bytes of an image file made of a Pillow image. kind: Pillow's name of the format. how: its options."""
     stream = io.BytesIO()
     image.save(stream, kind, **how)
     return stream.getvalue()
@@ -38,7 +38,7 @@ def two_coloured_image(size: tuple[int, int] = (8, 4)) -> Any:
 
 
 def write_photo_folder(folder: Path, count: int = 40, bad: int = 0) -> Path:
-    """Write the images of write_photos, and `bad` files that cannot be decoded."""
+    """Write the `count` images of write_photos and `bad` files that cannot be decoded; return the folder."""
     write_photos(folder, count)
     for i in range(bad):
         (folder / "bright" / f"{i:03}-bad.png").write_bytes(
@@ -48,7 +48,7 @@ def write_photo_folder(folder: Path, count: int = 40, bad: int = 0) -> Path:
 
 
 def smooth_image(h: int, w: int, seed: int = 0) -> Any:
-    """Make an image without fine detail, so that resizing changes little of it."""
+    """Make an image (h, w, 3) without fine detail, so that resizing changes it little."""
     rough = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     return np.array(Image.fromarray(rough).resize((w, h), Image.Resampling.BICUBIC))
 
@@ -57,7 +57,10 @@ IMAGE_PAIRS = [{"image": smooth_image(16, 16, i), "clean": 255 - smooth_image(16
 
 
 def check_judged_one_by_one(judge: Any, mapping: Mapping, examples: Examples) -> None:
-    """Check that the loss of a judge over packed images of two shapes is the sum of its losses one by one."""
+    """Check that a judge's loss on packed images equals the sum of its losses on the single images.
+
+    judge: a further loss of generated images, such as a perceptual one. The images have two shapes.
+    """
     objective = ImageObjective(mapping, [judge], with_pixel_loss=False)
     listed = [examples.example(row, 0, 0.0) for row in range(6)]
     together, alone = dict(objective.losses(mapping.eval(), collate(listed))), 0.0

@@ -1,4 +1,4 @@
-"""A table with a column for every kind, and small mappings with random weights over it."""
+"""Make a table with a column for every kind, and small mappings with random weights that read and answer its columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ LONGEST = 65  # tokens of an example: the larger pictures have 8 × 8 patches an
 
 
 def make_table(count: int = 40) -> Any:
-    """Make a table of sentences, images, short videos and answers of every kind; "winter" in the text decides most of them."""
+    """Make a table of sentences, images, short videos and answers of every kind.
+
+    Most answers depend on whether the text contains "winter", so that they can be learnt.
+    """
     texts, english, german = sentences(count, 1), sentences(count, 2), sentences(count, 3)
     rows = [
         {
@@ -51,7 +54,7 @@ def make_table(count: int = 40) -> Any:
 
 
 def table_for(arrow: str) -> Any:
-    """Return the table, or only the column that an arrow without column names reads."""
+    """Return the table of make_table, or only the source's column of it for an arrow that restores hidden values."""
     if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
         return make_table()
     (column,) = {port.kind for port in parse(arrow).sources}
@@ -59,7 +62,10 @@ def table_for(arrow: str) -> Any:
 
 
 def make_picture(number: int, striped: bool) -> Any:
-    """Make a small image of a light spot on a gradient; stripes mark the class."""
+    """Make a small image (h, w, 3) of a light spot on a gradient; stripes show its class.
+
+    number: decides position, height and colours.
+    """
     y, x = np.mgrid[: 12 + 4 * (number % 2), :16]
     pixels = np.stack([(number % 5 + 1) * y, 5 * x, 0 * x + 9 * (number % 7)], axis=-1).astype(np.uint8)
     pixels[number % 10 : number % 10 + 4, 3:9] += 100
@@ -71,7 +77,10 @@ def make_picture(number: int, striped: bool) -> Any:
 def small_mapping(
     arrow: str, objective: str = "masked", seed: int = 0, mixing: str | None = None
 ) -> tuple[Mapping, Examples]:
-    """Make a small mapping with random weights, and the examples of the table."""
+    """Return a small mapping with random weights for an arrow, and the examples of the table for it.
+
+    mixing: the method by which images are mixed in training.
+    """
     rows = load_rows(parse(arrow), table_for(arrow))
     bound = rows.arrow
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}

@@ -1,4 +1,4 @@
-"""Small models of every published family with random weights, made by `transformers` and saved as folders."""
+"""Make small models of every published family with random weights, by `transformers`, and save them as folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = [
 # The tolerances of comparisons with `transformers` in fp32.
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LABELS = ["negative", "neutral", "positive"]
-# Shapes of the families that read text: a family's name, behind a colon a variant.
+# Settings of config.json for families that read text. A key is the family's name; a variant follows after a colon.
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96},
     "roberta": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
@@ -93,7 +93,7 @@ TOWER = {
     "intermediate_size": 96,
     "patch_size": 8,
 }
-# Families that read pictures; of CLIP and SigLIP the tower for pictures.
+# Families that read pictures. Of CLIP and SigLIP these are the settings of the picture encoder.
 VISION: dict[str, dict[str, Any]] = {
     "vit": {**TOWER, "image_size": 32},
     "dinov2": {
@@ -153,7 +153,7 @@ DECODED: dict[str, dict[str, Any]] = {
     "videomae": {**VIDEOS["videomae"], **DECODER},
     "videomae:first token": {**VIDEOS["videomae:first token"], **DECODER, "image_size": 24},
 }
-# Families that answer boxes from learned query tokens.
+# Families that predict boxes from learnt query tokens.
 DETECTORS: dict[str, dict[str, Any]] = {
     "yolos": {**TOWER, "patch_size": 16, "image_size": [32, 48], "num_detection_tokens": 6},
     "yolos:no mid positions": {
@@ -164,7 +164,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
         "use_mid_position_embeddings": False,
     },
 }
-# Convolutional networks; `Vgg` below is the reference of "vgg".
+# Convolutional networks. The reference for "vgg" is `Vgg` below, since transformers has none.
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
     "resnet:bottleneck": {"embedding_size": 8, "hidden_sizes": [16, 32, 64], "depths": [1, 3, 2]},
@@ -191,7 +191,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Vgg(torch.nn.Module):
-    """VGG (Simonyan & Zisserman 2015) under torchvision's names, with a linear head on the mean; transformers has none."""
+    """VGG (Simonyan & Zisserman 2015) with torchvision's names of weights, and a linear head on the mean of the last grid."""
 
     def __init__(self, hidden_sizes: list[int], depths: list[int], batch_norm: bool = False, **fields: Any) -> None:
         super().__init__()
@@ -254,7 +254,10 @@ def make_tokenizer(family: str, folder: Path) -> None:
 
 
 def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: Any) -> torch.nn.Module:
-    """Make a reference model with random weights, biases too, and save it in `folder` with its tokenizer."""
+    """Make a model of transformers with random weights and biases; save it in `folder` with its tokenizer and return it.
+
+    shape: key of SHAPES. task: key of CLASSES. changes: settings of config.json that differ from SHAPES.
+    """
     family = shape.split(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer(family, folder)
@@ -277,5 +280,5 @@ def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: An
 
 
 def pad_texts(folder: Path, texts: list[str]) -> Any:
-    """Tokenize texts as transformers does, padded to the longest one."""
+    """Return texts tokenized by the tokenizer of transformers, padded to the longest one."""
     return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")

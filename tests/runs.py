@@ -1,4 +1,4 @@
-"""Small runs of the real command line, killed and continued."""
+"""Run the command line in processes of its own, kill and continue runs, and write small data sets for them."""
 
 from __future__ import annotations
 
@@ -50,26 +50,29 @@ TINY = ["--layers", "2", "--width", "64", "--vocabulary", "300", "--device", "cp
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    """Different sentences of 4 to 20 words."""
+    """Return `count` different sentences of 4 to 20 random words."""
     rng = random.Random(seed)
     return [f"{i} " + " ".join(rng.choices(WORDS, k=rng.randint(4, 20))) for i in range(count)]
 
 
 def write_corpus(path: Path, count: int = 300) -> Path:
-    """A text file of one sentence a line."""
+    """Write a text file of one sentence a line; return its path."""
     path.write_text("\n".join(sentences(count)) + "\n", encoding="utf-8")
     return path
 
 
 def write_labelled(path: Path, count: int = 120, seed: int = 0) -> Path:
-    """A csv with a label that the words decide."""
+    """Write a csv of texts and labels, which depend on whether "winter" is in the text; return its path."""
     rows = [f"{text},{'cold' if 'winter' in text else 'warm'}" for text in sentences(count, seed)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return path
 
 
 def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.Popen[str]:
-    """The command line in a process of its own; as a terminal has it, in a group of its own with those that it starts."""
+    """Start the command line in a new process, and return the process.
+
+    group: whether it gets a process group of its own, as from a terminal, to which its child processes belong too.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "mapsto", *arguments]
     piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -77,20 +80,23 @@ def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+    """Run the command line to its end; return its exit status and output."""
     process = start(*arguments)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def steps_done(folder: Path) -> int:
-    """How many steps a run has written down."""
+    """Return the number of steps in a run's metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def kill_when(process: subprocess.Popen[str], folder: Path, rng: random.Random, inside_save: bool, number: int) -> bool:
-    """Send `number` inside a save, or after some steps; whether the process was still at work then."""
+    """Send the signal `number` to a run while it saves a checkpoint (`inside_save`), or after some random steps.
+
+    Returns whether the signal was sent; False if the run ended before.
+    """
     target = steps_done(folder) + rng.randint(1, 12)
     while process.poll() is None:
         saving = any((folder / "checkpoints").glob(".unfinished-*")) if (folder / "checkpoints").exists() else False
@@ -103,7 +109,10 @@ def kill_when(process: subprocess.Popen[str], folder: Path, rng: random.Random, 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What must be equal to the bit: final weights, last checkpoint (weights, optimizer, averages), state, losses."""
+    """Return everything of a finished run that must be equal to the bit in another run, without times.
+
+    This is: hashes of the final files and of the last checkpoint, its name and state, and the metrics of all steps.
+    """
     last = sorted((folder / "checkpoints").iterdir())[-1]
     state = json.loads((last / "state.json").read_text())
     state.pop("seconds")
@@ -122,7 +131,10 @@ KILL = signal.SIGKILL
 
 
 def start_many(processes: int, *arguments: str, restarts: int = 0, script: Path | None = None) -> subprocess.Popen[str]:
-    """The command line, or a script, in several processes that torchrun starts."""
+    """Start the command line, or a script, in several processes by torchrun, and return torchrun's process.
+
+    restarts: how often torchrun restarts all processes after one has died.
+    """
     threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     what = ["-m", "--", "mapsto"] if script is None else [str(script)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -133,24 +145,24 @@ def start_many(processes: int, *arguments: str, restarts: int = 0, script: Path 
 
 
 def run_many(processes: int, *arguments: str, script: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run several processes to their end."""
+    """Run the command line, or a script, in several processes to their end; return exit status and output."""
     process = start_many(processes, *arguments, script=script)
     return ended(process)
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """What a process said; it is killed, and the test fails, when it hangs."""
+    """Wait for a process to end, and return its exit status and output. If it hangs, it is killed and the test fails."""
     try:
         out, err = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)  # torchrun ends those that it started
+        process.send_signal(signal.SIGTERM)  # torchrun ends the processes that it started
         process.communicate(timeout=60)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def write_photos(folder: Path, count: int = 40) -> None:
-    """Bright and dark pictures of three shapes, in a folder for each."""
+    """Write bright and dark pictures of three shapes, in one folder for each of the two classes."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -162,7 +174,10 @@ def write_photos(folder: Path, count: int = 40) -> None:
 
 
 def clip(number: int, frames: int = 8, side: int = 16) -> tuple[Any, str]:
-    """A small video (k, h, w, 3) of a square that moves over a dark ground, and to which side; one frame does not tell."""
+    """Return a small video (k, h, w, 3) of a square that moves over a dark background, and its label: the direction.
+
+    A single frame does not show the direction.
+    """
     rng = np.random.default_rng(number)
     label = ("left", "右")[number % 2]
     top = int(rng.integers(0, side - 3))
@@ -176,7 +191,7 @@ def clip(number: int, frames: int = 8, side: int = 16) -> tuple[Any, str]:
 
 
 def write_clip(path: Path, pixels: Any, rate: int = 10, codec: str = "mpeg4") -> Path:
-    """A video file of these frames."""
+    """Write a video file of the frames `pixels` (k, h, w, 3); return its path. rate: frames per second."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +205,7 @@ def write_clip(path: Path, pixels: Any, rate: int = 10, codec: str = "mpeg4") ->
 
 
 def write_clips(folder: Path, count: int = 40) -> Path:
-    """Videos of squares that move to the left and to the right, of three lengths, in a folder for each."""
+    """Write videos of squares that move left or right, of three lengths, in one folder for each direction."""
     for i in range(count):
         pixels, label = clip(i, frames=6 + 2 * (i % 3))
         write_clip(folder / label / f"{i:03}.mp4", pixels)
@@ -198,7 +213,7 @@ def write_clips(folder: Path, count: int = 40) -> Path:
 
 
 def boxed(number: int) -> tuple[Any, list[dict[str, Any]]]:
-    """A dark picture with a red and sometimes a green rectangle, and where they are."""
+    """Return a dark picture with a red and sometimes a green rectangle, and the boxes of the rectangles."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 60, (32, 48, 3)).astype(np.uint8)
     boxes = []
@@ -211,7 +226,7 @@ def boxed(number: int) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def write_boxed(folder: Path, count: int = 4) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """Such pictures in a folder, and what is true of them."""
+    """Write the pictures of `boxed` to a folder; return the path and the boxes of each."""
     from PIL import Image
 
     folder.mkdir(parents=True)
@@ -225,7 +240,7 @@ def write_boxed(folder: Path, count: int = 4) -> list[tuple[Path, list[dict[str,
 
 
 def write_voc(folder: Path, count: int = 4) -> Path:
-    """Pictures with boxes as Pascal VOC keeps them."""
+    """Write pictures with boxes in the format of Pascal VOC; return the folder."""
     sides = ("xmin", "ymin", "xmax", "ymax")
     (folder / "Annotations").mkdir(parents=True)
     for path, boxes in write_boxed(folder / "JPEGImages", count):
@@ -241,7 +256,10 @@ def write_voc(folder: Path, count: int = 4) -> Path:
 
 
 def read_beside(target: Any) -> tuple[Piece, ...]:
-    """The pieces of an example in which an answer of this target can lie; the target meets their source."""
+    """Return the pieces of an example that a target's answers refer to, such as the picture of boxes; else no pieces.
+
+    The target is bound to the source of the pieces.
+    """
     if not isinstance(target, Located):
         return ()
     kind = kinds.source(target.lies_in)
@@ -252,13 +270,16 @@ def read_beside(target: Any) -> tuple[Piece, ...]:
 
 
 def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
-    """The values of all answers, as a batch has them."""
+    """Return the encoded values of all answers in one tensor, as a batch has them."""
     values = [target.encode(answer, pieces).values for answer in answers]
     return torch.from_numpy(np.concatenate(values) if isinstance(target, Located) else np.stack(values))
 
 
 def write_pairs(folder: Path, count: int = 12) -> Path:
-    """A table of pictures without and with noise, beside it the pictures, and one of those with noise alone."""
+    """Write pictures with and without noise, the table pairs.csv of both, and the table new.csv of only the noisy ones.
+
+    Returns the path of pairs.csv.
+    """
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -277,9 +298,10 @@ def write_pairs(folder: Path, count: int = 12) -> Path:
 
 
 def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[str], str]:
-    """How wide a page's window is, what of it is scrolled through, which elements stand out of it, and the text that is seen.
+    """Show a page in Chromium, `width` pixels wide; without Chromium skip the test.
 
-    The page stands in a frame, since a window of Chromium is 500 pixels wide at least. Without Chromium the test is skipped.
+    Returns the width of its window, the width of its content, the elements that reach beyond the window, and the visible
+    text. The page is in an iframe, since a window of Chromium is at least 500 pixels wide.
     """
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
@@ -313,7 +335,7 @@ print("GREW", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 
 
 def memory_growth(*arguments: str) -> float:
-    """Return by how many megabytes a command grew at its peak, beyond the imported libraries."""
+    """Return the peak memory of a command in MB, without the memory of the imported libraries."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=environment, timeout=500
@@ -323,7 +345,10 @@ def memory_growth(*arguments: str) -> float:
 
 
 def overlapping_tokens(alignment: Alignment, region: npt.ArrayLike) -> Ints:
-    """Return the indices of the tokens that overlap the raw `region`, (start, end) on each axis."""
+    """Return the indices of the tokens that overlap a region of the raw value.
+
+    region: (start, end) on each axis, in characters, pixels or seconds.
+    """
     start, end = np.asarray(region).T
     overlaps = (alignment.regions[:, :, 0] < end) & (alignment.regions[:, :, 1] > start)
     return np.flatnonzero(overlaps.all(axis=1))

@@ -1,4 +1,4 @@
-"""Which rows to label next: of every kind, not what is known, and back from where they are labelled."""
+"""Suggest rows to label next: rows of every group, no row with a label; and read the labels back from files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_start_without_answers_suggests_typical_rows(tmp_path: Path) -> None:
 
 
 def test_labels_come_back(clf: Path, tmp_path: Path) -> None:
-    """A table is written, filled in, and fitted together with the rows there were."""
+    """Suggested rows are written to a table, labelled there, and fitted together with the rows labelled before."""
     write_rows(tmp_path / "train.csv", ["text", "label"], topics(80))
     pool = [{"text": row["text"], "note": f"n{i}"} for i, row in enumerate([*topics(40, 7), *topics(8)])]
     write_rows(tmp_path / "pool.csv", ["text", "note"], pool)
@@ -121,7 +121,7 @@ def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
     ],
 )
 def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any], tmp_path: Path) -> None:
-    """The column to fill in is the one that the arrow answers, whatever its kind and wherever the text stands."""
+    """The column to fill in is that of the arrow's target, of any kind, and in whichever column the text is."""
     answers = {"labels": [["river"], ["winter"], []], "number": [1.5, 2.5, 3.5]}[kind]
     rows = [{"text": text, kind: answers[i % 3]} for i, text in enumerate(sentences(90))]
     model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, steps=3)
@@ -140,7 +140,7 @@ def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any
 
 
 def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
-    """What is there may be the pool, or hours of a person's work."""
+    """An existing file may be the table of unlabelled rows, or hold hours of labelling work."""
     write_rows(tmp_path / "pool.csv", ["text"], topics(30, 7))
     before = (tmp_path / "pool.csv").read_bytes()
     done = run("suggest", str(clf), str(tmp_path / "pool.csv"), "--n", "3", "--out", str(tmp_path / "pool.csv"))

@@ -1,4 +1,4 @@
-"""A model in Python: answers in order, the same elsewhere, saved and loaded again."""
+"""The Python API: answers come in order, equal those of transformers, and stay equal after saving and loading."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_model_that_reads_on_fills_nothing_in() -> None:
 
 @pytest.mark.parametrize(("objective", "task"), [("masked", "fill-mask"), ("hybrid", None), ("causal", None)])
 def test_the_card_names_a_task_that_others_can_do(objective: str, task: str | None, tmp_path: Path) -> None:
-    """Told one place ahead, a token is not where fill-mask of transformers looks for it."""
+    """If a model predicts a token one position ahead, fill-mask of transformers does not find the prediction."""
     rows = [{"text": text} for text in sentences(40)]
     mapsto.pretrain("text", rows, objective=objective, steps=2, **TINY).save(tmp_path / "base")
     card = ModelCard((tmp_path / "base" / "README.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ runs, page by page, as a reader would run it (with few steps)."""
+"""Run every code block of the README and of docs/, page by page, as a reader would run it, but with few steps."""
 
 from __future__ import annotations
 

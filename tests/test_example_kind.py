@@ -1,4 +1,4 @@
-"""A kind in one short file is read, answered, compared and explained by its being there (docs/adding-a-kind.md shows it)."""
+"""The example kind of docs/adding-a-kind.md, one short file, can be read, answered, compared and explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPE = {"layers": 1, "width": 32, "heads": 1, "device": "cpu"}
 
 
 def rows(count: int = 120, seed: int = 0) -> list[dict[str, object]]:
-    """Colours that are warm where red is stronger than blue, their complements, and their names in words."""
+    """Return rows of random colours, their complements, their labels (warm if red exceeds blue), and texts."""
     levels = np.random.default_rng(seed).integers(0, 256, (count, 3))
     text = ["#" + "".join(f"{level:02x}" for level in row) for row in levels]
     complement = ["#" + "".join(f"{255 - level:02x}" for level in row) for row in levels]

@@ -77,7 +77,7 @@ def test_few_files_lie_flat_at_the_top() -> None:
 
 
 def test_no_folder_is_crowded() -> None:
-    """zoo/ has one file a published family, however many there are."""
+    """zoo/ may be larger, since it has one file for each published family."""
     folders = {path.parent for path, _ in modules()} - {PACKAGE / "zoo"}
     counts = {folder.relative_to(ROOT): len(list(folder.glob("*.py"))) for folder in folders}
     assert max(counts.values()) <= MAX_FOLDER_FILES, counts
@@ -97,7 +97,7 @@ def test_layers_are_packages() -> None:
 
 @pytest.mark.parametrize("contract", [Source, Target])
 def test_contracts_are_small(contract: type) -> None:
-    """Public members, inherited ones and annotated ones without a value too."""
+    """Inherited members and annotated fields without a value are counted too, private ones are not."""
     annotated = {name for parent in contract.__mro__ for name in vars(parent).get("__annotations__", {})}
     members = {name for name in {*dir(contract), *annotated} if not name.startswith("_")}
     assert len(members) <= MAX_CONTRACT_MEMBERS, sorted(members)
@@ -142,7 +142,7 @@ def test_functions_are_short() -> None:
 
 
 def test_readouts_are_not_compared() -> None:
-    """A target's `readout` does what differs; comparing it, as `target.way == "pooled"` did, spreads it over the packages."""
+    """Code calls a target's `readout` instead of comparing it, so that what differs between readouts stays in one place."""
     pattern = re.compile(r"\.way\s*(==|!=|\bin\b)|\breadout\s*==")
     offenders = [
         f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
@@ -160,7 +160,7 @@ def is_known_string(path: Path, value: str) -> bool:
 
 
 def test_kinds_are_named_by_their_packages_only() -> None:
-    """Elsewhere code asks a kind what it can do (task/capabilities.py), so that a new kind needs no edit there."""
+    """Other packages ask a kind for its capabilities (task/capabilities.py), so that a new kind needs no edit there."""
     names = {*kinds.names("source"), *kinds.names("target")}
     offenders = []
     for path, tree in modules():

@@ -1,4 +1,4 @@
-"""Options: flat for users, groups for functions, one TypedDict for type checkers."""
+"""Options are one flat class for users, groups of fields for functions, and one TypedDict for type checkers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing and asking for help costs, and what is public."""
+"""Importing mapsto and `--help` import nothing heavy; the public names; no network connection is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import mapsto
 
 
 def imported_by(code: str) -> set[str]:
-    """The modules that a fresh Python holds after `code`."""
+    """Return the names of the modules that a fresh Python has imported after running `code`."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],
         capture_output=True, text=True, check=True,
@@ -45,7 +45,7 @@ def test_the_public_names() -> None:
 
 
 def test_nothing_opens_a_socket(tmp_path: Path) -> None:
-    """From a corpus to answers, from a start in a folder, and asking for a name of the hub with HF_HUB_OFFLINE."""
+    """This holds from pretraining to answers, and even for a name on the hub if HF_HUB_OFFLINE is set."""
     code = f"""
 import os, socket
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""Progress lines about rows."""
+"""Progress lines that report how many rows are done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = [(0, None), (20, None), (40, None), (60, None), (60, 60)]
 def test_rows_are_reported_at_intervals(
     kind: type[Lines], counts: list[tuple[int, int | None]], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log gets a line every 15 s with the time left, or the speed; a terminal one line, erased at the end."""
+    """A log file gets a line every 15 s, with the time left or the speed. A terminal gets one line, erased at the end."""
     stream, clock = io.StringIO(), iter(np.arange(1000.0, 1100.0, 10.0).repeat(2).tolist())
     monkeypatch.setattr("mapsto.progress.time.monotonic", clock.__next__)
     progress = kind(stream)

@@ -1,4 +1,4 @@
-"""Small options and plans of training, and a progress whose lines a test can read."""
+"""Small options and plans for training in tests, and a Progress that keeps its lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY_OPTIONS: dict[str, Any] = {
 
 
 class RecordingProgress(Progress):
-    """A progress that keeps its lines."""
+    """Progress that keeps its lines in `lines` instead of printing them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -30,7 +30,7 @@ class RecordingProgress(Progress):
 
 
 class StepListener(Logger):
-    """A logger that calls a function after each step."""
+    """Logger that calls the function `listener` with the report of each step."""
 
     def __init__(self, listener: Callable[[StepReport], object]) -> None:
         self.listener = listener
@@ -40,6 +40,6 @@ class StepListener(Logger):
 
 
 def make_plan(**changes: Any) -> Plan:
-    """Make a plan of 8 steps of 8 examples, with changes."""
+    """Return a training plan of 8 steps with 8 examples each. changes: fields of Plan that differ."""
     given: dict[str, Any] = {"steps": 8, "batch": 8, "rate": 1e-3, "optimizer": "adamw", "seed": 0, "save_every": 100}
     return Plan(**{**given, **changes})

@@ -1,4 +1,4 @@
-"""Small published vision models with random weights, made by `transformers` as folders, and what they read."""
+"""Make small published vision models with random weights, by `transformers`, and pictures and videos to read."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ALL_VISION = {**VISION, **NETWORKS, **VIDEOS}
 SIDE = 32
 
 
-# VideoMAE's loss expects pixels that were standardised so.
+# VideoMAE's loss in transformers expects pixels that are normalised with these values.
 NORMAL = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
 
 
 def smooth_pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (50, 31))) -> list[Any]:
-    """Make smooth images of these sizes (h, w), so that resampling has something to do."""
+    """Return smooth images (h, w, 3) of these sizes (h, w). Most have to be resized."""
     rng = np.random.default_rng(0)
     pixels = []
     for h, w in sizes:
@@ -67,12 +67,12 @@ def smooth_pictures(sizes: tuple[tuple[int, int], ...] = ((32, 32), (20, 44), (5
 
 
 def kind_of(shape: str) -> str:
-    """Return the kind that a family reads."""
+    """Return the kind of value that a family reads, "image" or "video". shape: key of ALL_VISION."""
     return zoo.get_family(shape.split(":")[0]).source_kind
 
 
 def sample_values(shape: str) -> list[Any]:
-    """Make smooth images, or videos of moving ones of several lengths, as a family reads them."""
+    """Return images, or for families that read videos, videos of several lengths in which an image moves."""
     if kind_of(shape) == "image":
         return smooth_pictures()
     moving = zip(smooth_pictures(), (4, 9, 3), strict=True)
@@ -80,13 +80,16 @@ def sample_values(shape: str) -> list[Any]:
 
 
 def edit_json(path: Path, **fields: Any) -> None:
-    """Write fields into a JSON file; None removes a field."""
+    """Set fields in a JSON file. A value of None removes the field."""
     raw = json.loads(path.read_text()) | fields
     path.write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
 
 
 def make_processor(preprocessing: str, side: int) -> Any:
-    """Make an image processor of transformers that resizes and crops to `side` pixels as `preprocessing` names."""
+    """Return an image processor of transformers that makes squares of `side` pixels.
+
+    preprocessing: name of the method of resizing and cropping.
+    """
     normal = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
     square, larger = {"height": side, "width": side}, {"height": side + 5, "width": side + 5}
     if preprocessing == "middle":
@@ -107,7 +110,10 @@ def make_processor(preprocessing: str, side: int) -> Any:
 
 
 def make_vision_model(shape: str, task: str, folder: Path, preprocessing: str = "squash") -> torch.nn.Module:
-    """Make a reference model with random weights, saved with its image processor."""
+    """Make a model of transformers with random weights; save it in `folder` with its image processor and return it.
+
+    shape: key of ALL_VISION. task: "body" or "label". preprocessing: see make_processor.
+    """
     kind, settings = shape.split(":")[0], dict(ALL_VISION[shape])
     # A grid of another size than the positions were learned on, for families that interpolate them.
     side = settings.get("image_size", SIDE) - (settings["patch_size"] if kind.startswith("dinov2") else 0)
@@ -136,7 +142,7 @@ def make_vision_model(shape: str, task: str, folder: Path, preprocessing: str = 
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a model and the statistics of its batch norms."""
+    """Return the parameters of a model and the statistics of its batch norms, by name."""
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: weight for name, weight in weights.items() if weight.is_floating_point()}
 
@@ -153,7 +159,10 @@ def reference_pixels(folder: Path, values: list[Any]) -> Tensor:
 
 
 def pack_values(mapping: Mapping, values: list[Any], answers: list[Any] | None = None) -> Any:
-    """Pack values of the one source of a mapping, by default with the questions of its targets, into a batch."""
+    """Return a batch of values of a mapping's only source, one example each.
+
+    answers: the encoded answers of each example; by default questions, which are answers without a value.
+    """
     (source,) = mapping.sources.values()
     pieces = source.encode([source.read(value) for value in values], 0)
     answers = answers or [make_questions(mapping, (piece,)) for piece in pieces]

@@ -1,6 +1,7 @@
-"""Measure plain language in the package: docstrings that open with a riddle, and names that say nothing (`make lint`).
+"""Measure plain language in the package: docstrings that do not say what is done, and names that say nothing (`make lint`).
 
-Prints each offender with its place, then both shares; exits 1 when one is above its limit. Usage: tools/language.py [FILE …]
+Prints each offender with its place, and then both shares; exits with 1 if a share is above its limit. Usage:
+tools/language.py [FILE …], by default all files of src/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MOST_RIDDLES, MOST_VAGUE_NAMES = 0.01, 0.005
 
-# First words of docstrings that do not say what is done.
+# First words of docstrings that do not say what is done. A docstring that opens with one of them is called a riddle.
 RIDDLES = frozenset(
     [
         "what",
@@ -171,7 +172,7 @@ VAGUE = frozenset(
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield the line and the text of every docstring."""
+    """Yield (line, text) of every docstring in a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
@@ -180,7 +181,7 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def bound_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield the line and the name of every binding: variables, parameters, attributes, functions, classes."""
+    """Yield (line, name) of everything that gets a name: variables, parameters, attributes, functions, classes."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
@@ -198,7 +199,7 @@ def is_riddle(docstring: str) -> bool:
 
 
 def main(paths: list[str]) -> int:
-    """Print the offenders and both shares; return the exit status."""
+    """Check the files at `paths`, by default all of src/: print the offenders and both shares; return the exit status."""
     files = [Path(path) for path in paths] or sorted((ROOT / "src").rglob("*.py"))
     num_docstrings = num_riddles = num_names = num_vague = 0
     for file in files:

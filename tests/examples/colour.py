@@ -1,4 +1,4 @@
-"""colour: "#ff8800". As a source three tokens, one per channel; as a target a vector that is compared by how close it is."""
+"""colour: "#ff8800". As a source it is three tokens, one per channel; as a target three numbers, scored by closeness."""
 
 from __future__ import annotations
 
