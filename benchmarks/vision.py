@@ -1,8 +1,8 @@
-"""Fitting and predicting with DINOv2-small at 224 pixels: ours against the Trainer, the pipeline and OpenVINO, from files.
+"""Compare the speed of fitting and predicting with DINOv2-small at 224 pixels with the Trainer, the pipeline and OpenVINO.
 
-Photographs of blood cells (640 × 480, JPEG), labelled by how many kinds of cells are in them; what is measured is speed, and
-everybody decodes, resizes and crops. The start's folder is what benchmarks/dinov2.py writes (its docstring says where the
-weights are from). `python benchmarks/vision.py --start runs/benchmarks/dinov2-small`.
+The pictures are photographs of blood cells (JPEG, 640 × 480), labelled with the number of kinds of cells in them. All methods
+decode, resize and crop the files. The folder of the starting model is written by benchmarks/dinov2.py (its docstring says where
+the weights are from). `python benchmarks/vision.py --start runs/benchmarks/dinov2-small`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,22 @@ Way = Callable[[Sequence[str]], list[int]]
 
 
 def labelled(count: int) -> list[dict[str, str]]:
-    """So many files, each with the number of kinds of cells in it."""
+    """Return the first `count` rows: path of the picture, and number of kinds of cells in it as the label."""
     train, _ = parts()
     cells = zip(train.column("image"), train.column("boxes"), strict=True)
     return [{"image": str(name), "label": str(len({box["label"] for box in boxes}))} for name, boxes in cells][:count]
 
 
 def opened(paths: Sequence[str]) -> list[Image.Image]:
+    """Return the decoded pictures of these files."""
     return [Image.open(path).convert("RGB") for path in paths]
 
 
 class Files(torch.utils.data.Dataset[dict[str, Any]]):
-    """Each file decoded and prepared when it is asked for."""
+    """Data set for the Trainer, which decodes and prepares each file when the row is read.
+
+    start: folder of the model, with its image processor.
+    """
 
     def __init__(self, rows: Sequence[dict[str, str]], start: Path, classes: Sequence[str]) -> None:
         self.rows, self.classes = rows, classes
@@ -63,7 +67,10 @@ class Files(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def trainer(start: Path, rows: Sequence[dict[str, str]], **more: Any) -> float:
-    """Pictures a second of one epoch of the Trainer, in batches as large as ours."""
+    """Return the pictures per second of one epoch of the Trainer, in batches as large as ours.
+
+    more: further TrainingArguments.
+    """
     classes = sorted({row["label"] for row in rows})
     model = Dinov2ForImageClassification.from_pretrained(start, num_labels=len(classes))
     arguments = TrainingArguments(
@@ -75,13 +82,13 @@ def trainer(start: Path, rows: Sequence[dict[str, str]], **more: Any) -> float:
 
 
 def ours(start: Path, rows: list[dict[str, str]]) -> float:
-    """The same of `fit`, all weights, from the rows to the fitted model."""
+    """Return the pictures per second of one epoch of `mapsto.fit` on all weights, over the time of the whole fit."""
     options = {"method": "full", "epochs": 1, "batch": BATCH, "hold_out": 0}
     return len(rows) / seconds(lambda: mapsto.fit("image -> label", rows, start=start, **options))
 
 
 def openvino_bf16(model: PreTrainedModel, processor: BitImageProcessorPil, size: int) -> Way:
-    """OpenVINO converted from torch, as for texts."""
+    """Return a function that classifies files with OpenVINO in bf16, in batches of `size`."""
     compiled = compiled_bf16(model, {"pixel_values": torch.zeros(2, 3, 224, 224)})
 
     def answer(paths: Sequence[str]) -> list[int]:
@@ -95,7 +102,10 @@ def openvino_bf16(model: PreTrainedModel, processor: BitImageProcessorPil, size:
 
 
 def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
-    """Ours and each peer with one classifier; batches of the tuned ones are of the size that is best for it on the sample."""
+    """Return the methods by name: functions from files to class numbers, all with the classifier in `folder`.
+
+    The batch sizes of the tuned peers are those that are fastest on the sample.
+    """
     model, processor = mapsto.load(folder), BitImageProcessorPil.from_pretrained(folder)
     plain = Dinov2ForImageClassification.from_pretrained(folder).eval()
     rough = Dinov2ForImageClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -109,6 +119,7 @@ def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
         return lambda paths: classes(piped[1](list(paths), batch_size=size))
 
     def best(make: Callable[[int], Way]) -> Way:
+        """Return the fastest of the functions that `make` returns for the batch sizes SIZES."""
         ways = {size: make(size) for size in SIZES}
         for way in ways.values():
             way(sample)
@@ -123,6 +134,10 @@ def every_way(folder: Path, sample: Sequence[str]) -> dict[str, Way]:
 
 
 def table(found: dict[str, list[float]], head: str, more: dict[str, str]) -> list[str]:
+    """Return the lines of a table of pictures per second.
+
+    found: results of each method, one a round. head: title of the first column. more: cells of a further column, if any.
+    """
     return [
         f"| {head} | pictures a second, median (range) | ours is × faster |{' same answer as in fp32, % |' if more else ''}",
         f"|---|---|---|{'---|' if more else ''}",

@@ -49,6 +49,7 @@ def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Te
     is_causal = (key_roles == Role.CAUSAL) & (query_roles == Role.CAUSAL) & (distance >= 0)
     is_parallel = (key_roles == Role.PARALLEL) & (query_roles == Role.PARALLEL)
     allowed = (key_roles == Role.SOURCE) | is_causal | is_parallel
+    # Packed rows hold several examples, which must not see each other.
     allowed &= segments[:, :, None] == segments[:, None, :]
     return allowed if window is None else allowed & (distance.abs() <= window)
 
@@ -89,6 +90,7 @@ def self_attention(
     if choose_kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
         out: Tensor = PlainAttention.apply(qkv, mask, heads, rotary, dropout)  # type: ignore[no-untyped-call]
         return out
+    # Queries and keys are rotated together, in one pass over memory.
     parts = qkv.view(*qkv.shape[:2], 3 * heads, -1)
     qk, v = parts[:, :, : 2 * heads], parts[:, :, 2 * heads :]
     if rotary is not None:
@@ -115,6 +117,7 @@ class PlainAttention(torch.autograd.Function):
         ctx.scale = parts.shape[-1] ** -0.5
         _rotate_qkv(parts, stacked.transpose(2, 3), rotary, ctx.scale, inverse=False)
         weights, drop, scores = None, None, _Scores(stacked, mask)
+        # Saved weights spare the backward pass the computation of the scores, but take memory that grows with l².
         # The drawn mask cannot be drawn again in the backward pass, so with dropout the weights are saved at any length.
         if ctx.needs_input_grad[0] and (dropout or stacked.shape[3] <= MAX_SAVED_LENGTH):
             weights = stacked.new_empty(*stacked.shape[1:4], stacked.shape[3])
@@ -145,6 +148,7 @@ class PlainAttention(torch.autograd.Function):
                 drop_part = drop[part].flatten(0, 1)
                 torch.bmm((w * drop_part).mT, grad_o, out=grad_v)
                 grad_w.mul_(drop_part)
+            # In place: once the gradient of the scores is known, that of the weights is not needed any more.
             torch.ops.aten._softmax_backward_data.out(grad_w, w, -1, w.dtype, grad_input=grad_w)
             torch.bmm(grad_w, k, out=grad_q)
             torch.bmm(grad_w.mT, q, out=grad_k)
@@ -166,6 +170,7 @@ class _Scores:
     def __init__(self, stacked: Tensor, mask: Tensor | None) -> None:
         self.mask = mask
         _, self.rows, self.heads, self.length, _ = stacked.shape
+        # Whole rows if all heads of a row fit, else some heads of one row, so that a slice is always contiguous.
         num_heads = max(1, MAX_SCORES_AT_ONCE // self.length**2)
         self.slice_rows, self.slice_heads = max(1, num_heads // self.heads), min(self.heads, num_heads)
         size = min(self.slice_rows, self.rows) * self.slice_heads
@@ -189,6 +194,7 @@ class _Scores:
         out = self.buffer(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
         if self.mask is not None:
+            # All heads of a row have the same mask.
             mask = self.mask[part[0]]
             out.view(len(mask), -1, *out.shape[1:]).add_(mask)
         return torch.softmax(out, -1, out=out)
@@ -204,6 +210,7 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
         out[1:].copy_(parts[:, :, 1:].permute(2, 0, 1, 3, 4))
         return
     cos, sin = rotary
+    # Scaling the angles scales the rotated queries, without a pass of its own.
     _rotate(parts[:, :, 0], (cos * scale, sin * scale), inverse, out[0])
     _rotate(parts[:, :, 1], rotary, inverse, out[1])
     out[2].copy_(parts[:, :, 2])
@@ -216,6 +223,7 @@ def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
+    # Angles are computed in fp32, because bf16 cannot distinguish all positions above 256.
     rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
     angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -74,7 +74,7 @@ class PlainConfig(ConvolutionConfig):
 
     @property
     def num_indices(self) -> int:
-        # VGG numbers all its modules in one sequence: convolution, norm, ReLU, and a pooling per stage.
+        # Published weights of VGG number all its modules in one sequence: convolution, norm, ReLU, and a pooling per stage.
         return sum(self.depths) * (3 if self.normed else 2) + len(self.depths)
 
     @property
@@ -133,6 +133,7 @@ class BatchNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        # Parameters and not buffers, so that they are copied and saved as all other weights are.
         self.running_mean = nn.Parameter(torch.zeros(width), requires_grad=False)
         self.running_var = nn.Parameter(torch.ones(width), requires_grad=False)
 
@@ -178,6 +179,7 @@ class PlainNetwork(Network):
     def stages(self, x: Tensor) -> list[Tensor]:
         grids = []
         for module in self.blocks:
+            # A pooling ends each stage.
             if isinstance(module, nn.MaxPool2d):
                 grids.append(x)
             x = module(x)
@@ -217,6 +219,7 @@ class ResidualLayer(nn.Module):
         else:
             parts = [NormedConvolution(in_channels, out, 3, stride), NormedConvolution(out, out, 3)]
         self.parts = nn.ModuleList(parts)
+        # A shortcut can only be the identity if the grid keeps its shape.
         has_new_shape = in_channels != out or stride > 1
         self.shortcut = NormedConvolution(in_channels, out, 1, stride) if has_new_shape else nn.Identity()
         nn.init.zeros_(parts[-1].norm.weight)
@@ -290,6 +293,7 @@ class ConvNextLayer(nn.Module):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        # The norm and the feed-forward part work on the channels, which must be the last axis.
         y = self.down(self.up(self.norm(self.around(x).permute(0, 2, 3, 1)), self.activation))
         y = y if self.scale is None else y * self.scale
         return torch.add(x, y.permute(0, 3, 1, 2))

@@ -59,6 +59,7 @@ class Linear(nn.Linear):
     def pack(self) -> None:
         """Convert the weight to the layout of the CPU's bf16 kernels if that is faster. It can then no longer be trained."""
         self.packed = matmul.pack_weight(self.weight)
+        # The packed copy replaces the weight, so that prediction does not need memory for both.
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
@@ -93,6 +94,7 @@ def dropout_mask(like: Tensor, rate: float) -> Tensor:
     from it. A fast generator seeded with the key then draws one byte for each element, which rounds the rate to a multiple
     of 1/256.
     """
+    # On other devices torch's own dropout is fast.
     if like.device.type != "cpu":
         return F.dropout(torch.ones_like(like), rate)
     threshold = round(256 * rate)
@@ -178,6 +180,7 @@ class GatedGelu(torch.autograd.Function):
         value, gate = x.chunk(2, dim=-1)
         grad = torch.empty_like(x)
         grad_value, grad_gate = grad.chunk(2, dim=-1)
+        # One buffer serves both halves: first for gelu(value), then for the gradient that reaches gelu.
         buffer = F.gelu(value)
         torch.mul(buffer, gradients[0], out=grad_gate)
         torch.mul(gate, gradients[0], out=buffer)
@@ -190,6 +193,7 @@ def gated_activation(x: Tensor, activation: Activation) -> Tensor:
 
     A TorchFunctionMode may replace this function; the explanation method AttnLRP does so (explain/attnlrp.py).
     """
+    # Custom autograd functions are invisible to a TorchFunctionMode, so it is asked before.
     if has_torch_function_unary(x):
         replaced: Tensor = handle_torch_function(gated_activation, (x,), x, activation)
         return replaced

@@ -81,6 +81,7 @@ def fit_ridge_regression(
     from sklearn.linear_model import Ridge, RidgeCV
 
     scale = _scale(features)
+    # In fp64, because with a small penalty the equations may be ill-conditioned.
     inputs, selection = (features / scale).astype(np.float64), selection_features
     selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
     rows = _selection_rows(len(values), seed)
@@ -106,6 +107,7 @@ def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, 
     """Return the candidate with the best cross-validated log loss; the second one if a class has a single row."""
     rows = _selection_rows(len(labels), seed)
     features, labels = features[rows], labels[rows]
+    # Each class needs a row in each fold.
     folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
     if folds < 2 or len(np.unique(labels)) < 2:
         return candidates[1]

@@ -73,6 +73,7 @@ def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:
         if isinstance(module, LowRankLinear):
             updates[name] = LowRankUpdate(module.lora_a.detach().float(), module.lora_b.detach().float())
             mapping.set_submodule(name, module.to_linear())
+    # `attach` froze the weights; those in `fixed` are never trained.
     for name, parameter in mapping.named_parameters():
         parameter.requires_grad_(name not in mapping.fixed)
     return updates

@@ -45,6 +45,7 @@ class MAEDecoder(nn.Module):
         masked: indices (m,) of the hidden tokens among all r × l tokens.
         """
         x = self.embed(hidden).flatten(0, 1)
+        # The states of hidden tokens are zero, as the Transformer did not read them; the mask token takes their place.
         x = x.index_copy(0, masked, self.mask_token[0].to(x.dtype).expand(len(masked), -1))
         for kind, positions in self.places.items():
             x = x.index_add(0, batch.slots[kind], positions(batch.tokens[kind]).to(x.dtype))

@@ -72,6 +72,7 @@ class Mapping(nn.Module):
         ]
         has_pooled = any(target.readout.pooled for target in self.targets)
         self.pooler = Transform(width, config.pooler) if has_pooled and config.pooler else None
+        # A head may depend on a source, such as on the size of its vocabulary, so targets are bound before heads are built.
         for target in self.targets:
             target.bind(self.sources, config.vocabulary_head)
         self.heads = nn.ModuleList(
@@ -102,6 +103,7 @@ class Mapping(nn.Module):
         if decoded_places is None:
             return self._last_states(self.embed(batch) if embedded is None else embedded, batch)
         assert embedded is None
+        # The Transformer reads shorter rows without the hidden tokens. Its states then go back to the places of their tokens.
         visible, places = drop_tokens(batch, decoded_places)
         tokens = (visible.segments > 0).flatten().nonzero()[:, 0]
         states = F.embedding(tokens, self._last_states(self.embed(visible), visible).flatten(0, 1))
@@ -187,6 +189,7 @@ class Mapping(nn.Module):
         their heads.
         """
         sentence, norm = self.config.sentence, self.transformer.vector_norm
+        # A published model without heads (CLIP) returns the first token after this norm. Heads read the states before it.
         if norm is not None and not self.targets:
             vectors: Tensor = norm(self.pool(hidden, batch, "first"))
             return vectors

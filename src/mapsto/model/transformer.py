@@ -83,6 +83,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
+        # The bias of the fused projection includes the keys. Without a bias for keys, a smaller one replaces it.
         without_key_bias = config.bias and not config.key_bias
         self.qkv = Linear(config.width, 3 * config.width, bias=config.bias and not without_key_bias)
         self.qv_bias = nn.Parameter(torch.zeros(2 * config.width)) if without_key_bias else None
@@ -238,6 +239,7 @@ class Transformer(nn.Module):
         states = [x]
         for i in range(config.layers):
             is_local = config.is_local(i)
+            # With shared layers there is a single block.
             x = self.blocks[i % config.num_blocks](x, masks[is_local], rotary[is_local])
             if every_layer:
                 states.append(x)

@@ -95,6 +95,7 @@ def open_pretrained(name: str) -> PretrainedModel:
     # A damaged config.json may claim any number of layers: no more names are listed than there are weights.
     num_indices = min(config.num_indices, len(published)) + 1
     tensors = to_mapsto_names(family, published, num_indices, folder, notes)
+    # Fitted checkpoints of a family with a decoder often come without its weights.
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
@@ -140,6 +141,7 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
     tensors = to_published_names(mapping, all_weights(mapping))
+    # `transformers` expects the counters of batch norms in a file.
     if family.step_counter:
         weight_ending, counter_ending = family.step_counter
         stems = [name.removesuffix(weight_ending) for name in tensors if name.endswith(weight_ending)]
@@ -149,6 +151,7 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     write_atomic(folder / WEIGHTS_FILE, content)
     if config.sentence is not None:
         sentence_transformers.write_sentence_config(config.sentence, config.transformer.width, folder)
+    # config.json comes last, so that an interrupted save leaves no folder that looks like a model.
     write_atomic(folder / CONFIG_FILE, (json.dumps(raw, ensure_ascii=False, indent=1) + "\n").encode())
 
 
@@ -237,6 +240,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return open_tensors(folder / WEIGHTS_FILE)
     if (folder / INDEX_FILE).exists():
         files = sorted({str(file) for file in dict(read_json(folder / INDEX_FILE).get("weight_map") or {}).values()})
+        # An index from anywhere must not lead to files outside the folder, or to pickles.
         for file in files:
             if Path(file).name != file or not file.endswith(".safetensors"):
                 raise CheckpointError(
@@ -308,6 +312,7 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
     architectures = raw.get("architectures") or [published]
     if not isinstance(architectures, list):
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
+    # Regression has one output, and several labels at once have another loss; both look like a classifier's weights.
     is_single_label = raw.get("problem_type") in (None, "single_label_classification") and num_classes > 1
     if published not in (None, architectures[0]) or not is_single_label:
         for name in [name for name in tensors if name.startswith((f"{target.head_name}.", "pooler."))]:

@@ -94,6 +94,7 @@ def open_model_folder(name: str | Path) -> ModelFolder:
                 f"{path / MANIFEST_FILE} has format {manifest.get('format')!r}; this version reads {FORMAT}"
             )
         files.verify(path, manifest["files"])
+    # A run writes run.json when it starts, and mapsto.json when it is finished.
     elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
     return ModelFolder(huggingface.open_pretrained(str(name)), manifest)
@@ -117,6 +118,7 @@ def load_mapping(name: str | Path) -> Mapping:
 def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
     """Return the arrow and the targets that are saved in mapsto.json. Raises CheckpointError."""
     text, entries = manifest["arrow"], manifest["targets"]
+    # A model without targets is saved as its sources alone, which is no complete arrow.
     arrow = parse(text) if entries else Arrow(parse_ports(text), ())
     states = [entry["state"] for entry in entries]
     return arrow, [_make_target(kind, state) for kind, state in zip(kinds.answering(arrow), states, strict=True)]

@@ -102,6 +102,7 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
     for own_name, weight in weights.items():
         names = published_names.get(own_name, (OWN_PREFIX + own_name,))
         for name, part in zip(names, weight.chunk(len(names)), strict=True):
+            # The published weight lacks these leading axes of size 1.
             part = part.reshape(part.shape[family.leading_ones.get(own_name, 0) :])
             tensors[name.removeprefix(family.prefix) if is_bare else name] = part.contiguous().clone()
     return tensors
@@ -129,6 +130,7 @@ def to_mapsto_names(
             if parts:
                 weight = torch.cat(parts) if len(parts) > 1 else parts[0]
                 weights[own_name] = weight[(None,) * family.leading_ones.get(own_name, 0)]
+    # Tied weights are stored once here, so a published copy must be equal.
     for copy, own_name in family.tied_weights.items():
         tensor = remaining.pop(copy, None)
         if tensor is not None and not torch.equal(weights.setdefault(own_name, tensor), tensor):
@@ -215,6 +217,7 @@ def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indi
         for i in range(num_indices) if "{i}" in own_name else [0]:
             weight = own_name.replace("{i}", str(i))
             names = tuple(name.replace("{i}", str(i)) for name in _as_tuple(published))
+            # An entry may name a module or a weight, so all suffixes are tried; names that do not exist do no harm.
             for suffix in ("",) if own_name.endswith(".bias") else (".weight", ".bias", ""):
                 expanded[weight + suffix] = tuple(name + suffix for name in names)
     return expanded
