@@ -50,17 +50,17 @@ class SingleExampleLayout:
 
     @property
     def segments(self) -> Tensor:
-        """1 for every token, (r, l)."""
+        """Number of the example each token belongs to, (r, l): 1 for all tokens."""
         return torch.ones(self.positions.shape[:2], dtype=torch.long, device=self.positions.device)
 
     @property
     def roles(self) -> Tensor:
-        """SOURCE for every token, (r, l)."""
+        """Role of each token, (r, l): all are source tokens."""
         return Role.SOURCE * self.segments
 
     @property
     def places(self) -> Tensor:
-        """0 for every token, (r, l)."""
+        """Index of the arrow's source that each token came from, (r, l): 0 for all tokens."""
         return 0 * self.segments
 
 

@@ -36,7 +36,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def published_task(mapping: Mapping) -> Task:
     """Return the task under which a mapping is saved, which decides the class of `transformers` that opens it.
 
-    It is the kind of a target whose head the family publishes too, or "body" if there is none.
+    The task is the kind of a target for which the family has a published head too, or "body" if there is none.
     """
     tasks, saves_decoder = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
@@ -143,7 +143,10 @@ def to_mapsto_names(
 
 
 def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names in the family's tables: current names, with the prefix. Step counters are removed."""
+    """Return the weights under the names that the family's file lists: current names, with the family's prefix.
+
+    Step counters of batch norms are removed.
+    """
     tensors = {_modern_name(key, family): tensor for key, tensor in published.items()}
     if family.step_counter:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(family.step_counter[1])}

@@ -53,7 +53,7 @@ def gated_width(width: int) -> int:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model. longest: maximum number of tokens of an example."""
+    """Return the shape of a new model with random weights. longest: maximum number of tokens of an example."""
     shape = TransformerConfig(
         width=width,
         layers=layers,

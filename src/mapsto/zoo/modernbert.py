@@ -67,7 +67,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model. longest: maximum number of tokens of an example.
+    """Return the shape of a new model with random weights. longest: maximum number of tokens of an example.
 
     The gated feed-forward part has about as many weights as an ungated one of four times the model's width.
     """

@@ -52,7 +52,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model, without a decoder. longest: maximum number of tokens of an example."""
+    """Return the shape of a new model with random weights, without a decoder. longest: maximum number of tokens of an example."""
     shape = vit.read_stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
     return _with_pooling(replace(shape, key_bias=False, max_positions=longest), mean=True)
 
