@@ -460,10 +460,16 @@ def test_image_to_image_is_compared_by_ssim(tmp_path: Path) -> None:
     assert "psnr unchanged" in (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_class_without_training_rows_counts_as_a_mistake() -> None:
+def test_a_class_without_training_rows_counts_as_a_mistake(tmp_path: Path) -> None:
     test_rows = [*table(30, 5), {"text": "nobody knows this", "label": "hot"}]
-    comparison = mapsto.compare("text -> label", table(60), test=test_rows, labels=["all"], seeds=2, **SMALL)
+    arguments = {"test": test_rows, "labels": ["all"], "seeds": 2, **SMALL}
+    comparison = mapsto.compare("text -> label", table(60), tmp_path / "cmp", **arguments)
     assert comparison.num_test_rows == 31 and comparison.curves["TF-IDF, linear"][0].score.value < 1
+    page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
+    assert "Log loss leaves out the test rows whose class a fit never saw, up to 1." in page
+    arguments["test"] = test_rows[:30]
+    mapsto.compare("text -> label", table(60), tmp_path / "known", **arguments)
+    assert "never saw" not in (tmp_path / "known" / "report.html").read_text(encoding="utf-8")
 
 
 def test_models_with_similar_names_get_folders_of_their_own(tmp_path: Path) -> None:

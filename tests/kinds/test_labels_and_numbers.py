@@ -62,6 +62,26 @@ def test_labels_are_scored_as_scikit_learn_does(seed: int, count: int, classes: 
     assert value(figures, "agreement") == pytest.approx(expected, **CLOSE)
 
 
+@given(st.integers(0, 2**31), st.integers(2, 100), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_labels_never_seen_are_missing_in_every_figure(seed: int, count: int, unseen: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = ["a", "b", "c", *(f"new {i}" for i in range(unseen))]
+    truth, output = rng.random((count, len(names))) < 0.4, torch.from_numpy(rng.normal(0, 1, (count, 3)))
+    truth[0] = True
+    answers = [tuple(name for name, applies in zip(names, row, strict=True) if applies) for row in truth]
+    said = np.pad((output > 0).numpy(), ((0, 0), (0, unseen)))
+    target = kinds.target("labels")(["a", "b", "c"])
+    figures = target.metrics(output, answers)
+    for name, average in (("macro_f1", "macro"), ("micro_f1", "micro")):
+        expected = metrics.f1_score(truth, said, average=average, zero_division=0)
+        assert value(figures, name) == pytest.approx(expected, **CLOSE)
+    assert value(figures, "exact") == pytest.approx(metrics.accuracy_score(truth, said), **CLOSE)
+    assert value(figures, "exact") == target.correctness(output, answers).mean()
+    expected = metrics.jaccard_score(truth, said, average="samples", zero_division=1)
+    assert value(figures, "agreement") == pytest.approx(expected, **CLOSE)
+
+
 def test_cells_of_numbers() -> None:
     target = kinds.target("number")
     assert target.read(" 3.5 ") == 3.5 and target.read(np.int64(4)) == 4.0 and target.fits([1, "2.5", None])

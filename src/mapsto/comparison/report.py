@@ -34,8 +34,9 @@ from mapsto.evaluation.error_analysis import analyse_errors
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
 from mapsto.files import write_atomic
-from mapsto.report.figures import data_findings_section, reliability_diagram
+from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
 from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
+from mapsto.task.capabilities import Classes
 
 # By method: a sentence on the candidate, for readers who do not know the method's name. {} becomes the candidate's
 # name.
@@ -246,10 +247,11 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
     """Return the section with the reliability diagram and with a table of all metrics except the compared one."""
     lasts = {name: points[-1] for name, points in comparison.curves.items()}
     metrics = dict.fromkeys(name for point in lasts.values() for name in point.metrics if name != comparison.metric)
-    rows, models = [], []
+    rows, models, num_unseen = [], [], 0
     for name, point in lasts.items():
-        results = _results(experiment, name, point.num_labels)
-        calibrations = [_predictions(experiment.design, result).calibration() for result in results]
+        fits = [_predictions(experiment.design, result) for result in _results(experiment, name, point.num_labels)]
+        calibrations = [predictions.calibration() for predictions in fits]
+        num_unseen = max(num_unseen, *map(_count_unseen, fits))
         # The answers of all seeds are pooled into one line per model.
         if pairs := [calibration for calibration in calibrations if calibration is not None]:
             confidence, correctness = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -261,8 +263,21 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
     title = "Can its confidence be trusted?"
     if not models:
         return Section(title, ["These answers have no probability."], tables=tables)
-    figure_caption = "With the most labels. On the diagonal, answers are correct as often as their confidence says."
-    return Section(title, (), reliability_diagram(models), figure_caption, CALIBRATION_FILE, tables)
+    # Log loss needs the probability of the true class, which a fit has only for the classes in its sample of labels.
+    text = [f"Log loss leaves out the test rows whose class a fit never saw, up to {num_unseen:,}."]
+    has_gaps = num_unseen > 0 and "log_loss" in metrics
+    figure_caption = f"With the most labels. {RELIABILITY_CAPTION}"
+    return Section(
+        title, text if has_gaps else (), reliability_diagram(models), figure_caption, CALIBRATION_FILE, tables
+    )
+
+
+def _count_unseen(predictions: Predictions) -> int:
+    """Return the number of rows with a true class that the fit never saw."""
+    target = predictions.target
+    if not isinstance(target, Classes):
+        return 0
+    return sum(not set(target.class_names(label)) <= set(target.classes) for label in predictions.labels)
 
 
 def _format_metric(point: CurvePoint, name: str) -> str:

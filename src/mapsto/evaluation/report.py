@@ -18,7 +18,7 @@ from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
 from mapsto.metrics.intervals import to_json
 from mapsto.progress import duration
-from mapsto.report.figures import data_findings_section, reliability_diagram
+from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
 from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, trusted_html
 
 MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
@@ -220,5 +220,4 @@ def _calibration_sections(predictions: Predictions) -> list[Section]:
     if calibration is None:
         return []
     figure = reliability_diagram([("this model", *calibration)])
-    caption = "On the diagonal, answers are correct as often as their confidence says."
-    return [Section("Can its confidence be trusted?", (), figure, caption, "calibration.svg")]
+    return [Section("Can its confidence be trusted?", (), figure, RELIABILITY_CAPTION, "calibration.svg")]

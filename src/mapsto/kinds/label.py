@@ -235,8 +235,8 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return accuracy, macro F1, log loss and expected calibration error, by name.
 
-        A true class never seen in training counts as a mistake in accuracy and macro F1. The other two need the
-        probability of the true class. They leave such rows out, which the metric's number of rows shows.
+        A true class never seen in training counts as a mistake. Only log loss leaves such rows out, since it needs the
+        probability of the true class; its number of rows shows it.
         """
         names = self.classes + sorted(set(answers) - set(self.classes))
         labels = np.array([names.index(answer) for answer in answers])
@@ -249,12 +249,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         }
         if is_known.any():
             metrics["log_loss"] = (classification.log_loss, labels[is_known], probabilities[is_known])
-            metrics["calibration_error"] = (
-                classification.expected_calibration_error,
-                labels[is_known],
-                probabilities[is_known],
-            )
-        return metrics
+        return {**metrics, "calibration_error": (classification.expected_calibration_error, labels, probabilities)}
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return the number of rows by true class and, within that, by answered class."""

@@ -104,7 +104,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     def encode(self, answer: tuple[str, ...], pieces: Sequence[Piece]) -> Answer:
         """Return a vector (c,) with 1 for each class that applies, else 0."""
-        return Answer(self._one_hot([answer])[0].astype(np.float32))
+        return Answer(_one_hot([answer], self.classes)[0].astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of one logistic regression per class on the features.
@@ -148,17 +148,26 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     def _exact_match(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
         """Return 1 for each row with exactly the true labels, else 0, (m,)."""
-        is_known = np.array([set(answer) <= set(self.classes) for answer in answers])
-        matches: Values = ((_predict(output) == self._one_hot(answers)).all(1) & is_known).astype(np.float64)
+        predictions, labels = self._decisions(output, answers)
+        matches: Values = (predictions == labels).all(1).astype(np.float64)
         return matches
 
     def _jaccard(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
         """Return the Jaccard index of predicted and true labels of each row, (m,)."""
-        predictions, labels = _predict(output), self._one_hot(answers)
-        # Labels that training never saw have no column; they still count as missing.
-        num_unseen = np.array([len(set(answer) - set(self.classes)) for answer in answers])
-        num_either = (predictions | labels).sum(1) + num_unseen
+        predictions, labels = self._decisions(output, answers)
+        num_either = (predictions | labels).sum(1)
         return np.where(num_either > 0, (predictions & labels).sum(1) / np.maximum(num_either, 1), 1.0)
+
+    def _decisions(
+        self, output: Tensor, answers: Sequence[tuple[str, ...]]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return two matrices (m, c + u) that are True where a class is predicted, and where it is true.
+
+        The last u classes are those of `answers` that training never saw. They are never predicted, and so are missing.
+        """
+        unseen = sorted({name for answer in answers for name in answer}.difference(self.classes))
+        predictions = np.pad(_predict(output), ((0, 0), (0, len(unseen))))
+        return predictions, _one_hot(answers, [*self.classes, *unseen])
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a linear map (m, d) → (m, c) to one logit per class."""
@@ -193,9 +202,10 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
         """Return agreement, exact, macro F1 and micro F1, by name.
 
-        Agreement is the mean Jaccard index of rows, exact the share of rows with exactly the true labels.
+        Agreement is the mean Jaccard index of rows, exact the share of rows with exactly the true labels. A label never
+        seen in training counts as missing in all of them.
         """
-        predictions, labels = _predict(output), self._one_hot(answers)
+        predictions, labels = self._decisions(output, answers)
         return {
             "agreement": (mean_score, self._jaccard(output, answers)),
             "exact": (mean_score, self._exact_match(output, answers)),
@@ -225,16 +235,14 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """Return the labels separated by commas, or "none"."""
         return ", ".join(answer) or "none"
 
-    def _one_hot(self, answers: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
-        """Return a matrix (m, c) that is True where a class applies to an answer.
 
-        Labels never seen in training have no column.
-        """
-        index_of = {name: index for index, name in enumerate(self.classes)}
-        applies = np.zeros((len(answers), len(self.classes)), np.bool_)
-        for row, answer in enumerate(answers):
-            applies[row, [index_of[name] for name in answer if name in index_of]] = True
-        return applies
+def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Return a matrix (m, c) that is True where a class applies to an answer; labels of no class have no column."""
+    index_of = {name: index for index, name in enumerate(classes)}
+    applies = np.zeros((len(answers), len(classes)), np.bool_)
+    for row, answer in enumerate(answers):
+        applies[row, [index_of[name] for name in answer if name in index_of]] = True
+    return applies
 
 
 def _predict(output: Tensor) -> NDArray[np.bool_]:

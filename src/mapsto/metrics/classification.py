@@ -33,7 +33,8 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     """Return the expected calibration error: the mean gap between confidence and accuracy (Guo et al. 2017).
 
     The mean is over `bins` confidence intervals of equal width, weighted by their numbers of items.
-    labels: (n,), class indices. probabilities: (n, c).
+    labels: (n,), class indices; those from c on, of classes without a probability, are never answered.
+    probabilities: (n, c).
     """
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels

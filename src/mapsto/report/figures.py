@@ -12,6 +12,10 @@ from mapsto.report.page import DASHES, SERIES, PageTable, Section, draw_chart
 
 # Bins of the reliability diagram; one with fewer answers, or fewer than one in 200, is left out as noise.
 NUM_BINS, MIN_BIN_SIZE = 10, 5
+RELIABILITY_CAPTION = (
+    "On the diagonal, answers are correct as often as their confidence says. "
+    f"Tenths of confidence with fewer than {MIN_BIN_SIZE} answers, or fewer than 1 in 200, are not drawn."
+)
 
 MAX_FINDINGS_SHOWN = 20
 MAX_TEXT_LENGTH = 400  # characters of a value in a table
