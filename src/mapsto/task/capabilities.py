@@ -62,7 +62,7 @@ def require(kind: Any, capability: type[Kind], ability: str) -> Any:
 
 
 class FileBacked(Kind):
-    """A kind whose cells may be names of files. A file may also be an example by itself."""
+    """A kind whose cells may be names of files. Such a file can also be given to a model without a table, as a single value."""
 
     # The suffixes of such files in lower case, with the dot.
     suffixes: ClassVar[tuple[str, ...]]
@@ -103,7 +103,7 @@ def why_not_local(name: str) -> str:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A method that mixes the values of several rows into one."""
+    """An augmentation that replaces a training example by a weighted mixture of several rows' values, such as mixup."""
 
     # Number of rows that are mixed into one.
     num_values: int
@@ -114,7 +114,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Mark:
-    """A region of a value with a caption, to be drawn into a picture of the value."""
+    """A region of a value with a caption, to be outlined where the value is displayed."""
 
     # (a, 2): begin and end along each of the value's axes, in raw coordinates.
     region: Any
@@ -131,15 +131,16 @@ class Tokenized(Source):
 
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
-        """Return the tokens of all values end to end, without special tokens.
+        """Return the token ids of all values end to end, without special tokens, and the number of tokens of each value.
 
-        units: whether to compute the tokens that begin a unit (word) too.
+        units: whether to compute too which tokens begin a unit (word).
         """
 
     @abstractmethod
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """Return the piece for tokens from `flatten`, of a whole value or of a window, equal to what `encode` returns.
+        """Return the piece of a value, or of a window of it, from its token ids as `flatten` returns them.
 
+        The piece has special tokens too, and equals what `encode` returns for the same value.
         begins: (t,), True for tokens that begin a unit (word).
         """
 
@@ -167,15 +168,15 @@ class Augmentable(Kind):
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a random variant of the value, with the same meaning and number of tokens.
 
-        Its alignment still points to the raw coordinates of the original value.
+        The alignment of the new piece still points to the raw coordinates of the original value.
         method: one of `augmentations`. recolour: whether colours may change too, and not only positions.
         """
 
     @abstractmethod
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return (mixed piece, parts): a random mixture of values, and the contribution of each value to it.
+        """Return (mixed piece, parts): a random mixture of values, and the contribution of each value to the mixture.
 
-        The mixed piece is as long as the first of `pieces`. pieces: as many as the mixture `method` takes.
+        pieces: one piece for each value that the mixture `method` takes. The mixed piece has as many tokens as the first.
         """
 
 
@@ -206,13 +207,13 @@ class Spatial(Kind):
         """Return the piece with the tokens hidden that a mask touches, and the indices of these tokens.
 
         piece: the piece of `value`, with its alignment. mask: a cell, such as the name of an image file.
-        Raises BadCell if the mask does not fit the value, UsageError if parts of it cannot be hidden.
+        Raises BadCell if the mask does not fit the value, UsageError if the model cannot hide parts of a value.
         """
 
     @classmethod
     @abstractmethod
     def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
-        """Return the value as HTML with the regions of the marks outlined. The outlines of labels are dashed."""
+        """Return the value as HTML with the regions of the marks outlined: dashed for true labels, solid for predictions."""
 
     @classmethod
     @abstractmethod
@@ -221,31 +222,34 @@ class Spatial(Kind):
 
 
 class Explainable(Kind):
-    """A source whose tokens can be named, removed and highlighted, to attribute an answer to them."""
+    """A source whose tokens can be named, removed and highlighted, to attribute an answer to single tokens."""
 
     @abstractmethod
     def token_names(self, piece: Piece) -> list[str]:
-        """Return the text or, for other kinds, a description of each token of the piece."""
+        """Return a name for each token of the piece: its text or, for other kinds, a description such as "row,column"."""
 
     @abstractmethod
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece of the value without these tokens. Special tokens stay."""
+        """Return the piece without the tokens at these indices, or with these tokens blanked if a model reads values whole.
+
+        tokens: (k,), indices of tokens that are not special.
+        """
 
     @abstractmethod
     def blank(self, piece: Piece) -> Piece:
-        """Return a piece of the same length without content: the baseline of an attribution."""
+        """Return a piece of the same length whose tokens have no content, except special ones: the baseline of an attribution."""
 
     @staticmethod
     @abstractmethod
     def excerpt(value: Any, region: Any) -> str:
-        """Return the content of a region (a, 2) of the value in words."""
+        """Return a region (a, 2) of the value in words: the text in it, or its coordinates."""
 
     @classmethod
     def highlight(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the value as HTML with shaded regions. By default the value, followed by a shaded list of excerpts.
+        """Return the value as HTML with its regions shaded; by default the value as text, then an excerpt of each region, shaded.
 
-        shades: one for each region, from −1 (colour of `against`) to 1 (colour of `for`).
-        If shades would hide the value, it is also shown without them.
+        regions: (a, 2) each. shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
+        Kinds whose shading covers the value, such as images, also show the value without shades.
         """
         parts = [
             f'<mark class="{"against" if shade < 0 else "for"}" style="--shade:{abs(shade):.2f}">'
@@ -256,10 +260,7 @@ class Explainable(Kind):
 
 
 class Describable(Kind):
-    """A source whose values can be measured, compared and varied without a model.
-
-    Baselines, checks and error analysis use this.
-    """
+    """A source whose values can be measured, compared and varied without a model, for baselines, checks and error analysis."""
 
     # The name of the features that `fit_features` computes, such as "TF-IDF".
     feature_name: ClassVar[str]
@@ -277,21 +278,21 @@ class Describable(Kind):
     @staticmethod
     @abstractmethod
     def perturb(value: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """Return variants of a value with the same meaning, by the name of the change.
+        """Return variants of a value with the same meaning, by the name of the change, such as "typing errors" or "darker".
 
-        They differ as if another person had written or recorded the value.
+        They test whether a model's answers are robust.
         """
 
     @staticmethod
     def size(value: Any) -> float:
-        """Return the size of a value, in the unit `size_unit`."""
+        """Return the size of a value in the unit `size_unit`; by default the number of characters of its text."""
         return len(str(value))
 
     @classmethod
     def sketch(cls, value: Any) -> Hashes:
-        """Return the sorted distinct hashes of the parts of a value.
+        """Return the sorted distinct hashes of the parts of a value, by default of short runs of characters of its key.
 
-        Near-duplicates share most hashes, other values few.
+        Near-duplicates share most hashes, and other values few.
         """
         return shingles(cls.key(value))
 
@@ -310,7 +311,7 @@ class Reconstruction(Target):
     yields_to_classifier: ClassVar[bool] = False
 
     def restore(self, corruption: Corruption) -> None:
-        """Store how the source is hidden, so that prediction asks for tokens hidden in the same way."""
+        """Store the corruption of pretraining, so that prediction asks for tokens hidden in the same way."""
         self.corruption = corruption
 
     @abstractmethod
@@ -324,7 +325,7 @@ class Reconstruction(Target):
 
     @staticmethod
     def file(value: Any) -> tuple[str, bytes] | None:
-        """Return (suffix, content) of a file of a completed value; None for kinds that are written to table cells."""
+        """Return (suffix, content) of a file for a value with its filled-in tokens; None for kinds written to table cells."""
         return None
 
     @property
@@ -346,12 +347,12 @@ class Located(Target):
 
     @property
     def learning(self) -> Learning | None:
-        """Return how long and how fast fits learn; None to use the setting of the source kind."""
+        """Return the length and learning rate of fits for this target; None for those of the starting model or source kind."""
         return None
 
     @staticmethod
     def misplaced(answer: Any, value: Any) -> str:
-        """Return why an answer cannot lie in a value of the source; an empty string if it can."""
+        """Return a message if an answer cannot lie in a value of the source; an empty string if it can."""
         return ""
 
     @staticmethod
@@ -371,16 +372,16 @@ class Located(Target):
         return []
 
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return one output for each example, (n, …), in raw coordinates.
+        """Return one output for each example, (n, …), in raw coordinates; by default the outputs unchanged.
 
-        output: (m, …), the outputs at all places read. pieces: the source pieces of each example.
+        output: (m, …), the outputs of the head at every place that it reads. pieces: the source pieces of each example.
         """
         return output
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return one entry of evidence for each example, (n, …). By default `gather` computes it.
+        """Return what `metrics` needs of the outputs, one entry for each example, (n, …); by default computed by `gather`.
 
-        evidence: (m, …), see `Target.evidence`. pieces: the source pieces of each example.
+        evidence: (m, …), what `Target.evidence` returned. pieces: the source pieces of each example.
         """
         return self.gather(evidence, pieces)
 
@@ -425,26 +426,26 @@ class Classes(Target):
 
     @abstractmethod
     def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
-        """Return how far each answer is right, (m,), from 0 to 1, to be compared with `confidence`.
+        """Return how far each answer is right, (m,), from 0 (wrong) to 1 (right), to compare with `confidence`.
 
         answers: the true answers.
         """
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Rescale `head` so that its confidence matches its accuracy on held-out rows. No answer changes.
+        """Rescale `head` so that its confidence matches its accuracy on held-out rows; the answers stay the same.
 
-        output: (m, …), outputs of these rows. values: (m, …), their encoded answers.
+        output: (m, …), outputs for the held-out rows. values: (m, …), their encoded true answers.
         Return the temperature; None if the kind is not calibrated or there are too few rows.
         """
         return None
 
     @abstractmethod
     def notes(self, answers: Sequence[Any]) -> list[str]:
-        """Return notes for readers of the scores, such as that some true answers were never seen in training."""
+        """Return sentences to print with the scores, such as that some true classes were never seen in training."""
 
 
 class LinearProbe(Target):
-    """A target read from the pooled vector whose best linear head can be computed from frozen vectors."""
+    """A target whose linear head can be fitted by ridge or logistic regression on pooled vectors of a model kept fixed."""
 
     @abstractmethod
     def probe(
@@ -452,16 +453,15 @@ class LinearProbe(Target):
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of the best linear head on frozen features.
 
-        features: (m, d), vectors of a model, or sparse features of unit norm.
-        values: (m, …), the encoded answers.
-        seed: seed of random choices, such as the folds of cross-validation.
-        selection_features: (m, d), features by which the regularisation is chosen; None for `features`. They are needed if
-            `features` were trained on the same answers and so would look better than on new rows.
+        features: (m, d), vectors of a model, or sparse features of unit norm. values: (m, …), the encoded answers.
+        seed: for random choices, such as the folds of cross-validation.
+        selection_features: (m, d), used in place of `features` to choose the regularisation strength; needed if a model was
+            trained on the same answers, because its `features` look better on these rows than on new ones.
         """
 
 
 class Comparable(Target):
-    """A target with a score for each answer. Comparisons of models are about the mean of these scores."""
+    """A target with a score for each answer, whose mean is the metric by which models are compared."""
 
     # The name of the metric that is the mean of `per_item_metric`, such as "accuracy".
     primary_metric: ClassVar[str]
@@ -474,11 +474,12 @@ class Comparable(Target):
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
         """Return the score of each answer, (m,), at best 1; None if `answers` cannot be scored.
 
-        output: outputs, for kinds with one answer an example; evidence, for other kinds. answers: the true answers.
+        output: the head's outputs; for kinds with several answers in an example, what `evidence` made of them.
+        answers: the true answers.
         """
 
     def constant_output(self, values: NDArray[Any]) -> Tensor | None:
-        """Return the output (c,) of the constant baseline; None if the kind has no such baseline.
+        """Return the output (c,) that answers every example alike and best fits the training answers; None if the kind has none.
 
         values: (m, …), the encoded training answers.
         """
@@ -493,23 +494,24 @@ class Attributable(Target):
 
     @abstractmethod
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return how strongly each output (m, …) supports a fixed answer, (m,).
+        """Return how strongly each output (m, …) supports an answer that is kept fixed, (m,), in `score_unit`.
 
-        reference: (m, …), the outputs that give these answers, usually those for the unchanged input. So the score shows what a
-            change of the input does to the answer.
+        reference: (m, …), the outputs that give the fixed answers, usually those for the unchanged input. The score then shows
+            what a change of the input does to the answer.
         """
 
 
 class Mixable(Target):
-    """A target that can compute the answer to a mixture of several rows."""
+    """A target that can compute the true answer to a weighted mixture of several rows."""
 
     # The layouts of the mixtures whose answer it can compute.
     mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
 
     def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
-        """Return the answer to a mixture: the mean of the rows' answers, weighted by their shares (Zhang et al. 2018).
+        """Return the encoded answer to a mixture: the rows' encoded answers, averaged by their shares (mixup, Zhang et al. 2018).
 
-        answers: the true answer of each row. pieces: the mixed pieces. parts: the part of each row in the mixture.
+        answers: the true answer of each row. pieces: the source pieces of the mixed example.
+        parts: the contribution of each row to the mixture.
         """
         values = [self.encode(answer, pieces).values for answer in answers]
         return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
@@ -527,8 +529,9 @@ def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Locate
 
 
 def gather_outputs(target: Target, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-    """Return one output for each example, (n, …), of a target with one answer an example.
+    """Return one output for each example, (n, …), in raw coordinates for a located target, else `output` unchanged.
 
-    output: (m, …), the outputs at all places read. pieces: the source pieces of each example.
+    target: one with a single answer an example. output: (m, …), the outputs of its head at every place that it reads.
+    pieces: the source pieces of each example.
     """
     return target.gather(output, pieces) if isinstance(target, Located) else output
