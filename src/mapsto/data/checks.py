@@ -1,7 +1,7 @@
 """Checks of a labelled table (`mapsto check`): suspicious labels, repeated rows, and test rows seen in training.
 
 A test row is a leak if its normalised source values equal those of a training row. Test rows that are only similar to a
-training row are found by MinHash.
+training row (near-duplicates) are found by MinHash.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from mapsto.text.shingles import Hashes
 
 @dataclass
 class DataReport:
-    """The findings of `check_rows`.
+    """The problems that `check_rows` finds in training and test rows.
 
-    errors: problems that must be fixed.
-    warnings: problems that deserve a look.
-    leaks: test rows whose sources equal those of a training row. Each leak is also in `errors`.
+    errors: problems that must be fixed before training, leaks included.
+    warnings: problems that do not prevent training, such as repeated rows or near-duplicates.
+    leaks: one finding for each test row whose sources equal those of a training row.
     """
 
     errors: list[Finding] = field(default_factory=list)
@@ -38,10 +38,10 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Values:
-    """Rows with the values by which the checks compare them.
+    """Rows with what the checks compare them by: a key of the source values and a label for each row.
 
     source_kinds: the source kind of each source column, in order.
-    column: the name of the first source column.
+    column: the name of the first source column, which findings about sources name.
     keys: for each row a string that is equal for equal sources; None if a source cell cannot be read.
     labels: the label of each row at the first target with exclusive classes; None if no target has such classes.
     label_column: the column of these labels.
@@ -55,25 +55,30 @@ class _Values:
     label_column: str | None
 
     def finding(self, index: int, reason: str, of_label: bool = False) -> Finding:
-        """Return a finding about row `index`. It quotes the sources or, with `of_label`, the label of the row."""
+        """Return a finding about row `index` that quotes the source values of the row.
+
+        reason: the problem in words.
+        of_label: quote the label of the row instead, if the rows have labels.
+        """
         file, line = self.rows.origin(index)
         if of_label and self.labels is not None:
             return Finding(file, line, self.label_column, self.labels[index], reason)
         return Finding(file, line, self.column, self.as_text(index), reason)
 
     def as_text(self, index: int) -> str:
-        """Return the source values of a row as text, one value a line."""
+        """Return the source values of row `index` as text, one value per line."""
         return "\n".join(str(column[index]) for column in self.rows.sources)
 
     @property
     def noun(self) -> str:
-        """The word for a row in messages: the kind of its only source, such as "text", else "row"."""
+        """The word that messages use for a row: the source kind, such as "text", or "row" if there are several sources."""
         return self.source_kinds[0].kind if len(self.source_kinds) == 1 else "row"
 
     def sketches(self, indices: Iterable[int]) -> list[Hashes | None]:
-        """Return for each row the sorted hashes that `Describable.sketch` computes of its sources.
+        """Return for each row the sorted distinct hashes of its source values, by which near-duplicates are found.
 
-        Rows that are not in `indices` or cannot be read get None. So do all rows if no source is Describable.
+        Source kinds without `Describable.sketch` give no hashes. Rows outside of `indices`, rows that cannot be read, and
+        rows without any hashes get None.
         """
         sketches: list[Hashes | None] = [None] * len(self.rows)
         columns = [
@@ -88,15 +93,16 @@ class _Values:
         return sketches
 
     def place(self, index: int) -> str:
-        """Return the file and line of a row as text for messages."""
+        """Return the file and row number of row `index` as text for messages, such as "train.csv, row 3"."""
         file, line = self.rows.origin(index)
         return place(file, line)
 
 
 def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
-    """Return the findings about training rows and, if test rows are given, about leaks and new labels among these.
+    """Return the problems found in training rows; with test rows also leaks, near-duplicates and labels seen only in the test.
 
-    Cells that could not be read are None in `rows` and are skipped. Their errors are in `rows.faults`.
+    rows: the training rows. test: the test rows.
+    Unreadable cells, which are None in both, are skipped, because `Rows.faults` already reports them.
     """
     report, arrow = DataReport(), rows.arrow
     columns = [port.column for port in (*arrow.sources, *arrow.targets)]
@@ -116,7 +122,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
 
 
 def _values(rows: Rows) -> _Values:
-    """Return rows with the keys and labels by which the checks compare them."""
+    """Return the rows with a comparison key and a label for each row."""
     arrow = rows.arrow
     source_kinds = [kinds.source(port.kind) for port in arrow.sources]
     keys = [
@@ -138,7 +144,7 @@ def _values(rows: Rows) -> _Values:
 
 
 def _one_class(values: _Values) -> list[Finding]:
-    """Return an error if all labelled rows have the same label, else an empty list."""
+    """Return a list of one error if all labelled rows have the same label, else an empty list."""
     classes = {label for label in values.labels or () if label is not None}
     if len(classes) != 1:
         return []
@@ -147,7 +153,7 @@ def _one_class(values: _Values) -> list[Finding]:
 
 
 def _labels(values: _Values) -> list[Finding]:
-    """Return warnings about labels that differ only by case or spaces, and about classes with a single row."""
+    """Return a warning for each group of labels that differ only by case or spaces, and for each class with a single row."""
     labels = values.labels or []
     counts = Counter(label for label in labels if label is not None)
     # Reversed, so that a label's first row overwrites the later ones.
@@ -158,6 +164,7 @@ def _labels(values: _Values) -> list[Finding]:
     findings = []
     for group in alike.values():
         if len(group) > 1:
+            # The rarest spelling is the likely mistake, so the finding points to its first row.
             rare = min(group, key=lambda label: counts[label])
             spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
             reason = f"labels that differ by case or spaces alone: {spellings}"
@@ -167,7 +174,7 @@ def _labels(values: _Values) -> list[Finding]:
 
 
 def _exact(text: str) -> str:
-    """Return a text normalised for exact comparison: Unicode NFC and single spaces."""
+    """Return a text normalised for comparison: in Unicode NFC, with each run of white space replaced by one space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -213,9 +220,9 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
 
 
 def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]]:
-    """Return (leaks, near-duplicates): findings about test rows whose sources are also in the training rows.
+    """Return (leaks, near-duplicates): findings about test rows whose sources equal, or only resemble, a training row's.
 
-    Leaks equal a training row, near-duplicates are only similar to one.
+    A leak is not also reported as a near-duplicate.
     """
     # Reversed, so that a key's first row overwrites the later ones.
     index_by_key = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
@@ -229,6 +236,7 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
         else:
             remaining.append(index)
     near_duplicates = []
+    # With several sources the strictest threshold decides.
     sketches, threshold = (
         train.sketches(range(len(train.keys))),
         max(kind.defaults.near_duplicate_threshold for kind in train.source_kinds),
@@ -245,9 +253,9 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
 
 
 def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
-    """Return findings about test rows whose sources equal a row of a corpus, in the order of the test rows.
+    """Return a finding for each test row whose sources equal those of a corpus row, in the order of the test rows.
 
-    parts: the corpus, part by part. Each part is read once and not kept in memory.
+    parts: the rows of the corpus, part by part. They are read once, and only one part is in memory at a time.
     """
     test_values = _values(test)
     indices_by_key: dict[str, list[int]] = {}

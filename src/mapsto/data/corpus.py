@@ -42,9 +42,9 @@ MAX_VALUE_CHARACTERS = 200
 
 
 def is_corpus_arrow(arrow: Arrow) -> bool:
-    """Return whether an arrow only fills in hidden tokens of one tokenized source, such as `~text -> text`.
+    """Return whether all that an arrow does is to restore hidden tokens of one tokenized source, as `~text -> text` does.
 
-    Only such an arrow can be trained on shards.
+    Only these arrows are trained on shards.
     """
     (first, *rest), targets = arrow.sources, arrow.targets
     if rest or not first.corrupted or first.kind not in kinds.names("source"):
@@ -56,11 +56,11 @@ def is_corpus_arrow(arrow: Arrow) -> bool:
 
 @dataclass(frozen=True)
 class ExampleLimits:
-    """The length limit of examples, and the treatment of longer rows.
+    """The length limit of a corpus's examples, and the treatment of rows above it.
 
-    longest: number of tokens of the longest example, special tokens included.
+    longest: largest number of tokens of an example, special tokens included.
     long: "cut", "window" (split into several examples) or "error" (`--long`).
-    units: whether the beginnings of words are stored, which hiding whole words needs.
+    units: whether shards also store where words begin, which hiding whole words needs.
     """
 
     longest: int
@@ -69,10 +69,11 @@ class ExampleLimits:
 
 
 def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], float]:
-    """Return (values, share): a random sample of the source values, and its share of the corpus in characters.
+    """Return (values, share): a random sample of a corpus's source values, on which to train a vocabulary.
 
-    The sample has about SAMPLE_CHARACTERS characters and serves to train a vocabulary. Rows are drawn by a hash of their
-    number, so the same corpus always gives the same sample.
+    parts: the corpus as tables. share: the fraction of the corpus's characters that the sample holds.
+    A corpus of at most SAMPLE_CHARACTERS characters is taken whole. Otherwise rows are drawn by a hash of their number, so
+    that equal corpora give equal samples, until the sample is below that size.
     """
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
@@ -102,9 +103,10 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
 def write_shards(
     shards: CorpusShards, parts: Iterable[Table], arrow: Arrow, source: Tokenized, limits: ExampleLimits
 ) -> None:
-    """Encode and write the shards of a corpus that do not exist yet.
+    """Encode a corpus into shards, and write those that `shards` does not hold yet.
 
     parts: the whole corpus as tables. Shard i holds the SHARD_PARTS tables from number i · SHARD_PARTS on.
+    source: the source that encodes the values.
     """
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
@@ -120,13 +122,16 @@ def write_shards(
 
 
 def _ends(sizes: Int64s) -> Int64s:
-    """Return the index after the last token of each example (e,), in the smallest integer type that holds it."""
+    """Return for each example the index after its last token, (e,), in the smallest integer type that holds them all.
+
+    sizes: (e,), number of tokens of each example; the examples lie end to end.
+    """
     ends = np.cumsum(sizes, dtype=np.int64)
     return ends.astype(np.min_scalar_type(int(ends[-1]))) if len(ends) else ends.astype(np.uint8)
 
 
 def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Iterator[Arrays]:
-    """Yield `work(part)` for each part in order. A thread works on a part while the next one is read."""
+    """Yield `work(part)` for each part in order. A thread computes it while the next part is read."""
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Arrays] | None = None
         for part in parts:
@@ -139,16 +144,18 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
 
 
 def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: Table) -> dict[str, Any]:
-    """Return the arrays of a table part by name.
+    """Encode a part of the corpus; return its arrays by name.
 
-    tokens: (t,), without special tokens. begins: (t,), True where a word begins; only with `limits.units`.
-    sizes: (e,), tokens of each example. windows: (n,), examples of each row. draws: (n,), a hash of each row.
-    faults: findings about bad rows as the bytes of JSON lines.
-    counts: (5,), the numbers of rows, rows above the limit, tokens cut off, bad rows and findings.
+    tokens: (t,), of all examples end to end, without special tokens. begins: (t,), True where a word begins; only with
+        `limits.units`.
+    sizes: (e,), number of `tokens` of each example. windows: (n,), number of examples of each row.
+    draws: (n,), a hash of each row. faults: findings about bad rows as the bytes of JSON lines.
+    counts: (5,), the numbers of good rows, rows above the length limit, tokens cut off, bad rows and findings.
     """
     rows = load_rows(replace(arrow, targets=()), part)
     values = rows.sources[0]
     flat = source.flatten(values, limits.units)
+    # The piece of no tokens has only special tokens, which are not stored but count towards the limit.
     room = limits.longest - len(source.piece(flat.tokens[:0]))
     lengths = flat.lengths
     long = lengths > room
@@ -157,6 +164,7 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
         # Keep the tokens whose position within their row is below the limit.
         is_kept = np.arange(len(is_kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < room
         lengths = np.minimum(lengths, room)
+    # An empty row is an example too, so that each row has at least one.
     windows = np.maximum(1, -(-lengths // room))
     sizes = np.full(int(windows.sum()), room, np.int64)
     # All windows of a row are full but the last one.
@@ -176,22 +184,23 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
 
 
 def _draw(key: str) -> int:
-    """Return a 64-bit hash of a row's key, so that equal rows are on the same side of a split."""
+    """Return a 64-bit hash of a row's key. Splits decide by it, so that equal rows are on the same side."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _line(finding: Finding) -> str:
-    """Return a finding as a line of JSON. A long cell is shortened."""
+    """Return a finding as a line of JSON that quotes at most MAX_VALUE_CHARACTERS characters of its cell."""
     value = finding.value if finding.value is None else finding.value[:MAX_VALUE_CHARACTERS]
     return json.dumps(asdict(replace(finding, value=value))) + "\n"
 
 
 class Corpus:
-    """A corpus whose shards are all written.
+    """A pretraining corpus whose shards are all written, ready to be split into training and held-out examples.
 
     source: the tokenized source that encoded the corpus.
+    limits: the length limit with which the corpus was encoded.
     bad_rows: "stop" or "skip" (`--bad-rows`).
-    Raises DataError for bad rows that may not be skipped, and for long rows if `limits.long` is "error".
+    Raises DataError for bad rows unless "skip" allows them, and for rows above the limit if `limits.long` is "error".
     """
 
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
@@ -205,7 +214,7 @@ class Corpus:
             )
 
     def faults(self) -> Iterator[Finding]:
-        """Yield the findings about bad rows, which are not in the shards, in the order of the corpus."""
+        """Yield the findings about bad rows in the order of the corpus. The shards have no examples of these rows."""
         for number in range(self.shards.count or 0):
             for line in self.shards[number]["faults"].tobytes().splitlines():
                 yield Finding(**json.loads(line))
@@ -213,7 +222,7 @@ class Corpus:
     def split(self, share: float, seed: int) -> tuple[StoredExamples, StoredExamples, int]:
         """Return (training examples, held-out examples, number of held-out rows).
 
-        share: fraction of the rows to hold out. A hash of the row and the seed decides, so equal rows are on the same side.
+        share: fraction of the rows to hold out. A hash of a row's value and the seed decides, so equal rows stay together.
         If all rows are equal, none is held out. Raises UsageError if no training row is left.
         """
         # Hashes are uniform over 64 bits, so this share of them is below the limit.
@@ -237,7 +246,7 @@ class Corpus:
         return StoredExamples(self, indices, is_held_out=False), StoredExamples(self, indices, is_held_out=True), rows
 
     def report(self, say: Callable[[str], None]) -> None:
-        """Print how many rows are above the length limit, and how many tokens are unknown to the vocabulary.
+        """Print a note if many tokens are unknown to the vocabulary, and how many rows are above the length limit, if any.
 
         say: function that prints a line.
         """
@@ -252,10 +261,10 @@ class Corpus:
 
 
 class StoredExamples:
-    """The training examples or the held-out examples of a corpus. They are read from its shards by index.
+    """The training examples or the held-out examples of a corpus, read from its shards by index.
 
     held_out: sorted indices of the held-out examples among all examples of the corpus.
-    is_held_out: whether this object holds the held-out examples; if not, all other ones.
+    is_held_out: True for a sequence of the held-out examples, False for one of all other examples.
     """
 
     def __init__(self, corpus: Corpus, held_out: Int64s, is_held_out: bool) -> None:

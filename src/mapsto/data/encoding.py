@@ -25,7 +25,7 @@ CACHE_BYTES = 2**30
 
 
 def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> str | None:
-    """Return a warning about text that the vocabulary cannot represent; None if few tokens are unknown.
+    """Return a warning if more than MAX_UNKNOWN of all tokens are the unknown token, which loses the text; else None.
 
     tokens_by_source: pairs of a source and tokens that it encoded. A source may occur in several pairs.
     """
@@ -44,13 +44,13 @@ def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows encoded as pieces. A row that was split into windows gives several examples.
+    """Rows encoded as examples: one for each row, or several for a row that was split into windows.
 
     pieces: for each example a tuple with one piece for each source.
     row_indices: for each example the index of its row in Rows.
     long_rows: indices of the rows above the length limit.
-    num_cut: number of tokens that were cut off.
-    num_tokens: number of tokens before cutting; 0 if pieces are encoded lazily (`LazyPieces`).
+    num_cut: number of tokens cut off from all rows.
+    num_tokens: number of tokens of all rows before cutting; 0 if pieces are encoded lazily (`LazyPieces`).
     """
 
     pieces: Sequence[tuple[Piece, ...]]
@@ -60,7 +60,7 @@ class EncodedRows:
     num_tokens: int
 
     def describe_unknown_tokens(self, sources: Mapping[str, Source]) -> str | None:
-        """Return a warning about text that the vocabulary cannot represent; None if few tokens are unknown.
+        """Return a warning if more than MAX_UNKNOWN of all tokens are the unknown token, which loses the text; else None.
 
         sources: the sources by kind.
         """
@@ -72,15 +72,15 @@ class EncodedRows:
 
 
 def need_alignment(targets: Sequence[Target]) -> bool:
-    """Return whether pieces need an alignment between tokens and raw coordinates.
+    """Return whether some target's answers are in raw coordinates of a source, such as boxes in pixels.
 
-    They do if an answer is given in raw coordinates of a source, such as the box of an object in pixels.
+    Then pieces must carry an alignment between their tokens and these coordinates.
     """
     return any(isinstance(target, Located) for target in targets)
 
 
 def require_room(arrow: Arrow, max_tokens: int) -> None:
-    """Raise UsageError if an example of `max_tokens` tokens is too short for a piece of every source."""
+    """Raise UsageError if an example of `max_tokens` tokens cannot hold MIN_PIECE tokens of every source."""
     fewest = MIN_PIECE * len(arrow.sources)
     if max_tokens < fewest:
         raise UsageError(f"examples of {max_tokens} tokens are too short; {arrow} needs at least {fewest}")
@@ -89,12 +89,13 @@ def require_room(arrow: Arrow, max_tokens: int) -> None:
 def encode_rows(
     rows: Rows, sources: Mapping[str, Source], max_tokens: int, long: str, aligned: bool = False
 ) -> EncodedRows:
-    """Encode rows as pieces and apply the length limit.
+    """Encode rows as pieces, and cut, split or refuse those above `max_tokens` tokens.
 
-    If every source bounds the length of its pieces, as images do, pieces are only encoded when they are read.
-    max_tokens: number of tokens of the longest example.
+    If all source kinds bound the length of their pieces, as images do, no limit applies and a piece is encoded when read.
+    sources: the sources by kind.
+    max_tokens: largest number of tokens of an example, special tokens included.
     long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window".
-    aligned: whether pieces carry an alignment and units (words).
+    aligned: whether pieces carry the alignment with raw coordinates, and the units (words) of tokens.
     Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
     require_room(rows.arrow, max_tokens)
@@ -133,9 +134,10 @@ def encode_rows(
 
 
 class LazyPieces(Sequence[tuple[Piece, ...]]):
-    """The pieces of each row, encoded when first read and then cached, up to CACHE_BYTES in total.
+    """The pieces of each row, encoded when first read and then cached while the cache is below CACHE_BYTES.
 
-    aligned: whether pieces carry an alignment and units.
+    sources: the sources by kind.
+    aligned: whether pieces carry the alignment with raw coordinates, and the units (words) of tokens.
     """
 
     def __init__(self, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:
@@ -166,7 +168,10 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
 
 
 def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int) -> tuple[Piece, ...]:
-    """Return the example's pieces, the longest ones cut until all together have at most `max_tokens` tokens."""
+    """Return the example's pieces, the longest of them cut until all together have at most `max_tokens` tokens.
+
+    sources: the sources by kind. No piece gets shorter than MIN_PIECE tokens.
+    """
     pieces = list(example)
     while (excess := sum(map(len, pieces)) - max_tokens) > 0:
         sizes = sorted({len(piece) for piece in pieces}, reverse=True)

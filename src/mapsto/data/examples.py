@@ -1,7 +1,7 @@
-"""Training examples by index: pieces augmented, mixed and partly hidden, with their answers.
+"""Training examples by index: pieces augmented, mixed with other rows and partly hidden, with their answers.
 
-All randomness is a function of (seed, row, step, view); nothing depends on the examples computed before. So a run that was
-killed continues with bit-identical examples, on any number of processes.
+Random choices depend on (seed, row, step, view) alone, not on the examples computed before. So a run that was killed
+continues with bit-identical examples, on any number of processes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ Answers = tuple[Answer | None, ...]
 
 
 class Pieces(Protocol):
-    """A sequence of the pieces of examples, in memory or on disk.
-
-    Item i is a tuple with one piece for each source of example i.
-    """
+    """A sequence with one item for each example, in memory or on disk: a tuple with one piece for each source."""
 
     def __len__(self) -> int: ...
 
@@ -38,15 +35,15 @@ class Pieces(Protocol):
 
 
 class RowAnswers:
-    """The answers of rows, encoded once.
+    """The encoded answers of examples, computed once before training.
 
-    Answers that lie in a piece, such as boxes, are instead encoded again for each augmented piece.
-    A target that restores a hidden source has no answers here. Nor has a target for which `rows` has no values.
+    Answers in raw coordinates of a source (located answers), such as boxes, are instead encoded anew for each augmented piece.
+    A target that restores a hidden source gets None, and so does a target for which `rows` has no values.
 
     row_indices: the index into `rows` of each example.
-    encoded: the answers of each example; None for those that lie in a piece.
-    lie_in_pieces: True if some answers lie in a piece.
-    keep_colours: True if an answer resembles its source, so that augmentation must not recolour the source.
+    encoded: for each example one answer for each target; None for located answers.
+    lie_in_pieces: True if a target has located answers.
+    keep_colours: True if a target's answers look like the source, so that augmentation must not recolour the source.
     """
 
     def __init__(self, rows: Rows, row_indices: Ints, targets: Sequence[Target]) -> None:
@@ -58,9 +55,9 @@ class RowAnswers:
         self.encoded: list[Answers] = [self.encode(index, ()) for index in row_indices.tolist()]
 
     def encode(self, index: int, pieces: tuple[Piece, ...]) -> Answers:
-        """Return the answers of row `index`, one for each target.
+        """Return the encoded answers of row `index`, one for each target; None for a target without an answer.
 
-        pieces: the pieces of the example. If it is empty, answers that lie in a piece are None.
+        pieces: the pieces of the example, in which located answers are encoded; if empty, these answers are None.
         """
         return tuple(
             target.encode(self.rows.targets[port][index], pieces)
@@ -70,8 +67,9 @@ class RowAnswers:
         )
 
     def mix(self, indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[MixturePart]) -> Answers:
-        """Return the answers of an example that mixes the rows `indices`, one for each target.
+        """Return the encoded answers to a mixture of the rows `indices`, one for each target.
 
+        A target without values, or one that is not Mixable, gets None.
         pieces: the mixed pieces. parts: the contribution of each row to the mixture.
         """
         return tuple(
@@ -84,15 +82,16 @@ class RowAnswers:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples by index. Each is a function of (seed, row, step, view) and of nothing else.
+    """The training examples, each computed when asked for from its index, the training step and the seed.
 
-    arrow: the bound arrow, which says what sources are partly hidden and what targets restore them.
+    arrow: the arrow, bound to columns. It says which sources are partly hidden and which targets restore them.
     sources: the sources by kind.
     pieces: the pieces of each example, before augmentation and hiding.
-    answers: None if all targets restore a hidden source.
+    answers: the encoded answers of each example; None if all targets restore a hidden source.
     seed: the seed of all random choices.
-    corruption: how many tokens `~` hides, and how.
-    augment, mixing: methods of `--augment` to vary a value, and to mix it with values of other rows; None for neither.
+    corruption: how many tokens of a source behind `~` are hidden, and how.
+    augment: name of the augmentation that varies each value; None for no augmentation.
+    mixing: name of the mixture that combines a value with values of other rows; None for no mixing.
     """
 
     arrow: Arrow
@@ -108,10 +107,10 @@ class Examples:
         return len(self.pieces)
 
     def example(self, row: int, step: int, progress: float, view: int = 0) -> Example:
-        """Return example `row` as training reads it at step `step`.
+        """Return example `row` as training step `step` reads it: randomly augmented, mixed and partly hidden.
 
         progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
-        view: the number of this random variant, for objectives that read several variants of a row in a step.
+        view: the number, from 0, of the random variant, for objectives that read several variants of an example in a step.
         """
         # Views draw from rows beyond the last one, so that all of their random numbers differ.
         rng = make_generator(self.seed, row + view * len(self), step)
@@ -129,7 +128,7 @@ class Examples:
         return Example(corrupted, answers, row, int(rng.integers(2**63)))
 
     def without_augmentation(self) -> Examples:
-        """Return the same examples without augmentation and mixing."""
+        """Return the same examples with augmentation and mixing switched off. Tokens behind `~` are still hidden."""
         return replace(self, augment=None, mixing=None)
 
     def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Piece, ...]:
@@ -147,10 +146,10 @@ class Examples:
     def _mixed(
         self, mixing: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
     ) -> tuple[tuple[Piece, ...], Answers]:
-        """Return (pieces, answers) of example `row`, randomly mixed with examples drawn from all others.
+        """Return (pieces, answers) of a mixture of example `row` and other, randomly drawn examples.
 
-        pieces: the single piece of `row`, already augmented. The other examples are augmented one by one here.
-        mixing: name of the mixture.
+        With probability 1 − `Mixture.probability`, example `row` is returned unmixed.
+        mixing: name of the mixture. pieces: the single piece of `row`, already augmented; the others are augmented here.
         """
         assert self.answers is not None
         (piece,), rows = pieces, [row]
@@ -167,9 +166,9 @@ class Examples:
     def _corrupted(
         self, pieces: tuple[Piece, ...], answers: Answers, rng: np.random.Generator, progress: float
     ) -> tuple[tuple[Piece, ...], Answers]:
-        """Return (pieces, answers), with some tokens of the sources behind `~` hidden.
+        """Return (pieces, answers): the pieces of sources behind `~` with some tokens hidden, and the completed answers.
 
-        The hidden tokens become the answers of the targets that restore these sources.
+        The hidden tokens become the answers of the targets that restore these sources; other answers stay as passed.
         """
         corrupted = list(pieces)
         hidden: dict[int, Ints] = {}
@@ -196,9 +195,10 @@ def make_examples(
     seed: int,
     corruption: Corruption,
 ) -> Examples:
-    """Return the examples of encoded rows, with answers for each target for which `rows` has values.
+    """Return the training examples of rows, without augmentation, with answers for each target that `rows` has values of.
 
-    encoded: the pieces of `rows`. seed, corruption: see Examples.
+    encoded: the pieces of `rows`. sources: the sources by kind. seed: the seed of all random choices.
+    corruption: how many tokens of a source behind `~` are hidden, and how.
     """
     answers = RowAnswers(rows, encoded.row_indices, targets)
     return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption)

@@ -23,10 +23,10 @@ MAX_SHOWN = 5  # number of names that a remark lists
 
 @dataclass(frozen=True)
 class FileListing:
-    """The files that a path resolves to.
+    """The files that a path stands for: either table files, or media files (images, videos) with one example each.
 
-    files: table files, or media files such as images.
-    data: the table of media files by column: paths, labels from folder names, annotations. None for table files.
+    files: the table files or the media files.
+    data: for media files the cells by column: paths, labels from folder names, annotations. None for table files.
     remarks: notes on files and folders that are not read.
     """
 
@@ -37,7 +37,7 @@ class FileListing:
 
 @dataclass(frozen=True)
 class FolderTree:
-    """The contents of a folder and its subfolders, sorted, without hidden files.
+    """The contents of a folder and all its subfolders, each list sorted. Names that begin with a dot are left out.
 
     links: symbolic links to folders, which are not followed.
     empty: folders that hold nothing.
@@ -49,9 +49,9 @@ class FolderTree:
 
 
 def list_files(path: Path) -> FileListing:
-    """Return the table files or media files that a path resolves to.
+    """Return the table files or media files that `path`, a file or folder, stands for.
 
-    Raises DataError if nothing is there that can be read.
+    Raises DataError if the path does not exist or cannot be listed, or if its folder has no file of a known format.
     """
     walk = cache(_walk)
     try:
@@ -73,7 +73,7 @@ def list_files(path: Path) -> FileListing:
 
 
 def _walk(path: Path) -> FolderTree:
-    """Return the contents of a folder and its subfolders. Raises OSError."""
+    """Return the contents of a folder and its subfolders. Raises OSError if one of them cannot be listed."""
     files: list[Path] = []
     links: list[Path] = []
     empty: list[Path] = []
@@ -88,19 +88,19 @@ def _walk(path: Path) -> FolderTree:
 
 
 def _refuse(error: OSError) -> None:
-    """Raise the error of a folder that cannot be listed, since os.walk would skip the folder silently."""
+    """Raise `error`. Passed to os.walk, which would otherwise skip a folder that it cannot list."""
     raise error
 
 
 def _leads_nowhere(file: Path) -> bool:
-    """Return whether a file is a broken link. Such a file is kept, as a row that cannot be read."""
+    """Return whether a file is a broken symbolic link. It is kept, so that it is reported as a row that cannot be read."""
     return file.is_symlink() and not file.exists()
 
 
 def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[Path]) -> list[Finding]:
-    """Return remarks on what is not read in a folder: linked folders, empty folders, files of other types.
+    """Return remarks on what is not read below `root`: linked folders, empty folders, and files of other types by suffix.
 
-    without_remark: files that are not mentioned.
+    tree: the contents of `root`. without_remark: files that are read or need no remark.
     """
     read = set(without_remark)
     endings = Counter(file.suffix.lower() or file.name for file in tree.files if file not in read)
@@ -115,13 +115,13 @@ def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[
 
 
 def _shorten_list(names: Sequence[str]) -> str:
-    """Return the first MAX_SHOWN names as text, and the number of the other names."""
+    """Return the first MAX_SHOWN names as text, followed by the number of the other names if there are more."""
     more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
     return f"{', '.join(names[:MAX_SHOWN])}{more}"
 
 
 def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:
-    """Return the listing of a media file, of a folder of media files, or of annotations; None for tables.
+    """Return the listing of a media file, a folder of media files, or annotation files; None if `path` is to be read as tables.
 
     Annotations become columns, and names of subfolders become labels.
     walk: function that returns the contents of a folder. Raises DataError, OSError.
@@ -152,10 +152,12 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
 def _build_listing(
     kind: str, root: Path, files: list[str], annotations: dict[str, dict[str, Any]], remarks: Sequence[Finding]
 ) -> FileListing:
-    """Return the listing of media files with their annotations and, as labels, the folders below `root`.
+    """Return the listing of media files with their annotations and, as labels, the names of their folders below `root`.
 
-    annotations: answers by target kind and file.
-    Folders that only separate annotations from files, such as "images" or "xmls", are no labels.
+    kind: the source kind of the files, which names their column. files: their paths.
+    annotations: answers by target kind and file. With annotations, folders that only sort files, such as "images" or "xmls",
+        are no labels.
+    remarks: notes on what is not read, to which one on nested folders may be added.
     """
     data: dict[str, list[Any]] = {kind: files}
     split_folders = detection_annotations.SPLIT_FOLDERS if annotations else ()
@@ -172,9 +174,9 @@ def _build_listing(
 
 
 def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
-    """Return a remark if folders are nested, since only the names of the outer ones become labels.
+    """Return a list of one remark if folders are nested, since only the outermost become labels; else an empty list.
 
-    inner: for each file its folders below `root`, the outermost first.
+    inner: for each file the names of its folders below `root`, the outermost first.
     """
     deep = [parts for parts in inner if len(parts) > 1]
     if not deep:
@@ -185,14 +187,14 @@ def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Findin
 
 
 def _located_targets() -> list[type[Located]]:
-    """Return the target kinds whose answers may be in annotation files."""
+    """Return the target kinds in raw coordinates of a source, such as boxes. Only their answers may be in annotation files."""
     return [target for target in kinds.targets() if issubclass(target, Located)]
 
 
 def _read_annotations(path: Path, list_folder: Callable[[Path], list[Path]]) -> dict[str, dict[str, Any]]:
-    """Return the annotations at a path, by target kind and then by media file; empty if there are none.
+    """Return the answers in annotation files at a path, by target kind and then by media file; empty if there are none.
 
-    list_folder: function that returns the files of a folder.
+    list_folder: function that returns the files of a folder and its subfolders.
     """
     annotations = ((target.kind, target.annotations(path, list_folder)) for target in _located_targets())
     return {kind: values for kind, values in annotations if values}

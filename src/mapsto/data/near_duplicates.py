@@ -1,6 +1,7 @@
-"""Near-duplicates: pairs of values whose sets of hashes are mostly the same.
+"""Near-duplicates: pairs of values whose sets of hashes have a high Jaccard similarity.
 
-MinHash signatures with banding (Broder 1997) find candidate pairs in about linear time. Their exact Jaccard similarity decides.
+MinHash signatures with banding (Broder 1997) find candidate pairs in about linear time. Then the exact similarity of each
+candidate pair is computed.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ MAX_BUCKET = 50
 def find_near_duplicates(
     references: Sequence[Hashes | None], queries: Sequence[Hashes | None], rows: Iterable[int], threshold: float
 ) -> list[tuple[int, int, float]]:
-    """Return (query index, reference index, Jaccard similarity) for each query with a near-duplicate.
+    """Return (query index, reference index, Jaccard similarity) for each query that has a near-duplicate in `references`.
 
-    Of several near-duplicates the most similar one is returned.
-    references, queries: the hashes of each value; None for a value to skip.
-    rows: indices of the queries to search.
+    Of several near-duplicates of a query only the most similar one is returned.
+    references, queries: the sorted distinct hashes of each value; None for a value to skip.
+    rows: indices of the queries to search for.
     threshold: the smallest similarity of a near-duplicate.
     """
     buckets: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
@@ -49,7 +50,7 @@ def find_near_duplicates(
 
 
 def _multipliers() -> Hashes:
-    """Return the random odd multiplier and offset (NUM_PERMUTATIONS, 2) that define each permutation of hashes."""
+    """Return the random odd multiplier and offset of each MinHash permutation, (NUM_PERMUTATIONS, 2), always the same."""
     rng = np.random.Generator(np.random.Philox(key=[0, 1]))
     return rng.integers(0, 2**63, size=(NUM_PERMUTATIONS, 2), dtype=np.uint64) | np.uint64(1)
 
@@ -58,9 +59,9 @@ MULTIPLIERS = _multipliers()
 
 
 def _bands(hashes: Hashes) -> list[bytes]:
-    """Return one key for each band: the smallest hash under each permutation of the band.
+    """Return the MinHash signature of a set of hashes as one key per band: the minima under the band's permutations.
 
-    Similar values probably share at least one key.
+    Two values are candidates if they share a key; the more similar they are, the more probable that is.
     """
     mixed = (hashes[None, :] ^ (hashes[None, :] >> np.uint64(31))) * MULTIPLIERS[:, :1] + MULTIPLIERS[:, 1:]
     minima = (mixed >> np.uint64(16)).min(axis=1).reshape(NUM_BANDS, -1)
@@ -68,7 +69,7 @@ def _bands(hashes: Hashes) -> list[bytes]:
 
 
 def _jaccard(first: Hashes, second: Hashes | None) -> float:
-    """Return the Jaccard similarity of two sets of hashes; 0 if the second is None."""
+    """Return the Jaccard similarity of two sorted arrays of distinct hashes; 0 if `second` is None."""
     if second is None:
         return 0.0
     num_common = len(np.intersect1d(first, second, assume_unique=True))

@@ -1,7 +1,7 @@
-"""Read table files in parts. Each row has the row number that an editor shows; unreadable rows are listed.
+"""Read table files in parts of bounded size. Each row keeps its row number in the file; unreadable rows become findings.
 
 Formats are csv, tsv, jsonl, json, txt and parquet, all but parquet also gzipped. Text is UTF-8, or UTF-16 with a byte order
-mark, unless an encoding is named. Parts have bounded size, so that files may be larger than memory. Only json is read whole.
+mark, unless an encoding is named. Files may be larger than memory, except for json, which is read whole.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class FilePart:
     """Consecutive rows of one file.
 
     data: the cells of each column; all columns have the same length.
-    rows: the number of each row in the file.
-    rejected: findings about rows that could not be read. These rows are not in `data`.
+    rows: the number of each row of `data` in the file: the line where it begins, or for json and parquet its number from 1.
+    rejected: findings about rows of this part that could not be read. These rows are not in `data`.
     """
 
     file: str
@@ -60,12 +60,12 @@ class FilePart:
     rejected: list[Finding]
 
     def column(self, name: str) -> list[Any]:
-        """Return the cells of a column; all are None if this part does not have the column."""
+        """Return the cells of column `name`, one for each row; all None if this part does not have the column."""
         return self.data.get(name) or [None] * len(self.rows)
 
 
 def file_format(path: Path) -> str | None:
-    """Return the format that the name of a file states, such as "csv" for data.CSV.gz; None if it states none."""
+    """Return the table format that a file's suffix names, such as "csv" for data.CSV.gz; None if it names none."""
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
@@ -73,7 +73,11 @@ def file_format(path: Path) -> str | None:
 
 
 def read_file(path: Path, encoding: str | None = None) -> FilePart:
-    """Return all rows of a file as one part. Raises DataError and UsageError in the same cases as `stream_file`."""
+    """Return all rows of a file as one part.
+
+    encoding: encoding of a text file; None for the one that its byte order mark names, or else UTF-8.
+    Raises DataError if the file cannot be read, UsageError for an unknown encoding.
+    """
     parts = list(stream_file(path, encoding))
     names = dict.fromkeys(name for part in parts for name in part.data)
     return FilePart(
@@ -85,9 +89,9 @@ def read_file(path: Path, encoding: str | None = None) -> FilePart:
 
 
 def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
-    """Yield the rows of a file in parts of bounded size.
+    """Yield the rows of a file in parts of at most PART_ROWS rows.
 
-    encoding: encoding of a text file; None for UTF-8, or for what its byte order mark says.
+    encoding: encoding of a text file; None for the one that its byte order mark names, or else UTF-8.
     Raises DataError if the file cannot be read, UsageError for an unknown encoding.
     """
     kind = file_format(path)
@@ -104,30 +108,32 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
 
 
 def require_exists(path: Path) -> None:
-    """Raise DataError if a file does not exist. The message suggests a similar name in its folder."""
+    """Raise DataError if a file or folder does not exist. The message suggests a similar name in the same folder."""
     if not path.exists():
         neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}{near(path.name, neighbours)}")
 
 
 def clean_cell(value: Any) -> Any:
-    """Return a cell as a plain Python value; None for empty text, NaN and the missing values of libraries."""
+    """Return a cell with NumPy scalars made Python values; None for empty text, NaN, and NumPy's or pandas' NaT and NA."""
     if isinstance(value, np.datetime64):
         value = None if np.isnat(value) else value.astype("datetime64[us]")  # item() makes an integer of nanoseconds
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
         return None
+    # Compare names of types, so that pandas need not be imported.
     return None if type(value).__name__ in ("NAType", "NaTType") else value
 
 
 def from_records(
     file: str, records: Sequence[tuple[int, Mapping[str, Any]]], rejected: list[Finding], names: Iterable[str] = ()
 ) -> FilePart:
-    """Return a part built from rows that are dicts. A cell that a row does not have is None.
+    """Build a part from rows that are dicts. Where a row lacks a column, its cell is None.
 
+    file: the file that the rows come from.
     records: (row number, cells by column) of each row.
-    rejected: findings about rows that are left out.
+    rejected: findings about rows that are not in `records`.
     names: columns that come first, even if no row has them.
     """
     columns = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
@@ -136,9 +142,10 @@ def from_records(
 
 
 def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[FilePart]:
-    """Yield rows in parts of bounded size.
+    """Group rows into parts of at most PART_ROWS rows, and about PART_CHARACTERS characters; yield the parts.
 
-    Without rows, one empty part is yielded, so that the names of the columns are known.
+    A file without rows gives one empty part, which carries the names of its columns.
+    names: the columns of the file's header, if it has one.
     """
     good: list[tuple[int, Mapping[str, Any]]] = []
     bad: list[Finding] = []
@@ -160,9 +167,10 @@ def _parts(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterat
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[str]:
-    """Yield the lines of a text file, each with its line end (CR, LF or CRLF).
+    """Yield the lines of a text file, each with its line end (CR, LF or CRLF), without the byte order mark.
 
-    Raises DataError with the line and byte that cannot be decoded, UsageError for an unknown encoding.
+    encoding: None for the one that the byte order mark names, or else UTF-8.
+    Raises DataError for an empty file, or with the line and byte that cannot be decoded; UsageError for an unknown encoding.
     """
     codec = encoding or _encoding_of_mark(path) or "utf-8"
     empty = True
@@ -186,7 +194,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
 
 
 def _open_binary(path: Path) -> BinaryIO:
-    """Return a file opened for reading bytes. A .gz file is decompressed."""
+    """Open a file for reading bytes; return the stream, which decompresses a .gz file."""
     stream = path.open("rb")
     if path.suffix.lower() != ".gz":
         return stream
@@ -196,7 +204,7 @@ def _open_binary(path: Path) -> BinaryIO:
 
 
 def _encoding_of_mark(path: Path) -> str | None:
-    """Return the encoding that the byte order mark of a file states; None if there is no mark."""
+    """Return the encoding that a file's byte order mark names; None for a file without a mark."""
     with _open_binary(path) as stream:
         try:
             start = stream.read(3)
@@ -206,7 +214,7 @@ def _encoding_of_mark(path: Path) -> str | None:
 
 
 def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
-    """Return a finding about the first bytes of a file that cannot be decoded. The file is read again.
+    """Read a file again to find the first bytes that cannot be decoded; return a finding with their line and place in it.
 
     codec: the encoding that failed. encoding: the encoding that the user named, or None.
     """
@@ -241,9 +249,9 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
 
 
 def _guess(content: bytes, is_whole_file: bool) -> str:
-    """Return advice for the message: an encoding that can decode the bytes, or the option that names one.
+    """Return advice for the error message about undecodable bytes: to name a probable encoding with `--encoding`, or any.
 
-    is_whole_file: whether `content` is the whole file. If not, its last character may be incomplete.
+    content: bytes of the file. is_whole_file: False if the file goes on after them, so that the last character may be cut.
     """
     for name in GUESSES:
         try:
@@ -259,14 +267,14 @@ def _guess(content: bytes, is_whole_file: bool) -> str:
 
 
 def _nonblank_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
-    """Yield (row number, line without its line end) for each line that is not blank."""
+    """Yield (line number from 1, line without its line end) for each line of a text file that is not blank."""
     for number, line in enumerate(_lines(path, encoding), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
 
 
 def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the lines of a text file as rows with the column "text"."""
+    """Yield the rows of a txt file in parts: each line that is not blank is a row with the single column "text"."""
 
     def rows() -> Iterator[Row]:
         for number, line in _nonblank_lines(path, encoding):
@@ -279,7 +287,7 @@ def _stream_txt(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a JSON lines file, one object a line."""
+    """Yield the rows of a JSON lines file in parts. Each line that is not blank is a row: an object of cells by column."""
 
     def rows() -> Iterator[Row]:
         for number, line in _nonblank_lines(path, encoding):
@@ -294,7 +302,10 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a JSON file: a list of objects, or one object of columns. Raises DataError."""
+    """Yield the rows of a JSON file in parts. The file holds a list of objects, one a row, or one object of columns.
+
+    Raises DataError for any other content.
+    """
     text = "".join(_lines(path, encoding))
     try:
         value = json.loads(text, parse_constant=lambda name: None)
@@ -312,10 +323,10 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _task(record: Any) -> Any:
-    """Return a task of a Label Studio export (JSON) as a row; return any other record unchanged.
+    """Return a task from a Label Studio export as a row (cells by column); return any other record unchanged.
 
-    The row holds the task's data and the answers of the first annotation that was not cancelled. An answer is a choice, a list
-    of choices, a number or a rating, in the column of its control's name.
+    The row holds the task's data and the answers of the first annotation that was not cancelled. Each answer (a choice, a list
+    of choices, a number or a rating) is in a column named as the Label Studio control that asked for it.
     """
     if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
         return record
@@ -327,6 +338,7 @@ def _task(record: Any) -> Any:
                 value = result.get("value", {}) if isinstance(result, dict) else {}
                 answer: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
                 if answer != []:
+                    # A single choice is a label, not a list of labels.
                     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
                     answers.setdefault(str(result.get("from_name")), answer)
             break
@@ -334,9 +346,9 @@ def _task(record: Any) -> Any:
 
 
 def _check_record(file: str, number: int, record: Any, size: int) -> Row:
-    """Return a JSON value as a row, or the findings about it if it is no object or has invalid characters.
+    """Return a JSON value as a row; if it is no object or has invalid characters, return the findings about it.
 
-    size: number of characters that the row took in the file.
+    number: the row number. record: the JSON value. size: number of characters that the row took in the file.
     """
     if not isinstance(record, dict):
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]
@@ -349,7 +361,10 @@ def _check_record(file: str, number: int, record: Any, size: int) -> Row:
 
 
 def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Iterator[FilePart]:
-    """Yield the rows of a csv or tsv file. Raises DataError if the file or its header cannot be read."""
+    """Yield the rows of a csv or tsv file, whose first line is the header, in parts.
+
+    Raises DataError if the file or its header cannot be read; a bad row only becomes a finding.
+    """
     csv.field_size_limit(LARGEST_CELL)
     records = _records(_lines(path, encoding), delimiter)
     _, header, fault = next(records, (1, [], None))
@@ -375,8 +390,9 @@ def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Itera
 
 
 def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yield (line number, cells, fault) for each record of a csv file that is not blank; fault is None if it is valid.
+    """Yield (number of its first line, cells, fault) for each record of a csv or tsv file; blank lines are skipped.
 
+    fault: the reason, in words, why the record is invalid; None for a valid one.
     A quote that never closes would swallow the rest of the file. So its line is reported as a fault, and reading continues
     at the next line.
     """
@@ -385,7 +401,7 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
     line_number = unclosed = 0
 
     def feed() -> Iterator[str]:
-        """Yield lines to the csv reader and remember them, to go back if a quote never closes."""
+        """Yield lines to the csv reader, and store them in `record_lines` to be read again if a quote never closes."""
         while (line := pending.popleft() if pending else next(lines, None)) is not None:
             record_lines.append(line)
             yield line
@@ -418,7 +434,7 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
 
 
 def _require_names(path: Path, names: list[str]) -> None:
-    """Raise DataError if a column of the header has no name or the name of another column."""
+    """Raise DataError if a column of the header has an empty name, or if two columns have the same name."""
     if any(not name for name in names):
         raise DataError(f"{path}: column {names.index('') + 1} of the header has no name: {names}")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -427,17 +443,20 @@ def _require_names(path: Path, names: list[str]) -> None:
 
 
 def _stream_csv(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a file with comma-separated cells."""
+    """Yield the rows of a file with comma-separated cells in parts."""
     return _stream_separated(path, encoding, ",")
 
 
 def _stream_tsv(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a file with tab-separated cells."""
+    """Yield the rows of a file with tab-separated cells in parts."""
     return _stream_separated(path, encoding, "\t")
 
 
 def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a parquet file in parts. Raises DataError if it is damaged."""
+    """Yield the rows of a parquet file in parts. Raises DataError if the file is damaged.
+
+    encoding: unused, as parquet is UTF-8; all readers have this parameter.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -459,9 +478,9 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> FilePart:
-    """Return the rows of an Arrow batch as a part. Rows with text that is not UTF-8 are rejected.
+    """Return the rows of an Arrow record batch as a part. Rows with text that is not UTF-8 become findings.
 
-    names: the columns. first: the number of the first row.
+    names: the names of the columns. first: the number in the file of the batch's first row.
     """
     bad: list[Finding] = []
     data = {name: _parquet_column(str(path), batch.column(name), name, first, bad) for name in names}
@@ -473,9 +492,9 @@ def _parquet_part(path: Path, batch: Any, names: Sequence[str], first: int) -> F
 
 
 def _parquet_column(file: str, column: Any, name: str, first: int, bad: list[Finding]) -> list[Any]:
-    """Return the cells of an Arrow column. Text that is not UTF-8 becomes None, and its finding is added to `bad`.
+    """Return the cells of an Arrow column; None for text that is not UTF-8, about which a finding is added to `bad`.
 
-    name: name of the column. first: number of the first row.
+    name: name of the column. first: the number in the file of the column's first row.
     """
     try:
         return [clean_cell(value) for value in column.to_pylist()]

@@ -28,17 +28,17 @@ QUOTABLE = str | int | float
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
-    """Return the arrow with a column of `table` for every port. Raises ArrowError.
+    """Return the arrow with every port bound to a column of `table`. Raises ArrowError if no column or several fit a port.
 
-    A column of file names, such as the paths of images, is taken as text only if the arrow names that column.
+    A column of media file names, such as paths of images, is bound to a port of another kind only if the arrow names it.
 
-    answers: whether targets get a column too. If False, the table need not have such columns, and sources lose their `~`.
+    answers: whether targets are bound too. If False, the table need not have their columns, and sources lose their `~`.
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, side: str) -> bool:
-        """Return whether a port of this kind and side can read a column."""
+        """Return whether the first cells of a column can be of a kind. side: "source" or "target"."""
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
@@ -51,12 +51,13 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a table, read as values.
+    """Rows of a table, with the cells of an arrow's columns read as values of their kinds.
 
     arrow: the arrow, bound to the columns of the table.
+    table: the table, which may have more rows than these.
     sources, targets: for each port the values of all rows; all None for a target that restores a hidden source.
-    indices: the index of each row in the table.
-    faults: findings about cells that could not be read.
+    indices: the index in `table` of each row.
+    faults: findings about cells that could not be read, also of rows that were left out.
     """
 
     arrow: Arrow
@@ -70,11 +71,11 @@ class Rows:
         return len(self.indices)
 
     def origin(self, index: int) -> tuple[str, int]:
-        """Return (file, row number in the file) of a row, for messages."""
+        """Return (file, row number in the file) of row `index`, for messages."""
         return self.table.origin(int(self.indices[index]))
 
     def select(self, indices: Ints) -> Rows:
-        """Return only the rows at `indices`."""
+        """Return the rows at `indices`, in that order. All findings are kept."""
         selected = [int(index) for index in indices]
         return replace(
             self,
@@ -84,20 +85,26 @@ class Rows:
         )
 
     def readable(self) -> Rows:
-        """Return only the rows all of whose cells could be read."""
+        """Return the rows without those that have an unreadable cell. All findings are kept."""
         bad = {(fault.file, fault.row) for fault in self.faults}
         return self.select(np.array([index for index in range(len(self)) if self.origin(index) not in bad], np.int64))
 
 
 @dataclass
 class _Reader:
-    """A reader of the columns of a table. It collects the findings about unreadable cells, by row."""
+    """A reader of a table's columns, which collects findings about unreadable cells.
+
+    faults: the findings by row index.
+    """
 
     table: Table
     faults: dict[int, list[Finding]] = field(default_factory=dict)
 
     def column(self, port: Port, kind: type[Source] | type[Target]) -> list[Any]:
-        """Return the values in a port's column of the table; None for a cell that cannot be read."""
+        """Return the values in a port's column; None for each unreadable cell, about which a finding is added.
+
+        kind: the kind as which cells are read.
+        """
         assert port.column is not None
         values = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
@@ -112,31 +119,35 @@ class _Reader:
         return values
 
     def check_answers(self, port: Port, target: Located | type[Located], answers: list[Any], values: list[Any]) -> None:
-        """Add a finding for each answer that cannot lie in the source value of its row.
+        """Add a finding for each answer that cannot lie in the source value of its row, such as a box outside of its image.
 
-        An example is a box outside of its image. answers, values: the answers of `port` and the source values of all rows.
+        answers, values: for each row the answer at `port`, and the source value that it refers to.
         """
         for row, (answer, value) in enumerate(zip(answers, values, strict=True)):
             if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
                 self.add_fault(row, port.column, None, reason)
 
     def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
-        """Add a finding about one cell. value: the text of the cell if a message can quote it."""
+        """Add a finding about a cell.
+
+        value: the cell as text, to be quoted in messages; None if it cannot be quoted. reason: an error or message.
+        """
         finding = Finding(*self.table.origin(row), column, value, str(reason))
         self.faults.setdefault(row, []).append(finding)
 
     def all_faults(self) -> list[Finding]:
-        """Return all findings, in the order of the rows."""
+        """Return the findings about all cells, in the order of the rows."""
         return list(chain(*(self.faults[row] for row in sorted(self.faults))))
 
 
 def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable: bool = False) -> Rows:
-    """Bind an arrow to a table and return the rows of the table as values. Raises ArrowError.
+    """Bind an arrow to a table's columns and read their cells as values; return the rows.
 
-    Rows with an unreadable cell are left out; the findings about them are in `faults`.
+    Rows with an unreadable cell are left out; findings about these cells are in `Rows.faults`.
 
     answers: whether targets are read. If False, the table need not have their columns.
     keep_unreadable: keep all rows, with None for each unreadable cell.
+    Raises ArrowError if a port cannot be bound to a column.
     """
     arrow = bind_to(arrow, table, answers)
     reader = _Reader(table)
@@ -157,10 +168,10 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
 
 
 def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
-    """Return the findings about all unreadable rows of a table, for the file rejected.csv.
+    """Raise DataError for unreadable rows, except where they are skipped; return the findings about them for rejected.csv.
 
-    Raises DataError if a row is unreadable, unless such rows are few and may be skipped.
-    bad_rows: "stop" or "skip" (`--bad-rows`). None means "stop", in commands that have no such option.
+    bad_rows: "skip" allows up to 1 % of the rows to be unreadable, "stop" none (`--bad-rows`). None is "stop" for commands
+        without this option.
     """
     if bad_rows is not None:
         require_choice("bad_rows", bad_rows)
@@ -172,9 +183,9 @@ def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
 
 
 def require_any_readable(rows: Rows) -> list[Finding]:
-    """Return the findings about all unreadable rows of a table. Raises DataError if no row is readable.
+    """Return the findings about all unreadable rows; raise DataError if no row is readable.
 
-    It is for prediction, where an unreadable row costs only its own answer.
+    Prediction calls this, since there an unreadable row costs only its own answer.
     """
     faults = [*rows.table.rejected, *rows.faults]
     if not len(rows):
@@ -185,11 +196,11 @@ def require_any_readable(rows: Rows) -> list[Finding]:
 def require_few_bad_rows(
     findings: Sequence[Finding], num_faults: int, num_bad: int, num_rows: int, bad_rows: str | None
 ) -> None:
-    """Raise DataError if there are bad rows, unless they may be skipped, are at most 1 % and are not all rows.
+    """Raise DataError if any row is bad, or with `bad_rows` "skip" only if more than 1 % or all rows are bad.
 
-    findings: the first findings, which the message lists. num_faults: number of all findings.
-    num_bad, num_rows: number of bad rows and of all rows.
-    bad_rows: "stop", "skip", or None if the command has no such option.
+    findings: findings for the message to list, at least the first ones. num_faults: the number of all findings.
+    num_bad, num_rows: the number of bad rows, and of all rows, bad ones included.
+    bad_rows: "stop", "skip", or None for a command without `--bad-rows`, which is "stop".
     """
     if num_faults and bad_rows != "skip":
         skip = "" if bad_rows is None else ", or drop them with --bad-rows skip"

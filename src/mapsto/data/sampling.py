@@ -1,6 +1,6 @@
-"""Permutations and splits of rows that depend on a seed alone.
+"""Reproducible random permutations and splits of rows, determined by a seed.
 
-Each position of a permutation can be computed by itself, so a corpus of any size is shuffled without memory.
+Each position of a permutation is computed by itself, so that shuffling a corpus of any size takes no memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ ROUNDS = 6
 
 
 def mix_bits(values: UInt64s, key: int) -> UInt64s:
-    """Return one pseudo-random 64-bit number for each value (SplitMix64, Steele et al. 2014).
+    """Return a pseudo-random 64-bit number for each value, determined by that value and `key` alone.
 
-    It depends on the value and on `key` alone.
+    This is the mixing function of SplitMix64 (Steele et al. 2014).
     """
     mixed = values * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -29,10 +29,10 @@ def mix_bits(values: UInt64s, key: int) -> UInt64s:
 
 
 def permute_positions(seed: int, epoch: int, n: int, positions: Int64s) -> Int64s:
-    """Return the row numbers at `positions` of a random permutation of n rows, defined by (seed, epoch).
+    """Return the row numbers at `positions` of the random permutation of n rows that (seed, epoch) determines.
 
-    A Feistel network permutes the numbers below the next power of four. It is applied again to each result that is not
-    below n (cycle walking, Black & Rogaway 2002).
+    A Feistel network permutes the numbers below a power of four that is at least n. Results of n or more are permuted again
+    until they are below n (cycle walking, Black & Rogaway 2002).
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
@@ -49,14 +49,14 @@ def permute_positions(seed: int, epoch: int, n: int, positions: Int64s) -> Int64
 
 
 def permute_rows(seed: int, epoch: int, n: int) -> Int64s:
-    """Return a random permutation (n,) of the row numbers below n, defined by (seed, epoch)."""
+    """Return the random permutation of the row numbers 0 to n − 1, (n,), that (seed, epoch) determines."""
     return permute_positions(seed, epoch, n, np.arange(n))
 
 
 def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
-    """Return the row numbers (batch,) of training step `step`.
+    """Return the numbers (batch,) of the rows that training step `step` reads, out of n rows.
 
-    Each epoch visits all n rows in a permutation of its own. A step takes the next `batch` rows, also across an epoch's end.
+    Each epoch visits all rows in a permutation of its own. A step that reaches an epoch's end goes on with the next epoch.
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // n
@@ -66,9 +66,9 @@ def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
 def stratified_split(
     n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, share: float, seed: int
 ) -> tuple[Int64s, Int64s]:
-    """Return sorted row indices (training, held out). Rows of one group are never on both sides.
+    """Split n rows at random into training and held-out rows; return the sorted row indices of both.
 
-    groups: the group of each row, such as its text.
+    groups: the group of each row, such as its text. All rows of a group are on the same side.
     strata: the class of each row, so that about `share` of each class is held out; None to ignore classes.
     share: fraction of rows to hold out.
     """

@@ -1,7 +1,7 @@
-"""Files of arrays (shards) that are mapped into memory. They are written atomically and checked by their hash.
+"""Shards: files of arrays that are written atomically, checked by their hash and mapped into memory.
 
-A folder of shards holds one safetensors file for each shard, and `manifest.json`. The manifest holds the SHA-256 of each
-shard and the facts that determine its content. Without a folder the arrays stay in memory; all else is the same.
+A folder of shards holds one safetensors file for each shard, and `manifest.json` with the SHA-256 of each shard and the facts
+that determine the content of all. Without a folder the arrays stay in memory, with the same interface.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ UNFINISHED = (
 class FoundShards:
     """The state of a folder of shards.
 
-    record: the content of its manifest; None if there is no manifest.
-    damaged: numbers of the shards that are missing or do not match their hash.
+    record: the content of the folder's manifest; None if the folder has no intact manifest.
+    damaged: numbers of the shards in the manifest that are missing or do not match their hash.
     """
 
     record: dict[str, Any] | None = None
@@ -45,9 +45,10 @@ class FoundShards:
 
 
 def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> FoundShards:
-    """Return the state of the shards in `run`/corpus. Each process checks the hashes of its share of them.
+    """Return the state of the shards in `run`/corpus, whose hashes the processes of a run check together.
 
-    ranks: the processes. say: function that prints a line. Raises UsageError if the folder holds other files.
+    ranks: the processes, each of which checks its share of the shards. say: function that prints a line.
+    Raises UsageError if the folder has files but no manifest.
     """
     record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
@@ -58,7 +59,10 @@ def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Found
 
 
 def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return the content of the manifest; None if there is none or it is damaged. Raises UsageError for other files."""
+    """Return the content of a folder's manifest; None if the manifest is missing or damaged.
+
+    Raises UsageError if the folder has files but no manifest.
+    """
     if not (folder / SHARDS_MANIFEST).exists():
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds other files; choose another --out")
@@ -71,36 +75,37 @@ def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None
 
 
 def _highest(record: Mapping[str, Any]) -> int:
-    """Return 1 + the highest shard number in a manifest; 0 if it lists no shard."""
+    """Return 1 + the highest shard number in a manifest; 0 if the manifest lists no shard. record: the manifest's content."""
     return 1 + max(map(int, record["shards"]), default=-1)
 
 
 def _damaged(folder: Path, record: Mapping[str, Any], ranks: Ranks) -> set[int]:
-    """Return the numbers of the missing or damaged shards among those that this process checks."""
+    """Check this process's share of the shards in a manifest; return the numbers of those missing or damaged.
+
+    record: the manifest's content. ranks: the processes that share the work.
+    """
     numbers = ranks.own_share(sorted(map(int, record["shards"])))
     return {n for n in numbers if not _intact(_path(folder, n), record["shards"][str(n)]["sha256"])}
 
 
 def _intact(path: Path, sha256: str) -> bool:
-    """Return whether a shard exists and matches its hash."""
+    """Return whether the file of a shard exists and has the expected SHA-256."""
     return path.is_file() and files.hash_file(path) == sha256
 
 
 def _path(folder: Path, number: int) -> Path:
-    """Return the file of shard `number`."""
+    """Return the path of shard `number` in a folder of shards."""
     return folder / f"{SHARD}{number:06d}.safetensors"
 
 
 class CorpusShards:
-    """The shards of a corpus in `run`/corpus; in memory if `run` is None.
+    """The shards of a corpus, by number: files in `run`/corpus, or arrays in memory if `run` is None.
 
-    key: the facts that determine the content of the shards.
+    key: the facts that determine the content of the shards. Shards on disk with another key are deleted, so that they must be
+        written again; but if training has begun, UsageError names the facts that differ.
     say: function that prints a line.
-    is_begun: whether training in this folder has begun with these shards.
-    on_disk: the result of `inspect_shards`, if it was called before.
-
-    Shards with another key are deleted and must be written again. If training has begun, UsageError names the facts that
-    differ instead.
+    is_begun: whether training in the folder `run` has begun with the shards on disk.
+    on_disk: the result of `inspect_shards`; None to inspect the folder here.
     """
 
     def __init__(
@@ -124,7 +129,11 @@ class CorpusShards:
 
     @classmethod
     def opened(cls, run: Path, ranks: Ranks) -> CorpusShards:
-        """Return the shards that rank 0 has written, only for reading. Raises CheckpointError if one is damaged."""
+        """Return the complete shards of a folder for reading, after the process of rank 0 has written them.
+
+        run: the folder above `corpus`. ranks: the processes, each of which checks its share of the shards.
+        Raises CheckpointError if a shard is damaged or missing.
+        """
         record = files.read_sealed(run / CORPUS_FOLDER / SHARDS_MANIFEST)
         for number in _damaged(run / CORPUS_FOLDER, record, ranks):
             path = _path(run / CORPUS_FOLDER, number)
@@ -134,7 +143,10 @@ class CorpusShards:
         return shards
 
     def _open(self, folder: Path, on_disk: FoundShards, is_begun: bool) -> None:
-        """Use the shards on disk if their key is the same, else delete them. Raises UsageError."""
+        """Use the shards on disk if their key is the same, else delete them.
+
+        Raises UsageError if their key is another one and training has begun.
+        """
         record = on_disk.record
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])
         if differing and is_begun:
@@ -149,7 +161,10 @@ class CorpusShards:
         self._record()
 
     def _take(self, folder: Path, record: Mapping[str, Any], damaged: Collection[int]) -> None:
-        """Use the intact shards of a manifest; the damaged ones count as missing."""
+        """Map the intact shards of a manifest into memory; a damaged shard counts as missing.
+
+        record: the manifest's content. damaged: numbers of the damaged shards.
+        """
         self._first_record = record
         self.facts, self.count = record["facts"], record["count"]
         for name, entry in record["shards"].items():
@@ -162,7 +177,7 @@ class CorpusShards:
 
     @property
     def whole(self) -> bool:
-        """Return whether the number of shards is known and none is missing."""
+        """Return whether all shards are present: their number is known, and none is missing."""
         return self.count is not None and self.entries.keys() >= set(range(self.count))
 
     def __contains__(self, number: int) -> bool:
@@ -172,16 +187,16 @@ class CorpusShards:
         return self._arrays[number]
 
     def remember(self, facts: Mapping[str, Any]) -> None:
-        """Add facts to the manifest, such as the fingerprint of the source that encodes the corpus."""
+        """Store facts in the manifest for a later run, such as the fingerprint of the source that encodes the corpus."""
         if facts.items() <= self.facts.items():
             return
         self.facts = {**self.facts, **facts}
         self._record()
 
     def add(self, number: int, arrays: Arrays, counts: Mapping[str, int]) -> None:
-        """Add shard `number`, and write it if there is a folder.
+        """Add shard `number`: write its file and the manifest, or keep the arrays in memory if there is no folder.
 
-        counts: numbers about the shard for the manifest, such as its rows; `total` sums them.
+        counts: counts by name for the manifest, such as the shard's number of rows; `total` sums them over the shards.
         Raises RunError if the shard was written before with other content, which means that the corpus has changed.
         """
         self.entries[number] = dict(counts)
@@ -201,13 +216,13 @@ class CorpusShards:
         self._record()
 
     def finish(self, count: int) -> None:
-        """Record that the corpus has `count` shards, all of which have been added."""
+        """Write to the manifest that the corpus has `count` shards. All of them must have been added."""
         self.count = count
         assert self.whole
         self._record()
 
     def forget(self) -> None:
-        """Delete the shards added since the folder was opened. It is called if the corpus has changed meanwhile."""
+        """Delete the shards added since the folder was opened, because the corpus has changed while it was read."""
         for number in self.entries.keys() - self._recorded_hashes.keys():
             del self.entries[number], self._arrays[number]
             if self.folder is not None:
@@ -216,11 +231,11 @@ class CorpusShards:
         self._record()
 
     def total(self, name: str) -> int:
-        """Return the sum of one of the shards' counts, such as "rows"."""
+        """Return the sum over all shards of the count `name` that `add` received, such as "rows"."""
         return sum(int(entry[name]) for entry in self.entries.values())
 
     def _record(self) -> None:
-        """Write the manifest, if there is a folder."""
+        """Write the manifest; do nothing if the shards are in memory."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -230,22 +245,25 @@ class CorpusShards:
 
 
 def concatenate(parts: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of several parts concatenated by name.
+    """Return for each name the arrays of all parts concatenated into one.
 
-    Each array gets the smallest unsigned integer type that holds its numbers; Boolean arrays keep theirs.
+    Integer arrays get the smallest unsigned type that holds their numbers; Boolean arrays keep their type.
     """
     return {name: _small(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
 def _small(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array in the smallest unsigned integer type that holds its numbers; a Boolean array unchanged."""
+    """Return an integer array in the smallest unsigned type that holds its numbers; return a Boolean array unchanged."""
     if array.dtype == np.bool_ or not len(array):
         return array if array.dtype == np.bool_ else array.astype(np.uint8)
     return array.astype(np.min_scalar_type(int(array.max())))
 
 
 def _mapped(path: Path) -> Arrays:
-    """Return the arrays of a safetensors file by name, mapped into memory, read-only. Its hash was checked before."""
+    """Map a safetensors file into memory; return its arrays by name, read-only.
+
+    The file's hash must have been checked, since its header is trusted here.
+    """
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))

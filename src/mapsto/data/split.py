@@ -33,10 +33,10 @@ def check_data(
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
-    """Check training and test rows and print the warnings; return (test table without leaks, warnings).
+    """Check training and test rows and print warnings; return (test table without leaks, warnings).
 
-    The returned table is None if no test table is given. Raises DataError for test rows that are also training rows, unless
-    `--bad-rows skip` drops them.
+    Leaks are test rows whose sources equal those of a training row. Raises DataError for leaks unless `--bad-rows skip`.
+    rows: the training rows. test_table: None for no test, which returns None as the table. say: function that prints a line.
     """
     if rows.arrow.corrupted and test_table is None:  # a corpus may repeat itself, and the search would take long
         report_findings(rows.table.remarks_on(), say)
@@ -48,7 +48,7 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Print the first MAX_WARNINGS findings as notes, and how many more there are."""
+    """Print the first MAX_WARNINGS findings, and how many others there are. say: function that prints a line."""
     for finding in findings[:MAX_WARNINGS]:
         say(f"note: {finding}")
     if len(findings) > MAX_WARNINGS:
@@ -62,9 +62,10 @@ def drop_rows_in_corpus(
     options: Options,
     say: Callable[[str], None],
 ) -> Table:
-    """Return the test table without the rows whose sources are also in a corpus of any size.
+    """Return the test table without the rows whose sources equal those of a row of the pretraining corpus.
 
-    parts: the corpus as tables. Raises DataError for such rows, unless `--bad-rows skip` drops them.
+    arrow: the arrow by which both are read. parts: the corpus as a stream of tables. say: function that prints a line.
+    Raises DataError if there are rows to drop, unless `--bad-rows skip` allows it.
     """
     test_rows = _read_test(arrow, test_table, options)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
@@ -72,7 +73,7 @@ def drop_rows_in_corpus(
 
 
 def _read_test(arrow: Arrow, test_table: Table, options: Options) -> Rows:
-    """Return the rows of a test table. Raises DataError for unreadable rows that may not be skipped."""
+    """Return the readable rows of a test table. Raises DataError for unreadable rows unless `--bad-rows skip` allows them."""
     test_rows = load_rows(arrow, test_table)
     require_readable(test_rows, options.bad_rows)
     return test_rows
@@ -85,10 +86,10 @@ def drop_leaks(
     say: Callable[[str], None],
     table_name: str = "the test",
 ) -> Table:
-    """Return a test table without the rows that are also training rows.
+    """Return a test table without the rows that are also in the training data, and print their number.
 
-    leaks: findings about these rows. table_name: the table in messages.
-    Raises DataError if there are leaks with `--bad-rows stop`, or if no row is left.
+    leaks: findings about these rows. say: function that prints a line. table_name: words for the table in messages.
+    Raises DataError if there are leaks and `--bad-rows` is "stop", or if no row is left.
     """
     if not leaks:
         return test_table
@@ -107,8 +108,9 @@ def drop_leaks(
 
 
 def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
-    """Return the share of rows to hold out: `--hold-out` or, by default, a share that depends on their number.
+    """Return the share of rows to hold out: `--hold-out` or, by default, one that depends on the number of rows.
 
+    By default few rows give 0, and never more than MAX_HELD_OUT rows are held out.
     rows: number of rows. pretraining: whether a source is hidden in part, so that no labels are needed.
     """
     if options.hold_out is not None:
@@ -118,9 +120,9 @@ def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
 
 
 def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
-    """Return (training rows, held-out rows). Rows with equal sources are on the same side.
+    """Split rows at random; return (training rows, held-out rows). Rows with equal sources are on the same side.
 
-    Held-out rows may be empty. Raises UsageError if no training row is left.
+    The share to hold out is that of `held_out_share`; it may be 0. Raises UsageError if no training row is left.
     """
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
@@ -132,9 +134,9 @@ def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
 
 
 def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return row indices (training, held out). About `share` of each class is held out.
+    """Split rows at random; return the sorted indices of training rows and of held-out rows.
 
-    Rows with equal sources are on the same side.
+    Rows with equal sources are on the same side. share: fraction to hold out, of each class if a target has exclusive classes.
     """
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
     groups = [

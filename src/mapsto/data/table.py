@@ -28,12 +28,12 @@ FILES_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of equal length.
+    """A table: named columns of equal length, whose rows know their place in a file.
 
     data: the cells of each column; None for an empty cell.
-    origins: (file, row number) of each row, as an editor numbers rows; number 0 if the whole file is one row.
+    origins: (file, row number) of each row, numbered from 1 as an editor does; 0 if the whole file is one row.
     rejected: findings about rows that could not be read and are not in `data`.
-    remarks: notes on what was not read, such as files of other types.
+    remarks: notes on what else was not read, such as files of other types.
     """
 
     data: dict[str, list[Any]]
@@ -43,37 +43,40 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns."""
+        """The names of the columns, in order."""
         return tuple(self.data)
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def column(self, name: str) -> list[Any]:
-        """Return the cells of a column; None for an empty cell."""
+        """Return the cells of column `name`; None for an empty cell."""
         return self.data[name]
 
     def origin(self, row: int) -> tuple[str, int]:
-        """Return (file, row number in the file) of a row, for messages."""
+        """Return (file, row number in the file) of the row at index `row`, for messages."""
         return self.origins[row]
 
     @property
     def name(self) -> str:
-        """The name of the file that holds the rows; for several files the name of their common folder."""
+        """The name, without folders, of the file that holds the rows; for several files that of their common folder."""
         files = list(dict.fromkeys(file for file, _ in self.origins))
         return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
 
     def beside(self, row: int) -> Path | None:
-        """Return the folder of the table file that holds a row; None for rows of Python objects and for media files."""
+        """Return the folder of the table file that holds a row, beside which files named in the row are looked for.
+
+        None for rows of Python objects and of media files.
+        """
         file, line = self.origins[row]
         return Path(file).parent if line and readers.file_format(Path(file)) is not None else None
 
     def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
-        """Return the remarks on the table as a whole and those on the given columns."""
+        """Return the remarks about the whole table and those about one of `columns`."""
         return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
 
     def in_order(self) -> list[int | Finding]:
-        """Return one entry for each row of the source, also for unreadable rows, in their order there.
+        """Return one entry for each row of the file or files, unreadable rows included, in the order of the files.
 
         An entry is the index of the row in this table or, for an unreadable row, the first finding about it.
         """
@@ -88,14 +91,14 @@ class Table:
         return [place for _, place in sorted(places, key=lambda entry: (Path(entry[0][0]), entry[0][1]))]
 
     def select(self, rows: Iterable[int]) -> Table:
-        """Return a table of the rows at these indices, without `rejected` and `remarks`."""
+        """Return a table of the rows at these indices, in that order, with empty `rejected` and `remarks`."""
         indices = [int(row) for row in rows]
         data = {name: [values[row] for row in indices] for name, values in self.data.items()}
         return Table(data, [self.origins[row] for row in indices], [])
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the column names and of all cells in order, in hex."""
+        """The SHA-256, in hex, of the column names and of all cells in order."""
         digest = hashlib.sha256(json.dumps(list(self.data)).encode())
         for values in self.data.values():
             for value in values:
@@ -107,11 +110,11 @@ class Table:
 
 
 def read_table(source: Any, encoding: str | None = None) -> Table:
-    """Return the table in a file, a folder or a Python object.
+    """Return the rows of a file, of a folder's files or of a Python object as one table.
 
     source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, or Table.
-    encoding: encoding of text files; see `readers.stream_file`.
-    Rows that cannot be read are in `.rejected`. Raises DataError if no row can be read, UsageError for other objects.
+    encoding: encoding of text files; None for the one that a byte order mark names, or else UTF-8.
+    Findings about unreadable rows are in `.rejected`. Raises DataError if no row can be read, UsageError for other objects.
     """
     if isinstance(source, Table):
         return source
@@ -143,14 +146,14 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
 
 
 def is_path(source: Any) -> bool:
-    """Return whether a source of rows is a path (str or PathLike)."""
+    """Return whether `source`, from which a table is to be read, is a path (str or PathLike) and no Python object of rows."""
     return isinstance(source, str | os.PathLike)
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
-    """Return whether a text names a table: an existing file, a folder, or a name with the suffix of a table.
+    """Return whether a command-line argument names a table, and is no value: an existing file or folder, or a table's suffix.
 
-    folders: whether any folder counts. If False, a folder counts only if written as a path, since a word may be a value.
+    folders: whether any folder's name counts. If False, a bare word counts as a value even if a folder has that name.
     """
     path = Path(text)
     try:
@@ -161,10 +164,10 @@ def is_table_name(text: str, folders: bool = False) -> bool:
 
 
 def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
-    """Yield the rows of a source in order, as tables of bounded size.
+    """Yield the rows of a path in order, as tables that fit into memory; yield a Python object as one table.
 
-    Each table has at least the columns of the tables before it. Raises DataError if a file cannot be read, if files differ in
-    their columns, or at the end if there was no row.
+    source, encoding: as for `read_table`. Each table has at least the columns of the tables before it.
+    Raises DataError if a file cannot be read, if files differ in their columns, or at the end if there was no row.
     """
     if not is_path(source):
         yield read_table(source, encoding)
@@ -201,7 +204,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
 
 
 def fingerprint_source(source: Any) -> str:
-    """Return the SHA-256, in hex, of the bytes of all files of a source or, for a Python object, of its cells."""
+    """Return a SHA-256, in hex, that identifies the data: of all files at a path or, for a Python object, of its cells."""
     if not is_path(source):
         return read_table(source).fingerprint
     hashes = _map_files(Path(source), hash_file)
@@ -209,9 +212,9 @@ def fingerprint_source(source: Any) -> str:
 
 
 def file_signatures(source: Any) -> list[tuple[str, int, int]]:
-    """Return (path, size in bytes, modification time in ns) of each file of a source; empty for Python objects.
+    """Return (path, size in bytes, modification time in ns) of each file at a path; an empty list for a Python object.
 
-    Comparing them with earlier ones shows whether a file has changed.
+    Comparing the result with an earlier one shows whether a file has changed, without reading it.
     """
 
     def sign(path: Path) -> tuple[str, int, int]:
@@ -222,7 +225,7 @@ def file_signatures(source: Any) -> list[tuple[str, int, int]]:
 
 
 def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
-    """Return `call(file)` for each file of a source in order. Raises DataError if a file cannot be read."""
+    """Return `call(file)` for each table or media file at a path, in order. Raises DataError if a file cannot be read."""
     try:
         return [call(path) for path in list_files(source).files]
     except OSError as error:
@@ -230,19 +233,19 @@ def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
 
 
 def _table(part: FilePart, names: Iterable[str]) -> Table:
-    """Return part of a file as a table with the columns `names`."""
+    """Return a part of a file as a table with the columns `names`; a column that the part lacks is filled with None."""
     return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
 
 
 def _require_once(names: Sequence[str]) -> None:
-    """Raise DataError if two columns have the same name."""
+    """Raise DataError if a name occurs twice among the column names."""
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise DataError(f"the table names {', '.join(map(repr, duplicates))} more than once")
 
 
 def _columns(data: dict[str, list[Any]]) -> FilePart:
-    """Return columns of a Python object as a part with row numbers from 1. Raises DataError for unequal lengths."""
+    """Return lists of cells by column as a part with row numbers from 1. Raises DataError for lists of unequal length."""
     lengths = {len(values) for values in data.values()}
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
@@ -252,7 +255,10 @@ def _columns(data: dict[str, list[Any]]) -> FilePart:
 
 
 def _records(records: list[Any]) -> FilePart:
-    """Return a list of dicts as a part with row numbers from 1. Raises UsageError if an item is no dict."""
+    """Return a list of rows, each a dict of cells by column, as a part with row numbers from 1.
+
+    Raises UsageError if an item is no dict.
+    """
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
@@ -261,7 +267,7 @@ def _records(records: list[Any]) -> FilePart:
 
 
 def _concatenate(parts: list[Table]) -> Table:
-    """Return the rows of all tables of a stream as one table."""
+    """Return the rows, findings and remarks of all tables yielded by `stream_tables` as one table."""
     # The last table has the columns of all tables before it.
     data: dict[str, list[Any]] = {name: [] for name in parts[-1].columns}
     for part in parts:
@@ -275,8 +281,9 @@ def _concatenate(parts: list[Table]) -> Table:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return their number.
+    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return the number of rows.
 
-    Raises UsageError, RunError.
+    columns: the columns to write. rows: the cells of each row by column; iterated twice for parquet, else once.
+    Raises UsageError for any other suffix, RunError if the file cannot be written.
     """
     return writers.write_file(path, columns, rows)

@@ -25,9 +25,9 @@ Row = Mapping[str, Any]
 
 
 def require_writable(path: Path) -> str:
-    """Return the format in which rows are written to `path`, which its suffix names.
+    """Return the table format that the suffix of `path` names, after checking that rows can be written to `path`.
 
-    Raises UsageError for any other suffix, for a missing parent folder, and if `path` is a folder.
+    Raises UsageError for a suffix of no writable format, for a missing parent folder, and if `path` is a folder.
     """
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
@@ -40,7 +40,10 @@ def require_writable(path: Path) -> str:
 
 
 def require_output_path(path: Path | None) -> None:
-    """Raise UsageError if `path` can be neither a table file nor a folder for one file per answer."""
+    """Raise UsageError if answers can be written to `path` neither as a table file nor as a folder of one file per answer.
+
+    path: the value of `--out`; None for standard output, which is always possible.
+    """
     if path is not None and file_format(path) is not None:
         require_writable(path)
     elif path is not None and path.exists() and not path.is_dir():
@@ -50,11 +53,11 @@ def require_output_path(path: Path | None) -> None:
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Write rows in the format that the file name states, atomically; return the number of rows.
+    """Write rows atomically in the format that the suffix of `path` names; return the number of rows.
 
     columns: the columns to write; cells of other columns are left out.
-    rows: never held in memory. They are iterated once or, for parquet, twice: the types of columns are known at the end.
-    Raises UsageError, RunError.
+    rows: never all in memory. They are iterated once, but for parquet twice, as its header needs the types of all cells.
+    Raises UsageError if `path` or a cell does not suit the format, RunError if the file cannot be written.
     """
     kind = require_writable(path)
     try:
@@ -70,7 +73,7 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
 
 @contextmanager
 def _compress(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    """Yield a stream that writes into `stream`, compressed if `path` ends in .gz."""
+    """Yield a stream that compresses what it writes into `stream` if `path` ends in .gz, else `stream` itself."""
     if path.suffix.lower() != ".gz":
         yield stream
         return
@@ -80,7 +83,7 @@ def _compress(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 
 def to_text_cells(row: Row) -> dict[str, Any]:
-    """Return a row with cells for csv: lists and dicts as JSON, bytes of a file as its path or its size."""
+    """Return a row with cells fit for csv: lists, dicts and arrays as JSON, and bytes of a file as its path or size."""
     return {name: _nested_to_json(_describe_file(cell)) for name, cell in row.items()}
 
 
@@ -91,19 +94,22 @@ def _nested_to_json(cell: Any) -> Any:
 
 
 def _to_builtin(value: Any) -> Any:
-    """Return a NumPy array or number as plain Python, for JSON."""
+    """Return a NumPy array as a list, or a NumPy number as a Python number, so that it can be written as JSON."""
     return value.tolist()
 
 
 def _describe_file(cell: Any) -> Any:
-    """Return the path or, without one, the size of a cell that holds the bytes of a file; any other cell unchanged."""
+    """Return the path, or if unknown the size, of a cell that holds the bytes of a file; return any other cell unchanged."""
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
         return cell.get("path") or _describe_file(cell["bytes"])
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
 
 
 def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
-    """Write a header and rows in UTF-8, separated by `delimiter`; return the number of rows."""
+    """Write a header and rows in UTF-8, the cells separated by `delimiter`; return the number of rows without the header.
+
+    columns: the columns to write; cells of other columns are left out.
+    """
 
     # A CR in a cell must be quoted, as readers end a row there. csv only does so if the line end has a CR too. So its line
     # end is CRLF, which is shortened to LF here.
@@ -121,7 +127,7 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
 
 
 def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Write one JSON object a row; return the number of rows."""
+    """Write each row as a line with a JSON object of the cells in `columns`; return the number of rows."""
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         record = {name: _describe_file(row.get(name)) for name in columns}
@@ -130,7 +136,7 @@ def _write_jsonl(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) 
 
 
 def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Write rows as parquet; return their number. A first pass finds the types, a second one writes."""
+    """Write rows as parquet; return the number of rows. A first pass finds the types of the columns, a second one writes."""
     import pyarrow
     import pyarrow.parquet
 
@@ -149,9 +155,9 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
 
 
 def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
-    """Return the Arrow type that holds both `column_type` and these cells. Raises UsageError if there is none.
+    """Return an Arrow type for the cells of a column so far. Raises UsageError if no type holds all of them.
 
-    column_type: the type for the cells before these.
+    name: the column. column_type: the type for the cells before. cells: the next cells.
     """
     import pyarrow
 
@@ -163,7 +169,7 @@ def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield lists of up to ROWS_PER_CHUNK rows."""
+    """Yield the rows in lists of up to ROWS_PER_CHUNK."""
     rest = iter(rows)
     while chunk := list(islice(rest, ROWS_PER_CHUNK)):
         yield chunk
