@@ -35,7 +35,7 @@ class Cost:
     """The cost of one fit, as medians over the seeds.
 
     seconds: fitting time.
-    tokens: number of tokens read in training.
+    tokens: number of tokens read over all training steps, without padding; 0 for a fit without training steps.
     peak_megabytes: peak memory of the process; None where the operating system does not report it.
     """
 
@@ -50,8 +50,8 @@ class CurvePoint:
 
     score: the compared metric on the test rows.
     metrics: all metrics of the target on the test rows, by name; means over the seeds.
-    test_set_scores: the compared metric on every other test set, by name.
-    changes: change of the compared metric by each perturbation of the test rows, by name.
+    test_set_scores: the compared metric on the perturbed copies of the test rows and on the rows of --shift, by name.
+    changes: by name of a perturbation, the compared metric on the perturbed test rows minus that on the test rows.
     """
 
     num_labels: int = field(metadata={"key": "labels"})
@@ -67,10 +67,10 @@ class Difference:
     """The difference in score between a candidate and a reference that were fitted to the same labelled rows.
 
     points: the candidate's score minus the reference's, as a fraction (0.05 is 5 percentage points).
-    labels_saved: how many more labelled rows the reference needs to reach the candidate's score; infinite if it never
-        does.
-    min_labels_saved: the smallest possible `labels_saved`, since the reference has no fit with fewer labels than its
-        first.
+    labels_saved: how many labelled rows more than `num_labels` the reference needs to reach the candidate's score;
+        infinite if it never does.
+    min_labels_saved: lower limit of `labels_saved`: the smallest number of labelled rows that the reference was fitted
+        with, minus `num_labels`.
     """
 
     candidate: str = field(metadata={"key": "way"})
@@ -85,7 +85,7 @@ class Difference:
 class Extrapolation:
     """A candidate's learning curve extrapolated by a power law.
 
-    scores: the predicted score for each larger number of labelled rows.
+    scores: the predicted score by number of labelled rows, for numbers above the largest one that was fitted.
     predicted_last: the last measured score as predicted from the earlier ones, to check whether the power law holds.
     """
 
@@ -154,7 +154,7 @@ def format_points(score: Score) -> str:
 
 
 def analyse(experiment: Experiment) -> Comparison:
-    """Compute scores, differences, extrapolations and the headline from the finished fits of a comparison."""
+    """Return the scores, differences, extrapolations and headline computed from the finished fits of a comparison."""
     design = experiment.design
     # Contrastive fitting has results for small numbers of labels only.
     keys = [
@@ -190,17 +190,24 @@ def analyse(experiment: Experiment) -> Comparison:
 
 
 def _label_counts(candidate: Candidate, samples: ScoreSamples) -> list[int]:
-    """Return the numbers of labelled rows that a candidate was fitted with."""
+    """Return the numbers of labelled rows that a candidate was fitted with, in ascending order.
+
+    samples: its keys name all fits, in ascending order of these numbers for each candidate.
+    """
     return [count for name, count in samples if name == candidate.name]
 
 
 def _curve(candidate: Candidate, label_counts: list[int], samples: ScoreSamples) -> Floats:
-    """Return a candidate's mean score by number of labelled rows, followed by its bootstrap samples, (1 + b, m)."""
+    """Return a candidate's learning curve and its bootstrap samples, (1 + b, m).
+
+    Row 0 is the mean score at each of the m numbers `label_counts`; each further row is one bootstrap sample of the
+    curve.
+    """
     return np.stack([samples[candidate.name, count] for count in label_counts], axis=1)
 
 
 def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, test_set: str) -> Any:
-    """Return the score of each row of a test set for each seed, (s, n)."""
+    """Return the score of each row of a test set for each seed, (s, n), from the fits to `num_labels` labelled rows."""
     fits = [Fit(candidate, num_labels, seed) for seed in experiment.design.seeds]
     return np.stack([experiment.results[fit].item_scores[test_set].numpy() for fit in fits])
 
@@ -261,7 +268,10 @@ def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, 
 
 
 def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[Difference]:
-    """Return the differences of starting models from random weights, and of both of these from the linear baseline."""
+    """Return the score differences from the references, which are random weights and the linear baseline.
+
+    Starting models are compared with both references, random weights with the linear baseline.
+    """
     differences = []
     for reference in design.candidates:
         # Candidates without a starting model are the references: random weights, and the linear baseline.
@@ -293,7 +303,7 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
 
 
 def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> list[Extrapolation]:
-    """Extrapolate the learning curves that have at least MIN_POINTS_TO_EXTRAPOLATE points."""
+    """Extrapolate each learning curve with at least MIN_POINTS_TO_EXTRAPOLATE points, except the constant baseline's."""
     extrapolations = []
     for candidate in design.candidates:
         label_counts = _label_counts(candidate, samples)
@@ -343,7 +353,8 @@ def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: 
 def describe_benefit(start: str, reference: str, differences: list[Difference]) -> str:
     """Describe in words what a starting model gains over a reference with its best fitting method.
 
-    Only the methods fitted with the most numbers of labels are considered; the best one has the largest mean gain.
+    Methods that lack some numbers of labels of another method are not considered; of the rest, the best method has the
+    largest mean gain.
     start, reference: names for the text.
     differences: from this reference, of all methods of the starting model.
     """
@@ -377,7 +388,7 @@ def describe_benefit(start: str, reference: str, differences: list[Difference]) 
 
 
 def _join_counts(differences: list[Difference]) -> str:
-    """Return the numbers of labels of these differences as text, such as "16 and 64"."""
+    """Return the numbers of labels at which `differences` were measured as text, such as "16 and 64"."""
     return " and ".join(f"{difference.num_labels:,}" for difference in differences)
 
 
@@ -404,7 +415,7 @@ def format_labels_saved(difference: Difference) -> str:
 
 
 def _round_to_two_digits(value: float) -> str:
-    """Return a number of labels as text, rounded to two significant digits."""
+    """Return a number of labels as text, rounded to two significant digits, or to a whole number below 10."""
     if abs(value) < 10:
         return f"{round(value)}"
     # The intervals are too wide for more digits to mean anything.

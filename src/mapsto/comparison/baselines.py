@@ -20,8 +20,9 @@ Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:
     """Fit a baseline (constant answer or linear model) to the training rows.
 
-    Return the target object, which scores outputs, and the function from test rows to outputs (n, …).
-    fit: its method selects the baseline.
+    Return (target object, function): the target object scores outputs, the function computes the outputs (n, …) of test
+    rows.
+    rows: the training rows. fit: its candidate's method selects the baseline.
     """
     target = design.target()
     labels = rows.targets[design.port]
@@ -49,7 +50,8 @@ def _fit_constant(target: Comparable, values: Any) -> Predict:
 def _fit_features(design: Design, rows: Rows) -> Callable[[Rows], Any]:
     """Fit classical features such as TF-IDF to the training rows.
 
-    Return the function from rows to sparse features (n, f). Sources of kinds without such features are left out.
+    Return the function from rows to sparse features (n, f), which joins the features of all sources. A source is left
+    out if its kind has no classical features.
     """
     from scipy.sparse import hstack  # a second to import
 

@@ -89,7 +89,7 @@ def interval(samples: Floats, n: int) -> Score:
     """Return the value samples[0] with the 95 % percentile interval of the bootstrap samples samples[1:].
 
     samples: (1 + b,), may contain infinity. Without bootstrap samples (b = 0), the interval is NaN.
-    n: number of items.
+    n: number of test items, to be recorded in the Score.
     """
     value, bootstrap = float(samples[0]), samples[1:]
     if not len(bootstrap):
@@ -100,9 +100,9 @@ def interval(samples: Floats, n: int) -> Score:
 
 
 def _nearest_covariance(matrix: Floats) -> Floats:
-    """Return the nearest positive semi-definite matrix, in which negative eigenvalues are replaced by 0.
+    """Return the positive semi-definite matrix nearest to a symmetric one: its negative eigenvalues are replaced by 0.
 
-    The difference of two estimated covariances may have negative eigenvalues.
+    matrix: (k, k), the difference of two estimated covariances, which may have negative eigenvalues.
     """
     values, vectors = np.linalg.eigh(matrix)
     covariance: Floats = (vectors * np.maximum(values, 0)) @ vectors.T

@@ -60,7 +60,7 @@ FIXED_OPTIONS = ("method", "minutes", "steps", "tensorboard", "shard", "words")
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of a comparison, as the user gives them; see `mapsto.compare`."""
+    """The arguments of `mapsto.compare` as the user gives them, before any check."""
 
     arrow: str
     # The table from which training rows are drawn, and the table to score on: anything that `read_table` takes. Without
@@ -119,7 +119,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Design:
-    """The experiment design.
+    """The checked design of a comparison: which models are fitted to which rows, and which rows they are scored on.
 
     pool: the labelled rows from which training rows are drawn.
     test_sets: by name, the test rows, perturbed copies of them, and the rows of --shift.
@@ -141,13 +141,13 @@ class Design:
 
     @property
     def port(self) -> int:
-        """Return the index of the compared target port: the first one that has a score for every row."""
+        """Return the index of the compared target port: the first one whose kind of target has a score for every row."""
         answer_kinds = kinds.answering(self.arrow)
         return next(port for port, target in enumerate(answer_kinds) if issubclass(target, Comparable))
 
     @property
     def target(self) -> type[Comparable]:
-        """Return the kind (class) of the compared target."""
+        """Return the Python class of the compared target."""
         target = kinds.answering(self.arrow)[self.port]
         assert issubclass(target, Comparable)
         return target
@@ -161,7 +161,8 @@ class Design:
     def fits(self) -> list[Fit]:
         """Return all fits in ascending order of the number of labels, so that the quickest come first.
 
-        Contrastive fits are left out for the numbers of labels to which contrastive fitting does not apply.
+        Contrastive fits are left out for a number of labels at which any seed's training rows do not suit them: more
+        than FEW_LABELS rows per class, or no two classes with two rows each.
         """
         return [
             Fit(candidate, num_labels, seed)
@@ -172,12 +173,15 @@ class Design:
         ]
 
     def training_rows(self, num_labels: int, seed: int) -> Rows:
-        """Return the training rows of a seed: a stratified sample that contains the seed's smaller samples."""
+        """Return `num_labels` pool rows, drawn by a seed and stratified by class; they contain the seed's smaller samples."""
         return self.pool.select(stratified_order(self._strata, seed)[:num_labels])
 
     @property
     def _strata(self) -> list[Any]:
-        """Return the stratum of every pool row: its class, or None where an answer is not exactly one class."""
+        """Return the class of every pool row, by which samples are stratified.
+
+        All entries are None, which is a single stratum, if answers are not exactly one class.
+        """
         return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
     def predictions(self, target: Target, output: Tensor) -> Predictions:
@@ -189,9 +193,9 @@ class Design:
         return Predictions(self.arrow, target, rows, rows.targets[self.port], output)
 
     def _can_contrast(self, num_labels: int, seed: int) -> bool:
-        """Return whether a seed's training rows suit contrastive fitting.
+        """Return whether contrastive fitting is worth a try on the training rows of a seed.
 
-        There must be at most FEW_LABELS rows per class on average, and two classes with at least two rows each.
+        It is if they have at most FEW_LABELS rows per class on average, and two classes with at least two rows each.
         """
         class_sizes = Counter(self._strata[row] for row in stratified_order(self._strata, seed)[:num_labels])
         is_few = num_labels <= FEW_LABELS * len(set(self._strata))
@@ -276,7 +280,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
 
 
 def _check_arguments(request: Request) -> None:
-    """Raise UsageError for arguments that are invalid for any data."""
+    """Raise UsageError for arguments that are invalid whatever the data is."""
     default = Options()
     fixed = [f"--{name}" for name in FIXED_OPTIONS if getattr(request.options, name) != getattr(default, name)]
     if fixed:
@@ -314,8 +318,8 @@ def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[st
 def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list[Candidate]:
     """Return the constant baseline, the linear baseline, then every starting model with every method.
 
-    Baselines that the kinds lack are left out. A target without a linear probe has no linear baseline and only the
-    method "full".
+    A baseline is left out if the arrow's kinds do not offer it. Random weights have the method "full" only. A target
+    without a linear probe has no linear baseline and only the method "full".
     Raises UsageError for an unknown method.
     """
     for method in methods:
@@ -377,8 +381,8 @@ def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
 def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
     """Return the test rows (TEST) and their perturbed copies, each by name.
 
-    Perturbations such as typing errors do not change a value's meaning. The kind of the first source decides which
-    there are.
+    A perturbation, such as typing errors, does not change a value's meaning. The kind of the first source decides which
+    perturbations are made.
     """
     rows = load_rows(arrow, table)
     test_sets = {TEST: rows}
@@ -397,7 +401,7 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
 
 
 def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
-    """Return variants of a value with the same meaning, by name of the perturbation; empty where its kind has none.
+    """Return variants of a value with the same meaning, by name of the perturbation; empty if `kind` has no perturbations.
 
     row: number of the test row, which seeds the random changes.
     """
@@ -406,9 +410,9 @@ def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
 
 
 def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) -> Rows:
-    """Read the rows of --shift, without rows that cannot be read or are also in the pool.
+    """Read the rows of --shift, and leave out rows that cannot be read or are also in the pool.
 
-    Raises DataError for such rows unless `--bad-rows skip` allows them.
+    Raises DataError if a row would be left out, unless `--bad-rows skip` allows it.
     """
     options = request.options
     table = read_table(request.shift, encoding=options.encoding)

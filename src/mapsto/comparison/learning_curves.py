@@ -20,8 +20,8 @@ def labels_needed(label_counts: Sequence[int], curves: Floats, scores: Floats) -
     Curves are interpolated in the logarithm of the number of rows. The result is infinite if the curve never reaches
     the score, and label_counts[0] if the curve starts at or above the score.
     label_counts: m numbers of labelled rows in ascending order.
-    curves: (b, m), the scores at these numbers.
-    scores: (b,), the scores to reach.
+    curves: (b, m), the scores of each curve at `label_counts`.
+    scores: (b,), the score that each curve has to reach.
     """
     # A score that was reached once stays reached, even if the curve falls later by chance.
     best = np.maximum.accumulate(curves, axis=1)
@@ -44,7 +44,7 @@ def extrapolate(label_counts: Sequence[int], curves: Floats, num_labels: float) 
     A straight line is fitted to log error over log number of rows by least squares (Hestness et al. 2017); its slope is
     at most 0.
     label_counts: m numbers of labelled rows.
-    curves: (b, m), the scores at these numbers.
+    curves: (b, m), the scores of each curve at `label_counts`.
     """
     logs = np.log(np.asarray(label_counts, np.float64))
     log_errors = np.log(np.maximum(1 - curves, MIN_ERROR))

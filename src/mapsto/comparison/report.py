@@ -149,7 +149,7 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
 
 
 def _difference_section(comparison: Comparison) -> Section:
-    """Return the section with the table of paired differences and labels saved."""
+    """Return the section with a table of the paired differences: points gained and labels saved, by model and labels."""
     title = "What a starting model gains"
     if not comparison.differences:
         return Section(title, ["There is no starting model to compare."])
@@ -195,7 +195,7 @@ def _extrapolation_section(comparison: Comparison) -> Section:
 
 
 def _robustness_section(comparison: Comparison) -> Section:
-    """Return the section with the scores on perturbed test rows and on the rows of --shift."""
+    """Return the section with each model's change of score on perturbed test rows, and its score on the rows of --shift."""
     title = "On data that looks different"
     tables = list(filter(None, (_perturbation_table(comparison), _shift_table(comparison))))
     if not tables:
@@ -235,7 +235,10 @@ def _predictions(design: Design, result: FitResult) -> Predictions:
 
 
 def _results(experiment: Experiment, candidate: str, num_labels: int) -> list[FitResult]:
-    """Return the results of a candidate with one number of labels, one per seed, in the order of the seeds."""
+    """Return the results of a candidate with one number of labels, one per seed, in the order of the seeds.
+
+    candidate: its name.
+    """
     return [
         result
         for fit, result in experiment.results.items()
@@ -273,7 +276,7 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
 
 
 def _count_unseen(predictions: Predictions) -> int:
-    """Return the number of rows with a true class that the fit never saw."""
+    """Return the number of test rows with a true class that did not occur in the training rows of the fit."""
     target = predictions.target
     if not isinstance(target, Classes):
         return 0
@@ -292,9 +295,10 @@ def _format_metric(point: CurvePoint, name: str) -> str:
 
 
 def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Section]:
-    """Return the sections on errors of the best model with the most labels, fitted with the first seed.
+    """Return the sections on slices, mistakes and examples of the best model with the most labels.
 
-    The section with highlighted input parts shows the best model that has attributions, which may be another model.
+    Of several fits of the model, the one with the first seed is shown. The examples, with highlighted input parts, are
+    of the best model that has attributions, which may be another model.
     """
     num_labels = comparison.label_counts[-1]
     scores = {

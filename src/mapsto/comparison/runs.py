@@ -61,10 +61,10 @@ class FitResult:
     target_state: the keyword arguments that rebuild the target object, which decodes the outputs.
     metrics: by name, the target's metrics on the test rows.
     seconds: fitting time.
-    tokens: number of tokens read in training.
+    tokens: number of tokens read over all training steps, without padding.
     peak_megabytes: peak memory of the process; None where the operating system does not report it.
-    parts: by index of the test row, the attribution of its answer to parts of the input. Only one fit of each candidate
-        has any.
+    parts: by index of the test row, the attribution of its answer to parts of the input; only for the fit of a starting
+        model or random weights to the most labels with the first seed.
     """
 
     output: Tensor
@@ -145,7 +145,10 @@ def _say_plan(design: Design, num_finished: int, progress: Progress) -> None:
 
 @contextmanager
 def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> Iterator[None]:
-    """Turn an interruption of the `with` block, such as Ctrl-C, into a RunError that says how to resume."""
+    """Turn an interruption of the `with` block, such as Ctrl-C, into a RunError that says how to resume.
+
+    results: the fits finished so far. out: the folder that they are saved in; None if they are lost.
+    """
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interruption:
@@ -297,7 +300,10 @@ def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor])
 
 
 def _fit_options(options: Options, method: Method, seed: int) -> Options:
-    """Return the options of one fit. Options that its method does not use are reset to their defaults."""
+    """Return the options of one fit: `options` with its method and seed.
+
+    Options that the method does not use are reset to their defaults, since a fit refuses them.
+    """
     default = Options()
     # One set of options serves all methods, and a fit refuses options that it does not use.
     ignored: dict[str, Any] = {name: getattr(default, name) for name in unused_options(method, options)}
@@ -363,7 +369,7 @@ def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _fact_name(key: str) -> str:
-    """Return the name of a fact for messages; some keys of compare.json are older than the names used today."""
+    """Return the name under which error messages mention the fact `key` of compare.json."""
     return {"ways": "models", "tested": "test rows", "scratch is like": "shape of scratch"}.get(key, key)
 
 

@@ -73,7 +73,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """Selective prediction at one threshold, where only answers with at least this confidence are given.
+    """The score with selective prediction, where only answers with a confidence of at least `threshold` are given.
 
     coverage: share of the rows that are answered.
     score: mean score of the answered rows.
@@ -109,7 +109,7 @@ class Case:
 
     @property
     def confidence_percent(self) -> str:
-        """Format the confidence: "98 %"."""
+        """Return the confidence as text in percent, such as "98 %"."""
         return f"{100 * self.confidence:.0f} %"
 
     def __str__(self) -> str:
@@ -123,8 +123,8 @@ class ErrorAnalysis:
     """The error analysis of one target.
 
     metric: name of the score that each row has, such as "accuracy".
-    slices: in ascending order of p-value.
-    coverage_curve: selective prediction at rising thresholds.
+    slices: the tested slices, in ascending order of p-value.
+    coverage_curve: selective prediction at rising thresholds; empty for answers without a confidence.
     mistakes: rows with a wrong answer, the most confident first.
     label_issues: rows whose label may be wrong; None if the package cleanlab is not installed.
     random_cases: a few random rows, right or wrong.
@@ -138,7 +138,7 @@ class ErrorAnalysis:
     random_cases: list[Case] = field(metadata={"key": "examples"})
 
     def lines(self) -> list[str]:
-        """Return the lines to print in the terminal."""
+        """Return the lines to print in the terminal: significant slices, selective prediction, mistakes, doubtful labels."""
         lines = []
         if significant := [part for part in self.slices if part.is_significant]:
             lines += ["", f"slices that differ significantly ({len(self.slices)} tested, p-values adjusted for that):"]
@@ -166,8 +166,8 @@ def analyse_evaluation(
 ) -> list[tuple[Predictions, ErrorAnalysis]]:
     """Return the predictions and the error analysis of every target that has a score for each row.
 
-    mapping: the evaluated model, which attributes the answers shown to parts of their input; None skips the
-        attribution.
+    mapping: the evaluated model, used to attribute the answers of the shown rows to parts of their input; None skips
+        the attribution.
     """
     analyses = []
     for predictions in evaluation.predictions:
@@ -180,7 +180,7 @@ def analyse_evaluation(
 def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.device) -> dict[int, list[Attribution]]:
     """Return the attributions of the most confident mistakes and of the random cases, by row index.
 
-    The result is empty if the target's answers cannot be attributed to parts of the input.
+    The result is empty unless the predictions are of the model's first target whose answers can be attributed.
     """
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != predictions.target.state():
@@ -220,9 +220,9 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
 
 
 def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
-    """Return the score of the answered rows at the thresholds that keep the shares COVERAGES of the rows.
+    """Return a point of selective prediction for each share in COVERAGES, at the threshold that answers this share.
 
-    scores, confidence: (n,), of every row.
+    scores, confidence: (n,), of every row. A point that would answer the same rows as the one before is left out.
     """
     points: list[CoveragePoint] = []
     for coverage in COVERAGES:
@@ -248,7 +248,8 @@ def _round_down(threshold: float) -> float:
 def _slices(predictions: Predictions, scores: Floats) -> list[Slice]:
     """Test every candidate slice against the other rows, and return the slices in ascending order of p-value.
 
-    scores: (n,), of every row.
+    Slices with fewer than MIN_SLICE_SIZE rows inside or outside are not tested.
+    scores: (n,), the score of every row.
     """
     candidates = [
         (name, is_inside)
@@ -265,7 +266,7 @@ def _slices(predictions: Predictions, scores: Floats) -> list[Slice]:
 
 
 def _adjust_p_values(p_values: Floats) -> Floats:
-    """Adjust p-values for multiple testing (Holm 1979)."""
+    """Return the p-values adjusted for multiple testing by Holm's method (1979), in the same order."""
     adjusted = np.empty(len(p_values))
     order = np.argsort(p_values, kind="stable")
     # The smallest p-value counts times the number of tests, the next times one less; none below the one before it.
@@ -275,7 +276,10 @@ def _adjust_p_values(p_values: Floats) -> Floats:
 
 
 def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
-    """Yield (name, membership mask (n,)) of slices by input size, by true class, and by values of unused columns."""
+    """Yield (name, membership mask (n,)) of each slice to test.
+
+    Slices are by input size, by true class, and by the values of each column that the model does not use.
+    """
     rows = predictions.rows
     for port, values in zip(predictions.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
@@ -306,6 +310,7 @@ def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
     target = predictions.target
     if not isinstance(target, Classes):
         return
+    # A row may have several classes, so slices of classes may overlap.
     row_classes = [set(target.class_names(label)) for label in predictions.labels]
     counts = Counter(name for names in row_classes for name in names)
     verb = "label is" if has_exclusive_classes(target) else "labels contain"
@@ -316,7 +321,7 @@ def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
 
 
 def _parse_numbers(cells: Sequence[object]) -> Floats | None:
-    """Return the cells of a column as numbers (n,), blank ones as NaN; None if some cells are not numbers.
+    """Return the cells of a column as numbers (n,), blank ones as NaN; None if some cells are not finite numbers.
 
     Texts such as "3.5" count as numbers, since a CSV file has no others.
     """
@@ -333,6 +338,7 @@ def _quarters(name: str, values: NDArray[Any]) -> Iterator[tuple[str, Bools]]:
     name: what the numbers are, for the names of the slices.
     """
     # Equal quartiles merge, where many rows have the same value.
+    # Blank cells are NaN, and belong to no quarter.
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
     for index, (low, high) in enumerate(pairwise(edges.tolist())):
         is_inside = (values >= low if index == 0 else values > low) & (values <= high)
@@ -348,6 +354,7 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
 
     # Fisher's test is exact for small slices, where a t-test is not.
     if set(np.unique(np.concatenate([scores, rest_scores]))) <= {0.0, 1.0}:
+        # The contingency table of right and wrong answers inside and outside the slice.
         table = [[int(part.sum()), len(part) - int(part.sum())] for part in (scores, rest_scores)]
         return float(stats.fisher_exact(table)[1])
     # The p-value is NaN where all scores are equal, which is no difference.
@@ -367,17 +374,21 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
     if scores is None:
         return np.zeros(0, np.int64)
     wrong = np.flatnonzero(scores < 1)
+    # Stable, so that equally confident mistakes keep the order of the table.
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_CASES]
 
 
 def _random_rows(predictions: Predictions) -> Ints:
-    """Return the indices of a few random rows in ascending order, the same rows at every call."""
+    """Return the indices of NUM_RANDOM_CASES random rows in ascending order, the same rows at every call."""
     num_rows = len(predictions.rows)
     return np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
 def _label_issues(predictions: Predictions) -> list[Case] | None:
-    """Return rows whose label is doubtful by confident learning, the worst first; None if cleanlab is not installed."""
+    """Return up to MAX_CASES rows whose label is doubtful by confident learning, the worst first.
+
+    Return None if cleanlab is not installed.
+    """
     try:
         find_label_issues = importlib.import_module("cleanlab.filter").find_label_issues
     except ImportError:
@@ -396,7 +407,7 @@ def _label_issues(predictions: Predictions) -> list[Case] | None:
 
 
 def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
-    """Return the rows at these indices as cases to show; an empty list for targets without classes.
+    """Return the rows at the indices `rows` as cases to show; an empty list for targets without classes.
 
     parts: attributions by row index.
     """

@@ -45,7 +45,7 @@ NUM_SAMPLES = 8  # rows whose outputs are kept for the report
 class Predictions:
     """A target's outputs (n, …) for n rows, together with the labels of these rows.
 
-    prefix: the target's column, put before the names of its scores; empty if the model has one target.
+    prefix: the target's column and a colon, put before the names of its scores; empty if the model has one target.
     """
 
     arrow: Arrow
@@ -85,8 +85,8 @@ class Evaluation:
     scores: by name of the metric; with several targets, the name begins with the target's column.
     baseline: scores of the best constant answer, which ignores the input, by the same names.
     confusion: confusion[label][answer] is the number of rows with this label that got this answer.
-    predictions: of the targets with one answer per row, for the error analysis.
-    samples: a few random rows for each target that generates a value, such as a picture.
+    predictions: outputs and labels of each target with one answer per row, for the error analysis.
+    samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
     """
 
     num_rows: int
@@ -102,6 +102,7 @@ class Evaluation:
         names = ("scores", "baseline", "confusion", "notes")
         # The file format has these two entries, but predictions and samples are not written.
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
+        # Scores may be infinite or NaN, which JSON does not have.
         json_record: dict[str, Any] = to_json(record)
         return json_record
 
@@ -116,8 +117,8 @@ def evaluate(
 ) -> Evaluation:
     """Score every target of a model on the rows of `table`.
 
-    bad_rows: "stop" or "skip", for rows that cannot be read.
-    seed: of the random choice of masked tokens.
+    bad_rows: what happens if rows cannot be read: "stop" raises DataError, "skip" leaves them out.
+    seed: seeds the random choice of masked tokens.
 
     Raises DataError for unreadable rows, UsageError for a model without targets.
     """
@@ -142,6 +143,7 @@ def evaluate(
         examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
         scores |= score_examples(mapping, examples, rows, device, on_scored)
     evaluation = Evaluation(len(rows), scores, notes=notes)
+    # All targets with one answer per example share one forward pass.
     outputs_by_port = row_outputs(mapping, question_examples(mapping, encoded), len(rows), row_ports, device, on_scored)
     for port, outputs in zip(row_ports, outputs_by_port, strict=True):
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
@@ -167,10 +169,10 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
 
 
 def _report_rows(progress: Progress, num_examples: int, num_rows: int) -> Report:
-    """Return the function to call after each batch with its number of examples. The function reports progress in rows.
+    """Return a function that reports progress in rows, to be called after each batch with its number of examples.
 
-    num_examples: number of examples over all forward passes. A long row may be several examples, and some rows need two
-        passes.
+    num_examples: number of examples over all forward passes. A long row may be several examples, and rows need two
+        passes if the model has targets read at tokens and targets read once per example.
     num_rows: number of rows.
     """
     num_scored = 0
@@ -202,12 +204,13 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
 def _labelled_examples(
     mapping: Mapping, arrow: Arrow, rows: Rows, encoded: EncodedRows, ports: Sequence[int], seed: int
 ) -> Examples:
-    """Build examples that carry the labels of the target ports `ports` and of no others.
+    """Build examples from encoded rows, with the labels of the target ports `ports` and of no other port.
 
-    seed: of the random choice of masked tokens.
+    seed: seeds the random choice of masked tokens.
     """
     targets = [labels if port in ports else [] for port, labels in enumerate(rows.targets)]
     restoring = [mapping.targets[port] for port in ports if arrow.targets[port].restores is not None]
+    # Scored as the model was trained: with the same share and shape of masked tokens.
     corruptions = (target.corruption for target in restoring if isinstance(target, Reconstruction))
     return make_examples(
         replace(rows, targets=targets),
@@ -222,7 +225,7 @@ def _labelled_examples(
 def _sample_outputs(
     mapping: Mapping, rows: Rows, encoded: EncodedRows, port: int, device: torch.device
 ) -> list[OutputSample]:
-    """Return input, output and label of a few random rows for target `port`, the same rows at every call."""
+    """Return input, generated output and label of NUM_SAMPLES random rows for target `port`, the same rows at every call."""
     target, num_rows = mapping.targets[port], len(rows)
     assert isinstance(target, Located)
     # Sorted, so that samples are shown in the order of the table.
@@ -245,9 +248,9 @@ def _sample_outputs(
 
 
 def scoring_examples(examples: Examples) -> Iterator[Example]:
-    """Yield all examples in the form in which they are scored.
+    """Yield every example as it is scored: a masked (`~`) source has the share of masked tokens of the end of training.
 
-    Tokens are masked at the rate of the end of training. The masked tokens of a row are the same at every call.
+    The masked tokens of an example are the same at every call.
     """
     return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 
@@ -257,7 +260,7 @@ def score_examples(
 ) -> dict[str, Score]:
     """Return the scores of every target on examples that carry labels, by name of the metric.
 
-    rows: the rows with the labels, needed for targets other than those that restore a masked (`~`) source.
+    rows: the rows with the labels; may be None if all targets restore a masked (`~`) source, which is its own label.
     done: called after each batch with its number of examples.
     """
     scores: dict[str, Score] = {}
@@ -266,6 +269,7 @@ def score_examples(
         prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if mapping.arrow.targets[port].restores is None:
             assert rows is not None and examples.answers is not None
+            # Metrics need the labels as the table has them; a restored source has its tokens as labels.
             labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
         port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels))
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}

@@ -36,8 +36,8 @@ class Provenance:
 
     title: title of the page.
     command: the command that repeats the evaluation.
-    findings: problems found in the data, as by `mapsto check`.
-    steps: the records of metrics.jsonl, one per training step, if the model has just been fitted.
+    findings: problems in the data, as `mapsto check` reports them.
+    steps: the records of metrics.jsonl, one per training step; empty unless the model has just been fitted.
     """
 
     title: str
@@ -57,6 +57,7 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
             *mistake_sections(predictions, analysis),
             *example_sections(predictions, analysis),
         ]
+        # With several targets, titles and figure files of one kind would be equal.
         sections += [_name_section(section, predictions.prefix, index) for section in target_sections]
     sections += [
         *_sample_sections(evaluation),

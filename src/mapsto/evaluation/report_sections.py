@@ -1,7 +1,7 @@
 """Sections of the error analysis, shared by the reports of an evaluation and of a comparison.
 
-context: the model and the number of labels that a section is about, such as "base, full, 64 labels". It stands in
-    captions of pages with several models, and is empty on other pages.
+The parameter `context` of these functions names the model and the number of labels that a section is about, such as
+"base, full, 64 labels". It stands in captions of pages with several models, and is empty on other pages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ OUTLINE_LEGEND = "Frames: dashed green for labels, red for answers; hover over a
 
 
 def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the section with the table of tested slices; an empty list if no slice was tested."""
+    """Return the section with the table of tested slices; an empty list if no slice was tested.
+
+    context: the model that the caption names, such as "base, full, 64 labels"; empty on pages about one model.
+    """
     rows = [
         [
             part.name,
@@ -53,7 +56,10 @@ def _format_p_value(p_value: float) -> str:
 
 
 def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the sections on confusions, confident mistakes, and labels that may be wrong; empty ones are left out."""
+    """Return the sections on confusions, confident mistakes, and labels that may be wrong; empty ones are left out.
+
+    context: the model that the captions name, such as "base, full, 64 labels"; empty on pages about one model.
+    """
     caption, issues = _in_caption(context), analysis.label_issues or []
     doubtful = {case.index for case in issues}
     mistakes = [
@@ -80,6 +86,7 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
     """Return the section with random rows, in which important parts are highlighted or predicted regions are outlined.
 
     The result is an empty list if there is nothing to highlight or to outline.
+    context: the model that the caption names, such as "base, full, 64 labels"; empty on pages about one model.
     """
     table = _case_table(predictions, analysis.random_cases, f"Random rows{_in_caption(context)}")
     legend = _legend(predictions, analysis.random_cases)
@@ -90,7 +97,7 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
 
 
 def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None:
-    """Tabulate the most frequent pairs of a true label and a wrong answer; return None if there are none."""
+    """Tabulate the MAX_CONFUSIONS most frequent pairs of a true label and a wrong answer; return None if there are none."""
     target = predictions.target
     confusion = target.confusion(predictions.outputs, predictions.labels) if isinstance(target, Classes) else {}
     pairs = sorted(
@@ -135,18 +142,19 @@ def _outline_answers(predictions: Predictions, case: Case) -> Any:
     assert isinstance(target, Located)
     (port,) = (i for i, port in enumerate(predictions.arrow.sources) if port.kind == target.lies_in)
     answer = target.decode(predictions.outputs[case.index : case.index + 1])[0][target.kind]
+    # True regions come first, so that the answers are drawn over them.
     marks = [*target.regions(predictions.labels[case.index], true=True), *target.regions(answer)]
     source = require(kinds.source(target.lies_in), Spatial, "outlined")
     return trusted_html(source.outline(predictions.rows.sources[port][case.index], marks))
 
 
 def _legend(predictions: Predictions, cases: Sequence[Case]) -> list[str]:
-    """Return the legend of the outlines or of the highlighting, as paragraphs; an empty list if inputs are plain."""
+    """Return paragraphs that explain the outlines or the highlighting of the inputs; an empty list for plain inputs."""
     if isinstance(predictions.target, Located):
         return [OUTLINE_LEGEND]
     return [HIGHLIGHT_LEGEND] if any(case.parts for case in cases) else []
 
 
 def _in_caption(context: str) -> str:
-    """Return the context as the end of a caption; empty without a context."""
+    """Return the text that adds `context`, the name of a model, to a caption; empty if `context` is empty."""
     return f" · {context}" if context else ""
