@@ -36,19 +36,19 @@ DEFINITIONS = {
 
 
 def names(role: Role) -> tuple[str, ...]:
-    """Return the names of the kinds that have a role, "source" or "target", without importing their files."""
+    """Return the names of the kinds that can be a "source" or a "target" (`role`), without importing their files."""
     return _names(role, tuple(__path__))
 
 
 @cache
 def _names(role: Role, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the result of `names`, cached. folders: this package's folders, so that an added one is not missed."""
+    """Return the names of the kinds with this role, cached by `folders`, the folders of this package."""
     modules = sorted(module.name for module in pkgutil.iter_modules(folders))
     return tuple(name for name in modules if DEFINITIONS[role].search(_code(name)))
 
 
 def _code(name: str) -> str:
-    """Return the source text of a kind's file."""
+    """Return the Python code of the file that defines a kind."""
     spec = find_spec(f"{__name__}.{name}")
     assert spec is not None and isinstance(spec.loader, InspectLoader)
     return spec.loader.get_source(spec.name) or ""
@@ -91,17 +91,17 @@ def targets() -> Iterator[type[Target]]:
 
 
 def reading(arrow: Arrow) -> dict[str, type[Source]]:
-    """Return the Source class of each kind that an arrow reads, by kind. Raises UsageError."""
+    """Return the Source class of each kind that an arrow reads, by kind. Raises UsageError for a kind that cannot be read."""
     return {port.kind: source(port.kind) for port in arrow.sources}
 
 
 def answering(arrow: Arrow) -> list[type[Target]]:
-    """Return the Target class of each target port of an arrow, in the order of the ports. Raises UsageError."""
+    """Return the Target class of each target port of an arrow, in order. Raises UsageError for a kind that cannot be answered."""
     return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:
-    """Raise UsageError if no kind of this name has the role."""
+    """Raise UsageError if no kind of this name can be a "source" or a "target", as `role` says."""
     if kind not in names(role):
         raise UsageError(f"no {role} kind {kind!r} here{near(kind, names(role))}; there are: {', '.join(names(role))}")
 

@@ -19,14 +19,14 @@ TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"
 
 
 class ArrowError(UsageError):
-    """The error for an arrow that does not parse, or that does not fit the kinds or the columns of a table."""
+    """The error for an arrow that does not parse, or whose kinds or columns do not exist."""
 
 
 @dataclass(frozen=True)
 class Port:
     """One source or target of an arrow.
 
-    kind: name of its kind of values, such as "text".
+    kind: name of the kind of its values, such as "text".
     column: the table column that holds the values; None until the arrow is bound to a table.
     corrupted: True for a source behind `~`, part of which is hidden.
     restores: for a target that fills in a hidden source, the index of that source; set by Arrow.
@@ -71,20 +71,17 @@ class Arrow:
 
     @property
     def corrupted(self) -> bool:
-        """Return whether part of a source is hidden (`~`).
-
-        Filling it in needs no labels.
-        """
+        """Return whether part of a source is hidden (`~`), as in pretraining."""
         return any(port.corrupted for port in self.sources)
 
     @property
     def body(self) -> Arrow:
-        """Return the arrow with the same sources but without `~`, and without targets."""
+        """Return the arrow of the same sources, none of them hidden (`~`), and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
 
 
 def parse(text: str) -> Arrow:
-    """Return the arrow that a text such as "text -> label" describes. parse(str(arrow)) == arrow holds.
+    """Return the arrow that a text such as "text -> label" describes; the inverse of `str(arrow)`.
 
     Raises ArrowError, which says where the text is wrong.
     """
@@ -114,7 +111,7 @@ def parse_ports(text: str) -> tuple[Port, ...]:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """Return (kind, text) for each token of an arrow; kinds are "arrow", "sign", "quoted" and "name"."""
+    """Return (kind, text) for each token of an arrow; kinds are "arrow", "sign", "quoted" and "name". Raises ArrowError."""
     tokens, position = [], 0
     while text[position:].strip():
         match = TOKEN.match(text, position)
@@ -128,7 +125,10 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port, ...]:
-    """Return the ports of one side of an arrow. location: the side in messages."""
+    """Return the ports of one side of an arrow from its tokens. Raises ArrowError.
+
+    text: the whole arrow. location: words for the side in messages, such as "before the arrow of".
+    """
     groups: list[list[tuple[str, str]]] = [[]]
     for token in tokens:
         if token == ("sign", ","):
@@ -139,7 +139,7 @@ def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port
 
 
 def _port(tokens: list[tuple[str, str]], name: str) -> Port:
-    """Return the port that its tokens describe. name: the port in messages. Raises ArrowError."""
+    """Return the port that consists of these tokens. Raises ArrowError, whose message calls the port `name`."""
     corrupted = bool(tokens) and tokens[0] == ("sign", "~")
     shape = [value if kind == "sign" else "word" for kind, value in tokens[corrupted:]]
     words = [value for kind, value in tokens[corrupted:] if kind != "sign"]
@@ -154,9 +154,9 @@ def _port(tokens: list[tuple[str, str]], name: str) -> Port:
 
 
 def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raise ArrowError if a port has a kind that cannot stand on its side.
+    """Raise ArrowError if a kind that cannot be read is among the sources, or one that cannot be predicted among the targets.
 
-    sources, targets: the kinds that can be read, and those that can be predicted.
+    sources, targets: names of the kinds that can be read, and of those that can be predicted.
     """
     allowed = {"read": list(sources), "answered": list(targets)}
     for verb, ports in (("read", arrow.sources), ("answered", arrow.targets)):
@@ -219,7 +219,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
 
 
 def _list_columns(columns: Sequence[str]) -> str:
-    """Return the names of the columns for a message, with a hint if cells seem to be wrongly separated."""
+    """Return the names of the columns for a message, with a hint if the file's cells seem to have another separator."""
     listing = ", ".join(map(repr, columns)) or "none"
     # A single column whose name has a separator hints at a file with another separator than its suffix says.
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
@@ -233,7 +233,7 @@ def _list_columns(columns: Sequence[str]) -> str:
 def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str) -> ArrowError:
     """Return the error for ports to which no column can be assigned.
 
-    candidates: by index of the port, the columns that fit it.
+    candidates: by index of the port, the columns that the port could read. column_list: all columns in words.
     """
     # Report a port without any candidate first: it is the clearest error.
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
@@ -252,9 +252,9 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], c
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:
-    """Return {target index: source index} of the targets that share the column of a source, in an arrow with `~`.
+    """Return {port index: source index} of the targets that fill in a source and so share its column, in an arrow with `~`.
 
-    A target index counts all sources first, then the targets.
+    Port indices count all sources first, then the targets.
     """
     if not arrow.corrupted:
         return {}

@@ -42,22 +42,22 @@ class Readout(ABC):
         """Return the vectors (m, d) that the head reads.
 
         pooled: function that computes the pooled vector of each example, (n, d).
-        tokens: function that computes the hidden states at all places, (r·l, d).
-        answers: the places to read. None reads one pooled vector for every example.
+        tokens: function that computes the hidden states of all tokens, (r·l, d).
+        answers: the tokens to read. If None, the pooled vector of each example is read.
         """
 
     def question(self, pieces: Sequence[Piece]) -> Answer | None:
         """Return an empty answer that asks for a prediction of an example with these pieces.
 
-        Return None if the target itself chooses the places to read.
+        None by default, for readouts whose target must choose the tokens to read.
         """
         return None
 
     @abstractmethod
     def describe(self, count: int, pooling: str) -> str:
-        """Return in words where `count` answers are read, for `mapsto trace`.
+        """Return in words where `count` answers are read, as printed by `mapsto trace`.
 
-        pooling: name of the pooling method.
+        pooling: name of the pooling.
         """
 
 
@@ -82,7 +82,7 @@ class Pooled(Readout):
 
 
 class PerToken(Readout):
-    """A readout of the hidden states of single tokens, such as hidden tokens that are filled in.
+    """A readout of the hidden states of single tokens, such as hidden tokens that are to be filled in.
 
     places: the word for these tokens in `describe`.
     """
@@ -104,7 +104,7 @@ class PerToken(Readout):
 class Queried(PerToken):
     """A readout of several queries, such as for boxes (DETR, Carion et al. 2020).
 
-    A query is a learnt token or a point between tokens. Each proposes one part of the example's answer.
+    A query is a learnt token or a point between tokens. Each query predicts one part of the answer, such as one box.
     """
 
     per_example = True
@@ -114,7 +114,7 @@ class Queried(PerToken):
 
 
 def ask_at(places: Ints) -> Answer | None:
-    """Return an empty answer that asks for predictions at tokens of an example; None if there are no such tokens.
+    """Return an empty answer that asks for predictions at tokens of an example; None if there are no tokens.
 
     places: (m,) indices of the tokens in the example.
     """
@@ -122,10 +122,9 @@ def ask_at(places: Ints) -> Answer | None:
 
 
 def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
-    """Return the hidden states (m', d) at the places of answers, each interpolated if it lies between tokens.
+    """Return the hidden states (m', d) at the tokens of answers; at a point between tokens, their weighted mean.
 
-    states: (r·l, d). The result is padded to one of few sizes m' ≥ m, since for each new size a kernel must choose its
-    algorithm.
+    states: (r·l, d). The m states are padded to one of few sizes m' ≥ m, since each new size costs a choice of kernel.
     """
     assert answers.at is not None
     extra = round_up_size(len(answers.at)) - len(answers.at)

@@ -1,6 +1,6 @@
-"""The contract of a kind of values that are read (Source), and what it shares with kinds that are predicted (Kind).
+"""The interface of a kind of values that are read (Source), and of any kind of values (Kind).
 
-A source encodes values as pieces: runs of tokens with positions. Abilities that only some kinds have are in
+A source encodes each value as a piece: a sequence of tokens with positions. Abilities that only some kinds have are in
 capabilities.py.
 Legend of shapes: t tokens, f features of a token, a axes of a value.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learning:
-    """The length and learning rate of fits, from random weights or from a starting model made by mapsto."""
+    """Default length and learning rates of a fit: numbers of epochs and steps, and the rates of the starting model and heads."""
 
     # The smallest and the largest number of epochs. Between them, fits run for `steps` training steps.
     min_epochs: float = 3.0
@@ -40,7 +40,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class KindDefaults:
-    """Default settings of a source kind, for options that the user does not give."""
+    """Default settings of a source kind for training, prediction and the search for near-duplicates."""
 
     learning: Learning = Learning()
     # How many values are encoded at once in prediction, which bounds memory.
@@ -60,7 +60,7 @@ class Kind(ABC):
     @staticmethod
     @abstractmethod
     def samples() -> list[Any]:
-        """Return a few different cells of this kind, for tests that every kind must pass."""
+        """Return a few different cells of this kind, on which tests that every kind must pass are run."""
 
     @staticmethod
     @abstractmethod
@@ -79,7 +79,7 @@ class Kind(ABC):
 
 
 class Source(Kind):
-    """A kind of values that are read. One object serves all source ports of its kind in an arrow."""
+    """A kind of values that are read. One object encodes the values of all source ports of its kind in an arrow."""
 
     # The published family (zoo/) whose architecture a new model takes.
     family: ClassVar[str] = "modernbert"
@@ -90,24 +90,24 @@ class Source(Kind):
     @classmethod
     @abstractmethod
     def new(cls, values: Sequence[Any], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source fitted to training values: with their vocabulary, or with the size and range of their pixels.
+        """Return a source fitted to training values: with a vocabulary for them, or with the size and statistics of their pixels.
 
         size: number of tokens of the vocabulary, for kinds that have one.
         share: the share of all training values that `values` are.
-        Raises DataError, UsageError.
+        Raises DataError if there are no values, UsageError for a `size` of a kind without vocabulary.
         """
 
     @classmethod
     @abstractmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model in `folder`. Raises CheckpointError.
+        """Return the source of the model that is saved in `folder`. Raises CheckpointError.
 
-        weights: the weights of its embedder.
-        front: settings of the convolutional network that embeds its values; None if the model has none.
+        weights: the weights of the source's embedder, by name.
+        front: settings of a convolutional network that embeds the values; None if the model has none.
         """
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the files that `open` reads; return the settings in them that config.json must repeat.
+        """Write the files that `open` reads into `folder`; return those of their settings that config.json repeats.
 
         By default no file is written and the dict is empty. longest: number of tokens of the longest example.
         """
@@ -120,7 +120,7 @@ class Source(Kind):
 
     @property
     def max_tokens(self) -> int | None:
-        """Return the largest number of tokens of a value; None if there is no limit and values may be cut, as text."""
+        """Return the largest number of tokens of a value, special ones included; None for kinds without a limit (text)."""
         return None
 
     @abstractmethod
@@ -128,18 +128,15 @@ class Source(Kind):
         """Return each value as a piece.
 
         place: index of the source port. The second text of an example gets other special tokens than the first.
-        aligned: whether pieces carry alignment and units (words), which take time to compute.
+        aligned: whether pieces also say which region and which unit (word) of the raw value each token is, at a cost in time.
         """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the piece cut to its first `length` tokens. A kind with special tokens at the end keeps these."""
+        """Return the first `length` tokens of the piece. A kind with special tokens at the end keeps these within `length`."""
         return piece.select(np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the whole piece as consecutive pieces (windows) of at most `length` tokens.
-
-        Each window has all special tokens.
-        """
+        """Return the whole value as consecutive pieces (windows) of at most `length` tokens, each with all special tokens."""
         # Each window repeats the special tokens, so it has room for fewer others.
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
@@ -154,19 +151,17 @@ class Source(Kind):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some tokens hidden, and the indices (m,) of the hidden tokens.
+        """Return the piece with some tokens hidden, and the indices (m,) of the tokens to predict.
 
-        progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
+        corruption: the rate and shape of hidden tokens. progress: the finished share of training, 0 to 1, which the rate may
+            depend on.
         """
 
     def decoder_positions(self, width: int) -> nn.Module | None:
-        """Return the module that maps tokens to the position embeddings (t, width) that a decoder adds.
-
-        Return None if a decoder adds none.
-        """
+        """Return a module from tokens to the position embeddings (t, width) that a decoder adds; None if a decoder adds none."""
         return None
 
     @classmethod
     def show(cls, value: Any) -> str:
-        """Return the value as HTML."""
+        """Return the value as HTML; by default as text."""
         return html.escape(str(value))

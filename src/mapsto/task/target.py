@@ -1,4 +1,4 @@
-"""The contract of a kind of values that are predicted. Abilities that only some kinds have are in capabilities.py.
+"""The interface of a kind of values that are predicted. Abilities that only some kinds have are in capabilities.py.
 
 Legend of shapes: m answers of a batch, d width.
 """
@@ -25,7 +25,7 @@ Metric = tuple[Any, ...]  # (function, *arrays): the metric is function(*arrays)
 
 
 class Target(Kind):
-    """A kind of values that are predicted. An arrow has one object for each of its target ports."""
+    """A kind of values that are predicted. Each target port of an arrow has its own object."""
 
     # The rule that says which vectors the head reads.
     readout: ClassVar[Readout]
@@ -41,8 +41,8 @@ class Target(Kind):
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
         """Learn from the training answers what the head needs, such as the classes, or mean and standard deviation.
 
-        balance: whether all classes weigh the same in the loss, however many rows they have.
-        Raises DataError if nothing can be learnt from these answers.
+        balance: whether all classes get the same total weight in the loss, however many rows they have.
+        Raises DataError if nothing can be learnt from these answers, such as from a single class.
         """
 
     @abstractmethod
@@ -50,21 +50,21 @@ class Target(Kind):
         """Return what `learn` has learnt, as JSON values by name. The constructor takes them as keyword arguments."""
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Take the settings that answers depend on from the sources of the arrow.
+        """Store what this target needs of the arrow's sources, such as the tokenizer; by default nothing.
 
-        sources: the sources by kind. transform: settings of the family's vocabulary head.
+        sources: the sources by kind. transform: settings of the vocabulary head in the model family.
         Raises UsageError if a source that the answers need is missing.
         """
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Return an answer as numbers, with the tokens where it is read.
+        """Return an answer as numbers, with the tokens of the example at which it is read.
 
-        pieces: the source pieces of its example.
+        pieces: the source pieces of the example.
         """
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer with the tokens where a prediction is read; None if nothing is to be predicted.
+        """Return an empty answer that names the tokens at which to predict; None if nothing is to be predicted.
 
         pieces: the source pieces of the example.
         """
@@ -82,34 +82,37 @@ class Target(Kind):
         """Return the loss of outputs (m, …) against encoded answers (m, …), summed over answers, as an fp32 scalar."""
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the error, summed over answers, by which held-out rows choose the best weights.
+        """Return the error, summed over answers, that is computed on held-out rows to choose the best weights.
 
         By default it is the loss. output: (m, …). values: (m, …), encoded answers.
         """
         return self.loss(output, values)
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the part (m, …) of the outputs that `metrics` needs. By default it is all of them.
+        """Return what `metrics` needs of the outputs, (m, …): by default the outputs, for large ones a summary to save memory.
 
-        Kinds with large outputs keep less, to save memory. values: (m, …), encoded answers.
+        output: (m, …), of the head. values: (m, …), encoded answers.
         """
         return output
 
     @abstractmethod
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return one dict for each output (m, …), with the answer and, for most kinds, its confidence."""
+        """Return one dict for each output: the answer under the kind's name, and a "probability" if the kind has a confidence.
+
+        output: (m, …), of the head.
+        """
 
     @abstractmethod
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the metrics by name, each as its function and the function's arguments.
+        """Return each metric by name as a tuple of a function and its arguments, which are arrays with one entry for each item.
 
         output: (m, …), from `evidence`. answers: the true answers.
         """
 
     @abstractmethod
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return by name the scores on `answers` of the best constant answer, which ignores the sources."""
+        """Return the scores on `answers` of the best constant answer, which ignores the sources, by name of the metric."""
 
     def brief(self, answer: Any) -> str:
-        """Return a predicted or true answer in a few words."""
+        """Return a predicted or true answer in a few words, for tables and messages."""
         return str(answer)
