@@ -27,7 +27,8 @@ Pool = Callable[[Tensor, Batch], Tensor]  # computes one vector per example, (n,
 class Embedder(Predictor):
     """A predictor whose answer to a row is a vector: {"vector": [d numbers]}.
 
-    pooling: how the vector is computed from the hidden states, as in `embed`.
+    pooling: how hidden states are pooled into the vector: "first", "mean" or another Pooling; None for the pooling that
+        the model was trained with.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Embedder(Predictor):
 
     @property
     def max_tokens(self) -> int:
-        """Return the maximum number of tokens per example; longer examples are cut."""
+        """Return the maximum number of tokens per example, special tokens included; longer examples are cut."""
         return self._max_tokens
 
     def bind(self, table: Table) -> Arrow:
@@ -46,11 +47,11 @@ class Embedder(Predictor):
         return bind_to(self.arrow, table, answers=False)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
-        """Return examples without questions, since no target is read."""
+        """Return an example for each encoded row, without answers to predict, since an embedder reads no target port."""
         return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True)]
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Return {"vector": [d numbers]} for each of `count` rows."""
+        """Run the forward pass over the examples of `count` rows, and return {"vector": [d numbers]} for each row."""
         vectors = embed_examples(self.mapping, examples, count, self.device, self._pool)
         return [{"vector": vector} for vector in vectors.tolist()]
 
@@ -60,9 +61,8 @@ def embed(
 ) -> NDArray[np.float32]:
     """Return one vector per value, (n, d).
 
-    values: values of the arrow's only source.
-    pooling: "first", "mean" or another Pooling. By default the vector is computed as the model was trained to compute
-        it.
+    values: n values of the kind that the model reads, such as texts.
+    pooling: "first", "mean" or another Pooling; None for the pooling that the model was trained with.
 
     Raises UsageError for a model with several sources, and for an unknown pooling.
     """
@@ -91,7 +91,7 @@ def embed(
 
 
 def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
-    """Return the function that pools hidden states into vectors, and the maximum number of tokens per example.
+    """Return (function that pools hidden states into vectors, maximum number of tokens per example).
 
     pooling: None for the pooling that the model was trained with. Raises UsageError for an unknown one.
     """
@@ -99,6 +99,7 @@ def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
     if pooling is not None and pooling not in choices:
         raise UsageError(f"no pooling {pooling!r}{near(str(pooling), choices)}; there are: {', '.join(choices)}")
     if pooling is not None:
+        # Bypasses the pooling and the length that a sentence encoder was trained with.
         return lambda hidden, batch: mapping.pool(hidden, batch, pooling), mapping.config.max_tokens
     # A sentence encoder may have been trained on shorter texts than the model could read.
     sentence = mapping.config.sentence
@@ -108,12 +109,16 @@ def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
 def embed_examples(
     mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, pool: Pool
 ) -> NDArray[np.float32]:
-    """Return the pooled vectors (count, d), in which `vectors[i]` is the vector of the example with row number i."""
+    """Return the pooled vector of every example, (count, d); `vectors[i]` is that of the example with row number i.
+
+    count: number of rows, one per example. pool: computes the vectors of a batch from its hidden states.
+    """
     vectors: NDArray[np.float32] | None = None
     for batch, hidden in forward_batches(mapping, examples, device):
         batch_vectors = pool(hidden, batch).float().cpu().numpy()
         if vectors is None:  # the width is known by the first batch
             vectors = np.zeros((count, batch_vectors.shape[1]), np.float32)
+        # Packing changes the order of the examples.
         vectors[batch.rows] = batch_vectors
     assert vectors is not None
     return vectors

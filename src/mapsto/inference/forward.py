@@ -35,11 +35,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Evidence:
-    """The outputs of one target port for examples with labels, as the target's metrics need them.
+    """The outputs of one target port for examples with labels, in the form in which the target's metrics take them.
 
-    evidence: (m, …), the outputs, or what the target keeps of large outputs.
+    evidence: (m, …), the outputs, or for large outputs the part that the metrics need.
     values: (m, …), the encoded labels.
-    rows: the row number of each entry of `evidence`.
+    rows: (m,), the row number of each entry of `evidence`.
     """
 
     evidence: Tensor
@@ -62,12 +62,15 @@ def forward_batches(
 
 
 def iterate_chunks(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in lists that fit the memory budget of the source kinds."""
+    """Yield the examples in lists of at most `chunk_size(mapping)`, so that memory stays bounded.
+
+    A thread reads and encodes the next list while the caller uses the current one.
+    """
     return prefetch(examples, chunk_size(mapping), list)
 
 
 def chunk_size(mapping: Mapping) -> int:
-    """Return how many examples may be in memory at a time, by the source kind with the largest values."""
+    """Return how many examples may be in memory at a time: the smallest such limit of the model's source kinds."""
     return min(source.defaults.rows_at_once for source in mapping.sources.values())
 
 
@@ -94,7 +97,7 @@ def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> 
 def collect_evidence(
     mapping: Mapping, examples: Iterable[Example], device: torch.device, report: Report = lambda count: None
 ) -> dict[int, Evidence]:
-    """Return the evidence of every target port for which the examples carry labels, by port index, on the CPU.
+    """Return by target port its evidence (outputs and labels), on the CPU; only ports for which examples carry labels.
 
     report: called after each batch with its number of examples.
     """
@@ -115,6 +118,7 @@ def collect_evidence(
                 parts.setdefault(port, []).append(Evidence(evidence, answers.values.cpu(), rows))
             report(len(batch.rows))
     return {
+        # Sorted, so that scores are printed in the order of the target ports.
         port: Evidence(
             torch.cat([part.evidence for part in port_parts]),
             torch.cat([part.values for part in port_parts]),
@@ -125,9 +129,10 @@ def collect_evidence(
 
 
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
-    """Return for each target port an empty answer that says where the port is read in an example of `pieces`.
+    """Return for each target port an empty answer that says at which tokens of an example the port is read.
 
-    It is None for a port that has nothing to read in this example.
+    It is None for a port with nothing to read, such as a text without masked tokens.
+    pieces: the pieces of the example, one per source.
     """
     questions: list[Answer | None] = []
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
@@ -144,7 +149,7 @@ def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | 
 
 
 def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
-    """Yield an example per encoded row with an empty answer for every target port, so that all ports are read."""
+    """Yield an example per entry of `encoded`, with an empty answer for every target port, so that all ports are read."""
     for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True):
         yield Example(pieces, make_questions(mapping, pieces), int(row))
 
@@ -152,7 +157,7 @@ def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Exampl
 def token_outputs(
     mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (row number, outputs (m, …) on the CPU) of each example in which target `port` is read at tokens."""
+    """Yield (row number, outputs (m, …) on the CPU) of each example in which target `port` is read at m tokens."""
     for batch, hidden in forward_batches(mapping, examples, device):
         answers = batch.answers[port]
         if answers is not None:
@@ -166,8 +171,8 @@ def token_outputs(
 def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
     """Return the value, such as a picture, that a target generates for one example.
 
-    pieces: the example's pieces; the value is built from the piece of the source that it resembles.
-    output: (m, …), the target's outputs for the example.
+    pieces: the example's pieces; the value takes its shape from the piece of the source that the target lies in.
+    output: (m, …), the target's outputs at all m tokens of this piece but the special ones.
     """
     assert isinstance(target, Located) and isinstance(target, Reconstruction)
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)

@@ -1,4 +1,4 @@
-"""Answers as files: copies of the inputs with answers drawn in, or answers that are files, such as pictures."""
+"""Files for answers: copies of the inputs with answers drawn in, or answers that are files themselves, such as pictures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a 
 
 
 def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, content: bytes) -> Path:
-    """Write the file of one answer to a folder, and return its path.
+    """Write the file of one answer to a folder as "<number>-<input file>-<row><suffix>", and return its path.
 
-    origin: file and row number of the input, which become part of the name; 0 if the file is the whole input.
+    origin: file and row number of the input; the row is 0, and left out of the name, if the file is the whole input.
     number: number of the row among all rows, which makes the name unique.
+    suffix: ending of the file name, such as ".png".
     """
     file, row = origin
     name = f"{Path(file).stem}-{row}" if row else Path(file).stem
@@ -33,7 +34,7 @@ def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, 
 
 
 class FileWriter(ABC):
-    """An engine that answers tables and also writes a file of each answer to a folder.
+    """An engine that answers tables like the engine it wraps, and also writes a file of each answer to a folder.
 
     engine: computes the answers.
     """
@@ -49,7 +50,7 @@ class FileWriter(ABC):
 
     @property
     def cut_rows(self) -> int:
-        """Return how many rows were longer than the model takes."""
+        """Return how many of the rows answered so far were longer than the model reads and lost tokens."""
         return self.engine.cut_rows
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
@@ -67,17 +68,22 @@ class FileWriter(ABC):
 
     @abstractmethod
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
-        """Write the file of the answer to one row of a table."""
+        """Write the file of the answer to one row of a table.
+
+        bound: the arrow bound to the table's columns. row: index of the row in the table.
+        answer: the row's answer, as the engine gave it; an override may change it in place.
+        """
 
 
 class DrawingWriter(FileWriter):
     """A FileWriter that writes copies of the inputs, such as pictures, with the answers drawn in, such as boxes.
 
-    Raises UsageError if the model has no answers that can be drawn into the input.
+    Raises UsageError if the model has no answers that lie in the input.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         super().__init__(engine, folder)
+        # A target that resembles its source, such as a generated picture, has nothing to draw into it.
         targets = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
         self.ports = [port for port, target in targets if issubclass(target, Located) and not target.resembles]
         if not self.ports:
@@ -99,14 +105,14 @@ class DrawingWriter(FileWriter):
 
 
 class AnswerWriter(FileWriter):
-    """A FileWriter for answers that are files, such as pictures.
+    """A FileWriter for answers that are files, such as generated pictures.
 
-    In the answers, each such value is replaced by the path of its file. If an arrow has several such target ports, each
-    port has a folder of its own.
+    In the yielded answers, the path of the file replaces the value. If several target ports answer with files, each of
+    them has a folder of its own.
     """
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-        """Yield the engine's answers, at most ROWS_AT_ONCE rows at a time, after their files are written."""
+        """Yield tables of at most ROWS_AT_ONCE rows with the engine's answers, after the answers' files are written."""
         return super().answer_tables(chain.from_iterable(map(_split, tables)))
 
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
@@ -132,7 +138,7 @@ def are_files(arrow: Arrow) -> list[bool]:
 def _split(table: Table) -> Iterator[Table]:
     """Yield a table in parts of at most ROWS_AT_ONCE rows. A table with unreadable rows is yielded whole.
 
-    Only the whole table knows where its unreadable rows stand among the others.
+    Only the whole table knows the places of its unreadable rows among the others.
     """
     if table.rejected:
         yield table
@@ -142,7 +148,7 @@ def _split(table: Table) -> Iterator[Table]:
 
 
 def _marks(ports: Sequence[Port], answer: dict[str, Any]) -> list[Mark]:
-    """Return the regions in one row's answers to the target ports `ports`, as marks to draw."""
+    """Return the regions, such as boxes, in one row's answers to the target ports `ports`, as marks to draw."""
     marks = []
     for port in ports:
         port_answer = answer.get(port.column or port.kind, answer)

@@ -30,8 +30,9 @@ from mapsto.task.source import Source
 def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
     """Yield each table with the arrow bound to the columns of the first table that has rows.
 
-    Empty tables before that one come with None.
-    bind: binds the arrow to a table. Raises UsageError if `bind` does.
+    bind: returns the arrow bound to a table; called once. An empty table before the first one with rows comes with
+        None.
+    Raises the errors of `bind`, such as UsageError for a missing column.
     """
     bound: Arrow | None = None
     for table in tables:
@@ -66,9 +67,8 @@ class _Prepared:
 class Predictor:
     """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
-    long: treatment of rows longer than the model takes: "cut", "window" or "error".
-    min_confidence: an answer with a lower probability is withheld; its value becomes None, and its probability is still
-        given.
+    long: treatment of rows longer than the model takes: "cut", "window" (read in parts) or "error".
+    min_confidence: an answer with a lower probability is withheld: its value becomes None, and its probability stays.
 
     Raises UsageError for options that do not suit the mapping.
     """
@@ -102,7 +102,7 @@ class Predictor:
 
     @property
     def max_tokens(self) -> int:
-        """Return the maximum number of tokens per example."""
+        """Return the maximum number of tokens per example, special tokens included."""
         return self.mapping.config.max_tokens
 
     def bind(self, table: Table) -> Arrow:
@@ -120,14 +120,14 @@ class Predictor:
     def answer(self, table: Table, bound: Arrow | None = None) -> Iterator[dict[str, Any]]:
         """Yield one answer (dict) per row, in order; {"error": reason} for a row that cannot be read.
 
-        bound: the arrow bound to a table with the same columns; by default it is bound to this table.
+        bound: the arrow bound to a table with the same columns; None binds it to `table`.
         """
         answers = self._answer_rows(table, bound or self.bind(table)) if len(table) else iter(())
         for row in table.in_order():
             yield next(answers) if isinstance(row, int) else {"error": f"row {row.row}: {row.reason}"}
 
     def _answer_rows(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
-        """Yield one answer per row of the table, without the rows that the table's reader had rejected."""
+        """Yield one answer per row of the table. Rows that the table's reader rejected are not among them."""
 
         def prepare(rows: list[int]) -> _Prepared:
             return self._prepare(table.select(rows), bound)
@@ -142,7 +142,7 @@ class Predictor:
             yield from answers
 
     def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
-        """Read and encode some rows of a table."""
+        """Read and encode the rows of `part`, a part of a table to whose columns `bound` is bound."""
         mapping = self.mapping
         rows = load_rows(bound, part, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
@@ -162,7 +162,7 @@ class Predictor:
         return list(question_examples(self.mapping, encoded))
 
     def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Run the forward pass and return the answers of `count` rows.
+        """Run the forward pass over the examples of `count` rows, and return one answer (dict) per row.
 
         If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
         """
@@ -178,6 +178,7 @@ class Predictor:
                 target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
             )
             for answer, port_answer in zip(answers, port_answers, strict=True):
+                # Answers without a probability, such as vectors, are never withheld.
                 if port_answer.get("probability", 1.0) < self.min_confidence:
                     port_answer[target.kind] = None
                 answer.update({name: port_answer} if name else port_answer)
@@ -188,9 +189,9 @@ class Predictor:
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        """Return one answer per row for a target that is read at tokens.
+        """Return one answer {kind: value} per row for a target that is read at tokens.
 
-        The answer is a list with one entry per token, or the single value that the tokens make up, such as a picture.
+        The value is a list with one entry per token, or what all tokens make up together, such as a picture.
         """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
@@ -208,8 +209,8 @@ class Predictor:
         """Return the values with a part of each hidden and filled in by the model: texts, or pixels (h, w, 3).
 
         hide: the share of the tokens to hide at random.
-        mask: the part to hide instead: one mask for all values, or a list with one mask per value.
-        rows: the values' row numbers, which seed the random choice; by default 0, 1, …
+        mask: the region to hide instead, for pictures: one mask for all values, or a list with one mask per value.
+        rows: the values' row numbers, which seed the random choice together with `seed`; by default 0, 1, …
 
         Raises UsageError.
         """
@@ -222,9 +223,9 @@ class Predictor:
 
 
 def read_value(source: Source, value: object, index: int) -> Any:
-    """Convert a value to the form that the source encodes. Raises UsageError that names the value's index.
+    """Convert a value to the form that `source.encode` takes, such as a file name to pixels.
 
-    index: position of the value in the user's list.
+    index: position of the value in the user's list, from 0; the UsageError for an unreadable value names it.
     """
     try:
         return source.read(value)

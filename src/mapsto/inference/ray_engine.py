@@ -30,7 +30,7 @@ class RayEngine:
     """An engine of several predictors in processes, on this machine or on the cluster at the address RAY_ADDRESS.
 
     model: a hub name, or a folder that every machine of the cluster has.
-    predictor_options: the arguments of Predictor after the mapping, in order; the first is the device.
+    predictor_options: the arguments of Predictor after the mapping, in order, of which the first is the device.
 
     Raises UsageError if Ray is not installed, and the errors of opening the model.
     """
@@ -67,7 +67,10 @@ class RayEngine:
             self._ray.shutdown()
 
     def _start(self) -> dict[str, float]:
-        """Connect to the cluster at RAY_ADDRESS, or start Ray here; return its resources, such as {"CPU": 8}."""
+        """Connect to the cluster at RAY_ADDRESS, or start Ray here; return its resources, such as {"CPU": 8}.
+
+        Raises RunError if neither succeeds.
+        """
         address = os.environ.get("RAY_ADDRESS")
         local_options = {"include_dashboard": False} if not address else {}
         try:
@@ -102,18 +105,23 @@ class RayEngine:
 
 
 def answer(predictor_arguments: tuple[Any, ...], table: Table, bound: Arrow | None) -> tuple[list[dict[str, Any]], int]:
-    """Answer a table in a worker process; return the answers and the number of rows that were cut.
+    """Return (answers of all rows, number of rows that were cut) for a table; it runs in a worker process.
 
-    predictor_arguments: model and options, as in RayEngine.
+    predictor_arguments: the model's hub name or folder, then the arguments of Predictor after the mapping.
+    bound: the arrow bound to the table's columns; None for an empty table.
     """
     predictor = _load_predictor(*predictor_arguments)
+    # The predictor counts over all parts that its process answers.
     cut_before = predictor.cut_rows
     return list(predictor.answer(table, bound)), predictor.cut_rows - cut_before
 
 
 @lru_cache(maxsize=1)
 def _load_predictor(model: str, *options: Any) -> Predictor:
-    """Load the predictor on the first call in this process; later calls return the same object."""
+    """Return the predictor of a model, loaded on the first call in this process and kept for later calls.
+
+    options: the arguments of Predictor after the mapping.
+    """
     keep_memory()
     return Predictor(model_folder.load_mapping(model), *options)
 

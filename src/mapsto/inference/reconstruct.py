@@ -29,9 +29,9 @@ def reconstruct(
 ) -> Iterator[Any]:
     """Yield each value with a part of it hidden and filled in by the model.
 
-    values: values that `read_value` returned.
+    values: values in the form that `source.encode` takes, as `read_value` returns them.
     share: the share of the tokens to hide; their choice is a function of (seed, row).
-    masks: one mask per value, which says what to hide in place of `share`.
+    masks: one mask per value, the region to hide; `share` is then ignored.
     rows: row numbers of the values, which seed the random choice; by default 0, 1, …
 
     Raises UsageError for a mapping that was not trained to fill in its one source, and for unusable masks.
@@ -61,6 +61,7 @@ def reconstruct(
         else:
             corrupted, hidden = _mask_region(source, piece, values[index], masks[index])
         hidden_tokens.append(hidden)
+        # The labels of a question are placeholders: only the outputs are used.
         question = Answer(np.zeros(len(hidden), np.int64), hidden - corruption.ahead)
         examples.append(Example((corrupted,), (question, *([None] * (len(mapping.targets) - 1))), index))
     outputs = dict(token_outputs(mapping, examples, 0, device))
@@ -70,9 +71,10 @@ def reconstruct(
 
 
 def _mask_region(source: Source, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
-    """Return the piece with the masked region of the value hidden, and the indices of the hidden tokens.
+    """Return (piece with the tokens of the masked region hidden, indices of these tokens).
 
-    Raises UsageError for a mask that does not fit.
+    value: the value that `piece` encodes. mask: the region to hide in it, such as an image that is not black there.
+    Raises UsageError for a mask that does not fit the value.
     """
     try:
         return require(source, Spatial, "masked by a picture").mask_region(piece, value, mask)

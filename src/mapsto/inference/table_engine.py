@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     @property
     def cut_rows(self) -> int:
-        """Return how many rows were longer than the model takes."""
+        """Return how many of the rows answered so far were longer than the model reads and lost tokens."""
         ...
 
     @property
@@ -68,8 +68,8 @@ def answer_all(
 class AnsweredRows:
     """Rows with their answers, which can be iterated several times and are not held in memory.
 
-    The columns of the answers are known only after the last row. So the answers are first written to a temporary file,
-    and an iteration reads the source again beside it.
+    The columns of the answers are known only after the last row. So all answers are first written to a temporary file;
+    each iteration reads the source again, and pairs its rows with the answers in the file.
     folder: where the temporary file is; nothing is left of it, even after a kill.
     nested: whether lists stay lists, for file formats that have lists; otherwise they become JSON text.
     """
@@ -99,6 +99,7 @@ class AnsweredRows:
                 self._file.write(json.dumps(cells) + "\n")
                 self.num_failed += "error" in answer
             self.num_rows += len(answers)
+        # Later tables of a source may have further columns, so names are final only now.
         self._row_columns = list(row_columns)
         self._answer_names = {name: f"predicted_{name}" if name in row_columns else name for name in answer_columns}
 
@@ -111,10 +112,11 @@ class AnsweredRows:
         return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield each row with its answer as one dict. Raises DataError if the source has changed in the meantime."""
+        """Yield each row with its answer as one dict. Raises DataError if rows were added to the source in the meantime."""
         self._file.seek(0)
         for table in stream_tables(self.source, self.encoding):
             for row in table.in_order():
+                # The file has one line per row, also for unreadable rows.
                 line = self._file.readline()
                 if not line:
                     raise DataError(f"{self.source} changed while it was read")
