@@ -46,8 +46,9 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: `folder` holds all of it, or does not exist.
+    """Write a checkpoint atomically: after a kill at any moment, `folder` holds all of it or does not exist.
 
+    state: the state of the training run, such as its step, as JSON-serialisable values.
     Raises RunError when it cannot be written, for example because the disk is full.
     """
     parent = folder.parent
@@ -67,6 +68,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Ma
             write_synced(temporary / HASHES_FILE, seal({"files": hashes}))
             # Synced before the rename, so that a power failure cannot leave the final name without the files.
             sync_folder(temporary)
+            # A damaged checkpoint of the same step, which the run skipped when it resumed.
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
@@ -117,9 +119,9 @@ def load_newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Path,
 
 
 def prune_checkpoints(run: Path, step: int, keep: int = 2) -> None:
-    """Delete all checkpoints of a run but the `keep` newest ones up to step `step`.
+    """Delete all checkpoints of a run but the `keep` newest ones among those up to step `step`.
 
-    Checkpoints of later steps are deleted too. They are damaged: the run had skipped them when it resumed.
+    Checkpoints of later steps are deleted too: they are damaged ones, which the run skipped when it resumed.
     """
     valid = [path for path in list_checkpoints(run) if path <= checkpoint_folder(run, step)]
     for path in set(list_checkpoints(run)) - set(valid[:keep]):

@@ -25,7 +25,7 @@ BUCKET_BYTES = 25 * 2**20
 class ReplicatedWeights:
     """The layout of data parallelism: every process has all weights and works on its share of the batch.
 
-    ShardedWeights in fsdp.py overrides these methods. With a single process most of them do nothing.
+    With a single process nothing is copied or summed. The subclass ShardedWeights (fsdp.py) shards the weights instead.
     """
 
     supports_muon = True
@@ -44,7 +44,8 @@ class ReplicatedWeights:
     def prepare(self, mapping: Mapping) -> None:
         """Copy the main process's weights, and group the trained parameters in buckets for the gradient sums.
 
-        The last parameters come first, because the backward pass computes their gradients first.
+        The last parameters of the model form the first bucket, because the backward pass computes their gradients
+        first.
         """
         for parameter in mapping.parameters():
             self.ranks.broadcast(parameter)
@@ -67,9 +68,10 @@ class ReplicatedWeights:
             )
 
     def iterate_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
-        """Yield (packed batch, weight of its loss) for each batch of this process in a step; every weight is 1.
+        """Yield (packed batch, weight of its loss) for each batch of this process in a step; here every weight is 1.
 
-        Gradients accumulate over the batches, so their sums over processes start only in the last backward pass.
+        Gradients accumulate over the batches, so the sums over processes start only in the backward pass of the last
+        batch.
         """
         for batch in batches:
             if batch is batches[-1]:
@@ -77,7 +79,7 @@ class ReplicatedWeights:
             yield batch, 1.0
 
     def sum_over_processes(self, loss: Tensor) -> Tensor:
-        """Return the loss summed over the processes, after every parameter's gradient has been summed too."""
+        """Sum the loss and every parameter's gradient over the processes, and return the summed loss."""
         if self.ranks.size == 1:
             return loss
         while len(self.pending_sums) < len(self.buckets):
@@ -99,18 +101,18 @@ class ReplicatedWeights:
         return mapping
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return the full tensor; a subclass gathers it when this process holds only a shard."""
+        """Return the full tensor of which this process may hold only a shard; here the tensor itself."""
         return tensor
 
     def shard_like(self, tensor: Tensor, parameter: Tensor) -> Tensor:
         """Return this process's shard of `tensor`, divided in the same way as `parameter`; here the whole tensor.
 
-        It is used for tensors of the parameter's shape, such as the optimizer's moments.
+        tensor: in resuming, a loaded weight or moment with the full shape of `parameter`; others are returned whole.
         """
         return tensor
 
     def _on_gradient(self, parameter: nn.Parameter) -> None:
-        """Count a gradient that autograd has just computed, and start to sum the buckets that are complete.
+        """Start to sum each bucket that now has all of its gradients; autograd calls this after computing a parameter's.
 
         Buckets are summed in their fixed order, because collective operations must match in all processes.
         """

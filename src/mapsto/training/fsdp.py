@@ -51,7 +51,7 @@ class ShardedWeights(ReplicatedWeights):
             )
 
     def iterate_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
-        """Yield (packed batch, weight of its loss), equally many in every process: all must help to gather each block.
+        """Yield (packed batch, weight of its loss), equally often in every process, as all must help to gather each block.
 
         A process with fewer batches than others repeats its first batch with weight 0.
         """

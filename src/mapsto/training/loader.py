@@ -40,19 +40,19 @@ class Loader:
         self.pending: dict[int, Future[list[Batch]]] = {}
 
     def rows_of_step(self, step: int) -> list[int]:
-        """Return the indices of the examples that all processes together read in step `step`, from 0."""
+        """Return the indices of the examples that all processes together read in a step; steps count from 0."""
         rows: list[int] = self.objective.rows(self.plan.seed, step, self.plan.batch, len(self.examples)).tolist()
         return rows
 
     def pack_batches(self, step: int) -> list[Batch]:
-        """Return this process's share of the examples of step `step` as packed batches."""
+        """Return this process's share of the examples of step `step`, packed into batches of at most BATCH_TOKENS tokens."""
         progress = step / self.plan.steps  # some corruptions hide less towards the end of a run
         rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
         examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
         return make_batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
 
     def get_batches(self, step: int) -> list[Batch]:
-        """Return this process's packed batches of step `step`, and let threads start on the next `workers` steps."""
+        """Return this process's packed batches of step `step`, and let threads pack those of the next `workers` steps."""
         if self.pool is None:
             return self.pack_batches(step)
         for number in range(step, min(step + self.workers + 1, self.plan.steps)):

@@ -23,7 +23,7 @@ STEP_FIELDS = ("step", "tokens", "seconds", "loss", "lr")
 
 
 class Logger:
-    """Base class of loggers. It ignores every event; a subclass overrides the methods of those that it records."""
+    """Base class of loggers: it ignores every event. A subclass overrides the methods of the events that it records."""
 
     def start(self, step: int) -> None:
         """Prepare to record the steps after `step`, which is 0 in a new run and above 0 in a resumed one."""
@@ -32,10 +32,10 @@ class Logger:
         """Record a finished training step."""
 
     def note(self, text: str) -> None:
-        """Record a message for people."""
+        """Record a message about the run, such as a skipped update, for people to read."""
 
     def close(self) -> None:
-        """Close open files and finish a live line on the terminal; called once, also after an error."""
+        """Close open files and end the line of live progress on the terminal; called once, also after an error."""
 
 
 class Loggers(Logger):
@@ -80,7 +80,7 @@ class ProgressLogger(Logger):
 class MetricsFile(Logger):
     """A logger that appends one JSON line per step to metrics.jsonl in the folder of a run.
 
-    say: prints a note about broken lines in an existing file, as a crash or a full disk leaves them; they are removed.
+    say: prints a note about broken lines of an existing file, which a crash or a full disk leaves; they are removed.
     """
 
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
@@ -133,7 +133,10 @@ class TensorBoard(Logger):
 
 
 def step_record(report: StepReport) -> dict[str, Any]:
-    """Return a step's numbers by name, as metrics.jsonl and TensorBoard record them: STEP_FIELDS and held_out_…"""
+    """Return the numbers of a step by name, for metrics.jsonl and TensorBoard.
+
+    The names are STEP_FIELDS and, after a step with a validation, "held_out_loss" and "held_out_error".
+    """
     return {
         "step": report.step,
         "tokens": report.tokens,
@@ -145,9 +148,9 @@ def step_record(report: StepReport) -> dict[str, Any]:
 
 
 def read_metrics(run: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl, in order; an empty list when there is no file.
+    """Return the records of a run's metrics.jsonl, one per step, in order; an empty list when there is no file.
 
-    Broken lines are left out. say: prints a note with the numbers of the broken lines.
+    Broken lines are left out. say: prints a note with their line numbers.
     """
     path = run / METRICS_FILE
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() else []

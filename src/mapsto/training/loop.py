@@ -55,9 +55,9 @@ CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
 
 
 class Interrupted(RunError):
-    """SIGINT or SIGTERM stopped the run: the current step was finished and a checkpoint written.
+    """The error of a run that SIGINT or SIGTERM stopped, after the current step was finished and a checkpoint written.
 
-    folder: the run's folder; None for a run in memory, which cannot be resumed.
+    folder: the run's folder; None for a run in memory, which has no checkpoint and cannot be resumed.
     """
 
     def __init__(self, signum: int, step: int, folder: Path | None) -> None:
@@ -70,7 +70,7 @@ class Training:
     """One training run of a model.
 
     mapping: the model, trained in place.
-    objective: by default the losses of the mapping's targets.
+    objective: the losses to minimise; None for the losses of the mapping's targets.
     """
 
     def __init__(
@@ -96,15 +96,16 @@ class Training:
 
     @property
     def last_step(self) -> int:
-        """The planned last step, or an earlier one when the learning rate decays early."""
+        """The number of steps of the run: as planned, or fewer when the learning rate decays early."""
         return self.plan.steps if self.state.end is None else self.state.end
 
     def run(self) -> TrainingState:
         """Train to the last step, from a checkpoint if there is one, and return the final state.
 
-        The mapping ends with the weights that scored best on the held-out rows. Without such scores it ends with the
-        averaged weights, and without an average with those of the last step.
-        Raises Interrupted after a signal, RunError after MAX_SKIPPED_STEPS or when a file cannot be written.
+        The mapping ends with the weights that scored best on the held-out rows; if none were scored, with the averaged
+        weights; without an average, with those of the last step.
+        Raises Interrupted after a signal, RunError after MAX_SKIPPED_STEPS skipped updates in a row or when a file
+        cannot be written.
         """
         self.resume()
         started, seconds_before = time.monotonic(), self.state.seconds
@@ -131,7 +132,8 @@ class Training:
     def step(self, number: int) -> tuple[float, float]:
         """Update the weights once with the rows of step `number`, from 0; return (loss, learning rate).
 
-        Every answer has the same weight in the loss, however the rows are packed and divided among processes.
+        Every answer to a target has the same weight in the loss, however the rows are packed and divided among
+        processes.
         """
         step_batches = self.ranks.run_on_all(lambda: self.loader.get_batches(number))
         # Each process draws its own dropout; the main one draws as a single process would.
@@ -164,7 +166,7 @@ class Training:
         return float(loss), self.plan.rate * factor
 
     def _is_due(self, interval: int) -> bool:
-        """Return whether the current step is a multiple of `interval`, or the last one."""
+        """Return whether work done every `interval` steps, and after the last one, is due after the current step."""
         return self.state.step % interval == 0 or self.state.step == self.last_step
 
     def _clip_gradients(self) -> Tensor:
@@ -179,7 +181,7 @@ class Training:
     def _update(self, factor: float, is_finite: Tensor) -> None:
         """Update the weights, or skip the update when loss or gradient is not finite.
 
-        factor: share of the peak learning rate.
+        factor: learning rate as a share of its peak. is_finite: whether both loss and gradient are finite.
         Raises RunError after MAX_SKIPPED_STEPS skipped updates in a row.
         """
         if is_finite:
@@ -198,7 +200,7 @@ class Training:
             )
 
     def _update_average(self) -> None:
-        """Update the running mean of the weights, which covers the last AVERAGED_TAIL of the run."""
+        """Add the current weights to their running mean, if the plan asks for it and the run is in its last AVERAGED_TAIL."""
         if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
             return
         self.state.averaged += 1
@@ -212,9 +214,9 @@ class Training:
     def _score_held_out(self, score: Callable[[Mapping], dict[str, float]]) -> None:
         """Score the held-out rows, remember the weights with the lowest error, and decide whether to decay early.
 
-        The learning rate starts to decay when neither error nor loss has improved for `patience` scores. The loss
-        counts too, because on few rows it is more precise than the error. A decay is always completed, because scores
-        improve once more during it.
+        score: returns {"loss": …, "error": …} of a mapping on the held-out rows. The learning rate starts to decay when
+            neither has improved for `patience` scores: on few rows the loss is more precise than the error. A decay is
+            always completed, because scores improve once more during it.
         """
         self.mapping.eval()
         scores = score(self.layout.gather_mapping(self.mapping))
@@ -237,7 +239,7 @@ class Training:
             )
 
     def _finish(self) -> None:
-        """Copy the best weights, or else the averaged weights, into the mapping; without both keep the last ones."""
+        """Copy the best weights into the mapping, or without any the averaged weights; without both, keep the last ones."""
         final = self.best or self.average
         with torch.no_grad():
             for name, weight in self.mapping.named_parameters():
@@ -259,7 +261,10 @@ class Training:
         )
 
     def save(self) -> None:
-        """Write a checkpoint with everything that the run needs to resume, and delete older checkpoints."""
+        """Write a checkpoint with everything that the run needs to resume, and delete older checkpoints.
+
+        A run without a folder writes none.
+        """
         if self.folder is None:
             return
         parts: tuple[dict[str, Tensor], ...] = (
@@ -280,7 +285,7 @@ class Training:
             prune_checkpoints(self.folder, self.state.step, KEPT_CHECKPOINTS)
 
     def resume(self) -> None:
-        """Restore the newest undamaged checkpoint, if there is one; the main process sends it to the others."""
+        """Restore the newest undamaged checkpoint, if there is one. The main process reads it and sends it to the others."""
         run, note = self.folder, self.logger.note
         loaded = None if run is None else self.ranks.run_on_main(lambda: load_newest_checkpoint(run, note))
         name_and_state = self.ranks.broadcast_json(loaded and [loaded[0].name, loaded[2]])
@@ -305,11 +310,10 @@ class Training:
 
 @contextmanager
 def _collected_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of stopping, so that the loop can finish its step.
+    """Collect SIGTERM and SIGINT during the `with` block instead of stopping, so that the loop can finish its step.
 
-    A second Ctrl-C stops at once.
-    Yields the list of signal numbers received so far, which grows. Outside the main thread it stays empty, because
-    Python handles signals in the main thread only.
+    Yields the list of signal numbers received so far, which grows. A second Ctrl-C stops at once. Outside the main
+    thread the list stays empty, because Python handles signals in the main thread only.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

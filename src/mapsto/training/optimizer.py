@@ -45,7 +45,7 @@ def rate_factor(step: int, num_steps: int) -> float:
 def decay_end(step: int) -> int:
     """Return the number of steps of the schedule whose decay begins at `step`.
 
-    A run that starts to decay early takes it as its new last step.
+    A run whose learning rate starts to decay early takes this number as its new last step.
     """
     return round(step / (1 - DECAY))
 
@@ -53,8 +53,9 @@ def decay_end(step: int) -> int:
 def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) -> dict[str, float]:
     """Return a factor of the learning rate for each weight, by name: layer-wise decay (Howard & Ruder 2018).
 
-    names: the names of the weights. decay: each block has `decay` times the factor of the next higher one; embeddings
-        have the smallest factor, weights above the last block have 1.
+    names: the names of the weights.
+    decay: each block has `decay` times the factor of the next higher one; embeddings have the smallest factor, weights
+        above the last block have 1.
     head: the factor of all heads.
     """
     names = list(names)
@@ -72,7 +73,8 @@ def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) ->
 class Optimizers:
     """AdamW alone, or Muon for the blocks' matrices and AdamW for the other weights, behind one learning rate.
 
-    kind: "adamw" or "muon". rate: the peak learning rate. layer_decay, head: see `layer_rate_factors`.
+    kind: "adamw" or "muon". rate: the peak learning rate.
+    layer_decay: factor of a block's learning rate relative to the next higher block's. head: factor of the heads' rate.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the whole optimizer state, such as moments and step counters, keyed by `parameter name/field`."""
+        """Return the whole optimizer state, such as moments and step counters, by the key "<parameter name>/<field>"."""
         return {
             f"{self.names[id(parameter)]}/{field}": torch.as_tensor(value)
             for optimizer in self.optimizers

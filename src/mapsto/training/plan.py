@@ -26,7 +26,7 @@ CHECKPOINT_COPIES = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """The hyperparameters of a training run, fixed before its first step and recorded in run.json under these names."""
+    """The hyperparameters of a training run, fixed before its first step and recorded in run.json under the fields' names."""
 
     steps: int
     batch: int  # examples of a step, over all processes
@@ -43,7 +43,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunContext:
-    """The device, folder, loggers and processes of a run; they change the trained weights by rounding errors only."""
+    """The device, folder, loggers and processes of a run.
+
+    They may differ when a run is resumed, since they change the trained weights by rounding errors only.
+    """
 
     device: torch.device
     # The run's folder; None keeps everything in memory.
@@ -59,7 +62,7 @@ class RunContext:
 
 @dataclass
 class TrainingState:
-    """The counters and scores of a run so far, saved in every checkpoint under these names."""
+    """The counters and scores of a run so far, saved in every checkpoint under the fields' names."""
 
     step: int = 0  # steps done
     tokens: int = 0  # real tokens read
@@ -79,6 +82,6 @@ class TrainingState:
 
 
 def required_bytes(mapping: Mapping, plan: Plan) -> int:
-    """Return the disk space that a run needs, in bytes: the kept checkpoints, one being written, and the model."""
+    """Return the disk space in bytes that a run needs for its kept checkpoints, one more being written, and the model."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in mapping.parameters())
     return weights * (1 + (CHECKPOINT_COPIES * (KEPT_CHECKPOINTS + 1) if plan.steps else 0))

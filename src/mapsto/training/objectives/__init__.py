@@ -21,7 +21,8 @@ from mapsto.task.capabilities import Reconstruction
 class Objective:
     """The default objective: rows in random order, and the sum over targets of the mean loss of their answers.
 
-    A subclass keeps no state but that of the last `begin_step`, so that a run that was killed resumes exactly.
+    A subclass may remember values from `begin_step` to the end of the step, but no longer, so that a run that was
+    killed resumes exactly.
     """
 
     # Whether the heads are trained too, so that held-out rows can be scored during training.
@@ -48,21 +49,28 @@ class Objective:
         return rows_of_step(seed, step, batch_size, num_examples)
 
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
-        """Prepare for `losses` and `counts` of a step; batches: all packed batches of the step in this process."""
+        """Prepare for the calls of `losses` and `counts` in a step, for example by computing the vectors of all rows.
+
+        batches: all packed batches of the step in this process.
+        """
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return (index of the term, sum of its losses) for every loss term that occurs in a packed batch."""
+        """Return (index of the term, sum of its losses over the batch) for each loss term that occurs in a packed batch."""
         return mapping.losses(batch)
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return how many losses `losses` sums for each term; a step divides by the total over its batches."""
+        """Return by index of the loss term how many losses `losses` sums in a packed batch.
+
+        A step divides each term's sum by its total count over all batches and processes.
+        """
         return {port: len(readout.values) for port, readout in enumerate(batch.answers) if readout is not None}
 
 
 def require_one_source(mapping: Mapping, objective: str) -> str:
-    """Return the kind, such as "text", of the one source of a mapping that only reconstructs it ("~text -> text").
+    """Return the kind, such as "text", of the source of a mapping that has one source and reconstructs it alone.
 
-    objective: the name for the error message. Raises UsageError for any other mapping.
+    objective: name of the objective, for the message. Raises UsageError for a mapping that is not of the form "~text ->
+        text".
     """
     if len(mapping.targets) != 1 or not isinstance(mapping.targets[0], Reconstruction):
         raise UsageError(f"--objective {objective} takes one source and reconstructs that alone, not {mapping.arrow}")

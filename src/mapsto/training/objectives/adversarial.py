@@ -26,7 +26,8 @@ class AdversarialLoss:
     """The generator loss of a mapping against a discriminator, plus the discriminator's own loss.
 
     weight: the weight of the generator loss.
-    real_image: an image (3, h, w) from 0 to 1 whose random crops are the real images; None: the targets are.
+    real_image: an image (3, h, w) from 0 to 1 whose random crops are the real images; None takes the target images as
+        the real ones.
     """
 
     def __init__(self, mapping: Mapping, weight: float, real_image: Tensor | None = None) -> None:
@@ -35,9 +36,10 @@ class AdversarialLoss:
         mapping.discriminator = discriminator(3 if real_image is not None else 6).to(device)
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return the sum of both losses over a batch; predicted, target and source: images (n, 3, h, w).
+        """Return the weighted generator loss plus the discriminator loss, summed over images.
 
         The generator loss trains only the mapping, the discriminator loss only the discriminator.
+        predicted, target, source: images (n, 3, h, w).
         """
         network = mapping.get_submodule("discriminator")
         if self.real_image is None:
@@ -58,7 +60,10 @@ class AdversarialLoss:
 
 
 def discriminator(channels: int) -> nn.Sequential:
-    """Build the discriminator, from images (n, channels, h, w) to patch scores (n, 1, h / 8, w / 8); 1 means real."""
+    """Build the discriminator, from images (n, channels, h, w) to patch scores (n, 1, h / 8, w / 8).
+
+    It is trained to give 1 to patches of real images and 0 to those of predicted images.
+    """
     layers: list[nn.Module] = []
     for in_channels, out_channels in pairwise((channels, *WIDTHS)):
         layers += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.LeakyReLU(LEAK)]
@@ -66,7 +71,10 @@ def discriminator(channels: int) -> nn.Sequential:
 
 
 def _squared_distance(scores: Tensor, label: float) -> Tensor:
-    """Return the squared distance of patch scores (n, 1, h, w) from `label`: averaged per image, summed over images."""
+    """Return (scores − label)², averaged over the patches of each image and summed over images.
+
+    scores: (n, 1, h, w), the discriminator's patch scores.
+    """
     return ((scores - label) ** 2).flatten(1).mean(1).sum()
 
 

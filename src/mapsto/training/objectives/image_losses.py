@@ -19,7 +19,7 @@ from mapsto.vision.image_targets import ImageToImageTarget
 
 
 class ImageLoss(Protocol):
-    """A loss of whole predicted images, such as a style loss."""
+    """A loss that judges predicted images as a whole and not pixel by pixel, such as a style loss."""
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
         """Return the loss summed over images; predicted, target and source: images (n, 3, h, w) from 0 to 1."""
@@ -31,10 +31,10 @@ class ImageLoss(Protocol):
 
 
 class ImageObjective(Objective):
-    """The usual losses of all targets, plus `image_losses` for the one target that predicts images.
+    """The losses of all targets, as in `Objective`, plus `image_losses` for the one target that predicts images.
 
-    with_pixel_loss: whether predicted images also have their usual loss, by pixel. Without it held-out rows are not
-    used to choose the best weights, because they are scored by pixel.
+    with_pixel_loss: whether the target's own loss, by pixel, stays. Without it held-out rows are not used to choose the
+        best weights, because they are scored by pixel.
     """
 
     def __init__(self, mapping: Mapping, image_losses: Sequence[ImageLoss], with_pixel_loss: bool) -> None:
@@ -66,7 +66,7 @@ class ImageObjective(Objective):
         return losses
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return for each term how many losses are summed: the answers of a target, the images of an image loss."""
+        """Return by index of the term how many losses are summed: the answers of a target, the images of an image loss."""
         num_images = len(batch.starts)
         return super().counts(batch) | {self.num_ports + index: num_images for index in range(len(self.image_losses))}
 
@@ -84,9 +84,9 @@ def image_port(mapping: Mapping) -> int:
 
 
 def _source_tokens(batch: Batch, readout: PackedAnswers, kind: str) -> Tensor:
-    """Return the source tokens (m, …) of a kind at the m positions where a target's output is read.
+    """Return the source tokens (m, …) at the m positions where a target's output is read.
 
-    readout: the target's answers in the batch, with those positions.
+    readout: the target's answers in the batch, with these positions. kind: the kind of the source.
     """
     assert readout.at is not None
     # The inverse of `slots`: from a position in the packed rows to the index of the token there.

@@ -63,7 +63,7 @@ class ReplacedTokenDetection(Objective):
         return [(0, generator_loss), (1, DETECTION_WEIGHT * detection_loss)]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the counts of both terms: 0: the masked tokens; 1: all tokens."""
+        """Return {0: number of masked tokens, 1: number of all tokens}, the losses summed in the two terms."""
         readout = batch.answers[0]
         return {0: 0 if readout is None else len(readout.values), 1: len(batch.tokens[self.kind])}
 
@@ -91,7 +91,8 @@ def sample_tokens(logits_mv: Tensor, uniform_m: Tensor) -> Tensor:
 def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
     """Draw a uniform number from 0 to 1 for each masked token, (m,).
 
-    It depends only on the example's own random number and the token's index in it, not on the batch or the process.
+    Each number depends only on the random number of the token's example and on how many masked tokens come before it
+    there, not on the batch or the process.
     """
     examples = readout.examples.cpu().numpy()
     index_in_example = np.arange(len(examples)) - np.searchsorted(examples, examples)
@@ -101,9 +102,9 @@ def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
 
 
 def replace_tokens(batch: Batch, kind: str, readout: PackedAnswers, sampled_m: Tensor) -> tuple[Batch, Tensor]:
-    """Return (batch with the sampled tokens at the masked positions, labels (t,)); a label is 1.0 for a replaced token.
+    """Return (batch with the sampled tokens at the masked positions, labels (t,): 1 for a replaced token, else 0).
 
-    A sampled token that equals the original counts as not replaced.
+    sampled_m: (m,), the sampled token ids. One that equals the original token counts as not replaced.
     """
     assert readout.at is not None
     token_at_place = torch.zeros(batch.segments.numel(), dtype=torch.long, device=sampled_m.device)

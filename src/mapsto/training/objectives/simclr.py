@@ -29,7 +29,7 @@ PROJECTION_WIDTHS = (512, 512, 128)
 class SimCLR(Objective):
     """The contrastive loss between two augmented views of each value, computed on the output of a projection head.
 
-    augment: the augmentation that makes the views; "auto": the strongest that the kind of value has.
+    augment: name of the augmentation that makes the views; "auto" takes the strongest that the kind of value has.
     """
 
     trains_heads = False
@@ -53,7 +53,7 @@ class SimCLR(Objective):
         return replace(examples, arrow=examples.arrow.body, augment=self.augment)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the contrastive loss of a packed batch as term 0; two views of one row count as one class."""
+        """Return [(0, contrastive loss)] of a packed batch, in which the two views of a row count as one class."""
         vectors = mapping.pool(mapping.hidden(batch), batch)
         projected = mapping.get_submodule("projection")(vectors)
         return [(0, contrastive_loss(projected, torch.from_numpy(batch.rows).to(projected.device)))]

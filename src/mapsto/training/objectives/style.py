@@ -28,7 +28,8 @@ class StyleLoss:
     """The loss that compares predicted images with the style of `image` and with the content of their source.
 
     network: the frozen network for the features, a mapping without heads that reads images.
-    image: the style image (1, 3, h, w) from 0 to 1. weight: the weight of style; content has 1.
+    image: the style image (1, 3, h, w) from 0 to 1. weight: the weight of the style distance; the content distance has
+        1.
     """
 
     def __init__(self, network: Mapping, image: Tensor, weight: float) -> None:
@@ -37,7 +38,10 @@ class StyleLoss:
             self.style_grams = [gram_matrix(features) for features in feature_maps(self.network, image)]
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return content distance + weight · style distance, both relative, summed over images (n, 3, h, w)."""
+        """Return content distance + weight · style distance, both relative, summed over images.
+
+        predicted, source: images (n, 3, h, w) from 0 to 1. target: ignored, as the style image takes its place.
+        """
         features = feature_maps(self.network, predicted)
         # Early layers encode texture, and late ones lose the positions of things, so a middle layer stands for content.
         middle = len(features) // 2
@@ -55,7 +59,7 @@ class StyleLoss:
 
 
 def read_style_image(file: str, mapping: Mapping) -> Tensor:
-    """Return the image in a file, (3, h, w) from 0 to 1, in the size in which the mapping reads images.
+    """Return the image in a file, (3, h, w) from 0 to 1, resized to the size in which the mapping reads images.
 
     Raises UsageError for a file that cannot be read as an image.
     """
@@ -98,11 +102,11 @@ def _image_source(mapping: Mapping) -> PatchSource:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return the Gram matrices (n, d, d) of feature maps (n, d, g, k), averaged over positions."""
+    """Return the Gram matrices (n, d, d) of feature maps (n, d, g, k): products of two features, averaged over positions."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def _relative_distance(values: Tensor, reference: Tensor) -> Tensor:
-    """Return each image's squared distance from the reference, (n,), divided by the reference's squared norm."""
+    """Return each image's squared distance of `values` from `reference`, (n,), divided by the reference's squared norm."""
     return ((values - reference) ** 2).flatten(1).sum(1) / (reference**2).flatten(1).sum(1)

@@ -33,7 +33,7 @@ ROWS_PER_CLASS = 4
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """All rows that a step compares with each other."""
+    """The rows, classes and vectors that a step compares with each other."""
 
     rows: Ints  # (n,) indices of the examples
     classes: Tensor  # (n,) class indices
@@ -64,13 +64,15 @@ class SupervisedContrastive(Objective):
             )
 
     def rows(self, seed: int, step: int, batch_size: int, num_examples: int) -> Ints:
-        """Return the indices of several rows per class, of all classes if the batch size allows, else of random ones.
+        """Return the indices of the examples of a step: several rows of each of some classes.
 
-        At least ROWS_PER_CLASS rows are drawn per class, or all when a class has fewer.
+        All classes are drawn from if `batch_size` allows, else random ones. At least ROWS_PER_CLASS rows are drawn per
+        class, or all when a class has fewer.
         """
         num_classes = len(self.rows_by_class)
         rows_per_class = max(ROWS_PER_CLASS, batch_size // num_classes)
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+        # Rows of a single class would have nothing to be dissimilar to.
         count = min(num_classes, max(2, batch_size // rows_per_class))
         classes = np.unique(rows_of_step(seed, step, count, num_classes))
         return np.concatenate([rng.permutation(self.rows_by_class[i])[:rows_per_class] for i in classes])
@@ -87,7 +89,7 @@ class SupervisedContrastive(Objective):
         self.step = ComparedRows(np.concatenate([batch.rows for batch in device_batches]), classes, vectors)
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return the loss summed over the batch's rows; its gradient includes the losses of the step's other rows."""
+        """Return [(port, loss summed over the batch's rows)]; its gradient includes the losses of the step's other rows."""
         vectors, classes = self._vectors(mapping, batch), self._readout(batch).values
         if self.step.vectors is None:
             return [(self.port, contrastive_loss(vectors, classes))]
@@ -100,7 +102,10 @@ class SupervisedContrastive(Objective):
         return [(self.port, losses_n[: len(vectors)].sum() + loss_elsewhere - loss_elsewhere.detach())]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of the batch's rows that have a loss: those with another row of their class in the step."""
+        """Return {port: number of the batch's rows that have a loss}.
+
+        A row has one if another row of the step has the same class.
+        """
         _, index, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
         return {self.port: int((sizes[index] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
 
@@ -121,8 +126,8 @@ def contrastive_loss(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
 def row_losses(vectors_nd: Tensor, classes_n: Tensor) -> Tensor:
     """Return each row's contrastive loss, (n,); vectors_nd: (n, d), classes_n: (n,) class indices.
 
-    It is the cross-entropy of picking a row of the same class among all other rows by cosine similarity, averaged over
-    the rows of that class. The loss is 0 for the only row of its class.
+    The loss is the cross-entropy of picking a row of the same class among all other rows by cosine similarity, averaged
+    over the rows of that class. It is 0 for the only row of its class.
     """
     unit = F.normalize(vectors_nd, dim=-1)
     is_self = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
