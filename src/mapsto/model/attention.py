@@ -35,13 +35,14 @@ MAX_SAVED_LENGTH = 256
 
 
 def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
-    """Return which token may attend to which, (r, l, l) of bool: row i says which tokens token i sees.
+    """Return which token may attend to which, (r, l, l) of bool: entry (i, j) says whether token i sees token j of its row.
 
     Every token sees the source tokens of its example. A causal token also sees itself and the causal tokens before it, a
-    parallel token all parallel tokens. No token sees another example. Padding sees padding, so that each token sees one.
+    parallel token all parallel tokens of its example. No token sees another example. Padding sees padding, so that every
+    token sees at least one.
 
-    segments: number of each token's example, (r, l). roles: source, causal or parallel, (r, l).
-    window: number of tokens seen on either side; None for no limit.
+    segments: number of each token's example, (r, l); 0 is padding. roles: source, causal or parallel, (r, l).
+    window: largest distance of two tokens that see each other; None for no limit.
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     distance = index[:, None] - index[None, :]
@@ -65,9 +66,9 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
-    """Return the kernel that was measured to be faster for `rows` rows of `length` tokens.
+    """Return which attention kernel is faster: plain matrix products or torch's fused one. The rules come from measurements.
 
-    training: whether gradients are computed.
+    rows, length: the tokens are `rows` rows of `length` tokens. training: whether gradients are computed.
     """
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
@@ -82,8 +83,8 @@ def self_attention(
     """Return the output of multi-head self-attention, (r, l, d), before the output projection.
 
     qkv: queries, keys and values from one fused projection, (r, l, 3d).
-    mask: from `additive_mask`, (r, 1, l, l).
-    rotary: from `rotary_angles`; None for no rotary positions.
+    mask: from `additive_mask`, (r, 1, l, l); None if every token of a row sees every other.
+    rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
     dropout: rate at which attention weights are dropped.
     """
     training = torch.is_grad_enabled() and qkv.requires_grad
@@ -104,8 +105,9 @@ def self_attention(
 class PlainAttention(torch.autograd.Function):
     """Multi-head self-attention on a fused projection (r, l, 3d), computed slice by slice with plain matrix products.
 
-    One pass rotates and scales queries and keys, and copies them to the layout that the products need. Gradients are
-    written straight into one tensor (r, l, 3d). Autograd would make transposed copies of all three and then join them.
+    One pass over memory rotates and scales queries and keys, and copies them to the layout that the products need. Gradients
+    of queries, keys and values are written straight into one tensor (r, l, 3d); autograd would make transposed copies and
+    join them.
     """
 
     @staticmethod
@@ -161,10 +163,10 @@ class PlainAttention(torch.autograd.Function):
 
 
 class _Scores:
-    """Attention scores, computed in one reused buffer for a few rows, or a few heads of one row, at a time.
+    """Attention scores, computed in one reused buffer for a few rows, or for a few heads of one row, at a time.
 
     stacked: queries, keys and values, (3, r, h, l, e).
-    mask: mask to add to the scores, (r, 1, l, l); None for none.
+    mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
     """
 
     def __init__(self, stacked: Tensor, mask: Tensor | None) -> None:
@@ -189,7 +191,8 @@ class _Scores:
     def weights(self, q: Tensor, k: Tensor, part: tuple[slice, slice], out: Tensor | None = None) -> Tensor:
         """Return the attention weights softmax(q kᵀ + mask) of a slice, (m, l, l).
 
-        q, k: (m, l, e). part: the slices of rows and heads. out: where the weights are written; by default the buffer.
+        q, k: (m, l, e). part: the slice of rows and the slice of heads. out: tensor to write the weights to; by default the
+        buffer.
         """
         out = self.buffer(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
@@ -201,9 +204,10 @@ class _Scores:
 
 
 def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float, inverse: bool) -> None:
-    """Write rotated and scaled queries, rotated keys, and values to `out` (3, r, l, h, e).
+    """Write rotated and scaled queries, rotated keys, and unchanged values to `out` (3, r, l, h, e).
 
-    parts: queries, keys and values, (r, l, 3, h, e). inverse: whether to rotate back.
+    parts: queries, keys and values, (r, l, 3, h, e). rotary: cosines and sines; None for no rotation.
+    scale: factor for the queries. inverse: whether to rotate by the negative angles.
     """
     if rotary is None:
         torch.mul(parts[:, :, 0], scale, out=out[0])
@@ -217,9 +221,10 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
 
 
 def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> Rotary:
-    """Return the cosines and the sines, each (r, l, 1, e / 2), of rotary positions (Su et al. 2021).
+    """Return the cosines and the sines, each (r, l, 1, e / 2), of the angles of rotary positions (Su et al. 2021).
 
-    positions: (r, l, a). With several axes each axis rotates an equal share of the planes. base: base of the angles.
+    positions: (r, l, a). With several axes, each axis rotates an equal share of the channel pairs.
+    base: base of the angles' geometric progression, such as 10,000.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
@@ -232,7 +237,8 @@ def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.
 class Rotate(torch.autograd.Function):
     """Rotary positions applied to x (r, l, h, e): channels i and i + e / 2 are rotated by the i-th angle.
 
-    The gradient is the inverse rotation. This takes a third of the passes over memory that autograd would take.
+    The gradient is the inverse rotation, written by hand since it takes a third of the passes over memory that autograd
+    takes.
     """
 
     @staticmethod
@@ -247,7 +253,10 @@ class Rotate(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, rotary: Rotary, inverse: bool, out: Tensor | None = None) -> Tensor:
-    """Return x (r, l, h, e) rotated by the angles, or back if `inverse`; written to `out` if it is given."""
+    """Return x (r, l, h, e) rotated by the angles whose cosines and sines are `rotary`; by their negatives if `inverse`.
+
+    out: tensor to write the result to; by default a new one.
+    """
     cos, sin = rotary
     sign = -1.0 if inverse else 1.0
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out

@@ -74,7 +74,7 @@ class TransformerConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Maximum number of tokens of an example that the stack can take."""
+        """Maximum number of tokens of an example, special tokens included, that the stack can take."""
         return self.max_positions - self.position_offset
 
     @property
@@ -147,16 +147,19 @@ class ModelConfig:
 
     @property
     def pooled_width(self) -> int:
-        """Width of the vector that pooled heads read."""
+        """Width of the pooled vector of an example, before the pooler: twice the Transformer's for the pooling "first_mean"."""
         return self.transformer.width * (2 if self.pooling == "first_mean" else 1)
 
     @property
     def max_tokens(self) -> int:
-        """Maximum number of tokens of an example. A longer one is cut, or read in windows of this length."""
+        """Maximum number of tokens of an example, special tokens included. Training cuts longer examples to this length.
+
+        Prediction cuts them too, or reads them in windows of this length.
+        """
         return self.length or self.transformer.max_tokens
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the numbers in names of weights, which count layers or the modules of a convolutional stage."""
+        """Upper bound of the numbers that stand for `{i}` in names of weights: numbers of layers, or of a stage's modules."""
         decoder_layers = self.decoder.layers if self.decoder else 0
         return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

@@ -25,7 +25,7 @@ BOTTLENECK, EXPANSION = 4, 4
 
 
 class Network(nn.Module, ABC):
-    """Convolutional network from pictures (n, 3, h, w) to a grid of features."""
+    """Base class of convolutional networks from pictures (n, 3, h, w) to a grid of features (n, d, h / stride, w / stride)."""
 
     @abstractmethod
     def stages(self, x: Tensor) -> list[Tensor]:
@@ -52,13 +52,13 @@ class ConvolutionConfig(ABC):
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the numbers of a stage's modules in the names of published weights."""
+        """Upper bound of the numbers that names of published weights give to the modules of a stage."""
         return max(self.depths)
 
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Side in pixels of the square that one cell of the last grid stands for."""
+        """Pixels of the picture along a side of one cell of the last grid."""
 
     @abstractmethod
     def network(self) -> Network:
@@ -142,7 +142,7 @@ class BatchNorm(nn.Module):
 
 
 def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """Build a padded convolution with He initialisation, which keeps the variance across ReLUs (He et al. 2015).
+    """Build a convolution that keeps the size of the grid at stride 1, with He initialisation for ReLUs (He et al. 2015).
 
     side: side of the kernel.
     """
@@ -256,7 +256,7 @@ class ResidualNetwork(Network):
 
 
 def _patch_projection(in_channels: int, out: int, side: int) -> nn.Conv2d:
-    """Build a linear map of squares of `side` × `side` cells. The sides of the grid become `side` times shorter."""
+    """Build a convolution that maps each square of `side` × `side` cells to one cell, (n, c, h, w) → (n, out, h/side, w/side)."""
     projection = nn.Conv2d(in_channels, out, side, side)
     nn.init.normal_(projection.weight, std=0.02)
     nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
@@ -300,7 +300,7 @@ class ConvNextLayer(nn.Module):
 
 
 class ConvNextStage(nn.Module):
-    """Stage of a ConvNeXt: a norm and a halving of the grid (not in the first stage), and then the layers.
+    """Stage of a ConvNeXt: a norm and a halving of the grid's sides (both not in the first stage), and then the layers.
 
     in_channels: number of channels of the stage before; None for the first stage.
     """

@@ -57,7 +57,10 @@ class Linear(nn.Linear):
         return matmul.linear(x, self.weight.to(x.dtype), bias)
 
     def pack(self) -> None:
-        """Convert the weight to the layout of the CPU's bf16 kernels if that is faster. It can then no longer be trained."""
+        """Convert the weight to the layout of the CPU's bf16 kernels, after which it cannot be trained any more.
+
+        Do nothing if that is not faster (see `matmul.pack_weight`).
+        """
         self.packed = matmul.pack_weight(self.weight)
         # The packed copy replaces the weight, so that prediction does not need memory for both.
         if self.packed is not None:
@@ -105,7 +108,7 @@ def dropout_mask(like: Tensor, rate: float) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU (see `dropout_mask`)."""
+    """Dropout (Srivastava et al. 2014) that draws its masks by `dropout_mask`, whose random numbers are cheap on a CPU."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -134,7 +137,10 @@ class TransformConfig:
 
 
 class Transform(nn.Module):
-    """Dense layer, activation and norm, (m, d) → (m, out); `out` is d by default."""
+    """Linear layer, activation and layer norm, (m, width) → (m, out), some of which `config` may leave out.
+
+    out: width of the output; by default `width`.
+    """
 
     def __init__(self, width: int, config: TransformConfig, out: int | None = None) -> None:
         super().__init__()
@@ -153,9 +159,10 @@ class Transform(nn.Module):
 
     @torch.no_grad()
     def init_identity(self) -> None:
-        """Set the weight to 0.1 × the identity, so that a new head reads the starting model's vectors nearly unchanged.
+        """Set the weight of the linear layer to 0.1 × the identity; do nothing if there is no linear layer.
 
-        For small inputs every activation here is close to linear, so the layer is close to a scaled identity.
+        For small inputs every activation here is close to linear. So a new head then reads the starting model's vectors
+        almost unchanged, but for their scale.
         """
         if self.dense is not None:
             self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))
@@ -189,7 +196,7 @@ class GatedGelu(torch.autograd.Function):
 
 
 def gated_activation(x: Tensor, activation: Activation) -> Tensor:
-    """Return the activation of the first half of the channels of x, times the second half, (…, 2f) → (…, f).
+    """Return activation(first half of the channels of x) × second half, (…, 2f) → (…, f).
 
     A TorchFunctionMode may replace this function; the explanation method AttnLRP does so (explain/attnlrp.py).
     """

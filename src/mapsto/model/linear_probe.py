@@ -75,8 +75,9 @@ def fit_ridge_regression(
 
     The penalty is the candidate with the lowest leave-one-out error (Golub et al. 1979).
 
-    seed: seed for drawing the rows on which the penalty is chosen.
-    selection_features: see `fit_logistic_regression`.
+    features: dense array. seed: seed for drawing the rows on which the penalty is chosen.
+    selection_features: other features of the same rows, on which the penalty is chosen. Needed if `features` were learnt from
+    these values, since the leave-one-out error would then be too optimistic.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
@@ -99,12 +100,16 @@ def _scale(features: Any) -> float:
 
 
 def _selection_rows(count: int, seed: int) -> Ints:
-    """Return the indices of the rows on which the penalty is chosen, drawn at random from `count` rows."""
+    """Return the indices of at most SELECTION_ROWS of `count` rows, drawn at random, on which the penalty is chosen."""
     return np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(count)[:SELECTION_ROWS]
 
 
 def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, candidates: Sequence[float]) -> float:
-    """Return the candidate with the best cross-validated log loss; the second one if a class has a single row."""
+    """Return the inverse penalty with the best cross-validated log loss; the second candidate if a class has a single row.
+
+    model: the LogisticRegression to try. features, labels: of all rows; the penalty is chosen on at most SELECTION_ROWS of
+    them.
+    """
     rows = _selection_rows(len(labels), seed)
     features, labels = features[rows], labels[rows]
     # Each class needs a row in each fold.

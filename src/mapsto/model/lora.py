@@ -21,7 +21,10 @@ ALPHA_PER_RANK = 2
 
 
 class LowRankLinear(Linear):
-    """Linear map with frozen weights and a low-rank update: W x + 2 B A x, with B zero at first."""
+    """Linear map with frozen weights and a trainable low-rank update: W x + b + 2 B A x, with B zero at first.
+
+    linear: the map whose weights are used. rank: rows of A and columns of B.
+    """
 
     def __init__(self, linear: Linear, rank: int) -> None:
         nn.Module.__init__(self)  # nn.Linear's would draw weights, but those of `linear` are used
@@ -32,13 +35,13 @@ class LowRankLinear(Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def project(self, x: Tensor) -> Tensor:
-        """Return W x + b plus the update."""
+        """Return W x + b + 2 B A x, (…, i) → (…, o)."""
         low_rank = F.linear(x, self.lora_a.to(x.dtype)) * ALPHA_PER_RANK
         return super().project(x) + F.linear(low_rank, self.lora_b.to(x.dtype))
 
     @torch.no_grad()
     def to_linear(self) -> Linear:
-        """Return a plain linear map whose weights are the frozen ones plus the update."""
+        """Return a plain linear map with the weight W + 2 B A and the same bias."""
         linear = Linear(self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
         linear.weight.copy_(self.weight + ALPHA_PER_RANK * self.lora_b @ self.lora_a)
         if self.bias is not None:
@@ -48,14 +51,17 @@ class LowRankLinear(Linear):
 
 @dataclass(frozen=True)
 class LowRankUpdate:
-    """Low-rank update of one linear map, 2 b a: matrices a (k, i) and b (o, k), in fp32."""
+    """The matrices a (k, i) and b (o, k), in fp32, of the low-rank update 2 b a that was added to one linear map."""
 
     a: Tensor
     b: Tensor
 
 
 def attach(mapping: Mapping, rank: int) -> None:
-    """Add a low-rank update to every linear map of the blocks; freeze all other weights of the embedders and the stack."""
+    """Add a trainable low-rank update to every linear map in the Transformer's layers, in place, and freeze their weights.
+
+    All other weights of the embedders and of the Transformer are frozen too.
+    """
     for module in (mapping.embedders, mapping.transformer):
         module.requires_grad_(False)
     for name, linear in list(mapping.transformer.blocks.named_modules()):
@@ -64,9 +70,9 @@ def attach(mapping: Mapping, rank: int) -> None:
 
 
 def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:
-    """Add every low-rank update to the weights it belongs to; return the updates by the name of the linear map.
+    """Replace every linear map with a low-rank update by a plain one that contains it; return the updates by name of the map.
 
-    Afterwards all weights of the mapping are trainable again, except those that never are.
+    Afterwards all weights of the mapping are trainable again, except those in `mapping.fixed`.
     """
     updates = {}
     for name, module in list(mapping.named_modules()):

@@ -19,7 +19,7 @@ from mapsto.sequence.batch import Batch
 
 
 class MAEDecoder(nn.Module):
-    """Small Transformer from the hidden states of visible tokens to those of all tokens.
+    """Small Transformer that computes states of all tokens, hidden ones too, from the hidden states of the visible tokens.
 
     width: width d of the hidden states that the decoder reads.
     config: shape of the decoder's stack.

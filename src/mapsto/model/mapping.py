@@ -33,7 +33,7 @@ from mapsto.task.target import Target
 class SkipInit(TorchFunctionMode):
     """A context in which new modules get no initial weights.
 
-    It is used if saved weights are copied into the modules anyway, since drawing initial weights takes a second.
+    It saves a second when a saved model is opened, whose weights replace the initial ones anyway.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,7 +43,7 @@ class SkipInit(TorchFunctionMode):
 
 
 class Mapping(nn.Module):
-    """The model of an arrow: an embedder for each source kind, one Transformer, and a head for each target port.
+    """The neural network of an arrow: an embedder for each source kind, one Transformer, and a head for each target port.
 
     sources: the source of each source kind.
     targets: the target of each target port, in the order of the ports.
@@ -84,7 +84,7 @@ class Mapping(nn.Module):
 
     @property
     def ports_per_example(self) -> list[int]:
-        """Return the numbers of the target ports that give one answer for each example."""
+        """Return the numbers of the target ports with exactly one answer for each example, such as label ports."""
         return [port for port, target in enumerate(self.targets) if target.readout.per_example]
 
     def forward(self, batch: Batch) -> list[Tensor]:
@@ -93,7 +93,7 @@ class Mapping(nn.Module):
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
     def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
-        """Return the hidden states (r, l, d) after the Transformer.
+        """Return the hidden states (r, l, d) after the Transformer's last layer.
 
         They are zero for hidden tokens that a decoder restores, since the Transformer does not read these tokens.
 
@@ -111,26 +111,27 @@ class Mapping(nn.Module):
         return hidden.index_copy(0, places, states).view(*batch.segments.shape, -1)
 
     def decoded_places(self, batch: Batch) -> Tensor | None:
-        """Return the indices (m,) of the hidden tokens that a decoder restores, among all r × l tokens; None for none."""
+        """Return the indices (m,), among all r × l tokens, of hidden tokens that a decoder restores; None if there are none."""
         answers = [batch.answers[port] for port in self.decoded_ports] if batch.answers else []
         places = [answer.at for answer in answers if answer is not None and answer.at is not None]
         return torch.cat(places) if places else None
 
     def _head_width(self, port: int) -> int:
-        """Return the width of the vectors that the head of a target port reads."""
+        """Return the width of the vectors that the head of target port number `port` reads."""
         stack = self.config.decoder if port in self.decoded_ports else None
         token_width = (stack or self.config.transformer).width
         return self.targets[port].readout.width(self.config.pooled_width, token_width)
 
     def _last_states(self, x: Tensor, batch: Batch) -> Tensor:
-        """Return the hidden states (r, l, d) after the last layer, of embedded tokens x."""
+        """Return the hidden states (r, l, d) after the last layer. x: embedded tokens of the batch, (r, l, input_width)."""
         states = self.states(x, batch)
         assert isinstance(states, Tensor)
         return states
 
     def states(self, x: Tensor, batch: Batch, every_layer: bool = False) -> Tensor | list[Tensor]:
-        """Return the hidden states (r, l, d) after the last layer, of embedded tokens x (r, l, input_width).
+        """Return the hidden states (r, l, d) after the last layer.
 
+        x: embedded tokens of the batch, (r, l, input_width).
         every_layer: whether to return the list of the first layer's input and the output of every layer instead.
         """
         mid_positions = self._mid_positions(batch) if self.config.mid_positions else None
@@ -149,7 +150,7 @@ class Mapping(nn.Module):
         return x.view(config.layers - 1, *shape, -1)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Return the embedded tokens of all kinds, (r, l, input_width); zero in padding."""
+        """Return the embedded tokens of a batch, (r, l, input_width); zero in padding."""
         r, length = batch.segments.shape
         device = batch.segments.device
         x = torch.zeros(r * length, self.config.transformer.input_width, dtype=self.precision, device=device)
@@ -158,9 +159,10 @@ class Mapping(nn.Module):
         return x.view(r, length, -1)
 
     def read(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """Return the outputs (m, …) of the head of target port number `port`.
+        """Return the outputs of the head of target port number `port`: (m, …), one for each answer of the port in the batch.
 
-        There is one for each answer in the batch. A batch without answers gets one for each example.
+        For a batch without answers, as in prediction, one for each example.
+        hidden: hidden states (r, l, d) from `hidden`.
         """
         answers = batch.answers[port] if batch.answers else None
         pooled, tokens = partial(self.pooled_vectors, hidden, batch), partial(self._token_states, hidden, batch, port)
@@ -170,7 +172,7 @@ class Mapping(nn.Module):
         return output if answers is None else output[: len(answers.values)]
 
     def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """Return the states (r × l, d) of all tokens that the head of target `port` reads: the decoder's, or else `hidden`."""
+        """Return the states (r × l, d) of all tokens that the head of target port `port` reads: the decoder's, else `hidden`."""
         if self.decoder is not None and port in self.decoded_ports:
             places = self.decoded_places(batch)
             assert places is not None
@@ -178,15 +180,14 @@ class Mapping(nn.Module):
         return hidden.flatten(0, 1)
 
     def pooled_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the vectors of all examples that pooled heads read, (n, d): the output of the pooler, if there is one."""
+        """Return the pooled vectors of all examples as the heads read them, (n, d): after the pooler, if the model has one."""
         vectors = self.pool(hidden, batch)
         return vectors if self.pooler is None else self.pooler(vectors)
 
     def sentence_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Return one vector for each example, (n, d), for use outside this model, such as search.
 
-        A sentence encoder, and a published model without heads, pools as it was trained to. Other models pool as for
-        their heads.
+        A published sentence encoder, or CLIP without heads, pools as it was trained to. Other models pool as for their heads.
         """
         sentence, norm = self.config.sentence, self.transformer.vector_norm
         # A published model without heads (CLIP) returns the first token after this norm. Heads read the states before it.
@@ -199,9 +200,10 @@ class Mapping(nn.Module):
         return F.normalize(vectors, dim=-1) if sentence.normalize else vectors
 
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
-        """Return one vector for each example, pooled from its hidden states, (n, d) in fp32.
+        """Return one vector for each example, pooled from its hidden states, (n, d) in fp32, or (n, 2d) for "first_mean".
 
-        pooling: one of the poolings of model/config.py; by default the model's own, followed by its norm.
+        pooling: one of the poolings of model/config.py; by default the model's own, followed by its trained norm if it has
+        one.
         """
         vectors = self._pool(hidden, batch, pooling or self.config.pooling)
         if pooling is None and self.pooled_norm is not None:
@@ -209,7 +211,7 @@ class Mapping(nn.Module):
         return vectors
 
     def _pool(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return one vector for each example by one of the poolings of model/config.py; (n, 2d) for "first_mean"."""
+        """Return one vector for each example by one of the poolings of model/config.py, (n, d) or (n, 2d) in fp32."""
         states = hidden.flatten(0, 1)
         first = states[batch.starts].float()
         if pooling == "first":
@@ -232,7 +234,7 @@ class Mapping(nn.Module):
         return mean
 
     def losses(self, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return (target port, summed loss) for each target port that the batch has answers for."""
+        """Return (number of the target port, loss summed over answers) for each target port that has answers in the batch."""
         hidden = self.hidden(batch)
         return [
             (port, self.targets[port].loss(self.read(hidden, batch, port), answers.values))
@@ -241,6 +243,6 @@ class Mapping(nn.Module):
         ]
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
-        """Compute in `precision` from now on and return the mapping; the weights stay in fp32 (see layers.Linear)."""
+        """Set the precision of the computation, keep the weights in fp32 (see layers.Linear), and return the mapping itself."""
         self.precision = precision
         return self

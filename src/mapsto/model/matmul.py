@@ -28,7 +28,7 @@ POST_OPS = {
 
 
 def pack_weight(weight: Tensor) -> Tensor | None:
-    """Return a weight (out, in) in the layout for `packed_linear`; None if that is not faster (not a CPU, not bf16)."""
+    """Return a weight (out, in) in the layout for `packed_linear`; None if it is not bf16 on a CPU that has such products."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not can_pack():
         return None
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -49,7 +49,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: st
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b, (…, in) → (…, out), split in two products if that is faster (see SplitLinear)."""
+    """Return x Wᵀ + b, (…, in) → (…, out); in two products if that is faster, for bf16 on a CPU (see SplitLinear)."""
     num_tokens = x.shape[:-1].numel()
     is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:
@@ -59,10 +59,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class SplitLinear(torch.autograd.Function):
-    """Linear map x Wᵀ + b, (m, in) → (m, out), computed for a multiple of SPLIT_TOKENS tokens and then for the rest.
+    """Linear map x Wᵀ + b, (m, in) → (m, out), as two products: for a multiple of SPLIT_TOKENS tokens, and for the rest.
 
-    oneDNN multiplies in blocks whose size divides the number of tokens. For 32 × 257 tokens, a batch of a vision
-    Transformer, only small blocks do, and one product would take up to twice as long.
+    oneDNN multiplies in blocks whose size divides the number of tokens. For 32 × 257 tokens, a batch of a vision Transformer,
+    only small blocks fit, and a single product would take up to twice as long.
     """
 
     @staticmethod

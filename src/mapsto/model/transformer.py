@@ -20,7 +20,7 @@ from mapsto.sequence.piece import Role
 
 
 class TokenLayout(Protocol):
-    """The tensors that describe packed tokens to the Transformer. `Batch` has them."""
+    """The tensors that tell the Transformer where the tokens of each example are in packed rows. `Batch` has them."""
 
     @property
     def segments(self) -> Tensor:
@@ -36,7 +36,7 @@ class TokenLayout(Protocol):
 
     @property
     def places(self) -> Tensor:
-        """Index of the arrow's source that each token came from, (r, l)."""
+        """Index of the source port that each token came from, (r, l)."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class SingleExampleLayout:
 
     @property
     def places(self) -> Tensor:
-        """Index of the arrow's source that each token came from, (r, l): 0 for all tokens."""
+        """Index of the source port that each token came from, (r, l): 0 for all tokens."""
         return 0 * self.segments
 
 
 def make_norm(config: TransformerConfig, width: int | None = None, epsilon: float | None = None) -> nn.Module:
-    """Build the layer norm or RMS norm that `config` describes. `width` and `epsilon` replace those of `config`."""
+    """Build the layer norm or RMS norm that `config` describes. `width` and `epsilon`, if given, replace those of `config`."""
     width, epsilon = width or config.width, config.norm_epsilon if epsilon is None else epsilon
     if config.norm == "rms":
         return RMSNorm(width, eps=epsilon)
@@ -73,7 +73,7 @@ def make_norm(config: TransformerConfig, width: int | None = None, epsilon: floa
 
 
 def make_projection(width: int, config: TransformerConfig) -> Linear:
-    """Build the linear map from vectors of `width` to the width of the stack `config`."""
+    """Build the linear map from vectors of `width` to vectors of `config.width`, the width of a stack."""
     return Linear(width, config.width, bias=config.bias and config.projection_bias)
 
 
@@ -92,7 +92,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
         """Return the output of self-attention, (r, l, d) → (r, l, d).
 
-        mask: mask to add to the scores, (r, 1, l, l). rotary: cosines and sines from `rotary_angles`.
+        mask: mask to add to the scores, (r, 1, l, l); None for none. rotary: cosines and sines from `rotary_angles`, or None.
         """
         dropout = self.dropout if self.training else 0.0
         out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, dropout))
@@ -151,7 +151,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
-        """Return the output of the layer, (r, l, d) → (r, l, d). See Attention for mask and rotary."""
+        """Return the output of the layer, (r, l, d) → (r, l, d).
+
+        mask: mask to add to the scores, (r, 1, l, l); None for none. rotary: cosines and sines from `rotary_angles`, or None.
+        """
         x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary), self.attention_scale)
         return self._residual(x, self.feed_norm, self.feed, self.feed_scale)
 
@@ -170,7 +173,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of layers, with embeddings of positions and token types: embedded tokens → hidden states."""
+    """The stack of layers, which first adds embeddings of positions and token types: embedded tokens → hidden states."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -204,7 +207,10 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Convert the blocks to `dtype` and pack their weights (see Linear.pack). The stack can then no longer be trained."""
+        """Convert the layers to `dtype` and pack their weights for bf16 prediction on a CPU (see Linear.pack).
+
+        Afterwards the stack cannot be trained any more.
+        """
         self.blocks.to(dtype)
         for module in self.blocks.modules():
             if isinstance(module, Linear):
@@ -216,7 +222,7 @@ class Transformer(nn.Module):
         """Return the hidden states (r, l, d) after the last layer and its norm.
 
         x: embedded tokens, (r, l, input_width).
-        layout: the batch that the tokens are packed in.
+        layout: segments, roles, positions and places of the tokens, such as the batch.
         every_layer: whether to return the list of the first layer's input and the output of every layer instead.
         mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d).
         """

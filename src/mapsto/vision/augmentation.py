@@ -1,8 +1,8 @@
-"""Random augmentation of training images: shifts, random crops with colour jitter, or RandAugment.
+"""Random augmentation of training images: shifts, random crops with colour jitter, or RandAugment (Cubuk et al. 2020).
 
-Each method returns the new image, in the same size, and its origin. The origin is a scale and a shift along each axis:
-old coordinate = scale · new coordinate + shift. It moves boxes along with the image. Shears and rotations cannot be
-expressed so, and are used only where no answer lies in the image. RandAugment is by Cubuk et al. (2020).
+Each function returns the new image, in the same size, and its origin: a scale and a shift along y and x, (2, 2), with old
+coordinate = scale · new coordinate + shift. By it, boxes are moved along with the image. Shears and rotations have no such
+origin, so they are used only for arrows without answers that are places in the image.
 Legend of shapes: h rows, w columns of pixels.
 """
 
@@ -43,11 +43,12 @@ Operation = Callable[[Any, float], Any]
 def augment_image(
     pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return a random variant of an image (h, w, 3) and its origin (2, 2): scale and shift along y and x.
+    """Return a randomly changed copy of an image (h, w, 3), in the same size, and its origin (2, 2).
 
-    method: "move", "mirror" (move and mirror), "crop" or "rand" (RandAugment).
-    mirror: whether the image may be mirrored. recolour: whether its colours may change.
-    warp: whether it may be sheared and rotated, which the origin cannot express.
+    The origin is the scale and shift along y and x from pixel coordinates of the copy to those of the image.
+    method: "move" (shift), "mirror" (mirror and shift), "crop" (random crop) or "rand" (RandAugment).
+    mirror: whether the image may be mirrored left to right; "move" never does. recolour: whether its colours may change.
+    warp: whether "rand" may shear and rotate the image. The origin leaves these changes out.
     """
     if method == "crop":
         return random_crop(pixels, rng, mirror, recolour)
@@ -57,9 +58,10 @@ def augment_image(
 
 
 def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the image shifted by up to an eighth of its sides, and its origin (2, 2). Edge pixels fill the gap.
+    """Return the image (h, w, 3) shifted at random by up to an eighth of its height and width, and its origin (2, 2).
 
-    mirror: mirror the image first with probability 1/2. relight: change its brightness by up to 20 %.
+    Edge pixels are repeated in the gap. The origin is the scale and shift along y and x, from new to old coordinates.
+    mirror: whether to mirror the image first with probability 1/2. relight: whether to change its brightness by up to 20 %.
     """
     h, w = pixels.shape[:2]
     limits = (max(1, round(h * MAX_SHIFT)), max(1, round(w * MAX_SHIFT)))
@@ -78,10 +80,12 @@ def random_crop(
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return a random crop of the image, enlarged to the image's size (h, w, 3), and its origin (2, 2).
 
-    The method is SimCLR's (Chen et al. 2020) without blur, which SimCLR also leaves out for small images.
-    mirror: mirror the crop with probability 1/2. recolour: jitter its colours.
+    The crop covers 20 to 100 % of the area, as in SimCLR (Chen et al. 2020), but is not blurred. The origin is the scale and
+    shift along y and x, from new to old coordinates.
+    mirror: whether to mirror the crop with probability 1/2. recolour: whether to change its colours at random.
     """
     size = np.array(pixels.shape[:2])
+    # The aspect ratio is drawn on a log scale, so that wide and tall crops are equally likely.
     area, aspect = rng.uniform(MIN_AREA, 1), MAX_ASPECT ** rng.uniform(-0.5, 0.5)
     part = size * np.minimum(1, np.sqrt(area) * np.array([aspect, 1 / aspect]))
     corner = rng.random(2) * (size - part)
@@ -94,10 +98,14 @@ def random_crop(
 
 
 def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Return the image with random brightness, contrast, saturation and hue, sometimes grey, by one colour matrix."""
+    """Return the image with random brightness, contrast, saturation and hue; without colour with probability 0.2.
+
+    All changes together are one linear map of (red, green, blue, 1).
+    """
     image = load_pillow().Image.fromarray(pixels)
     brightness, contrast, saturation = 1 + MAX_JITTER * rng.uniform(-1, 1, 3)
     angle = 2 * np.pi * MAX_HUE * rng.uniform(-1, 1)
+    # Grey crops keep the model from telling objects by colour alone.
     saturation = 0.0 if rng.random() < GREY_PROBABILITY else saturation
     # Hues turn around the axis of greys (Rodrigues' formula).
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
@@ -111,7 +119,7 @@ def _jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
-    """Return the image shifted by `distance` pixels, with its edge pixels repeated in the gap.
+    """Return the image (h, w, 3) shifted by `distance` pixels, in the same size, with edge pixels repeated in the gap.
 
     axis: 0 to shift along y, 1 along x. A positive distance shifts down or to the right.
     """
@@ -122,9 +130,9 @@ def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
 
 
 def _enhancement(name: str) -> Operation:
-    """Return the function (image, strength) → image that changes one property.
+    """Return a function from a Pillow image and a strength (−1 to 1) to the image with one property, such as contrast, changed.
 
-    name: class of Pillow's ImageEnhance.
+    name: class of Pillow's ImageEnhance that changes the property: Color, Contrast, Brightness or Sharpness.
     """
 
     def operation(image: Any, strength: float) -> Any:
@@ -149,7 +157,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _warp(image: Any, matrix: Sequence[Sequence[float]]) -> Any:
-    """Return the image after a linear map about its centre, with its edge pixels repeated outside.
+    """Return the Pillow image after a linear map about its centre, in the same size, with edge pixels repeated outside.
 
     matrix: (2, 2), from (x, y) in the new image to (x, y) in `image`, both measured from the centre.
     """
@@ -165,7 +173,10 @@ def _warp(image: Any, matrix: Sequence[Sequence[float]]) -> Any:
 
 
 def _rotate(image: Any, angle: float) -> Any:
-    """Return the image rotated about its centre. angle: in radians."""
+    """Return the Pillow image rotated about its centre, in the same size, with edge pixels repeated outside.
+
+    angle: radians, counter-clockwise.
+    """
     cosine, sine = np.cos(angle), np.sin(angle)
     return _warp(image, [[cosine, -sine], [sine, cosine]])
 
@@ -181,10 +192,12 @@ WARPS: dict[str, Operation] = {
 def rand_augment(
     pixels: Pixels, rng: np.random.Generator, mirror: bool, recolour: bool, warp: bool
 ) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the image (h, w, 3) after two random operations of equal strength (RandAugment), and its origin (2, 2).
+    """Return the image (h, w, 3) after two random operations (RandAugment), in the same size, and its origin (2, 2).
 
-    Operations are shifts along an axis, with `recolour` changes of colours, and with `warp` shears and rotations.
-    mirror: mirror the image first with probability 1/2.
+    Shifts along an axis are always among the operations to draw from; changes of colours only if `recolour`; shears and
+    rotations only if `warp`. Each has 0.3 of its maximum strength, in a random direction. The origin is the scale and shift
+    along y and x, from new to old coordinates; it leaves shears and rotations out.
+    mirror: whether to mirror the image first with probability 1/2.
     """
     width, shift = pixels.shape[1], np.zeros(NUM_AXES)
     mirrored = mirror and bool(rng.random() < 0.5)

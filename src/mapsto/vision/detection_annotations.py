@@ -1,7 +1,7 @@
 """Box annotations in the formats of data sets: COCO (JSON), Pascal VOC (XML) and YOLO (text).
 
-Each format becomes one list per image of {"label", "box": [left, top, right, bottom]} in pixels. An annotation that
-cannot be read becomes {"fault": reason}, so that only its image's cell is lost and not the whole folder.
+Whatever the format, an image gets a list of {"label", "box": [left, top, right, bottom]} in pixels. If its annotation cannot
+be read, the image gets {"fault": reason} instead, so that not the whole folder is lost.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ MIN_POLYGON = 6
 def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxCells:
     """Return the boxes of each image, by image path, in a folder or a COCO file; empty if there are no annotations.
 
-    list_files: function that returns the files of a folder.
-    An image of a folder without an annotation gets None. With YOLO it gets an empty list, since YOLO writes no file for
-    an image without boxes. Raises DataError, OSError.
+    list_files: function that returns all files below a folder.
+    An image in the folder that has no annotation gets None, or with YOLO an empty list, since YOLO writes no file for an
+    image without boxes. A damaged annotation of one image becomes {"fault": reason}. Raises DataError for a damaged COCO file
+    or file of class names, and OSError.
     """
     if not path.is_dir():
         coco = _read_coco(path)
@@ -55,27 +56,34 @@ def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -
     for image in images:
         by_key.setdefault(_key(path, image), []).append(image)
     cells = _all_voc(path, files, by_key) or _all_coco(files, images) or _all_yolo(path, files, by_key)
+    # Without any annotation the folder is no detection data set, and other readers get their turn.
     return {**dict.fromkeys(map(str, images)), **cells} if cells else {}
 
 
 def _images(files: Sequence[Path]) -> list[Path]:
-    """Return the image files among `files`."""
+    """Return the files among `files` whose names end like an image's."""
     return [file for file in files if file.suffix.lower() in image_io.IMAGE_SUFFIXES]
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
-    """Return the key that an image and its annotation share: the path below `root` without suffix and SPLIT_FOLDERS."""
+    """Return the parts of the path of `file` below `root`, which an image and its annotation have in common.
+
+    Left out are the suffix and folders such as "images" and "labels" (SPLIT_FOLDERS).
+    """
     parts = file.relative_to(root).with_suffix("").parts
     return *(part for part in parts[:-1] if part.lower() not in SPLIT_FOLDERS), parts[-1]
 
 
 def _ambiguity(name: str) -> str:
-    """Return the message for an annotation that could belong to several images of the same name."""
+    """Return the error message for an annotation of an image called `name`, if there are several images of this name."""
     return f"several pictures are called {name}, and nothing tells which is meant"
 
 
 def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
-    """Return the boxes in a folder's Pascal VOC files (Everingham et al. 2010) by image path; may be empty."""
+    """Return the boxes in all Pascal VOC files (Everingham et al. 2010) of a folder, by image path; empty if it has none.
+
+    root: the folder. files: all files below it. images: the image files by `_key`.
+    """
     parsed: dict[Path, ParsedXml] = {}
     for file in files:
         if file.suffix.lower() == ".xml":
@@ -101,9 +109,9 @@ def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells
 
 
 def _voc_cell(file: Path, xml: ParsedXml) -> BoxCell:
-    """Return the boxes in one Pascal VOC file, including objects marked as difficult; or {"fault": reason}.
+    """Return the boxes in one Pascal VOC file, also of objects marked as difficult; {"fault": reason} if it is damaged.
 
-    xml: the root of the file, or the error message of the parser.
+    xml: the root of the file's XML, or the parser's error message.
     """
     if isinstance(xml, str):
         return {"fault": f"{file.name} cannot be read as Pascal VOC's: {xml}"}
@@ -138,7 +146,10 @@ def _read_coco(file: Path) -> dict[str, Any] | None:
 
 
 def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
-    """Return the boxes in a folder's COCO files by image path. Raises DataError if two annotate the same image."""
+    """Return the boxes in all COCO files of a folder, by image path; empty if it has none.
+
+    files: all files of the folder. images: the image files among them. Raises DataError if two COCO files annotate one image.
+    """
     cells: BoxCells = {}
     file_of_image: dict[str, Path] = {}
     for file in files:
@@ -156,8 +167,8 @@ def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
 def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCells:
     """Return the boxes in one COCO file, by image path. Raises DataError if the file is damaged.
 
-    coco: the file's content.
-    images: image files to choose from if an image lies neither beside the file nor in the folder `images` there.
+    coco: the file's parsed content.
+    images: image files to choose from if the file names an image that is neither in its folder nor in the subfolder `images`.
     """
     by_name: dict[str, list[Path]] = {}
     for image in images:
@@ -173,6 +184,7 @@ def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCell
                     )
             left, top, width, height = map(float, annotation["bbox"])
             box = {"label": labels[annotation["category_id"]], "box": [left, top, left + width, top + height]}
+            # A crowd box covers objects that were not counted, so it is neither learnt nor scored.
             boxes[annotation["image_id"]].append({**box, "crowd": True} if annotation.get("iscrowd") else box)
         cells: BoxCells = {}
         for image in coco["images"]:
@@ -185,19 +197,23 @@ def _coco_cells(file: Path, coco: dict[str, Any], images: list[Path]) -> BoxCell
 
 
 def _below(folder: Path, name: str) -> Path:
-    """Return the path of a file below `folder`. Parts of `name` that lead out of the folder are dropped."""
+    """Return the path of a file in `folder` or below it.
+
+    name: the file's path relative to `folder`; ".." and a leading "/" are dropped, so that it cannot lead out of the folder.
+    """
     return folder.joinpath(*(part for part in Path(name).parts if part not in ("..", Path(name).anchor)))
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of an error. A KeyError is put into words, since its own text is only the missing key."""
+    """Return the message of an error; for a KeyError "there is no KEY", since its own message is only the missing key."""
     return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
-    """Return the path of the image that a COCO `file` calls `name`, or a message if the path is not clear.
+    """Return the path of the image that a COCO file calls `name`, or an error message if no or several paths are possible.
 
-    If the image does not exist, return the path where it was expected. by_name: image files by their file name.
+    file: the COCO file. by_name: image files by file name, to choose from if none exists at `name` beside the COCO file.
+    If there is no such image at all, the path beside the COCO file is returned; a later reader reports it as missing.
     """
     is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
     expected = [file.parent / name, file.parent / "images" / name] if is_inside else []
@@ -217,9 +233,10 @@ def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str
 
 
 def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
-    """Return the boxes in a folder's YOLO files, by image path; empty if there are none.
+    """Return the boxes in all YOLO files of a folder, by image path; empty if it has none.
 
-    Text files named like images are read as YOLO's if a file names the classes, or if one of them starts with a box.
+    Text files named like images count as YOLO's if the folder has a file of class names (CLASS_FILES), or if the first line
+    of any of them is a box. root: the folder. files: all files below it. images: the image files by `_key`.
     """
     texts = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
     has_classes = any(file.name in CLASS_FILES for file in files)
@@ -235,7 +252,10 @@ def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCell
 
 
 def _read_classes(files: Sequence[Path]) -> list[str]:
-    """Return the names of YOLO's classes by number; empty if no file names them. Raises DataError."""
+    """Return the names of YOLO's classes, in the order of class numbers; empty if no file among `files` names them.
+
+    The first of CLASS_FILES that is there is read. Raises DataError if it is damaged.
+    """
     candidates = (file for file in files if file.name in CLASS_FILES)
     for file in sorted(candidates, key=lambda file: CLASS_FILES.index(file.name)):
         try:
@@ -249,7 +269,10 @@ def _read_classes(files: Sequence[Path]) -> list[str]:
 
 
 def _yaml_classes(text: str) -> list[str]:
-    """Return the class names in the entry `names` of YOLO's YAML file: a list, or a dict by class number."""
+    """Return the class names, in the order of class numbers, from the entry `names` of a YAML file of YOLO's.
+
+    The entry is a list, or a dict by class number. Raises ValueError, KeyError, TypeError.
+    """
     import yaml  # a dependency of huggingface-hub
 
     try:
@@ -260,13 +283,13 @@ def _yaml_classes(text: str) -> list[str]:
 
 
 def _first_line(file: Path) -> str:
-    """Return the first line of a file that is not blank; an empty string if there is none."""
+    """Return the first line with text in a file; an empty string if all lines are blank."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         return next((line for line in lines if line.strip()), "")
 
 
 def _is_box_line(line: str) -> bool:
-    """Return whether a line has YOLO's format."""
+    """Return whether a line of text is a box or a polygon in YOLO's format."""
     try:
         _parse_box_line(line)
     except ValueError:
@@ -275,10 +298,10 @@ def _is_box_line(line: str) -> bool:
 
 
 def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
-    """Return (class number, left, top, right, bottom) of a line of YOLO's, as fractions of the image's size.
+    """Return (class number, left, top, right, bottom) from a line of a YOLO file; the sides as fractions of the image's size.
 
-    After the class come centre, width, height and perhaps a confidence; or the corners of a polygon.
-    Raises ValueError.
+    A line holds the class number, then centre x and y, width, height and optionally a confidence. Or it holds the class
+    number and the corners of a polygon, whose bounding box is returned. Raises ValueError for anything else.
     """
     number, *coordinates = line.split()
     shares = [float(coordinate) for coordinate in coordinates]
@@ -293,9 +316,10 @@ def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
 
 
 def _yolo_cell(file: Path, image: Path, classes: list[str]) -> BoxCell:
-    """Return the boxes in one YOLO file, a box or a polygon per line; or {"fault": reason}.
+    """Return the boxes in one YOLO file, with a box or a polygon per line; {"fault": reason} if a line is damaged.
 
-    classes: class names by number. If it is empty, the class number is the label.
+    image: the image file, whose size converts fractions to pixels; if it is unreadable, no boxes are returned.
+    classes: class names in the order of class numbers. If it is empty, the class number is the label.
     """
     boxes: list[dict[str, Any]] = []
     line_number = 0

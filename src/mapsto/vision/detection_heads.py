@@ -40,8 +40,8 @@ def grid_centres(grid: int) -> Tensor:
 class BoxHead(nn.Module):
     """A detection head over grids of queries, (m, d) → (m, c + 4): class logits, then the box.
 
-    A box is centre x and y, width and height, as fractions of the image. Convolutions mix neighbouring cells. Each cell
-    predicts the distances from its centre to the four sides of its box (FCOS).
+    A box is centre x and y, width and height, as fractions of the image. Convolutions mix neighbouring grid cells. For each
+    cell the head predicts the distances from the cell's centre to the four sides of its box (FCOS).
     """
 
     middle: Tensor
@@ -52,6 +52,7 @@ class BoxHead(nn.Module):
         self.first = Linear(width, narrow)
         self.layers = nn.ModuleList(NeighbourMixing(narrow) for _ in range(LAYERS))
         self.named, self.sides = new_head(narrow, classes), new_head(narrow, 4)
+        # The sigmoid of this bias is PRIOR.
         nn.init.constant_(self.named.bias, -math.log(1 / PRIOR - 1))
         nn.init.constant_(self.sides.bias, math.log(math.e - 1))  # where softplus is 1
         self.grid = grid
@@ -69,7 +70,10 @@ class BoxHead(nn.Module):
 
 
 class NeighbourMixing(nn.Module):
-    """A 3 × 3 convolution over a grid's cells (n, g, g, d), a layer norm and GELU, in the precision of the input."""
+    """A 3 × 3 convolution over the cells of a grid, then layer norm and GELU, (n, g, g, d) → (n, g, g, d).
+
+    The weights are cast to the precision of the input.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -83,8 +87,8 @@ class NeighbourMixing(nn.Module):
 class LearntHead(nn.Module):
     """A detection head over learnt queries (DETR), (m, d) → (m, c + 5): class logits, "no object" logit, box.
 
-    A box is centre x and y, width and height, as fractions of the image. Classes and boxes have three dense layers
-    each.
+    A box is centre x and y, width and height, as fractions of the image. One stack of three dense layers predicts the
+    classes, another one the box.
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -101,11 +105,11 @@ class LearntHead(nn.Module):
 
 
 def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """Return the indices of the queries that get a true box, and for each of them the index of its box.
+    """Return the indices of the queries to which a true box is assigned, and the index of that box for each of them.
 
-    A query near the centres of several boxes gets the smallest of these boxes. Each box gets at least the query nearest
-    to its centre, unless a smaller box gets that query. The arguments are fractions of the image.
-    centres_q2: (x, y) of each query. boxes_k4: centre and size. cell: side of a grid cell.
+    A box is assigned to the queries that lie inside it within 1.5 grid cells of its centre, and always to the nearest query.
+    A query with several such boxes gets the smallest one. All coordinates are fractions of the image.
+    centres_q2: (x, y) of each query. boxes_k4: centre x and y, width and height. cell: side of a grid cell.
     """
     if not len(boxes_k4):
         empty = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
@@ -113,6 +117,7 @@ def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple
     distance = (centres_q2[:, None] - boxes_k4[None, :, :2]).abs()
     is_near = ((distance < CENTRE_RADIUS * cell) & (distance < boxes_k4[None, :, 2:] / 2)).all(-1)
     nearest = distance.square().sum(-1).argmin(0)
+    # A small box may hold no query's centre; its nearest query makes sure that it is learnt.
     is_near[nearest, torch.arange(len(nearest), device=nearest.device)] = True
     area, box = torch.where(is_near, boxes_k4[:, 2:].prod(-1)[None], torch.inf).min(1)
     query = area.isfinite().nonzero()[:, 0]
@@ -120,7 +125,10 @@ def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed focal loss (Lin et al. 2017) of logits against targets of the same shape, 0 or 1."""
+    """Return the focal loss (Lin et al. 2017) of logits, summed over all elements.
+
+    targets: 0 or 1, in the shape of `logits`. An element with target 0 weighs a third of one with target 1.
+    """
     error = (torch.sigmoid(logits) - targets).abs()
     weight = torch.where(targets > 0, 1.0, NEGATIVE_WEIGHT) * error**GAMMA
     return (weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
@@ -141,7 +149,7 @@ def generalised_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
 
 
 def match_one_to_one(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of queries and of boxes in the cheapest one-to-one matching (the Hungarian method).
+    """Return the indices of queries and of boxes, (min(q, k),) each, in the cheapest one-to-one matching (Hungarian method).
 
     cost: (q, k), of matching each query with each box.
     """

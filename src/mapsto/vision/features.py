@@ -1,7 +1,7 @@
 """Classical image features, which need no training: histograms of colours and edges, and a hash for near-duplicates.
 
-The histograms are a baseline of comparisons and take about a millisecond per image. The hash is the set of the
-strongest low frequencies of a small grey copy. Changes of size, brightness or compression change few of them.
+The histograms are the features of a simple baseline in comparisons, and take about a millisecond per image. The hash is the
+set of the strongest low frequencies of a small grey copy. Changes of size, brightness or compression change few of them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ MIN_AMPLITUDE = 8.0
 
 
 def perturb_image(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """Return variants of an image as other cameras might take it, by name.
+    """Return variants of an image (h, w, 3) as if another camera had taken it, by name, to test a model's robustness.
 
-    They are "noise", "blurred" (the mean of 3 × 3 pixels) and "darker" (half as bright).
+    They are "noise" (normal, with a standard deviation of 16), "blurred" (mean of 3 × 3 pixels) and "darker" (half as
+    bright).
     """
     noise = rng.normal(0, 16, pixels.shape)
     padded = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -45,7 +46,7 @@ def perturb_image(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]
 
 
 def grey_thumbnail(pixels: Pixels) -> bytes:
-    """Return the image as 16 × 16 grey values in bytes, row by row. They are enough to find near-duplicates."""
+    """Return a 16 × 16 grey copy of an image as 256 bytes, row by row, from which `strongest_waves` finds near-duplicates."""
     pillow = load_pillow()
     grey = pillow.Image.fromarray(pixels).convert("L")
     thumbnail: bytes = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), pillow.Image.Resampling.BILINEAR).tobytes()
@@ -53,12 +54,15 @@ def grey_thumbnail(pixels: Pixels) -> bytes:
 
 
 def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
-    """Return the indices of the strongest low frequencies of a grey thumbnail, at most NUM_WAVES, with their signs.
+    """Return the strongest low frequencies of a grey thumbnail as at most NUM_WAVES integers, a hash for near-duplicates.
 
-    Frequencies are those of the cosine transform; higher ones get larger weights (as with the wavelets of Jacobs et al.
-    1995). Each index is 2·frequency + 1 for a positive amplitude, 2·frequency for a negative one.
+    The integer is 2·i + 1 if frequency number i of the cosine transform has a positive amplitude, 2·i if a negative one.
+    Frequencies are ranked by amplitude times a weight that rises with the frequency (as with the wavelets of Jacobs et al.
+    1995).
+    thumbnail: 256 bytes from `grey_thumbnail`.
     """
     grey = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    # The two-dimensional cosine transform, of which only low frequencies are computed.
     amplitudes = (_cosines() @ grey @ _cosines().T).ravel()
     amplitudes[0] = 0  # the brightness
     frequencies = np.arange(WAVES_PER_AXIS)
@@ -70,7 +74,7 @@ def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
 
 @cache
 def _cosines() -> NDArray[np.float64]:
-    """Return the basis (8, 16) of the cosine transform (DCT-II) at low frequencies, one cosine of unit norm a row."""
+    """Return the cosines of the 8 lowest frequencies at 16 places, (8, 16), one a row and of unit norm (DCT-II)."""
     frequencies = np.arange(WAVES_PER_AXIS)[:, None]
     scale = (2 / THUMBNAIL_SIDE) ** 0.5
     basis: NDArray[np.float64] = (
@@ -81,10 +85,10 @@ def _cosines() -> NDArray[np.float64]:
 
 
 def histogram_features(images: Sequence[Pixels]) -> NDArray[np.float32]:
-    """Return features (n, f) of n images: histograms of colours and of edges in each of 4 × 4 parts of an image.
+    """Return features (n, f) of n images: histograms of colours and of edge directions in each of 4 × 4 parts of an image.
 
-    Colours are counted in 4 × 4 × 4 shades, edges in 8 directions and weighted by strength (Dalal & Triggs 2005). All
-    colours of an image are scaled to unit norm, and so are all its edges.
+    Colours are counted in 4 × 4 × 4 shades, edges in 8 directions and weighted by strength (Dalal & Triggs 2005). The colour
+    features of an image together have unit norm, and so have its edge features.
     """
     return np.stack([np.concatenate([_colours(pixels), _edges(pixels)]) for pixels in images])
 
@@ -96,13 +100,16 @@ def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _colours(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the colour histograms of all parts as one vector of unit norm."""
+    """Return the colour histograms of the 4 × 4 parts of an image as one vector of unit norm."""
     colours = (pixels // (256 // NUM_SHADES)).astype(np.int64) @ np.array([NUM_SHADES**2, NUM_SHADES, 1])
     return _normalise([np.bincount(part.ravel(), minlength=NUM_SHADES**3) for part in _parts(colours)])
 
 
 def _edges(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the histograms of edge directions of all parts, weighted by edge strength, as one vector of unit norm."""
+    """Return the histograms of edge directions in the 4 × 4 parts of an image as one vector of unit norm.
+
+    Each pixel counts with the strength of its edge.
+    """
     grey = pixels.astype(np.float32) @ GREY_WEIGHTS
     y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))
     strength = np.hypot(y, x)
@@ -112,16 +119,16 @@ def _edges(pixels: Pixels) -> NDArray[np.float32]:
 
 
 def _normalise(histograms: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """Return the square roots of all counts as one vector of unit norm."""
+    """Concatenate histograms, take the square root of each count, and scale the vector to unit norm."""
     # Square roots keep large counts, such as a plain background's, from dominating.
     values = np.sqrt(np.concatenate(histograms).astype(np.float32))
     return (values / (np.linalg.norm(values) or 1.0)).astype(np.float32)
 
 
 def histogram_extractor() -> Callable[..., Any]:
-    """Return a function from images to sparse histogram features (n, f), each row scaled to unit norm.
+    """Return a function (images, images_per_value=1) → sparse matrix (n, f) of histogram features with rows of unit norm.
 
-    The function's argument `images_per_value` is the number of consecutive images per row, such as a video's frames.
+    images_per_value: number of consecutive images whose features are concatenated to one row, such as 3 images of a video.
     """
     from scipy.sparse import csr_matrix  # a second to import
 

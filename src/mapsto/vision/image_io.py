@@ -40,7 +40,7 @@ ORIENTATION, FIRST_TRANSPOSED = 0x0112, 5
 
 
 def require_file(path: str | Path) -> None:
-    """Raise Unreadable if the path exists but is no regular file: reading a pipe or a device might never end."""
+    """Raise Unreadable if the path exists but is no regular file, since reading a pipe or a device might never end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise Unreadable("this is no file")
 
@@ -59,7 +59,8 @@ def decode_image(content: bytes) -> Pixels:
     """Return the pixels (h, w, 3) of an encoded image, rotated as its EXIF data say.
 
     Of an animation only the first frame is read. Transparent pixels become white, and 16 bits a channel become 8.
-    Raises Unreadable, also if the range of the pixel values is unknown; UsageError without Pillow.
+    Raises Unreadable if the image is damaged, of another format or too large, or if its pixels have no known range (32 bits,
+    floats); UsageError without Pillow.
     """
     pillow = load_pillow()
     return _to_pixels(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS))
@@ -71,12 +72,15 @@ def is_pillow_image(value: object) -> bool:
 
 
 def pillow_pixels(image: Any) -> Pixels:
-    """Return the pixels (h, w, 3) of a Pillow image, converted by the rules of `decode_image`. Raises Unreadable."""
+    """Return the pixels (h, w, 3) of a Pillow image as 8-bit RGB, rotated as its EXIF data say. Raises Unreadable."""
     return _to_pixels(load_pillow(), lambda: image)
 
 
 def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
-    """Return the pixels (h, w, 3) of the image that `open_image` returns. Raises Unreadable."""
+    """Return the image that `open_image` returns as 8-bit RGB pixels (h, w, 3), rotated as its EXIF data say.
+
+    pillow: the module. open_image: function that returns a Pillow image; its errors become Unreadable.
+    """
     try:
         image = open_image()
         if image.width * image.height > MAX_PIXELS:
@@ -97,7 +101,7 @@ def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
 
 
 def image_size(content: bytes) -> tuple[int, int]:
-    """Return (width, height) of an encoded image without decoding it, rotated as its EXIF data say.
+    """Return (width, height) of an encoded image, after the rotation that its EXIF data say, without decoding the pixels.
 
     Raises Unreadable.
     """
@@ -146,9 +150,9 @@ def encode_jpeg(pixels: Pixels) -> bytes:
 
 
 def draw_boxes(pixels: Pixels, captions: Sequence[tuple[Any, str]]) -> bytes:
-    """Return the image as a PNG with a captioned box around each region. Equal captions get the same colour.
+    """Return the image as a PNG with a captioned box around each region. Boxes with equal captions have the same colour.
 
-    captions: pairs of a region ((top, bottom), (left, right)) in pixels and its text.
+    captions: pairs of a region ((top, bottom), (left, right)) in pixels and the caption of its box.
     """
     pillow = load_pillow()
     from PIL import ImageDraw
@@ -186,9 +190,10 @@ def _font(text: str, height: int) -> Any:
 
 
 def svg_shade(region: Any, shade: float) -> str:
-    """Return an SVG rectangle that shades a region; an empty string if the shade is too faint.
+    """Return an SVG rectangle that shades a region of an image; an empty string if the shade is too faint to see.
 
-    region: ((top, bottom), (left, right)) in pixels. shade: from −1 (colour `against`) to 1 (colour `for`).
+    region: ((top, bottom), (left, right)) in pixels. shade: strength from −1 to 1; the colour is the page's CSS variable
+    `--against` if it is negative, else `--for`.
     """
     if abs(shade) < FAINTEST_SHADE:
         return ""
@@ -212,8 +217,9 @@ def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = (
 def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> tuple[str, str]:
     """Return two SVGs of an image: the image alone, and the image with shapes drawn over it.
 
-    Pages hold many images, so the second SVG refers to the image's bytes in the first. Parameters are as for
-    `svg_image`.
+    The second SVG refers to the image's bytes in the first, so that pages with many images stay small.
+    side: longer side on the page in pixels. caption: text for screen readers.
+    shapes: SVG elements in the image's own pixel coordinates.
     """
     name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
     bare = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
@@ -221,7 +227,10 @@ def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> 
 
 
 def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:
-    """Return an SVG that holds `elements`, in the pixel coordinates of the image."""
+    """Return an SVG that holds `elements`, in the pixel coordinates of the image.
+
+    side: longer side on the page in pixels. caption: text for screen readers.
+    """
     h, w = pixels.shape[:2]
     width = round(side * w / max(h, w))
     return (
@@ -234,7 +243,7 @@ def _embed_image(pixels: Pixels, side: int, attribute: str) -> str:
     """Return the SVG element that embeds an image as JPEG.
 
     The JPEG has up to twice as many pixels a side as are shown, for screens of double density.
-    attribute: further attributes of the element, such as its id.
+    side: longer side on the page in pixels. attribute: further attributes of the element, such as its id.
     """
     h, w = pixels.shape[:2]
     scale = min(1.0, 2 * side / max(h, w))

@@ -31,7 +31,7 @@ from mapsto.vision.similarity import psnr, ssim
 
 
 class MaskedImageTarget(MaskedPatches):
-    """The target that fills in the hidden patches of `~image`."""
+    """The target of the hidden patches of `~image`: a head predicts their pixels."""
 
     kind = "image"
     hub_tasks: ClassVar[Mapping[str, str]] = {
@@ -45,15 +45,15 @@ class MaskedImageTarget(MaskedPatches):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """Return the suffix ".png" and the image encoded as PNG."""
+        """Return the name's ending and the content of the file to which a filled-in image is written: ".png" and the PNG."""
         return ".png", image_io.encode_png(value)
 
 
 class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
     """The target of an image computed from the source image, patch by patch and in the source's size.
 
-    The head predicts how each patch differs from the source's patch. So unchanged parts cost nothing, and fine details
-    need not pass through the hidden states, which are narrower than a patch.
+    The head predicts how each patch differs from the source's patch. So it need not learn to copy unchanged parts, and fine
+    details need not pass through the hidden states, which are narrower than a patch.
     """
 
     lies_in = "image"
@@ -66,10 +66,13 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
     unbounded_metrics = ("psnr", "psnr_unchanged", "psnr_gained")
 
     def __init__(self) -> None:
-        """Create a target without settings of its own; `bind` takes them from the source."""
+        """Create a target without settings of its own; `bind` takes them from the image source."""
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take the patches from the image source. Raises UsageError if the arrow has none."""
+        """Take the patch size and the mean and deviation of pixels from the arrow's image source.
+
+        Raises UsageError if the arrow has no image source, or if a convolutional network reads its images whole.
+        """
         super().bind(sources, transform)
         self.scale = STANDARDISED  # a patch's own mean and deviation are part of the answer
 
@@ -93,18 +96,21 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return Answer(np.stack([split_patches(truth, p), source], axis=1), places)
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks for all patches of the source image."""
+        """Return an answer without values at all patches of the source image, so that the head predicts each of them."""
         return ask_at(self._find_image(pieces)[1])
 
     def _find_image(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
-        """Return the source image's piece, and the indices (m,) of its patches from the example's first token on."""
+        """Return the source image's piece, and the indices (m,) of its patches among all tokens of the example.
+
+        pieces: the source pieces of the example.
+        """
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         return pieces[port], sum(map(len, pieces[:port])) + np.flatnonzero(~pieces[port].special)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map (m, d) → (m, f) to pixel differences.
+        """Return a linear map from hidden states (m, d) to differences (m, f) of pixels from the source's patch.
 
-        It starts at zero, so that a new head answers with the unchanged source.
+        It starts at zero, so that a new head predicts the unchanged source.
         """
         head = super().head(width, embedder)
         assert isinstance(head, nn.Linear)
@@ -119,9 +125,9 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return output.float() + self._to_scale(source)
 
     def to_images(self, output: Tensor, values: Tensor, tokens: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return for each grid size a tuple of predicted, true and source images, (n, 3, h, w) each, from 0 to 1.
+        """Return for each grid size a tuple of predicted, true and source images, (n, 3, h, w) each, with pixels from 0 to 1.
 
-        Predicted images carry gradients and are not clipped to that range.
+        Predicted images carry gradients and may leave that range.
         output: (m, f). values: (m, 2, f), encoded answers.
         tokens: (m, 5 + f), tokens of the answered patches, whose headers hold the grid size.
         """
@@ -140,19 +146,25 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return images
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the squared error, averaged over the pixels of each patch and summed over patches.
+        """Return the squared error of standardised pixels, averaged over the pixels of each patch and summed over patches.
 
-        values: (m, 2, f), encoded answers.
+        output: (m, f), predicted differences from the source. values: (m, 2, f), encoded answers.
         """
         return ((self._add_source(output, values[:, 1]) - self._to_scale(values[:, 0])) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the predicted, the true and the source's patches in bytes, (m, 3, f)."""
+        """Return the predicted patches, the true ones and the source's, (m, 3, f) in bytes, from which `by_example` makes scores.
+
+        output: (m, f), predicted differences from the source. values: (m, 2, f), encoded answers.
+        """
         predicted = self._to_bytes(self._add_source(output, values[:, 1])).to(values.device)
         return torch.stack([predicted, values[:, 0], values[:, 1]], dim=1)
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return (n, 4): PSNR and SSIM of predictions, then of unchanged sources, each against the true image."""
+        """Return four scores for each example, (n, 4): PSNR and SSIM of the prediction, then PSNR and SSIM of the source itself.
+
+        Both images are compared with the true image. evidence: (m, 3, f), from `evidence`.
+        """
         images, p = [self._find_image(example) for example in pieces], self.source.resizer.patch
         scores = []
         for (piece, _), part in zip(images, torch.split(evidence, [len(places) for _, places in images]), strict=True):
@@ -162,7 +174,10 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return torch.tensor(scores)
 
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
-        """Return the pixels (h, w, 3) of the predicted image, in the size to which the source was resized."""
+        """Return the pixels (h, w, 3) of the predicted image, in the size to which the source was resized.
+
+        hidden: (m,), indices of the patches in `piece`. output: (m, f), predicted differences from the source.
+        """
         source = torch.from_numpy(piece.tokens[hidden, HEADER_BYTES:])
         return super().complete(value, piece, hidden, self._add_source(output.cpu(), source))
 
@@ -189,12 +204,12 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the SSIM (n,) of each predicted image."""
+        """Return the SSIM (n,) of each predicted image. output: (n, 4), from `by_example`."""
         ssim: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
         return ssim
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return no scores: without the source there is no constant image to answer with."""
+        """Return no scores: no constant image is a sensible answer. `metrics` scores the unchanged source instead."""
         return {}
 
     def show(self, answer: Any) -> str:

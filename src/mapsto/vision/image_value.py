@@ -1,6 +1,6 @@
-"""Image cells: how they are read, and the value that is kept of each (ImageValue).
+"""Table cells that hold images, and ImageValue, the value of such a cell.
 
-An image is decoded once when it is checked. Its pixels then wait in a cache of 128 MiB until the source encodes them.
+An image is decoded once when its cell is read. Its pixels then wait in a cache of 128 MiB until the source encodes them.
 Legend of shapes: h rows, w columns of pixels.
 """
 
@@ -28,16 +28,16 @@ THUMBNAIL = 160
 
 
 class PixelCache:
-    """A cache of decoded images by digest, from which an image is removed when it is taken.
+    """A cache of decoded images by digest, which hands out an image once and then forgets it.
 
-    room: number of free bytes.
+    room: capacity in bytes; the attribute of this name is the number of free bytes.
     """
 
     def __init__(self, room: int) -> None:
         self.room, self.entries, self.lock = room, OrderedDict[str, Pixels](), threading.Lock()
 
     def add(self, digest: str, pixels: Pixels) -> None:
-        """Add an image, and drop the oldest images until the cache fits into its size."""
+        """Add an image, and drop the oldest images until all that are left fit into the capacity."""
         with self.lock:
             self._remove(digest)
             self.entries[digest], self.room = pixels, self.room - pixels.nbytes
@@ -50,7 +50,7 @@ class PixelCache:
             return self._remove(digest)
 
     def _remove(self, digest: str) -> Pixels | None:
-        """Remove an image and return its pixels, or None. The caller holds the lock."""
+        """Remove an image and return its pixels; None if it is not in the cache. The caller must hold the lock."""
         pixels = self.entries.pop(digest, None)
         self.room += 0 if pixels is None else pixels.nbytes
         return pixels
@@ -61,7 +61,7 @@ PIXEL_CACHE = PixelCache(PIXEL_CACHE_BYTES)
 
 @dataclass(frozen=True)
 class ImageValue:
-    """A checked image that can be decoded again: from the file at `path`, or from the encoded bytes `content`."""
+    """A checked image, kept without its pixels: they are decoded from the file at `path` or from the encoded bytes `content`."""
 
     path: str | None = field(compare=False)
     content: bytes | None = field(compare=False, repr=False)
@@ -74,7 +74,7 @@ class ImageValue:
 
     @property
     def pixels(self) -> Pixels:
-        """Return the decoded pixels (h, w, 3), from the cache if they are there.
+        """Return the pixels (h, w, 3): the first time from the cache if it still has them, else decoded again.
 
         Raises DataError if the file can no longer be decoded.
         """
@@ -90,7 +90,7 @@ class ImageValue:
     def from_bytes(cls, content: bytes, path: str | None = None) -> ImageValue:
         """Return the image that `content` encodes, and put its pixels into the cache. Raises Unreadable.
 
-        path: file of these bytes; only the path is then kept, and not the bytes.
+        path: the file that holds `content`. If it is given, the value keeps only the path and not the bytes.
         """
         pixels, digest = image_io.decode_image(content), hashlib.sha256(content).hexdigest()
         (height, width), thumbnail = pixels.shape[:2], features.grey_thumbnail(pixels)
@@ -102,7 +102,7 @@ class ImageValue:
 
 
 def sample_images() -> list[Any]:
-    """Return cells with small images of different shapes: {"bytes": …, "path": None}, as in Hugging Face data sets."""
+    """Return four small random images of different shapes for tests, as cells {"bytes": …, "path": None} (Hugging Face)."""
     rng = np.random.default_rng(0)
     sizes = ((16, 16), (16, 8), (12, 16), (16, 16))
     return [
@@ -112,7 +112,10 @@ def sample_images() -> list[Any]:
 
 
 def fits_images(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column can be images."""
+    """Return whether all cells of a column look like images; cells that are None do not count.
+
+    An image is a Pillow image, a file name with an image's ending, encoded bytes (also in a dict), or an array with three axes.
+    """
     cells = [value for value in values if value is not None and not image_io.is_pillow_image(value)]
     if not cells:
         return any(map(image_io.is_pillow_image, values))
@@ -149,7 +152,7 @@ def read_image(cell: object) -> ImageValue:
 def read_mask(cell: object) -> NDArray[np.bool_]:
     """Return a mask (h, w) that is True where an image is not black. Raises BadCell.
 
-    cell: an image cell, or an array (h, w).
+    cell: an image cell as for `read_image`, or an array (h, w).
     """
     is_plain = hasattr(cell, "__array__") and np.ndim(np.asarray(cell)) == 2
     values = np.asarray(cell) if is_plain else read_image(cell).pixels.max(axis=2)

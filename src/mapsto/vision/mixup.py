@@ -24,7 +24,7 @@ MARGIN = 1 / 4
 
 @dataclass(frozen=True)
 class Tile:
-    """The place of one image in a mosaic."""
+    """The rectangle of whole patches that shows one image in a mosaic."""
 
     # (row, column) of the tile's first patch, and of the patch after its last one.
     begin: NDArray[np.int64]
@@ -34,7 +34,10 @@ class Tile:
 
 
 def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """Return the weighted mean of two images, and the two weights (mixup, Zhang et al. 2018)."""
+    """Return the weighted mean of two images, and the two weights, which add up to 1 (mixup, Zhang et al. 2018).
+
+    The first weight is drawn from a Beta distribution.
+    """
     first, second = images[0], _resize_like(images[1], images[0])
     share = float(rng.beta(BETA, BETA))
     mean = np.float32(share) * first + np.float32(1 - share) * second
@@ -42,9 +45,10 @@ def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, l
 
 
 def paste(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """Return the first image with a random rectangle of the second, and the share of the area that shows each.
+    """Return the first image with a random rectangle of the second, and the shares of the area that show the first and second.
 
-    The rectangle comes from the same place in the second image (CutMix, Yun et al. 2019). Videos get it in every frame.
+    The rectangle comes from the same place in the second image (CutMix, Yun et al. 2019). In a video it is the same in all
+    frames.
     """
     # The root makes the rectangle's share of the area uniform, before it is clipped to the image.
     mixed, second = images[0].copy(), _resize_like(images[1], images[0])
@@ -67,11 +71,11 @@ def _resize_like(pixels: Pixels, reference: Pixels) -> Pixels:
 
 
 def make_mosaic(images: Sequence[Pixels], p: int, rng: np.random.Generator) -> tuple[Pixels, list[Tile | None]]:
-    """Return four images side by side around a random point, and the tile of each image.
+    """Return a mosaic of four images around a random point, in the size of the first, and the tile of each image.
 
-    The point lies between patches, so that no patch shows two images (mosaic, Bochkovskiy et al. 2020). Each image
-    keeps its aspect ratio and is cropped to fill its tile, at a random scale from the smallest that fills it to 1. A
-    tile is None if it is empty, as in a mosaic of a single row of patches.
+    The point lies between patches, so that no patch shows two images (mosaic, Bochkovskiy et al. 2020). Each image keeps its
+    aspect ratio and is cropped to fill its tile; its scale is random between the smallest that fills the tile and 1. A tile
+    is None if it is empty, as in a mosaic of a single row of patches.
     """
     mixed = np.zeros_like(images[0])
     grid = np.array(mixed.shape[:2]) // p

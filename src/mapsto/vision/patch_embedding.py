@@ -38,7 +38,7 @@ WAVELENGTH_RATIO = 10_000
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """The settings of a patch embedder."""
+    """The settings of an embedder of patches: sizes, statistics of pixels, and which tokens get which learnt vectors."""
 
     # Pixels to a side of a patch.
     patch: int
@@ -64,7 +64,7 @@ class PatchConfig:
 
 
 class PixelEmbedder(nn.Module):
-    """A base class of embedders, which standardises the pixels of tokens in fp32."""
+    """A base class of embedders of image tokens; it standardises their pixels by channel in fp32."""
 
     shift: Tensor
     scale: Tensor
@@ -78,12 +78,15 @@ class PixelEmbedder(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
 
     def normalise(self, tokens: Tensor) -> Tensor:
-        """Return the standardised pixels (t, f) of tokens, without their headers."""
+        """Return the pixels (t, f) of tokens, standardised by channel, without the headers of the tokens."""
         return (tokens[:, self.header_bytes :].float() - self.shift) * self.scale
 
 
 class PatchEmbedder(PixelEmbedder):
-    """An embedder of image tokens, (t, 5 + f) bytes → (t, d), as in ViT (Dosovitskiy et al. 2021)."""
+    """An embedder of the tokens of images, (t, 5 + f) bytes → (t, d): patch projection plus positions, as in ViT.
+
+    The paper is Dosovitskiy et al. (2021). Special tokens and queries have learnt vectors instead of a projection.
+    """
 
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__(config)
@@ -127,14 +130,14 @@ class PatchEmbedder(PixelEmbedder):
         return _replace_special(types, x, tables) + self._positions(self.position_embeddings[0], tokens)
 
     def layer_positions(self, tokens: Tensor) -> Tensor:
-        """Return the position embeddings (layers, t, d) that layers add to their outputs (YOLOS, Fang et al. 2021)."""
+        """Return position embeddings (layers, t, d), one set for each layer that adds its own to its output (YOLOS)."""
         assert self.later_positions is not None
         return torch.stack([self._positions(table[0], tokens) for table in self.later_positions])
 
     def _positions(self, table: Tensor, tokens: Tensor) -> Tensor:
-        """Return the position embeddings (t, d) of tokens.
+        """Return the position embeddings (t, d) of tokens; registers get zeros.
 
-        table: (·, d), embeddings of special tokens, then of the grid's patches, then of queries.
+        table: (·, d), embeddings of the special tokens in front, then of the grid's patches, then of the queries.
         """
         types = tokens[:, 0].long()
         front, patches, queries = torch.split(table, [self.placed, math.prod(self.table), self.queries])
@@ -145,7 +148,8 @@ class PatchEmbedder(PixelEmbedder):
 def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     """Return `x` (t, d) with the vectors of special tokens and queries replaced by the rows of `tables`.
 
-    types: (t,). tables: (·, d) each, in the order of the types.
+    types: (t,), the type of each token. tables: (·, d) each; concatenated, they have one row for each type from FIRST_SPECIAL
+    on.
     """
     if not sum(map(len, tables)):
         return x
@@ -156,7 +160,7 @@ def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tens
 class PatchPositions(nn.Module):
     """Fixed position embeddings of image tokens for a decoder, (t, 5 + f) bytes → (t, d).
 
-    The first row of the table is for special tokens. grid: rows and columns that the table was computed for.
+    Special tokens all get the first row of the table. grid: rows and columns of patches that the table was computed for.
     """
 
     def __init__(self, grid: tuple[int, int], width: int) -> None:
@@ -176,8 +180,8 @@ def _interpolate_positions(
 ) -> Tensor:
     """Return the position embeddings (t, d) of patch tokens (t, 5 + f).
 
-    embeddings: (rows · columns, d), of a grid of the size `table`; other sizes are interpolated (bicubic).
-    antialias: whether the interpolation uses antialiasing.
+    embeddings: (rows · columns, d), one for each cell of a grid of the size `table`. For images with another grid they are
+    interpolated (bicubic). antialias: whether the interpolation uses antialiasing.
     """
     places = tokens[:, 1:3].long()
     positions = None
@@ -248,9 +252,9 @@ class StackPositions(nn.Module):
 
 
 class ConvolutionEmbedder(PixelEmbedder):
-    """An embedder of whole images by a convolutional network: patch tokens (t, 5 + f) bytes → grid cells (t, d).
+    """An embedder that runs a convolutional network over whole images, patch tokens (t, 5 + f) → cells of its last grid (t, d).
 
-    The patches of each image are joined, and the last grid of the network has one cell for each patch.
+    The patches of each image are joined before. The last grid has one cell for each patch.
     """
 
     def __init__(self, config: PatchConfig, front: ConvolutionConfig) -> None:
@@ -274,8 +278,8 @@ class ConvolutionEmbedder(PixelEmbedder):
 def to_tokens(pixels: Tensor, p: int, leading: int) -> Tensor:
     """Return images (n, 3, h, w) as float tokens (n, t, 5 + f), through which gradients reach the pixels.
 
-    pixels: images with values from 0 to 255 and sides that are multiples of `p`.
-    leading: number of special tokens in front.
+    pixels: images with values from 0 to 255 and sides that are multiples of the patch side `p`.
+    leading: number of special tokens in front of the patches.
     """
     n, grid = len(pixels), [side // p for side in pixels.shape[2:]]
     places = torch.cartesian_prod(*(torch.arange(side, device=pixels.device) for side in grid))

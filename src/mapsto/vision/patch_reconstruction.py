@@ -36,9 +36,9 @@ VARIANCE_EPSILON, DEVIATION_EPSILON = 1e-6, 1e-6
 
 
 class MaskedPatches(Reconstruction):
-    """The target of the patches that `~` hides: their pixels, in the scale that the source gives (PixelScale).
+    """The target of the patches that `~` hides: a linear head predicts their pixels, in the scale that the source gives.
 
-    corruption: how patches are hidden, as arguments of Corruption.
+    corruption: keyword arguments of Corruption, which says how patches are hidden.
     """
 
     readout: ClassVar[PerToken] = PerToken()
@@ -50,9 +50,9 @@ class MaskedPatches(Reconstruction):
         self.corruption = Corruption(**(corruption or {}))
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take the patches and the pixel scale from the source of this kind.
+        """Take the patch size, and the scale in which pixels are predicted, from the arrow's source of the same kind.
 
-        Raises UsageError if the arrow has no such source, or if its values are read whole.
+        Raises UsageError if the arrow has no such source, or if a convolutional network reads its values whole.
         """
         source = sources.get(self.kind)
         if not isinstance(source, PatchSource):
@@ -63,13 +63,13 @@ class MaskedPatches(Reconstruction):
         self.source, self.scale = source, source.scale
 
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Do nothing: the source has the statistics of pixels."""
+        """Do nothing: the mean and deviation of pixels, all that the head needs, belong to the source."""
 
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Pixels:
         """Return the pixels (…, h, w, 3) of the value as resized for the model, with predictions in the hidden patches.
 
-        If each patch is standardised by its own mean and deviation, the model predicts neither. Then those of the true
-        patch are used.
+        Models that standardise each patch by its own mean and deviation do not predict these two; those of the true patch are
+        used. hidden: (m,), indices of the hidden patches in `piece`. output: (m, f), the head's predictions for them.
         """
         tokens = piece.tokens.copy()
         first = self.source.header_bytes
@@ -80,19 +80,22 @@ class MaskedPatches(Reconstruction):
         return self.source.to_pixels(replace(piece, tokens=tokens))
 
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Raise UsageError: only hidden patches of the source can be answered."""
+        """Raise UsageError: the answer is always the hidden patches of the source, so a column cannot hold answers."""
         raise UsageError(f"`{self.kind}` as an answer puts back what `~{self.kind}` hides, and tells none of its own")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks for the hidden patches; None if nothing is hidden."""
+        """Return an answer without values at the hidden patches, so that the head predicts them; None if nothing is hidden."""
         return ask_at(np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN))
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map (m, d) → (m, f) to the pixels of a patch (SimMIM)."""
+        """Return a linear map from hidden states (m, d) to the pixels of patches (m, f), as in SimMIM."""
         return new_head(width, 3 * math.prod(self.source.block))
 
     def _truth(self, tokens: Tensor) -> Tensor:
-        """Return the true pixels (m, f) of tokens in fp32, in the scale of predictions."""
+        """Return the pixels (m, f) of true patches in fp32, in the scale in which the head predicts them.
+
+        tokens: the tokens of the true patches.
+        """
         pixels = self._to_scale(tokens[:, self.source.header_bytes :])
         if self.scale.group is None:
             return pixels
@@ -102,22 +105,25 @@ class MaskedPatches(Reconstruction):
     def _to_scale(self, pixels: Tensor) -> Tensor:
         """Return patches (m, f) of bytes, channel by channel, as floats (m, f), pixel by pixel.
 
-        Pixels are standardised by the source's mean and deviation, or from 0 to 1, as the scale says.
+        Pixels are standardised by the source's mean and deviation if `scale.standardised`, else from 0 to 1.
         """
         shift, divisor = (part.to(pixels.device) for part in self._shift_and_divisor(self.scale.standardised))
         by_colour = pixels.view(len(pixels), 3, -1).transpose(1, 2)
         return ((by_colour.float() / 255 - shift) / divisor).flatten(1)
 
     def _shift_and_divisor(self, standardised: bool) -> tuple[Tensor, Tensor]:
-        """Return the shift (3,) and the divisor (3,), by colour, that scale pixels from 0 to 1.
+        """Return shift (3,) and divisor (3,), by colour: a pixel from 0 to 1 is scaled to (pixel − shift) / divisor.
 
-        The scaled pixel is (pixel − shift) / divisor. standardised: if False, pixels are left as they are.
+        standardised: whether they are the source's mean and deviation; if not, they leave pixels unchanged.
         """
         shift, divisor = (self.source.mean, self.source.std) if standardised else ([0.0] * 3, [1.0] * 3)
         return torch.tensor(shift), torch.tensor(divisor)
 
     def _statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the means and the deviations of each patch, (m, 1) each, or of each colour in a patch, (m, f) each."""
+        """Return mean and deviation of each patch, (m, 1) each, or of each colour in each patch, (m, f) each, by `scale.group`.
+
+        pixels: (m, f), pixel by pixel. The three values of a patch's colours are repeated for each of its pixels.
+        """
         if self.scale.group == "patch":
             return pixels.mean(-1, keepdim=True), (pixels.var(-1, keepdim=True) + VARIANCE_EPSILON).sqrt()
         colours = pixels.view(len(pixels), -1, 3)
@@ -125,14 +131,14 @@ class MaskedPatches(Reconstruction):
         return mean.expand_as(colours).flatten(1), deviation.expand_as(colours).flatten(1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the squared error, averaged over the pixels of each patch and summed over patches.
+        """Return the squared error of predicted pixels, averaged over the pixels of each patch and summed over patches.
 
-        values: tokens of the true patches.
+        output: (m, f). values: tokens of the true patches.
         """
         return ((output.float() - self._truth(values)) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return (m, 2): the mean squared error of each patch, and the error if the mean colour were predicted.
+        """Return two errors of each patch, (m, 2): the mean squared error of the prediction, and that of the mean colour.
 
         values: tokens of the true patches.
         """
@@ -141,7 +147,10 @@ class MaskedPatches(Reconstruction):
         return torch.stack([((predicted - truth) ** 2).mean(-1) for predicted in predictions], dim=1)
 
     def _mean_colour(self, truth: Tensor) -> Tensor:
-        """Return patches (m, f) of the mean colour of all pixels, in the scale of predictions."""
+        """Return m patches (m, f) that all have the mean colour that the source states, in the scale of predictions.
+
+        truth: (m, f), true patches, for their shape.
+        """
         if self.scale.is_centred:
             return torch.zeros_like(truth)
         return torch.tensor(self.source.mean, device=truth.device).repeat(truth.shape[1] // 3).expand_as(truth)
@@ -149,15 +158,15 @@ class MaskedPatches(Reconstruction):
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """Return {"pixels": (…, p, p, 3)} for each patch, from 0 to 255.
 
-        If patches are standardised by their own mean and deviation, these are unknown. Those of all pixels are used
-        instead.
+        Models that standardise each patch by its own mean and deviation do not predict these two; the source's mean and
+        deviation of all pixels are used instead.
         """
         return [{"pixels": patch.tolist()} for patch in self._pixels(output, self.scale.is_centred)]
 
     def _pixels(self, output: Tensor, standardised: bool) -> Tensor:
         """Return outputs (m, f) as pixels (m, …, p, p, 3) of bytes.
 
-        standardised: whether outputs are standardised by the mean and deviation of all pixels, not from 0 to 1.
+        standardised: whether outputs are standardised by the source's mean and deviation; if not, they are from 0 to 1.
         """
         shift, divisor = self._shift_and_divisor(standardised)
         pixels = output.float().cpu().view(-1, *self.source.block, 3) * divisor + shift
@@ -168,22 +177,25 @@ class MaskedPatches(Reconstruction):
         return self._pixels(output, self.scale.standardised).movedim(-1, 1).flatten(1)
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the mean error of the hidden patches, and the share of their variance that is explained.
+        """Return "patch_loss", the mean squared error of hidden patches, and "explained", the share of variance it explains.
 
-        output: (m, 2), the evidence.
+        output: (m, 2), from `evidence`.
         """
         errors, baseline_errors = output.double().numpy().T
         return {"patch_loss": (np.mean, errors), "explained": (_explained_share, errors, baseline_errors)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the score of always predicting the mean colour, which explains no variance."""
+        """Return the score of always predicting the mean colour: it explains 0 of the variance."""
         return {"explained": Score(0.0, 0.0, 0.0, len(answers))}
 
     def state(self) -> State:
-        """Return how patches were hidden. All other settings come from the source."""
+        """Return the settings of the corruption by which patches were hidden. All other settings belong to the source."""
         return {"corruption": asdict(self.corruption)}
 
 
 def _explained_share(errors: NDArray[np.float64], baseline_errors: NDArray[np.float64]) -> float:
-    """Return 1 − error / error of the mean colour, an R² over pixels."""
+    """Return 1 − mean error / mean error of predicting the mean colour, an R² over pixels.
+
+    errors, baseline_errors: (m,) each, from `MaskedPatches.evidence`.
+    """
     return float(1 - errors.mean() / max(baseline_errors.mean(), 1e-12))

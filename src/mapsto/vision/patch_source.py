@@ -40,16 +40,20 @@ NORM_PIX_LOSS = "norm_pix_loss"
 
 
 def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether all cells can be media: file names, encoded bytes, or arrays of pixels.
+    """Return whether all cells of a column look like images, or all like videos; cells that are None do not count.
 
-    suffixes: allowed endings of file names. axes: number of axes of an array.
+    A cell does if it is a file name with an ending from `suffixes`, encoded bytes (also in a dict), or an array with `axes`
+    axes.
     """
     cells = [value for value in values if value is not None]
     return bool(cells) and all(_may_be_media(cell, suffixes, axes) for cell in cells)
 
 
 def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether a cell can be one medium; see `are_media`."""
+    """Return whether a cell looks like one image or video.
+
+    It does if it is a file name with an ending from `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes.
+    """
     if isinstance(cell, str):
         return cell.lower().endswith(suffixes)
     is_array = hasattr(cell, "__array__") and getattr(cell, "ndim", axes) == axes
@@ -81,7 +85,7 @@ def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | Non
 
 @dataclass(frozen=True)
 class PixelScale:
-    """The scale of the pixels that a model predicts in hidden patches."""
+    """The scale in which a model predicts the pixels of hidden patches."""
 
     # Whether pixels are standardised by the mean and the deviation of all pixels; else they are from 0 to 1.
     standardised: bool = True
@@ -90,11 +94,11 @@ class PixelScale:
 
     @property
     def is_centred(self) -> bool:
-        """Return whether the mean colour is zero in this scale."""
+        """Return whether the mean colour has the value zero in this scale."""
         return self.standardised or self.group is not None
 
     def settings(self) -> dict[str, Any]:
-        """Return the scale as JSON. Saved runs hash it into their fingerprints, so its keys must not change."""
+        """Return the scale as a dict for JSON. Saved runs hash it into their fingerprints, so its keys must not change."""
         return {"ranged": self.standardised, "own": self.group}
 
 
@@ -102,12 +106,12 @@ STANDARDISED = PixelScale()
 
 
 class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
-    """A source of values that are cut into patches.
+    """A source of values that are cut into patches: the base class of the kinds image and video.
 
-    resizer: method that resizes a value to whole patches.
+    resizer: how a value is resized to whole patches.
     mean, std: mean and standard deviation of pixels by channel, on the scale from 0 to 1.
-    table: rows and columns of the grid of position embeddings; by default those of the largest square image.
-    scale: scale of the pixels that are predicted in hidden patches.
+    table: rows and columns of the grid of position embeddings; None for those of the largest square image.
+    scale: the scale in which pixels of hidden patches are predicted.
     """
 
     # Bytes of a token in front of its pixels.
@@ -132,7 +136,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Return the size of a patch in pixels: (p, p), of a stack (depth, p, p)."""
+        """Return the size of a patch in pixels: (p, p) of an image, (depth, p, p) of a stack."""
         return self.resizer.patch, self.resizer.patch
 
     @property
@@ -151,30 +155,41 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return str(value.digest)
 
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        """Return a piece for each value: special tokens, then patches row by row, then learnt queries."""
+        """Return a piece for each value: special tokens, then patches row by row, then learnt queries.
+
+        place: index of the source port, which makes no difference here. aligned: whether pieces carry alignment and units.
+        """
         return [self._piece(value, aligned) for value in values]
 
     @abstractmethod
     def _resize(self, value: Any) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized pixels (…, h, w, 3) and their origin (a, 2): scale and shift to the raw value by axis."""
+        """Return the resized pixels (…, h, w, 3) and their origin (a, 2), by axis: scale and shift to raw coordinates."""
 
     @staticmethod
     @abstractmethod
     def _raw_size(value: Any) -> tuple[float, ...]:
-        """Return the size of the raw value along each axis: pixels, and of a video seconds first."""
+        """Return the size of the raw value along each axis: (height, width) of an image, (seconds, height, width) of a video."""
 
     @staticmethod
     @abstractmethod
     def _augment_pixels(
         pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
     ) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return augmented pixels and their origin (a, 2), with the parameters of augmentation.augment_image."""
+        """Return augmented pixels and their origin (a, 2): by axis, scale and shift from new to old coordinates.
+
+        method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand" (RandAugment). mirror, recolour, warp: whether
+        mirroring, changes of colour, and shears and rotations are allowed.
+        """
 
     def _piece(self, value: Any, aligned: bool) -> Piece:
-        """Return the piece of one value. aligned: whether the piece carries its alignment and units."""
+        """Return the piece of one value: special tokens, then patches row by row, then learnt queries.
+
+        aligned: whether the piece carries its alignment and units (the places whose patches are hidden together).
+        """
         pixels, origin = self._resize(value)
         axes, first = len(self.block), self.leading
         grid = tuple(size // part for size, part in zip(pixels.shape, self.block, strict=False))
+        # Row and column of each patch, in a stack after its index along the stack.
         places = np.indices(grid).reshape(axes, -1).T
         width = self.header_bytes + 3 * math.prod(self.block)
         tokens = np.zeros((first + len(places) + self.trailing, width), np.uint8)
@@ -195,10 +210,12 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return Piece(self.kind, tokens, tokens[:, 1 : 1 + axes].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
-        """Return the piece of the value after random augmentation; augmentation.py describes the methods.
+        """Return the piece of a value after a random augmentation of its pixels, with its alignment moved along.
 
-        A piece of only a part of a value is returned unchanged. Shears and rotations are used only if the piece has no
-        alignment, since an alignment cannot express them. recolour: whether colours may change.
+        method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand" (RandAugment). recolour: whether colours may
+        change.
+        Shears and rotations are used only if the piece has no alignment, since an alignment cannot express them. A piece that
+        holds only a part of its value is returned unchanged.
         """
         inner, grid = ~piece.special, self.grid(piece)
         if inner.sum() != math.prod(grid):
@@ -215,7 +232,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return self._with_pixels(piece, pixels, alignment)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return a mixture of two values in the size of the first, and the share of each value in it.
+        """Return the piece of a mixture of two values, in the size of the first, and the share of each value in the mixture.
 
         method: "mixup" averages the values, "cutmix" pastes a rectangle of the second into the first.
         """
@@ -224,16 +241,16 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return self._with_pixels(pieces[0], mixed), [MixturePart(share) for share in shares]
 
     def _with_pixels(self, piece: Piece, pixels: Pixels, alignment: Alignment | None = None) -> Piece:
-        """Return the piece of a whole value with its patches cut from `pixels`."""
+        """Return a copy of the piece of a whole value with its patches cut from `pixels`, and with the alignment `alignment`."""
         tokens = piece.tokens.copy()
         tokens[~piece.special, self.header_bytes :] = split_patches(pixels, self.resizer.patch, self.block[0])
         return replace(piece, tokens=tokens, alignment=alignment)
 
     def _raw_regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the raw regions (t, a, 2) of patches of a new image, which was made from the image of `piece`.
+        """Return the raw regions (t, a, 2) of patches of an augmented image: start and end of each patch along each axis.
 
-        places: (t, a), indices of the patches in the new image's grid.
-        origin: (a, 2), scale and shift from the new image to the image of `piece`.
+        piece: the piece before augmentation. places: (t, a), row and column of the patches in the augmented image's grid.
+        origin: (a, 2), scale and shift from pixel coordinates of the augmented image to those of the image in `piece`.
         """
         assert piece.alignment is not None
         block, (first, last) = np.array(self.block), piece.alignment.ends(piece.positions)
@@ -243,29 +260,32 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return np.sort(first[:, None] + old_corners * ((last - first) / size)[:, None], axis=-1)
 
     def grid(self, piece: Piece) -> tuple[int, ...]:
-        """Return the number of patches along each axis of the piece's value."""
+        """Return the number of patches along each axis of a value: (rows, columns), of a stack (length, rows, columns)."""
         return tuple(piece.tokens[0, 1 + len(self.block) : self.header_bytes].tolist())
 
     def to_pixels(self, piece: Piece) -> Pixels:
-        """Return the pixels (…, h, w, 3) of the whole value from the patches of its piece."""
+        """Return the pixels (…, h, w, 3) of a whole value, as resized, from the patches of its piece."""
         patches = piece.tokens[~piece.special, self.header_bytes :]
         return join_patches(patches, self.grid(piece), self.resizer.patch, self.block[0])
 
     def require_parts(self) -> None:
-        """Raise UsageError if the model reads values whole, so that no part can be hidden or read alone.
+        """Raise UsageError if the model must read each value whole, so that no patch can be hidden or read without the others.
 
-        By default a value can be read in parts, and nothing is raised.
+        By default nothing is raised; the kind image overrides this for convolutional networks.
         """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first `length` tokens of the piece. Raises UsageError if values are read whole."""
+        """Return the first `length` tokens of the piece; special tokens in front count.
+
+        Raises UsageError if the model must read values whole.
+        """
         self.require_parts()
         return super().cut(piece, length)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return all patches as consecutive pieces of at most `length` tokens, each with the special tokens in front.
+        """Return all patches as consecutive pieces of at most `length` tokens, each of which repeats the special tokens.
 
-        Raises UsageError if values are read whole.
+        Raises UsageError if the model must read values whole.
         """
         self.require_parts()
         return super().windows(piece, length)
@@ -273,22 +293,23 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some patches hidden, and the indices of these patches.
+        """Return the piece with some patches hidden, and the indices (m,) of the tokens of these patches.
 
-        progress: how much of the training is done, from 0 to 1. Raises UsageError if values are read whole.
+        progress: the finished share of training, 0 to 1; the share of hidden patches may depend on it.
+        Raises UsageError if the model must read values whole.
         """
         self.require_parts()
         hidden = choose_hidden(corruption, piece, rng, progress)
         return self._hide(piece, hidden), hidden
 
     def _hide(self, piece: Piece, hidden: Ints) -> Piece:
-        """Return the piece with the tokens at these indices marked as hidden and their pixels set to 0."""
+        """Return the piece with the tokens at the indices `hidden` marked as hidden, and their pixels set to 0."""
         tokens = piece.tokens.copy()
         tokens[hidden, 0], tokens[hidden, self.header_bytes :] = HIDDEN, 0
         return replace(piece, tokens=tokens)
 
     def _special_names(self) -> list[str]:
-        """Return the names of special tokens and queries, in the order of their types."""
+        """Return the names of special tokens and learnt queries, in the order of their token types; by default there are none."""
         return []
 
     def token_names(self, piece: Piece) -> list[str]:
@@ -303,7 +324,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         ]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices. The others keep their positions."""
+        """Return the piece without the tokens at the indices `tokens`. All other tokens keep their positions."""
         return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
@@ -311,9 +332,9 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return self._fill_with_mean(piece, ~piece.special)
 
     def _fill_with_mean(self, piece: Piece, selected: NDArray[np.bool_]) -> Piece:
-        """Return the piece with some patches in the mean colour.
+        """Return the piece with some patches replaced by patches of the mean colour.
 
-        selected: (t,), True for these patches.
+        selected: (t,), True for the tokens of the patches to replace.
         """
         mean = np.repeat(np.array(self.mean) * 255, math.prod(self.block)).round().astype(np.uint8)
         tokens = piece.tokens.copy()
@@ -322,15 +343,15 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @classmethod
     def show(cls, value: Any) -> str:
-        """Return a thumbnail of the value as HTML."""
+        """Return the value as HTML: a small picture."""
         return cls.highlight(value, [], [])
 
 
 def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-    """Return the patches around each of q places on a regular grid, (q, 2^a), and their linear weights, (q, 2^a).
+    """Return indices and weights to interpolate patch vectors linearly at q places on a regular grid, (q, 2^a) each.
 
-    Each place has two neighbours along each axis. size: patches along each axis.
-    counts: places along each axis; their product is q.
+    The indices are those of the patches around a place, two along each axis, in the flattened grid of patches.
+    size: patches along each axis. counts: places along each axis; their product is q.
     """
     sizes = np.array(size)
     places = np.indices(tuple(counts)).reshape(len(sizes), -1).T
@@ -347,7 +368,7 @@ def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, N
 
 
 def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
-    """Return the resizer of a new model, which cuts an image of median size into about 8 × 8 patches.
+    """Return the resizer of a new model, with the patch size that cuts an image of median size into about 8 × 8 patches.
 
     sides: longer side of each training image. max_size: longest side that the model reads, in pixels.
     """
@@ -357,14 +378,14 @@ def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
 
 
 def evenly_spaced(values: Sequence[Any], limit: int) -> Sequence[Any]:
-    """Return at most `limit` of the values, evenly spaced."""
+    """Return at most `limit` of the values, at even distances in the sequence."""
     return values[:: max(1, len(values) // limit)][:limit]
 
 
 def pixel_statistics(images: Iterable[Pixels]) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation of pixels by channel, (3,) each, on the scale from 0 to 1.
+    """Return mean and standard deviation of pixels by channel, (3,) each, on the scale from 0 to 1.
 
-    They are estimated from every seventh pixel.
+    They are estimated from every seventh pixel of the images.
     """
     pixels = np.concatenate([image.reshape(-1, 3)[::7] for image in images]) / 255
     return pixels.mean(0).round(4).tolist(), np.maximum(pixels.std(0), 0.01).round(4).tolist()

@@ -22,11 +22,11 @@ GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Unreadable(ValueError):
-    """An image or a video that cannot be decoded; the message says why."""
+    """The error for an image or a video that cannot be decoded; the message says why."""
 
 
 def load_pillow() -> Any:
-    """Import and return Pillow. Raises UsageError where it is not installed."""
+    """Import and return Pillow with its modules Image and ImageOps. Raises UsageError if Pillow is not installed."""
     try:
         import PIL.Image
         import PIL.ImageOps

@@ -1,6 +1,7 @@
-"""preprocessor_config.json of `transformers`' image processors: reading and writing the resizing and normalisation.
+"""Conversion between preprocessor_config.json of `transformers`' image processors and our resizing and normalisation.
 
-Processors disagree on what a bare number means as a size. So the processor's name decides.
+A size that is a bare number is the shorter side for some processors and both sides for others, so the processor's name
+decides.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def read_normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the mean and the standard deviation of pixels by channel; 0 and 1 if pixels are not normalised.
+    """Return the mean and the standard deviation of pixels by channel; 0 and 1 if the processor does not normalise.
 
-    Raises KeyError.
+    config: the content of preprocessor_config.json. Raises KeyError if it lacks them.
     """
     if config.get("do_normalize", True):
         return config["image_mean"], config["image_std"]
@@ -45,10 +46,10 @@ def read_normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequ
 
 
 def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
-    """Return the resizer that a preprocessor_config.json describes.
+    """Return the resizer that preprocessor_config.json describes.
 
-    patch: side of the model's patches in pixels.
-    Raises ValueError, KeyError or TypeError if the file is damaged or describes an unsupported method.
+    config: the file's content. patch: side of the model's patches in pixels.
+    Raises ValueError, KeyError or TypeError if the file is damaged or describes a way of resizing that is not supported.
     """
     if not config.get("do_resize", True) or abs(float(config.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ValueError("only pictures that are resized, with pixels from 0 to 1, are supported")
@@ -74,9 +75,10 @@ def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
 
 
 def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
-    """Return the size to which the processor `name` resizes, and whether it is the length of the shorter side alone.
+    """Return the size to which a processor resizes, and whether that size is the length of the shorter side alone.
 
-    The size is a number, or a dict with height and width.
+    The size is a number, or a dict with height and width. name: the processor's class name. Raises ValueError if nothing says
+    which sides a number means.
     """
     size = config["size"]
     if not isinstance(size, int):
@@ -87,9 +89,10 @@ def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
 
 
 def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resizer:
-    """Return the resizer that brings the shorter side to a length and limits the longer side. Raises ValueError.
+    """Return the resizer that brings the shorter side to a length and keeps the longer side within a limit (YOLOS).
 
-    size: length of the shorter side, and `longest` the limit; or a dict of both.
+    size, longest: the length of the shorter side and the limit of the longer one, in pixels; or `size` is a dict of both.
+    Raises ValueError if they do not suit patches of side `patch`.
     """
     shorter, longest = (size, longest) if isinstance(size, int) else (size["shortest_edge"], size["longest_edge"])
     if patch != SIDE_MULTIPLE:
@@ -100,7 +103,10 @@ def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resi
 
 
 def _square(size: Any, patch: int) -> int:
-    """Return the side of a square size: a number, or a dict with equal height and width. Raises ValueError."""
+    """Return the side of a square size, which is a number or a dict with equal height and width.
+
+    Raises ValueError if the size is not square, or not from 1 to MAX_GRID_SIDE patches of side `patch`.
+    """
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
     if height != width or not 0 < height // patch <= MAX_GRID_SIDE:
         raise ValueError(
@@ -110,7 +116,10 @@ def _square(size: Any, patch: int) -> int:
 
 
 def to_config(resizer: Resizer, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """Return the entries of preprocessor_config.json, as `read_resizer` and `read_normalisation` read them."""
+    """Return the content of preprocessor_config.json for a resizer and a normalisation.
+
+    It is the inverse of `read_resizer` and `read_normalisation`. mean, std: of pixels by channel, on the scale from 0 to 1.
+    """
     full = {"height": resizer.size, "width": resizer.size}
     sizes: dict[str, Any] = {"size": full}
     if resizer.crops:

@@ -1,7 +1,7 @@
 """Resizing of images to a grid of patches; conversion between pixels and patches.
 
-Each resized image comes with its origin: a scale and a shift along each axis, from its pixels to raw pixels. With the
-origin, the region of the raw image that each token shows is known.
+Each resized image comes with its origin, (2, 2): a scale and a shift along y and x, from its pixel coordinates to those of
+the raw image. The origin tells which region of the raw image a token shows.
 Legend of shapes: h rows, w columns of pixels; p side of a patch; g × k patches.
 """
 
@@ -20,7 +20,7 @@ from mapsto.vision.pixels import Pixels, load_pillow
 
 @dataclass(frozen=True)
 class Resizer:
-    """The method that resizes an image to a grid of patches. Pixels beyond the last whole patch are dropped."""
+    """The settings by which images are resized to a grid of patches. Pixels beyond the last whole patch are dropped."""
 
     # Pixels to a side of a patch.
     patch: int
@@ -38,22 +38,22 @@ class Resizer:
 
     @property
     def patches_per_side(self) -> int:
-        """Return the largest number of patches along a side of an image."""
+        """Return the largest number of patches along one side of a resized image."""
         return max(1, self.size // self.patch)
 
     @property
     def max_patches(self) -> int:
-        """Return the largest number of patches of an image."""
+        """Return the largest number of patches in a resized image."""
         side = self.patches_per_side
         return side * (self.shorter // self.patch if self.fit == "shorter" else side)
 
     @property
     def crops(self) -> bool:
-        """Return whether an image is cropped to its centre."""
+        """Return whether only the centre of an image is kept, after the image was resized."""
         return self.fit in ("middle", "squash_middle")
 
     def resize(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized image and its origin (2, 2): scale and shift along y and x, from new to raw pixels."""
+        """Return the resized image and its origin (2, 2): scale and shift along y and x, from new to raw pixel coordinates."""
         h, w = pixels.shape[:2]
         new = self._size(h, w)
         resized = resize_pixels(pixels, new, self.filter)
@@ -81,7 +81,11 @@ class Resizer:
         return grid[0] * self.patch, grid[1] * self.patch
 
     def _shorter(self, h: int, w: int) -> tuple[int, int]:
-        """Return the (height, width) by the method "shorter", rounded as in the published processor."""
+        """Return the (height, width) to which an image (h, w) is resized with the fit "shorter", in whole patches.
+
+        The shorter side gets `self.shorter` pixels, or fewer if the longer side would exceed `self.size`. Sizes are rounded
+        as in the published YolosImageProcessor.
+        """
         short, long = min(h, w), max(h, w)
         exact = self.size * short / long if long / short * self.shorter > self.size else float(self.shorter)
         size = round(exact), int(exact * long / short)
@@ -92,7 +96,7 @@ class Resizer:
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """Return the image resized to `size`, (h, w). filter: Pillow's resampling filter."""
+    """Return the image (h, w, 3) resized to `size`, (height, width). filter: name of Pillow's resampling filter."""
     if pixels.shape[:2] == size:
         return pixels
     pillow = load_pillow()
@@ -101,9 +105,9 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int], filter: str = "bilinear
 
 
 def _centre_crop(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the central `size` × `size` pixels of an image, and the (y, x) of their first corner in it.
+    """Return the central `size` × `size` pixels of an image, and the (y, x) of their top left corner in the image.
 
-    A smaller image is padded with black, so that its corner is negative.
+    An image smaller than that is padded with black; the corner then lies outside the image and is negative.
     """
     h, w = pixels.shape[:2]
     top, left = (h - size) // 2, (w - size) // 2
@@ -117,9 +121,9 @@ def _centre_crop(pixels: Pixels, size: int) -> tuple[Pixels, NDArray[np.float64]
 
 
 def split_patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
-    """Cut an image into patches (g·k, 3·p·p), row by row. A patch holds its pixels channel by channel.
+    """Cut an image (h, w, 3) into patches (g·k, 3·p·p), row by row. A patch holds its pixels channel by channel.
 
-    From a stack of images (t, h, w, 3), patches of `depth` images are cut: (t/depth · g·k, 3·depth·p·p).
+    From a stack of images (t, h, w, 3), patches that span `depth` images are cut: (t/depth · g·k, 3·depth·p·p).
     """
     block = (depth, p, p)[4 - pixels.ndim :]
     axes = len(block)
@@ -133,7 +137,7 @@ def split_patches(pixels: Pixels, p: int, depth: int = 1) -> Pixels:
 def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1) -> Pixels:
     """Return the image or stack of images that patches make up: the inverse of `split_patches`.
 
-    grid: number of patches along each axis.
+    grid: number of patches along each axis. p: side of a patch. depth: number of images that a patch of a stack spans.
     """
     axes = len(grid)
     block = (depth, p, p)[3 - axes :]
@@ -143,10 +147,10 @@ def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1)
 
 
 def resample_box(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """Return a box of an image, resized to `size`, (h, w).
+    """Return a box of an image (h, w, 3), resized to `size`, (height, width). filter: name of Pillow's resampling filter.
 
-    box: (2, 2), begin and end along y and x in pixels. The box is mirrored along an axis where its end comes before its
-    begin. Outside the image, the box shows repeated edge pixels.
+    box: (2, 2), begin and end along y and x in pixels, with fractions. If the end comes before the begin along an axis, the
+    box is mirrored along that axis. Outside the image, the box shows repeated edge pixels.
     """
     pillow, box = load_pillow(), box.round(COORDINATE_DECIMALS)
     low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])

@@ -1,7 +1,7 @@
 """Video files: decoding in a child process, augmentation of all frames alike, and classical features.
 
-A decoder is a large C program that reads files from strangers. So it runs in a child process (video_worker.py). When
-the child crashes or hangs, it is killed, the file is reported as unreadable, and a new child decodes the next file.
+A decoder is a large C program that reads files from strangers, so it runs in a child process (video_worker.py). If the child
+crashes or hangs, it is killed, the file is reported as unreadable, and a new child decodes the next file.
 A decoded video is (k, h, w, 3) of bytes: k frames, h rows, w columns of pixels, red, green and blue.
 """
 
@@ -47,7 +47,7 @@ FRAME_MILLISECONDS = 125
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The number of frames of a video, the height and width of a frame as shown, and the duration in seconds."""
+    """The number of frames of a video, the height and width of a frame after rotation, and the duration in seconds."""
 
     frames: int
     height: int
@@ -56,9 +56,9 @@ class VideoInfo:
 
 
 class DecoderProcess:
-    """The child process that decodes videos. It is started when first needed, and again after a crash.
+    """The child process that decodes videos. It is started at the first request, and again after a crash.
 
-    Threads take turns to use it.
+    A lock lets only one thread at a time send a request.
     """
 
     def __init__(self) -> None:
@@ -66,10 +66,10 @@ class DecoderProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def request(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> VideoInfo | Pixels:
-        """Return the VideoInfo of a video; or, with `times`, its frames (k, h, w, 3) at these seconds.
+        """Return the VideoInfo of a video if `times` is None; else its frames (k, h, w, 3) at these k times in seconds.
 
         path, content: the file, or the bytes of the video if there is no file.
-        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs.
+        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without PyAV.
         """
         content, seconds = content or b"", None if times is None else list(times)
         absolute = path and os.path.abspath(path)  # the process may have been started in another working directory
@@ -107,7 +107,7 @@ class DecoderProcess:
         return self.process
 
     def close(self, grace: float = 0.0) -> None:
-        """Kill the child process, if there is one. grace: seconds to wait before, in which it may exit by itself."""
+        """Kill the child process, if there is one. grace: seconds that it first gets to exit by itself."""
         if self.process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace)
@@ -121,7 +121,7 @@ class DecoderProcess:
 
 
 class Watchdog:
-    """A timer that kills a process which takes longer than TIME_LIMIT."""
+    """A timer that kills a process after TIME_LIMIT seconds, unless `stop` is called before."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.has_killed, self.limit, self.process = False, TIME_LIMIT, process
@@ -139,7 +139,7 @@ class Watchdog:
         return self.has_killed
 
     def explain(self, process: subprocess.Popen[bytes]) -> str:
-        """Stop the timer and return why a request got no answer: the time limit, or how the process ended."""
+        """Stop the timer and return why the process gave no answer: it took too long, or how it ended (signal or exit code)."""
         if self.stop():
             return f"decoding the video took more than {self.limit:g} s and was stopped"
         code = process.returncode
@@ -148,10 +148,11 @@ class Watchdog:
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> VideoInfo | Pixels:
-    """Send a request and return the answer: VideoInfo if `count` is 0, else that many frames (k, h, w, 3).
+    """Send a request to the child process; return the VideoInfo if `count` is 0, else `count` frames (k, h, w, 3).
 
-    Raises Unreadable for a file that the decoder refuses, and OSError, EOFError, KeyError, TypeError or ValueError if
-    there is no complete answer.
+    request: a line of JSON and the bytes of the video, as video_worker.py describes them.
+    Raises Unreadable for a file that the decoder refuses, and OSError, EOFError, KeyError, TypeError or ValueError if there
+    is no complete answer.
     """
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(request)
@@ -181,7 +182,7 @@ def is_pyav_missing() -> bool:
 
 
 def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
-    """Return the VideoInfo of a video, all of which is decoded to check it. Raises OSError, Unreadable, UsageError.
+    """Decode a whole video to check it, and return its VideoInfo. Raises OSError, Unreadable, UsageError.
 
     path, content: the file, or the bytes of the video if there is no file.
     """
@@ -192,7 +193,7 @@ def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
 
 
 def decode_frames(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
-    """Return the frames (k, h, w, 3) that are shown at `times`. Raises OSError, Unreadable, UsageError.
+    """Return the frames (k, h, w, 3) that a video shows at `times`. Raises OSError, Unreadable, UsageError.
 
     path, content: the file, or the bytes of the video if there is no file. times: k rising numbers of seconds.
     """
@@ -203,7 +204,7 @@ def decode_frames(path: str | None, content: bytes | None, times: Sequence[float
 
 
 def _require_file(path: str | None) -> None:
-    """Raise OSError if a file cannot be opened, and Unreadable if it is no regular file."""
+    """Raise OSError if `path` cannot be opened, and Unreadable if it is no regular file. None is allowed."""
     if path is not None:
         image_io.require_file(path)
         with open(path, "rb"):
@@ -211,12 +212,12 @@ def _require_file(path: str | None) -> None:
 
 
 def middle_times(seconds: float, count: int) -> list[float]:
-    """Return the middle of each of `count` equal parts of a video, in seconds. seconds: duration of the video."""
+    """Return the times in seconds of the middles of `count` equal parts of a video. seconds: duration of the video."""
     return [seconds * (i + 0.5) / count for i in range(count)]
 
 
 def animate(frames: Pixels) -> bytes:
-    """Return the frames (k, h, w, 3) as an animated PNG."""
+    """Return the frames (k, h, w, 3) as an animated PNG with eight frames a second."""
     return image_io.encode_animation(list(frames), FRAME_MILLISECONDS)
 
 
@@ -225,7 +226,8 @@ def augment_video(
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return a video with all frames augmented alike, and its origin (3, 2): scale and shift along time, y and x.
 
-    The parameters are those of augmentation.augment_image.
+    The origin leads from new to old coordinates. method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand"
+    (RandAugment). mirror, recolour, warp: whether mirroring, changes of colour, and shears and rotations are allowed.
     """
     # Frames are augmented alike because each starts from the same seed.
     seed = int(rng.integers(2**63))
@@ -237,23 +239,29 @@ def augment_video(
 
 
 def perturb_video(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """Return variants of a video as other cameras might take it, by name; see features.perturb_image."""
+    """Return variants of a video (k, h, w, 3) as if another camera had taken it, by name, to test a model's robustness.
+
+    They are "noise", "blurred" and "darker".
+    """
     frames = [features.perturb_image(frame, rng) for frame in pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
 def video_histogram_extractor() -> Callable[[Sequence[Pixels]], Any]:
-    """Return the function from videos to sparse histogram features (n, f), each row scaled to unit norm.
+    """Return a function from videos to a sparse matrix (n, f) of histogram features, with rows of unit norm.
 
-    Features are colours and edges of three images: the mean frame, the change from the first half to the second, and
-    the mean difference of consecutive frames.
+    Features are colours and edges of three images: the mean frame, the change from the first half to the second, and the mean
+    difference of consecutive frames.
     """
     extract = features.histogram_extractor()
     return lambda videos: extract([image for pixels in videos for image in _summary_images(pixels)], 3)
 
 
 def _summary_images(pixels: Pixels) -> list[Pixels]:
-    """Return three images: the mean frame, the change between the halves, and the mean change between frames."""
+    """Return three images of a video: the mean frame, the change from its first half to its second, and its mean motion.
+
+    Motion is the absolute difference of consecutive frames.
+    """
     values = pixels.astype(np.float32)
     # A change can be negative, so mid-grey (127.5) stands for none.
     half = max(1, len(values) // 2)

@@ -1,9 +1,9 @@
-"""The child process that decodes videos with PyAV; see video_io.py.
+"""The child process that decodes videos with PyAV for video_io.py.
 
-A request is one line of JSON: {"path": file or null, "size": bytes of the video that follow the line, "times": seconds
-of the frames that are wanted, or null, "limit": seconds that the request may take}.
-An answer is one line of JSON: {"frames", "height", "width", "seconds"} if there are no times; {"shape"}, followed by
-the bytes of the frames, if there are; or {"fault": reason}.
+A request is one line of JSON: {"path": file or null, "size": number of bytes of the video that follow the line, "times":
+seconds of the frames to return, or null, "limit": seconds that the request may take}.
+An answer is one line of JSON. If "times" is null, it is {"frames", "height", "width", "seconds"}; else {"shape"}, followed by
+the bytes of the frames. For a file that cannot be read it is {"fault": reason}.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ TimedFrame = tuple[float, float, Any]
 
 
 class Fault(ValueError):
-    """A file that cannot be read as a video; the message says why."""
+    """The error for a file that cannot be read as a video; the message says why."""
 
 
 def serve() -> None:
-    """Answer the requests on standard input until it ends."""
+    """Answer the requests on standard input one after the other, until standard input is closed."""
     av.logging.set_level(None)
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -66,7 +66,10 @@ def serve() -> None:
 
 
 def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
-    """Return the answer to a request: its line as a dict, and the bytes that follow. Raises Fault."""
+    """Return the answer to a request: the dict of its JSON line, and the bytes that follow the line. Raises Fault.
+
+    stream: the opened video. times: seconds of the frames to return; None to describe the video.
+    """
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
         file = av.open(stream, options=options)
@@ -81,7 +84,10 @@ def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], byt
 
 
 def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
-    """Yield (start, end, frame) for every frame, in seconds from the first frame. Raises Fault."""
+    """Yield (start, end, frame) for every frame of a video track, in seconds from the first frame.
+
+    Raises Fault if the video is damaged or too large.
+    """
     _require_small(track.codec_context)
     track.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for files whose frames grow later
     track.thread_type = "AUTO"
@@ -106,13 +112,16 @@ def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
 
 
 def _require_small(sized: Any) -> None:
-    """Raise Fault if a frame has more than MAX_PIXELS pixels."""
+    """Raise Fault if a frame or codec context has more than MAX_PIXELS pixels."""
     if sized.width * sized.height > MAX_PIXELS:
         raise Fault(f"{sized.width:,} × {sized.height:,} pixels are more than the {MAX_PIXELS:,} that are read")
 
 
 def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
-    """Return the answer that describes a video: number of frames, height, width and seconds, without bytes."""
+    """Return the answer that describes a video: its number of frames, height, width and seconds as a dict, and no bytes.
+
+    Raises Fault if there is no frame.
+    """
     count, seconds, first = 0, 0.0, None
     for _, end, frame in frames:
         count, seconds, first = count + 1, end, first or frame
@@ -124,9 +133,9 @@ def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
 
 
 def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str, Any], bytes]:
-    """Return the answer with the frames shown at `times`: its line as a dict, and the bytes of the frames.
+    """Return the answer with the frames shown at `times`: its shape as a dict, and the bytes of the frames.
 
-    times: rising seconds. After the end of the video, its last frame is repeated. Raises Fault.
+    times: rising seconds. For times after the end of the video, its last frame is repeated. Raises Fault.
     """
     selected: list[Any] = []
     previous = None
