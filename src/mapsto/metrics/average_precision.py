@@ -1,9 +1,10 @@
 """Detection metrics: box overlap (IoU), matching of detections to objects, and average precision as COCO computes it.
 
-Detections are matched once per picture, class and IoU threshold. Average precision can then be computed for any
-selection of pictures with repetitions, which makes a bootstrap over pictures cheap.
-A box is (left, top, right, bottom) in pixels. A crowd is one box around many objects, which COCO marks as such.
-Legend of shapes: d detections, g true boxes, t thresholds, n pictures.
+Detections are matched once per image, class and IoU threshold. From the matches the average precision of any selection of
+images, also with repetitions, is computed quickly, which makes a bootstrap over images cheap.
+A detection is a predicted box, an object a true box; a box is (left, top, right, bottom) in pixels. A crowd is an object that
+COCO annotates as one box around many things.
+Legend of shapes: d detections, g objects, t IoU thresholds, n images.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ NMS_IOU = 0.6  # two detections of a class with a larger IoU are taken for the s
 
 
 def pairwise_iou(detections: Floats, objects: Floats, is_crowd: Bools) -> Floats:
-    """Return the intersection over union (d, g) of each detection (d, 4) with each object (g, 4).
+    """Return the intersection over union, (d, g), of each detection (d, 4) with each object (g, 4), both boxes.
 
-    is_crowd: (g,). For a crowd the intersection is divided by the detection's own area, as in COCO.
+    is_crowd: (g,), whether each object is a crowd. For a crowd the intersection is divided by the detection's area, as in COCO.
     """
     low = np.maximum(detections[:, None, :2], objects[None, :, :2])
     high = np.minimum(detections[:, None, 2:], objects[None, :, 2:])
@@ -45,8 +46,8 @@ def non_maximum_suppression(detections: Floats, class_indices: NDArray[np.int64]
     """Return the indices of the detections that remain after non-maximum suppression within each class.
 
     A detection is removed if its IoU with a remaining, more confident detection of its class is above NMS_IOU.
-    detections: boxes (d, 4), the most confident first.
-    class_indices: (d,).
+    detections: (d, 4), boxes, the most confident first.
+    class_indices: (d,), the class of each detection.
     """
     overlap = pairwise_iou(detections, detections, np.zeros(len(detections), np.bool_)) > NMS_IOU
     # Objects of different classes may share a box.
@@ -60,11 +61,11 @@ def non_maximum_suppression(detections: Floats, class_indices: NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Detections:
-    """The matched detections of one class in one picture, the most confident first.
+    """The detections of one class in one image, the most confident first, with the result of matching them to objects.
 
-    scores: confidence (d,).
-    is_correct: (t, d), whether the detection matches an object at each IoU threshold.
-    counts: (t, d), whether the detection counts at each threshold; detections matched to a crowd do not.
+    scores: (d,), the confidence of each detection.
+    is_correct: (t, d), whether each detection is matched to an object that is no crowd, at each IoU threshold.
+    counts: (t, d), whether each detection counts as correct or wrong; one matched to a crowd is ignored.
     num_objects: number of objects to detect, without crowds.
     """
 
@@ -75,12 +76,11 @@ class Detections:
 
 
 def match_detections(detections: Floats, scores: Floats, objects: Floats, is_crowd: Bools) -> Detections:
-    """Match detections (d, 4) to objects (g, 4) of one class in one picture, as COCO does.
+    """Match the detections (d, 4) and objects (g, 4) of one class in one image at each of IOU_THRESHOLDS, as COCO does.
 
-    In order of confidence, each detection is matched to the unmatched object with the largest IoU at or above the
-    threshold. A crowd may be matched any number of times, and detections matched to a crowd do not count.
-    scores: confidence (d,).
-    is_crowd: (g,).
+    In order of confidence, each detection is matched to the unmatched object with the largest IoU at or above the threshold.
+    A crowd may be matched any number of times. Only the MAX_DETECTIONS most confident detections are kept.
+    scores: (d,), the confidence of each detection. is_crowd: (g,), whether each object is a crowd.
     """
     order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
     detections, scores = detections[order], scores[order]
@@ -103,11 +103,11 @@ def match_detections(detections: Floats, scores: Floats, objects: Floats, is_cro
 
 
 def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: float) -> int | None:
-    """Return the index of the object that one detection is matched to; None if no IoU reaches the threshold.
+    """Return the index of the object to match a detection to: the free one of largest IoU; None if no IoU reaches `threshold`.
 
-    A crowd is matched only if no other object can be. Of equal IoUs the last one wins, as in COCO's reference code.
-    iou: (g,), of the detection with each object.
-    is_matched: (g,), whether an earlier detection has the object.
+    A crowd is returned only if no other object can be matched. Of equal IoUs the last one wins, as in COCO's reference code.
+    iou: (g,), IoU of the detection with each object. is_crowd: (g,), whether each object is a crowd.
+    is_matched: (g,), whether each object is already matched to a more confident detection.
     """
     for candidates in (~is_crowd & ~is_matched, is_crowd):
         eligible = np.flatnonzero(candidates & (iou >= threshold))
@@ -117,9 +117,9 @@ def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: floa
 
 
 def _interpolated_precision(recall: Floats, precision: Floats) -> float:
-    """Return the mean precision at COCO's 101 recalls; the precision is 0 beyond the highest recall reached.
+    """Return the average precision: the mean precision at COCO's 101 recalls, 0 at recalls above the highest one reached.
 
-    recall, precision: (d,), over the most confident 1, 2, … detections.
+    recall, precision: (d,), entry i over the i + 1 most confident detections.
     """
     index = np.searchsorted(recall, RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(index, len(precision))].mean())
@@ -127,11 +127,12 @@ def _interpolated_precision(recall: Floats, precision: Floats) -> float:
 
 @dataclass(frozen=True)
 class _ClassDetections:
-    """The detections of one class in all pictures, the most confident first.
+    """The matched detections of one class in all images, the most confident first.
 
-    picture: (d,), index of each detection's picture.
-    is_correct, counts: (t, d), as in `Detections`.
-    num_objects: (n,), number of objects of the class in each picture.
+    picture: (d,), index of each detection's image.
+    is_correct: (t, d), whether each detection is matched to an object that is no crowd, at each IoU threshold.
+    counts: (t, d), whether each detection counts as correct or wrong; one matched to a crowd is ignored.
+    num_objects: (n,), number of objects of the class in each image, without crowds.
     """
 
     picture: NDArray[np.int64]
@@ -141,7 +142,7 @@ class _ClassDetections:
 
     @classmethod
     def merge(cls, pictures: Sequence[Detections]) -> _ClassDetections:
-        """Merge the detections of all pictures (one entry each), and sort them by confidence."""
+        """Merge the detections of all images, sorted by confidence. pictures: the detections in each image."""
         scores = np.concatenate([detections.scores for detections in pictures])
         order = np.argsort(-scores, kind="stable")
         picture = np.repeat(np.arange(len(pictures)), [len(detections.scores) for detections in pictures])[order]
@@ -152,10 +153,10 @@ class _ClassDetections:
         return cls(picture, is_correct, counts, np.array([detections.num_objects for detections in pictures]))
 
     def precision_and_recall(self, weight: NDArray[Any], thresholds: slice) -> tuple[Floats, Floats]:
-        """Return (average precision, recall) by IoU threshold, (t,) each.
+        """Return (average precision, recall) of the class at each IoU threshold, (t,) each.
 
-        weight: (n,), how many times each picture counts.
-        thresholds: slice of IOU_THRESHOLDS.
+        weight: (n,), how many times each image counts, which is 0 for an image that a bootstrap resample lacks.
+        thresholds: which of IOU_THRESHOLDS to compute.
         """
         repeats = weight[self.picture]
         num_correct = np.cumsum(self.is_correct[thresholds] * repeats, axis=1)
@@ -170,32 +171,36 @@ class _ClassDetections:
 
 
 class AveragePrecision:
-    """COCO's average precision and recall over pictures with objects of several classes.
+    """COCO's average precision and recall, computed for any selection of images, as a bootstrap over images needs.
 
-    classes: for each class, the matched detections of each picture.
-    The methods take indices of pictures, which may repeat, so that a bootstrap can resample the pictures.
+    classes: for each class the matched detections in each image.
     """
 
     def __init__(self, classes: Sequence[Sequence[Detections]]) -> None:
         self.classes = [_ClassDetections.merge(pictures) for pictures in classes]
 
     def precision(self, pictures: NDArray[Any], thresholds: slice = slice(None)) -> float:
-        """Return the average precision, averaged over classes and IoU thresholds; NaN if there are no objects.
+        """Return the mean over classes and IoU thresholds of the average precision on a selection of images.
 
-        pictures: indices of pictures (n,).
-        thresholds: slice of IOU_THRESHOLDS; by default all.
+        Classes without objects in the selection are left out; NaN if no class has any.
+        pictures: indices of the selected images, which may repeat. thresholds: which of IOU_THRESHOLDS to use.
         """
         return self._mean(pictures, thresholds, 0)
 
     def recall(self, pictures: NDArray[Any]) -> float:
-        """Return the recall, averaged over classes and IoU thresholds; NaN if there are no objects.
+        """Return the mean over classes and all IoU thresholds of the recall on a selection of images.
 
-        pictures: indices of pictures (n,).
+        Classes without objects in the selection are left out; NaN if no class has any.
+        pictures: indices of the selected images, which may repeat.
         """
         return self._mean(pictures, slice(None), 1)
 
     def _mean(self, pictures: NDArray[Any], thresholds: slice, metric: int) -> float:
-        """Return a metric averaged over classes and thresholds. metric: 0 for average precision, 1 for recall."""
+        """Return the mean of a metric over classes and IoU thresholds; NaN if no class has objects in the selected images.
+
+        pictures: indices of the selected images, which may repeat. thresholds: which of IOU_THRESHOLDS to use.
+        metric: 0 for average precision, 1 for recall.
+        """
         # A bootstrap resample is a weight for each picture: how often it was drawn.
         weight = np.bincount(pictures, minlength=len(self.classes[0].num_objects)) if self.classes else np.zeros(0)
         values = [

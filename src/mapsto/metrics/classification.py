@@ -1,6 +1,7 @@
 """Metrics of classification: macro F1, log loss, expected calibration error, and F1 of multi-label classification.
 
-Each takes arrays over items, so that a bootstrap can resample the items. Legend of shapes: n items, c classes.
+Each metric takes arrays whose first axis is the items, so that a bootstrap can resample the items.
+Legend of shapes: n items, c classes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from mapsto.metrics.intervals import Array, Floats
 
 
 def macro_f1(labels: Array, predictions: Array) -> float:
-    """Return the F1 score averaged over the classes present in `labels` or `predictions`, both (n,) class indices."""
+    """Return the unweighted mean of the F1 scores of the classes that occur in `labels` or `predictions`.
+
+    labels, predictions: (n,), class indices.
+    """
     num_classes = int(max(labels.max(), predictions.max())) + 1
     # F1 = 2·TP / (2·TP + FP + FN), and the denominator is the class among labels plus the class among predictions.
     num_correct = np.bincount(labels[labels == predictions], minlength=num_classes)
@@ -21,19 +25,20 @@ def macro_f1(labels: Array, predictions: Array) -> float:
 
 
 def log_loss(labels: Array, probabilities: Floats) -> float:
-    """Return the mean negative log-likelihood, in nats, of `labels` (n,) under `probabilities` (n, c).
+    """Return the mean negative log-likelihood, in nats, of the labels under predicted probabilities.
 
     Probabilities are clipped at the machine epsilon of their type, as scikit-learn does, so that the loss stays finite.
+    labels: (n,), class indices. probabilities: (n, c), which need not add up to exactly 1.
     """
     of_labels = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
     return float(-np.log(np.clip(of_labels, np.finfo(probabilities.dtype).eps, 1)).mean())
 
 
 def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
-    """Return the expected calibration error: the mean gap between confidence and accuracy (Guo et al. 2017).
+    """Return the expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy.
 
-    The mean is over `bins` confidence intervals of equal width, weighted by their numbers of items.
-    labels: (n,), class indices; those from c on, of classes without a probability, are never answered.
+    The gap is taken in each of `bins` confidence intervals of equal width, and weighted by the number of items in them.
+    labels: (n,), class indices. A label of c or more, of a class without a probability, counts as answered wrongly.
     probabilities: (n, c).
     """
     confidence = probabilities.max(axis=1)
@@ -46,7 +51,7 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
 
 
 def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
-    """Return the F1 score averaged over classes; a class without true and predicted items counts as 0.
+    """Return the macro F1 score: the mean over classes; a class with neither true nor predicted items counts as 0.
 
     predictions, labels: (n, c), whether each class applies to each item.
     """
@@ -55,7 +60,7 @@ def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_
 
 
 def multilabel_micro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
-    """Return the F1 score over all pairs of an item and a class.
+    """Return the micro F1 score: one F1 over all n · c pairs of an item and a class; 0 if no class is true or predicted.
 
     predictions, labels: (n, c), whether each class applies to each item.
     """

@@ -1,7 +1,8 @@
-"""A metric's value with its 95 % confidence interval, over items or over seeds.
+"""Metrics with 95 % confidence intervals, over the items of a test set or over training seeds.
 
-Over items: Wilson's interval for a share of correct items, else a percentile bootstrap with 1,000 resamples. Over
-seeds: Student's t. Legend of shapes: n items, b resamples.
+Over items a share of correct items has Wilson's interval, and any other metric that of a percentile bootstrap with 1,000
+resamples. Over seeds the interval is Student's t.
+Legend of shapes: n items.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its 95 % interval.
+    """The value of a metric with its 95 % confidence interval.
 
-    low, high: limits of the interval; NaN if there is none.
-    n: number of items, or of seeds, that the metric averages over.
+    low, high: limits of the interval; NaN if the value has no interval.
+    n: number of items, or of seeds, that the value is computed from.
     """
 
     value: float
@@ -40,19 +41,19 @@ class Score:
 
     @property
     def percent(self) -> str:
-        """Format value, interval and number of items in percent: "81.4 % (79.0–83.6, n = 1,179)"."""
+        """The value and its interval in percent, and the number of items, as text: "81.4 % (79.0–83.6, n = 1,179)"."""
         return f"{100 * self.value:.1f} % ({self.interval_percent}, n = {self.n:,})"
 
     @property
     def interval_percent(self) -> str:
-        """Format the interval in percent: "79.0–83.6"."""
+        """The limits of the interval in percent, as text: "79.0–83.6"."""
         return f"{100 * self.low:.1f}{' to ' if self.low < 0 else '–'}{100 * self.high:.1f}"
 
 
 def to_json(value: Any) -> Any:
-    """Convert dataclasses, dicts and sequences to plain JSON values; infinite and NaN numbers become None.
+    """Convert dataclasses, dicts, lists and tuples, also nested ones, to plain JSON values; infinite numbers and NaN become None.
 
-    A dataclass field is written under its own name, or under the `key` in its metadata.
+    A dataclass becomes a dict with one entry per field, under the `key` in the field's metadata or else the field's name.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.metadata.get("key", field.name): to_json(getattr(value, field.name)) for field in fields(value)}
@@ -64,19 +65,19 @@ def to_json(value: Any) -> Any:
 
 
 def accuracy(labels: Array, predictions: Array) -> float:
-    """Return the share of items (n,) whose prediction equals the label."""
+    """Return the share of items whose prediction equals the label. labels, predictions: (n,)."""
     return float(np.mean(labels == predictions))
 
 
 def mean_score(item_scores: Array) -> float:
-    """Return the mean of the scores (n,) of the items."""
+    """Return the mean of the items' scores (n,). It is a metric for `with_interval`, which knows it by identity."""
     return float(np.mean(item_scores))
 
 
 def with_intervals(metrics: Mapping[str, tuple[Any, ...]]) -> dict[str, Score]:
-    """Return each metric's value with its 95 % interval over the items, by name.
+    """Return the value of each metric, by name, with its 95 % interval over the items.
 
-    metrics: by name, a metric function followed by the arrays over items that the function takes.
+    metrics: for each name a tuple of the metric function and the arrays, with items as the first axis, to call it with.
     """
     return {name: with_interval(metric, *arrays) for name, (metric, *arrays) in metrics.items()}
 
@@ -84,12 +85,11 @@ def with_intervals(metrics: Mapping[str, tuple[Any, ...]]) -> dict[str, Score]:
 def with_interval(
     metric: Callable[..., Any], *arrays: Array, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> Score:
-    """Return `metric(*arrays)` with its interval over the items, which are the first axis of every array.
+    """Return `metric(*arrays)` with its confidence interval over the items, which are the first axis of every array.
 
-    The interval of a share of correct items is Wilson's (1927). A bootstrap would fail there: of 20 correct items out
-    of 20, every resample is 100 % correct, and the interval would have no width. All other metrics get the percentile
-    bootstrap.
-    resamples: number of bootstrap resamples. seed: of the resampling.
+    `accuracy`, and `mean_score` of scores that are all 0 or 1, get Wilson's interval (1927), other metrics the percentile
+    bootstrap. If 20 of 20 items are correct, so are those of every resample, and a bootstrap interval would have no width.
+    seed: seed of the bootstrap. resamples: number of bootstrap resamples.
     """
     n = len(arrays[0])
     if metric in (accuracy, mean_score):
@@ -105,10 +105,10 @@ def with_interval(
 
 
 def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf) -> Score:
-    """Return the mean of one value per seed with its 95 % interval by Student's t.
+    """Return the mean of values, one per training seed, with its 95 % interval by Student's t.
 
-    A single value has no interval (NaN).
-    minimum, maximum: the metric's range, to which the interval is cut.
+    A single value has an interval of NaN.
+    minimum, maximum: the range of the metric, to which the interval is clipped.
     """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
@@ -121,7 +121,10 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
 
 
 def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, float]:
-    """Return the limits (low, high) of Wilson's score interval for a share of `n` items."""
+    """Return the limits (low, high) of Wilson's score interval for a share of `n` items.
+
+    share: the observed share, 0 to 1. confidence: the confidence level, such as 0.95.
+    """
     # The shares p for which |share − p| is at most z standard deviations √(p(1 − p)/n).
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre, scale = share + z * z / (2 * n), 1 + z * z / n
@@ -130,7 +133,7 @@ def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, fl
 
 
 def _resample(n: int, rng: np.random.Generator, resamples: int) -> Iterator[Any]:
-    """Yield index arrays (n,) of bootstrap resamples, drawn in blocks of bounded memory."""
+    """Yield for each bootstrap resample the indices (n,) of its items, drawn with replacement from n items."""
     # A call of the generator for each resample would cost more than the metric itself.
     block = max(1, RESAMPLED_AT_ONCE // n)
     for start in range(0, resamples, block):

@@ -1,4 +1,4 @@
-"""Metrics of numbers and vectors.
+"""Metrics of predicted numbers and predicted vectors.
 
 Legend of shapes: n items, k numbers of a vector.
 """
@@ -11,25 +11,25 @@ from mapsto.metrics.intervals import Floats
 
 
 def mean_absolute_error(predictions: Floats, truth: Floats) -> float:
-    """Return the mean absolute error over items (n,)."""
+    """Return the mean absolute error. predictions, truth: (n,)."""
     return float(np.abs(predictions - truth).mean())
 
 
 def root_mean_squared_error(predictions: Floats, truth: Floats) -> float:
-    """Return the root of the mean squared error over items (n,)."""
+    """Return the root of the mean squared error. predictions, truth: (n,)."""
     return float(np.sqrt(((predictions - truth) ** 2).mean()))
 
 
 def r_squared(predictions: Floats, truth: Floats) -> float:
-    """Return R², the share of the variance of `truth` (n,) that `predictions` explain; NaN if `truth` is constant."""
+    """Return R², the share of the variance of `truth` that `predictions` explain, both (n,); NaN if `truth` is constant."""
     spread = ((truth - truth.mean()) ** 2).sum()
     return float(1 - ((predictions - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
 def mean_r_squared(predictions: Floats, truth: Floats) -> float:
-    """Return R² averaged over the columns of vectors (n, k); constant columns of `truth` are left out.
+    """Return the mean of R² over the k columns of predicted and true vectors, (n, k) each.
 
-    NaN if all columns are constant.
+    Columns in which `truth` is constant are left out; NaN if all columns are constant.
     """
     spread = ((truth - truth.mean(0)) ** 2).sum(0)
     varies = spread > 0
@@ -39,7 +39,7 @@ def mean_r_squared(predictions: Floats, truth: Floats) -> float:
 
 
 def mean_cosine(predictions: Floats, truth: Floats) -> float:
-    """Return the mean cosine similarity of each predicted vector with the true vector, (n, k) each."""
+    """Return the mean over items of the cosine similarity of the predicted and the true vector. predictions, truth: (n, k)."""
     lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(truth, axis=1)
     # A zero vector gets the similarity 0 in place of NaN.
     return float(((predictions * truth).sum(1) / np.maximum(lengths, 1e-12)).mean())

@@ -1,4 +1,4 @@
-"""Sections that several reports show: the reliability diagram, and the findings in the data."""
+"""Parts that several HTML reports share: the reliability diagram, and the section of problems found in the data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ COLOUR_LEGEND = (
 
 
 def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
-    """Draw accuracy by confidence, one line per model, and return the figure as SVG (Niculescu-Mizil & Caruana 2005).
+    """Draw a reliability diagram (Niculescu-Mizil & Caruana 2005): accuracy by confidence, one line per model; return it as SVG.
 
-    models: for each model its name, the confidence (n,) of its answers, and their correctness (n,) from 0 to 1.
+    models: (name, confidence, correctness) of each model: its name, and for its n answers their confidence (n,), and their
+        correctness (n,) from 0 to 1.
     """
     label = "Accuracy of the answers by their confidence; a calibrated model lies on the diagonal"
     with draw_chart(label) as chart:
@@ -54,7 +55,10 @@ def reliability_diagram(models: Sequence[tuple[str, Floats, Floats]]) -> str:
 
 
 def data_findings_section(findings: Sequence[Finding]) -> list[Section]:
-    """Return the section with the findings of `mapsto check` in the data; an empty list if there are no findings."""
+    """Return a list of one section with a table of the first MAX_FINDINGS_SHOWN findings; an empty list without findings.
+
+    findings: the problems that `mapsto check` finds in the data.
+    """
     shown_findings = findings[:MAX_FINDINGS_SHOWN]
     locations = places([(finding.file, finding.row) for finding in shown_findings])
     rows = [
@@ -71,5 +75,5 @@ def data_findings_section(findings: Sequence[Finding]) -> list[Section]:
 
 
 def truncate(text: str) -> str:
-    """Return `text`; if it is longer than MAX_TEXT_LENGTH characters, cut it and end it with "…"."""
+    """Return `text`, cut to MAX_TEXT_LENGTH characters with "…" as the last one if it is longer."""
     return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"

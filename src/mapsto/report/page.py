@@ -1,8 +1,7 @@
-"""A self-contained HTML page: a headline in words, then sections of prose, figures and tables.
+"""A self-contained HTML page for reports: a headline in words, then sections of prose, figures and tables.
 
-The page loads nothing from elsewhere. It adapts to light and dark, phone, paper, keyboard and screen reader. Figures
-are inline SVG in the page's own colours: matplotlib draws with placeholder colours, which are then replaced by CSS
-variables.
+The page loads no other file. It supports light and dark mode, phones, print, keyboards and screen readers. Figures are inline
+SVG in the page's colours: matplotlib draws with placeholder colours, which are then replaced by CSS variables.
 """
 
 from __future__ import annotations
@@ -49,9 +48,10 @@ MAX_NAME_IN_TWO_COLUMNS = 30  # characters; longer names get a legend of one col
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of the page. The first cell of each row is a row header.
+    """A table of a report's page. The first cell of each row is a row header.
 
-    text_columns: indices of the columns that hold running text instead of numbers.
+    columns: the column headers.
+    text_columns: indices of the columns with running text, which are aligned as text and not as numbers.
     """
 
     caption: str
@@ -62,13 +62,13 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
+    """A section of a report's page.
 
     text: paragraphs.
-    figure: SVG that is inserted unescaped.
+    figure: SVG, inserted unescaped; None for a section without a figure.
     caption: description of the figure.
     file: name of the SVG file to which the figure is also written.
-    code: a command that readers can copy.
+    code: a shell command for readers to copy; None for no command.
     """
 
     title: str
@@ -82,7 +82,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page.
+    """The HTML page of a report.
 
     subtitle: one line that says which data the page is about.
     headline: the result in a few sentences.
@@ -104,41 +104,42 @@ class Page:
         return environment.get_template("page.html.j2").render(page=page, light=LIGHT, dark=DARK)
 
     def write(self, path: Path) -> None:
-        """Write the page atomically. Raises RunError if it cannot be written."""
+        """Write the page as an HTML file, atomically. Raises RunError if the file cannot be written."""
         # Damaged texts may have characters that UTF-8 cannot encode.
         files.write_atomic(path, self.html().encode("utf-8", "replace"))
 
     def write_figures(self, folder: Path) -> None:
-        """Write every figure as an SVG file into an existing folder. Raises RunError if a file cannot be written."""
+        """Write the figure of every section to its SVG file in an existing folder. Raises RunError if that fails."""
         for section in self.sections:
             if section.figure is not None:
                 files.write_atomic(folder / section.file, standalone_svg(section.figure).encode())
 
 
 def trusted_html(html: str) -> Any:
-    """Mark HTML as safe, so that the page does not escape it again. User text in it must be escaped already."""
+    """Mark HTML as safe, so that the page does not escape it. The caller must have escaped any user text in the HTML."""
     from markupsafe import Markup
 
     return Markup(html)
 
 
 def _template_fields(section: Section) -> dict[str, Any]:
-    """Return the fields of a section by name, for the page's template; the figure is marked as trusted HTML."""
+    """Return the fields of a section by name for the Jinja template. The figure is marked as HTML that is not escaped."""
     return {**vars(section), "figure": None if section.figure is None else trusted_html(section.figure)}
 
 
 @dataclass
 class Chart:
-    """Matplotlib axes to draw on.
+    """A chart that is being drawn.
 
-    svg: the finished figure; empty until the block of `draw_chart` ends.
+    axes: the matplotlib axes to draw on.
+    svg: the rendered figure; empty until the `with` block of `draw_chart` ends.
     """
 
     axes: Any
     svg: str = ""
 
     def add_legend(self) -> None:
-        """Add a legend below the axes, and make the figure taller by the legend's height."""
+        """Add a legend of all labelled lines below the axes, and make the figure taller by the legend's height."""
         handles, names = self.axes.get_legend_handles_labels()
         num_columns = 2 if max(map(len, names)) <= MAX_NAME_IN_TWO_COLUMNS else 1
         figure = self.axes.figure
@@ -148,10 +149,9 @@ class Chart:
 
 @contextmanager
 def draw_chart(label: str) -> Iterator[Chart]:
-    """Open a chart to draw on; when the `with` block ends, render the chart as SVG in the page's colours.
+    """Yield an empty chart to draw on; when the `with` block ends, render it to `Chart.svg` in the page's colours.
 
-    label: the description that a screen reader reads out.
-
+    label: the description of the figure that a screen reader reads out.
     Raises UsageError if matplotlib is not installed.
     """
     try:
@@ -181,7 +181,10 @@ def draw_chart(label: str) -> Iterator[Chart]:
 
 
 def _apply_theme(svg: str, label: str) -> str:
-    """Replace the placeholder colours of an SVG by CSS variables and its font by the page's font; add the label."""
+    """Return an SVG from matplotlib adapted to the page: placeholder colours become CSS variables, and text the page's font.
+
+    label: the description of the figure for screen readers, which is added.
+    """
     from markupsafe import escape
 
     # Inline SVG takes no XML declaration, and its metadata only makes the page larger.
@@ -195,7 +198,7 @@ def _apply_theme(svg: str, label: str) -> str:
 
 
 def standalone_svg(svg: str) -> str:
-    """Return a figure of the page as the content of an SVG file, with the colours of the light theme."""
+    """Return a page's inline SVG as the text of an SVG file, with CSS variables replaced by colours of the light theme."""
     for name, colour in LIGHT.items():
         svg = svg.replace(f"var({name})", colour)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg

@@ -20,11 +20,11 @@ from mapsto.sequence.piece import Ints, Piece
 class Answer:
     """The encoded label of one example at one target port.
 
-    values: () or (k,) for an answer read from the pooled vector; (m, …) for an answer read at m tokens.
-    at: (m,) indices of the tokens where the answer is read, counted from the first token of the example. For an answer read
-        between tokens (m, k): the k tokens around each of m points. None for a pooled answer.
-    piece: the tokens of the answer itself if it is appended to the sources; `at` then counts from the first of these tokens.
-    shares: (m, k) interpolation weights of the tokens `at`, for an answer read between tokens.
+    values: () or (k,) for an answer read from the pooled vector of the example; (m, …) for an answer read at m tokens or points.
+    at: (m,), indices of the tokens where the answer is read, counted from the first token of the example. (m, k) for an answer
+        read between tokens: the k tokens around each of m points. None for a pooled answer.
+    piece: for an answer that is appended to the sources, its own tokens; `at` then counts from the first of these tokens.
+    shares: (m, k), interpolation weights of the tokens `at`, for an answer read between tokens.
     """
 
     values: NDArray[Any]
@@ -37,8 +37,9 @@ class Answer:
 class Example:
     """One example, ready to be packed. Its pieces, laid end to end, form one segment of a packed row.
 
-    pieces: the pieces of the sources. answers: one for each target port; None for a port without an answer.
-    row: index of the data row.
+    pieces: the pieces of the sources.
+    answers: one for each target port; None for a port without an answer.
+    row: number of the example in the data set that it was taken from.
     draw: random number computed from (seed, row, step). It seeds objectives that sample for each example.
     """
 
@@ -54,10 +55,7 @@ class Example:
 
     @property
     def shifted_answers(self) -> tuple[Answer | None, ...]:
-        """Return the answers with every `at` counted from the first token of the example.
-
-        The `at` of an appended answer counts from its own piece before.
-        """
+        """Return the answers with every `at` counted from the first token of the example, also that of appended answers."""
         if len(self.all_pieces) == len(self.pieces):
             return self.answers
         answers, offset = list(self.answers), sum(map(len, self.pieces))
@@ -73,12 +71,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class PackedAnswers:
-    """The answers of all examples of a batch at one target port.
+    """The answers of all examples of a batch at one target port, end to end.
 
-    values: (m, …).
-    at: (m,) flat places of the tokens where answers are read, (m, k) if read between tokens; None for pooled answers.
-    examples: (m,) index of the example of each answer.
-    shares: (m, k) interpolation weights of the tokens `at`, if answers are read between tokens.
+    values: (m, …), the encoded answers.
+    at: (m,), flat places in the batch of the tokens where answers are read; (m, k) if read between k tokens; None for pooled
+        answers.
+    examples: (m,), index of the example of each answer.
+    shares: (m, k), interpolation weights of the tokens `at`, if answers are read between tokens.
     """
 
     values: Tensor
@@ -89,18 +88,18 @@ class PackedAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples packed into r rows of l tokens. A flat place is the index row · l + column of a token.
+    """Examples packed into r rows of l places for tokens. The flat place of a token is the index row · l + column.
 
-    tokens: by kind, the ids or features (t, …) of its tokens.
-    slots: by kind, the flat places (t,) of its tokens.
+    tokens: for each kind the ids or features (t, …) of the tokens of this kind.
+    slots: for each kind the flat places (t,) of the tokens of this kind.
     segments: (r, l), number of the example within its row, from 1 on; 0 for padding.
     roles: (r, l), attention rule of each token (`Role`).
     places: (r, l), index of the piece of each token within its example; for source tokens the index of the source port.
-    positions: (r, l, a).
+    positions: (r, l, a), position of each token along each axis.
     owner: (r, l), index of the example of a source token; n for all other tokens.
     starts: (n,), flat place of the first token of each example.
-    lengths: (n,), number of source tokens of each example.
-    rows: (n,), indices of the data rows.
+    lengths: (n,), number of source tokens of each example, without appended answers.
+    rows: (n,), `row` of each example.
     answers: for each target port the packed answers; None if no example has one.
     draws: (n,), random number of each example.
     """
@@ -120,18 +119,18 @@ class Batch:
 
     @property
     def real_tokens(self) -> int:
-        """Return the number of tokens that are not padding."""
+        """Return the number of tokens in the batch, special tokens included, padding not."""
         return int((self.segments > 0).sum())
 
     @property
     def fill(self) -> float:
-        """Return the fraction of places that hold a token, not padding."""
+        """Return the fraction of the batch's places that hold a token; the others are padding."""
         return self.real_tokens / self.segments.numel()
 
     def lengths_without(self, hidden: Tensor | None) -> Tensor:
-        """Return the number of source tokens of each example, (n,), without the hidden ones.
+        """Return the number of source tokens of each example, (n,), not counting hidden tokens.
 
-        hidden: (m,) flat places of the hidden tokens; None if no token is hidden.
+        hidden: (m,), flat places of the hidden tokens; None if no token is hidden.
         """
         if hidden is None:
             return self.lengths
@@ -143,7 +142,7 @@ class Batch:
 
 
 def _to_device(value: Any, device: torch.device | str) -> Any:
-    """Return a value with every tensor in it on `device`; other values, such as arrays, stay as they are."""
+    """Return a tensor, dict, tuple or PackedAnswers with all its tensors on `device`; return other values unchanged."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

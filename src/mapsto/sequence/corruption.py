@@ -1,7 +1,7 @@
-"""Corruption for masked modelling: choose the tokens of a piece that `~` hides, and replace them.
+"""Corruption for masked modelling: choose the tokens to hide in a piece of a source behind `~`, and replace them.
 
-A unit is a word, a patch or another natural part of a value. Positions may have 1, 2 or 3 axes, so texts, images and
-videos can all use this module.
+A unit is a word, a patch or another natural part of a value. Pieces of texts, images and videos are all corrupted here:
+positions may have 1, 2 or 3 axes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FILLS_NOTHING = "this model puts a token back from those before it alone, so it 
 
 @dataclass(frozen=True)
 class Corruption:
-    """The rate and shape of hidden tokens, and their replacements.
+    """Settings of a corruption: how many tokens to hide, in what shape, and by what to replace them.
 
-    rate: share of tokens to hide. It falls linearly to `final_rate` over the last 40 % of training. Hiding 30 % trains faster,
-        15 % is closer to clean text (Wettig et al. 2023; GPT-BERT, Charpentier & Samuel 2024).
+    rate: share of tokens to hide until 60 % of training, after which it falls linearly to `final_rate`. Hiding 30 % trains
+        faster, 15 % is closer to clean text (Wettig et al. 2023; GPT-BERT, Charpentier & Samuel 2024).
     final_rate: share of tokens to hide at the end of training.
     shape: "token", "word", "span" (consecutive words, geometric length; SpanBERT, Joshi et al. 2020) or "block" (axis-aligned
         block of positions; BEiT, Bao et al. 2022). In a video a word is one patch position over all frames (tube; VideoMAE,
@@ -39,9 +39,9 @@ class Corruption:
     random: share of the hidden tokens that are replaced by a random token.
     kept: share of the hidden tokens that stay unchanged. All other hidden tokens are replaced by the mask token.
     causal: share of examples in which nothing is hidden and each token is predicted from the tokens before it. 1 is a causal
-        language model. Between 0 and 1 one model learns both objectives (GPT-BERT, Charpentier & Samuel 2024).
-    ahead: 0 if a hidden token is predicted at its own place, 1 if at the place before it. With causal examples it is 1, so
-        that both objectives share a head.
+        language model. Between 0 and 1 a model learns masked and causal modelling (GPT-BERT, Charpentier & Samuel 2024).
+    ahead: 0 if a hidden token is predicted at its own place, 1 if at the place before. It is 1 if there are causal examples,
+        so that masked and causal modelling share a head.
     """
 
     rate: float = 0.30
@@ -67,9 +67,10 @@ class Corruption:
 
     @classmethod
     def of(cls, objective: str, hide: float, shape: CorruptionShape) -> Corruption:
-        """Return the corruption for a pretraining objective.
+        """Return the corruption of the pretraining objective named `objective`.
 
-        hide: share of tokens to hide. Late in training most objectives hide half of it.
+        hide: share of tokens to hide. It falls to half of `hide` by the end of training, except for "mae", where it stays.
+        shape: shape of the hidden tokens.
         """
         late, causal = hide * LATE_SHARES.get(objective, LATE), CAUSAL_SHARES.get(objective, 0.0)
         return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
@@ -80,7 +81,7 @@ class Corruption:
 
 
 def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
-    """Return a random number generator that depends on (seed, row, step) alone.
+    """Return the random number generator of a row at a training step, determined by (seed, row, step) alone.
 
     So a resumed run draws the same numbers as an uninterrupted one.
     """
@@ -88,18 +89,18 @@ def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
 
 
 def read_causally(piece: Piece) -> tuple[Piece, Ints]:
-    """Return the piece with causal attention, and the indices (m,) of the tokens to predict.
+    """Return the piece with causal attention, and the indices (m,) of the tokens that a causal language model predicts.
 
-    These are all tokens after the special tokens at its beginning.
+    To predict are all tokens, also special ones, from the first token on that is not special.
     """
     return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
 
 def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator, progress: float = 0.0) -> Ints:
-    """Return the sorted indices (m,) of the tokens to hide. Special tokens are never hidden.
+    """Choose at random the tokens of a piece to hide; return their sorted indices (m,). Special tokens are never hidden.
 
     At least one token is hidden, unless the rate is 0 or the piece has only special tokens.
-    progress: the finished share of training, 0 to 1.
+    progress: the finished share of training, 0 to 1, on which the share of hidden tokens depends.
     """
     free = np.flatnonzero(~piece.special)
     rate = corruption.rate_at(progress)
@@ -116,10 +117,10 @@ def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator
 
 
 def _words(units: Ints, free: Ints, num_hidden: int, span: float, rng: np.random.Generator) -> Ints:
-    """Return the indices (m,) of the tokens to hide: whole units, in spans of geometric length of mean `span`.
+    """Choose whole units to hide at random, until at least `num_hidden` tokens are hidden; return the tokens' indices (m,).
 
-    units: (f,) unit of each token in `free`. free: (f,) indices of the tokens that may be hidden.
-    Units are added until at least `num_hidden` tokens are hidden.
+    units: (f,), the unit (word) of each token in `free`. free: (f,), indices of the tokens that may be hidden.
+    span: mean number of consecutive units that are hidden together; their number is geometrically distributed.
     """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     # np.unique sorts by value; spans need the units in the order of the piece.
@@ -136,9 +137,9 @@ def _words(units: Ints, free: Ints, num_hidden: int, span: float, rng: np.random
 
 
 def _blocks(piece: Piece, free: Ints, num_hidden: int, rng: np.random.Generator) -> Ints:
-    """Return the indices of exactly `num_hidden` tokens to hide, in axis-aligned blocks of positions.
+    """Choose exactly `num_hidden` tokens to hide, in random axis-aligned blocks of positions; return their indices.
 
-    free: indices of the tokens that may be hidden. Of the last block only a random part is hidden.
+    free: (f,), indices of the tokens that may be hidden. Of a block with more tokens than are missing, a random part is hidden.
     """
     places = piece.positions[free]
     extent = places.max(axis=0) - places.min(axis=0) + 1
@@ -158,12 +159,12 @@ def _blocks(piece: Piece, free: Ints, num_hidden: int, rng: np.random.Generator)
 def hide_tokens(
     piece: Piece, hidden: Ints, mask_id: int, vocabulary: int, corruption: Corruption, rng: np.random.Generator
 ) -> Piece:
-    """Return the piece with its hidden token ids replaced by the mask, replaced by random ids, or left unchanged.
+    """Return the piece with each hidden token id replaced by the mask token or by a random id, or left as it is.
 
-    hidden: (m,) indices of the hidden tokens.
+    hidden: (m,), indices of the tokens that count as hidden.
     mask_id: id of the mask token.
-    vocabulary: number of ids from which a random token is drawn.
-    corruption: shares of the three replacements.
+    vocabulary: number of ids, from which random ids are drawn.
+    corruption: its `random` and `kept` are the shares replaced by random ids and left as they are.
     """
     tokens = piece.tokens.copy()
     replacements = np.full(len(hidden), mask_id, dtype=tokens.dtype)

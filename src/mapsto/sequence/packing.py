@@ -1,7 +1,7 @@
-"""Packing of examples into batches by best-fit decreasing. No example is split.
+"""Packing of examples into the rows of batches by best-fit decreasing. No example is split over two rows.
 
-Sorting costs n log n in the number of examples, and each placement one shift of a bit set. 97–98 % of the places hold a real
-token, and packing takes 1–2 % of the time of a training step (benchmarks/packing.py).
+Sorting costs n log n in the number of examples, and placing an example one shift of a bit set. 97–98 % of a batch's places
+hold a token, not padding, and packing takes 1–2 % of the time of a training step (benchmarks/packing.py).
 Legend of shapes: r rows, l row length, t tokens, n examples, m answers read at tokens, a axes of position.
 """
 
@@ -30,20 +30,20 @@ MANY_ALIKE = 8
 
 
 def row_length(longest: int, shortest: int = SHORTEST_ROW) -> int:
-    """Return the row length for examples of up to `longest` tokens: the smallest power of two that holds them.
+    """Return the row length for examples of up to `longest` tokens: the smallest power of two of at least `longest`.
 
-    shortest: smallest length to return, a power of two.
+    shortest: lower bound of the row length, a power of two.
     """
     return max(shortest, 1 << max(longest - 1, 0).bit_length())
 
 
 def single_row_length(total: int) -> int:
-    """Return the length of a batch of a single row: the smallest multiple of 16 that holds `total` tokens."""
+    """Return the row length of a batch of a single row: the smallest multiple of SINGLE_ROW_STEP of at least `total` tokens."""
     return -(-max(total, 1) // SINGLE_ROW_STEP) * SINGLE_ROW_STEP
 
 
 def round_up_size(count: int) -> int:
-    """Return `count` rounded up to one of 16 sizes per octave, by at most 6 %.
+    """Return `count` rounded up, by at most 6 %, to one of 16 sizes between each power of two and the next.
 
     Kernels are compiled and cached for each shape, so the number of different shapes must stay small.
     """
@@ -54,9 +54,9 @@ def round_up_size(count: int) -> int:
 def pack_best_fit(lengths: Sequence[int], capacity: int, fillers: Sequence[int] = ()) -> list[list[int]]:
     """Pack examples into rows by best-fit decreasing; return the indices of the examples of each row.
 
-    lengths: number of tokens of each example. capacity: number of tokens of a row.
-    fillers: indices of examples that may only fill free space in the rows of other examples. If they do not fit, they are
-        left out.
+    lengths: number of tokens of each example. capacity: number of places of a row.
+    fillers: indices of examples that may only fill free places in the rows of other examples. Fillers that fit in no such row
+        are left out of the result.
     Raises ValueError if an example is longer than `capacity`.
     """
     filler_set = set(fillers)
@@ -91,10 +91,10 @@ def pack_best_fit(lengths: Sequence[int], capacity: int, fillers: Sequence[int] 
 def collate(
     examples: Sequence[Example], length: int | None = None, rows: Sequence[Sequence[int]] | None = None
 ) -> Batch:
-    """Pack `examples` into one batch. Entry i of its starts, rows and pooled answers belongs to `examples[i]`.
+    """Pack examples into one batch, whose fields of shape (n,) keep the order of `examples`.
 
-    length: number of tokens of a row; by default the smallest row length that holds the longest example.
-    rows: for each row the indices of its examples, which must fit; by default examples are packed best fit first.
+    length: number of places of a row; by default `row_length` of the longest example.
+    rows: for each row the indices of its examples, which must fit; by default `pack_best_fit` chooses them.
     """
     pieces_of_examples = [example.all_pieces for example in examples]
     sizes = [sum(map(len, pieces)) for pieces in pieces_of_examples]
@@ -153,11 +153,11 @@ def collate(
 
 
 def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
-    """Return the batch without the hidden tokens, and the flat places (v,) in `batch` of the remaining tokens.
+    """Return the batch without its hidden tokens, and the flat places (v,) in `batch` of the v remaining tokens.
 
-    hidden: (m,) flat places of the tokens to drop.
-    The remaining tokens of a row move together, and rows become as short as the fullest one allows. Answers are dropped, since
-    the places where they are read may be gone.
+    hidden: (m,), flat places of the tokens to drop.
+    The remaining tokens of a row move together, and rows become as short as the fullest one allows. The new batch has no
+    answers, since the places where they are read may be gone.
     """
     height, length = batch.segments.shape
     # Padding is dropped together with the hidden tokens.
@@ -189,9 +189,9 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
 
 
 def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None:
-    """Return the packed answers of one target port; None if no example has an answer.
+    """Pack the answers of all examples at one target port; return None if no example has an answer there.
 
-    answers: the answer of each example or None. starts: (n,) flat place of the first token of each example.
+    answers: for each example its answer or None. starts: (n,), flat place of the first token of each example.
     """
     entries = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     if not entries:
@@ -212,10 +212,12 @@ def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None
 def make_batches(
     examples: Sequence[Example], most_tokens: int, shortest: int = SHORTEST_ROW, views: int = 1
 ) -> list[Batch]:
-    """Pack examples into batches of at most about `most_tokens` places, in rows of `shortest` tokens or more.
+    """Pack examples into batches of about `most_tokens` places (tokens and padding) or fewer.
 
-    Attention over long rows costs more per token, so only long examples get long rows. Short examples first fill the free space
-    of these rows, and get rows of their own only if enough of them remain.
+    Attention over long rows costs more per token, so only long examples get long rows. Short examples first fill the free places
+    of long rows. Those left over get a batch of shorter rows if they hold a share SHORT_GROUP of all tokens, else long rows too.
+
+    shortest: smallest length of a row, in tokens; a batch of a single row may be shorter.
 
     views: number of random variants of each example. `examples` holds all examples in the first variant, then all in the
         second, and so on. A batch has all variants of its examples, in the same order.

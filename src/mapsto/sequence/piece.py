@@ -1,4 +1,4 @@
-"""The tokens of one value (a piece), and the alignment of tokens with the raw value.
+"""A piece, the tokens of one value, and the alignment of its tokens with raw coordinates of the value.
 
 Legend of shapes: t tokens, n values, f features, a axes.
 """
@@ -17,11 +17,11 @@ Ints = NDArray[np.integer[Any]]
 
 
 class Role(IntEnum):
-    """The rule that says which tokens see a token in attention.
+    """The attention rule of a token: which tokens of its example attend to it.
 
-    SOURCE: a token of a source; all tokens of its example see it.
-    CAUSAL: a token of an answer or of a causal language model; it and the causal tokens after it see it.
-    PARALLEL: a token of an answer; all parallel tokens of its example see it.
+    SOURCE: all of them. The token is from a source.
+    CAUSAL: itself and the causal tokens after it. The token is from an answer, or the model is a causal language model.
+    PARALLEL: all parallel tokens. The token is from an answer.
     """
 
     SOURCE = 0
@@ -31,20 +31,20 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """The map between raw coordinates (characters, pixels, seconds) and tokens.
+    """The regions of the raw value, in raw coordinates (characters, pixels, seconds), that the tokens of a piece cover.
 
-    regions: (t, a, 2), start and end of each token on each raw axis. If both are equal, the token covers nothing of the raw
-        value, as [CLS].
-    whole: (a, 2), start and end of the raw value, for kinds whose answers may have another size than the source.
+    regions: (t, a, 2), start and end of each token's region on each raw axis. If both are equal, the token covers nothing, as
+        [CLS] does.
+    whole: (a, 2), start and end of the whole raw value, for kinds whose answers may have another size than the source.
     """
 
     regions: NDArray[Any]
     whole: NDArray[Any] | None = None
 
     def to_raw(self, tokens: Sequence[int] | Ints) -> NDArray[Any] | None:
-        """Return the smallest raw region (a, 2) that contains the tokens; None if they cover nothing of the raw value.
+        """Return the smallest raw region (a, 2) that contains some tokens; None if they cover nothing of the raw value.
 
-        tokens: their indices.
+        tokens: the indices of the tokens.
         """
         regions = self.regions[np.asarray(tokens, dtype=np.int64)]
         regions = regions[(regions[:, :, 0] < regions[:, :, 1]).all(axis=1)]
@@ -53,9 +53,11 @@ class Alignment:
         return np.stack([regions[:, :, 0].min(axis=0), regions[:, :, 1].max(axis=0)], axis=1)
 
     def ends(self, positions: Ints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return for each axis the raw start of the lowest position and the raw end of the highest one, (a,) each.
+        """Return (start, end): where in raw coordinates the lowest and the highest position lie on each axis, (a,) each.
 
-        positions: (t, a), the positions of the piece. Along an axis on which the value was flipped, the start is larger.
+        positions: (t, a), the positions of the piece's tokens.
+        Start is the raw start of the tokens at the lowest position, end the raw end of those at the highest. Along an axis on
+        which augmentation flipped the value, the start is larger than the end.
         """
         has_region = (self.regions[:, :, 0] < self.regions[:, :, 1]).all(axis=1)
         regions, token_positions = self.regions[has_region], positions[has_region]
@@ -77,8 +79,9 @@ class Piece:
     tokens: (t,) ids or (t, f) features.
     positions: (t, a), position of each token along each axis.
     special: (t,), True for special tokens ([CLS], [SEP], …), which are no part of the value.
-    units: (t,), index of the word (or other natural unit) of each token; −1 for special tokens.
-    role: attention rule of its tokens.
+    alignment: the raw regions of the tokens; None if not computed.
+    units: (t,), index of the word (or other natural unit) of each token; −1 for special tokens; None if not computed.
+    role: attention rule of all tokens.
     """
 
     kind: str
@@ -93,7 +96,7 @@ class Piece:
         return len(self.tokens)
 
     def select(self, indices: Ints) -> Piece:
-        """Return the piece with only the tokens at `indices`. Each token keeps its position."""
+        """Return the piece with only the tokens at `indices`, in that order. Each token keeps its position."""
         return replace(
             self,
             tokens=self.tokens[indices],
@@ -115,11 +118,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class MixturePart:
-    """The contribution of one value to a mixed value (mixup, CutMix, mosaic).
+    """The contribution of one value to a mixture of several values (mixup, CutMix, mosaic).
 
-    share: weight of the value in the mixture. The shares of all parts add up to 1.
-    piece: the tokens of the mixture that show the value, aligned to the value's own raw coordinates; None unless the value
-        has a region of its own, as in a mosaic.
+    share: weight of the value. The shares of all parts of a mixture add up to 1.
+    piece: in a mosaic, where each value has a region of its own, the tokens of the mixture that show this value, aligned to
+        raw coordinates of this value. None in other mixtures, and if no token shows the value.
     """
 
     share: float
@@ -130,7 +133,7 @@ class MixturePart:
 class FlatValues:
     """The tokens of several values end to end, without special tokens.
 
-    tokens: (t,) ids.
+    tokens: (t,), ids.
     lengths: (n,), number of tokens of each value.
     begins: (t,), True where a unit (word) begins; None unless requested.
     """
