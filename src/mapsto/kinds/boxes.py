@@ -1,12 +1,12 @@
-"""boxes: where things are in a picture, and what they are (object detection).
+"""boxes: where objects are in a picture, and of which class they are (object detection).
 
 Each query predicts one box, or that there is none. By default the queries are the cells of a grid over the picture. The
 vector of a cell is interpolated from the tokens around it, and a few layers mix neighbouring cells. In training a true
 box is assigned to the cells near its centre (FCOS, Tian et al. 2019). Of predictions that overlap, the most confident
-is kept (non-maximum suppression).
+is kept (non-maximum suppression). Each class is predicted by a sigmoid of its own.
 A starting model may have learnt queries, as tokens of every piece (YOLOS, Fang et al. 2021). They are matched to boxes
-one to one (DETR, Carion et al. 2020), which learns much more slowly from a few hundred pictures. For them "no box" is
-one more class, as published. On a grid each class is predicted by a sigmoid of its own.
+one to one (DETR, Carion et al. 2020), which learns much more slowly from a few hundred pictures. Learnt queries are
+classified by a softmax, in which "no box" is one more class, as in the published models.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
@@ -68,7 +68,7 @@ VisibleBox = tuple[int, Floats, Floats]  # class, first and last corner (y, x) a
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled rectangle of pixels.
+    """A labelled rectangle, with its sides in pixels of the raw picture.
 
     crowd: whether it holds many objects that were not counted. Such a box is neither learnt nor scored.
     """
@@ -85,7 +85,7 @@ class Box:
 
 
 def _parse_box(entry: object) -> Box:
-    """Return the box in an entry. Raises BadCell.
+    """Return the box that one entry of a cell describes. Raises BadCell.
 
     entry: {"label", "box": [left, top, right, bottom]}, or COCO's {"category", "bbox": [left, top, width, height]}.
     """
@@ -114,7 +114,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     classes: names of the classes in the order of the logits.
     grid: number of queries along each side of the picture, if the starting model has no learnt queries.
-    usual: mean number of boxes in a picture.
+    usual: mean number of boxes in a training picture, at least 1.
     """
 
     kind = "boxes"
@@ -131,7 +131,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @property
     def learning(self) -> Learning:
-        """Return the length and learning rates of fits, for a grid of queries or for learnt queries."""
+        """Return the default length and learning rates of fits, which differ for a grid of queries and for learnt queries."""
         return QUERY_LEARNING if self.num_learnt else GRID_LEARNING
 
     @property
@@ -141,9 +141,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether all cells of a column hold lists of boxes, or errors of annotation files.
+        """Return whether all cells of a column hold lists of boxes (also as JSON or a dict of lists), or {"fault": reason}.
 
-        A list may also be JSON or a dict of lists; see `read`.
+        Such a dict stands for an annotation file that could not be read.
         """
         cells = [value for value in values if value is not None and not _is_fault(value)]
         try:
@@ -154,7 +154,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return cells with no box, with one, and with two that overlap (as JSON, one of them in COCO's form)."""
+        """Return three cells: one without boxes, one with a box, and one with two boxes that overlap, as JSON."""
         cat = {"label": "cat", "box": [2, 3, 12, 11]}
         return [[], [cat], json.dumps([cat, {"label": "狗", "bbox": [0, 0, 8, 8]}], ensure_ascii=False)]
 
@@ -170,7 +170,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def misplaced(answer: tuple[Box, ...], value: Any) -> str:
-        """Return a message on the first box too far outside the picture to be learnt; an empty string if none is."""
+        """Return a message on the first box of which too little lies inside the picture to be learnt; "" if there is none."""
         for box in answer:
             wide = min(box.right, value.width) - max(box.left, 0)
             high = min(box.bottom, value.height) - max(box.top, 0)
@@ -180,25 +180,25 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
-        """Return the boxes in COCO, Pascal VOC or YOLO files at `path`, by image path.
+        """Return the boxes in the COCO, Pascal VOC or YOLO files at `path`, by the path of their image.
 
-        within: function that returns the files of a folder.
+        within: function that lists the files of a folder.
         """
         return dict(detection_annotations.read_annotations(path, within))
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the number of classes of the box head among a published model's weights; None without a box head.
+        """Return the number of classes of the box head in a published model, without its class "no box"; None without a box head.
 
-        The head's last class, which means "no box", is not counted.
+        tensors: the weights of the model under mapsto's names.
         """
         bias = tensors.get(f"{cls.head_name}.named.bias")
         return None if bias is None else len(bias) - 1
 
     def learn(self, answers: Sequence[tuple[Box, ...]], balance: bool = False) -> None:
-        """Learn the classes (sorted by name), the mean number of boxes in a picture, and the size of the grid.
+        """Learn the classes (sorted by name), the mean number of boxes in a picture, and the number of queries on the grid.
 
-        Raises DataError if no row has a box.
+        balance: not used. Raises DataError if no row has a box.
         """
         counted = [[box for box in answer if not box.crowd] for answer in answers]
         counts = Counter(box.label for boxes in counted for box in boxes)
@@ -209,7 +209,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, counted))) ** 0.5), *GRIDS))
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Take the picture source and the number of its learnt queries. Raises UsageError if there is no picture."""
+        """Store the picture source and the number of its learnt queries. Raises UsageError if the arrow reads no picture."""
         source = sources.get(self.lies_in)
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
@@ -217,9 +217,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         self.num_learnt = self.source.queries
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
-        """Return an answer without boxes that asks all queries of the picture.
+        """Return an empty answer, (q, 5) filled with −1, that asks for a prediction of every query of the picture.
 
-        Its values (q, 5) are −1. It is read at the tokens of learnt queries, or between the patches on a grid.
+        A learnt query is read at its own token, a query on the grid is interpolated from the four patches around it.
         """
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         first, no_boxes = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
@@ -232,16 +232,16 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:
         """Return values (q, 5), a box a row: class, centre x and y, width, height, as fractions of the visible picture.
 
-        Rows after the last box have the class −1.
+        Rows without a box have the class −1.
         """
         return self._to_answer(self._visible_boxes(answer, self._find_piece(pieces)), pieces)
 
     def mix_answers(
         self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[MixturePart]
     ) -> Answer:
-        """Return the boxes of all pictures in a mixture, moved to the place of their picture.
+        """Return the encoded boxes of all pictures in a mosaic, each box moved to where the mosaic shows its picture.
 
-        parts: for each picture, the tokens of the mixture that show it.
+        answers: the boxes of each picture. parts: for each picture, the tokens of the mosaic that show it.
         """
         grid = self._find_piece(pieces).positions.max(0) + 1
         boxes: list[VisibleBox] = []
@@ -253,7 +253,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return self._to_answer(boxes, pieces)
 
     def _visible_boxes(self, answer: tuple[Box, ...], piece: Piece) -> list[VisibleBox]:
-        """Return the boxes of an answer that are visible enough in a piece, cut off at its edges.
+        """Return the boxes of an answer of which at least MIN_VISIBLE is visible in a piece, cut off at the piece's edges.
 
         Crowds and boxes of unknown classes are left out.
         """
@@ -269,7 +269,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return boxes
 
     def _to_answer(self, boxes: Sequence[VisibleBox], pieces: Sequence[Piece]) -> Answer:
-        """Return the encoded answer (q, 5) with the largest of the boxes, at most one per query."""
+        """Return boxes as an encoded answer (q, 5); of more than q boxes, the q largest."""
         answer = self.questions(pieces)
         largest = sorted(boxes, key=lambda box: -(box[2] - box[1]).prod())[: self.queries]
         for row, (index, low, high) in enumerate(largest):
@@ -284,7 +284,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """Return the outputs of each example, (n, q, c + 4): class logits, then left, top, right, bottom in raw pixels.
 
-        For learnt queries there is one more logit, that of "no box": (n, q, c + 5).
+        For learnt queries the logit of "no box" follows the class logits: (n, q, c + 5).
         """
         queries = output.view(len(pieces), self.queries, -1)
         ends = np.array([_ends(self._find_piece(example)) for example in pieces])[
@@ -297,13 +297,13 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return torch.cat([queries[..., :-4], raw.amin(0), raw.amax(0)], dim=-1)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return the head from query vectors to class logits and boxes: LearntHead for learnt queries, else BoxHead."""
+        """Return the module from query vectors (m, d) to class logits and boxes: LearntHead for learnt queries, else BoxHead."""
         return LearntHead(width, len(self.classes)) if self.num_learnt else BoxHead(width, len(self.classes), self.grid)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed loss of classes and boxes of outputs (m, …) against encoded answers (m, 5).
+        """Return the loss of classes and boxes, summed over pictures, from outputs (m, …) and encoded answers (m, 5).
 
-        It is scaled so that a picture with the usual number of boxes weighs as much as one example.
+        It is multiplied by queries / `usual`: divided by m, it is then the mean loss of a picture divided by `usual`.
         """
         predictions, labels = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
@@ -316,7 +316,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return total * self.queries / self.usual
 
     def _grid_loss(self, middle_q2: Tensor, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
-        """Return the loss of one picture on a grid: focal loss of classes, and overlap (GIoU) with assigned boxes.
+        """Return the loss of one picture on a grid: focal loss of classes, and 1 − GIoU of predicted and assigned true boxes.
 
         middle_q2: (x, y) of each query. truth_k5: class, centre and size of each true box.
         """
@@ -329,9 +329,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return (CLASS_WEIGHT * focal_loss(logits_qc, labels) + OVERLAP_WEIGHT * overlap_loss) / queries_per_box
 
     def _matched_loss(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
-        """Return the loss of one picture with learnt queries (DETR).
+        """Return the loss of one picture with learnt queries, each true box of which is matched to one query (DETR).
 
-        It sums the cross-entropy of classes, and distance and overlap (GIoU) of the matched boxes.
+        It sums the cross-entropy of classes, and the L1 distance and 1 − GIoU of matched boxes.
         truth_k5: class, centre and size of each true box.
         """
         classes, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
@@ -348,9 +348,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         )
 
     def _class_loss(self, logits: Tensor, query: Tensor, classes: Tensor) -> Tensor:
-        """Return the cross-entropy of the class logits of learnt queries.
+        """Return the cross-entropy of the class logits of learnt queries, with a small weight for "no box".
 
-        query, classes: matched queries and their true classes. All other queries have the class "no box".
+        query, classes: indices of the matched queries, and their true classes. All other queries have the class "no box".
         """
         no_box = len(self.classes)
         weight = logits.new_ones(no_box + 1)
@@ -365,7 +365,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return logits.softmax(-1)[..., :-1] if self.num_learnt else torch.sigmoid(logits)
 
     def ranked(self, picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Return scores (b,), classes (b,) and sides (b, 4) of a picture's likeliest boxes, the most confident first.
+        """Return probabilities (b,), classes (b,) and sides (b, 4) of at most MAX_BOXES boxes, the most confident first.
 
         picture: (q, …), the outputs of one picture. On a grid, a box is left out if it overlaps a more confident box of
         its class.
@@ -382,10 +382,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return scores[best], classes[best], sides[best]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"boxes", "probability"} for each picture: its boxes in raw pixels, and the answer's confidence.
+        """Return {"boxes", "probability"} for each picture: its boxes, the most confident first, and the answer's confidence.
 
-        A box is {"label", "box", "probability"}, with a probability of at least MIN_CONFIDENCE. The most confident is
-        first.
+        A box is {"label", "box", "probability"}, in raw pixels, with a probability of at least MIN_CONFIDENCE.
         """
         answers = []
         for scores, classes, sides in map(self.ranked, output):
@@ -400,8 +399,8 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def metrics(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Metric]:
         """Return COCO's average precision and recall, and "found", by name.
 
-        Precision is "map" over ten overlaps (IoU), "map50" at 0.5 and "map75" at 0.75. "found" is the Jaccard index of
-        predicted and true boxes, matched at an overlap of 0.5.
+        Average precision is "map" over ten thresholds of IoU, "map50" at 0.5 and "map75" at 0.75. "found" is the mean Jaccard
+        index of a picture's predicted and true boxes, which match from an IoU of 0.5.
         """
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
@@ -413,7 +412,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         }
 
     def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> AveragePrecision:
-        """Return the average precision over all classes, from detections matched to the true boxes of each picture."""
+        """Return an AveragePrecision of all classes, with the detections of each picture matched to its true boxes."""
         names = self.classes + sorted({box.label for answer in answers for box in answer} - set(self.classes))
         detections = [self.ranked(picture) for picture in output]
         return AveragePrecision(
@@ -429,12 +428,12 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def confidence(self, output: Tensor) -> Floats:
         """Return the confidence (n,) of each answer: the mean probability of its boxes.
 
-        For an answer without boxes it is the probability that the likeliest candidate is wrong.
+        For an answer without boxes it is one minus the probability of the likeliest candidate.
         """
         return np.array([_answer_confidence(self.ranked(picture)[0]) for picture in output])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
-        """Return the Jaccard index (n,) of predicted and true boxes, matched at an overlap (IoU) of 0.5.
+        """Return the Jaccard index (n,) of each picture's predicted and true boxes, which match from an IoU of 0.5.
 
         It is 1 for a picture without predicted and true boxes.
         """
@@ -454,11 +453,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return np.array(scores_of_rows, np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
-        """Return the Jaccard index (n,) of predicted and true boxes; see `per_item_metric`."""
+        """Return the Jaccard index (n,) of each picture's predicted and true boxes, the same as `per_item_metric`."""
         return self.per_item_metric(output, answers)
 
     def baseline(self, answers: Sequence[tuple[Box, ...]]) -> dict[str, Score]:
-        """Return no scores: there are no boxes that would be a useful constant answer."""
+        """Return no scores, since no boxes are a useful constant answer to all pictures."""
         return {}
 
     def brief(self, answer: Any) -> str:
@@ -468,9 +467,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def regions(answer: Any, true: bool = False) -> list[Mark]:
-        """Return the rectangle of each box as a mark with its label.
+        """Return the rectangle of each box of an answer as a mark with the box's label.
 
-        true: whether the boxes are labels, not predictions.
+        true: whether the answer is a true label, not a prediction.
         """
         boxes = [
             (box.label, (box.left, box.top, box.right, box.bottom))
@@ -481,11 +480,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return [Mark([[top, bottom], [left, right]], label, true) for label, (left, top, right, bottom) in boxes]
 
     def class_names(self, answer: tuple[Box, ...]) -> Sequence[str]:
-        """Return the label of each box."""
+        """Return the label of each box in a true answer."""
         return [box.label for box in answer]
 
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
-        """Return sentences on classes never seen in training, and on pictures with too many boxes for an answer."""
+        """Return sentences on classes in `answers` never seen in training, and on pictures with more boxes than one answer has."""
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)
         max_boxes = min(self.queries, MAX_BOXES)
         num_full = sum(sum(not box.crowd for box in answer) > max_boxes for answer in answers)
@@ -497,18 +496,18 @@ class Boxes(Located, Classes, Comparable, Mixable):
         )
 
     def state(self) -> State:
-        """Return the classes, the number of queries a side of the grid, and the mean number of boxes in a picture."""
+        """Return the classes, the number of queries along a side of the grid, and the mean number of boxes in a picture."""
         return {"classes": self.classes, "grid": self.grid, "usual": self.usual}
 
 
 def _ends(piece: Piece) -> tuple[Floats, Floats]:
-    """Return the raw pixels (y, x) at which the visible part of a picture begins, and those at which it ends."""
+    """Return the first corner (y, x) and the last corner of the visible part of a picture, in raw pixels."""
     assert piece.alignment is not None
     return piece.alignment.ends(piece.positions)
 
 
 def _parse_list(cell: object) -> list[Any]:
-    """Return the entries of a cell, one for each box. Raises BadCell."""
+    """Return the entries of a cell, one for each box: of a list, of JSON, or of COCO's dict of lists. Raises BadCell."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -527,13 +526,16 @@ def _parse_list(cell: object) -> list[Any]:
 
 
 def _answer_confidence(scores: Floats) -> float:
-    """Return the confidence of an answer; see Boxes.confidence. scores: of its candidates, the highest first."""
+    """Return the mean of the probabilities that reach MIN_CONFIDENCE; if none does, one minus the highest.
+
+    scores: the probabilities of a picture's candidate boxes, the highest first.
+    """
     kept = scores[scores >= MIN_CONFIDENCE]
     return float(kept.mean() if len(kept) else 1 - scores[0])
 
 
 def _is_fault(cell: object) -> bool:
-    """Return whether a cell is the error of an annotation file, {"fault": reason}."""
+    """Return whether a cell is {"fault": reason}, which stands for an annotation file that could not be read."""
     return isinstance(cell, dict) and "fault" in cell
 
 

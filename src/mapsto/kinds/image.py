@@ -85,13 +85,14 @@ class ImageSource(PatchSource, Spatial):
     """A source of images that are cut into patches.
 
     table: rows and columns of the grid of position embeddings.
-    placed, registers: number of special tokens in front with a position embedding, and then of those without one.
+    placed: number of special tokens in front with a position embedding, such as [CLS].
+    registers: number of special tokens after these, without position embeddings.
     masked: whether hidden patches have a learnt vector; else they are embedded as patches of the mean colour.
     bias: whether the linear map of a patch's pixels has a bias.
-    front: the convolutional network that embeds whole images, if any. Then a patch is what one cell of its last grid
-    stands for, nothing can be hidden, and there are no special tokens.
+    front: a convolutional network that embeds whole images, if any; its outputs take the place of embedded patches. Then
+    nothing can be hidden, and there are no special tokens.
     queries: number of learnt query tokens behind the patches.
-    layer_positions: number of layers that add position embeddings of their own.
+    layer_positions: number of layers behind which learnt position embeddings are added once more.
     """
 
     kind = "image"
@@ -131,23 +132,24 @@ class ImageSource(PatchSource, Spatial):
 
     @property
     def leading(self) -> int:
-        """Return the number of special tokens in front of the patches."""
+        """Return the number of special tokens in front of an image's patches."""
         return self.placed + self.registers
 
     @property
     def trailing(self) -> int:
-        """Return the number of learnt queries behind the patches."""
+        """Return the number of learnt query tokens behind an image's patches."""
         return self.queries
 
     @property
     def max_tokens(self) -> int:
-        """Return the number of tokens of the largest image, with special tokens and queries."""
+        """Return the number of tokens of the largest image that is read, with special tokens and learnt queries."""
         return self.leading + max(self.resizer.max_patches, math.prod(self.table)) + self.queries
 
     @classmethod
     def new(cls, values: Sequence[ImageValue], size: int | None = None, share: float = 1.0) -> Self:
-        """Return the source of a new model, fitted to training images: up to 224 pixels a side, about 8 × 8 patches.
+        """Return the source of a new model, which scales images to at most 224 pixels a side, in about 8 × 8 patches.
 
+        values: training images, whose size and pixel statistics are used.
         Raises DataError if there are no images, and UsageError for a `size`, since images have no vocabulary.
         """
         if size is not None:
@@ -183,7 +185,7 @@ class ImageSource(PatchSource, Spatial):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the entries of config.json that repeat its sizes."""
+        """Write preprocessor_config.json; return the image size, patch size and number of channels as entries of config.json."""
         resizer, processor = self.resizer, preprocessor_config.to_config(self.resizer, self.mean, self.std)
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         rows, columns = self.table
@@ -201,7 +203,7 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def sketch(cls, value: ImageValue) -> Hashes:
-        """Return hashes of the image's strongest low frequencies, most of which near-duplicates share."""
+        """Return hashes of the strongest low frequencies of the image; near-duplicates share most of these hashes."""
         return hashes(strongest_waves(value.thumbnail).astype(np.uint64))
 
     @staticmethod
@@ -219,7 +221,7 @@ class ImageSource(PatchSource, Spatial):
     _augment_pixels = staticmethod(augmentation.augment_image)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return a mixture of images, and the part of each image in it.
+        """Return a mixture of images, and the contribution of each image to it.
 
         method: "mixup" averages two images, "cutmix" pastes a rectangle of the second into the first, "mosaic" puts
         four side by side.
@@ -231,7 +233,10 @@ class ImageSource(PatchSource, Spatial):
         return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
 
     def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> MixturePart:
-        """Return the part of a mosaic that shows the image of `piece`; a share of 0 if the image has no tile."""
+        """Return the share of a mosaic that shows the image of `piece`, and the tokens there; a share of 0 without a tile.
+
+        tile: the rectangle of patches that shows the image; None if the image was left out.
+        """
         if tile is None:
             return MixturePart(0.0)
         is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
@@ -241,12 +246,12 @@ class ImageSource(PatchSource, Spatial):
         return MixturePart(len(part) / int((~mosaic.special).sum()), part)
 
     def require_parts(self) -> None:
-        """Raise UsageError if a convolutional network reads images whole, so that no part can be hidden or read alone."""
+        """Raise UsageError if a convolutional network embeds whole images, so that no patch can be hidden or read alone."""
         if self.front is not None:
             raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a module from tokens (t, 5 + f) to vectors (t, width).
+        """Return a module from tokens (t, 5 + f), with 5 bytes of header and f of pixels, to vectors (t, width).
 
         It is a linear map of patches with position embeddings, or the convolutional network that embeds whole images.
         """
@@ -257,14 +262,14 @@ class ImageSource(PatchSource, Spatial):
         return PatchEmbedder(config, width) if self.front is None else ConvolutionEmbedder(config, self.front)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return a module from tokens to fixed position embeddings (t, width) for a decoder; 0 for special tokens (MAE)."""
+        """Return a module from tokens to the fixed position embeddings (t, width) of an MAE decoder; 0 for special tokens."""
         return PatchPositions(self.table, width)
 
     def mask_region(self, piece: Piece, value: ImageValue, mask: object) -> tuple[Piece, Ints]:
         """Return the piece with the patches hidden that a mask touches, and the indices of these patches.
 
-        mask: an image of the same size, or an array (h, w); it marks the pixels that are not black. Raises BadCell,
-        UsageError.
+        mask: an image of the same size, or an array (h, w), in which the pixels to hide are not black.
+        Raises BadCell if it does not fit the image, UsageError if no patch can be hidden.
         """
         self.require_parts()
         is_marked, size = image_value.read_mask(mask), (value.height, value.width)
@@ -286,9 +291,9 @@ class ImageSource(PatchSource, Spatial):
         return self._hide(piece, hidden), hidden
 
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """Return the four tokens around each of q places on a grid, (q, 4), and their bilinear weights, (q, 4).
+        """Return the four tokens around each of q points on a regular grid, (q, 4), and their bilinear weights, (q, 4).
 
-        counts: places along y and x; their product is q.
+        counts: number of points along y and along x; q is their product.
         """
         patches, weights = grid_neighbours(self.grid(piece), counts)
         return np.flatnonzero(~piece.special)[patches], weights
@@ -301,9 +306,9 @@ class ImageSource(PatchSource, Spatial):
         return [*PLACED_NAMES[: self.placed], *registers, *queries]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices.
+        """Return the piece without the tokens at these indices; the other tokens keep their positions.
 
-        If a convolutional network reads images whole, these patches get the mean colour instead.
+        If a convolutional network embeds whole images, the patches stay and get the mean colour.
         """
         if self.front is not None:
             return self._fill_with_mean(piece, np.isin(np.arange(len(piece)), tokens))
@@ -311,7 +316,7 @@ class ImageSource(PatchSource, Spatial):
 
     @staticmethod
     def excerpt(value: ImageValue, region: Any) -> str:
-        """Return the pixel coordinates of a region in words."""
+        """Return the pixel coordinates of a region in words, such as "y 0–16, x 16–32"."""
         (top, bottom), (left, right) = region
         return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
@@ -319,7 +324,7 @@ class ImageSource(PatchSource, Spatial):
     def highlight(cls, value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """Return the image as HTML; if there are regions, also the image with the regions shaded, beside it.
 
-        regions: ((top, bottom), (left, right)) each. shades: from −1 (colour `against`) to 1 (colour `for`).
+        regions: ((top, bottom), (left, right)) each. shades: from −1 (speaks against the answer) to 1 (speaks for it).
         """
         if not regions:
             return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
@@ -329,9 +334,9 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def outline(cls, value: ImageValue, marks: Sequence[Mark]) -> str:
-        """Return the image as HTML with a box around each mark's region. The mark's text is a tooltip.
+        """Return the image as HTML with a box around each mark's region: dashed for true labels, solid for predictions.
 
-        Marks of labels have a broken line.
+        The mark's text is the tooltip of its box.
         """
         shapes = []
         for mark in marks:
@@ -355,7 +360,7 @@ class ImageSource(PatchSource, Spatial):
     def resize(self, size: int | None) -> ImageSource:
         """Return a source that reads images uncropped, in their aspect ratio, with at most `size` pixels a side.
 
-        size: None to keep the present size. Raises UsageError for a size with too many patches.
+        size: None to keep the size that this source reads. Raises UsageError for a size with too many patches.
         """
         if size is None and not self.resizer.crops:
             return self
@@ -372,19 +377,19 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def fit_features(cls, values: Sequence[ImageValue]) -> Callable[[Sequence[ImageValue]], Any]:
-        """Return the function from images to sparse histogram features (n, f) of colours and edges; nothing is fitted."""
+        """Return the function from images to sparse histograms (n, f) of colours and edges; nothing is fitted to `values`."""
         extract = histogram_extractor()
         return lambda images: extract([image.pixels for image in images])
 
     @staticmethod
     def perturb(value: ImageValue, rng: np.random.Generator) -> dict[str, ImageValue]:
-        """Return variants of an image as other cameras might take it, by name: "noise", "blurred" and "darker"."""
+        """Return variants of an image by name: with noise ("noise"), out of focus ("blurred") and in less light ("darker")."""
         variants = perturb_image(value.pixels, rng)
         return {name: ImageValue.from_bytes(image_io.encode_png(pixels)) for name, pixels in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the source's settings."""
+        """Return the SHA-256 of the settings that decide how an image is encoded."""
         settings = [
             asdict(self.resizer),
             self.mean,
@@ -403,9 +408,9 @@ class ImageSource(PatchSource, Spatial):
 
 
 def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """Return the side of a patch in pixels, and the arguments of an ImageSource by name. Raises CheckpointError.
+    """Return the side of a patch in pixels, and arguments of ImageSource by name, read from a model folder.
 
-    Both are read from the shapes of an embedder's weights and from config.json.
+    weights: the embedder's weights, whose shapes are used with config.json. Raises CheckpointError.
     """
     sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in WEIGHT_AXES.items()}
     required = sizes["position_embeddings"] + sizes["projection.weight"]
@@ -429,7 +434,7 @@ def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dic
 def _position_table(num_patches: int, size: Any, patch: int) -> tuple[int, int]:
     """Return (rows, columns) of the grid of `num_patches` position embeddings.
 
-    size: `image_size` of config.json. The grid is square unless this is [height, width] and fits.
+    size: `image_size` of config.json. Unless it is [height, width] and fits `num_patches`, the grid is square.
     """
     if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
         rows, columns = (side // patch for side in size)

@@ -1,8 +1,8 @@
 """label: one of several classes (classification), read from the pooled vector.
 
-A linear head is trained with cross-entropy. With few labelled rows it is a logistic regression on frozen vectors
-instead. Then the logits are divided by a temperature fitted on held-out rows. So of the answers with a probability of
-0.9, nine of ten are right.
+A linear head is trained with cross-entropy; with few labelled rows it is a logistic regression on frozen vectors.
+Then the logits are divided by a temperature fitted on held-out rows, so that of the answers with a probability of 0.9
+about nine in ten are right.
 Legend of shapes: m answers, c classes, d width.
 """
 
@@ -39,7 +39,7 @@ WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to 
 
 
 class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
-    """One of the classes seen in training.
+    """A target that answers with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
     weights: weight of each class in the loss if classes are balanced, else None.
@@ -64,19 +64,19 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column can hold class names: short values of which there are few different ones."""
+        """Return whether a column can hold class names: at most 100 characters each, of which at most half are distinct."""
         labels = [str(value) for value in values if value is not None]
         are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
         return bool(labels) and are_repeated and max(map(len, labels)) <= 100
 
     @staticmethod
     def samples() -> list[str]:
-        """Return the cells of three classes, one of them Chinese."""
+        """Return three cells, each of another class, one of them Chinese."""
         return ["no", "yes", "也许"]
 
     @staticmethod
     def read(cell: object) -> str:
-        """Return the class name in a cell; a number or a boolean becomes text. Raises BadCell.
+        """Return the class name in a cell; a number or a boolean becomes text. Raises BadCell, also for a blank cell.
 
         A float without a fraction becomes the text of an integer: 3.0 is "3".
         """
@@ -92,16 +92,19 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the number of classes of the classifier among a published model's weights; None if it has none."""
+        """Return the number of classes of the classifier in a published model; None if it has no classifier.
+
+        tensors: the weights of the model under mapsto's names.
+        """
         weight = tensors.get(f"{cls.head_name}.weight")
         return None if weight is None else len(weight)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Learn the classes, sorted by number if all are whole numbers, else by name.
+        """Learn the classes, sorted by number if all are whole numbers, else by name; a starting model's classes are kept.
 
         balance: whether all classes get the same total weight in the loss.
 
-        Raises DataError for fewer than two classes, and for classes that the starting model does not know.
+        Raises DataError for fewer than two classes, and for classes that the starting model does not have.
         """
         counts = Counter(answers)
         if not self.classes:
@@ -124,7 +127,10 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return Answer(np.asarray(self.classes.index(answer), np.int64))
 
     def mix_answers(self, answers: Sequence[str], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
-        """Return the share of each class in a mixture of rows, (c,)."""
+        """Return the share of each class in a mixture of rows, (c,).
+
+        answers: the class of each row. parts: the contribution of each row to the mixture.
+        """
         shares = np.zeros(len(self.classes), np.float32)
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
@@ -132,8 +138,8 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
 
-        features: (m, d). values: (m,), class indices. seed: draws the rows and folds that choose the penalty.
-        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        features: (m, d). values: (m,), class indices. seed: for the random rows and folds of cross-validation.
+        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         class_weights = None if self.weights is None else dict(enumerate(self.weights))
         fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)
@@ -153,7 +159,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the summed cross-entropy of logits (m, c) against class indices (m,) or shares of classes (m, c).
 
-        Class weights apply if classes are balanced, and label smoothing (Szegedy et al. 2016) if it is asked for.
+        If classes are balanced they are weighted, and `label_smoothing` (Szegedy et al. 2016) is applied.
         """
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(
@@ -161,9 +167,9 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         )
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the number of wrong answers, or their summed weights if classes are balanced.
+        """Return the number of wrong answers, or the sum of their weights if classes are balanced.
 
-        It replaces the cross-entropy, which may already grow in fine-tuning while the number of errors still falls.
+        Held-out rows are not judged by cross-entropy, which may already grow while the number of errors still falls.
         """
         is_wrong = (output.argmax(dim=-1) != values).float()
         return is_wrong.sum() if self.weights is None else is_wrong @ is_wrong.new_tensor(self.weights)[values]
@@ -171,7 +177,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """Return {"label", "probability", "scores"} for each answer: the likeliest class and its probability.
 
-        The scores are the probabilities of all classes.
+        "scores" are the probabilities of all classes by name.
         """
         answers = []
         for probabilities in torch.softmax(output.float(), dim=-1).tolist():
@@ -207,12 +213,15 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return temperature
 
     def constant_output(self, values: Ints) -> Tensor:
-        """Return the logarithm of each class's frequency, (c,), as logits that answer the most frequent class."""
+        """Return the logarithm of each class's frequency, (c,): logits that answer the most frequent class in every row.
+
+        values: (m,), class indices of the training answers.
+        """
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the log-odds (m,) in `output` of the classes that `reference` answers, each against all others."""
+        """Return the log-odds (m,), in the logits `output`, of the class that `reference` answers, against all other classes."""
         # −∞ takes the answered class out of the sum over all others.
         answer = reference.argmax(dim=-1, keepdim=True)
         mask = torch.full_like(output, 0.0).scatter(1, answer, -torch.inf)
@@ -235,8 +244,8 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return accuracy, macro F1, log loss and expected calibration error, by name.
 
-        A true class never seen in training counts as a mistake. Only log loss leaves such rows out, since it needs the
-        probability of the true class; its number of rows shows it.
+        A row whose class was never seen in training counts as wrong. Only log loss leaves it out, since it needs the
+        probability of the true class, and so has a smaller number of rows.
         """
         names = self.classes + sorted(set(answers) - set(self.classes))
         labels = np.array([names.index(answer) for answer in answers])
@@ -252,7 +261,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return {**metrics, "calibration_error": (classification.expected_calibration_error, labels, probabilities)}
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return the number of rows by true class and, within that, by answered class."""
+        """Return the number of rows as {true class: {answered class: number}}, for all pairs of classes."""
         predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         counts = Counter(zip(answers, predictions, strict=True))
         true_names = self.classes + sorted(set(answers) - set(self.classes))
@@ -263,7 +272,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return (answer,)
 
     def notes(self, answers: Sequence[str]) -> list[str]:
-        """Return a sentence for each true class that was never seen in training."""
+        """Return a sentence for each class of `answers` that was never seen in training, with its number of rows."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)
         return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
 

@@ -38,7 +38,7 @@ Values = NDArray[np.float64]
 
 
 class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
-    """All classes seen in training that apply to a row.
+    """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.
     """
@@ -53,7 +53,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column can hold several labels a row: lists, or texts of which some contain a separator."""
+        """Return whether a column can hold several labels a row: lists, or texts of which some contain | or a semicolon."""
         cells = [value for value in values if value is not None]
         if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
@@ -61,12 +61,12 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return cells with no label, one label, and several labels in different scripts."""
+        """Return cells with no label, one label, and several labels, one of them Chinese."""
         return [[], ["green"], "green|red|蓝", "red"]
 
     @staticmethod
     def read(cell: object) -> tuple[str, ...]:
-        """Return the different label names in a cell. An empty cell means that no class applies. Raises BadCell.
+        """Return the distinct label names in a cell; () for an empty cell, to which no class applies. Raises BadCell.
 
         cell: a list, a list as JSON, or a text whose names are separated by |, ; or a comma.
         """
@@ -92,11 +92,11 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return None, since no family publishes a multi-label head."""
+        """Return None, since no model family publishes a multi-label head."""
         return None
 
     def learn(self, answers: Sequence[tuple[str, ...]], balance: bool = False) -> None:
-        """Learn the classes, sorted by name. Raises DataError if no row has a label."""
+        """Learn the classes, sorted by name. balance: not used. Raises DataError if no row has a label."""
         counts = Counter(name for answer in answers for name in answer)
         if not counts:
             raise DataError("no row has a label")
@@ -109,9 +109,8 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of one logistic regression per class on the features.
 
-        features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds that choose the
-        penalty.
-        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        features: (m, d). values: (m, c), 1 where a class applies. seed: for the random rows and folds of cross-validation.
+        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):
@@ -125,14 +124,17 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the log-odds of each class's frequency, (c,), as logits of the constant answer."""
+        """Return the log-odds of each class's frequency in the training answers, (c,), as logits for every row.
+
+        values: (m, c), 1 where a class applies.
+        """
         frequencies = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
         return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return how strongly `output` gives the labels answered by `reference`, (m,): the sum of their log-odds.
+        """Return the sum (m,), in the logits `output`, of the log-odds of the labels that `reference` answers.
 
-        If `reference` answers no label, it is the log-odds that its likeliest class does not apply.
+        If `reference` answers no label, return the log-odds that its likeliest class does not apply.
         """
         applies = reference > 0
         is_rejected = ~applies.any(-1, keepdim=True) & (reference == reference.amax(-1, keepdim=True))
@@ -153,7 +155,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return matches
 
     def _jaccard(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
-        """Return the Jaccard index of predicted and true labels of each row, (m,)."""
+        """Return the Jaccard index of predicted and true labels of each row, (m,); 1 if a row has neither."""
         predictions, labels = self._decisions(output, answers)
         num_either = (predictions | labels).sum(1)
         return np.where(num_either > 0, (predictions & labels).sum(1) / np.maximum(num_either, 1), 1.0)
@@ -163,7 +165,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return two matrices (m, c + u) that are True where a class is predicted, and where it is true.
 
-        The last u classes are those of `answers` that training never saw. They are never predicted, and so are missing.
+        The last u classes are those of `answers` that training never saw: never predicted, and so wrong wherever true.
         """
         unseen = sorted({name for answer in answers for name in answer}.difference(self.classes))
         predictions = np.pad(_predict(output), ((0, 0), (0, len(unseen))))
@@ -181,9 +183,9 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"labels", "probability", "scores"} for each row: the classes with a probability above one half.
+        """Return {"labels", "probability", "scores"} for each row: the classes whose own probability is above one half.
 
-        The probability is that of all decisions being right, and the scores are the probabilities of all classes.
+        "probability" is that of all classes being decided right, and "scores" are the probabilities of all classes.
         """
         scores, confidences = torch.sigmoid(output.double()).tolist(), self.confidence(output).tolist()
         answers = []
@@ -194,16 +196,16 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answers
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability (m,) that the decisions on all classes are right, if classes are independent."""
+        """Return the probability (m,) that every class is decided right, if classes are independent."""
         scores = torch.sigmoid(output.double())
         probabilities: NDArray[np.float64] = torch.maximum(scores, 1 - scores).prod(-1).cpu().numpy()
         return probabilities
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
-        """Return agreement, exact, macro F1 and micro F1, by name.
+        """Return "agreement", "exact", macro F1 and micro F1, by name.
 
-        Agreement is the mean Jaccard index of rows, exact the share of rows with exactly the true labels. A label never
-        seen in training counts as missing in all of them.
+        "agreement" is the mean Jaccard index of rows, "exact" the share of rows with exactly the true labels. A label that
+        training never saw counts as a missing answer in all four.
         """
         predictions, labels = self._decisions(output, answers)
         return {
@@ -214,16 +216,16 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         }
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
-        """Return agreement and exact match of always answering no label."""
+        """Return "agreement" and "exact" (see `metrics`) of answering no label in every row."""
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
 
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
-        """Return the classes that apply."""
+        """Return the classes that apply in a true answer."""
         return answer
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
-        """Return a sentence for each of the five most frequent labels that were never seen in training."""
+        """Return a sentence for each of the five most frequent labels of `answers` that were never seen in training."""
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
@@ -237,7 +239,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
 
 def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:
-    """Return a matrix (m, c) that is True where a class applies to an answer; labels of no class have no column."""
+    """Return a matrix (m, c) that is True where a class applies to an answer; labels that are not in `classes` are ignored."""
     index_of = {name: index for index, name in enumerate(classes)}
     applies = np.zeros((len(answers), len(classes)), np.bool_)
     for row, answer in enumerate(answers):

@@ -34,9 +34,9 @@ METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_
 
 
 class Number(LinearProbe, Comparable, Attributable, Mixable):
-    """A number.
+    """A target that answers with one number.
 
-    mean, deviation: mean and standard deviation of the training rows.
+    mean, deviation: mean and standard deviation of the numbers in the training rows.
     """
 
     kind = "number"
@@ -51,18 +51,18 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether all cells of a column are numbers, or texts that spell a number."""
+        """Return whether all cells of a column are numbers, or texts that spell a number; booleans are no numbers."""
         cells = [value for value in values if value is not None]
         return bool(cells) and all(_parse(cell) is not None for cell in cells)
 
     @staticmethod
     def samples() -> list[float]:
-        """Return the cells of a negative number, zero and a large number."""
+        """Return three cells: a negative number, zero and a large number."""
         return [-2.5, 0.0, 1000.0]
 
     @staticmethod
     def read(cell: object) -> float:
-        """Return the number in a cell, or the number that its text spells. Raises BadCell."""
+        """Return the finite number that a cell holds or spells. Raises BadCell."""
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the number is blank")
         number = _parse(cell)
@@ -75,7 +75,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return number
 
     def learn(self, answers: Sequence[float], balance: bool = False) -> None:
-        """Learn the mean and the standard deviation. Raises DataError if all numbers are the same."""
+        """Learn the mean and the standard deviation. balance: not used. Raises DataError if all numbers are the same."""
         values = np.asarray(answers, np.float64)
         self.mean, self.deviation = float(values.mean()), float(values.std())
         if not self.deviation > 0:
@@ -88,20 +88,20 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
-        features: (m, d). values: (m,). seed: draws the rows that choose the penalty.
-        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        features: (m, d). values: (m,), standardised answers. seed: for the random rows that choose the regularisation.
+        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the mean of the encoded answers, (1,)."""
+        """Return the mean of the standardised training answers `values`, (1,)."""
         return torch.tensor([float(np.mean(values))])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
-        """Return a worth of each answer, (m,), whose mean is R²; None if all of `answers` are the same.
+        """Return a score of each answer, (m,), whose mean is R²; None if all of `answers` are the same.
 
-        Each worth is R² plus the answer's influence on it (delta method). So their variance gives the standard error of
-        R².
+        The score is R² plus the influence of the answer on R² (delta method), so that the variance of the scores gives the
+        standard error of R².
         """
         labels = np.asarray(answers, np.float64)
         variances = (labels - labels.mean()) ** 2
@@ -112,11 +112,11 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return worth
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the predicted number (m,) in its own unit. Parts of the source with a positive weight raise it."""
+        """Return the predicted number (m,) in its own unit, not standardised. reference: not used."""
         return output[:, 0] * self.deviation + self.mean
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map (m, d) → (m, 1). A new head answers about the mean of the training rows."""
+        """Return a linear map (m, d) → (m, 1) that at first predicts about 0, the standardised mean of the training rows."""
         return new_head(width, 1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
@@ -124,11 +124,11 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return ((output[:, 0].float() - values) ** 2).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"number": …} for each answer, in its own unit."""
+        """Return {"number": …} for each answer, in the unit of the training rows."""
         return [{"number": value} for value in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[float]) -> dict[str, Metric]:
-        """Return mean absolute error, root mean squared error and R², by name."""
+        """Return mean absolute error ("mae"), root mean squared error ("rmse") and R² ("r2"), by name."""
         predictions, labels = self._to_numbers(output), np.asarray(answers, np.float64)
         return {name: (metric, predictions, labels) for name, metric in METRICS.items()}
 
@@ -143,11 +143,11 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return {"mean": self.mean, "deviation": self.deviation}
 
     def brief(self, answer: float) -> str:
-        """Return the number rounded to six digits."""
+        """Return the number rounded to six significant digits."""
         return f"{answer:,.6g}"
 
     def _to_numbers(self, output: Tensor) -> Values:
-        """Return outputs (m, 1) as numbers (m,) in their own unit."""
+        """Return standardised outputs (m, 1) as numbers (m,) in the unit of the training rows."""
         numbers: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
         return numbers
 

@@ -40,7 +40,7 @@ ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, wh
 
 
 def _samples() -> list[str]:
-    """Return cells with short, Chinese, mixed and long text."""
+    """Return four cells: a short text, a Chinese one, a mixed one and a long one."""
     return [
         "A plain sentence.",
         "今天天气真好！",
@@ -56,7 +56,7 @@ def _fits(values: Sequence[object]) -> bool:
 
 
 def _read(cell: object) -> str:
-    """Return the text in a cell, unchanged. Raises BadCell."""
+    """Return the text in a cell, unchanged. Raises BadCell, also for a blank text or one with invalid characters."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
@@ -69,7 +69,7 @@ def _read(cell: object) -> str:
 class TextSource(Tokenized, Explainable, Describable):
     """A source of text, cut into tokens by a tokenizer.
 
-    vocabulary: number of embeddings, at least the tokenizer's size; published models often have spare ones.
+    vocabulary: number of embeddings, at least the tokenizer's size; published models often have more, which are unused.
     """
 
     kind = "text"
@@ -85,10 +85,10 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source with a tokenizer trained on texts. Raises DataError if there are none.
+        """Return a source with a tokenizer trained on the texts `values`. Raises DataError if there are no texts.
 
         size: size of the vocabulary; by default it grows with the amount of text.
-        share: share of the whole corpus that `values` are.
+        share: the share of the whole corpus that `values` are.
         """
         if not values:
             raise DataError("there is no text to make a vocabulary from")
@@ -98,7 +98,7 @@ class TextSource(Tokenized, Explainable, Describable):
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """Return the source of a saved model: the folder's tokenizer, and as many embeddings as the weights have.
 
-        Raises CheckpointError for fewer embeddings than tokens.
+        Raises CheckpointError if there are fewer embeddings than tokens in the vocabulary.
         """
         assert front is None, "no published network in front reads text"
         tokenizer = Tokenizer.open(folder)
@@ -110,17 +110,17 @@ class TextSource(Tokenized, Explainable, Describable):
         return cls(tokenizer, vocabulary)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
-        """Return a source that reads each of these words as one token, and the previous tokens of each word by its new id.
+        """Return a source that reads each of these words as one token, and {new id: earlier ids} of the words.
 
-        Spare embeddings are used before new ones are added.
+        The earlier ids are the tokens into which a word was split before. Unused embeddings are taken before new ones are added.
         """
         tokenizer, old_tokens = self.tokenizer.extended(words)
         return TextSource(tokenizer, self.vocabulary), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the tokenizer's files; return the entries of config.json for the vocabulary's size and special tokens.
+        """Write the tokenizer's files; return the vocabulary's size and the ids of special tokens as entries of config.json.
 
-        longest: the most tokens of an example.
+        longest: number of tokens of the longest example.
         """
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
@@ -140,7 +140,7 @@ class TextSource(Tokenized, Explainable, Describable):
         """Return a piece of token ids for each text, between the special tokens of the model family.
 
         place: index of the source port; a second text opens with other special tokens than the first.
-        aligned: whether pieces also carry the word and the character region of each token.
+        aligned: whether pieces also have the word index and the start and end (in characters) of each token.
         """
         opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         closing = self.tokenizer.closing
@@ -152,7 +152,7 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def flatten(self, values: Sequence[str], units: bool = False) -> FlatValues:
-        """Return the token ids of all texts end to end, without special tokens.
+        """Return the token ids of all texts end to end, without special tokens, and the number of tokens of each text.
 
         units: whether to also mark the tokens that begin a word.
         """
@@ -166,7 +166,7 @@ class TextSource(Tokenized, Explainable, Describable):
         )
 
     def count_unknown(self, tokens: Ints) -> int:
-        """Return how many of the tokens are the unknown token."""
+        """Return how many of the tokens are the unknown token; 0 if the vocabulary has no such token."""
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
 
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
@@ -178,13 +178,13 @@ class TextSource(Tokenized, Explainable, Describable):
         return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the piece cut to `length` tokens, with its closing special tokens kept."""
+        """Shorten a piece to `length` tokens. Its closing special tokens stay and count towards `length`."""
         num_closing = len(self.tokenizer.closing)
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the text as consecutive pieces of at most `length` tokens, each with the special tokens at both ends."""
+        """Return the text as consecutive pieces of at most `length` tokens, which include special tokens at both ends of each."""
         inner = np.flatnonzero(~piece.special)
         # Special tokens before and after the text, as opposed to Source.windows, where all stand in front.
         frame = np.flatnonzero(piece.special)
@@ -204,11 +204,11 @@ class TextSource(Tokenized, Explainable, Describable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some tokens replaced by the mask token, and the indices of the tokens to predict.
+        """Return the piece with some tokens hidden, and the indices (m,) of the tokens to predict.
 
-        In causal modelling no token is replaced. The piece is read from left to right, and all its tokens are
-        predicted.
-        progress: how much of the training is done, from 0 to 1.
+        A hidden token is replaced by the mask token or as `corruption` says. In an example of causal modelling no token is
+        replaced: the piece is read from left to right, and all tokens after the opening special tokens are predicted.
+        progress: the finished share of training, from 0 to 1.
         """
         if corruption.causal and rng.random() < corruption.causal:
             return read_causally(piece)
@@ -220,7 +220,7 @@ class TextSource(Tokenized, Explainable, Describable):
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices. The others move together, so that no position is missing."""
+        """Return the piece without the tokens at these indices. The remaining tokens get consecutive positions."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
@@ -229,7 +229,7 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @staticmethod
     def excerpt(value: str, region: Any) -> str:
-        """Return the characters of the text in a region."""
+        """Return the part of the text in a region, ((start, end),) in characters."""
         ((start, end),) = region
         return value[int(start) : int(end)]
 
@@ -237,8 +237,8 @@ class TextSource(Tokenized, Explainable, Describable):
     def highlight(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """Return the text as HTML with shaded regions.
 
-        regions: ((start, end),) each, in characters and in order. shades: from −1 (colour `against`) to 1 (colour
-        `for`).
+        regions: ((start, end),) each, in characters and in order.
+        shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
         """
         parts, position = [], 0
         for ((start, end),), shade in zip(regions, shades, strict=True):
@@ -253,7 +253,7 @@ class TextSource(Tokenized, Explainable, Describable):
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
         """Fit TF-IDF on texts; return the function from texts to sparse features (n, f).
 
-        It counts words and character n-grams. The n-grams stand in for words in languages written without spaces.
+        The features weight words and character n-grams, which stand in for words in languages written without spaces.
         """
         return fit_tfidf(values)
 
@@ -268,12 +268,12 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the tokenizer."""
+        """Return the SHA-256 of the tokenizer, which decides how a text is encoded."""
         return self.tokenizer.fingerprint
 
 
 class MaskedTextTarget(Reconstruction):
-    """The hidden tokens of `~text`, predicted from the hidden states at their places.
+    """A target that predicts the hidden tokens of `~text` from the hidden states at their places.
 
     transform: shape of the layer before the output weights, as arguments of TransformConfig; None for no layer.
     corruption: how tokens are hidden, as arguments of Corruption.
@@ -291,7 +291,7 @@ class MaskedTextTarget(Reconstruction):
         self.corruption = Corruption(**(corruption or {}))
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Take the text source with its tokenizer, and the shape of the family's vocabulary head."""
+        """Store the text source with its tokenizer, and the shape of the family's vocabulary head (`transform`)."""
         source = sources[self.kind]
         assert isinstance(source, TextSource)
         self.source, self.transform = source, transform
@@ -304,7 +304,10 @@ class MaskedTextTarget(Reconstruction):
         """Do nothing: the source has the vocabulary."""
 
     def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
-        """Return the text with the likeliest token in each hidden place. The other characters stay as they were written."""
+        """Return the text with the likeliest token in each hidden place; all other characters stay as they are.
+
+        piece: the piece of `value`, with its alignment. hidden: (h,), indices of the hidden tokens. output: (h, v), logits.
+        """
         assert piece.alignment is not None
         predictions = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
         parts, position = [], 0
@@ -319,13 +322,13 @@ class MaskedTextTarget(Reconstruction):
         return "".join([*parts, value[position:]])
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Raise UsageError: only hidden tokens of the source can be answered."""
+        """Raise UsageError, since texts cannot be answered yet except by filling in hidden tokens."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks for the mask tokens written in the text; None if there are none.
+        """Return an empty answer that asks for the mask tokens written in the text; None if the text has none.
 
-        A causal model is asked for none, since it does not see the text after a mask token.
+        Also None for a causal model, which does not see the text after a mask token.
         """
         if self.corruption.causal == 1:
             return None
@@ -334,7 +337,7 @@ class MaskedTextTarget(Reconstruction):
 
     @property
     def nothing_hidden(self) -> str:
-        """Return the message for a text without hidden tokens, which says how to hide them."""
+        """Return the error message for a text without hidden tokens, which says how to hide tokens."""
         if self.corruption.causal == 1:
             return FILLS_NOTHING
         mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
@@ -355,13 +358,13 @@ class MaskedTextTarget(Reconstruction):
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
         """Return (m, 2): the loss of each hidden token, and 1 if it was predicted correctly, else 0.
 
-        Logits of all batches, (m, v), would not fit in memory.
+        They replace the logits (m, v), which would not fit in memory for all batches.
         """
         losses = F.cross_entropy(output.float(), values, reduction="none")
         return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"token", "probability"} for each hidden token: the likeliest token and its probability."""
+        """Return {"token", "probability"} for each hidden token: the likeliest token as text, and its probability."""
         best = torch.softmax(output.float(), dim=-1).max(dim=-1)
         return [
             {"token": self.source.tokenizer.decode([token]), "probability": probability}
@@ -369,12 +372,15 @@ class MaskedTextTarget(Reconstruction):
         ]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the mean loss in nats, and the share of hidden tokens that were predicted correctly, by name."""
+        """Return the mean loss in nats ("masked_loss"), and the share of correctly predicted tokens ("token_accuracy").
+
+        output: (m, 2), from `evidence`. answers: not used.
+        """
         losses, is_correct = output.double().numpy().T
         return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the loss of the unigram model, which predicts every token with its frequency in `answers`.
+        """Return the loss of a unigram model, which predicts every token with its frequency in `answers`, as "masked_loss".
 
         answers: token ids of the hidden tokens.
         """
@@ -389,9 +395,9 @@ class MaskedTextTarget(Reconstruction):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The summed cross-entropy of logits (m, v) with ids (m,), computed in fp32 a few rows at a time.
+    """The summed cross-entropy of logits (m, v) with ids (m,), computed in fp32 for a few rows at a time to save memory.
 
-    The gradient needs the same exponentials. So it is computed in the forward pass, and the logits need not be kept.
+    Loss and gradient need the same exponentials, so the gradient is computed in the forward pass and kept in place of the logits.
     """
 
     @staticmethod
@@ -464,12 +470,12 @@ def _frame(
 
 
 def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    """Return the arrays end to end, with the type `kind`; no arrays give an empty one."""
+    """Return the arrays end to end, with the type `kind`; an empty array if there are no arrays."""
     return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:
-    """Return the piece with only the tokens at `keep`, at new positions without gaps."""
+    """Return the piece with only the tokens at the indices `keep`, at consecutive positions."""
     return replace(piece.select(keep), positions=np.arange(len(keep))[:, None])
 
 

@@ -1,7 +1,7 @@
 """vector: a list of numbers of the same length in every row, read from the pooled vector.
 
-An example are the vectors of another model to learn from (distillation). The head predicts each number standardised by
-its mean and standard deviation over the training rows, with squared error.
+With the vectors of another model as answers, this is distillation. The head predicts each number standardised by its mean
+and standard deviation over the training rows, with squared error.
 
 Legend of shapes: m answers, k numbers of an answer, d width.
 """
@@ -33,7 +33,7 @@ Values = NDArray[np.float64]
 
 
 class Vector(LinearProbe, Mixable):
-    """A list of k numbers.
+    """A target that answers with a list of k numbers.
 
     mean, deviation: (k,), mean and standard deviation of each number over the training rows.
     """
@@ -55,12 +55,12 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return cells with vectors of both signs, of whole numbers, and as JSON."""
+        """Return cells with a vector of both signs, one of whole numbers, and one as JSON."""
         return [[1.0, -2.5, 0.0], [0, 3, 1], "[2.0, 0.5, -1.0]"]
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        """Return the numbers in a cell, a list, an array or a list as JSON. Raises BadCell."""
+        """Return the finite numbers in a cell: a list, an array or a list as JSON. Raises BadCell."""
         if isinstance(cell, str):
             try:
                 cell = json.loads(cell)
@@ -80,14 +80,17 @@ class Vector(LinearProbe, Mixable):
         return tuple(vector.tolist())
 
     def learn(self, answers: Sequence[tuple[float, ...]], balance: bool = False) -> None:
-        """Learn mean and standard deviation of each number. Raises DataError for vectors of different lengths."""
+        """Learn mean and standard deviation of each number. balance: not used.
+
+        Raises DataError for vectors of different lengths.
+        """
         if len(sizes := {len(answer) for answer in answers}) > 1:
             raise DataError(f"vectors of different lengths: {', '.join(map(str, sorted(sizes)[:5]))}")
         values = np.array(answers)
         self.mean, self.deviation = values.mean(0).tolist(), np.maximum(values.std(0), MIN_DEVIATION).tolist()
 
     def encode(self, answer: tuple[float, ...], pieces: Sequence[Piece]) -> Answer:
-        """Return the standardised numbers, (k,). Raises DataError if the training rows have another length."""
+        """Return the standardised numbers, (k,). Raises DataError for a vector of another length than in the training rows."""
         if len(answer) != len(self.mean):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
@@ -95,13 +98,13 @@ class Vector(LinearProbe, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
-        features: (m, d). values: (m, k). seed: draws the rows that choose the penalty.
-        selection_features: features that choose the penalty instead, if `features` were learnt from the answers.
+        features: (m, d). values: (m, k), standardised answers. seed: for the random rows that choose the regularisation.
+        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a linear map (m, d) → (m, k). A new head answers about the mean of the training rows."""
+        """Return a linear map (m, d) → (m, k) that at first predicts about 0, the standardised mean of the training rows."""
         return new_head(width, len(self.mean))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
@@ -113,12 +116,12 @@ class Vector(LinearProbe, Mixable):
         return [{"vector": row} for row in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[float, ...]]) -> dict[str, Metric]:
-        """Return the mean cosine similarity with the true vectors, and the mean R² of the k numbers, by name."""
+        """Return the mean cosine similarity with the true vectors ("cosine") and the mean R² of the k numbers ("r2")."""
         predictions, labels = self._to_numbers(output), np.array(answers)
         return {"cosine": (mean_cosine, predictions, labels), "r2": (mean_r_squared, predictions, labels)}
 
     def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
-        """Return the mean cosine similarity of always answering the mean of the training rows."""
+        """Return the mean cosine similarity ("cosine") of answering the mean vector of the training rows in every row."""
         labels = np.array(answers)
         return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
 
@@ -127,7 +130,7 @@ class Vector(LinearProbe, Mixable):
         return {"mean": self.mean, "deviation": self.deviation}
 
     def _to_numbers(self, output: Tensor) -> Values:
-        """Return outputs (m, k) as numbers (m, k) in their own units."""
+        """Return standardised outputs (m, k) as numbers (m, k) in the units of the training rows."""
         numbers: Values = output.double().cpu().numpy() * self.deviation + self.mean
         return numbers
 

@@ -76,7 +76,7 @@ SCALES = {
 class Video:
     """A checked video that can be decoded: the file at `path`, the encoded bytes `content`, or `frames` (k, h, w, 3).
 
-    Given as frames, a video shows each for one second.
+    In a video given as `frames`, each frame lasts one second.
     """
 
     path: str | None = field(compare=False)
@@ -101,14 +101,14 @@ class Video:
 
     @classmethod
     def from_frames(cls, frames: Pixels) -> Video:
-        """Return the video of decoded frames (k, h, w, 3), each of which is shown for one second."""
+        """Return the video of decoded frames (k, h, w, 3), each of which lasts one second."""
         k, h, w, _ = frames.shape
         digest = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()
         return cls(None, None, frames, digest, video_io.VideoInfo(k, h, w, float(k)))
 
     @classmethod
     def from_file(cls, path: str | None, content: bytes | None) -> Video:
-        """Return the video in a file, or in `content` if it is given. Raises OSError, Unreadable."""
+        """Return the video in the file at `path`, or in the encoded bytes `content` if given. Raises OSError, Unreadable."""
         info = video_io.probe_video(path, content)
         digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
         return cls(path, content, None, digest, info)
@@ -119,14 +119,14 @@ class Video:
 
 
 def _samples() -> list[Any]:
-    """Return the frames (k, h, w, 3) of small random videos of different sizes and lengths."""
+    """Return four cells, the frames (k, h, w, 3) of small random videos of different sizes and lengths."""
     rng = np.random.default_rng(0)
     sizes = ((6, 16, 16), (4, 16, 8), (1, 12, 16), (6, 16, 16))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
 
 
 def _fits(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column can be videos."""
+    """Return whether all cells of a column look like videos: file names with a video suffix, encoded bytes, or 4-axis arrays."""
     return are_media(values, video_io.VIDEO_SUFFIXES, axes=4)
 
 
@@ -152,9 +152,9 @@ def _read(cell: object) -> Video:
 
 
 class VideoSource(PatchSource):
-    """A source of videos that are cut into patches. Position embeddings are fixed, not learnt.
+    """A source of videos that are cut into patches, with fixed position embeddings.
 
-    frames: number of frames that are read of a video. depth: number of frames that a patch spans.
+    frames: number of frames that are read of every video. depth: number of consecutive read frames that a patch spans.
     """
 
     kind = "video"
@@ -188,14 +188,14 @@ class VideoSource(PatchSource):
 
     @property
     def max_tokens(self) -> int:
-        """Return the number of tokens of a video with the largest frames."""
+        """Return the number of tokens of a video whose frames have the largest size that is read; none of them is special."""
         return self.frames // self.depth * math.prod(self.table)
 
     @classmethod
     def new(cls, values: Sequence[Video], size: int | None = None, share: float = 1.0) -> Self:
         """Return the source of a new model, fitted to training videos: up to 112 pixels a side and up to 16 frames.
 
-        It reads fewer frames if a video of median length has fewer. Raises DataError if there are no videos, and
+        It reads fewer frames if the video of median length has fewer. Raises DataError if there are no videos, and
         UsageError for a `size`, since videos have no vocabulary.
         """
         if size is not None:
@@ -209,7 +209,10 @@ class VideoSource(PatchSource):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model, from its settings and the weights of its patches. Raises CheckpointError."""
+        """Return the source of a saved model, from its settings and the weights of its embedder. Raises CheckpointError.
+
+        front: not used, since no supported video model has a convolutional network in front.
+        """
         processor, config = files.read_json(folder / PROCESSOR_FILE), files.read_json(folder / CONFIG_FILE)
         kernel = tuple(weights["projection.weight"].shape[2:]) if "projection.weight" in weights else ()
         if len(kernel) != 3 or kernel[1] != kernel[2] or not 0 < kernel[1] <= MAX_PUBLISHED_PATCH or not kernel[0]:
@@ -232,7 +235,7 @@ class VideoSource(PatchSource):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare videos: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the entries of config.json that repeat its sizes."""
+        """Write preprocessor_config.json; return the sizes of frames and patches and the number of frames for config.json."""
         processor = preprocessor_config.to_config(self.resizer, self.mean, self.std)
         processor |= {"image_processor_type": PROCESSOR_TYPE, "do_center_crop": self.resizer.crops}
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
@@ -252,7 +255,7 @@ class VideoSource(PatchSource):
 
     @staticmethod
     def size(value: Video) -> float:
-        """Return the duration in seconds."""
+        """Return the duration of a video in seconds."""
         return value.info.seconds
 
     def _resize(self, value: Video) -> tuple[Pixels, NDArray[np.float64]]:
@@ -282,16 +285,19 @@ class VideoSource(PatchSource):
         )
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a module from tokens (t, 7 + f) to vectors (t, width): a linear map of patches with position embeddings."""
+        """Return a module from tokens (t, 7 + f), with 7 bytes of header and f of pixels, to vectors (t, width).
+
+        It is a linear map of patches with position embeddings.
+        """
         return StackEmbedder(self._config(), width)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return a module from tokens to the same fixed position embeddings, (t, width), for a decoder."""
+        """Return a module from tokens to fixed position embeddings (t, width) for a decoder, computed as those of the embedder."""
         return StackPositions(self._config(), width)
 
     @staticmethod
     def excerpt(value: Video, region: Any) -> str:
-        """Return the seconds and the pixel coordinates of a region in words."""
+        """Return the seconds and the pixel coordinates of a region in words, such as "0.00–1.00 s, y 0–16, x 16–32"."""
         (begin, end), (top, bottom), (left, right) = region
         return f"{begin:.2f}–{end:.2f} s, y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
 
@@ -299,8 +305,8 @@ class VideoSource(PatchSource):
     def highlight(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
         """Return a few frames in a row as HTML; if there are regions, also the same frames with the regions shaded below.
 
-        regions: ((begin, end), (top, bottom), (left, right)) each. shades: from −1 (colour `against`) to 1 (colour
-        `for`).
+        regions: ((begin, end), (top, bottom), (left, right)) each.
+        shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
         """
         count = min(NUM_THUMBNAILS, value.info.frames)
         times = video_io.middle_times(value.info.seconds, count)
@@ -317,22 +323,22 @@ class VideoSource(PatchSource):
 
     @classmethod
     def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
-        """Return the function from videos to sparse histogram features (n, f) of colours, edges and changes.
+        """Return the function from videos to sparse histograms (n, f) of colours, edges and changes between frames.
 
-        Nothing is fitted.
+        Nothing is fitted to `values`.
         """
         extract = video_io.video_histogram_extractor()
         return lambda videos: extract([video.sample(FEATURE_FRAMES) for video in videos])
 
     @staticmethod
     def perturb(value: Video, rng: np.random.Generator) -> dict[str, Any]:
-        """Return variants of a video as other cameras might take it, by name: "noise", "blurred" and "darker"."""
+        """Return variants of a video by name: with noise ("noise"), out of focus ("blurred") and in less light ("darker")."""
         variants = video_io.perturb_video(value.sample(MAX_FRAMES), rng)
         return {name: Video.from_frames(frames) for name, frames in variants.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the source's settings."""
+        """Return the SHA-256 of the settings that decide how a video is encoded."""
         settings = [
             asdict(self.resizer), self.mean, self.std, self.table, self.frames, self.depth, self.scale.settings()
         ]  # fmt: skip
@@ -340,7 +346,7 @@ class VideoSource(PatchSource):
 
 
 class MaskedVideoTarget(MaskedPatches):
-    """The target that fills in the hidden patches of `~video`."""
+    """The target that fills in the hidden patches of `~video`, by predicting their pixels."""
 
     kind = "video"
 
@@ -350,7 +356,7 @@ class MaskedVideoTarget(MaskedPatches):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """Return the suffix ".png" and the frames as an animated PNG."""
+        """Return the suffix ".png" and the frames `value` (k, h, w, 3) as an animated PNG."""
         return ".png", video_io.animate(value)
 
 
