@@ -18,7 +18,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import `mapsto.api` when one of its names is first used: it imports torch, and `import mapsto` should be fast."""
+    """Return a name of `mapsto.api`, such as `fit`, importing that module only now, because its import of torch is slow.
+
+    Raises AttributeError for a name that is not public.
+    """
     if name in __all__:
         return getattr(importlib.import_module("mapsto.api"), name)
     raise AttributeError(f"module 'mapsto' has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """Active learning: choose the rows to label next.
 
-A model fitted to few labels is a poor judge of its own uncertainty, and rows chosen by it are less useful than random
-ones. With few labels the rows are therefore clustered (mini-batch k-means on their vectors), and the most typical row
-of each cluster without a label is chosen (TypiClust, Hacohen et al. 2022). With more labels the rows with the smallest
+While few rows are labelled, a model's uncertainty is unreliable, and choosing the most uncertain rows does worse than
+choosing at random. Then the rows are clustered (mini-batch k-means on their vectors), and the most typical row of each
+cluster without a label is chosen (TypiClust, Hacohen et al. 2022). With more labels the rows with the smallest
 margin between the two most probable answers are chosen, spread over clusters (diverse mini-batch active learning,
 Zhdanov 2019). The cost is one forward pass over the pool of unlabelled rows.
 Legend of shapes: p rows of the pool, k labelled rows, d width.
@@ -53,7 +53,7 @@ CANDIDATES_PER_ROW = 10
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One row that is suggested for labelling."""
+    """One row of a pool that is suggested for labelling, with the reason and the model's present answer and confidence."""
 
     # The row's index in the pool.
     row: int
@@ -66,7 +66,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Rows of a table to label next, the most useful first."""
+    """The rows of a pool that are suggested for labelling, with methods to write them to a file."""
 
     pool: Table
     # The column to write the labels in, and the first column that the model reads.
@@ -78,13 +78,13 @@ class Suggestions:
     num_unreadable: int
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield each suggested row as {column: cell}, with an empty cell for the label to fill in."""
+        """Yield each suggested row as {column: cell}, with None in the column of the labels."""
         for suggestion in self.suggestions:
             cells = {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
             yield {**cells, self.column: None}
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return the suggested rows as JSON tasks of Label Studio, with the model's answers as predictions."""
+        """Return the suggested rows as JSON tasks of Label Studio; the model's answers, if classes, are their predictions."""
         tasks = []
         for suggestion, cells in zip(self.suggestions, self.rows(), strict=True):
             del cells[self.column]
@@ -100,7 +100,7 @@ class Suggestions:
     def write(self, path: Path) -> int:
         """Write the suggested rows as a table to label, or to a .json file as Label Studio tasks; return their number.
 
-        Raises UsageError for a path that cannot be used, RunError when the file cannot be written.
+        Raises UsageError for a file that exists already or cannot be of this format, RunError if it cannot be written.
         """
         require_new(path)
         if path.suffix == ".json":
@@ -114,7 +114,7 @@ class Suggestions:
 
 @dataclass(frozen=True)
 class Pool:
-    """The rows to choose from, and the rows that already have labels."""
+    """The rows to choose from, and those that have labels already."""
 
     # The rows to choose from; rows with a filled label cell are not suggested.
     table: Table
@@ -125,7 +125,7 @@ class Pool:
 
 
 def require_new(path: Path) -> None:
-    """Raise UsageError if suggestions cannot be written to `path`, or if the file exists: it may contain labels."""
+    """Raise UsageError if suggestions cannot be written to `path`, or if the file exists, since it may contain labels."""
     if path.suffix != ".json":
         require_writable(path)
     elif not path.parent.is_dir():
@@ -135,7 +135,7 @@ def require_new(path: Path) -> None:
 
 
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
-    """Choose up to `count` rows of a pool to label next, typical or uncertain ones by the number of labels so far.
+    """Choose up to `count` rows of a pool to label next: typical rows while few rows have labels, later uncertain rows.
 
     seed: for clustering and for sampling a pool of more than MAX_POOL rows.
     Raises UsageError for a count below 1, DataError if no unlabelled row can be read.
@@ -176,9 +176,10 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
 
 
 def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
-    """Return the uncertainty of a target's answers, (p,): 1 − margin for exclusive classes, else 1 − confidence.
+    """Return the uncertainty of a target's answers, (p,).
 
-    outputs: (p, …), of the target's head. confidence: (p,), of the answers.
+    It is `margin_uncertainty` if each answer is exactly one class, else 1 − confidence.
+    outputs: (p, …), of the target's head. confidence: (p,), of the target's answers.
     """
     if not has_exclusive_classes(target):
         return 1 - confidence
@@ -195,8 +196,8 @@ def margin_uncertainty(probabilities: Floats) -> Floats:
 def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None, count: int, seed: int) -> Ints:
     """Return the indices of `count` rows of the pool: uncertain rows spread over clusters, or typical rows.
 
-    vectors: (p, d), of the rows of the pool. labelled: (k, d), of the labelled rows.
-    uncertainty: (p,); None chooses typical rows.
+    vectors: (p, d), of the rows of the pool. labelled: (k, d), vectors of the labelled rows.
+    uncertainty: (p,), of the model's answers; None chooses typical rows.
     """
     if uncertainty is None:
         return _choose_typical(vectors, labelled, count, seed)
@@ -204,9 +205,9 @@ def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None,
 
 
 def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = None) -> tuple[Ints, Vectors]:
-    """Return (index of each row's cluster (p,), cluster centres (count, d)) of mini-batch k-means.
+    """Cluster vectors by mini-batch k-means; return the cluster index of each row (p,), and the centres (count, d).
 
-    weights: (p,), the weight of each row; None weighs all rows equally.
+    count: number of clusters. weights: (p,), the weight of each row; None weighs all rows equally.
     """
     from sklearn.cluster import MiniBatchKMeans  # takes a second to import
 
@@ -216,9 +217,9 @@ def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = N
 
 
 def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) -> Ints:
-    """Return the indices of the most typical rows of clusters (TypiClust).
+    """Return the indices of `count` rows of the pool, each the most typical of its cluster that is left (TypiClust).
 
-    The clusters with the fewest labelled rows come first, and among equals the largest.
+    Clusters with the fewest labelled or chosen rows come first, and of several such clusters the largest.
     """
     unit, labelled_unit = _normalize(vectors), _normalize(labelled)
     num_clusters = min(len(labelled_unit) + count, MAX_CLUSTERS, len(unit))
@@ -251,7 +252,7 @@ def _most_typical(unit: Vectors) -> int:
 
 
 def _choose_uncertain(vectors: Vectors, uncertainty: Floats, count: int, seed: int) -> Ints:
-    """Return the indices of `count` uncertain rows spread over clusters.
+    """Return the indices of `count` uncertain rows of the pool that are spread over clusters.
 
     The most uncertain rows are clustered, weighted by uncertainty, and the row nearest to each centre is chosen.
     """
@@ -278,9 +279,8 @@ def _normalize(vectors: Vectors) -> Vectors:
 def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[Rows, int]:
     """Return (candidate rows, number of unreadable rows) of a pool.
 
-    The candidates are its distinct, readable, unlabelled rows; of more than MAX_POOL a random sample.
-    column: the column of the labels.
-    Raises DataError when there is no candidate.
+    Candidates are distinct, readable and unlabelled; if more than MAX_POOL are, a random sample of them.
+    column: the column of the labels. Raises DataError if there is no candidate.
     """
     rows = load_rows(mapping.arrow, pool.table, answers=False)
     require_any_readable(rows)
@@ -306,7 +306,7 @@ def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[R
 
 
 def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
-    """Return for each row the keys (digests) of its source values; rows with equal values have equal keys."""
+    """Return for each row a tuple with the key of each source value; rows with equal values have equal tuples."""
     keys = [mapping.sources[port.kind].key for port in mapping.arrow.sources]
     return [
         tuple(key(value) for key, value in zip(keys, values, strict=True)) for values in zip(*rows.sources, strict=True)
@@ -314,9 +314,9 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 
 
 def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
-    """Return (vectors (n, d), outputs (n, …) of target number `port`) of n rows from one forward pass.
+    """Return (vectors (n, d), outputs (n, …) of the target at `port`) of n rows from one forward pass.
 
-    The outputs are None when `port` is None. Rows that are longer than the model reads are cut.
+    The outputs are None if `port` is None. Rows with more tokens than the model reads are cut.
     """
     mapping = predictor.mapping
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")

@@ -56,10 +56,10 @@ class Model:
         return f"<mapsto.Model {str(self.mapping.arrow)!r}, {self.mapping.config.family}, {parameters / 1e6:.1f}M parameters>"
 
     def __call__(self, *values: object) -> dict[str, Any]:
-        """Return the model's answer to one example.
+        """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
         values: one value for each source of the arrow, in order.
-        Raises UsageError for a value that cannot be read.
+        Raises UsageError for a value that cannot be read, or for another number of values.
         """
         ports = self.mapping.arrow.sources
         if len(values) != len(ports):
@@ -72,13 +72,13 @@ class Model:
 
     @property
     def predictor(self) -> Predictor:
-        """The predictor that runs the model on its device and in its precision; made at first use."""
+        """The predictor that runs the model on its device and in its precision, created at first use."""
         if self._predictor is None:
             self._predictor = Predictor(self.mapping, self.device, self.precision)
         return self._predictor
 
     def predict(self, data: Any) -> list[dict[str, Any]]:
-        """Return one answer for each row of a table or value of a list, in order.
+        """Return one answer (a dict) for each row of a table or value of a list, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
         """
@@ -87,9 +87,9 @@ class Model:
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
         """Hide parts of values and return the values as the model fills them in: texts, or pixels (h, w, 3).
 
-        Pixels have the size in which the model reads pictures.
-        hide: the share of each value to hide at random. seed: for the choice of the hidden parts.
-        mask: a picture of the same size whose non-black pixels are hidden instead; one for all values, or a list.
+        The size of these pixels is the size in which the model reads pictures.
+        hide: the share of each value to hide at random. seed: for the random choice of the hidden parts.
+        mask: a picture of the same size whose non-black pixels are hidden instead; one for all values, or a list of masks.
 
         Raises UsageError for a model that was not pretrained to fill in hidden parts, and for masks that do not fit.
         """
@@ -98,15 +98,14 @@ class Model:
     def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
-        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out if they are at most 1 %.
+        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out unless they are more than 1 % of all.
         """
         return evaluate_mapping(self.predictor.mapping, read_table(data), self.predictor.device, bad_rows)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
         """Return one vector for each value, (n, d).
 
-        pooling: "first", "mean" or "normed_mean" of the token vectors; by default the pooling of the model's own
-            configuration.
+        pooling: "first", "mean" or "normed_mean" of the hidden states; by default the pooling that the model was trained with.
         Raises UsageError, which names the first value that cannot be read.
         """
         return embedder.embed(self.predictor.mapping, values, self.predictor.device, pooling)
@@ -119,12 +118,12 @@ class Model:
         steps: int = attribution.DEFAULT_STEPS,
         progress: Progress | None = None,
     ) -> Explanations:
-        """Attribute each answer to the parts of its input.
+        """Attribute each answer of the model to the parts of its input, such as words or patches.
 
         data: one value, a list of values, or a table.
         method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (integrated gradients) or "occlusion".
+        sample: rows on which the faithfulness of the explanations is measured; by default the rows of `data`.
         steps: the number of steps of integrated gradients. progress: shows how many rows are explained.
-        sample: rows to measure the faithfulness of the explanations on; by default the rows of `data`.
 
         Raises UsageError for values that cannot be read.
         """
@@ -134,15 +133,16 @@ class Model:
         return explain_table(explainer, read_table(self._rows([data] if single_value else data)), sample_rows, progress)
 
     def is_table_name(self, text: str) -> bool:
-        """Return whether `text` is the name of a table, and not a value for this model to read."""
+        """Return whether `text` names a table (a file or folder), rather than being a value for this model to read."""
         port = self.mapping.arrow.sources[0]
         return is_table_name(text, folders=issubclass(kinds.source(port.kind), FileBacked))
 
     def suggest(self, pool: Any, n: int = 50, labelled: Any = None, known: int = 0, seed: int = 0) -> Suggestions:
-        """Choose `n` rows of `pool`, a table or a list of values, to label next; see `mapsto.active_learning.suggest`.
+        """Choose up to `n` rows of `pool`, a table or a list of values, whose labels would improve the model most.
 
         labelled: rows that have labels already; equal rows of the pool are not suggested.
         known: the number of labelled rows that the model was fitted to, if you do not give `labelled`.
+        seed: for clustering, and for sampling a very large pool.
         """
         labelled_rows = None if labelled is None else read_table(labelled)
         return suggest_rows(self.predictor, Pool(read_table(self._rows(pool)), labelled_rows, known), n, seed)
@@ -157,7 +157,7 @@ class Model:
         model_folder.save_mapping(self.mapping, folder, {})
 
     def _rows(self, data: Any) -> Any:
-        """Return a list of values as rows {source column: value}; return any other data unchanged."""
+        """Return a list of values as rows {first source's column: value}; return a table in any form unchanged."""
         if isinstance(data, list | tuple) and data and not isinstance(data[0], Dict):
             port = self.mapping.arrow.sources[0]
             return [{port.column or port.kind: value} for value in data]
@@ -195,7 +195,8 @@ def fit(
     out: the run's folder; an unfinished run in it is resumed, bit for bit.
     start: the starting model: a folder, a hub name or a Model.
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
-    search: the number of hyperparameter trials on held-out rows before the fit. search_minutes: no trial begins later.
+    search: the number of hyperparameter trials on held-out rows before the fit.
+    search_minutes: no trial begins after this many minutes.
     progress: prints progress; by default nothing is printed. overwrite: replace another run in `out`.
     fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
@@ -260,7 +261,7 @@ def compare(
     test: rows to score on; by default a fifth of the data is set apart.
     starts: starting models, as folders or hub names, and "scratch" for random weights.
     labels: numbers of labelled rows, or "all". seeds: how many random samples of each number are fitted.
-    methods: methods of fitting, from "full", "probe" and "contrast".
+    methods: how each model is fitted: "full" (all weights), "probe" (linear probe), "contrast" (contrastive, then a probe).
     shift: further rows to score on, from another source (distribution shift).
     jobs: how many fits run at the same time, by default one for every two cores.
     fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
@@ -279,14 +280,14 @@ def compare(
 
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:
-    """Return the mapping (network and arrow) of a Model; return any other `start` unchanged."""
+    """Return the network of a Model with its arrow (a Mapping); return any other `start` unchanged."""
     return start.mapping if isinstance(start, Model) else start
 
 
 def _options(function: Callable[..., Any], options: Options | None, fields: Dict[str, Any]) -> Options:
-    """Return the options of a call of `function` from `options` or from its keywords `fields`.
+    """Return `options`, or else the Options that the keyword arguments `fields` of a call of `function` set.
 
-    Raises UsageError for an unknown keyword, and when both are given.
+    Raises UsageError for an unknown keyword, and if both are given.
     """
     names = {*get_type_hints(OptionFields), *inspect.signature(function).parameters}
     for name in fields:

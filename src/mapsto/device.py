@@ -1,4 +1,4 @@
-"""The device, the precision and the random seeds of a computation; code for one kind of device stands only here."""
+"""The device, the precision and the random seeds of a computation; only this module has code for one type of device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
     """Return the device called `name`: "cuda", "mps", "cpu", or for "auto" the first of them that this machine has.
 
-    local_rank: the number of this process on its machine under torchrun, which is the number of its GPU; else None.
+    local_rank: number of this process on its machine under torchrun, whose GPU has the same number; else None.
     Raises UsageError for a device that this machine does not have.
     """
     is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -74,7 +74,7 @@ def has_amx() -> bool:
 
 
 def describe(device: torch.device, precision: torch.dtype, num_processes: int = 1) -> str:
-    """Describe the hardware for people: "cpu, 2 threads, bf16"."""
+    """Return device, threads, number format and number of processes in words, such as "cpu, 2 threads, bf16"."""
     name = next(name for name, dtype in PRECISIONS.items() if dtype == precision)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     processes = f", {num_processes} processes" if num_processes > 1 else ""
@@ -99,9 +99,9 @@ def synchronize(device: torch.device) -> None:
 def keep_memory() -> None:
     """Make glibc keep freed memory for reuse instead of returning it to the operating system.
 
-    A training step frees and allocates the same large blocks as the step before. Without this setting a ninth of a
-    step's time was spent in the kernel, which maps the blocks again each time; with it a hundredth. The setting is for
-    the whole process, so only our own commands call this function.
+    A training step frees and allocates the same large blocks as the step before. Without this setting the operating
+    system took a ninth of a step's time to map the blocks again; with it a hundredth. The setting is for the whole
+    process, so a program that imports mapsto must call this function itself.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -43,9 +43,9 @@ MIN_WORK_SHARE = 0.01
 
 
 class OtherProcessError(RunError):
-    """An error that was raised in another process, `rank`, of the run; raised here so that all processes stop.
+    """An error of another process of the run, raised in this process so that all processes stop.
 
-    status: the exit status for this error.
+    rank: the rank of the process that failed. text: its error message. status: the exit status for this error.
     """
 
     def __init__(self, rank: int, text: str, status: int) -> None:
@@ -54,9 +54,9 @@ class OtherProcessError(RunError):
 
 
 class SilentProcessError(RunError):
-    """Another process of the run has not answered for TIMEOUT.
+    """The error that another process of the run has not answered for TIMEOUT.
 
-    name: the process in words. reporter: the rank of the process that prints this error.
+    name: that process in words. reporter: the rank of the process that prints this error.
     """
 
     def __init__(self, name: str, reporter: int = 0) -> None:
@@ -69,7 +69,7 @@ class SilentProcessError(RunError):
 class Ranks:
     """This process's rank, the number of processes (`size`), and collective operations.
 
-    All processes must call a collective operation together; with a single process it returns its argument.
+    All processes must call a collective operation together. In a run of one process, no process group is needed.
     """
 
     rank: int = 0
@@ -97,7 +97,7 @@ class Ranks:
         return number if self.size == 1 else int(self._reduce([number], "MAX")[0])
 
     def run_on_all(self, call: Callable[[], T]) -> T:
-        """Run `call` in every process and return this process's result; after an error in any process, raise in all.
+        """Run `call` in every process and return this process's result; if it fails in one process, raise in all.
 
         A process with an error of its own raises that error, the others raise OtherProcessError with its message.
         """
@@ -118,8 +118,8 @@ class Ranks:
     def run_on_main(self, call: Callable[[], T]) -> T | None:
         """Run `call` in the main process and return its result there; the other processes wait and return None.
 
-        An error is raised in all processes. The main process may take longer than TIMEOUT as long as it uses its
-        processor; otherwise the others raise SilentProcessError.
+        An error of `call` is raised in all processes. `call` may take longer than TIMEOUT as long as the main process uses
+        its processor; otherwise the others raise SilentProcessError.
         """
         if self.size == 1:
             return call()
@@ -133,7 +133,7 @@ class Ranks:
         return self.run_on_all(lambda: None)
 
     def broadcast_json(self, value: Any, source: int = 0) -> Any:
-        """Return in every process the `value` that process `source` passes, which must be plain JSON."""
+        """Return in every process the `value` of the process with rank `source`, which must be plain JSON."""
         if self.size == 1:
             return value
         import torch
@@ -144,7 +144,7 @@ class Ranks:
         return json.loads(self.broadcast(buffer, source).numpy().tobytes())
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return in every process the tensors, by name and on the CPU, that the main process passes."""
+        """Return in every process the main process's `tensors`, by name and on the CPU."""
         if self.size == 1:
             return tensors
         import torch
@@ -158,7 +158,7 @@ class Ranks:
         }
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """Overwrite `tensor` with the values that it has in process `source`, and return it."""
+        """Overwrite `tensor` in every process with its values in the process of rank `source`, and return it."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -206,13 +206,13 @@ class Ranks:
                 self._exchange_heartbeat(False)
 
     def _exchange_heartbeat(self, is_working: bool) -> bool:
-        """Send whether `call` still runs from the main process to all others, and return it; a collective operation."""
+        """Return in every process the main process's `is_working`: whether its `call` still runs. A collective operation."""
         import torch
 
         return bool(self.broadcast(torch.tensor([is_working])))
 
     def _reduce(self, numbers: Sequence[float], operation: str) -> list[float]:
-        """Return each number reduced over the processes by "SUM" or "MAX"."""
+        """Return each number reduced over the processes: their "SUM" or "MAX", as `operation` says."""
         import torch
         import torch.distributed as dist
 
@@ -228,7 +228,10 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def explaining_lost_processes() -> Iterator[None]:
-    """Turn an error of a collective operation into a RunError that says why: another process died, or timed out."""
+    """Turn the error of a collective operation in the `with` block into a RunError that says what happened.
+
+    Either another process has died, or one has not answered for TIMEOUT.
+    """
     started = time.monotonic()
     try:
         yield
@@ -279,7 +282,7 @@ def leave_process_group() -> None:
 
 
 def exit_process(status: int) -> None:
-    """End this process at once with exit status `status` if it is one of several; else return.
+    """End this process at once with exit status `status` if it is one of several; else return without effect.
 
     Caches of sharded tensors keep the process group alive, so gloo's threads outlive `leave_process_group`. When the
     Python interpreter shuts down, such a thread may abort the process, which torchrun reports as an error. So the

@@ -13,7 +13,7 @@ SHOWN_FINDINGS = 20
 
 
 class MapstoError(Exception):
-    """Base class of all errors that mapsto raises on purpose, with a message for the user."""
+    """Base class of all errors that mapsto raises on purpose, each with a message for the user."""
 
     # The exit status of the command line.
     exit_status = 1
@@ -22,24 +22,24 @@ class MapstoError(Exception):
 
 
 class UsageError(MapstoError, ValueError):
-    """A wrong call: an arrow that does not parse, an option out of range, a column that does not exist."""
+    """A call with wrong arguments: an arrow that does not parse, an option out of range, a column that does not exist."""
 
     exit_status = 2
 
 
 class BadCell(ValueError):
-    """A cell of a table that cannot be read as its kind of value, such as a broken image file.
+    """The error for a table cell that cannot be read as its kind of value, such as a broken image file.
 
-    The message is the reason alone; the caller adds file, row and column.
+    The message is only the reason; the caller adds file, row and column.
     """
 
 
 class CheckpointError(MapstoError):
-    """A checkpoint or model folder that is damaged, unsafe or of an unsupported family."""
+    """The error for a checkpoint or model folder that is damaged, unsafe or of an unsupported family."""
 
 
 class RunError(MapstoError):
-    """A run that cannot start or continue: a full disk, a folder in use, a loss that is not finite."""
+    """The error for a run that cannot start or continue: a full disk, a folder in use, a loss that is not finite."""
 
 
 def place(file: str | Path, row: int | None) -> str:
@@ -48,7 +48,7 @@ def place(file: str | Path, row: int | None) -> str:
 
 
 def places(origins: Sequence[tuple[str, int | None]]) -> list[str]:
-    """Return each of several (file, row) pairs in words, as `place` does, without the folder that all files share.
+    """Return each (file, row) pair in words, as `place` does, with paths relative to the folder that all files share.
 
     origins: (file, row) pairs; a row of None or 0 is the whole file.
     """
@@ -79,7 +79,7 @@ class Finding:
 
 
 class DataError(MapstoError, ValueError):
-    """Data that cannot be used as it is.
+    """The error for data that cannot be used as they are.
 
     findings: the problems, or the first of them. total: the number of all problems, by default those in `findings`.
     """
@@ -94,9 +94,9 @@ class DataError(MapstoError, ValueError):
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """Return a text as one line of at most `limit` characters.
+    """Return a text as one line of at most `limit` characters, cut with "…" if it is longer.
 
-    A text that is short enough keeps its spaces, because they may be the problem that a message reports.
+    A printable text within the limit is returned unchanged, because its spaces may be the problem that a message reports.
     """
     flat = " ".join(text.split()) if len(text) > limit or not text.isprintable() else text
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -143,7 +143,7 @@ def read_any_json(path: Path) -> Any:
 
 
 def seal(record: Mapping[str, Any]) -> bytes:
-    """Return a record as JSON with its own SHA-256 in the field "sha256", which `read_sealed` verifies."""
+    """Return a record as JSON bytes with a further field "sha256", the SHA-256 of the record, for `read_sealed` to verify."""
     body = json.dumps(record, ensure_ascii=False, sort_keys=True)
     digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
     text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)
@@ -151,7 +151,7 @@ def seal(record: Mapping[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Return the record in a file whose content `seal` made, without the SHA-256.
+    """Return the record in a file that holds the bytes from `seal`, without the field "sha256".
 
     Raises CheckpointError if the file has changed since.
     """
@@ -173,7 +173,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
 
 @contextmanager
 def explaining_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError in the `with` block, which writes `path`, into a RunError with the reason in words."""
+    """Turn an OSError in the `with` block, which writes the file `path`, into a RunError with the reason in words."""
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the quota is used up",
@@ -203,7 +203,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the file names in a folder, such as that of a renamed file, are on the disk (POSIX only)."""
+    """Wait until new and renamed files of a folder are recorded on the disk under their names (POSIX only)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

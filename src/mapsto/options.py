@@ -75,7 +75,7 @@ def field_types(group: type[OptionGroup]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """Base class of groups of options: it converts numbers to plain Python numbers and checks all values."""
+    """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values."""
 
     def __post_init__(self) -> None:
         self._convert_numbers()
@@ -223,7 +223,7 @@ class DataOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class ObjectiveOptions(OptionGroup):
-    """Options of the training objective: what `~` hides in pretraining, and extra losses for generated pictures."""
+    """Options of the training objective: what is hidden and predicted in pretraining, and extra losses for generated pictures."""
 
     objective: ObjectiveName = _option(
         "masked",
@@ -269,7 +269,7 @@ class ObjectiveOptions(OptionGroup):
 
     @property
     def hides(self) -> bool:
-        """Return whether the objective hides tokens of the sources that the arrow marks with `~`."""
+        """Return whether the objective hides tokens of the sources behind `~`; simclr does not."""
         return self.objective != "simclr"
 
 
@@ -335,7 +335,7 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
         return words
 
     def differing(self, recorded: dict[str, Any]) -> list[str]:
-        """Return the names of the fields that differ from those of a recorded run, without FREE_FIELDS.
+        """Return the names of the fields that differ from those of a recorded run, except FREE_FIELDS, which change no result.
 
         recorded: the options of that run by name.
         """

@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The numbers of one training step that are passed to every logger of a run."""
+    """The numbers of one training step, such as its loss and learning rate, that every logger of a run gets."""
 
     step: int  # from 1
     last_step: int  # of the run; it becomes smaller when the learning rate decays early
@@ -60,7 +60,7 @@ class Progress:
         """
 
     def close(self) -> None:
-        """Finish the live line, if there is one, with a line break."""
+        """End the line that is redrawn on a terminal, if there is one, with a line break."""
 
     def scores(self, scores: Mapping[str, Score]) -> None:
         """Print the scores of a finished run, one line per metric."""
@@ -69,7 +69,7 @@ class Progress:
 
 
 class Lines(Progress):
-    """A progress output of plain lines for log files and pipes, at most one every LOG_SECONDS."""
+    """A progress output of plain lines for log files and pipes, at most one progress line every LOG_SECONDS."""
 
     interval = LOG_SECONDS
 
@@ -123,11 +123,11 @@ class Lines(Progress):
         self.origin, self.last_shown = None, 0.0
 
     def _clear(self) -> None:
-        """Erase the live line; plain lines have none."""
+        """Erase the line that `Live` redraws; do nothing in this class, which redraws none."""
 
 
 class Live(Lines):
-    """A progress output that redraws one line of a terminal; messages are printed above it."""
+    """A progress output that redraws one line of a terminal and prints messages above this line."""
 
     interval = REDRAW_SECONDS
     is_drawn = False

@@ -484,7 +484,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return [box.label for box in answer]
 
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
-        """Return sentences on classes in `answers` never seen in training, and on pictures with more boxes than one answer has."""
+        """Return sentences on classes in `answers` never seen in training, and on pictures with too many boxes for one answer."""
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)
         max_boxes = min(self.queries, MAX_BOXES)
         num_full = sum(sum(not box.crowd for box in answer) > max_boxes for answer in answers)

@@ -292,7 +292,7 @@ class VideoSource(PatchSource):
         return StackEmbedder(self._config(), width)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return a module from tokens to fixed position embeddings (t, width) for a decoder, computed as those of the embedder."""
+        """Return a module from tokens to fixed position embeddings (t, width) for a decoder, made like those of the embedder."""
         return StackPositions(self._config(), width)
 
     @staticmethod
