@@ -1,17 +1,17 @@
 """Published model families: translation of their config.json and names of weights to ours and back.
 
-A family is one file here, named after the model_type of its config.json ("-" written as "_"), that defines `family`, a Family.
-Nothing else is edited to add one, and no other package knows published names. The file has up to four parts:
+A family is one file here, named after the model_type of its config.json ("-" written as "_"), that defines `family`, a
+Family. Nothing else is edited to add one, and no other package knows published names. The file has up to four parts:
 
-- `read(raw)`: returns the ModelConfig of a config.json. Raises CheckpointError for settings that are not supported and for
-  numbers that make no sense, since the file may come from anywhere.
+- `read(raw)`: returns the ModelConfig that a config.json describes. Raises CheckpointError for settings that are not
+supported and for numbers that make no sense, since the file may come from anywhere.
 - `write(config)`: the inverse, `read(write(config)) == config`.
 - `fresh(...)`: returns the ModelConfig of a new model, if new models take this family's shape.
 - `family`: names of weights, and the classes of `transformers` that they belong to.
 
 Our names of weights: `embedders.KIND`, `transformer.*`, `decoder.*`, `pooler.*`, `classifier.*` (head of a label),
-`vocabulary_head.*` (head of hidden text), `patch_head.*` (head of hidden patches), `box_head.*`. docs/adding-a-family.md shows
-the steps.
+`vocabulary_head.*` (head of hidden text), `patch_head.*` (head of hidden patches), `box_head.*`. docs/adding-a-family.md
+shows the steps.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Tower:
-    """The encoder of one kind (a tower) in a model with several encoders, such as CLIP's for pictures.
+    """The encoder of one kind of value (a tower) in a published model with several encoders, such as CLIP's for pictures.
 
-    Weights have the same prefix in a folder of the tower alone and in one of the full model. A tower with a head is
-    published as a full model.
+    Folders may hold the tower alone or the full model; the tower's weights have the same prefix in both. A tower with a head
+    is published as a full model.
     """
 
     # model_type of a folder that holds the tower alone.
@@ -69,7 +69,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Family:
-    """Translation between a published family and our models."""
+    """Translation of config.json and names of weights between a published family and our models."""
 
     # Class of `transformers` for each task. A model with heads for several of these tasks is saved as the last of them.
     architectures: Dict[Task, str]
@@ -108,13 +108,13 @@ class Family:
 
 
 def family_names() -> tuple[str, ...]:
-    """Return the model types that can be opened and saved, sorted, as config.json writes them."""
+    """Return the supported model types, sorted, as config.json writes them."""
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 @cache
 def get_family(model_type: str) -> Family:
-    """Return the family of a model_type. Raises CheckpointError, which lists the supported ones, if there is none."""
+    """Return the Family of a model_type. Raises CheckpointError if it is not supported; the message lists those that are."""
     names = family_names()
     if model_type.replace("_", "-") not in names:
         hint = near(model_type, names)
@@ -124,32 +124,36 @@ def get_family(model_type: str) -> Family:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of a model. If its feed-forward parts are gated, the names of weights are those of gated ones."""
+    """Return the Family of a model; if its feed-forward parts are gated, with the names of gated weights added."""
     family = get_family(config.family)
     if not config.transformer.gated:
         return family
+    # Later entries replace earlier ones, so the gated names come last.
     body = (*family.weight_names["body"], *family.gated_names)
     return replace(family, weight_names={**family.weight_names, "body": body})
 
 
 def read_activation(name: object) -> Any:
-    """Return our name of an activation, given its published name. Raises CheckpointError if it is not supported."""
+    """Return our name of an activation, such as "gelu_tanh", given the published one. Raises CheckpointError if it is unknown."""
     if name not in ACTIVATIONS:
         raise CheckpointError(f"activation {name!r} is not supported; supported are: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[str(name)]
 
 
 def write_activation(name: str) -> str:
-    """Return the published name of an activation, given our name."""
+    """Return the published name of an activation, such as "gelu_new", given our name."""
+    # Several published names mean the same function; the first one is written.
     return next(published for published, activation in ACTIVATIONS.items() if activation == name)
 
 
 def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None) -> int:
-    """Return the setting `name` of a config.json, which must be a positive integer; `default` if it is missing.
+    """Return the setting `name` of a config.json, which must be a positive integer.
 
-    Raises CheckpointError if it is no positive integer, too large, or missing without a default.
+    raw: the parsed config.json. default: value of a missing setting; None if the setting must not be missing.
+    Raises CheckpointError if it is no positive integer, too large (above MAX_SIZE), or missing without a default.
     """
     value = raw.get(name, default)
+    # In Python True is an integer too.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
         raise CheckpointError(f"config.json: {name} must be a whole number from 1 to {MAX_SIZE:,}, not {value!r}")
     return value
@@ -158,7 +162,7 @@ def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None
 def read_fraction(raw: Dict[str, Any], name: str, default: float) -> float:
     """Return the setting `name` of a config.json, which must be a number in [0, 1), such as a dropout rate.
 
-    default: value of a missing setting. Raises CheckpointError.
+    raw: the parsed config.json. default: value of a missing setting. Raises CheckpointError for other values.
     """
     value = raw.get(name, default)
     if not isinstance(value, int | float) or not 0 <= value < 1:

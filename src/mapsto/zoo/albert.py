@@ -1,6 +1,6 @@
 """ALBERT (Lan et al. 2020): BERT with narrow embeddings and one set of weights for all layers.
 
-Opens albert/albert-base-v2 and its like, and the Chinese ALBERTs with one group of layers.
+Starting models are albert/albert-base-v2 and its other sizes, and the Chinese ALBERTs with one group of layers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     for name in ("num_hidden_groups", "inner_group_num"):
         if raw.get(name, 1) != 1:
             raise CheckpointError(f"config.json: {name} must be 1, one layer shared by all, not {raw[name]!r}")
+    # Settings of `raw` replace the defaults.
     config = bert.read({**DEFAULTS, **raw})
     shape = replace(
         config.transformer, embedding_width=read_positive_int(raw, "embedding_size", 128), shared_layers=True
@@ -33,7 +34,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return {
         **bert.write(config),
         "embedding_size": config.transformer.input_width,
@@ -53,6 +54,7 @@ family = Family(
                 "transformer.blocks.0.attention.qkv",
                 (f"{LAYER}attention.query", f"{LAYER}attention.key", f"{LAYER}attention.value"),
             ),
+            # There is one block, number 0, because all layers share its weights.
             ("transformer.blocks.0.attention.out", f"{LAYER}attention.dense"),
             ("transformer.blocks.0.attention_norm", f"{LAYER}attention.LayerNorm"),
             ("transformer.blocks.0.feed.up", f"{LAYER}ffn"),

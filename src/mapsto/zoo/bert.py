@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019): post-norm encoder with learned positions and token types.
 
-Opens google-bert checkpoints (bert-base-uncased, bert-base-chinese, …), MiniLM, BGE, and the Chinese BERTs (hfl, including
-those named RoBERTa whose model_type is bert). ALBERT, RoBERTa and ELECTRA share its names and settings.
+Starting models are those of google-bert (bert-base-uncased, bert-base-chinese, …), MiniLM, BGE, and the Chinese BERTs of hfl,
+including those named RoBERTa whose model_type is bert. ALBERT, RoBERTa and ELECTRA use the functions of this file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mapsto.zoo import Family, Names, read_activation, read_fraction, read_posit
 
 
 def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError.
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported.
 
-    position_offset: index of the first token in the table of positions.
+    position_offset: index of an example's first token in the table of positions; 0 except in RoBERTa.
     """
     if raw.get("position_embedding_type", "absolute") != "absolute" or raw.get("is_decoder"):
         raise CheckpointError("relative positions and decoders of this family are not supported")
@@ -44,6 +44,7 @@ def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
     )
     return ModelConfig(
         transformer=shape,
+        # The published classifiers read [CLS] through a dense tanh layer.
         pooling="first",
         pooler=TransformConfig("tanh", bias=True, norm=False),
         vocabulary_head=TransformConfig(shape.activation, True, True, True, epsilon),
@@ -51,7 +52,7 @@ def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
@@ -68,7 +69,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def embedding_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of the embeddings. prefix: start of the published names."""
+    """Return pairs (our name, published name) of the embeddings. prefix: start of the published names ("bert.")."""
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
@@ -78,7 +79,7 @@ def embedding_names(prefix: str) -> Names:
 
 
 def body_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of embeddings and encoder. prefix: start of the published names."""
+    """Return pairs (our name, published name) of embeddings and encoder. prefix: start of the published names ("bert.")."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *embedding_names(prefix),
@@ -112,5 +113,6 @@ family = Family(
         "cls.predictions.decoder.weight": "embedders.text.weight",
         "cls.predictions.decoder.bias": "vocabulary_head.bias",
     },
+    # Position ids are no weights, and no task here predicts the next sentence.
     ignored_weights=(r"bert\.embeddings\.position_ids$", r"cls\.seq_relationship\."),
 )

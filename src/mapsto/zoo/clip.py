@@ -1,6 +1,7 @@
-"""The picture encoder of CLIP (Radford et al. 2021): pre-norm ViT with a norm after the embeddings. Heads read the patches' mean.
+"""The picture encoder of CLIP (Radford et al. 2021): pre-norm ViT with a norm after the embeddings.
 
-Opens openai/clip-vit-base-patch32 and its like, LAION's and OpenCLIP's in this format. The text encoder is left out.
+Classification heads read the mean of the patches. Starting models are openai/clip-vit-base-patch32 and its other sizes, and
+those of LAION and OpenCLIP in the same format. The text encoder is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ DEFAULTS = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_e
 
 
 def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> TransformerConfig:
-    """Return the shape of a picture encoder's Transformer. Raises CheckpointError.
+    """Return the shape of the Transformer of a picture encoder. Raises CheckpointError if it is not supported.
 
     raw: the encoder's part of config.json. defaults: the family's values of missing settings.
     """
@@ -28,13 +29,14 @@ def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Transform
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     shape = replace(read_tower(raw, DEFAULTS), embedding_norm=True, first_norm=True, final_norm=False, vector_norm=True)
+    # The published classifier reads the mean of the patches, without the class token.
     return ModelConfig(transformer=shape, pooling="rest_mean", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
     return {
         "hidden_size": shape.width,
@@ -80,6 +82,7 @@ family = Family(
     ignored_weights=(r"vision_model\.embeddings\.position_ids$",),
     required_files=REQUIRES,
     source_kind="image",
+    # CLIP stores the class token as a vector and the positions as a matrix.
     leading_ones={"embedders.image.cls_token": 2, "embedders.image.position_embeddings": 1},
     tower=Tower("clip_vision_model", "clip", "vision_config"),
 )

@@ -1,4 +1,4 @@
-"""CLIP's picture encoder (clip.py) when it is published without the text encoder, model_type clip_vision_model."""
+"""CLIP's picture encoder (clip.py) in folders that lack the text encoder; their model_type is clip_vision_model."""
 
 from __future__ import annotations
 

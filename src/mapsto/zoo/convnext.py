@@ -1,8 +1,7 @@
 """ConvNeXt (Liu et al. 2022): convolutional network with layers like those of a Transformer.
 
-Heads read the mean of the last grid, after a norm.
-
-Opens facebook/convnext-tiny-224 and its like.
+Classification heads read the mean of the last grid, after a layer norm. Starting models are facebook/convnext-tiny-224 and
+its other sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from mapsto.zoo.vit import REQUIRES
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     scale = raw.get("layer_scale_init_value", 1e-6)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layer_scale_init_value must be a number, not {scale!r}")
@@ -28,6 +27,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
         **read_stages(raw, (96, 192, 384, 768), (3, 3, 9, 3)),
         patch=read_positive_int(raw, "patch_size", 4),
         activation=read_activation(raw.get("hidden_act", "gelu")),
+        # The published code has no scale if the initial value is 0 or less.
         scale=float(scale) if scale > 0 else None,
     )
     if read_positive_int(raw, "num_stages", 4) != len(backbone.depths):
@@ -40,7 +40,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     backbone = config.backbone
     assert isinstance(backbone, ConvNextConfig)
     return {
@@ -55,7 +55,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _stage_names(stage: int) -> Names:
-    """Return pairs (our name, published name) of the weights of stage number `stage`."""
+    """Return pairs (our name, published name) of the weights of stage number `stage`, from 0."""
     module, published = f"{NETWORK}blocks.{stage}.", f"convnext.encoder.stages.{stage}."
     module_layer, published_layer = f"{module}layers.{{i}}.", f"{published}layers.{{i}}."
     return (
@@ -76,6 +76,7 @@ family = Family(
         "body": (
             (f"{NETWORK}stem", "convnext.embeddings.patch_embeddings"),
             (f"{NETWORK}norm", "convnext.embeddings.layernorm"),
+            # Names of stages that a model lacks match no weight.
             *(name for stage in range(MAX_STAGES) for name in _stage_names(stage)),
             ("pooled_norm", "convnext.layernorm"),
         ),

@@ -1,6 +1,7 @@
-"""DeiT (Touvron et al. 2021): ViT with a distillation token beside the class token, classified by the class token.
+"""DeiT (Touvron et al. 2021): ViT with a distillation token after the class token; classification heads read the class token.
 
-Opens facebook/deit-base-patch16-224 and its like. If a folder has a head for each of the two tokens, the heads are left out.
+Starting models are facebook/deit-base-patch16-224 and its other sizes. If a folder has one head for each of the two tokens,
+as models trained by distillation do, both heads are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mapsto.zoo import vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     return replace(vit.read(raw), num_prefix_tokens=2)
 
 
@@ -31,5 +32,6 @@ family = replace(
         "label": vit.family.weight_names["label"],
     },
     read_config=read,
+    # No published head reads the pooler's output.
     ignored_weights=(r"deit\.pooler\.",),
 )

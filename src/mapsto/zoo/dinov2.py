@@ -1,6 +1,6 @@
-"""DINOv2 (Oquab et al. 2023): ViT with layer scale. Heads read its first token and the mean of the patches.
+"""DINOv2 (Oquab et al. 2023): ViT with layer scale. Classification heads read the class token and the mean of the patches.
 
-Opens facebook/dinov2-small to -giant; new models of pictures take this shape.
+Starting models are facebook/dinov2-small to -giant. New models of pictures take this shape.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ EPSILON = 1e-6
 
 
 def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported.
+
+    num_prefix_tokens: number of tokens before the patches: the class token and the registers.
+    """
     # "layer_norm_eps" of `raw`, if it is there, replaces the default.
     shape = read_stack({"layer_norm_eps": EPSILON, **raw})
     scale = raw.get("layerscale_value", 1.0)
@@ -36,7 +39,7 @@ def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
     ratio = shape.feed_forward_width // shape.width
     if shape.gated:
@@ -48,12 +51,15 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def gated_width(width: int) -> int:
-    """Return the width that gives a gated feed-forward part about as many weights as an ungated one of `width` has."""
+    """Return the width of a gated feed-forward part that has about as many weights as an ungated one of the width `width`.
+
+    It is a multiple of 8, as in the published code.
+    """
     return (int(width * 2 / 3) + 7) // 8 * 8
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model with random weights. longest: maximum number of tokens of an example."""
+    """Return the ModelConfig of a new model with random weights. longest: maximum number of tokens of an example."""
     shape = TransformerConfig(
         width=width,
         layers=layers,
@@ -63,6 +69,7 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
         norm_bias=True,
         bias=True,
         gated=False,
+        # The embedder of the patches adds the positions.
         positions="none",
         max_positions=longest,
         embedding_norm=False,
@@ -72,7 +79,7 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 
 
 def body_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of all weights but those of heads. prefix: start of the published names."""
+    """Return pairs (our name, published name) of all weights but the heads'. prefix: start of the published names."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *vit.shared_names(prefix),
@@ -87,7 +94,10 @@ def body_names(prefix: str) -> Names:
 
 
 def gated_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of gated feed-forward parts, which only the giant model has."""
+    """Return pairs (our name, published name) of gated feed-forward parts, which only the giant model has.
+
+    prefix: start of the published names.
+    """
     layer = f"{prefix}encoder.layer.{{i}}.mlp."
     return (
         ("transformer.blocks.{i}.feed.up", f"{layer}weights_in"),
@@ -104,6 +114,7 @@ family = Family(
     tied_weights={},
     required_files=REQUIRES,
     source_kind="image",
+    # The shape for new models of pictures.
     new_config=fresh,
     aliases=RENAMED,
     gated_names=gated_names("dinov2."),

@@ -1,6 +1,6 @@
-"""DINOv2 with registers (Darcet et al. 2024): DINOv2 with learnt tokens after the first one, which no head reads.
+"""DINOv2 with registers (Darcet et al. 2024): DINOv2 with learnt tokens (registers) after the class token, which no head reads.
 
-Opens facebook/dinov2-with-registers-small to -giant.
+Starting models are facebook/dinov2-with-registers-small to -giant.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from mapsto.zoo import Family, dinov2, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     return dinov2.read(raw, num_prefix_tokens=1 + read_positive_int(raw, "num_register_tokens", 4))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
+    # The first prefix token is the class token, the others are registers.
     return {**dinov2.write(config), "num_register_tokens": config.num_prefix_tokens - 1}
 
 

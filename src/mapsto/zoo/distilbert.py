@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019): BERT with half of the layers and no token types.
 
-Opens distilbert-base-uncased, distilbert-base-multilingual-cased and their like.
+Starting models are distilbert-base-uncased, distilbert-base-multilingual-cased and others of this family.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LAYER = "distilbert.transformer.layer.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     shape = TransformerConfig(
         width=read_positive_int(raw, "dim", 768),
         layers=read_positive_int(raw, "n_layers", 6),
@@ -40,13 +40,14 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(
         transformer=shape,
         pooling="first",
+        # The published classifier reads [CLS] through a dense layer with ReLU.
         pooler=TransformConfig("relu", bias=True, norm=False),
         vocabulary_head=TransformConfig(shape.activation, True, True, True, EPSILON),
     )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
     return {
         "dim": shape.width,

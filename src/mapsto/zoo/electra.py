@@ -1,7 +1,7 @@
 """ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings that may be narrower than its layers.
 
-Opens google/electra-small-discriminator and its like, generators too; hfl's Chinese ELECTRAs. The discriminator's own head is
-left out.
+Starting models are google/electra-small-discriminator and its other sizes, their generators, and hfl's Chinese ELECTRAs. The
+head by which a discriminator finds replaced tokens is left out.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from mapsto.zoo import Family, bert, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     config = bert.read(raw)
     embedded = read_positive_int(raw, "embedding_size", 128)
+    # Embeddings of the model's own width are not mapped, and there is no weight for it.
     shape = replace(config.transformer, embedding_width=None if embedded == config.transformer.width else embedded)
     return replace(
         config,
         transformer=shape,
+        # In `transformers` ELECTRA's heads use GELU, whatever the encoder's activation is.
         pooler=TransformConfig("gelu", bias=True, norm=False),
         vocabulary_head=TransformConfig("gelu", True, True, True, shape.norm_epsilon),
     )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return {**bert.write(config), "embedding_size": config.transformer.input_width}
 
 

@@ -1,7 +1,7 @@
 """ModernBERT (Warner et al. 2024): pre-norm encoder with rotary positions, gated feed-forward parts and no biases.
 
-In every third layer, from the first on, tokens attend to all tokens; in the others to a window. Opens
-answerdotai/ModernBERT-base and -large; new models of text take this shape.
+In every third layer, from the first on, tokens attend to all tokens; in the other layers only to near ones (a window).
+Starting models are answerdotai/ModernBERT-base and -large. New models of text take this shape.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LAYER = "model.layers.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     bias = bool(raw.get("attention_bias", False))
     if bias != bool(raw.get("mlp_bias", False)):
         raise CheckpointError("config.json: attention_bias and mlp_bias differ, which is not supported")
@@ -48,6 +48,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
         max_positions=read_positive_int(raw, "max_position_embeddings", 8192),
         rotary_base=_rotary_base(raw, GLOBAL, "global_rope_theta", GLOBAL_BASE),
         rotary_base_local=_rotary_base(raw, LOCAL, "local_rope_theta", LOCAL_BASE),
+        # The published number counts both sides of the window, ours one side.
         window=read_positive_int(raw, "local_attention", 128) // 2 if global_every > 1 else None,
         global_every=global_every,
         dropout=read_fraction(raw, "mlp_dropout", 0.0),
@@ -67,10 +68,11 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model with random weights. longest: maximum number of tokens of an example.
+    """Return the ModelConfig of a new model with random weights. longest: maximum number of tokens of an example.
 
     The gated feed-forward part has about as many weights as an ungated one of four times the model's width.
     """
+    # A gated part has three matrices instead of two: 2/3 of 4 × width, in multiples of 64.
     hidden = max(64, round(width * 8 / 3 / 64) * 64)
     return ModelConfig(
         transformer=TransformerConfig(
@@ -80,9 +82,9 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 
 
 def _global_every(raw: Mapping[str, Any], layers: int) -> int:
-    """Return n if the first layer and every n-th after it have global attention, and the others local attention.
+    """Return n, where the first layer and every n-th after it have global attention, and the others local attention.
 
-    Raises CheckpointError for other patterns.
+    raw: the parsed config.json. layers: number of layers. Raises CheckpointError for other patterns.
     """
     types = raw.get("layer_types")
     if types is None:
@@ -97,9 +99,9 @@ def _global_every(raw: Mapping[str, Any], layers: int) -> int:
 
 
 def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default: float) -> float:
-    """Return the base of the rotary angles of one type of layer. Raises CheckpointError for scaled positions.
+    """Return the base of the rotary angles of one type of layer. Raises CheckpointError if positions are scaled.
 
-    old_key: name of this setting in older files.
+    layer_type: GLOBAL or LOCAL. old_key: name of this setting in older files. default: the base if the file states none.
     """
     rope = (raw.get("rope_parameters") or {}).get(layer_type) or {}
     if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
@@ -108,7 +110,7 @@ def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape, head = config.transformer, config.pooler
     assert head is not None
     return {
@@ -127,6 +129,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
             LOCAL: {"rope_type": "default", "rope_theta": shape.rotary_base_local},
         },
         "layer_types": [LOCAL if shape.is_local(i) else GLOBAL for i in range(shape.layers)],
+        # A model without local layers needs a number here too; 128 is the published one.
         "local_attention": 2 * (shape.window or 64),
         "mlp_dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,

@@ -1,8 +1,7 @@
-"""ResNet (He et al. 2016): convolutional network. Heads read the mean of its last grid.
+"""ResNet (He et al. 2016): convolutional network. Classification heads read the mean of its last grid.
 
-The other convolutional families use helpers of this file.
-
-Opens microsoft/resnet-18 to -152, and weights of torchvision and timm in such a folder, whose names are translated.
+The files of the other convolutional families use functions of this one. Starting models are microsoft/resnet-18 to -152, and
+weights of torchvision and timm if they are put into such a folder; their names of weights are translated.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ COUNTER = (".running_var", ".num_batches_tracked")
 
 
 def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return {"widths": channels of each stage, "depths": layers of each stage}, read from a config.json.
+    """Return {"widths": channels of each stage, "depths": layers of each stage}, read from a parsed config.json.
 
-    widths, depths: values of missing settings. Raises CheckpointError.
+    widths, depths: values of missing settings. Raises CheckpointError if the sizes are too large or make no sense.
     """
     if read_positive_int(raw, "num_channels", 3) != 3:
         raise CheckpointError("config.json: only pictures of three channels are supported")
@@ -37,6 +36,7 @@ def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[i
         sizes = raw.get(name, default)
         if not isinstance(sizes, list | tuple) or not 0 < len(sizes) <= MAX_STAGES:
             raise CheckpointError(f"config.json: {name} must list 1 to {MAX_STAGES} stages, not {sizes!r}")
+        # Checked one by one, so that the error message names the setting.
         stages[field] = tuple(read_positive_int({name: number}, name) for number in sizes)
         if max(stages[field]) > maximum:
             raise CheckpointError(f"config.json: {name} may be up to {maximum:,}, not {max(stages[field]):,}")
@@ -46,7 +46,7 @@ def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[i
 
 
 def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
-    """Return the shape of a model that is only a convolutional network, without Transformer layers.
+    """Return the ModelConfig of a convolutional network alone, without Transformer layers.
 
     Heads read the mean of the network's last grid.
     """
@@ -57,7 +57,7 @@ def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
 
 
 def batch_norm_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of a batch norm's weights and statistics.
+    """Return pairs (our name, published name) of a batch norm's weight and bias, running mean, and running variance.
 
     module, published: our name and the published name of the norm.
     """
@@ -65,7 +65,7 @@ def batch_norm_names(module: str, published: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     if raw.get("hidden_act", "relu") != "relu":
         raise CheckpointError(f"config.json: hidden_act {raw['hidden_act']!r} is not supported for ResNet, only 'relu'")
     layer_type = raw.get("layer_type", "bottleneck")
@@ -83,7 +83,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     backbone = config.backbone
     assert isinstance(backbone, ResidualConfig)
     return {
@@ -98,7 +98,10 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _convolution_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of a convolution and the batch norm after it."""
+    """Return pairs (our name, published name) of a convolution and the batch norm that follows it.
+
+    module, published: our name and the published name of the module that holds both.
+    """
     return (
         (f"{module}.convolution", f"{published}.convolution"),
         *batch_norm_names(f"{module}.norm", f"{published}.normalization"),
@@ -106,8 +109,9 @@ def _convolution_names(module: str, published: str) -> Names:
 
 
 def _stage_names(stage: int) -> Names:
-    """Return pairs (our name, published name) of the weights of stage number `stage`."""
+    """Return pairs (our name, published name) of the weights of stage number `stage`, from 0."""
     module, published = f"{NETWORK}blocks.{stage}.{{i}}.", f"resnet.encoder.stages.{stage}.layers.{{i}}."
+    # Layers of two convolutions lack part 2, whose names then match no weight.
     parts = (_convolution_names(f"{module}parts.{part}", f"{published}layer.{part}") for part in range(3))
     return (
         *_convolution_names(f"{module}shortcut", f"{published}shortcut"),
@@ -136,6 +140,7 @@ family = Family(
             *_convolution_names(f"{NETWORK}stem", "resnet.embedder.embedder"),
             *(name for stage in range(MAX_STAGES) for name in _stage_names(stage)),
         ),
+        # The published classifier is a sequence of a flattening and the linear map.
         "label": (("classifier", "classifier.1"),),
     },
     read_config=read,

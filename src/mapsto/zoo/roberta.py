@@ -1,6 +1,6 @@
-"""RoBERTa (Liu et al. 2019): BERT's encoder. Positions are counted from the padding id plus 1 on.
+"""RoBERTa (Liu et al. 2019): BERT's encoder, whose table of positions is read from the padding id plus 1 on.
 
-Opens FacebookAI/roberta-base and its like, sentence encoders and classifiers made of them.
+Starting models are FacebookAI/roberta-base and its other sizes, and sentence encoders and classifiers made of them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from mapsto.zoo import MAX_SIZE, Family, bert
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     return bert.read(raw, position_offset=_padding(raw) + 1)
 
 
 def _padding(raw: Mapping[str, Any]) -> int:
-    """Return the padding id in a config.json, by default 1. Raises CheckpointError."""
+    """Return the id of the padding token in a parsed config.json, by default 1. Raises CheckpointError if it is no valid id."""
+    # A config.json may state null, for which `get` would not return a default.
     padding = raw.get("pad_token_id")
     padding = 1 if padding is None else padding
     if not isinstance(padding, int) or not 0 <= padding <= MAX_SIZE:
@@ -28,12 +29,15 @@ def _padding(raw: Mapping[str, Any]) -> int:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return {**bert.write(config), "pad_token_id": config.transformer.position_offset - 1}
 
 
 def make_family(stem: str) -> Family:
-    """Return the family with RoBERTa's shape and names of weights. stem: start of its class names in `transformers`."""
+    """Return a Family with RoBERTa's config.json and names of weights.
+
+    stem: start of the names of its classes in `transformers`, such as "XLMRoberta".
+    """
     return Family(
         architectures={
             "body": f"{stem}Model",

@@ -1,6 +1,7 @@
-"""The picture encoder of SigLIP (Zhai et al. 2023): pre-norm ViT without a class token. Heads read the mean of the patches.
+"""The picture encoder of SigLIP (Zhai et al. 2023): pre-norm ViT without a class token.
 
-Opens google/siglip-base-patch16-224 and its like. The text encoder and the head that pools by attention are left out.
+Classification heads read the mean of the patches. Starting models are google/siglip-base-patch16-224 and its other sizes. The
+text encoder and the head that pools by attention are left out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ DEFAULTS = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     shape = clip.read_tower(raw, DEFAULTS)
     return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, num_prefix_tokens=0)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
+    # The pooling head is not kept, so `transformers` must not expect its weights.
     return {**clip.write(config), "vision_use_head": False}
 
 

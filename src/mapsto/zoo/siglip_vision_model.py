@@ -1,4 +1,4 @@
-"""SigLIP's picture encoder (siglip.py) when it is published without the text encoder, model_type siglip_vision_model."""
+"""SigLIP's picture encoder (siglip.py) in folders that lack the text encoder; their model_type is siglip_vision_model."""
 
 from __future__ import annotations
 

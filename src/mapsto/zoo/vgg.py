@@ -1,7 +1,8 @@
-"""VGG (Simonyan & Zisserman 2015): stages of 3 × 3 convolutions. Heads read the mean of the last grid.
+"""VGG (Simonyan & Zisserman 2015): stages of 3 × 3 convolutions. Classification heads read the mean of the last grid.
 
-Opens the weights of torchvision (vgg11 to vgg19, with batch norm or without). The config.json has a format of our own, since
-nobody publishes one. The published classifier is left out, because it only works at one size of pictures.
+Starting models are folders with weights of torchvision (vgg11 to vgg19, with batch norm or without). Their config.json has a
+format of our own, since nobody publishes one. The published classifier is left out, because it works at only one size of
+pictures.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ REQUIRES = {
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes; VGG-16 by default. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes; VGG-16 by default. Raises CheckpointError."""
     stages = read_stages(raw, (64, 128, 256, 512, 512), (2, 2, 3, 3, 3))
     return backbone_config(PlainConfig(**stages, normed=bool(raw.get("batch_norm", False))))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     backbone = config.backbone
     assert isinstance(backbone, PlainConfig)
     return {"hidden_sizes": list(backbone.widths), "depths": list(backbone.depths), "batch_norm": backbone.normed}
@@ -37,6 +38,7 @@ family = Family(
     architectures={"body": "VGG", "label": "VGGForImageClassification"},
     prefix="",
     weight_names={
+        # Convolutions and norms are numbered in one sequence; a convolution has no statistics to match.
         "body": batch_norm_names(f"{NETWORK}blocks.{{i}}", "features.{i}"),
         "label": (("classifier", "classifier"),),
     },

@@ -1,7 +1,8 @@
 """VideoMAE (Tong et al. 2022): ViT over patches that span two video frames, with the decoder that it was pretrained with.
 
-Heads read the mean of the patches, or the first one. Opens MCG-NJU/videomae-base, its large and huge models, and those fitted
-to actions (-finetuned-kinetics, …). New models of videos take this shape without the decoder.
+Classification heads read the mean of the patches, or the first patch if config.json says so. Starting models are
+MCG-NJU/videomae-base, its large and huge models, and those fitted to actions (-finetuned-kinetics, …). New models of videos
+take this shape without the decoder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DECODER_EPSILON = 1e-5
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     if not raw.get("qv_bias", True):
         raise CheckpointError("config.json: qv_bias false is not supported")
     shape = replace(vit.read_stack(raw), key_bias=False)
@@ -35,9 +36,9 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
-    """Return the shape of a model whose heads read the mean of all tokens, or the first token if not `mean`.
+    """Return the ModelConfig of a model whose heads read the mean of all tokens, or the first token if not `mean`.
 
-    The mean is followed by a norm. The first token is read after the norm of the last layer.
+    shape: the Transformer. The mean is followed by a norm. The first token is read after the norm of the last layer.
     """
     shape = replace(shape, final_norm=not mean)
     return ModelConfig(
@@ -46,13 +47,17 @@ def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     sizes = vit.write(config) | vit.write_decoder(config)
+    # VideoMAE calls the setting qv_bias, because keys have no bias.
     return sizes | {"qv_bias": sizes.pop("qkv_bias"), "use_mean_pooling": config.pooling == "mean"}
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the shape of a new model with random weights, without a decoder. longest: maximum number of tokens of an example."""
+    """Return the ModelConfig of a new model with random weights, without a decoder.
+
+    longest: maximum number of tokens of an example.
+    """
     shape = vit.read_stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
     return _with_pooling(replace(shape, key_bias=False, max_positions=longest), mean=True)
 
@@ -61,12 +66,14 @@ BODY = "videomae."
 
 
 def layer_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of the weights of a stack's layers.
+    """Return pairs (our name, published name) of the weights of the layers of an encoder or decoder.
 
-    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
+    module: our prefix of the stack, such as "transformer.". published: prefix of a published layer, with `{i}` for its
+    number.
     """
     biases = tuple(f"{published}attention.attention.{part}.bias" for part in ("query", "value"))
     return (
+        # One weight of ours holds the biases of queries and values, one after the other.
         (f"{module}blocks.{{i}}.attention.qv_bias", biases),
         *vit.attention_names(module, published),
         *vit.norm_and_feed_forward_names(module, published),

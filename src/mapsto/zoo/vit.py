@@ -1,8 +1,6 @@
-"""ViT (Dosovitskiy et al. 2021): pre-norm encoder over patches. Heads read its first token.
+"""ViT (Dosovitskiy et al. 2021): pre-norm encoder over patches. Classification heads read the class token.
 
-The related families use helpers of this file.
-
-Opens google/vit-base-patch16-224 and its like.
+The files of related families use functions of this one. Starting models are google/vit-base-patch16-224 and its other sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +34,8 @@ RENAMED = (
 def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
     """Return the shape of the Transformer that the config.json of a vision model describes. Raises CheckpointError.
 
-    The number of tokens of an example is not set: it follows from the size of pictures, which the source reads.
+    raw: the parsed config.json. The maximum number of tokens is not set here: it follows from the size of pictures, which the
+    source reads.
     """
     if not raw.get("qkv_bias", True):
         raise CheckpointError("config.json: qkv_bias false is not supported")
@@ -61,7 +60,10 @@ def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
 
 
 def write_stack(shape: TransformerConfig) -> dict[str, Any]:
-    """Return the settings of config.json for a Transformer, without those that the source of pictures writes."""
+    """Return the settings of config.json that describe a Transformer's shape, but for `intermediate_size`.
+
+    The source of pictures writes the settings of pictures and patches.
+    """
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
@@ -75,27 +77,30 @@ def write_stack(shape: TransformerConfig) -> dict[str, Any]:
 
 
 def read_decoder(raw: Mapping[str, Any], defaults: Mapping[str, int]) -> TransformerConfig:
-    """Return the shape of a masked autoencoder's decoder. Raises CheckpointError.
+    """Return the shape of the decoder of a masked autoencoder. Raises CheckpointError.
 
-    Its sizes are the settings `decoder_*` of config.json. defaults: values of missing sizes, without this prefix.
+    raw: the parsed config.json, whose settings `decoder_*` are the decoder's sizes.
+    defaults: values of missing sizes, by name without this prefix.
     """
+    # A decoder's sizes take the place of the encoder's; it has all other settings in common with it.
     return read_stack(
         {**raw, **{name: read_positive_int(raw, f"decoder_{name}", size) for name, size in defaults.items()}}
     )
 
 
 def write_decoder(config: ModelConfig) -> dict[str, Any]:
-    """Return the settings `decoder_*` of config.json; an empty dict without a decoder."""
+    """Return the settings `decoder_*` of config.json for the decoder of a model; an empty dict if the model has none."""
     if config.decoder is None:
         return {}
+    # The decoder is written as if it were the encoder, and its sizes get the prefix.
     raw = write(replace(config, transformer=config.decoder))
     return {f"decoder_{name}": raw[name] for name in SIZES}
 
 
 def shared_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of embeddings, attention and last norm, which related families share.
+    """Return pairs (our name, published name) of embeddings, attention and last norm, which DINOv2 names as ViT does.
 
-    prefix: start of the published names.
+    prefix: start of the published names, such as "vit.".
     """
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
@@ -109,9 +114,10 @@ def shared_names(prefix: str) -> Names:
 
 
 def attention_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of the attention weights of a stack's layers.
+    """Return pairs (our name, published name) of the attention weights in the layers of an encoder or decoder.
 
-    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
+    module: our prefix of the stack, such as "transformer.". published: prefix of a published layer, with `{i}` for its
+    number.
     """
     parts = tuple(f"{published}attention.attention.{part}" for part in ("query", "key", "value"))
     return (
@@ -121,9 +127,10 @@ def attention_names(module: str, published: str) -> Names:
 
 
 def norm_and_feed_forward_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of the norms and feed-forward parts of a stack's layers.
+    """Return pairs (our name, published name) of the norms and feed-forward parts in the layers of an encoder or decoder.
 
-    module: prefix of our stack. published: prefix of a published layer, with `{i}` for its number.
+    module: our prefix of the stack, such as "transformer.". published: prefix of a published layer, with `{i}` for its
+    number.
     """
     return (
         (f"{module}blocks.{{i}}.attention_norm", f"{published}layernorm_before"),
@@ -134,17 +141,17 @@ def norm_and_feed_forward_names(module: str, published: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     return ModelConfig(transformer=read_stack(raw), pooling="first", pooler=None, vocabulary_head=None)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return {**write_stack(config.transformer), "intermediate_size": config.transformer.feed_forward_width}
 
 
 def body_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of all weights but those of heads. prefix: start of the published names."""
+    """Return pairs (our name, published name) of all weights but the heads'. prefix: start of the published names."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *shared_names(prefix),
@@ -159,6 +166,7 @@ family = Family(
     read_config=read,
     write_config=write,
     tied_weights={},
+    # No published classifier reads the pooler.
     ignored_weights=(r"vit\.pooler\.",),
     required_files=REQUIRES,
     source_kind="image",

@@ -1,6 +1,6 @@
-"""MAE (He et al. 2022): ViT that reads only the visible patches, and a decoder that restores the hidden ones.
+"""MAE (He et al. 2022): ViT that reads only the visible patches in pretraining, and a decoder that restores the hidden ones.
 
-Opens facebook/vit-mae-base, -large and -huge.
+Starting models are facebook/vit-mae-base, -large and -huge.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     return replace(vit.read(raw), decoder=vit.read_decoder(raw, DECODER))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return vit.write(config) | vit.write_decoder(config)
 
 
@@ -37,6 +37,7 @@ family = Family(
         "image": (
             ("decoder.embed", "decoder.decoder_embed"),
             ("decoder.mask_token", "decoder.mask_token"),
+            # The decoder adds positions of its own, since hidden patches come without any.
             ("decoder.places.image.table", "decoder.decoder_pos_embed"),
             *vit.attention_names("decoder.transformer.", LAYER),
             *vit.norm_and_feed_forward_names("decoder.transformer.", LAYER),

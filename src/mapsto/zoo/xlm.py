@@ -1,7 +1,8 @@
 """XLM (Conneau & Lample 2019): post-norm encoder over many languages.
 
-Opens FacebookAI/xlm-mlm-xnli15-1024, xlm-mlm-100-1280 and their like. The table of languages is kept but not added to the tokens;
-`transformers` does the same if no `langs` are given. Sinusoidal positions are stored in the file as a table, like learnt ones.
+Starting models are FacebookAI/xlm-mlm-xnli15-1024, xlm-mlm-100-1280 and others of this family. The table of languages is kept
+but not added to the tokens, as in `transformers` if no `langs` are given. Sinusoidal positions are stored in the file as a
+table, like learnt ones.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ ATTENTION, FEED = "transformer.attentions.{i}.", "transformer.ffns.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     for name, supported in FIXED.items():
         if raw.get(name, supported) != supported:
             raise CheckpointError(f"config.json: {name} {raw[name]!r} is not supported, only {supported!r}")
@@ -55,6 +56,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
         gated=False,
         positions="absolute",
         max_positions=read_positive_int(raw, "max_position_embeddings", 512),
+        # `transformers` has no table of languages if there is only one.
         languages=languages if languages > 1 and raw.get("use_lang_emb", True) else 0,
         final_norm=False,
         dropout=read_fraction(raw, "dropout", 0.1),
@@ -64,7 +66,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
     return {
         "emb_dim": shape.width,

@@ -1,6 +1,6 @@
 """XLM-RoBERTa (Conneau et al. 2020): RoBERTa over a hundred languages.
 
-Opens FacebookAI/xlm-roberta-base and -large, multilingual E5, BGE-M3 and their like.
+Starting models are FacebookAI/xlm-roberta-base and -large, multilingual E5, BGE-M3 and others of this family.
 """
 
 from __future__ import annotations

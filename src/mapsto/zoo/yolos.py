@@ -1,6 +1,6 @@
 """YOLOS (Fang et al. 2021): ViT with learnt query tokens after the patches. Each query predicts one box, or that there is none.
 
-Opens hustvl/yolos-tiny, -small and -base.
+Starting models are hustvl/yolos-tiny, -small and -base.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mapsto.zoo import Names, read_positive_int, vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape of the model that `raw`, a parsed config.json, describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
     num_queries = read_positive_int(raw, "num_detection_tokens", 100)
     return replace(
         vit.read(raw), num_queries=num_queries, mid_positions=bool(raw.get("use_mid_position_embeddings", True))
@@ -22,15 +22,15 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json for a model shape: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     settings = {"num_detection_tokens": config.num_queries, "use_mid_position_embeddings": config.mid_positions}
     return {**vit.write(config), **settings}
 
 
 def _head_names(modules: tuple[str, ...], published: str) -> Names:
-    """Return pairs (our name, published name) of the linear maps of a head.
+    """Return pairs (our name, published name) of the linear maps of one of YOLOS's two heads, for classes and for boxes.
 
-    modules: our names of the maps, in their order in the published head.
+    modules: our names of the maps, in their order in the published head. published: the published name of the head.
     """
     return tuple((f"box_head.{name}", f"{published}.layers.{layer}") for layer, name in enumerate(modules))
 
