@@ -40,13 +40,16 @@ def make_sources(
 ) -> dict[str, Source]:
     """Return the source of each kind of value that the arrow reads, by kind, such as {"text": …}.
 
-    A source is the starting model's, or for a new model it is made from the rows' values.
+    Sources come from the starting model; those of a new model are made from the rows' values, such as a tokenizer
+    trained on texts.
+    say: prints a line about each new source.
     """
     sources = starting_sources(start, arrow)
     if sources is not None:
         return _resize(sources, arrow, options)
     sources = {}
     for kind in sorted({port.kind for port in arrow.sources}):
+        # Two columns of one kind share a source, which is made from the values of both.
         columns = [column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind]
         sources[kind] = kinds.source(kind).new(list(chain(*columns)), options.vocabulary)
     sources = _resize(sources, arrow, options)
@@ -56,11 +59,12 @@ def make_sources(
 
 
 def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
-    """Return the sources by kind, with those for pictures set to the size of `--size`.
+    """Return the sources by kind; those of pictures read them in the size of `--size`, if it is set.
 
-    A source also changes to reading pictures whole, without a crop, if answers are places in the picture (boxes).
+    If answers are places in a picture (boxes), the picture is read whole, without a crop.
     Raises UsageError for `--size` with a kind that has no size, such as text.
     """
+    # A crop could cut off the place that an answer names.
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
     return {
         kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
@@ -71,9 +75,9 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
 
 
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
-    """Return those of the starting model's sources that the arrow reads, by kind; None without a starting model.
+    """Return the starting model's sources that the arrow reads, by kind; None without a starting model.
 
-    Raises UsageError when the starting model cannot read a kind of value of the arrow.
+    Raises UsageError if the starting model has no source for a kind of value that the arrow reads.
     """
     if start.sources is None:
         return None
@@ -93,17 +97,20 @@ def make_config(
 
     Raises UsageError for options that the model cannot have.
     """
+    # In pretraining the length limits the examples alone: the model keeps all of its positions.
     length = None if pretraining else options.length
     config = _new_config(options, sources or {}) if start.config is None else _starting_config(start.config, options)
     config = replace(config, length=length)
     if start.config is not None:
         for source in (sources or {}).values():
+            # Pictures of another size have another number of patches, so positions are adapted to them.
             if source.max_tokens is not None:
                 config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
         if pretraining:
             config = replace(config, transformer=replace(config.transformer, dropout=0.0, attention_dropout=0.0))
     if pretraining and options.hides:
         config = _with_decoder(config, options)
+    # A fit reads the encoder alone.
     elif start.config is not None:
         config = replace(config, decoder=None)
     return config if start.config is None else _matching_family(config)
@@ -126,9 +133,9 @@ def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfi
 
 
 def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
-    """Return the starting model's configuration without its own sentence pooling.
+    """Return the starting model's configuration without the pooling of a sentence encoder; heads pool in another way.
 
-    Raises UsageError for options of SHAPE_OPTIONS.
+    Raises UsageError if an option of SHAPE_OPTIONS is set, as a starting model already has its shape.
     """
     unusable = [f"--{name}" for name in SHAPE_OPTIONS if getattr(options, name) is not None]
     if unusable:
@@ -137,15 +144,17 @@ def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
 
 
 def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:
-    """Return the configuration with its decoder; `--objective mae` adds a missing one, half as wide as the model.
+    """Return the configuration with the decoder that pretraining needs: its own, or for `--objective mae` a new one.
 
-    The dropout of an existing decoder is turned off, as everywhere in pretraining.
+    A new decoder is half as wide as the model. The dropout of an existing one is turned off, as everywhere in
+    pretraining.
     """
     shape, decoder = config.transformer, config.decoder
     if decoder is not None:
         return replace(config, decoder=replace(decoder, dropout=0.0, attention_dropout=0.0))
     if options.objective != "mae":
         return config
+    # Even, so that it splits into heads of an even width.
     width = max(2, shape.width // 4 * 2)
     sizes = {"width": width, "layers": DECODER_LAYERS, "heads": _num_heads(width)}
     sizes["feed_forward_width"] = max(1, shape.feed_forward_width * width // shape.width)
@@ -153,7 +162,7 @@ def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig
 
 
 def _matching_family(config: ModelConfig) -> ModelConfig:
-    """Return the configuration under the name of the right model family.
+    """Return the configuration with the name of the model family that has this structure.
 
     A masked autoencoder without its decoder belongs to another family: it is a plain Vision Transformer.
     """
@@ -164,7 +173,7 @@ def _matching_family(config: ModelConfig) -> ModelConfig:
 
 
 def _num_heads(width: int) -> int:
-    """Return the number of attention heads for a model of `width`, each about HEAD_WIDTH wide."""
+    """Return the number of attention heads, each about HEAD_WIDTH wide, for a model of width `width`."""
     max_heads = max(1, width // HEAD_WIDTH)
     return next((n for n in range(max_heads, 0, -1) if splits_into_heads(width, n)), max_heads)
 
@@ -182,11 +191,13 @@ def make_mapping(
         return mapping
     classes = start.classes
     other_classes = {t.kind for t in targets if isinstance(t, Classes) and t.classes != classes.get(t.kind)}
+    # Rows of a head are classes in order: with other class names, a copied head would answer the wrong ones.
     missing = model_folder.copy_weights(mapping, start.tensors, other_classes)
     # A decoder may be missing as a whole; if the folder has one, it was checked when the folder was opened.
     body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
     if body:
         raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
+    # A new head shall read the pooled vector itself at first, not one that a random or foreign pooler has changed.
     if mapping.pooler is not None and any(name.startswith("heads.") for name in missing):
         mapping.pooler.init_identity()
     return mapping
@@ -195,7 +206,7 @@ def make_mapping(
 def open_feature_network(name: str) -> Mapping:
     """Open the network of `--features`, whose hidden states measure style and content, as a mapping without targets.
 
-    name: its folder.
+    name: the folder of the network.
     Raises UsageError if there is no such folder or the network reads no pictures, CheckpointError if it is damaged.
     """
     if not Path(name).is_dir():

@@ -52,12 +52,15 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
     if request.test is not None:
         test = read_table(request.test, encoding=options.encoding)
     require_choice("bad_rows", options.bad_rows)
+    # The main process writes the shards; the others open them, and do not read the corpus.
     shards = (
         None if request.folder is None or request.ranks.is_main else CorpusShards.opened(request.folder, request.ranks)
     )
     data = request.data if shards or is_path(request.data) else read_table(request.data)
+    # Sizes and times of the files before reading, to notice a change.
     signatures = [] if shards else file_signatures(data)
     if shards:
+        # The main process has bound the arrow to the columns of the corpus.
         arrow = parse(shards.facts["arrow"])
     else:
         first = next(iter(_stream(data, options)))
@@ -94,6 +97,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
     def encode() -> tuple[Examples, Examples]:
         corruption = make_corruption(arrow, options)
         examples = Examples(arrow, sources, training, None, options.seed, corruption)
+        # Another seed, so that held-out rows do not repeat the masks of training rows.
         return examples, replace(examples, pieces=held_out, seed=options.seed + 1)
 
     return RunData(
@@ -120,7 +124,8 @@ def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
 def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundShards | None) -> CorpusShards:
     """Open the shards in the run's folder for writing; shards with another key are deleted and written anew.
 
-    key: the facts that the content of the shards depends on. shards_record: see `read_corpus_data`.
+    key: the facts that the content of the shards depends on.
+    shards_record: the state of the shards in the folder if it has been inspected before, else None.
     Raises UsageError if an unfinished run depends on shards with another key.
     """
     folder = request.folder
@@ -148,10 +153,11 @@ def _shards_key(
 
 
 def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusShards) -> Source:
-    """Return the source (with its tokenizer) that was saved beside the shards, or train and save one.
+    """Return the source (with its tokenizer) that is saved beside the shards.
 
-    It is trained on a sample of the corpus.
+    If there is none, the tokenizer is trained on a sample of the corpus, and the source is saved.
     """
+    # A damaged source is trained again, as a missing one is.
     with suppress(CheckpointError):
         return _open_source(arrow, shards)
     kind = kinds.source(arrow.sources[0].kind)
@@ -159,6 +165,7 @@ def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusSh
     source = kind.new(values, request.options.vocabulary, share)
     request.say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
     if shards.folder is not None:
+        # Saved before the shards are written, so that a run that is killed resumes with the same tokenizer.
         source.save(shards.folder / kind.kind, LENGTH)
         shards.remember({"source": source.fingerprint})
     return source

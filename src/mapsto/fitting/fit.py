@@ -103,10 +103,13 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
     """
     folder, ranks, say = request.folder, request.ranks, request.say
     if folder is not None:
+        # After a restart by torchrun, the folder holds the run that is to be resumed.
         is_restart, has_search = ranks.restarts > 0, request.search_record is not None
         ranks.run_on_main(lambda: run_folder.require_free(folder, request.overwrite or is_restart, has_search))
     with ExitStack() as stack:
+        # The main process holds the lock for all processes of the run.
         ranks.run_on_main(lambda: stack.enter_context(run_folder.locked(folder, say)))
+        # Prepared before anything is deleted: an error in data or options must not cost the former run.
         run = _prepare(request) if data is None else build_run(request, data)
         if folder is not None and request.overwrite:
             ranks.run_on_main(lambda: _clear_folder(request, run))
@@ -127,13 +130,14 @@ def _prepare(request: FitRequest) -> PreparedRun:
     ranks.run_on_all(lambda: run_folder.require_shared(folder))
     shards_record = shards.inspect_shards(folder, ranks, request.say)
     run = ranks.run_on_main(lambda: prepare(request, shards_record))
+    # The main process has its run already; the others read the shards that are now complete.
     return ranks.run_on_all(lambda: run or prepare(request))
 
 
 def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
-    """Remove the run in the folder, as `--overwrite` asks.
+    """Delete the run in the request's folder, as `--overwrite` asks.
 
-    After torchrun has restarted the processes the folder may hold this very run; that one is kept and resumed.
+    After torchrun has restarted the processes, the folder may hold the run that they began; it is kept and resumed.
     """
     assert request.folder is not None
     if not request.ranks.restarts or run_folder.holds_another(request.folder, run.facts, run.options):
@@ -172,9 +176,12 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     run = replace(run, mapping=training.mapping)
     setup.objective.finish(run.mapping)
     run.mapping.trained_with = plan.optimizer
+    # Merged, the model has ordinary weights; the updates alone become the adapter.
     lora_updates = lora.merge(run.mapping)
     if setup.method == "contrast":
+        # Contrastive learning trains the encoder alone, so its heads are fitted now.
         fit_probe(run, base_features)
+    # Last, since it depends on the final weights.
     temperatures = calibrate(run, request.say)
     provenance = {
         **run.facts,
@@ -192,7 +199,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
 
 
 def _make_loggers(request: FitRequest) -> list[Logger]:
-    """Return the loggers of a run: progress, and in the main process the files that it writes into the run's folder."""
+    """Return the loggers of a run: the progress output, and in the main process metrics.jsonl and, if wanted, TensorBoard."""
     loggers: list[Logger] = [ProgressLogger(request.progress)]
     if request.folder is not None and request.ranks.is_main:
         loggers.append(MetricsFile(request.folder, request.say))
@@ -210,6 +217,7 @@ def _save(
     """
     scores, evaluation = score_run(run, request.progress)
     folder, mapping = request.folder, run.mapping
+    # Scores are printed also for a run in memory.
     if folder is None:
         return
     findings = [] if evaluation is None else write_report(request, run, evaluation)
@@ -226,10 +234,9 @@ def _save(
 
 
 def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
-    """Return (training setup, plan) of a run.
+    """Return (training setup, plan) of a run; for a method that begins with a linear probe, fit the probe to the heads.
 
-    The plan is the recorded one if the folder holds this run unfinished; else a new one is made and recorded. For the
-    methods that begin with a linear probe the heads are set here.
+    An unfinished run in the folder gives its recorded plan; otherwise a new plan is made and recorded.
     """
     options, ranks, folder = run.options, request.ranks, request.folder
     method, reason = choose_method(run)
@@ -238,18 +245,22 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         raise UsageError(
             f"{objective.single_process_option} ({reason}) compares rows within one process; choose another, or start one process"
         )
+    # Processes on several machines may see different files under the same path.
     _require_same_facts(run, ranks)
     recorded = None
     if folder is not None:
         recorded = ranks.run_on_main(lambda: run_folder.recorded_run(folder, run.facts, options, request.say))
+    # Only the main process has read run.json.
     recorded = ranks.broadcast_json(recorded)
     if method in ("probe", "probe+full"):
         fit_probe(run)
+    # FSDP gathers weights for `Mapping.losses` only, which other objectives do not call.
     if options.shard and (options.lora is not None or type(objective) is not Objective):
         raise UsageError("--shard divides a model that is trained as a whole by its own losses; leave --shard out here")
     setup = TrainingSetup(method, reason, objective, _make_layout(run, ranks))
     if recorded is not None:
         plan = Plan(**recorded)
+        # How often checkpoints are written does not change the result.
         plan = replace(plan, save_every=options.save_every or plan.save_every)
     else:
         # Processes measure different times, so all take the plan of the main one.
@@ -262,6 +273,7 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
 
 def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
     """Write run.json and rejected.csv. Raises RunError when the disk has no space for the run's checkpoints."""
+    # Checked before training, not when the first checkpoint does not fit.
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)
     run_folder.record_run(folder, run.facts, asdict(plan))

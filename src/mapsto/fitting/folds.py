@@ -39,7 +39,7 @@ SCORED_ROWS, LARGEST_SHARE = 1000, 0.2
 class Fold:
     """One fold of a hyperparameter search.
 
-    request: the request to fit the rows that a trial trains on.
+    request: the request of a fit to the fold's training rows, with the options that all trials share.
     held_out: the rows that the trial is scored on.
     """
 
@@ -48,21 +48,22 @@ class Fold:
 
     @cached_property
     def data(self) -> RunData:
-        """The rows to train on, read and encoded once for all trials."""
+        """The fold's training rows, read and encoded once for all trials."""
         return read_data(self.request)
 
     def train(self, options: Options) -> Mapping:
-        """Return a new mapping trained with `options` on the rows to train on. Raises RunError when training fails."""
+        """Return a new mapping trained with `options` on the fold's training rows. Raises RunError when training fails."""
         return fit.fit_request(replace(self.request, options=options), self.data)
 
 
 def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
-    """Return folds, each a pair of tables (rows to train on, rows to score on); no row is scored on twice.
+    """Return up to five folds, each a pair of tables (rows to train on, rows to score on); no row is scored on twice.
 
-    rows: the training rows of the final fit. seed: for the random split.
+    rows: the training rows of the final fit. seed: seeds the random split.
     Raises DataError for too few rows.
     """
     count, row_indices = len(rows), np.arange(len(rows))
+    # Large tables need a smaller share to score as many rows, and fewer folds.
     share = min(LARGEST_SHARE, SCORED_ROWS / count)
     num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * count)))
     # A fold is split off the rows that no earlier fold scores on, so its share of the remaining rows grows.
@@ -71,6 +72,7 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
         training_positions, positions = split_indices(rows.select(remaining), share / (1 - fold * share), seed)
         held_out = _drop_unknown_classes(rows, np.setdiff1d(row_indices, remaining[positions]), remaining[positions])
         remaining = remaining[training_positions]
+        # A fold whose rows are all of unknown classes is dropped.
         if len(held_out):
             training = np.setdiff1d(row_indices, held_out)
             folds.append((rows.table.select(rows.indices[training]), rows.table.select(rows.indices[held_out])))
@@ -92,9 +94,9 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
 
 
 def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """Return (validation error, loss) of each row's answer to the first target.
+    """Return (validation error, loss) of the answer to the first target for each row of `table`.
 
-    Both are computed as in the validation that chooses a run's best weights.
+    Both are computed as in the validation during training.
     """
     target = mapping.targets[0]
     rows = load_rows(mapping.arrow, table)
@@ -105,6 +107,7 @@ def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
         readout = batch.answers[0]
         if readout is not None:
             output = mapping.read(hidden, batch, 0)
+            # One row after another, since the search needs an interval of the mean error.
             for i in range(len(readout.values)):
                 answer = output[i : i + 1], readout.values[i : i + 1]
                 results.append((float(target.validation_error(*answer)), float(target.loss(*answer))))

@@ -18,6 +18,7 @@ def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: Starti
     flags = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
     if not flags:
         return
+    # Random weights that stay frozen would learn nothing.
     if start.tensors is None:
         raise UsageError(f"{flags[0]} leaves weights of a start as they are; it needs a --start")
     if len(flags) > 1:
@@ -38,6 +39,7 @@ def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: Starti
             f"--freeze {num_frozen} is more than the {num_layers} layers of the start; --freeze all leaves all of it"
         )
     embedding = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm]
+    # These norms stand above the blocks, so they are frozen only together with all of them.
     top = [stack.final_norm, mapping.pooled_norm] if options.freeze == "all" else []
     for module in [*embedding, *stack.blocks[:num_frozen], *top]:
         if module is not None:

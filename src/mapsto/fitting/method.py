@@ -62,7 +62,12 @@ def choose_method(run: PreparedRun) -> tuple[str, str]:
 
 
 def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
-    """Return (method, reason in words) for the run's number of labels per class; see FEW_LABELS."""
+    """Return (method, reason in words) for the run's number of labels per class.
+
+    Up to FEW_LABELS the method is "contrast" or "probe", if the starting model and the options allow it; up to
+    MANY_LABELS "probe+full", above "full". It is "full" without a starting model, in pretraining, and for answers that
+    no linear probe can give.
+    """
     mapping, num_rows = run.mapping, run.data.num_rows
     if run.start.tensors is None or run.is_pretraining:
         return "full", "nothing to probe" if not run.is_pretraining else "pretraining"
@@ -70,6 +75,7 @@ def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
     if not isinstance(mapping.targets[0], LinearProbe):
         return "full", "the answers are no classes of whole examples"
     contrasted = None if port is None else mapping.targets[port]
+    # Without classes, as for numbers, all answers count as one class.
     per_class = num_rows / (len(contrasted.classes) if isinstance(contrasted, Classes) else 1)
     amount = f"{per_class:,.0f} labels a class" if port is not None else f"{num_rows:,} answers"
     if per_class > MANY_LABELS:
@@ -77,6 +83,7 @@ def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
     can_contrast = all(source.defaults.contrastive_few_labels for source in mapping.sources.values())
     unused = ""
     if per_class <= FEW_LABELS and (can_contrast or not run.start.is_from_scratch):
+        # A single label per class gives no pair of rows to contrast.
         method = "contrast" if port is not None and can_contrast and per_class > 1 else "probe"
         if not (unused := _unused_flags(method, run.options)):
             return method, f"{amount}, at most {FEW_LABELS}"
@@ -116,9 +123,9 @@ def unused_options(method: str, options: Options) -> list[str]:
 
 
 def contrast_port(mapping: Mapping) -> int | None:
-    """Return the index of the target whose classes are contrasted: the first that answers one class per example.
+    """Return the index of the target whose classes contrastive learning compares; None if there is no such target.
 
-    Return None if there is no such target.
+    It is the first target that answers exactly one class per example.
     """
     probed = [port for port, target in enumerate(mapping.targets) if isinstance(target, LinearProbe)]
     return next((port for port in probed if has_exclusive_classes(mapping.targets[port])), None)
@@ -127,7 +134,9 @@ def contrast_port(mapping: Mapping) -> int | None:
 def make_objective(method: str, options: Options, mapping: Mapping, examples: Examples) -> Objective:
     """Return the training objective for `method` and `options`.
 
-    It may add modules to the mapping that only training needs; `Objective.finish` removes them.
+    The objective may add modules to the mapping that only training needs, such as a discriminator; its method `finish`
+    removes them.
+    examples: the training examples, whose classes contrastive learning compares.
     """
     if options.style is not None or options.adversarial:
         return _image_objective(options, mapping)
@@ -140,10 +149,11 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
 
 
 def _image_objective(options: ObjectiveOptions, mapping: Mapping) -> Objective:
-    """Return the objective with the losses of whole generated pictures: style (`--style`), adversarial, or both.
+    """Return the objective with losses of whole generated pictures: a style loss (`--style`), an adversarial one, or both.
 
     Raises UsageError for arrows that generate no pictures, CheckpointError if the feature network is damaged.
     """
+    # Raises before the style image and the feature network are opened.
     image_port(mapping)
     judges: list[ImageLoss] = []
     picture = None
@@ -154,4 +164,5 @@ def _image_objective(options: ObjectiveOptions, mapping: Mapping) -> Objective:
         judges.append(StyleLoss(network, picture[None], options.style_weight))
     if options.adversarial:
         judges.append(AdversarialLoss(mapping, options.adversarial, picture))
+    # With a style the target image is the source itself, so a loss by pixel would hold the picture as it is.
     return ImageObjective(mapping, judges, with_pixel_loss=options.style is None)

@@ -47,7 +47,7 @@ LENGTH_SAMPLE = 2000
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """The method of a run, the reason for that method in words, the objective, and the layout of the weights."""
+    """The method of a run, the reason for that method in words, its training objective, and the layout of the weights."""
 
     method: str
     reason: str
@@ -66,6 +66,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
     batch = min(options.batch or _default_batch(run), len(examples))
     optimizer = _choose_optimizer(run, setup.layout)
     fits_start = run.start.tensors is not None and not is_pretraining
+    # Steps are counted last: timing them needs a plan with everything else.
     plan = Plan(
         steps=0,
         batch=batch,
@@ -78,8 +79,10 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         layer_decay=options.layer_decay,
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
+    # Raises before the first step is timed.
     setup.layout.check(batch, optimizer)
     steps = 0 if setup.method == "probe" else _count_steps(run, setup, plan, started_at)
+    # Averaged weights replace the best ones, so held-out rows need not be scored during training.
     watches = setup.objective.trains_heads and not plan.average and not is_pretraining
     return replace(
         plan,
@@ -90,10 +93,10 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
 
 
 def learning_defaults(run: PreparedRun) -> Learning:
-    """Return the default length and learning rates of training for a run.
+    """Return the default number of epochs and the default learning rates of a run.
 
-    They are those of a target that has its own (boxes), else those of the kind of value that the model reads. A
-    published starting model has general defaults for all kinds.
+    A target with defaults of its own (boxes) decides; else the kind of value that the model reads, or for a published
+    starting model the general defaults.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
@@ -105,6 +108,7 @@ def _default_batch(run: PreparedRun) -> int:
     """Return the number of examples of one update: FIT_BATCH, or in pretraining about PRETRAIN_TOKENS tokens."""
     if not run.is_pretraining:
         return FIT_BATCH
+    # A sample gives the mean length well enough.
     sample = range(min(LENGTH_SAMPLE, len(run.examples)))
     mean_length = statistics.fmean(sum(map(len, run.examples.pieces[row])) for row in sample)
     return max(8, round(PRETRAIN_TOKENS / mean_length))
@@ -113,11 +117,13 @@ def _default_batch(run: PreparedRun) -> int:
 def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["adamw", "muon"]:
     """Return the optimizer in the options, or for "auto" the default.
 
-    The default is Muon for new models and for pretraining of models that only mapsto has trained, else AdamW.
+    The default is Muon for new models and for pretraining of models that only mapsto has trained, if the layout of the
+    weights supports it; else AdamW.
     """
     if run.options.optimizer != "auto":
         return run.options.optimizer
     is_new = run.start.tensors is None
+    # Models that others have trained, with AdamW as a rule, continue with AdamW.
     trains_own = is_new or (run.is_pretraining and run.start.is_from_scratch)
     return "muon" if layout.supports_muon and trains_own else "adamw"
 
@@ -136,10 +142,11 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
 
 
 def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float) -> int:
-    """Return the number of updates.
+    """Return the number of training steps of a new run.
 
     It follows from `--steps`, `--epochs` or `--minutes`; the default is PRETRAIN_MINUTES in pretraining and a number of
     epochs in a fit.
+    started_at: the monotonic time from which minutes count.
     """
     options = run.options
     if options.steps is not None:
@@ -151,14 +158,16 @@ def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at:
     if options.epochs is None and isinstance(setup.objective, SupervisedContrastive):
         return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
     defaults = learning_defaults(run)
+    # About as many steps for every size of the data, within bounds on the epochs.
     epochs = options.epochs or max(defaults.min_epochs, min(defaults.max_epochs, defaults.steps / per_epoch))
     return max(1, round(epochs * per_epoch))
 
 
 def _calibrate_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, seconds: float) -> int:
-    """Return the number of steps that fit into `seconds`: run and time a few, then restore all weights."""
+    """Return the number of steps that fit into `seconds`: run and time a few steps, then restore all weights."""
     started_at = time.monotonic()
     mapping = run.mapping
+    # The timed steps change the weights; these copies undo that.
     weights = {name: parameter.detach().clone() for name, parameter in mapping.named_parameters()}
     # A long schedule, so that the timed steps are ordinary ones, without a checkpoint or a decay.
     trial_plan = replace(plan, steps=10_000, save_every=10_000)

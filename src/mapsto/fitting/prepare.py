@@ -1,8 +1,7 @@
 """Preparing a run before its first step: from a request to a mapping (the model) and its training examples.
 
 All errors in files, starting model and options are raised here. The work has two parts, so that all trials of a search
-share
-one reading of the data: `read_data` is slow and does not depend on hyperparameters, and `build_run` makes a new
+share one reading of the data: `read_data` is slow and does not depend on hyperparameters, and `build_run` makes a new
 mapping.
 """
 
@@ -50,7 +49,7 @@ class PreparedRun:
 
     @property
     def start(self) -> StartingModel:
-        """The starting model; without `--start` an empty one."""
+        """The starting model; an empty StartingModel without `--start` and `--like`."""
         return self.data.start
 
     @property
@@ -60,7 +59,7 @@ class PreparedRun:
 
 
 def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> PreparedRun:
-    """Read the data of a request, build its model, and return both.
+    """Read the data of a request and build its model; return both as a PreparedRun.
 
     shards_record: the state of the corpus shards in the run's folder, if it has been inspected before.
 
@@ -70,9 +69,9 @@ def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> Pr
 
 
 def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> RunData:
-    """Open the starting model of a request, read its data, and return both.
+    """Open the starting model named by a request and read the request's data; return both as a RunData.
 
-    shards_record: see `prepare`.
+    shards_record: the state of the corpus shards in the run's folder, if it has been inspected before.
     """
     options, say = request.options, request.say
     _choose_device(options, request.ranks)  # raises for a wrong device before the data is read, which may take long
@@ -92,12 +91,13 @@ def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> 
 
 
 def build_run(request: FitRequest, data: RunData) -> PreparedRun:
-    """Build a new mapping for data that has been read, and return it with its examples.
+    """Build a new mapping for data that has been read; return it with its training examples as a PreparedRun.
 
     Weights that the starting model does not have are random numbers that depend only on the seed.
     """
     options = request.options
     device, precision = _choose_device(options, request.ranks)
+    # Directly before the random weights, so that reading the data does not change them.
     seed_all(options.seed)
     mapping = make_mapping(data.arrow, data.config, data.sources, data.targets, data.start)
     freeze_weights(mapping, options, data.start)
@@ -129,6 +129,6 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
 
 
 def _choose_device(options: RunOptions, ranks: Ranks) -> tuple[torch.device, torch.dtype]:
-    """Return (device, precision) of this process. Raises UsageError for those that are not available."""
+    """Return (device, precision) of this process. Raises UsageError if this machine does not have what the options name."""
     device = choose_device(options.device, ranks.local_rank)
     return device, choose_precision(options.precision, device)

@@ -22,9 +22,10 @@ from mapsto.task.capabilities import Classes, LinearProbe
 def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
     """Return the pooled vector of each example, (n, d), from one forward pass without augmentation.
 
-    Heads of targets with one answer per example read these vectors.
+    The pooled vector is the input of every head with one answer per example.
     """
     mapping.eval()
+    # A probe sees each row once, so it should see the row itself.
     unaugmented = examples.without_augmentation()
     features: NDArray[np.float32] = np.zeros((len(unaugmented), mapping.config.pooled_width), np.float32)
     stream = (unaugmented.example(row, 0, 0.0) for row in range(len(unaugmented)))
@@ -34,15 +35,17 @@ def extract_features(mapping: Mapping, examples: Examples, device: torch.device)
 
 
 def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None) -> None:
-    """Set each head that reads the pooled vector to the best linear head on the frozen features.
+    """Fit a linear model to the frozen pooled vectors for each head that reads them, and set the head's weights to it.
 
-    base_features: the features (n, d) from before contrastive training on the same answers; None without such training.
-    The strength of regularisation is chosen on them, because the trained features fit these answers too well.
+    base_features: the pooled vectors (n, d) before contrastive training; None without contrastive training. The
+        strength of regularisation is chosen on them, because the vectors after contrastive training fit the training
+        answers too well.
     """
     mapping = run.mapping
     features = extract_features(mapping, run.examples, run.device)
     for port, target in enumerate(mapping.targets):
         answers = run.examples.answers.encoded if run.examples.answers is not None else ()
+        # Rows without an answer to this target teach its head nothing.
         labelled = [(row, answer) for row, ports in enumerate(answers) if (answer := ports[port]) is not None]
         if not isinstance(target, LinearProbe) or not labelled:
             continue
@@ -57,7 +60,8 @@ def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None
 def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
     """Calibrate the heads for classes on the held-out rows by temperature scaling (Guo et al. 2017).
 
-    Return the temperatures of the heads that were calibrated; a head with too few held-out rows stays as it is.
+    Return the temperatures of the calibrated heads, in the order of the targets; a head with too few held-out rows
+    stays as it is.
     say: prints a message about each calibrated head.
     """
     if run.held_out is None or run.is_pretraining or not run.mapping.targets:

@@ -44,5 +44,5 @@ class FitRequest:
 
     @property
     def say(self) -> Callable[[str], None]:
-        """The function that prints a line of text for the user."""
+        """The function that prints a line of text for the user; it prints nothing if there is no progress output."""
         return self.progress.say

@@ -26,12 +26,13 @@ from mapsto.training.loggers import read_metrics
 
 
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
-    """Return the function from a mapping to {"loss": …, "error": …} on the held-out rows; None without held-out rows.
+    """Return a function that scores a mapping on the held-out rows as {"loss": …, "error": …}; None without held-out rows.
 
     Loss and error are means over the answers to the first target. Each process computes its share of the rows.
     """
     if run.held_out is None:
         return None
+    # Made once: the examples to score are the same at every validation.
     examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
 
     def validate(mapping: Mapping) -> dict[str, float]:
@@ -43,6 +44,7 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
                 loss += float(target.loss(output, readout.values))
                 error += float(target.validation_error(output, readout.values))
                 count += len(readout.values)
+        # Sums, as processes may have shares of different sizes.
         loss, error, total = ranks.sum([loss, error, count])
         return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
 
@@ -50,7 +52,7 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
 
 
 def score_run(run: PreparedRun, progress: Progress) -> tuple[dict[str, Score], Evaluation | None]:
-    """Return (scores by metric, evaluation) of the trained mapping on the test rows.
+    """Return (scores by metric, evaluation) of the trained mapping on the test rows, and print the scores.
 
     Without test rows the scores are those on the held-out rows, if there are any, and the evaluation is None.
     """
@@ -87,7 +89,7 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
 def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) -> list[str]:
     """Write report.html about the scores on the test rows, and return its main findings, one sentence each.
 
-    Without the packages that the report needs only a note is printed.
+    If the packages that the report needs are not installed, a note is printed and no report is written.
     """
     assert request.folder is not None
     analyses = analyse_evaluation(evaluation, run.mapping, run.device)
@@ -97,6 +99,7 @@ def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) 
             steps = read_metrics(request.folder, request.say)
             page = evaluation_page(evaluation, analyses, Provenance(title, command, run.data.findings, steps))
             write_page(request.folder / run_folder.REPORT, page, evaluation, analyses)
+        # The model is trained and must be saved, with or without a report.
         except UsageError as error:
             request.say(f"note: no {run_folder.REPORT}: {error}")
     return headline(evaluation, analyses)
@@ -105,6 +108,7 @@ def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) 
 def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
     """Write rejected.csv with file, row, column, value and reason of each unreadable row that was skipped, if any."""
     findings = iter(rejected)
+    # Without rejected rows there is no file.
     if (first := next(findings, None)) is None:
         return
     columns = ["file", "row", "column", "value", "reason"]

@@ -60,7 +60,7 @@ class RunData:
 
 
 def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
-    """Return a new target for each answer of the arrow, in order.
+    """Return a new target object for each target port of the arrow, in order.
 
     Raises UsageError for `--balance` and `--smooth` if no answer is a class.
     """
@@ -77,7 +77,7 @@ def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
 def bind_targets(
     arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel, options: Options
 ) -> ModelConfig:
-    """Give each target the facts about the sources that it needs, and return the configuration of the model.
+    """Give each target the facts about the sources that it needs, such as the vocabulary; return the model's config.
 
     Raises UsageError for options that do not fit the sources or the starting model.
     """
@@ -116,7 +116,7 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
 
 
 def possible_mixtures(arrow: Arrow) -> list[str]:
-    """Return those values of `--augment` that mix rows ("mixup" …) and that the source and all targets support."""
+    """Return the values of `--augment` that mix rows, such as "mixup", and that the source and all targets support."""
     if len(arrow.sources) > 1:
         return []  # the shares of the mixed rows would be unknown
     targets = [kinds.target(port.kind, restored=arrow.corrupted) for port in arrow.targets]
@@ -130,7 +130,10 @@ def possible_mixtures(arrow: Arrow) -> list[str]:
 
 
 def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
-    """Return how `~` hides tokens: objective, share and shape; the kind of value has a default share."""
+    """Return the corruption (objective, share and shape of hidden tokens) that `~` stands for in the arrow.
+
+    Without `--hide`, the share is the default of the kind of value.
+    """
     corrupted = [kinds.source(port.kind).objectives for port in arrow.sources if port.corrupted]
     default_shares = next(iter(corrupted), Source.objectives)
     return Corruption.of(options.objective, options.hide or default_shares[options.objective], options.shape)
@@ -139,7 +142,7 @@ def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
 def length_limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> corpus.ExampleLimits:
-    """Return the longest example in tokens, and what is done with longer ones (cut, windows or an error).
+    """Return the length limit of an example in tokens, special ones included, and what is done with longer examples.
 
     config: of the model. pretraining: whether the arrow hides parts of its source with `~`.
     sources: the model's sources by kind; values of kinds with a fixed number of tokens (pictures) are always read
@@ -152,6 +155,8 @@ def length_limits(
         return corpus.ExampleLimits(max_length, "cut", units)
     if options.length is not None and options.length > max_length:
         raise UsageError(f"--length {options.length} is more than the {max_length} tokens that this model takes")
+    # Shorter examples make pretraining faster; a fit reads as much of each value as the model can.
     longest = options.length or min(max_length, PRETRAIN_LENGTH if pretraining else max_length)
+    # Pretraining learns from every part of a long value; in a fit its label belongs to the whole.
     long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
     return corpus.ExampleLimits(longest, long, units)

@@ -65,7 +65,8 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     """Raise UsageError unless a run can use `folder`, which must be new, empty or hold an unfinished run.
 
     overwrite: whether the folder may hold a finished or another run, which will be replaced.
-    searched: whether the run has a hyperparameter search. An unfinished run in the folder must agree in this.
+    searched: whether the run has a hyperparameter search; an unfinished run in the folder must have one too, or
+        neither.
     Nothing is written. A folder with only the files of BEFORE_RUN counts as empty.
     """
     if folder.exists() and not folder.is_dir():
@@ -85,7 +86,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete the files of a run in `folder`, which `require_free` must have accepted; other files stay."""
+    """Delete the files of a run in `folder`, which `require_free` must have accepted; files of other names stay."""
     for name in RUN_FILES:
         path = folder / name
         if path.is_dir():
@@ -121,10 +122,11 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:
-    """Lock the open lock file of `folder`. Raises RunError if another process has locked it.
+    """Lock the open lock file `stream` of `folder`. Raises RunError if another process has locked it.
 
-    A process that ends deletes its lock file. So the file that was locked may no longer be the one in the folder, where
-    another process can create and lock a new one; this is checked.
+    A process that ends deletes its lock file, and another process can then create and lock a new one. So the locked
+    file is compared with the one that is now in the folder.
+    say: prints a note if the file system cannot lock files.
     """
     if fcntl is None:
         return
@@ -156,7 +158,7 @@ def recorded_run(
 ) -> dict[str, Any] | None:
     """Return the plan, as recorded in run.json, of the unfinished run in the folder; None if there is none.
 
-    facts, options: of the run that is to resume it.
+    facts, options: of the run that is to resume it. say: prints a note if device or package versions differ.
     Raises UsageError, which names the facts and options that differ, if the folder holds another run.
     """
     if not (folder / RUN_FILE).exists():
@@ -178,6 +180,7 @@ def finished_run(folder: Path, facts: Dict[str, Any], options: Options) -> bool:
     """
     if not (folder / MANIFEST_FILE).exists():
         return False
+    # The manifest of a finished model has the facts of the run in its provenance.
     recorded = files.read_sealed(folder / MANIFEST_FILE)["provenance"]
     _require_same(f"{folder} holds a finished run", IDENTITY_FACTS, recorded, facts, options)
     return True
@@ -216,9 +219,11 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
 def _require_same(
     subject: str, names: tuple[str, ...], recorded: Dict[str, Any], facts: Dict[str, Any], options: Options
 ) -> None:
-    """Raise UsageError if a fact among `names`, or an option, differs from the recorded one.
+    """Raise UsageError if a fact among `names`, or any option, differs from the recorded one.
 
-    subject: the beginning of the message. recorded: the recorded facts by name, with the options among them.
+    subject: the beginning of the message.
+    recorded: the recorded facts by name, with the recorded options under "options".
+    facts, options: of this run.
     """
     differing = [name for name in names if recorded.get(name) != facts[name]]
     differing += [f"--{name.replace('_', '-')}" for name in options.differing(recorded["options"])]

@@ -90,7 +90,8 @@ class Search:
 
     options: of every trial, apart from the hyperparameters. space: the hyperparameters to choose.
     first_trials: the hyperparameters of the first trials, which are fixed in advance.
-    num_trials: the number of trials. minutes: no trial begins later; None for no limit.
+    num_trials: the number of trials.
+    minutes: no trial begins after the trials have taken this many minutes; None for no limit.
     """
 
     options: Options
@@ -136,6 +137,7 @@ def search_and_fit(
         _require_apart(folder, {"start": start, "like": like})
     request = FitRequest(
         arrow=parse(arrow),
+        # Read here, as each fold takes its rows from this table.
         data=read_table(data, encoding=options.encoding),
         folder=folder,
         start=start,
@@ -153,6 +155,7 @@ def search_and_fit(
         if folder is not None and overwrite:
             run_folder.clear(folder)
         trials = _run_trials(plan, folder, facts, progress)
+    # Failed trials rank last: the best one has failed only if all have.
     best = min(trials, key=lambda trial: trial.rank)
     if best.error is None:
         raise RunError(f"none of {len(trials)} trials came to an end; the last one: {trials[-1].failed}")
@@ -164,7 +167,10 @@ def search_and_fit(
 
 
 def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
-    """Return the number of trials. Raises UsageError if arrow, options or a missing package rule out a search."""
+    """Return `num_trials` if a search is possible.
+
+    Raises UsageError if the arrow or the options rule it out, or a package is not installed.
+    """
     if num_trials is None:
         raise UsageError("--search-minutes needs --search with the number of trials")
     for name, value in (("search", num_trials), ("search-minutes", minutes)):
@@ -196,6 +202,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     """Return the plan of a search; the first trial has the hyperparameters of a fit without a search.
 
     The second trial is a linear probe, if possible. Hyperparameters that the user has set are not searched.
+    run: the run of a fit without a search.
 
     Raises UsageError if the options leave nothing to choose, DataError for too few rows.
     """
@@ -216,6 +223,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     fixed = {name for name in values if getattr(options, name) not in (None, "auto")}
     fixed |= set(values) if options.method == "probe" else set()
     fixed |= {"method"} if len(methods) == 1 else set()
+    # A number of steps fixes the length of a trial.
     fixed |= {"epochs"} if options.steps is not None else set()
     space = {name: value for name, value in values.items() if name not in fixed}
     if not space:
@@ -224,6 +232,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
         )
     first_trials = [{"method": "probe"}] if "method" in space and _is_possible("probe", run) else []
     if method != "probe":
+        # First, so that the search can only improve on a fit without it.
         first_trials.insert(0, {name: default[name] for name in space})
     share = run.data.num_held_out / (run.data.num_rows + run.data.num_held_out)
     # Trials hold out the same share as the final fit, of fewer rows.
@@ -280,6 +289,7 @@ def _bounds(default: float, factors: tuple[float, float]) -> tuple[float, float]
 def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
     """Run the trials that search.json of the folder does not yet record, and return all trials in order.
 
+    folder: the folder of the run; None records nothing.
     facts: the facts that identify the search; a recorded search must have the same ones.
     """
     recorded = None if folder is None else run_folder.recorded_search(folder, facts, Options(**facts["options"]))
@@ -316,15 +326,16 @@ def _is_out_of_time(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
-    """Run the next trial and return it.
+    """Run the next trial on all folds and return it.
 
-    A trial with the hyperparameters of an earlier one takes its result. A trial that diverges is returned as failed.
+    If an earlier trial had the same hyperparameters, its result is copied. A trial that diverges is returned as failed.
     """
     started_at, number = time.monotonic(), len(trials) + 1
     if number <= len(search.first_trials):
         knobs = search.first_trials[number - 1]
     else:
         knobs = suggest_hyperparameters(search.space, trials, search.options.seed)
+    # Training is deterministic, so the same hyperparameters give the same result.
     repeated = next((trial for trial in trials if trial.knobs == knobs), None)
     if repeated is not None:
         return replace(repeated, number=number, seconds=0.0)
@@ -353,6 +364,7 @@ def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: i
         else optuna.distributions.FloatDistribution(*values, log=True)
         for name, values in space.items()
     }
+    # A new sampler for each trial, so that a resumed search continues with the same suggestions.
     state = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=state, n_startup_trials=RANDOM_TRIALS))
     for trial in trials:

@@ -48,9 +48,9 @@ class StartingModel:
 
     @property
     def is_from_scratch(self) -> bool:
-        """Return whether only mapsto has trained the weights, from random ones, or there are none yet.
+        """Return whether only mapsto has trained the weights, from random ones, or there are no weights yet.
 
-        Only such models are trained with Muon, so the recorded optimizer tells.
+        Only models that began with random weights are trained with Muon, so the recorded optimizer tells.
         """
         return self.tensors is None or self.optimizer == "muon"
 
@@ -60,6 +60,7 @@ class StartingModel:
         if self.tensors is None:
             return None
         digest = hashlib.sha256()
+        # Sorted, so that the order of the weights in a file does not matter.
         for name in sorted(self.tensors):
             digest.update(name.encode())
             digest.update(self.tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -95,7 +96,7 @@ def open_start(start: str | Path | Mapping | None, like: str | Path | None = Non
 
 
 def _from_mapping(mapping: Mapping) -> StartingModel:
-    """Return a mapping in memory as a starting model."""
+    """Return a StartingModel with the sources, configuration, weights and classes of a mapping in memory."""
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     # Reversed, so that the first of several targets of one kind determines the class names, as in a saved folder.
     classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
@@ -112,11 +113,13 @@ def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
         raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")
     ((kind, source),) = start.sources.items()
     tokenized = require(source, Tokenized, "given words (--words): it has no vocabulary")
+    # former_tokens: by id of a new token, the ids that its word was split into before.
     extended, former_tokens = tokenized.extend_vocabulary(words)
     tensors = None if start.tensors is None else dict(start.tensors)
     for name in (f"embedders.{kind}.weight", "vocabulary_head.bias"):
         if tensors is not None and name in tensors:
             table = tensors[name]
+            # Vocabularies often have spare rows for ids that no token uses, which new tokens take first.
             num_new = max(0, max(former_tokens, default=0) + 1 - len(table))
             tensors[name] = torch.cat([table, table.new_zeros(num_new, *table.shape[1:])])
             for token, former in former_tokens.items():
@@ -128,6 +131,7 @@ def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
 def read_words(path: str) -> list[str]:
     """Return the words in a UTF-8 file with one word per line. Raises DataError if it has none or cannot be read."""
     try:
+        # utf-8-sig drops the byte order mark that some editors write.
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the words cannot be read: not UTF-8 at byte {error.start}") from error

@@ -52,6 +52,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     sources = make_sources(start, arrow, rows, options, say)
     config = bind_targets(arrow, sources, targets, start, options)
     for target, port, answers in zip(targets, arrow.targets, rows.targets, strict=True):
+        # A restored source is its own answer: no classes are to be learnt.
         if port.restores is None:
             target.learn(answers, options.balance)
             for note in target.notes(answers) if isinstance(target, Classes) else ():
@@ -98,6 +99,7 @@ def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
     source_kinds = [kinds.source(port.kind) for port in arrow.sources]
     read: list[type[Source] | type[Target]] = [*source_kinds, *kinds.answering(arrow)]
     columns = zip(read, [*rows.sources, *rows.targets], strict=True)
+    # A table of file names stays the same when a file's content changes, so the files count too.
     keys = [kind.key(value) for kind, values in columns if issubclass(kind, FileBacked) for value in values]
     fingerprint = rows.table.fingerprint
     return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
@@ -114,13 +116,15 @@ def _fingerprint(arrow: Arrow, rows: Rows, options: ObjectiveOptions) -> str:
 def _encode(
     data: RunData, training: Rows, held_out: Rows, options: Options, say: Callable[[str], None]
 ) -> tuple[Examples, Examples]:
-    """Return (training examples, held-out examples); only the training examples are augmented.
+    """Encode the rows; return (training examples, held-out examples), of which only the training examples are augmented.
 
-    training, held_out: the rows of both.
+    training, held_out: the training rows and the held-out rows.
+    say: prints how many training rows are too long and how many of their tokens are unknown.
     """
     held_out_examples = _encode_rows(data, held_out, options, lambda text: None)
     examples = _encode_rows(data, training, options, say)
     augmented = replace(examples, augment=_augmentation(data.arrow, options), mixing=options.mixture)
+    # Another seed, so that held-out rows do not repeat the masks of training rows.
     return augmented, replace(held_out_examples, seed=options.seed + 1)
 
 
@@ -144,7 +148,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
 def _augmentation(arrow: Arrow, options: DataOptions) -> str | None:
     """Return the augmentation of training rows, such as "mirror"; None for no augmentation.
 
-    It is that of `--augment`, or for "auto" the first augmentation of the kinds of value that the arrow reads.
+    The option `--augment` names it; "auto" takes the first augmentation of the kinds of value that the arrow reads.
     """
     sources = [kinds.source(port.kind) for port in arrow.sources]
     methods = [method for source in sources if issubclass(source, Augmentable) for method in source.augmentations]

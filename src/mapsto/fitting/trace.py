@@ -52,6 +52,7 @@ def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | N
     position = next((i for i, index in enumerate(rows.indices.tolist()) if index == row - 1), None)
     if position is None:
         raise UsageError(f"row {row} cannot be read; `mapsto check` says why")
+    # The traced row comes first, so that it is example 0 everywhere below.
     selected = np.array([position, *(i for i in range(min(NEIGHBOURS, len(rows))) if i != position)])
     examples = _encode(mapping, rows.select(selected))
     yield from _cells(mapping, table, row - 1)
@@ -81,6 +82,7 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     for port, target in enumerate(targets):
         if rows.arrow.targets[port].restores is None:
             target.learn(rows.targets[port])
+    # Heads, and a new model, have random weights: the same ones at every call.
     seed_all(0)
     return make_mapping(rows.arrow, config, sources, targets, model).eval(), rows
 
@@ -95,6 +97,7 @@ def _cells(mapping: Mapping, table: Table, row: int) -> Iterator[str]:
     """Yield lines for the arrow and for each cell of row `row` (from 0) that the arrow reads or answers."""
     yield f"arrow    {mapping.arrow}"
     file, line = table.origin(row)
+    # A column may be both source and target, but is shown once.
     columns = set()
     for port in (*mapping.arrow.sources, *mapping.arrow.targets):
         if port.column is not None and port.column not in columns:
@@ -125,7 +128,7 @@ def _token_names(mapping: Mapping, piece: Piece) -> list[str]:
 
 
 def _hidden(mapping: Mapping, examples: Examples, example: Example) -> Iterator[str]:
-    """Yield lines for the tokens that `~` hides in step 1, and for the tokens as the model sees them.
+    """Yield lines for the tokens that `~` hides in the first training step, and for the tokens as the model sees them.
 
     examples: their first one is the traced row. example: that row with hidden tokens.
     """
@@ -181,6 +184,7 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[obje
             yield f"answer   {text}{probability}"
         if mapping.arrow.targets[port].restores is None:
             yield f"truth    {target.brief(labels[port])!r}"
+        # Targets sum their losses; the mean is per answer.
         loss = float(target.loss(output[selected], readout.values[selected])) / max(1, len(selected))
         is_likelihood = not isinstance(target, Located) and any("probability" in answer for answer in answers)
         meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if is_likelihood else ""
