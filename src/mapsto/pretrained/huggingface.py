@@ -1,6 +1,6 @@
 """Open published model folders (Hugging Face), and save models as folders that `transformers` opens.
 
-The names of a family's weights and settings stand in its file in zoo/. This module holds what is the same for all families: the
+The names of a family's weights and settings are in its file in zoo/. This module has what is the same for all families: the
 files of a folder, the checks, and the class names of a head. Only safetensors and JSON files are read, so no code of a checkpoint
 is run. Every shape is checked before memory is allocated.
 """
@@ -61,11 +61,11 @@ class PretrainedModel:
 
     config: the shape of the model.
     tensors: weights under mapsto's names, in fp32.
-    sources: a dict of one source, by its kind.
+    sources: the model's only source, by kind.
     labels: class names of the classifier or detector, in order; None if there is none.
     folder: the folder of the checkpoint on disk.
     notes: messages for the user, such as which weights were left out.
-    target_kind: the kind of answer that has these class names, such as "label" or "boxes".
+    target_kind: the kind of answer to which `labels` belong, such as "label" or "boxes".
     """
 
     config: ModelConfig
@@ -156,14 +156,14 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
 
 
 def make_decoder_config(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
-    """Return the shape of a decoder: that of its encoder (`shape`), but with the given sizes (see DECODER_SIZES)."""
+    """Return the shape of a decoder, which is that of its encoder (`shape`) except for `sizes`, by field of TransformerConfig."""
     return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
 
 
 def _find_folder(name: str) -> Path:
     """Return the folder at the path `name`, or else the folder of the hub's model `name`, downloaded if needed.
 
-    Raises CheckpointError if there is neither.
+    Raises CheckpointError if neither such a folder nor such a model exists.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -215,7 +215,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> ModelConfig:
-    """Return the model shape that a config.json describes; of a model with several towers (CLIP), the picture tower's."""
+    """Return the model shape that a config.json describes; of a model with several towers (CLIP), the image tower's."""
     tower = family.tower
     if tower is None:
         return replace(family.read_config(raw), family=model_type)
@@ -232,9 +232,9 @@ def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return all weights of a folder under their published names. Raises CheckpointError.
+    """Return all weights of a folder under their published names, from model.safetensors or the files that its index lists.
 
-    They are in model.safetensors, or in the files that the index lists.
+    Raises CheckpointError if the folder has neither, or if a file cannot be opened safely.
     """
     if (folder / WEIGHTS_FILE).exists():
         return open_tensors(folder / WEIGHTS_FILE)
@@ -256,7 +256,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
     """Return the kind of value that a model reads. Raises CheckpointError for a kind that is not installed here.
 
-    It is the family's kind, unless mapsto saved a model of another kind in the format of this family.
+    It is the family's kind, unless config.json names another: mapsto may save a model of another kind in a family's format.
     """
     kind = raw.get(SOURCE_KEY, family.source_kind)
     if kind not in kinds.names("source"):
@@ -267,7 +267,7 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
 def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str, Tensor]) -> Source:
     """Open the source of a model folder. Raises CheckpointError.
 
-    Its weights must have as many learnt queries and position embeddings between layers as config.json says.
+    The numbers of learnt queries, and of layers that add position embeddings, must be equal in the weights and config.json.
     """
     stem = f"embedders.{kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
@@ -285,9 +285,9 @@ def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str
 def _read_classes(
     raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
-    """Return the kind of a checkpoint's head, and its class names in order.
+    """Return the kind of answer that a checkpoint's head gives, and the names of its classes in order.
 
-    A checkpoint without a head that has classes gets the kind of classifiers, and None instead of the names.
+    Without a head that has classes, the kind is "label" and the names are None.
     """
     for task in family.weight_names:
         target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
@@ -299,9 +299,9 @@ def _read_classes(
 
 
 def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
-    """Return the class names of a checkpoint's classifier, in order; None if there is none.
+    """Return the class names of a checkpoint's classifier, in order; None if it has no classifier.
 
-    A head for another task, such as regression, is removed from `tensors`, and a note says so.
+    A head for another task, such as regression, is removed from `tensors`, and a message about this is added to `notes`.
     """
     target = kinds.target(classifier())
     assert issubclass(target, Classes)
@@ -323,7 +323,10 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
 
 
 def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -> list[str]:
-    """Return the class names in config.json, in order. Equal names get their class number added. Raises CheckpointError."""
+    """Return the class names in config.json, in order. Raises CheckpointError if they are not `num_classes` different names.
+
+    Classes with the same name are told apart by their class numbers, and a message about this is added to `notes`.
+    """
     names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(num_classes)}
     try:
         labels = [str(names[str(i)]) for i in range(num_classes)]
@@ -341,11 +344,11 @@ def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -
 def _choose_pooling(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
-    """Return `config` with the pooling that suits the checkpoint.
+    """Return `config` with the pooling that suits the checkpoint: the normalised mean for a post-norm model without classifier.
 
-    A post-norm model without a classifier is pooled by the normalised mean, since the state of its first token holds little
-    before a classifier is trained on it. In a saved folder this mean is computed by one more layer, which is removed here.
-    If all layers share their weights, no such layer can be saved, so the first token is used.
+    Before a classifier is trained on it, the first token of such a model holds little information. Models whose layers all
+    share their weights keep the pooling of `config`. A folder saved with the normalised mean has one more layer, which computes
+    this mean for other libraries; the layer is removed from `tensors` and `config` here.
     """
     if raw.get(POOLING_KEY) == "normed_mean":
         last = config.transformer.layers - 1
@@ -360,7 +363,7 @@ def _choose_pooling(
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError if a weight of the body is missing, or has another shape than config.json says.
 
-    Nothing is allocated for this, since a damaged config.json may describe a model of any size.
+    The check allocates no memory for weights, since a damaged config.json may describe a model of any size.
     """
     depth = sum(config.backbone.depths) if config.backbone else 0
     for stack in filter(None, (config.transformer, config.decoder)):

@@ -58,7 +58,7 @@ def render_model_card(
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
-    """Return the lines of the metadata block (YAML): the hub's name of the task, and scores under the hub's names."""
+    """Return the lines of the YAML metadata block, with the task and the scores under the names that the hub gives them."""
     task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
@@ -79,7 +79,7 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
 
 
 def _hub_task(mapping: Mapping) -> str | None:
-    """Return the hub's name of the task, such as "text-classification"; None if the hub has no name for it.
+    """Return the hub's name of the model's task, such as "text-classification"; None if the hub has no name for this task.
 
     The task follows from the first source and the first target.
     """
@@ -114,9 +114,9 @@ def _use(mapping: Mapping) -> list[str]:
 
 
 def _predicts_ahead(mapping: Mapping) -> bool:
-    """Return whether the model predicts a hidden token at the position before it.
+    """Return whether the model predicts a hidden token at the position before that token.
 
-    Other libraries read the prediction at the token's own position, so they cannot use such a model.
+    Other libraries cannot use such a model, because they read the prediction at the token's own position.
     """
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
@@ -126,7 +126,10 @@ def _predicts_ahead(mapping: Mapping) -> bool:
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:
-    """Return a list of one line on the search for hyperparameters; an empty list if there was none."""
+    """Return one line on the hyperparameter search, as a list; an empty list if there was none.
+
+    search: the trials and the number of the chosen one, as recorded in the provenance.
+    """
     if search is None:
         return []
     default, best = search["trials"][0], search["trials"][search["chosen"] - 1]

@@ -49,7 +49,7 @@ MODEL_FILES = (
 class ModelFolder:
     """An opened model folder, saved by mapsto or published by others.
 
-    manifest: content of mapsto.json; None if there is no such file.
+    pretrained: the model and its files. manifest: content of mapsto.json; None if there is no such file.
     """
 
     pretrained: huggingface.PretrainedModel
@@ -57,7 +57,7 @@ class ModelFolder:
 
     @property
     def classes(self) -> dict[str, list[str]]:
-        """Class names of the targets, by kind; of several targets of one kind, those of the first."""
+        """Class names of the targets, by kind of answer; if several targets have one kind, those of the first."""
         if self.manifest is None:
             return {self.pretrained.target_kind: self.pretrained.labels} if self.pretrained.labels else {}
         classes = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
@@ -65,17 +65,20 @@ class ModelFolder:
 
     @property
     def trained_with(self) -> str | None:
-        """Name of the optimizer that trained the model; None if mapsto did not train it."""
+        """Name of the optimizer that trained the model; None if mapsto did not save the folder or recorded no optimizer."""
         return None if self.manifest is None else self.manifest["provenance"].get("optimizer")
 
     @property
     def objective(self) -> str | None:
-        """Objective of the run that saved the folder, if it was a pretraining by mapsto; else None."""
+        """Name of the pretraining objective of the run that saved the folder; None if mapsto did not pretrain the model in it."""
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute, by name. With equal versions a run has equal bits."""
+    """Return the versions of Python, mapsto and the packages that decide a result, by name.
+
+    A run that is repeated with the same versions gives the same bits.
+    """
     names = ("torch", "tokenizers", "numpy")
     return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
@@ -83,7 +86,7 @@ def versions() -> dict[str, str]:
 def open_model_folder(name: str | Path) -> ModelFolder:
     """Open a run's folder, another model folder, or a model of the hub. Raises CheckpointError.
 
-    The files of a run's folder are first verified against their hashes in mapsto.json.
+    For a run's folder, the hashes in mapsto.json are first compared with the files.
     """
     path = Path(name)
     manifest = None
@@ -101,7 +104,7 @@ def open_model_folder(name: str | Path) -> ModelFolder:
 
 
 def load_mapping(name: str | Path) -> Mapping:
-    """Return the mapping in a folder or under a hub name, in fp32 and ready to predict. Raises CheckpointError."""
+    """Return the model in a folder or under a hub name with its arrow, in fp32 and evaluation mode. Raises CheckpointError."""
     folder = open_model_folder(name)
     pretrained = folder.pretrained
     arrow, targets = _published_targets(pretrained) if folder.manifest is None else _saved_targets(folder.manifest)
@@ -116,7 +119,10 @@ def load_mapping(name: str | Path) -> Mapping:
 
 
 def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets that are saved in mapsto.json. Raises CheckpointError."""
+    """Return the arrow and the targets that mapsto.json records. Raises CheckpointError.
+
+    manifest: the content of mapsto.json.
+    """
     text, entries = manifest["arrow"], manifest["targets"]
     # A model without targets is saved as its sources alone, which is no complete arrow.
     arrow = parse(text) if entries else Arrow(parse_ports(text), ())
@@ -125,9 +131,9 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
 
 
 def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets of a published model, which follow from its head.
+    """Return the arrow and the targets of a published model, derived from its head.
 
-    The head answers classes, or restores hidden tokens; without a head there are no targets.
+    A head answers classes or restores hidden tokens; without a head there are no targets.
     """
     (kind,) = pretrained.sources
     if pretrained.labels:
@@ -156,8 +162,8 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Co
     """Copy weights into a mapping, and return the names of the parameters that keep their initial values.
 
     tensors: weights under mapsto's names. Weights of a head are copied only if they have the shape of the mapping's head.
-    other_classes: kinds whose classes in the mapping differ from those of the weights. Their weights per class are not
-    copied.
+    other_classes: kinds of answers whose classes in the mapping are others than in `tensors`; head weights that have one row
+        for each class are not copied for these kinds.
 
     Raises CheckpointError for a weight of the body in another shape.
     """
@@ -178,7 +184,7 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Co
 
 
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
-    """Return whether a weight of a head or of the pooler depends on the classes of one of these kinds."""
+    """Return whether the weight `name` of a head or of the pooler depends on the classes of a target of one of these kinds."""
     if name.startswith("pooler."):
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
@@ -195,8 +201,8 @@ def save_mapping(
 ) -> None:
     """Save the mapping in a folder that mapsto and `transformers` open; mapsto.json is written last.
 
-    provenance: where the mapping comes from, in plain JSON.
-    findings: sentences for the model card about where it fails.
+    provenance: how the model came about (start, data, seed, steps), in JSON types. scores: for the model card, by name.
+    findings: sentences for the model card about where the model fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = weight_names.published_task(mapping)
@@ -219,6 +225,6 @@ def save_mapping(
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
-    """Return the target's state in JSON types only, such as lists instead of tuples."""
+    """Return the target's state as JSON returns it, such as lists instead of tuples."""
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state

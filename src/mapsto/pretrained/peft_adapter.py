@@ -21,15 +21,15 @@ HEAD = "classifier"  # peft saves this module as a whole, whatever its layers
 
 
 def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate], start: str | None) -> None:
-    """Save adapter_config.json and adapter_model.safetensors in a run's folder.
+    """Save adapter_config.json and adapter_model.safetensors in a subfolder of a run's folder.
 
     mapping: the mapping, with the updates already merged into its weights.
     run: folder of the run.
     updates: low-rank updates, by name of the module.
     start: name of the starting model.
 
-    The published model may have several modules in place of one here (query, key and value). Each of them gets the same A,
-    and its own rows of B. Modules that the starting model does not have are saved whole.
+    Where the published model has several modules for one of mapsto's (query, key and value), each gets the same matrix A,
+    and its own rows of B. Modules that the starting model does not have, such as a new head, are saved whole.
     """
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}

@@ -28,7 +28,7 @@ BARE = f"remove {MODULES} to open the bare encoder"
 def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None:
     """Return the pooling, normalisation and length of the sentence encoder in a folder; None if it is no sentence encoder.
 
-    max_tokens: maximum number of tokens that the Transformer can take.
+    max_tokens: largest number of tokens that the Transformer can read.
 
     Raises CheckpointError for modules or prompts that are not supported.
     """
@@ -56,9 +56,9 @@ def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None
 
 
 def _read_mode(path: Path) -> str:
-    """Return the pooling, "cls" or "mean". Raises CheckpointError for another pooling, or for several.
+    """Return the name of the pooling, "cls" or "mean". Raises CheckpointError for another pooling, or for several.
 
-    path: the pooling's config.json, which names the pooling or, in older files, sets a flag for it.
+    path: config.json of the pooling module, which names the pooling or, in older files, sets a flag for it.
     """
     raw = read_json(path)
     pooling = raw.get("pooling_mode")
@@ -72,9 +72,10 @@ def _read_mode(path: Path) -> str:
 
 
 def _read_length(folder: Path, max_tokens: int) -> int:
-    """Return the maximum number of tokens of a text. Raises CheckpointError if texts should be lower-cased.
+    """Return the maximum number of tokens of a text, at most `max_tokens`.
 
-    It is in the sentence encoder's own file, else in that of its tokenizer, and is at most `max_tokens`.
+    The sentence encoder's own settings are read first, then those of its tokenizer.
+    Raises CheckpointError if the settings demand lower-cased texts.
     """
     limits = []
     for path in sorted(folder.glob("sentence_*_config.json")):
@@ -89,7 +90,7 @@ def _read_length(folder: Path, max_tokens: int) -> int:
 
 
 def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> None:
-    """Write the files of a sentence encoder, in the layout that every version of sentence-transformers opens.
+    """Write the files of a sentence encoder into a folder, in the layout that every version of sentence-transformers opens.
 
     width: width of the sentence vectors.
     """

@@ -1,8 +1,8 @@
 """Translation between mapsto's names of weights and a published family's, which are listed in the family's file in zoo/.
 
-When weights are read, several published ones may become one (such as query, key and value); when saved, it is split again. Read
-weights that the family does not have are refused. A saved weight without a published name gets mapsto's name after the prefix
-`mapsto.`. So a folder holds all weights, and other libraries still open it.
+When weights are read, several published ones may be joined into one (such as query, key and value); when saved, this one is
+split again. Published weights that the family does not have are refused. A saved weight without a published name gets mapsto's
+name after the prefix `mapsto.`. So a folder holds all weights, and other libraries still open it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def published_task(mapping: Mapping) -> Task:
     """Return the task under which a mapping is saved, which decides the class of `transformers` that opens it.
 
-    The task is the kind of a target for which the family has a published head too, or "body" if there is none.
+    The task is the kind of a target for which the family publishes a head, or "body" if no target has such a kind.
     """
     tasks, saves_decoder = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
@@ -46,14 +46,14 @@ def published_task(mapping: Mapping) -> Task:
 
 @cache
 def classifier() -> str:
-    """Return the name of the kind of answer that is one of several classes ("label"), as published classifiers give it."""
+    """Return "label", the name of the kind whose answer is one of several classes, found by that property among all kinds."""
     return next(target.kind for target in kinds.targets() if has_exclusive_classes(target))
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
     """Return whether the family's own format can express how this model restores hidden tokens.
 
-    This is so if neither has a decoder, or if the family's config.json can describe the model's decoder.
+    It can if neither the family nor the model has a decoder, or if the family's config.json can describe the model's decoder.
     """
     family, decoder = zoo.get_family(config.family), config.decoder
     if family.without_decoder is None or decoder is None:
@@ -63,9 +63,10 @@ def can_save_decoder(config: ModelConfig) -> bool:
 
 
 def all_weights(mapping: Mapping) -> dict[str, Tensor]:
-    """Return all weights to save, in fp32 under mapsto's names.
+    """Return all weights of a mapping to save, in fp32 under mapsto's names.
 
-    For a classifier that reads the normalised mean, the weights of the layer that computes it are added.
+    Published classifiers read the first token. If this one reads the normalised mean of all hidden states, a last layer is
+    added that writes this mean into every token, so that other libraries give the same answers.
     """
     weights = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
     needs_mean = published_task(mapping) == classifier() and mapping.config.pooling == "normed_mean"
@@ -76,7 +77,7 @@ def weight_name(mapping: Mapping, name: str) -> str:
     """Return the name under which a parameter of a mapping is saved.
 
     name: the parameter's name in the mapping. The first head of each kind is saved under the kind's head name, such as
-    `classifier`, instead of its port's number (`heads.0`).
+    `classifier`, instead of by the number of its port (`heads.0`).
     """
     if not name.startswith("heads."):
         return name
@@ -88,7 +89,7 @@ def weight_name(mapping: Mapping, name: str) -> str:
 
 
 def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the given weights under the family's names. A weight that is several published ones is split by rows.
+    """Return weights under the family's names. A weight that joins several published ones (query, key, value) is split by rows.
 
     weights: weights of the mapping, or other matrices with as many rows (LoRA's B), by mapsto's name.
     """
@@ -111,10 +112,10 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
 def to_mapsto_names(
     family: Family, published: Dict[str, Tensor], num_indices: int, folder: Path, notes: list[str]
 ) -> dict[str, Tensor]:
-    """Return a file's weights under mapsto's names, in fp32.
+    """Return the published weights of a checkpoint under mapsto's names, in fp32.
 
-    num_indices: one more than the highest number of a layer. folder: the folder to name in messages.
-    notes: list to which a message about weights of other tasks is added. Such weights are left out.
+    num_indices: number of layer numbers to look for in names, from 0. folder: the folder to name in messages.
+    notes: list to which a message is added if weights of other tasks are left out.
 
     Raises CheckpointError for weights that the family does not have.
     """
@@ -143,9 +144,9 @@ def to_mapsto_names(
 
 
 def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names that the family's file lists: current names, with the family's prefix.
+    """Return the published weights under current names with the family's prefix, as the family's file lists them.
 
-    Step counters of batch norms are removed.
+    The integer step counters of batch norms are left out.
     """
     tensors = {_modern_name(key, family): tensor for key, tensor in published.items()}
     if family.step_counter:
@@ -158,7 +159,7 @@ def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, 
 
 
 def _modern_name(key: str, family: Family) -> str:
-    """Return the current name of a published weight, which may have an older one or an alias.
+    """Return the name by which the family's file lists a published weight, whose name `key` may be an old one or an alias.
 
     The first BERTs call the weight of a norm `gamma` and its bias `beta`. Aliases are listed by the family.
     """
@@ -170,9 +171,9 @@ def _modern_name(key: str, family: Family) -> str:
 
 
 def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
-    """Return the tasks whose weights are looked for in a file.
+    """Return the tasks (the body and heads) whose weights are looked for in a checkpoint.
 
-    Some heads share published names with the classifier. If the file has a classifier, such a head is not looked for.
+    A head that shares published names with the classifier is not looked for if the checkpoint has a classifier.
     """
     head = _expand_names(family.weight_names.get(classifier(), ())[-1:], 1)
     has_classifier = any(name in tensors for names in head.values() for name in names)
@@ -180,15 +181,15 @@ def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
 
 
 def _yields_to_classifier(task: Task) -> bool:
-    """Return whether published weights whose names fit both the head of `task` and a classifier belong to the classifier."""
+    """Return whether a weight whose name fits both the head of `task` and a classifier is taken for the classifier's."""
     target = None if task == "body" else kinds.target(task, restored=True)
     return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
 
 
 def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, notes: list[str]) -> None:
-    """Check the weights that no name of the family fits.
+    """Raise CheckpointError if a weight that no name of the family fits belongs to the body; else add a message to `notes`.
 
-    Weights outside the body are of another task, and get a note. Raises CheckpointError for weights of the body.
+    remaining: the weights that no name fits. Those outside the body are of another task.
     """
     unknown = [key for key in remaining if not any(re.match(pattern, key) for pattern in family.ignored_weights)]
     body_names = [name for _, names in family.weight_names["body"] for name in _as_tuple(names)]
@@ -203,17 +204,17 @@ def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, 
 
 
 def _head_names(family: Family) -> list[str]:
-    """Return the published names of weights outside the body: those of heads, and tied copies."""
+    """Return the published names of weights outside the body: those of heads, and copies of tied weights."""
     entries = [entry for task, names in family.weight_names.items() if task != "body" for entry in names]
     names = [name for _, published in entries for name in _as_tuple(published)]
     return [*(name for name in names if not name.startswith(family.prefix)), *family.tied_weights]
 
 
 def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indices: int) -> dict[str, tuple[str, ...]]:
-    """Return the published names of each weight, by mapsto's name of it.
+    """Return the published names of each weight, by mapsto's name.
 
-    The entries of a family stand for modules of all layers; here every number from 0 to num_indices − 1 and every suffix
-    (".weight", ".bias") is written out.
+    entries: pairs of names of a module or weight, in which {i} stands for the number of a layer. Each is written out for the
+        numbers from 0 to num_indices − 1, and with the suffixes ".weight" and ".bias".
     """
     expanded: dict[str, tuple[str, ...]] = {}
     for own_name, published in entries:
@@ -231,11 +232,11 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
-    """Return the weights of one more post-norm layer, after which the state of every token is the normalised mean of all.
+    """Return the weights of a post-norm layer after which the state of every token is the normalised mean of all tokens.
 
     Queries and keys are zero, so attention averages the values. Its output is scaled so much that the residual vanishes
-    beside it, and the norm undoes the scale. The feed-forward part adds zero. So a published classifier, which reads the
-    first token, reads the mean.
+    beside it, and the norm undoes the scale. The feed-forward part adds zero. A published classifier that reads the first
+    token then reads the mean.
     """
     d, prefix = shape.width, f"transformer.blocks.{shape.layers}."
     identity, zero = torch.eye(d), torch.zeros
