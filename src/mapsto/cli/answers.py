@@ -1,4 +1,4 @@
-"""Answers of a model to many rows, written to a table, to files in a folder, or to the screen, in constant memory."""
+"""Answers of a model to any number of rows, written in constant memory to a table, to files in a folder, or to the screen."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from mapsto.task.arrow import Arrow
 
 @dataclass(frozen=True)
 class InputRows:
-    """Rows to answer: either the rows of a table, or texts from the command line.
+    """The input of a prediction command: either a table, or texts from the command line.
 
-    Raises UsageError unless exactly one of both is given.
+    data: path of the table. texts: the texts. Raises UsageError unless exactly one of the two is given.
+    encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
     """
 
     data: Path | None
@@ -35,20 +36,20 @@ class InputRows:
             raise UsageError("give a table, or one or more --text")
 
     def source(self, arrow: Arrow) -> Any:
-        """Return the path of the table; for texts, a list of rows with the column that the arrow reads."""
+        """Return the path of the table or, for texts, a list with one row each, in the column of the arrow's first source."""
         port = arrow.sources[0]
         return self.data if self.data is not None else [{port.column or port.kind: text} for text in self.texts or []]
 
 
 class RowCounts(NamedTuple):
-    """The number of all rows, and the number of rows that could not be answered."""
+    """The number of input rows, and how many of them got an error in place of an answer."""
 
     num_rows: int
     num_failed: int
 
 
 def require_folder(out: Path | None) -> Path:
-    """Return `out`, the folder for answer files. Raises UsageError if it is missing or has the name of a table."""
+    """Return `out`, the folder for answers that are files. Raises UsageError if it is None or has a table's suffix."""
     if out is None or file_format(out) is not None:
         raise UsageError("these answers are files: name a folder for them with --out")
     return out
@@ -57,9 +58,10 @@ def require_folder(out: Path | None) -> Path:
 def write_answers(
     engine: Engine, inputs: InputRows, out: Path | None, as_json: bool, list_formats: Collection[str] = ("jsonl",)
 ) -> RowCounts:
-    """Write every row with its answer to the table `out`; without `out`, print csv or JSON lines.
+    """Answer every input row and write the rows with their answers to the table file `out`.
 
-    list_formats: file formats in which lists stay lists; in other formats they become JSON text.
+    engine: the model to answer with. out: None to print csv, or with `as_json` one JSON object per line.
+    list_formats: file formats in which an answer that is a list stays a list; in others it becomes JSON text.
     """
     if as_json and out is None:
         return _print_json_lines(engine, inputs)
@@ -67,7 +69,7 @@ def write_answers(
 
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
-    """Print every answer as a line of JSON."""
+    """Answer every input row, and print each answer, or the reason why there is none, as a line of JSON."""
     num_rows = num_failed = 0
     # Plain lines of progress, since a live line would be redrawn between the answers.
     for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
@@ -78,9 +80,9 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
 
 
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
-    """Write every row with its answer to the table `out`; without `out`, print csv.
+    """Answer every input row and write the rows with their answers to the table file `out`, or print them as csv if None.
 
-    keep_lists: keep lists as lists instead of JSON text.
+    keep_lists: whether an answer that is a list stays a list; if False it becomes JSON text.
     """
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
@@ -95,7 +97,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
-    """Answer every row with an engine that writes the answers to files; print a note for each row without a file."""
+    """Answer every input row with an engine that writes each answer to a file; print a note for each row without a file."""
     num_rows = num_failed = 0
     progress = choose_progress()
     for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):
@@ -108,9 +110,10 @@ def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
 
 
 def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
-    """Print how many rows have no answer, and how many were cut. Raises DataError if no row has an answer.
+    """Print how many rows got no answer, and how many were cut to the model's token limit, if any.
 
-    hint: text after the number of cut rows.
+    num_cut: number of cut rows. hint: words to end the sentence about cut rows.
+    Raises DataError if no row got an answer.
     """
     if counts.num_failed:
         print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")

@@ -29,13 +29,13 @@ SECONDS_TO_PRINT = 2.0
 
 
 class Stopped(MapstoError):
-    """Error after Ctrl-C outside of training, where there is no step to finish and nothing to save."""
+    """The error after Ctrl-C in a command that does not train. Training itself handles Ctrl-C and saves a checkpoint."""
 
     exit_status = 130
 
 
 class CommandGroup(TyperGroup):
-    """The group of all commands. Typer would end silently on Ctrl-C; this group ends with an error message."""
+    """The group of all commands. On Ctrl-C it raises Stopped, so that an error is printed, where Typer would end silently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -88,9 +88,9 @@ Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that 
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one command-line flag per field of Options to a command.
+    """Decorate a command so that it has a command-line flag for each field of Options.
 
-    The command receives the parsed flags as its parameter `options`. Used as a decorator.
+    `command` receives the parsed flags as one Options object, its parameter `options`.
     """
     hints = field_types(Options)
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
@@ -117,9 +117,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _typer_option(name: str, text: str, hint: Any) -> Any:
-    """Return the type annotation from which Typer makes the flag of one field of Options.
+    """Return the type annotation from which Typer makes the command-line flag for a field of Options.
 
-    name: name of the field. text: help text. hint: type of the field.
+    name: name of the field. text: help text of the flag. hint: type of the field.
     """
     flag = flag_name(name)
     is_tristate = hint == bool | None  # None: the run decides, unless the user gives --x or --no-x
@@ -134,7 +134,7 @@ def _typer_option(name: str, text: str, hint: Any) -> Any:
 
 
 def main() -> None:
-    """Run the command line. An error ends the program with one message and an exit status, never with a traceback."""
+    """Run the command line. A MapstoError or OSError ends the program with one message and an exit status, no traceback."""
     try:
         _run()
     except SystemExit as end:
@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run the command, and turn its errors into messages."""
+    """Run the command that `sys.argv` names; print a MapstoError or OSError as a message and exit."""
     # Pillow warns of faulty metadata; unreadable pixels are reported by the readers themselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
@@ -159,7 +159,10 @@ def _run() -> None:
 
 
 def _fail(text: str, status: int, reporter: int = 0) -> None:
-    """Print an error, and exit with `status`. Of several processes, only the one with rank `reporter` prints it."""
+    """Print an error to standard error, as JSON with --json, and exit with `status`.
+
+    reporter: the rank of the process that prints; other processes of the run exit silently a little later.
+    """
     if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_PRINT)
         sys.exit(status)

@@ -69,9 +69,9 @@ def _count(count: int, noun: str) -> str:
 
 
 def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
-    """Yield one line per finding.
+    """Yield the lines to print for some findings, one line each.
 
-    If many rows of a column share a finding, yield only the first SHOWN_FINDINGS and the number of the others.
+    Of findings in the same column with the same reason, only the first SHOWN_FINDINGS get a line, the others one line together.
     """
     counts = Counter[tuple[str | None, str]]()
     for finding in findings:
@@ -88,9 +88,9 @@ def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
 
 
 def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
-    """Return notes on how many tokens are unknown to the model, and how many rows are longer than it takes.
+    """Return notes on unknown tokens, if there are many, and on how many rows are longer than the model's token limit.
 
-    start: the starting model; None for a new model.
+    rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
     """
     from mapsto.data.encoding import encode_rows
     from mapsto.data.rows import load_rows

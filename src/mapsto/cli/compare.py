@@ -66,5 +66,5 @@ def compare(
 
 
 def _split(text: str) -> list[str]:
-    """Split a text at its commas, without spaces and empty parts."""
+    """Split a text at its commas; return the parts that are not empty, without spaces around them."""
     return [part.strip() for part in text.split(",") if part.strip()]

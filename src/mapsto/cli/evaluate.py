@@ -66,9 +66,9 @@ def evaluate(
 
 
 def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: str, command: str) -> None:
-    """Write the page of an evaluation to `out`, and its figures and numbers to a folder beside it.
+    """Write the report of an evaluation: an HTML page to `out`, and its figures and numbers to a folder beside `out`.
 
-    command: the command that repeats the evaluation, shown on the page.
+    title: title of the page. command: the shell command that repeats the evaluation, shown on the page.
     """
     from mapsto.cli.output import print_status
     from mapsto.data.checks import check_rows
@@ -81,7 +81,10 @@ def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: 
 
 
 def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
-    """Print the scores beside their baselines; then, for each target, its confusions and its error analysis."""
+    """Print each score beside its baseline; then, for each target, its confusion matrix (for classes) and error analysis.
+
+    A baseline is the score of constant answers, without reading the input.
+    """
     from mapsto.cli.output import print_note, print_status
     from mapsto.task.capabilities import Classes
 
@@ -104,9 +107,9 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
-    """Print a confusion matrix if it fits on the screen, else the most frequent confusions.
+    """Print a confusion matrix; with more than MAX_MATRIX_CLASSES classes print only the most frequent confusions.
 
-    confusion: confusion[label][answer] is the number of rows.
+    confusion: confusion[label][answer] is the number of rows with this label and this answer of the model.
     """
     answers = list(next(iter(confusion.values())))
     if len(answers) <= MAX_MATRIX_CLASSES:

@@ -65,14 +65,14 @@ def explain(
 
 
 def _verdict(explanations: Explanations) -> str:
-    """Return a sentence on how faithful the explanations are."""
+    """Return a sentence that says whether the measured faithfulness makes the explanations reliable."""
     return "no row has two parts" if explanations.faithfulness is None else explanations.faithfulness.verdict
 
 
 def _write(explanations: Explanations, out: Path, model: str) -> None:
-    """Write the explanations to a page (.html) or to rows (.jsonl), by the ending of `out`.
+    """Write the explanations to `out`: an HTML page if its suffix is .html, else rows as JSON lines (.jsonl).
 
-    model: name of the model, for the page's title.
+    model: name of the explained model, for the page's title.
     """
     from mapsto.cli.output import print_status
     from mapsto.data.table import write_rows

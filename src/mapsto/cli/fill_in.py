@@ -19,10 +19,12 @@ from mapsto.task.capabilities import FileBacked, Reconstruction, require
 
 
 def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: float | None, mask: Path | None) -> None:
-    """Write each value with its hidden parts filled in, by its kind to files in a folder, a table, or the screen.
+    """Hide parts of each input value, let the model fill them in, and write the completed values.
 
-    hide: the share of the tokens to hide at random.
-    mask: a picture that marks what to hide in every value, or a folder with one such picture per value.
+    out: for images or videos the folder for one file per row; for other kinds a table file, or None to print.
+    hide: the share of tokens to hide at random; None with a mask.
+    mask: an image file whose pixels that are not black mark what to hide in every value, or a folder with such a file for each
+        value; None with `hide`.
     """
     port = predictor.arrow.sources[0]
     folder = require_folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
@@ -53,9 +55,10 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
 
 
 def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[int, Any], folder: Path) -> None:
-    """Write the filled-in value of each row to a file in `folder`, named by the row's number in the table.
+    """Write the completed value of each row to a file of its own in `folder`.
 
-    values_by_row: filled-in values by row index.
+    target: the target that converts a value to the content of a file.
+    values_by_row: the completed values by row index; rows without one are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(table.in_order(), 1):
@@ -65,8 +68,9 @@ def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[in
 
 
 def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
-    """Return the mask file for each value: `path` itself, or the file in the folder `path` that has the value's name.
+    """Return the mask file for each value: `path` if it is a file, else the file in it named as the value but for the suffix.
 
+    kind: the kind of the values. values: image or video files.
     Raises UsageError if the path does not exist, or if a value has no mask.
     """
     if path.is_file():

@@ -65,7 +65,7 @@ def info(model: Model, json: Json = False) -> None:
 
 
 def _describe(mapping: Mapping) -> dict[str, Any]:
-    """Return facts on a model by name: its arrow, its shape, and its classes."""
+    """Return what `mapsto info` prints about a model, by name: its arrow, its sizes, and the classes of each target."""
     config = mapping.config
     facts: dict[str, Any] = {
         "arrow": str(mapping.arrow),
@@ -85,7 +85,10 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
 
 
 def _format_fact(name: str, value: Any) -> Iterator[str]:
-    """Yield the lines that show one fact; a dict takes one line per entry."""
+    """Yield the lines that print one fact. A dict has a line for its name and one for each entry.
+
+    name: name of the fact.
+    """
     if isinstance(value, dict):
         yield f"{name}:"
         for key, entry in value.items():
@@ -97,7 +100,7 @@ def _format_fact(name: str, value: Any) -> Iterator[str]:
 
 
 def _format_entry(entry: Any) -> Any:
-    """Return a score (a dict) as text with its interval; return anything else unchanged."""
+    """Return a score, a dict with `value`, `low`, `high` and `n`, as text; return any other entry unchanged."""
     if not isinstance(entry, dict):
         return entry
     return f"{entry['value']:.4f} ({entry['low']:.4f}–{entry['high']:.4f}, n = {entry['n']})"

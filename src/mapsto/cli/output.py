@@ -1,4 +1,4 @@
-"""Output shared by commands: results go to standard output, notes and status lines to standard error."""
+"""Functions that several commands share to print (results to standard output, all else to standard error) and to read input."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from mapsto.pretrained.model_folder import MANIFEST_FILE
 
 
 def print_json(record: Any) -> None:
-    """Print a result as one line of JSON."""
+    """Print a result to standard output as one line of JSON."""
     print(json.dumps(record, ensure_ascii=False))
 
 
 def print_status(text: str) -> None:
-    """Print a status line, which is not part of the result, to standard error."""
+    """Print a line about what the command has done, which is no part of the result, to standard error."""
     print(text, file=sys.stderr)
 
 
 def print_note(text: object) -> None:
-    """Print a note that the user should read beside the result, to standard error."""
+    """Print a line that begins with "note:", about something that affects the result, to standard error."""
     print_status(f"note: {text}")
 
 
 def read_table_with_notes(source: Any, encoding: str | None, answers: bool = False) -> Table:
-    """Read a table, and print a note on everything that was left out.
+    """Read a table, and print a note on each file or folder that was left out.
 
-    answers: print notes on the columns too, because the table has labels.
+    source: a path or a Python object with rows. encoding: encoding of text files; None for UTF-8 or UTF-16 with a mark.
+    answers: True for a table with labels, to also print the notes on single columns.
     """
     table = read_table(source, encoding=encoding)
     for remark in table.remarks_on(table.columns if answers else ()):
@@ -38,7 +39,10 @@ def read_table_with_notes(source: Any, encoding: str | None, answers: bool = Fal
 
 
 def read_manifest(model: str) -> dict[str, Any]:
-    """Return the manifest of a model folder saved by mapsto; an empty dict for other folders and for hub names."""
+    """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other folders and hub names.
+
+    model: a folder or a hub name.
+    """
     path = Path(model) / MANIFEST_FILE
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return manifest

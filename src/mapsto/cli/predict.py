@@ -90,9 +90,10 @@ def predict(
 
 
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
-    """Open a model for prediction, in this process ("local") or on Ray ("ray").
+    """Open a model for prediction and return the engine that answers rows with it.
 
-    settings: the arguments of Predictor after the mapping, in order.
+    name: "local" for this process, "ray" for processes on a Ray cluster. model: a model folder or hub name.
+    settings: device, precision, treatment of long rows, and smallest confidence of an answer, in this order.
     """
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
@@ -103,9 +104,10 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
 
 
 def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool) -> None:
-    """Write the answers to a table or to the screen. Answers that are files go to a folder.
+    """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
-    draw: folder for copies of the inputs with the answers drawn in.
+    out: the table file or folder; None for the screen.
+    draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
     from mapsto.cli.answers import report_counts, require_folder, write_answer_files, write_answers

@@ -52,7 +52,7 @@ def suggest(
 
 
 def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
-    """Write the suggested rows to a file, and print which column to fill in."""
+    """Write the rows suggested for labelling to the file `out`, and print which column the user is to fill in."""
     from mapsto.cli.output import print_status
 
     count = suggestions.write(out)
@@ -61,7 +61,7 @@ def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
 
 
 def _print_suggestions(suggestions: Suggestions) -> None:
-    """Print one line per suggested row: its place, the reason, the model's answer, and its cells."""
+    """Print a line for each row suggested for labelling: file and row number, reason, the model's answer, and the cells."""
     from mapsto.errors import places, shorten
 
     pool = suggestions.pool

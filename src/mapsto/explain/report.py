@@ -1,4 +1,4 @@
-"""The report of explanations: inputs with their parts coloured by weight, and how faithful the colours are."""
+"""The HTML report of `mapsto explain`: inputs with their parts coloured by attribution weight, and the measured faithfulness."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_EXPLANATIONS_SHOWN = 500
 
 
 def explanation_page(result: Explanations, model: str) -> Page:
-    """Build the HTML page with the explanations of one table.
+    """Return the HTML page with the explanations of a table's rows and their faithfulness.
 
-    model: folder or name of the explained model.
+    model: folder or hub name of the explained model.
     """
     sections = [_explanations_section(result)]
     verdict = "Faithfulness could not be measured: no row has two parts."
@@ -30,7 +30,7 @@ def explanation_page(result: Explanations, model: str) -> Page:
 
 
 def _explanations_section(result: Explanations) -> Section:
-    """Return the section with one table row per explained row: highlighted input, answer and score."""
+    """Return the section with a table of the first MAX_EXPLANATIONS_SHOWN rows: highlighted input, answer and score."""
     shown_explanations = result.explanations[:MAX_EXPLANATIONS_SHOWN]
     row_indices = result.rows.indices[: len(shown_explanations)].tolist()
     locations = places([result.rows.table.origin(row) for row in row_indices])
@@ -48,7 +48,7 @@ def _explanations_section(result: Explanations) -> Section:
 
 
 def _faithfulness_section(faithfulness: Faithfulness) -> Section:
-    """Return the section with the table of the faithfulness measures."""
+    """Return the section with a table of the three faithfulness measures, each with its advantage over other orders."""
     measures = (
         ("comprehensiveness: loss without the parts with the largest weights", faithfulness.comprehensiveness),
         ("sufficiency: loss with these parts alone", faithfulness.sufficiency),
@@ -68,10 +68,10 @@ def _faithfulness_section(faithfulness: Faithfulness) -> Section:
 
 
 def _format_score(score: Score) -> str:
-    """Return a score as text with its interval, if it has one."""
+    """Return a score's value as text, followed by its interval in parentheses unless the interval is NaN."""
     return f"{score.value:+.3f}" + ("" if math.isnan(score.low) else f" ({score.low:+.3f} to {score.high:+.3f})")
 
 
 def _as_sentence(text: str) -> str:
-    """Return a text with a capital first letter and a full stop."""
+    """Return a text with its first letter capitalised and a full stop appended."""
     return f"{text[:1].upper()}{text[1:]}."

@@ -70,7 +70,7 @@ def accuracy(labels: Array, predictions: Array) -> float:
 
 
 def mean_score(item_scores: Array) -> float:
-    """Return the mean of the items' scores (n,). It is a metric for `with_interval`, which knows it by identity."""
+    """Return the mean of the items' scores (n,), as a metric to pass to `with_interval`."""
     return float(np.mean(item_scores))
 
 
