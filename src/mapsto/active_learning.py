@@ -159,6 +159,7 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     if isinstance(target, Classes) and outputs is not None:
         confidence = target.confidence(outputs)
         answers = target.decode(outputs)
+        # The user gives the labelled rows or only their number.
         num_labels = max(pool.num_labels, len(labelled_vectors))
         if num_labels >= max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes)):
             uncertainty = _uncertainty(target, outputs, confidence)
@@ -221,6 +222,7 @@ def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) 
 
     Clusters with the fewest labelled or chosen rows come first, and of several such clusters the largest.
     """
+    # Unit vectors, so that Euclidean k-means clusters by cosine similarity.
     unit, labelled_unit = _normalize(vectors), _normalize(labelled)
     num_clusters = min(len(labelled_unit) + count, MAX_CLUSTERS, len(unit))
     clusters, centres = _cluster(unit, num_clusters, seed)
@@ -247,6 +249,7 @@ def _most_typical(unit: Vectors) -> int:
     """
     rows = unit[: MAX_CLUSTERS * NUM_NEIGHBOURS]
     similarity = rows @ rows.T
+    # One more than NUM_NEIGHBOURS, as each row is its own nearest neighbour.
     num_nearest = min(NUM_NEIGHBOURS + 1, len(rows))
     return int(np.partition(similarity, len(rows) - num_nearest, axis=1)[:, -num_nearest:].mean(axis=1).argmax())
 
@@ -289,6 +292,7 @@ def _candidates(mapping: Mapping, pool: Pool, column: str, seed: int) -> tuple[R
         labels = pool.table.column(column)
         unlabelled = [index for index, row in enumerate(rows.indices.tolist()) if labels[row] is None]
         rows = rows.select(np.array(unlabelled, np.int64))
+    # A duplicate is suggested once, and never if an equal row has a label: another label of it would teach little.
     seen_keys = set()
     if pool.labelled is not None:
         seen_keys = set(_keys(mapping, load_rows(mapping.arrow, pool.labelled, answers=False)))

@@ -127,7 +127,9 @@ class Model:
 
         Raises UsageError for values that cannot be read.
         """
+        # A copy, since the explainer moves the mapping to its device and to fp32.
         explainer = attribution.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
+        # A text may be a value to explain or the name of a table of values.
         single_value = isinstance(data, str) and not self.is_table_name(data)
         sample_rows = None if sample is None else read_table(sample)
         return explain_table(explainer, read_table(self._rows([data] if single_value else data)), sample_rows, progress)

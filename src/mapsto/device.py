@@ -40,6 +40,7 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
         return torch.device(name)
     if name == "mps":
         raise UsageError("several processes cannot share mps; use --device cpu, or one process")
+    # Each process under torchrun has a GPU of its own.
     if local_rank >= torch.cuda.device_count():
         raise UsageError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
     torch.cuda.set_device(local_rank)
@@ -83,6 +84,7 @@ def describe(device: torch.device, precision: torch.dtype, num_processes: int = 
 
 def seed_all(*key: int) -> None:
     """Seed the random number generators of torch and Python with a hash of the integers `key`, such as (seed, step)."""
+    # SeedSequence hashes the key, so that neighbouring keys give unrelated seeds; torch takes 63 bits.
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.manual_seed(seed)
     random.seed(seed)

@@ -138,6 +138,7 @@ class Ranks:
             return value
         import torch
 
+        # The others learn the length first, since a broadcast needs buffers of equal size.
         content = bytearray(json.dumps(value).encode()) if self.rank == source else bytearray()
         size = self.maximum(len(content))
         buffer = torch.frombuffer(content or bytearray(size), dtype=torch.uint8)
@@ -216,6 +217,7 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
+        # fp64 holds integers exactly up to 2^53.
         tensor = torch.tensor(numbers, dtype=torch.float64)
         with explaining_lost_processes():
             dist.all_reduce(tensor, getattr(dist.ReduceOp, operation))
@@ -244,6 +246,7 @@ def explaining_lost_processes() -> Iterator[None]:
 def read_ranks() -> Ranks:
     """Return this process's Ranks from torchrun's environment variables; a single process without torchrun."""
     values = [os.environ.get(name) for name in TORCHRUN_VARIABLES]
+    # A world of one process needs no communication, so it counts as no torchrun.
     if None in values or values[1] == "1":
         return Ranks()
     rank, size, local_rank = (int(number or 0) for number in values[:3])

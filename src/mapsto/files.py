@@ -64,6 +64,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
+            # Renaming is atomic within a folder, and after fsync the content is on the disk before the name.
             temporary.replace(path)
             sync_folder(path.parent)
     finally:
@@ -84,6 +85,7 @@ def verify(folder: Path, hashes: Mapping[str, str]) -> None:
     """
     for name, expected in hashes.items():
         path = folder / name
+        # A name from a manifest of unknown origin must not lead out of the folder.
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
             raise CheckpointError(f"{path} is missing")
         if hash_file(path) != expected:
@@ -144,6 +146,7 @@ def read_any_json(path: Path) -> Any:
 
 def seal(record: Mapping[str, Any]) -> bytes:
     """Return a record as JSON bytes with a further field "sha256", the SHA-256 of the record, for `read_sealed` to verify."""
+    # Sorted keys, so that equal records have equal hashes.
     body = json.dumps(record, ensure_ascii=False, sort_keys=True)
     digest = hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()
     text = json.dumps({**record, "sha256": digest}, ensure_ascii=False, indent=1)

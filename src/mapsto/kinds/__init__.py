@@ -62,6 +62,7 @@ def media() -> dict[str, tuple[str, ...]]:
 
 def source(kind: str) -> type[Source]:
     """Return the Source class of a kind. Raises UsageError, which names all kinds, if there is none."""
+    # Checked by name first, so that a misspelt kind gets a hint, not an ImportError.
     _require(kind, "source")
     cls: type[Source] = _module(kind).source
     return cls
@@ -76,6 +77,7 @@ def target(kind: str, restored: bool = False) -> type[Target]:
     """
     _require(kind, "target")
     module = _module(kind)
+    # A kind without a `restored` of its own fills in hidden parts by its `target`.
     attributes = ("restored", "target") if restored else ("target",)
     cls: type[Target] | None = next((getattr(module, name) for name in attributes if hasattr(module, name)), None)
     if cls is None:

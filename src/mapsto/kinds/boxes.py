@@ -224,6 +224,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         first, no_boxes = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
         if self.num_learnt:
+            # Learnt queries are the last tokens of the picture's piece.
             end = first + len(pieces[port])
             return Answer(no_boxes, np.arange(end - self.num_learnt, end))
         indices, shares = self.source.tokens_around(pieces[port], (self.grid, self.grid))
@@ -243,6 +244,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
         answers: the boxes of each picture. parts: for each picture, the tokens of the mosaic that show it.
         """
+        # Positions count patches, so dividing by the grid gives fractions of the mosaic, as boxes are encoded.
         grid = self._find_piece(pieces).positions.max(0) + 1
         boxes: list[VisibleBox] = []
         for answer, part in zip(answers, parts, strict=True):
@@ -261,6 +263,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         boxes: list[VisibleBox] = []
         for box in answer:
             sides = np.array([[box.top, box.bottom], [box.left, box.right]])
+            # Sorted, because the alignment of a mirrored picture runs from right to left.
             extent = np.sort((sides - first[:, None]) / (last - first)[:, None], axis=1)
             low, high = np.clip(extent, 0, 1).T
             is_visible = (high - low).prod() >= MIN_VISIBLE * (extent[:, 1] - extent[:, 0]).prod()
@@ -294,6 +297,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         middle, extent = queries[..., -4:-2], queries[..., -2:]
         corners = [(middle + side * extent / 2).clamp(0, 1) for side in (-1, 1)]
         raw = torch.stack([first[:, None] + corner * (last - first)[:, None] for corner in corners])
+        # In a mirrored picture the first corner is on the right, so sides are ordered again.
         return torch.cat([queries[..., :-4], raw.amin(0), raw.amax(0)], dim=-1)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
@@ -325,6 +329,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         labels = torch.zeros_like(logits_qc)
         labels[query, classes[true]] = 1.0
         overlap_loss = (1 - generalised_iou(boxes_q4[query], sides[true])).sum()
+        # Large boxes are assigned to more queries than small ones; their loss should not be larger for that.
         queries_per_box = max(1.0, len(query) / max(1, len(sides)))
         return (CLASS_WEIGHT * focal_loss(logits_qc, labels) + OVERLAP_WEIGHT * overlap_loss) / queries_per_box
 
@@ -357,6 +362,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         weight[no_box] = NO_BOX_WEIGHT
         labels = classes.new_full((len(logits),), no_box)
         labels[query] = classes
+        # The weights of the queries in a picture with the usual number of boxes add up to this.
         total_weight = self.usual + NO_BOX_WEIGHT * (self.queries - self.usual)
         return F.cross_entropy(logits, labels, weight, reduction="sum") * self.usual / total_weight
 
@@ -370,6 +376,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         picture: (q, …), the outputs of one picture. On a grid, a box is left out if it overlaps a more confident box of
         its class.
         """
+        # Each pair of a query and a class is a candidate, numbered query · classes + class.
         probabilities, pairs = self._class_scores(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
         pairs, num_classes = pairs[:LIKELIEST], len(self.classes)
         scores, classes, sides = (
@@ -447,6 +454,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
                 of_class = is_predicted & (kinds == (self.classes.index(name) if name in self.classes else -1))
                 detections = match_detections(sides[of_class], scores[of_class], *_boxes_of(answer, name))
                 num_matched += int(detections.is_correct[0].sum())
+                # A prediction that lies in a crowd is neither right nor wrong.
                 num_ignored += int((~detections.counts[0]).sum())
             num_either = int(is_predicted.sum()) - num_ignored + num_true - num_matched
             scores_of_rows.append(num_matched / num_either if num_either else 1.0)
@@ -515,6 +523,7 @@ def _parse_list(cell: object) -> list[Any]:
             raise BadCell("the boxes are no JSON") from error
     if isinstance(cell, dict) and _is_fault(cell):
         raise BadCell(str(cell["fault"]))
+    # Hugging Face data sets give a list of dicts as a dict of lists.
     if isinstance(cell, dict) and {"bbox", "category"} <= cell.keys():
         sides, names = cell["bbox"], cell["category"]
         if not all(isinstance(part, list | tuple | np.ndarray) for part in (sides, names)) or len(sides) != len(names):

@@ -226,6 +226,7 @@ class ImageSource(PatchSource, Spatial):
         method: "mixup" averages two images, "cutmix" pastes a rectangle of the second into the first, "mosaic" puts
         four side by side.
         """
+        # Blending and pasting are the same for images and videos; only images have mosaics.
         if method != "mosaic":
             return super().mix(pieces, rng, method)
         mixed, tiles = mixup.make_mosaic(list(map(self.to_pixels, pieces)), self.resizer.patch, rng)
@@ -242,6 +243,7 @@ class ImageSource(PatchSource, Spatial):
         is_inside = ((mosaic.positions >= tile.begin) & (mosaic.positions < tile.end)).all(1) & ~mosaic.special
         part = mosaic.select(np.flatnonzero(is_inside))
         if piece.alignment is not None:
+            # Aligned to the image in the tile, so that its boxes can be moved to where the mosaic shows them.
             part = replace(part, alignment=Alignment(self._raw_regions(piece, part.positions, tile.origin)))
         return MixturePart(len(part) / int((~mosaic.special).sum()), part)
 
@@ -362,6 +364,7 @@ class ImageSource(PatchSource, Spatial):
 
         size: None to keep the size that this source reads. Raises UsageError for a size with too many patches.
         """
+        # A source that already reads whole images in its size has nothing to change.
         if size is None and not self.resizer.crops:
             return self
         side = max(1, round((size or self.resizer.size) / self.resizer.patch))
@@ -416,8 +419,10 @@ def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dic
     required = sizes["position_embeddings"] + sizes["projection.weight"]
     if 0 in required or any(len(sizes[name]) != axes for name, axes in WEIGHT_AXES.items()):
         raise CheckpointError(f"{folder} lacks the weights of its patches, or has them in other shapes")
+    # A weight that is absent has size 0 in every axis, so its number of tokens is 0.
     placed, queries, patch = sizes["cls_token"][0], sizes["query_tokens"][1], sizes["projection.weight"][3]
     config = files.read_json(folder / CONFIG_FILE)
+    # Special tokens and queries have position embeddings in the same table as patches.
     num_patches = max(0, sizes["position_embeddings"][1] - placed - queries)
     return patch, {
         "table": _position_table(num_patches, config.get("image_size"), patch),

@@ -82,6 +82,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the label is blank")
+        # A DataFrame holds whole numbers in a column with missing cells as floats.
         if isinstance(cell, float) and cell.is_integer():
             cell = int(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
@@ -107,6 +108,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         Raises DataError for fewer than two classes, and for classes that the starting model does not have.
         """
         counts = Counter(answers)
+        # A starting model's classes are kept, so that the rows of its head keep their meaning.
         if not self.classes:
             are_numbers = all(WHOLE_NUMBER.fullmatch(name) for name in counts)
             self.classes = sorted(counts, key=lambda name: (int(name), name) if are_numbers else (0, name))
@@ -118,6 +120,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         if unknown:
             raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
         if balance:
+            # The mean weight over the rows is 1, so that the learning rate suits balanced and plain losses alike.
             self.weights = [
                 len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
             ]
@@ -143,6 +146,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """
         class_weights = None if self.weights is None else dict(enumerate(self.weights))
         fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)
+        # The regression knows only classes with training rows; the others are hardly ever answered.
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
         if len(fitted.classes_) == 2:  # scikit-learn gives one logit; half of it goes to each class
@@ -208,6 +212,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
         temperature = math.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)
         with torch.no_grad():
+            # Dividing weight and bias divides the logits, so a saved model needs no temperature.
             for parameter in head.parameters():
                 parameter.div_(temperature)
         return temperature
@@ -218,6 +223,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         values: (m,), class indices of the training answers.
         """
         counts = torch.from_numpy(np.bincount(values, minlength=len(self.classes)))
+        # Clamped, since the logarithm of a frequency of 0 is no finite logit.
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:

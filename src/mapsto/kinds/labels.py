@@ -88,6 +88,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         for name in names:
             if (problem := find_invalid_character(name)) is not None:
                 raise BadCell(f"a label holds {problem}")
+        # dict.fromkeys removes repeated names and keeps their order.
         return tuple(dict.fromkeys(name for name in names if name))
 
     @classmethod
@@ -128,6 +129,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
         values: (m, c), 1 where a class applies.
         """
+        # Clipped, since a class that applies to all rows or to none has infinite log-odds.
         frequencies = np.clip(np.asarray(values).mean(0), 1e-3, 1 - 1e-3)
         return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
@@ -137,6 +139,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         If `reference` answers no label, return the log-odds that its likeliest class does not apply.
         """
         applies = reference > 0
+        # Without a label, the decision nearest to changing is that on the likeliest class.
         is_rejected = ~applies.any(-1, keepdim=True) & (reference == reference.amax(-1, keepdim=True))
         return torch.where(applies, output, torch.where(is_rejected, -output, torch.zeros_like(output))).sum(-1)
 
@@ -217,6 +220,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
         """Return "agreement" and "exact" (see `metrics`) of answering no label in every row."""
+        # An empty answer is right only for rows without labels, by both metrics.
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
 

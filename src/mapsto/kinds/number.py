@@ -105,6 +105,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         """
         labels = np.asarray(answers, np.float64)
         variances = (labels - labels.mean()) ** 2
+        # R² divides by the variance of the answers.
         if not variances.mean() > 0:
             return None
         errors, variances = (self._to_numbers(output) - labels) ** 2 / variances.mean(), variances / variances.mean()
@@ -117,6 +118,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a linear map (m, d) → (m, 1) that at first predicts about 0, the standardised mean of the training rows."""
+        # Small weights and a bias of 0 predict about 0, which is the mean after standardisation.
         return new_head(width, 1)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
@@ -154,6 +156,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
 def _parse(cell: object) -> float | None:
     """Return a cell as a number, or None if it is none. Booleans are no numbers."""
+    # A bool is an int in Python, but a column of booleans is one of classes.
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
         return None
     try:

@@ -144,6 +144,7 @@ class TextSource(Tokenized, Explainable, Describable):
         """
         opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         closing = self.tokenizer.closing
+        # Token ids alone are encoded faster and with less memory than offsets and words.
         if not aligned:
             return [_frame(ids, opening, closing) for ids in self.tokenizer.encode_ids(values)]
         return [
@@ -174,11 +175,13 @@ class TextSource(Tokenized, Explainable, Describable):
 
         begins: (t,), True for each token that begins a word.
         """
+        # Words are numbered from 0, also in a window that begins inside a word.
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
         return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """Shorten a piece to `length` tokens. Its closing special tokens stay and count towards `length`."""
+        # The model has seen every text end with the closing tokens, so these are kept.
         num_closing = len(self.tokenizer.closing)
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
@@ -198,6 +201,7 @@ class TextSource(Tokenized, Explainable, Describable):
     def embedder(self, width: int) -> nn.Embedding:
         """Return an embedding table (v, width) with a vector for each token of the vocabulary."""
         table = nn.Embedding(self.vocabulary, width)
+        # BERT's initialisation. PyTorch's default of 1 is too large for output weights, which the table is too.
         nn.init.normal_(table.weight, std=0.02)
         return table
 
@@ -315,6 +319,7 @@ class MaskedTextTarget(Reconstruction):
             start, end = piece.alignment.regions[token, 0].tolist()
             text = value[start:end]
             if token in predictions:
+                # WordPiece marks a token inside a word by ##.
                 predicted = self.source.tokenizer.decode([predictions[token]]).strip().removeprefix("##")
                 text = text[: len(text) - len(text.lstrip())] + predicted  # the space before the token stays
             parts += [value[position:start], text]
@@ -385,6 +390,7 @@ class MaskedTextTarget(Reconstruction):
         answers: token ids of the hidden tokens.
         """
         ids = np.asarray(answers, np.int64)
+        # These frequencies are those of the scored tokens, so no other constant prediction has a lower loss.
         frequency = np.bincount(ids, minlength=self.source.vocabulary) / max(1, len(ids))
         return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
 

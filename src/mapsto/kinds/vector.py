@@ -72,6 +72,7 @@ class Vector(LinearProbe, Mixable):
             vector = np.asarray(cell)
         except ValueError as error:
             raise BadCell("a vector is a list of numbers") from error
+        # Integers, unsigned integers and floats; texts and booleans are no numbers.
         if vector.dtype.kind not in "iuf":
             raise BadCell("a vector is a list of numbers")
         vector = vector.astype(np.float64)
@@ -109,6 +110,7 @@ class Vector(LinearProbe, Mixable):
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the squared error of outputs (m, k), averaged over the k standardised numbers and summed over answers."""
+        # The mean over the k numbers keeps the loss, and so the best learning rate, independent of k.
         return ((output.float() - values) ** 2).mean(-1).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:

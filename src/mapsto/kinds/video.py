@@ -103,6 +103,7 @@ class Video:
     def from_frames(cls, frames: Pixels) -> Video:
         """Return the video of decoded frames (k, h, w, 3), each of which lasts one second."""
         k, h, w, _ = frames.shape
+        # The shape is hashed too: the same bytes in another shape are another video.
         digest = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()
         return cls(None, None, frames, digest, video_io.VideoInfo(k, h, w, float(k)))
 
@@ -202,8 +203,10 @@ class VideoSource(PatchSource):
             raise UsageError("--vocabulary is for text; videos have none")
         if not values:
             raise DataError("there is no video to learn the size of videos from")
+        # The median, since one long or large video should not decide the size of the model.
         median = float(np.median([value.info.frames for value in values]))
         resizer = choose_resizer([max(value.info.height, value.info.width) for value in values], MAX_SIZE)
+        # One frame of each video is enough, since the frames of a video have similar colours.
         mean, std = pixel_statistics(value.sample(1) for value in evenly_spaced(values, STATISTICS_SAMPLE))
         return cls(resizer, mean, std, max(1, round(min(median, MAX_FRAMES) / PATCH_DEPTH)) * PATCH_DEPTH)
 
@@ -260,6 +263,7 @@ class VideoSource(PatchSource):
 
     def _resize(self, value: Video) -> tuple[Pixels, NDArray[np.float64]]:
         resized = [self.resizer.resize(frame) for frame in value.sample(self.frames)]
+        # All frames are resized alike, so the first one's scale and shift are those of the video.
         time_origin = [[value.info.seconds / self.frames, 0.0]]
         return np.stack([pixels for pixels, _ in resized]), np.concatenate([time_origin, resized[0][1]])
 

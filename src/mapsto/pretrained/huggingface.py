@@ -197,6 +197,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not path.exists():
         raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG_FILE}")
     raw = read_json(path)
+    # transformers would import Python code from the checkpoint for this entry.
     if "auto_map" in raw:
         raise CheckpointError(
             f"{path} asks to run code of the checkpoint (auto_map), which mapsto never does; "
@@ -258,6 +259,7 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
 
     It is the family's kind, unless config.json names another: mapsto may save a model of another kind in a family's format.
     """
+    # Looked up among installed kinds, since config.json of unknown origin must not name a module to import.
     kind = raw.get(SOURCE_KEY, family.source_kind)
     if kind not in kinds.names("source"):
         raise CheckpointError(f"{folder} reads values of the kind {kind!r}, which is not installed here")

@@ -59,6 +59,7 @@ def render_model_card(
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
     """Return the lines of the YAML metadata block, with the task and the scores under the names that the hub gives them."""
+    # A task in the metadata lets the hub run the model, which it cannot if predictions are shifted by one position.
     task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}

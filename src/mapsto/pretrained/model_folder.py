@@ -111,6 +111,7 @@ def load_mapping(name: str | Path) -> Mapping:
     length = None if folder.manifest is None else folder.manifest.get("length")
     with SkipInit():
         mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
+    # Runs that start from this mapping choose other defaults if mapsto trained it.
     mapping.trained_with = folder.trained_with
     missing = copy_weights(mapping, pretrained.tensors)
     if missing:

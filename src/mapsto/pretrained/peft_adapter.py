@@ -31,6 +31,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
     Where the published model has several modules for one of mapsto's (query, key and value), each gets the same matrix A,
     and its own rows of B. Modules that the starting model does not have, such as a new head, are saved whole.
     """
+    # peft takes one rank for all modules.
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():

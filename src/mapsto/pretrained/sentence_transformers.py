@@ -32,6 +32,7 @@ def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None
 
     Raises CheckpointError for modules or prompts that are not supported.
     """
+    # Only a sentence encoder lists its modules.
     if not (folder / MODULES).exists():
         return None
     modules = read_any_json(folder / MODULES)

@@ -102,6 +102,7 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
     tensors: dict[str, Tensor] = {}
     for own_name, weight in weights.items():
         names = published_names.get(own_name, (OWN_PREFIX + own_name,))
+        # Joined weights have the same number of rows each, so the chunks are these weights.
         for name, part in zip(names, weight.chunk(len(names)), strict=True):
             # The published weight lacks these leading axes of size 1.
             part = part.reshape(part.shape[family.leading_ones.get(own_name, 0) :])
