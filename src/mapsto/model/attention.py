@@ -56,9 +56,10 @@ def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Te
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return the mask to add to the scores, (r, 1, l, l): 0 where allowed, −∞ elsewhere.
+    """Return the mask to add to the attention scores, (r, 1, l, l): 0 where attention is allowed, −∞ elsewhere.
 
-    None if everything is allowed, as in rows that hold one picture each: kernels are faster without a mask.
+    None if it is allowed everywhere, as in rows that hold one picture each: kernels are faster without a mask.
+    allowed: (r, l, l), from `visibility`.
     """
     if bool(allowed.all()):
         return None

@@ -34,7 +34,7 @@ class Network(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class ConvolutionConfig(ABC):
-    """Shape of a convolutional network; the base class of the configurations below."""
+    """Shape of a convolutional network; the base class of PlainConfig, ResidualConfig and ConvNextConfig."""
 
     # Number of channels of each stage.
     widths: tuple[int, ...]
@@ -127,7 +127,7 @@ class ConvNextConfig(ConvolutionConfig):
 class BatchNorm(nn.Module):
     """Batch norm that uses the saved mean and variance in training too, as in DETR (Carion et al. 2020).
 
-    Only scale and shift are trained. So the features of a picture do not depend on the other pictures of its batch.
+    Only scale and shift are trained. Thus the features of a picture do not depend on the other pictures of its batch.
     """
 
     def __init__(self, width: int) -> None:

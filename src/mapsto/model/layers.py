@@ -59,7 +59,7 @@ class Linear(nn.Linear):
     def pack(self) -> None:
         """Convert the weight to the layout of the CPU's bf16 kernels, after which it cannot be trained any more.
 
-        Do nothing if that is not faster (see `matmul.pack_weight`).
+        Do nothing if the weight is not bf16, or not on a CPU that has such kernels.
         """
         self.packed = matmul.pack_weight(self.weight)
         # The packed copy replaces the weight, so that prediction does not need memory for both.

@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2021): low-rank updates of the blocks' linear maps, learned beside frozen weights and merged at the end.
+"""LoRA (Hu et al. 2021): trainable low-rank updates of the linear maps in Transformer layers, whose own weights are frozen.
 
-Only the updates and the heads learn, so gradients and optimizer state shrink to a few per cent; a merged model is as fast as
-before. Legend of shapes: o outputs, i inputs, k rank.
+Only the updates and the heads are trained, so gradients and optimizer state shrink to a few per cent. After training the
+updates are added to the weights, so that the model is as fast as before. Legend of shapes: o outputs, i inputs, k rank.
 """
 
 from __future__ import annotations

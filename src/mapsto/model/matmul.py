@@ -49,7 +49,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: st
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b, (…, in) → (…, out); in two products if that is faster, for bf16 on a CPU (see SplitLinear)."""
+    """Return x Wᵀ + b, (…, in) → (…, out). On a CPU in bf16, products over many tokens are split in two (see SplitLinear)."""
     num_tokens = x.shape[:-1].numel()
     is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:

@@ -1,8 +1,8 @@
 """Random augmentation of training images: shifts, random crops with colour jitter, or RandAugment (Cubuk et al. 2020).
 
 Each function returns the new image, in the same size, and its origin: a scale and a shift along y and x, (2, 2), with old
-coordinate = scale · new coordinate + shift. By it, boxes are moved along with the image. Shears and rotations have no such
-origin, so they are used only for arrows without answers that are places in the image.
+coordinate = scale · new coordinate + shift. The origin serves to move boxes along with the image. Shears and rotations have
+no such origin, so they are used only if no answer is a place in the image.
 Legend of shapes: h rows, w columns of pixels.
 """
 
@@ -69,6 +69,7 @@ def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) 
     mirrored = mirror and bool(rng.random() < 0.5)
     brightness = 1 + MAX_BRIGHTNESS * (2 * rng.random() - 1)
     shifted = shift_pixels(shift_pixels(pixels[:, ::-1] if mirrored else pixels, shift[0], 0), shift[1], 1)
+    # Columns of a mirrored image count down from its right edge.
     x_origin = [-1.0, w + shift[1]] if mirrored else [1.0, -shift[1]]
     # A table of the 256 byte values is far cheaper than arithmetic on every pixel.
     curve = np.clip(np.arange(256) * brightness, 0, 255).astype(np.uint8)
@@ -80,8 +81,8 @@ def random_crop(
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return a random crop of the image, enlarged to the image's size (h, w, 3), and its origin (2, 2).
 
-    The crop covers 20 to 100 % of the area, as in SimCLR (Chen et al. 2020), but is not blurred. The origin is the scale and
-    shift along y and x, from new to old coordinates.
+    The crop covers 20 to 100 % of the area; the method is SimCLR's (Chen et al. 2020) without blur. The origin is the scale
+    and shift along y and x, from new to old coordinates.
     mirror: whether to mirror the crop with probability 1/2. recolour: whether to change its colours at random.
     """
     size = np.array(pixels.shape[:2])
@@ -123,6 +124,7 @@ def shift_pixels(pixels: Pixels, distance: int, axis: int) -> Pixels:
 
     axis: 0 to shift along y, 1 along x. A positive distance shifts down or to the right.
     """
+    # The gap opens behind the image, at the edge from which it moves away.
     n, edge = pixels.shape[axis], 0 if distance > 0 else -1
     inner = pixels.take(range(max(0, -distance), n - max(0, distance)), axis)
     border = np.repeat(pixels.take([edge], axis), abs(distance), axis)

@@ -48,6 +48,7 @@ def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -
     """
     if not path.is_dir():
         coco = _read_coco(path)
+        # A COCO file is often in a folder `annotations` beside the folders of its images.
         root = path.parent.parent if path.parent.name.lower() in SPLIT_FOLDERS else path.parent
         return {} if coco is None else _coco_cells(path, coco, _images(list_files(root)))
     files = list_files(path)
@@ -259,6 +260,7 @@ def _read_classes(files: Sequence[Path]) -> list[str]:
     candidates = (file for file in files if file.name in CLASS_FILES)
     for file in sorted(candidates, key=lambda file: CLASS_FILES.index(file.name)):
         try:
+            # "utf-8-sig", because files written on Windows may start with a byte-order mark.
             text = file.read_text(encoding="utf-8-sig")
             if file.suffix in (".yaml", ".yml"):
                 return _yaml_classes(text)
@@ -311,6 +313,7 @@ def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
         x, y, w, h = shares[:4]
         return int(number), x - w / 2, y - h / 2, x + w / 2, y + h / 2
     if len(shares) >= MIN_POLYGON and len(shares) % 2 == 0:
+        # A polygon, as data sets for segmentation have it.
         return int(number), min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
     raise ValueError(f"{len(shares)} numbers behind the class are neither a box nor a polygon")
 
@@ -324,6 +327,7 @@ def _yolo_cell(file: Path, image: Path, classes: list[str]) -> BoxCell:
     boxes: list[dict[str, Any]] = []
     line_number = 0
     try:
+        # YOLO states fractions of the image's size, so the image must be opened.
         width, height = image_io.image_size(image_io.read_image_bytes(image))
         for line in file.read_text(encoding="utf-8-sig").splitlines():
             line_number += 1

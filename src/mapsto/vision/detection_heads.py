@@ -63,6 +63,7 @@ class BoxHead(nn.Module):
         x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, self.first.out_features)
         for layer in self.layers:
             x = layer(x)
+        # bf16 has too few digits for the sides of boxes.
         x = x.flatten(0, 2).float()
         distances = F.softplus(self.sides(x)).view(n, self.grid**2, 2, 2) * CENTRE_RADIUS / self.grid
         low, high = self.middle - distances[:, :, 0], self.middle + distances[:, :, 1]
@@ -99,6 +100,7 @@ class LearntHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         class_states, box_states = x, x
+        # `sides` has one layer more, its head, which zip leaves out.
         for class_layer, box_layer in zip(self.towards, self.sides, strict=False):
             class_states, box_states = class_layer(class_states, "relu"), box_layer(box_states, "relu")
         return torch.cat([self.named(class_states.float()), torch.sigmoid(self.sides[-1](box_states.float()))], dim=-1)

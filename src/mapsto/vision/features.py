@@ -54,7 +54,7 @@ def grey_thumbnail(pixels: Pixels) -> bytes:
 
 
 def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
-    """Return the strongest low frequencies of a grey thumbnail as at most NUM_WAVES integers, a hash for near-duplicates.
+    """Return the strongest low frequencies of a grey thumbnail as at most 32 integers, a hash for near-duplicates.
 
     The integer is 2·i + 1 if frequency number i of the cosine transform has a positive amplitude, 2·i if a negative one.
     Frequencies are ranked by amplitude times a weight that rises with the frequency (as with the wavelets of Jacobs et al.
@@ -101,6 +101,7 @@ def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
 
 def _colours(pixels: Pixels) -> NDArray[np.float32]:
     """Return the colour histograms of the 4 × 4 parts of an image as one vector of unit norm."""
+    # One number for each combination of the three shades.
     colours = (pixels // (256 // NUM_SHADES)).astype(np.int64) @ np.array([NUM_SHADES**2, NUM_SHADES, 1])
     return _normalise([np.bincount(part.ravel(), minlength=NUM_SHADES**3) for part in _parts(colours)])
 
@@ -113,6 +114,7 @@ def _edges(pixels: Pixels) -> NDArray[np.float32]:
     grey = pixels.astype(np.float32) @ GREY_WEIGHTS
     y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))
     strength = np.hypot(y, x)
+    # Modulo π, because an edge from dark to bright counts as one from bright to dark.
     directions = ((np.arctan2(y, x) % np.pi) / np.pi * NUM_DIRECTIONS).astype(np.int64) % NUM_DIRECTIONS
     parts = zip(_parts(directions), _parts(strength), strict=True)
     return _normalise([np.bincount(bins.ravel(), weights.ravel(), NUM_DIRECTIONS) for bins, weights in parts])

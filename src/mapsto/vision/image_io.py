@@ -83,6 +83,7 @@ def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
     """
     try:
         image = open_image()
+        # Checked before decoding, which would take the memory.
         if image.width * image.height > MAX_PIXELS:
             raise Unreadable(
                 f"{image.width:,} × {image.height:,} pixels are more than the {MAX_PIXELS:,} that are read"

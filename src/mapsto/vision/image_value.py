@@ -78,6 +78,7 @@ class ImageValue:
 
         Raises DataError if the file can no longer be decoded.
         """
+        # Pixels are usually needed once, to encode the image, so they need not stay in the cache.
         if (pixels := PIXEL_CACHE.take(self.digest)) is not None:
             return pixels
         try:

@@ -80,6 +80,7 @@ def make_mosaic(images: Sequence[Pixels], p: int, rng: np.random.Generator) -> t
     mixed = np.zeros_like(images[0])
     grid = np.array(mixed.shape[:2]) // p
     margin = np.ceil(grid * MARGIN).astype(int)
+    # A single row or column of patches has no seam; the tiles before the seam take all of it.
     seam = np.where(grid > 1, rng.integers(margin, np.maximum(grid - margin, margin) + 1), grid)
     tiles: list[Tile | None] = []
     for number, image in enumerate(images):

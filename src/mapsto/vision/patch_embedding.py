@@ -153,6 +153,7 @@ def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tens
     """
     if not sum(map(len, tables)):
         return x
+    # Patches look up row 0, which `where` then discards.
     special = F.embedding((types - FIRST_SPECIAL).clamp(min=0), torch.cat(list(tables)))
     return torch.where((types < FIRST_SPECIAL)[:, None], x, special)
 
@@ -267,6 +268,7 @@ class ConvolutionEmbedder(PixelEmbedder):
             cells = self.network(self._join(self.normalise(tokens[is_member]), rows, columns))
             places.append(is_member.nonzero()[:, 0])
             parts.append(cells.permute(0, 2, 3, 1).flatten(0, 2))
+        # Images were grouped by grid size; this restores the order of the tokens.
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _join(self, patches: Tensor, rows: int, columns: int) -> Tensor:

@@ -218,6 +218,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         holds only a part of its value is returned unchanged.
         """
         inner, grid = ~piece.special, self.grid(piece)
+        # Without all of its patches a piece cannot be joined to an image.
         if inner.sum() != math.prod(grid):
             return piece
         mirror = grid[-1] > 1  # the alignment of a single column of patches could not tell that it was mirrored
@@ -336,6 +337,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
         selected: (t,), True for the tokens of the patches to replace.
         """
+        # Tokens hold pixels channel by channel.
         mean = np.repeat(np.array(self.mean) * 255, math.prod(self.block)).round().astype(np.uint8)
         tokens = piece.tokens.copy()
         tokens[selected, self.header_bytes :] = mean

@@ -62,6 +62,7 @@ class Resizer:
         if self.crops:
             resized, corner = _centre_crop(resized, self.size)
             shift = corner * scale
+        # A side that is no multiple of the patch loses its last pixels.
         limit = self.patches_per_side * self.patch
         return resized[:limit, :limit], np.stack([scale, shift], axis=1)
 

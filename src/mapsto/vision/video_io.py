@@ -135,6 +135,7 @@ class Watchdog:
     def stop(self) -> bool:
         """Stop the timer and return whether it has killed the process."""
         self.timer.cancel()
+        # From here on `has_killed` cannot change any more.
         self.timer.join()
         return self.has_killed
 

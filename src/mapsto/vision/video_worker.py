@@ -140,6 +140,7 @@ def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str,
     selected: list[Any] = []
     previous = None
     for start, _, frame in frames:
+        # A frame is shown until the next one starts.
         while previous is not None and len(selected) < len(times) and times[len(selected)] < start:
             selected.append(_pixels(previous))
         previous = frame

@@ -21,7 +21,7 @@ LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     for name in ("num_hidden_groups", "inner_group_num"):
         if raw.get(name, 1) != 1:
             raise CheckpointError(f"config.json: {name} must be 1, one layer shared by all, not {raw[name]!r}")

@@ -16,7 +16,7 @@ from mapsto.zoo import Family, Names, read_activation, read_fraction, read_posit
 
 
 def read(raw: Mapping[str, Any], position_offset: int = 0) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported.
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings.
 
     position_offset: index of an example's first token in the table of positions; 0 except in RoBERTa.
     """
@@ -69,7 +69,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def embedding_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of the embeddings. prefix: start of the published names ("bert.")."""
+    """Return pairs (our name, published name) of the embedding weights. prefix: start of the published names ("bert.")."""
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
@@ -79,7 +79,7 @@ def embedding_names(prefix: str) -> Names:
 
 
 def body_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of embeddings and encoder. prefix: start of the published names ("bert.")."""
+    """Return pairs (our name, published name) of the body's weights. prefix: start of the published names ("bert.")."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *embedding_names(prefix),

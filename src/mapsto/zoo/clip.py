@@ -21,7 +21,7 @@ DEFAULTS = {"intermediate_size": 3072, "hidden_act": "quick_gelu", "layer_norm_e
 
 
 def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> TransformerConfig:
-    """Return the shape of the Transformer of a picture encoder. Raises CheckpointError if it is not supported.
+    """Return the shape of the Transformer of a picture encoder. Raises CheckpointError for unsupported settings.
 
     raw: the encoder's part of config.json. defaults: the family's values of missing settings.
     """
@@ -29,7 +29,7 @@ def read_tower(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Transform
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     shape = replace(read_tower(raw, DEFAULTS), embedding_norm=True, first_norm=True, final_norm=False, vector_norm=True)
     # The published classifier reads the mean of the patches, without the class token.
     return ModelConfig(transformer=shape, pooling="rest_mean", pooler=None, vocabulary_head=None)

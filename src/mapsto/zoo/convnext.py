@@ -19,7 +19,7 @@ from mapsto.zoo.vit import REQUIRES
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     scale = raw.get("layer_scale_init_value", 1e-6)
     if not isinstance(scale, int | float):
         raise CheckpointError(f"config.json: layer_scale_init_value must be a number, not {scale!r}")

@@ -15,7 +15,7 @@ from mapsto.zoo import vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     return replace(vit.read(raw), num_prefix_tokens=2)
 
 

@@ -19,7 +19,7 @@ EPSILON = 1e-6
 
 
 def read(raw: Mapping[str, Any], num_prefix_tokens: int = 1) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported.
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings.
 
     num_prefix_tokens: number of tokens before the patches: the class token and the registers.
     """

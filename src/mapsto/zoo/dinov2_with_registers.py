@@ -13,7 +13,7 @@ from mapsto.zoo import Family, dinov2, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     return dinov2.read(raw, num_prefix_tokens=1 + read_positive_int(raw, "num_register_tokens", 4))
 
 

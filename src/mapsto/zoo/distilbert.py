@@ -19,7 +19,7 @@ LAYER = "distilbert.transformer.layer.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     shape = TransformerConfig(
         width=read_positive_int(raw, "dim", 768),
         layers=read_positive_int(raw, "n_layers", 6),

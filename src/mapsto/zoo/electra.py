@@ -16,7 +16,7 @@ from mapsto.zoo import Family, bert, read_positive_int
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     config = bert.read(raw)
     embedded = read_positive_int(raw, "embedding_size", 128)
     # Embeddings of the model's own width are not mapped, and there is no weight for it.

@@ -26,7 +26,7 @@ LAYER = "model.layers.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     bias = bool(raw.get("attention_bias", False))
     if bias != bool(raw.get("mlp_bias", False)):
         raise CheckpointError("config.json: attention_bias and mlp_bias differ, which is not supported")

@@ -65,7 +65,7 @@ def batch_norm_names(module: str, published: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     if raw.get("hidden_act", "relu") != "relu":
         raise CheckpointError(f"config.json: hidden_act {raw['hidden_act']!r} is not supported for ResNet, only 'relu'")
     layer_type = raw.get("layer_type", "bottleneck")

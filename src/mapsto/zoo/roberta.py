@@ -14,7 +14,7 @@ from mapsto.zoo import MAX_SIZE, Family, bert
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     return bert.read(raw, position_offset=_padding(raw) + 1)
 
 

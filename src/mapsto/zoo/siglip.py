@@ -20,7 +20,7 @@ DEFAULTS = {"intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     shape = clip.read_tower(raw, DEFAULTS)
     return ModelConfig(transformer=shape, pooling="mean", pooler=None, vocabulary_head=None, num_prefix_tokens=0)
 

@@ -25,7 +25,7 @@ DECODER_EPSILON = 1e-5
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     if not raw.get("qv_bias", True):
         raise CheckpointError("config.json: qv_bias false is not supported")
     shape = replace(vit.read_stack(raw), key_bias=False)

@@ -141,7 +141,7 @@ def norm_and_feed_forward_names(module: str, published: str) -> Names:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     return ModelConfig(transformer=read_stack(raw), pooling="first", pooler=None, vocabulary_head=None)
 
 

@@ -17,7 +17,7 @@ DECODER = dict(zip(vit.SIZES, (512, 8, 16, 2048), strict=True))
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     return replace(vit.read(raw), decoder=vit.read_decoder(raw, DECODER))
 
 

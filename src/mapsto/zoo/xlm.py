@@ -38,7 +38,7 @@ ATTENTION, FEED = "transformer.attentions.{i}.", "transformer.ffns.{i}."
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     for name, supported in FIXED.items():
         if raw.get(name, supported) != supported:
             raise CheckpointError(f"config.json: {name} {raw[name]!r} is not supported, only {supported!r}")

@@ -14,7 +14,7 @@ from mapsto.zoo import Names, read_positive_int, vit
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError if it is not supported."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
     num_queries = read_positive_int(raw, "num_detection_tokens", 100)
     return replace(
         vit.read(raw), num_queries=num_queries, mid_positions=bool(raw.get("use_mid_position_embeddings", True))
