@@ -144,7 +144,7 @@ def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
 
 
 def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:
-    """Return the configuration with the decoder that pretraining needs: its own, or for `--objective mae` a new one.
+    """Return the configuration for pretraining: with its decoder, if it has one, or a new one for `--objective mae`.
 
     A new decoder is half as wide as the model. The dropout of an existing one is turned off, as everywhere in
     pretraining.
@@ -162,7 +162,7 @@ def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig
 
 
 def _matching_family(config: ModelConfig) -> ModelConfig:
-    """Return the configuration with the name of the model family that has this structure.
+    """Return the configuration under the name of the model family whose structure it has.
 
     A masked autoencoder without its decoder belongs to another family: it is a plain Vision Transformer.
     """

@@ -145,9 +145,9 @@ def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
-    """Return whether torchrun has restarted the processes although the run in the folder was finished.
+    """Return whether the folder already holds this run, finished, when torchrun has restarted the processes.
 
-    This happens when a process dies at the very end.
+    A process that dies after the model was saved causes such a restart.
     """
     folder, ranks = request.folder, request.ranks
     if folder is None or not ranks.restarts:

@@ -95,7 +95,10 @@ def bind_targets(
 
 
 def require_useful_options(arrow: Arrow, options: Options) -> None:
-    """Raise UsageError for options that would change nothing for this arrow, and for sources that it cannot combine."""
+    """Raise UsageError for options that would change nothing for this arrow, such as an augmentation of another kind.
+
+    Also raise it for several sources of one kind if the model would have nothing to tell them apart by.
+    """
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
         if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:

@@ -99,8 +99,9 @@ def clear(folder: Path) -> None:
 def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Create the folder of a run if necessary, and lock it against other runs during the `with` block.
 
-    The operating system releases the lock when the process ends, also after a crash. With a folder of None nothing
-    happens.
+    The operating system releases the lock when the process ends, also after a crash. If `folder` is None, nothing is
+    created or locked.
+    say: prints a note if the file system cannot lock files.
     Raises RunError if another process has the lock or the folder cannot be written.
     """
     if folder is None:

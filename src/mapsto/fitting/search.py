@@ -246,7 +246,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
 
 
 def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> list[Any]:
-    """Return the methods among TRIED_METHODS that are possible in every fold.
+    """Return the methods among TRIED_METHODS with which every fold can be fitted.
 
     training_tables: the rows to train on of each fold.
     """
@@ -356,6 +356,7 @@ def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: i
     """Return hyperparameters by name for the next trial, suggested by a tree-structured Parzen estimator.
 
     The suggestion depends only on `space`, the finished trials and the seed (Bergstra et al. 2011).
+    space: by name, the list of values or the bounds of a number.
     """
     optuna = _import_optuna()
     distributions = {

@@ -33,8 +33,8 @@ class StartingModel:
     sources: the sources (with tokenizers) by the kind of value that they read. config: the model's configuration.
     tensors: the weights under mapsto's names; None for `--like`, which does not use them.
     classes: the class names that the model answers with, by kind of target.
-    optimizer, objective: those of the run that trained the model; None if mapsto did not train it.
-    notes: messages for the user from opening the model.
+    optimizer, objective: optimizer and objective of the run that trained the model; None if mapsto did not train it.
+    notes: messages for the user about what was noticed when the model was opened.
     """
 
     name: str | None = None

@@ -80,7 +80,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
 def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
     """Return the arrow with the table's column for each source and target.
 
-    With `--style` the answer has the column of the source: the style loss needs no pairs of pictures.
+    With `--style` the target gets the column of the source, since the style loss needs no pairs of pictures.
     Raises UsageError for columns that are missing, and for arrows or files that `--style` cannot use.
     """
     if options.style is None:

@@ -129,9 +129,9 @@ def collect_evidence(
 
 
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:
-    """Return for each target port an empty answer that says at which tokens of an example the port is read.
+    """Return for each target port an empty answer (a question) that says at which tokens of an example the port is read.
 
-    It is None for a port with nothing to read, such as a text without masked tokens.
+    The entry is None for a port with nothing to read, such as a text without masked tokens.
     pieces: the pieces of the example, one per source.
     """
     questions: list[Answer | None] = []
