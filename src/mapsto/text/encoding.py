@@ -55,7 +55,7 @@ class Encoded:
         """Return the index of the word of each token, (n,).
 
         A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …) such a unit
-        may be a whole sentence. So there each token is a word, and only the tokens of a single character stay together.
+        may be a whole sentence. In these scripts each token counts as a word, but several byte tokens of one character as one.
         """
         if not len(self):
             return np.zeros(0, dtype=np.int32)
@@ -69,13 +69,13 @@ class Encoded:
         return (np.cumsum(begins) - 1).astype(np.int32)
 
     def _starts_unspaced(self) -> NDArray[np.bool_]:
-        """Return whether the first character of each token is of a script without spaces, (n,)."""
+        """Return whether the first character of each token belongs to a script without spaces, (n,)."""
         is_unspaced = unspaced(self.text)
         return is_unspaced[np.minimum(self.offsets[:, 0], len(is_unspaced) - 1)]
 
 
 def unspaced(text: str) -> NDArray[np.bool_]:
-    """Return for each character of a text whether its script is written without spaces."""
+    """Return for each character of a text whether its script is written without spaces, such as Chinese; one bool a character."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     script = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
     is_unspaced: NDArray[np.bool_] = (script >= 0) & (codes <= UNSPACED[script, 1])

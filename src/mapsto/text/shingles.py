@@ -14,7 +14,7 @@ Hashes = NDArray[np.uint64]
 
 
 def shingles(text: str) -> Hashes:
-    """Return the sorted distinct hashes of the shingles of a text, ignoring case and spacing; at most MAX_SHINGLES."""
+    """Return the sorted distinct hashes of all substrings of five characters, ignoring case and spacing; at most MAX_SHINGLES."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if len(folded) < SHINGLE_LENGTH:
         return np.zeros(0, np.uint64)
@@ -27,5 +27,5 @@ def shingles(text: str) -> Hashes:
 
 
 def hashes(numbers: Hashes) -> Hashes:
-    """Return the sorted distinct hashes of numbers."""
+    """Return the sorted distinct hashes of 64-bit numbers, each hash being one number with its bits mixed."""
     return np.unique((numbers ^ (numbers >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))

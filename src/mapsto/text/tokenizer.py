@@ -67,7 +67,7 @@ class Tokenizer:
     def open(cls, path: str | Path) -> Tokenizer:
         """Return the tokenizer in a model folder, or in its tokenizer.json or vocab.txt.
 
-        Raises CheckpointError if there is none or its files are damaged.
+        Raises CheckpointError if no such file exists or one is damaged.
         """
         backend, config = tokenizer_files.open_backend(Path(path))
         with tokenizer_files.refusing(path):
@@ -120,17 +120,17 @@ class Tokenizer:
         return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
-        """Return the ids of each text, as `encode_batch` but faster and with less memory."""
+        """Return the ids of each text without special tokens, faster and with less memory than `encode_batch`."""
         return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
 
     def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
-        """Return the ids of all texts end to end, and the number of ids of each text."""
+        """Return the ids of all texts end to end, without special tokens, and the number of ids of each text."""
         lists = list(self._fast(texts))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
     def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
-        """Yield the ids of each text without offsets.
+        """Yield the ids of each text, without special tokens and without computing offsets.
 
         A long text is encoded in parts if that gives the same ids, since the library needs much memory for long texts.
         """
@@ -154,7 +154,7 @@ class Tokenizer:
 
     @cached_property
     def _is_splittable(self) -> bool:
-        """Return whether texts may be split before spaces: the ids after a space do not depend on the text before."""
+        """Return whether a text that is split before its spaces gets the same ids as the whole text, judged by a sample text."""
         # A cut could split an added token that contains a space.
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
@@ -178,8 +178,8 @@ class Tokenizer:
     def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
         """Return a tokenizer that reads each of these words as one token, and {new id: earlier ids} of the words.
 
-        Words that are a single token already get no new id. A new word is found only between non-letters, but anywhere in scripts
-        without spaces.
+        A word that is a single token already gets no new id. A new word is recognised only if no letter stands beside it; in
+        scripts without spaces anywhere.
         """
         unique_words = list(dict.fromkeys(words))
         old_tokens = {
@@ -218,10 +218,7 @@ class Tokenizer:
 
     @property
     def max_length(self) -> int | None:
-        """Return the longest input of the published model in tokens, special tokens included.
-
-        Return None if the files of the tokenizer do not state it.
-        """
+        """Return the longest input of the published model in tokens, special tokens included; None if no file states it."""
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
@@ -251,12 +248,15 @@ class Tokenizer:
             raise RunError(f"{target}: the tokenizer cannot be saved here ({error.strerror or error})") from error
 
     def _id_of(self, role: str) -> int | None:
-        """Return the id of the token with a role, such as "mask_token"; None if no token has it."""
+        """Return the id of the special token for a role, such as "mask_token"; None if there is no token for this role."""
         name = self._roles.get(role)
         return None if name is None else self._backend.token_to_id(name)
 
     def _saved_config(self, max_length: int | None) -> dict[str, Any]:
-        """Return the content of tokenizer_config.json."""
+        """Return the settings to save in tokenizer_config.json.
+
+        max_length: longest input of the model in tokens; None keeps what the opened folder stated.
+        """
         config = {key: value for key, value in self._config.items() if key not in tokenizer_files.NEVER_SAVED}
         for role, name in self._roles.items():
             config[role] = tokenizer_files.describe_token(config.get(role) or name, typed=True)
@@ -276,9 +276,9 @@ class Tokenizer:
 
 
 def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Add the cls and sep tokens around texts, for a tokenizer that has no post-processor.
+    """Add a post-processor that puts the cls and sep tokens around texts; do nothing if one of these tokens is missing.
 
-    Nothing is added if it lacks one of the two tokens.
+    roles: the special token of each role. config: content of tokenizer_config.json.
     """
     opening, closing = roles.get("cls_token"), roles.get("sep_token")
     if opening is None or closing is None:
@@ -288,10 +288,10 @@ def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], con
 
 
 def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
-    """Return the special tokens that the post-processor adds around one text and around two.
+    """Return the special tokens that the post-processor adds around one text and around two, found by encoding a sample.
 
-    They are read from an encoded sample text. If two texts do not become opening + a + closing + joining + b + closing, joining
-    is empty, since no rule for further texts can be derived.
+    If two texts do not become opening + a + closing + joining + b + closing, joining is empty, since no rule for further texts
+    can be derived.
     """
     probe = _probe(backend)
     if probe is None:

@@ -50,7 +50,7 @@ BERT_SETTINGS = {
 def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """Return (tokenizer of the library, settings) from a model folder, or from its tokenizer.json or vocab.txt.
 
-    Raises CheckpointError if there is none or its files are damaged.
+    Raises CheckpointError if no such file exists or one is damaged.
     """
     file = _find(path)
     config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
@@ -66,9 +66,9 @@ def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
-    """Return by role, such as "mask_token", the special token that has it.
+    """Return the special token of each role, such as "mask_token", that the vocabulary has.
 
-    It is the token that the files name or, if they name none, a usual one. Roles without a token in the vocabulary are left out.
+    config: the tokenizer's settings, which may name the token; else one of USUAL_NAMES is taken.
     """
     roles = {}
     for role, common_names in USUAL_NAMES.items():
@@ -81,9 +81,9 @@ def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[s
 
 
 def describe_token(token: Any, typed: bool = False) -> Any:
-    """Return a special token in the form that a file holds: its name, or a dict with its properties.
+    """Return a special token in the form in which a file stores it: its name, or a dict of its properties.
 
-    typed: whether the dict states its type, as tokenizer_config.json does and special_tokens_map.json does not.
+    typed: whether the dict gets the entry "__type", as in tokenizer_config.json but not in special_tokens_map.json.
     """
     if not isinstance(token, dict):
         return token
@@ -92,12 +92,12 @@ def describe_token(token: Any, typed: bool = False) -> Any:
 
 
 def is_bert(normalizer: object) -> bool:
-    """Return whether a normalizer is that of BERT, whose settings tokenizer_config.json may repeat."""
+    """Return whether a normalizer is BERT's, some settings of which may be repeated in tokenizer_config.json."""
     return isinstance(normalizer, normalizers.BertNormalizer)
 
 
 def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Apply the normalizer settings of tokenizer_config.json, since transformers prefers them to tokenizer.json."""
+    """Set BERT's normalizer as tokenizer_config.json says, since transformers prefers this file to tokenizer.json."""
     if config.get("tokenizer_class") in GENERIC_CLASSES or not is_bert(backend.normalizer):
         return
     normalizer = backend.normalizer
@@ -123,7 +123,10 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return the tokenizer of a vocab.txt, BERT's old format: line i is the token with id i."""
+    """Return the tokenizer of a vocab.txt, BERT's old format, whose line number i (from 0) is the token with id i.
+
+    config: settings of the normalizer and special tokens. Raises CheckpointError.
+    """
     lines = _read_text(file).removesuffix("\n").split("\n")
     vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
     roles = roles_of(config, vocabulary)
@@ -141,7 +144,10 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _find(path: Path) -> Path:
-    """Return the file with the vocabulary: tokenizer.json, else vocab.txt. Raises CheckpointError if there is none."""
+    """Return the tokenizer file in a folder: tokenizer.json, else vocab.txt; return `path` itself if it is such a file.
+
+    Raises CheckpointError if no such file exists.
+    """
     if path.is_file():
         if path.suffix in (".json", ".txt"):
             return path
@@ -194,7 +200,7 @@ def format_json(value: Mapping[str, Any]) -> str:
 def _check_usable(backend: tokenizers.Tokenizer) -> None:
     """Raise an error if the tokenizer cannot encode unusual characters, has no tokens, or has too large ids.
 
-    Otherwise the error would come later, in the middle of a corpus.
+    This is tested when the tokenizer is opened, so that no run fails in the middle of a corpus.
     """
     backend.encode("a \U000e0fff一\x07", add_special_tokens=True)
     highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -204,7 +210,7 @@ def _check_usable(backend: tokenizers.Tokenizer) -> None:
 
 @contextmanager
 def refusing(place: Path | str) -> Iterator[None]:
-    """Turn errors of the library raised in this context into a CheckpointError that names `place`."""
+    """Turn any error of the tokenizers library in the `with` block into a CheckpointError that names `place`."""
     try:
         yield
     except (MapstoError, KeyboardInterrupt, SystemExit):

@@ -34,10 +34,11 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 
 
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
-    """Return a tokenizer trained on texts. Raises UsageError, DataError.
+    """Return a tokenizer trained on texts.
 
-    size: largest number of tokens; None for `vocabulary_size`.
+    size: largest number of tokens; None for `vocabulary_size`. style: "wordpiece", or "bytes" for byte-level BPE.
     share: the share of the corpus that the texts are.
+    Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
     """
     if style not in STYLES:
         raise UsageError(f"no tokenizer style {style!r}{near(style, STYLES)}; there are: {', '.join(STYLES)}")
@@ -68,7 +69,7 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
     16 MB 8,000, 67 MB 16,384.
 
     corpus_bytes: length of the corpus in UTF-8.
-    characters: number of tokens for single characters. They take at most three quarters, the rest is for longer subwords.
+    characters: number of tokens for single characters. More than 2 √bytes are returned if these would be over three quarters.
     """
     num_tokens = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
     return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
@@ -77,7 +78,7 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
 def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     """Return a WordPiece tokenizer trained on texts.
 
-    size: largest number of tokens or None. corpus: bytes of the whole corpus.
+    size: largest number of tokens; None for `vocabulary_size`. corpus: bytes of the whole corpus.
     """
     backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
@@ -104,7 +105,7 @@ def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tok
 def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     """Return a byte-level BPE tokenizer trained on texts.
 
-    size: largest number of tokens or None. corpus: bytes of the whole corpus.
+    size: largest number of tokens; None for `vocabulary_size`. corpus: bytes of the whole corpus.
     """
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -172,7 +173,7 @@ def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -
 def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Return a tokenizer with the normalizer, pre-tokenizer and decoder of BERT around `model`.
 
-    settings: those of tokenizer_config.json, such as "do_lower_case".
+    settings: content of tokenizer_config.json, such as "do_lower_case".
     """
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(
@@ -206,7 +207,7 @@ def template(
 
 @contextmanager
 def reading(texts: Sequence[str]) -> Iterator[None]:
-    """Turn an error of the library in this context into a DataError that names the invalid one of `texts`."""
+    """Turn an error of the tokenizers library in the `with` block into a DataError that names the invalid one of `texts`."""
     try:
         yield
     except (TypeError, UnicodeError) as error:
@@ -214,9 +215,9 @@ def reading(texts: Sequence[str]) -> Iterator[None]:
 
 
 def invalid_text_error(texts: Sequence[object], offset: int = 0) -> Exception:
-    """Return the error for the first of `texts` that is no string or that UTF-8 cannot encode.
+    """Return the DataError for the first of `texts` that is no string or that UTF-8 cannot encode.
 
-    offset: number of the first text in the message.
+    offset: number of the first text, from which the message counts.
     """
     for number, text in enumerate(texts, start=offset):
         if not isinstance(text, str):
