@@ -114,7 +114,7 @@ class Suggestions:
 
 @dataclass(frozen=True)
 class Pool:
-    """The rows to choose from, and those that have labels already."""
+    """The table of rows to choose from, with the labelled rows that a fit has used already, or their number."""
 
     # The rows to choose from; rows with a filled label cell are not suggested.
     table: Table

@@ -86,7 +86,10 @@ def target(kind: str, restored: bool = False) -> type[Target]:
 
 
 def targets() -> Iterator[type[Target]]:
-    """Yield the class `target` of each kind that defines one. Each file is imported only when its class is reached."""
+    """Yield the Target class of each kind that can be answered without hiding part of a source.
+
+    A kind's file is imported only when its class is reached.
+    """
     for name in names("target"):
         if hasattr(_module(name), "target"):
             yield _module(name).target

@@ -280,7 +280,7 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return answer
 
     def _find_piece(self, pieces: Sequence[Piece]) -> Piece:
-        """Return the piece of the picture among the pieces of an example."""
+        """Return the piece of the picture among the source pieces of an example."""
         (picture,) = (piece for piece in pieces if piece.kind == self.lies_in)
         return picture
 

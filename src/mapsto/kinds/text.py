@@ -305,7 +305,7 @@ class MaskedTextTarget(Reconstruction):
     read = staticmethod(_read)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Do nothing: the source has the vocabulary."""
+        """Learn nothing, since the vocabulary belongs to the source."""
 
     def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
         """Return the text with the likeliest token in each hidden place; all other characters stay as they are.

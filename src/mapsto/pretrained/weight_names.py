@@ -214,8 +214,8 @@ def _head_names(family: Family) -> list[str]:
 def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indices: int) -> dict[str, tuple[str, ...]]:
     """Return the published names of each weight, by mapsto's name.
 
-    entries: pairs of names of a module or weight, in which {i} stands for the number of a layer. Each is written out for the
-        numbers from 0 to num_indices − 1, and with the suffixes ".weight" and ".bias".
+    entries: pairs (mapsto's name, published names) of a module or weight, in which {i} stands for the number of a layer. Each is
+        written out for the numbers from 0 to num_indices − 1, and with the suffixes ".weight" and ".bias".
     """
     expanded: dict[str, tuple[str, ...]] = {}
     for own_name, published in entries:

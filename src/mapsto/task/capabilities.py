@@ -92,7 +92,7 @@ class FileBacked(Kind):
 
 
 def why_not_local(name: str) -> str:
-    """Return why a name cannot be that of a local file, as part of a message; an empty string if it can."""
+    """Return why no local file can have this name, as words for a message; an empty string if a file can."""
     if "\0" in name:
         return "whose name has no NUL character"
     return "and no address: nothing is fetched from the network" if "://" in name else ""
