@@ -213,7 +213,7 @@ def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, 
 
 
 def _sample_means(*item_scores: Any) -> Floats:
-    """Return k mean scores, followed by their bootstrap samples, (1 + b, k).
+    """Return k mean scores over rows and seeds, followed by their bootstrap samples, (1 + b, k).
 
     item_scores: k arrays (s, n), the score of each test row for each seed.
     Samples are clipped to the metric's range: at most 1, and at least 0 unless a row has a negative score.

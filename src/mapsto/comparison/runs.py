@@ -206,7 +206,10 @@ def _exit_with_parent() -> None:
 
 
 def _run_in_worker(fit: Fit) -> FitResult:
-    """Run a fit in this worker process. After an interruption, every further fit raises KeyboardInterrupt."""
+    """Run a fit in this worker process, and return its result.
+
+    After an interruption such as Ctrl-C, this and every later call in the process raise KeyboardInterrupt.
+    """
     if _WORKER_DESIGN:
         # Ctrl-C reaches all processes of the group; the pool would hand this one the next fit.
         with suppress(Interrupted, KeyboardInterrupt):
@@ -219,7 +222,7 @@ def _run_in_worker(fit: Fit) -> FitResult:
 
 
 class _TokenCounter(Progress):
-    """A silent progress that keeps the number of tokens read in training."""
+    """A progress output that prints nothing and stores the number of tokens read in training so far."""
 
     tokens = 0
 

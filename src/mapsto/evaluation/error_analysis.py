@@ -67,7 +67,7 @@ class Slice:
 
     @property
     def is_significant(self) -> bool:
-        """Return whether the slice's score differs significantly from the score of the other rows."""
+        """Return whether the adjusted p-value of the slice's difference from the other rows is below SIGNIFICANCE_LEVEL."""
         return self.adjusted_p_value < SIGNIFICANCE_LEVEL
 
 
@@ -306,7 +306,10 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
 
 
 def _class_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
-    """Yield (name, membership mask (n,)) of each true class, and of all classes together that are too rare alone."""
+    """Yield (name, membership mask (n,)) of the rows of each true class.
+
+    The last slice joins the rows of all classes with fewer than MIN_SLICE_SIZE rows, which are too small to test alone.
+    """
     target = predictions.target
     if not isinstance(target, Classes):
         return

@@ -1,8 +1,8 @@
 """Scores of a model on labelled rows, each with its number of items and a 95 % interval, beside a constant baseline.
 
-The baseline ignores its input and always gives the most frequent answer, or the mean. Most targets have one answer per
-row. Targets read at tokens, such as masked tokens or generated pictures, are scored over their tokens. For generated
-values, a few random outputs are kept for the report.
+The baseline ignores its input and always gives the most frequent answer, or the mean. A target with one answer per row
+is scored over rows. A target read at tokens, such as masked tokens or generated pictures, is scored over tokens. For
+generated values, a few random outputs are kept for the report.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class FileWriter(ABC):
         """Write the file of the answer to one row of a table.
 
         bound: the arrow bound to the table's columns. row: index of the row in the table.
-        answer: the row's answer, as the engine gave it; an override may change it in place.
+        answer: the row's answer, as the engine gave it; AnswerWriter replaces values in it by paths of files.
         """
 
 

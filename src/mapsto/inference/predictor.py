@@ -142,7 +142,10 @@ class Predictor:
             yield from answers
 
     def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
-        """Read and encode the rows of `part`, a part of a table to whose columns `bound` is bound."""
+        """Read and encode rows for the forward pass.
+
+        part: the rows, as a part of a table. bound: the arrow bound to the table's columns.
+        """
         mapping = self.mapping
         rows = load_rows(bound, part, answers=False)
         answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]

@@ -132,8 +132,8 @@ class Training:
     def step(self, number: int) -> tuple[float, float]:
         """Update the weights once with the rows of step `number`, from 0; return (loss, learning rate).
 
-        Every answer to a target has the same weight in the loss, however the rows are packed and divided among
-        processes.
+        The loss is the sum over loss terms of the mean over all answers in the step, however the rows are packed and
+        divided among processes.
         """
         step_batches = self.ranks.run_on_all(lambda: self.loader.get_batches(number))
         # Each process draws its own dropout; the main one draws as a single process would.

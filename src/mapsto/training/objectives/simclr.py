@@ -59,7 +59,7 @@ class SimCLR(Objective):
         return [(0, contrastive_loss(projected, torch.from_numpy(batch.rows).to(projected.device)))]
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return the number of views in the batch, for term 0."""
+        """Return {0: number of views in the batch}: the only loss term has one loss per view."""
         return {0: len(batch.rows)}
 
     def finish(self, mapping: Mapping) -> None:
