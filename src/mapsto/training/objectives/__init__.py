@@ -41,7 +41,7 @@ class Objective:
         """Remove modules that only training needed, such as a projection head, from the mapping."""
 
     def adapt(self, examples: Examples) -> Examples:
-        """Return the examples as this objective reads them, for example with another augmentation."""
+        """Return the examples as this objective reads them: here unchanged; a subclass may change the augmentation."""
         return examples
 
     def rows(self, seed: int, step: int, batch_size: int, num_examples: int) -> Ints:
