@@ -93,6 +93,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
         writer = csv.DictWriter(sys.stdout, rows.columns)
         writer.writeheader()
         writer.writerows(map(to_text_cells, rows))
+    # Rows are answered while they are written, so their numbers are known only now.
     return RowCounts(rows.num_rows, rows.num_failed)
 
 

@@ -38,7 +38,9 @@ def check(
 
     table = read_table(data, encoding=encoding)
     test_table = None if test is None else read_table(test, encoding=encoding)
+    # Unreadable cells are reported together with all other problems.
     rows = load_rows(parse(arrow), table, keep_unreadable=True)
+    # The arrow is bound now, so the test table is read by the same columns.
     test_rows = None if test_table is None else load_rows(rows.arrow, test_table, keep_unreadable=True)
     report = check_rows(rows, test_rows)
     errors = [*table.rejected, *rows.faults]
@@ -100,6 +102,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
 
     arrow = rows.arrow
     beginning = open_start(start, None)
+    # Without targets, rows with an unreadable label count too.
     source_rows = load_rows(replace(arrow, targets=()), table)
     sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
     max_tokens = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens

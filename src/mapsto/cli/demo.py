@@ -1,4 +1,4 @@
-"""`mapsto demo`: run the demo on texts or on pictures."""
+"""`mapsto demo`: pretrain, fit and compare on data that comes with Python packages, either texts or images."""
 
 from __future__ import annotations
 

@@ -102,6 +102,7 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
             _print_confusion(confusion)
         for analysis in (analysis for analysed, analysis in analyses if analysed is predictions):
             print("\n".join(analysis.lines()))
+    # Label issues are None if the optional package that looks for them is missing.
     if any(analysis.label_issues is None for _, analysis in analyses):
         print_status("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them")
 

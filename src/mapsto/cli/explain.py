@@ -40,6 +40,7 @@ def explain(
     from mapsto.cli.output import print_json, print_note, read_table_with_notes
     from mapsto.metrics.intervals import to_json
 
+    # Checked before the model is opened, so that a wrong path costs no time.
     if out is not None and out.suffix not in (".html", ".jsonl"):
         raise UsageError(f"{out.name}: explanations are written as .html or .jsonl")
     if out is not None and not out.parent.is_dir():

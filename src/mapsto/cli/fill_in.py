@@ -68,9 +68,9 @@ def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[in
 
 
 def _find_masks(path: Path, kind: str, values: Sequence[Any]) -> list[str]:
-    """Return the mask file for each value: `path` if it is a file, else the file in it named as the value but for the suffix.
+    """Return the mask file for each value: `path` itself, or the file in the folder `path` with the value's name.
 
-    kind: the kind of the values. values: image or video files.
+    Suffixes may differ between a value and its mask. kind: the kind of the values. values: names of image or video files.
     Raises UsageError if the path does not exist, or if a value has no mask.
     """
     if path.is_file():

@@ -28,6 +28,7 @@ def pretrain(
     from mapsto import device, progress
     from mapsto.fitting.fit import pretrain_mapping
 
+    # A setting for the whole process, which only a program may make and not the library.
     device.keep_memory()
     pretrain_mapping(
         what,

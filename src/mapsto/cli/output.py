@@ -1,4 +1,4 @@
-"""Functions that several commands share to print (results to standard output, all else to standard error) and to read input."""
+"""Printing and reading that commands share. Results go to standard output, notes and status lines to standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mapsto predict` and `mapsto embed`: answer rows, and compute vectors for them."""
+"""`mapsto predict` and `mapsto embed`: compute a model's answers for the rows of a table, or embedding vectors of the rows."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Answer every row of a table, in order."""
+    """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
     from mapsto.cli.fill_in import fill_in
     from mapsto.data.writers import require_output_path
@@ -78,6 +78,7 @@ def predict(
 
     keep_memory()
     inputs = InputRows(data, text, encoding)
+    # Checked before the model is opened, so that a wrong path costs no time.
     require_output_path(out)
     require_output_path(draw)
     if hide is not None and mask is not None:
@@ -126,6 +127,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         require_writable(out)
     if draw is not None:
         engine = DrawingWriter(engine, draw)
+    # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
     counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json)
     report_counts(counts, engine.cut_rows, " (see --long)")

@@ -36,6 +36,7 @@ def suggest(
     from mapsto.active_learning import require_new
     from mapsto.cli.output import print_note, read_manifest, read_table_with_notes
 
+    # Checked first: an existing file may hold labels, and suggesting takes time.
     if out is not None:
         require_new(out)
     num_fitted = read_manifest(model).get("provenance", {}).get("rows", 0)

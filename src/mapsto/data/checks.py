@@ -236,6 +236,7 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
         else:
             remaining.append(index)
     near_duplicates = []
+    # Leaks are reported already, so only the remaining test rows are compared by their hashes.
     # With several sources the strictest threshold decides.
     sketches, threshold = (
         train.sketches(range(len(train.keys))),
@@ -258,6 +259,7 @@ def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     parts: the rows of the corpus, part by part. They are read once, and only one part is in memory at a time.
     """
     test_values = _values(test)
+    # The test rows are indexed and not the corpus, which may be larger than memory.
     indices_by_key: dict[str, list[int]] = {}
     for index, key in enumerate(test_values.keys):
         if key is not None:

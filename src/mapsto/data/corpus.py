@@ -110,6 +110,7 @@ def write_shards(
     """
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):
+        # A resumed run encodes only the shards that are missing.
         if number not in shards:
             encode = partial(_encode_part, arrow, source, limits)
             arrays = concatenate(list(_one_ahead(encode, (part for _, part in group))))
@@ -135,6 +136,7 @@ def _one_ahead(work: Callable[[Table], Arrays], parts: Iterable[Table]) -> Itera
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Arrays] | None = None
         for part in parts:
+            # The part before is awaited only now, so that the thread worked while this part was read.
             future = pool.submit(work, part)
             if waiting is not None:
                 yield waiting.result()
@@ -185,6 +187,7 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
 
 def _draw(key: str) -> int:
     """Return a 64-bit hash of a row's key. Splits decide by it, so that equal rows are on the same side."""
+    # A damaged text may hold lone surrogates, which UTF-8 refuses.
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -206,6 +209,7 @@ class Corpus:
     def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
+        # There may be millions of findings, of which the message lists few.
         findings = [finding for finding, _ in zip(self.faults(), range(MAX_SHOWN), strict=False)]
         require_few_bad_rows(findings, shards.total("faults"), bad, self.rows + bad, bad_rows)
         if self.long and limits.long == "error":
@@ -236,6 +240,7 @@ class Corpus:
             # Two different hashes are enough to know that not all rows are equal.
             if len(row_hashes) < 2:
                 row_hashes |= set(np.unique(shard["draws"])[:2].tolist())
+            # All windows of a row are on the same side.
             held_out.append(first + np.flatnonzero(np.repeat(is_held_out, shard["windows"])))
             first += len(shard["ends"])
         indices = np.concatenate(held_out)

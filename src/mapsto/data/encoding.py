@@ -117,6 +117,7 @@ def encode_rows(
         parts = [example]
         if size > max_tokens:
             long_rows.append(index)
+            # With several sources it is not clear which windows belong together.
             if long == "window" and len(example) == 1:
                 parts = [(window,) for window in sources[example[0].kind].windows(example[0], max_tokens)]
             else:

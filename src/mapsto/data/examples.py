@@ -48,6 +48,7 @@ class RowAnswers:
 
     def __init__(self, rows: Rows, row_indices: Ints, targets: Sequence[Target]) -> None:
         self.rows, self.row_indices, self.targets = rows, row_indices, targets
+        # Rows that were read without answers have no columns of targets.
         columns = zip(rows.targets or [[]] * len(targets), rows.arrow.targets, strict=True)
         self.has_values = [bool(values) and port.restores is None for values, port in columns]
         self.lie_in_pieces = need_alignment(targets)
@@ -136,6 +137,7 @@ class Examples:
         pieces = self.pieces[row]
         if self.augment is None:
             return pieces
+        # Answers that look like the source, such as pictures, would not match its new colours.
         recolour = self.answers is None or not self.answers.keep_colours
         sources = (self.sources[piece.kind] for piece in pieces)
         return tuple(

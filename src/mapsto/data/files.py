@@ -53,6 +53,7 @@ def list_files(path: Path) -> FileListing:
 
     Raises DataError if the path does not exist or cannot be listed, or if its folder has no file of a known format.
     """
+    # Several steps below list the same folder, which may be large.
     walk = cache(_walk)
     try:
         if (listing := _list_media(path, walk)) is not None:
@@ -78,6 +79,7 @@ def _walk(path: Path) -> FolderTree:
     links: list[Path] = []
     empty: list[Path] = []
     for folder, inner, names in os.walk(path, onerror=_refuse):
+        # Changed in place, since os.walk descends into the folders that remain in this list.
         inner[:] = [name for name in inner if not name.startswith(".")]
         visible = [Path(folder, name) for name in names if not name.startswith(".")]
         files += [file for file in visible if file.is_file() or _leads_nowhere(file)]

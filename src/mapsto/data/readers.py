@@ -69,6 +69,7 @@ def file_format(path: Path) -> str | None:
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == "gz"
     name = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else None
+    # Parquet compresses its columns itself and is read out of order, so it is not gzipped.
     return None if name not in READERS or (packed and name == "parquet") else name
 
 
@@ -175,6 +176,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
     codec = encoding or _encoding_of_mark(path) or "utf-8"
     empty = True
     try:
+        # newline="" keeps the line ends, since quoted cells of csv may contain them.
         with _open_binary(path) as stream, io.TextIOWrapper(stream, encoding=codec, newline="") as text:
             for line in text:
                 content = line.removeprefix("\ufeff") if empty else line
@@ -292,6 +294,7 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
     def rows() -> Iterator[Row]:
         for number, line in _nonblank_lines(path, encoding):
             try:
+                # NaN and Infinity, which Python writes though they are no JSON, become empty cells.
                 record = json.loads(line, parse_constant=lambda name: None)
             except (ValueError, RecursionError) as error:
                 yield [Finding(str(path), number, None, line, f"this is no JSON: {error}")]
@@ -365,6 +368,7 @@ def _stream_separated(path: Path, encoding: str | None, delimiter: str) -> Itera
 
     Raises DataError if the file or its header cannot be read; a bad row only becomes a finding.
     """
+    # Python's own limit of 131,072 characters is too small for long documents.
     csv.field_size_limit(LARGEST_CELL)
     records = _records(_lines(path, encoding), delimiter)
     _, header, fault = next(records, (1, [], None))
@@ -407,6 +411,7 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
             yield line
 
     while unclosed < MOST_UNCLOSED:
+        # Only a strict reader raises an error for a quote that never closes.
         reader = csv.reader(feed(), delimiter=delimiter, strict=True)
         try:
             for record in reader:
@@ -471,6 +476,7 @@ def _stream_parquet(path: Path, encoding: str | None) -> Iterator[FilePart]:
             for batch in file.iter_batches(batch_size):
                 yield _parquet_part(path, batch, names, num_read + 1)
                 num_read += len(batch)
+            # A file without rows still has columns.
             if not num_read:
                 yield FilePart(str(path), {name: [] for name in names}, [], [])
     except (pyarrow.ArrowException, OSError) as error:

@@ -40,6 +40,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     def fits(kind: str, column: str, side: str) -> bool:
         """Return whether the first cells of a column can be of a kind. side: "source" or "target"."""
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
+        # Names of media files are also texts, so without this test two ports could take the column.
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
         return kinds.source(kind).fits(values) if side == "source" else kinds.target(kind).fits(values)
@@ -157,6 +158,7 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
         [None] * len(table) if port.restores is not None else reader.column(port, target)
         for port, target in answer_ports
     ]
+    # An answer in raw coordinates can only be checked together with the source value that it refers to.
     for (port, target), column in zip(answer_ports, targets, strict=True):
         if not is_located(target):
             continue

@@ -34,6 +34,7 @@ def permute_positions(seed: int, epoch: int, n: int, positions: Int64s) -> Int64
     A Feistel network permutes the numbers below a power of four that is at least n. Results of n or more are permuted again
     until they are below n (cycle walking, Black & Rogaway 2002).
     """
+    # A Feistel network splits a number into two halves of equally many bits.
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
     keys = np.random.Generator(np.random.Philox(key=[seed, epoch])).integers(2**63, size=ROUNDS).tolist()
@@ -84,6 +85,7 @@ def stratified_split(
     # Visit the groups in random order, and hold out each that fits into what is left of its class's quota.
     for rows in members.values():
         stratum = strata[rows[0]] if strata is not None else None
+        # Half a row of tolerance rounds the quota to whole rows.
         if quota[stratum] >= len(rows) - 0.5:
             quota[stratum] -= len(rows)
             held_out.extend(rows)

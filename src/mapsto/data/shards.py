@@ -50,6 +50,7 @@ def inspect_shards(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Found
     ranks: the processes, each of which checks its share of the shards. say: function that prints a line.
     Raises UsageError if the folder has files but no manifest.
     """
+    # One process reads the manifest for all, so that they cannot disagree.
     record = ranks.broadcast_json(ranks.run_on_main(lambda: _recorded(run / CORPUS_FOLDER, say)))
     if record is None:
         return FoundShards()
@@ -138,6 +139,7 @@ class CorpusShards:
         for number in _damaged(run / CORPUS_FOLDER, record, ranks):
             path = _path(run / CORPUS_FOLDER, number)
             raise CheckpointError(f"{path} is damaged or missing; the same command makes it again")
+        # With the key of the manifest itself no fact differs, so no shard is deleted.
         shards = cls(run, record["key"], lambda text: None, on_disk=FoundShards(record))
         assert shards.whole
         return shards
@@ -203,6 +205,7 @@ class CorpusShards:
         self._arrays[number] = arrays
         if self.folder is None:
             return
+        # safetensors would write the memory of an array that is not contiguous in the wrong order.
         content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         path = _path(self.folder, number)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -276,6 +279,7 @@ def _mapped(path: Path) -> Arrays:
     arrays = {}
     for name, entry in header.items():
         if name != "__metadata__":
+            # Offsets count from the end of the header, which follows 8 bytes that hold its size.
             start, end = (8 + size + offset for offset in entry["data_offsets"])
             arrays[name] = content[start:end].view(DTYPES[entry["dtype"]])
     return arrays

@@ -100,6 +100,7 @@ def drop_leaks(
             leaks,
         )
     say(f"note: {len(leaks)} rows of {table_name} are also in the training data and are not scored")
+    # A finding names a row by its place in the file, since indices shift when unreadable rows are left out.
     leaked = {(finding.file, finding.row) for finding in leaks}
     remaining = test_table.select(row for row in range(len(test_table)) if test_table.origin(row) not in leaked)
     if not len(remaining):

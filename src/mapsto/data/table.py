@@ -83,6 +83,7 @@ class Table:
         if not self.rejected:
             return list(range(len(self)))
         faults: dict[tuple[str, int], Finding] = {}
+        # A row with several faults has one entry, the first.
         for fault in self.rejected:
             faults.setdefault((fault.file, fault.row or 0), fault)
         places: list[tuple[tuple[str, int], int | Finding]] = [*zip(self.origins, range(len(self)), strict=True)]
@@ -122,10 +123,10 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
         return _concatenate(list(stream_tables(source, encoding)))
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
         part = _columns({name: list(source[name]) for name in source.column_names})
-    elif hasattr(source, "to_pylist"):
+    elif hasattr(source, "to_pylist"):  # an Arrow table
         _require_once(getattr(source, "column_names", ()))
         part = _records(source.to_pylist())
-    elif hasattr(source, "to_dict") and hasattr(source, "columns"):
+    elif hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame
         _require_once([str(name) for name in source.columns])
         part = _columns({str(name): list(source[name]) for name in source.columns})
     elif isinstance(source, Mapping):

@@ -163,6 +163,7 @@ def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
 
     try:
         schemas = [pyarrow.schema([(name, column_type)]), pyarrow.schema([(name, pyarrow.array(cells).type)])]
+        # Permissive promotion lets a column begin with empty cells, or have integers before floats.
         return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pyarrow.ArrowException as error:
         raise UsageError(f"column {name!r} does not fit into parquet: {error}") from error

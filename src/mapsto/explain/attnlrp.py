@@ -35,6 +35,7 @@ class AttnLRP(TorchFunctionMode):
 
 def _halve_gradient(x: Tensor) -> Tensor:
     """Return the value of `x` with a backward pass that halves the gradient."""
+    # Only the first half has a gradient.
     return 0.5 * x + (0.5 * x).detach()
 
 

@@ -61,15 +61,16 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The attribution of the answer to one row to the parts of the input.
+    """A model's answer for one row, and the attribution of this answer to the parts of the row's input.
 
-    answer: the decoded answer. summary: the same in a few words.
+    parts: the parts of the input with their weights.
+    answer: the decoded answer. summary: the answer in a few words.
     method: name of the attribution method.
     score_name: name of the score that is attributed, such as "log-odds".
     score: the score that the model gives its answer.
     baseline_score: the score of the same answer for a blank input.
-    completeness_gap: for integrated gradients the sum of the weights minus (score − baseline_score), which would be 0 with exact
-        integration; None for other methods.
+    completeness_gap: for integrated gradients the sum of the weights minus (score − baseline_score), which would be 0 if the
+        integration were exact; None for other methods.
     """
 
     answer: dict[str, Any]
@@ -370,6 +371,7 @@ def _renumber(examples: Sequence[Example]) -> list[Example]:
 def _with_tokens_of(batch: Batch, examples: list[Example]) -> Batch:
     """Return the batch with its tokens replaced by those of `examples`, which must have the same lengths and order."""
     tokens = {kind: values.clone() for kind, values in batch.tokens.items()}
+    # The tokens of a kind lie in the batch in the order of the examples, and within these in that of the pieces.
     offsets = dict.fromkeys(tokens, 0)
     for example in examples:
         for piece in example.pieces:

@@ -69,7 +69,7 @@ class Faithfulness:
 
     @property
     def better_than_random(self) -> bool | None:
-        """Whether comprehensiveness and deletion are both significantly better by the order of weights than in random order.
+        """True if comprehensiveness and deletion are both significantly better by the order of weights than in random order.
 
         None for a single example, with which significance cannot be tested.
         """

@@ -20,7 +20,7 @@ from mapsto.sequence.piece import Ints, Piece
 class Answer:
     """The encoded label of one example at one target port.
 
-    values: () or (k,) for an answer read from the pooled vector of the example; (m, …) for an answer read at m tokens or points.
+    values: () or (k,) for an answer read from the example's pooled vector; (m, …) for an answer read at m tokens or points.
     at: (m,), indices of the tokens where the answer is read, counted from the first token of the example. (m, k) for an answer
         read between tokens: the k tokens around each of m points. None for a pooled answer.
     piece: for an answer that is appended to the sources, its own tokens; `at` then counts from the first of these tokens.
@@ -56,6 +56,7 @@ class Example:
     @property
     def shifted_answers(self) -> tuple[Answer | None, ...]:
         """Return the answers with every `at` counted from the first token of the example, also that of appended answers."""
+        # Most examples have no appended answer, and so nothing to shift.
         if len(self.all_pieces) == len(self.pieces):
             return self.answers
         answers, offset = list(self.answers), sum(map(len, self.pieces))
@@ -96,7 +97,7 @@ class Batch:
     roles: (r, l), attention rule of each token (`Role`).
     places: (r, l), index of the piece of each token within its example; for source tokens the index of the source port.
     positions: (r, l, a), position of each token along each axis.
-    owner: (r, l), index of the example of a source token; n for all other tokens.
+    owner: (r, l), index of the example of a source token; n for tokens of appended answers and for padding.
     starts: (n,), flat place of the first token of each example.
     lengths: (n,), number of source tokens of each example, without appended answers.
     rows: (n,), `row` of each example.

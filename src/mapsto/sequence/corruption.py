@@ -76,7 +76,7 @@ class Corruption:
         return cls(hide, late, shape, causal=causal, ahead=int(causal > 0))
 
     def rate_at(self, progress: float) -> float:
-        """Return the share of tokens to hide at `progress` (0 to 1) of training."""
+        """Return the share of tokens to hide when a share `progress` (0 to 1) of training is finished."""
         return self.rate + (self.final_rate - self.rate) * max(0.0, (progress - 0.6) / 0.4)
 
 
@@ -85,13 +85,14 @@ def make_generator(seed: int, row: int, step: int) -> np.random.Generator:
 
     So a resumed run draws the same numbers as an uninterrupted one.
     """
+    # A Philox key is two 64-bit numbers, so row and step share one of them.
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, (row << 32 | step) % 2**64]))
 
 
 def read_causally(piece: Piece) -> tuple[Piece, Ints]:
     """Return the piece with causal attention, and the indices (m,) of the tokens that a causal language model predicts.
 
-    To predict are all tokens, also special ones, from the first token on that is not special.
+    These are all tokens after the special tokens at the beginning, special tokens at the end included.
     """
     return replace(piece, role=Role.CAUSAL), np.arange(int(np.argmin(piece.special)), len(piece))
 
@@ -112,6 +113,7 @@ def choose_hidden(corruption: Corruption, piece: Piece, rng: np.random.Generator
         return np.sort(rng.permutation(free)[:num_hidden])
     if corruption.shape == "block":
         return _blocks(piece, free, num_hidden, rng)
+    # Without words each token is a unit.
     units = piece.units if piece.units is not None else np.arange(len(piece))
     return _words(units[free], free, num_hidden, corruption.span if corruption.shape == "span" else 1.0, rng)
 

@@ -100,7 +100,7 @@ def collate(
     sizes = [sum(map(len, pieces)) for pieces in pieces_of_examples]
     length = length or row_length(max(sizes))
     rows = pack_best_fit(sizes, length) if rows is None else rows
-    # Empty rows at the end keep the number of different shapes small.
+    # Rounding adds empty rows, so that few different shapes occur and compiled kernels are reused.
     height = round_up_size(len(rows))
     num_source_tokens = [sum(map(len, example.pieces)) for example in examples]
     count, axes = len(examples), max(piece.positions.shape[1] for pieces in pieces_of_examples for piece in pieces)
@@ -117,6 +117,7 @@ def collate(
             offset += sizes[i]
     roles = np.zeros(len(segments), np.int8)
     places = np.zeros(len(segments), np.int64)
+    # A text has one axis of position and an image two; axes that a piece lacks stay 0.
     positions = np.zeros((len(segments), axes), np.int64)
     tokens: dict[str, list[NDArray[Any]]] = {}
     slots: dict[str, list[Ints]] = {}
@@ -196,6 +197,7 @@ def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None
     entries = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     if not entries:
         return None
+    # All answers at a target port are read in the same way, so the first one decides.
     if entries[0][1].at is None:
         values = np.stack([answer.values for _, answer in entries])
         return PackedAnswers(torch.from_numpy(values), None, torch.tensor([i for i, _ in entries]))
@@ -218,7 +220,6 @@ def make_batches(
     of long rows. Those left over get a batch of shorter rows if they hold a share SHORT_GROUP of all tokens, else long rows too.
 
     shortest: smallest length of a row, in tokens; a batch of a single row may be shorter.
-
     views: number of random variants of each example. `examples` holds all examples in the first variant, then all in the
         second, and so on. A batch has all variants of its examples, in the same order.
     """

@@ -47,6 +47,7 @@ class Alignment:
         tokens: the indices of the tokens.
         """
         regions = self.regions[np.asarray(tokens, dtype=np.int64)]
+        # An empty region, such as that of [CLS], would stretch the result to its place.
         regions = regions[(regions[:, :, 0] < regions[:, :, 1]).all(axis=1)]
         if not len(regions):
             return None
