@@ -38,7 +38,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Values:
-    """Rows with what the checks compare them by: a key of the source values and a label for each row.
+    """Rows, and for each row what the checks compare: a key of its source values, and its label.
 
     source_kinds: the source kind of each source column, in order.
     column: the name of the first source column, which findings about sources name.

@@ -105,8 +105,8 @@ def write_shards(
 ) -> None:
     """Encode a corpus into shards, and write those that `shards` does not hold yet.
 
-    parts: the whole corpus as tables. Shard i holds the SHARD_PARTS tables from number i · SHARD_PARTS on.
-    source: the source that encodes the values.
+    shards: the place to write to. parts: the whole corpus as tables, of which each shard holds SHARD_PARTS in order.
+    source: the source that encodes the values. limits: the length limit of examples.
     """
     number = -1
     for number, group in groupby(enumerate(parts), lambda numbered: numbered[0] // SHARD_PARTS):

@@ -25,7 +25,7 @@ CACHE_BYTES = 2**30
 
 
 def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> str | None:
-    """Return a warning if more than MAX_UNKNOWN of all tokens are the unknown token, which loses the text; else None.
+    """Return a warning if more than 2 % (MAX_UNKNOWN) of all tokens are the unknown token, which loses the text; else None.
 
     tokens_by_source: pairs of a source and tokens that it encoded. A source may occur in several pairs.
     """
@@ -60,7 +60,7 @@ class EncodedRows:
     num_tokens: int
 
     def describe_unknown_tokens(self, sources: Mapping[str, Source]) -> str | None:
-        """Return a warning if more than MAX_UNKNOWN of all tokens are the unknown token, which loses the text; else None.
+        """Return a warning if more than 2 % of the tokens of all rows are the unknown token, which loses the text; else None.
 
         sources: the sources by kind.
         """
@@ -80,7 +80,7 @@ def need_alignment(targets: Sequence[Target]) -> bool:
 
 
 def require_room(arrow: Arrow, max_tokens: int) -> None:
-    """Raise UsageError if an example of `max_tokens` tokens cannot hold MIN_PIECE tokens of every source."""
+    """Raise UsageError if an example of `max_tokens` tokens cannot hold at least 4 tokens (MIN_PIECE) of every source."""
     fewest = MIN_PIECE * len(arrow.sources)
     if max_tokens < fewest:
         raise UsageError(f"examples of {max_tokens} tokens are too short; {arrow} needs at least {fewest}")
@@ -135,7 +135,7 @@ def encode_rows(
 
 
 class LazyPieces(Sequence[tuple[Piece, ...]]):
-    """The pieces of each row, encoded when first read and then cached while the cache is below CACHE_BYTES.
+    """The pieces of each row, encoded when first read and then cached until the cache is full (CACHE_BYTES).
 
     sources: the sources by kind.
     aligned: whether pieces carry the alignment with raw coordinates, and the units (words) of tokens.
@@ -171,7 +171,7 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
 def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int) -> tuple[Piece, ...]:
     """Return the example's pieces, the longest of them cut until all together have at most `max_tokens` tokens.
 
-    sources: the sources by kind. No piece gets shorter than MIN_PIECE tokens.
+    sources: the sources by kind. No piece gets shorter than 4 tokens (MIN_PIECE).
     """
     pieces = list(example)
     while (excess := sum(map(len, pieces)) - max_tokens) > 0:
