@@ -24,6 +24,10 @@ def evaluate(
     model: Model,
     data: Data,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the full report as a page (.html).")] = None,
+    suspects: Annotated[
+        Path | None,
+        typer.Option(help="Write all rows whose label may be wrong to a table: csv, jsonl or parquet."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
@@ -34,9 +38,11 @@ def evaluate(
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, read_table_with_notes
+    from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
     from mapsto.evaluation.report import evaluation_record
+    from mapsto.evaluation.suspects import require_exclusive_classes
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
     from mapsto.progress import choose_progress
@@ -44,6 +50,9 @@ def evaluate(
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
     mapping = load_mapping(model)
+    if suspects is not None:
+        require_writable(suspects)
+        require_exclusive_classes(mapping.targets)
     predictor = Predictor(mapping, device, precision)
     table = read_table_with_notes(data, encoding, answers=True)
     evaluation = evaluate_mapping(
@@ -63,6 +72,19 @@ def evaluate(
         print_json(evaluation_record(evaluation, analyses))
     else:
         _print_evaluation(evaluation, analyses)
+    if suspects is not None:
+        _write_suspects(suspects, evaluation)
+
+
+def _write_suspects(path: Path, evaluation: Evaluation) -> None:
+    """Write the rows whose label may be wrong to a table; print how many there are, and how many are worth a check."""
+    from mapsto.cli.output import print_status
+
+    suspects = evaluation.suspects()
+    count = suspects.write(path)
+    for line in suspects.summary():
+        print_status(line)
+    print_status(f"wrote {count:,} rows to {path}")
 
 
 def _write_report(out: Path, evaluation: Evaluation, analyses: Analyses, title: str, command: str) -> None:
@@ -85,7 +107,7 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
 
     A baseline is the score of constant answers, without reading the input.
     """
-    from mapsto.cli.output import print_note, print_status
+    from mapsto.cli.output import print_note
     from mapsto.task.capabilities import Classes
 
     for note in evaluation.notes:
@@ -102,9 +124,6 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
             _print_confusion(confusion)
         for analysis in (analysis for analysed, analysis in analyses if analysed is predictions):
             print("\n".join(analysis.lines()))
-    # Label issues are None if the optional package that looks for them is missing.
-    if any(analysis.label_issues is None for _, analysis in analyses):
-        print_status("\nlabels that may be wrong: pip install 'mapsto[report]' to look for them")
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:

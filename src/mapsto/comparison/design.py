@@ -190,7 +190,7 @@ class Design:
         target: the target object of the fit, which decodes the outputs.
         """
         rows = self.test_sets[TEST]
-        return Predictions(self.arrow, target, rows, rows.targets[self.port], output)
+        return Predictions(self.arrow, target, rows, rows.targets[self.port], output, port=self.port)
 
     def _can_contrast(self, num_labels: int, seed: int) -> bool:
         """Return whether contrastive fitting is worth a try on the training rows of a seed.

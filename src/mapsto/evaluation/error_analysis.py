@@ -2,14 +2,13 @@
 
 A slice is all rows with a common input length, class or column value. Each slice is tested against all other rows, and
 the p-values are adjusted for the number of slices (Holm 1979). Selective prediction answers only above a confidence
-threshold. Labels that may be wrong are found by confident learning (Northcutt et al. 2021).
+threshold. Labels that may be wrong are the first of `suspects`.
 Legend of shapes: n rows.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluation.evaluate import Evaluation, Predictions
+from mapsto.evaluation.suspects import Suspects, describe_counts, find_suspects
 from mapsto.explain.attribution import Attribution, Explainer
 from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
@@ -45,10 +45,6 @@ MAX_VALUES_PER_COLUMN = (
     20  # slices of a column, its most frequent values; numbers with more values are cut into quarters
 )
 SIGNIFICANCE_LEVEL = 0.05
-
-# With 5 % of the labels of SST-2 flipped, 63 % of the first 20 listed were flipped ones with a model of 84 % accuracy,
-# 33 % with one of 70 %.
-LABEL_ISSUES_CAVEAT = "the weaker the model, the more of these are its own mistakes"
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,8 @@ class ErrorAnalysis:
     slices: the tested slices, in ascending order of p-value.
     coverage_curve: selective prediction at rising thresholds; empty for answers without a confidence.
     mistakes: rows with a wrong answer, the most confident first.
-    label_issues: rows whose label may be wrong; None if the package cleanlab is not installed.
+    label_issues: rows whose label may be wrong, the worst first, at most MAX_CASES.
+    num_label_issues: their number without that limit. num_wrong_labels: how many of these are expected to be wrong.
     random_cases: a few random rows, right or wrong.
     """
 
@@ -134,7 +131,9 @@ class ErrorAnalysis:
     slices: list[Slice]
     coverage_curve: list[CoveragePoint] = field(metadata={"key": "kept"})
     mistakes: list[Case]
-    label_issues: list[Case] | None = field(metadata={"key": "suspects"})
+    label_issues: list[Case] = field(metadata={"key": "suspects"})
+    num_label_issues: int = field(metadata={"key": "num_suspects"})
+    num_wrong_labels: float
     random_cases: list[Case] = field(metadata={"key": "examples"})
 
     def lines(self) -> list[str]:
@@ -153,7 +152,7 @@ class ErrorAnalysis:
                 lines.append(f"  confidence from {point.threshold_text}: {coverage}, {point.score.percent}")
         case_lists = (
             ("most confident mistakes", self.mistakes),
-            (f"labels that may be wrong ({LABEL_ISSUES_CAVEAT})", self.label_issues or []),
+            (f"{describe_counts(self.num_label_issues, self.num_wrong_labels)} (--suspects)", self.label_issues),
         )
         for title, cases in case_lists:
             if cases:
@@ -209,12 +208,16 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
         return None
     scores = row_scores.astype(np.float64)
     confidence = target.confidence(predictions.outputs) if isinstance(target, Classes) else None
+    suspects = find_suspects([predictions]) if has_exclusive_classes(target) else Suspects([], 0)
+    first_suspects = np.array([suspect.index for suspect in suspects.rows[:MAX_CASES]], np.int64)
     return ErrorAnalysis(
         target.primary_metric,
         _slices(predictions, scores),
         [] if confidence is None else _coverage_curve(scores, confidence),
         _cases(predictions, _confident_mistakes(predictions), parts),
-        _label_issues(predictions) if has_exclusive_classes(target) else [],
+        _cases(predictions, first_suspects, {}),
+        len(suspects.rows),
+        suspects.num_wrong,
         _cases(predictions, _random_rows(predictions), parts),
     )
 
@@ -387,28 +390,6 @@ def _random_rows(predictions: Predictions) -> Ints:
     return np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
-def _label_issues(predictions: Predictions) -> list[Case] | None:
-    """Return up to MAX_CASES rows whose label is doubtful by confident learning, the worst first.
-
-    Return None if cleanlab is not installed.
-    """
-    try:
-        find_label_issues = importlib.import_module("cleanlab.filter").find_label_issues
-    except ImportError:
-        return None
-    assert isinstance(predictions.target, Classes)
-    classes = predictions.target.classes
-    # Labels that training never saw have no probability.
-    rows = np.array([row for row, label in enumerate(predictions.labels) if label in classes], np.int64)
-    labels = np.array([classes.index(predictions.labels[row]) for row in rows])
-    # Confident learning compares classes with each other.
-    if len(set(labels.tolist())) < 2:
-        return []
-    probabilities = torch.softmax(predictions.outputs.double(), dim=-1).numpy()[rows]
-    issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
-    return _cases(predictions, rows[np.asarray(issues, np.int64)][:MAX_CASES], {})
-
-
 def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
     """Return the rows at the indices `rows` as cases to show; an empty list for targets without classes.
 
@@ -421,8 +402,7 @@ def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attributi
     cases = []
     for row, answer in zip(rows.tolist(), target.decode(predictions.outputs[torch.from_numpy(rows)]), strict=True):
         file, line = table_rows.origin(row)
-        # Several sources stand on lines of their own.
-        value = "\n".join(str(column[row]) for column in table_rows.sources)
+        value = predictions.input_text(row)
         label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
         cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))
     return cases

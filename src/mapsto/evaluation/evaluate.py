@@ -20,6 +20,7 @@ from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
+from mapsto.evaluation.suspects import Suspects, find_suspects
 from mapsto.inference.forward import (
     Report,
     build_value,
@@ -46,6 +47,7 @@ class Predictions:
     """A target's outputs (n, …) for n rows, together with the labels of these rows.
 
     prefix: the target's column and a colon, put before the names of its scores; empty if the model has one target.
+    port: index of the target in the arrow.
     """
 
     arrow: Arrow
@@ -54,6 +56,17 @@ class Predictions:
     labels: list[Any]
     outputs: Tensor
     prefix: str = ""
+    port: int = 0
+
+    @property
+    def column(self) -> str:
+        """Return the column of the labels."""
+        port = self.arrow.targets[self.port]
+        return port.column or port.kind
+
+    def input_text(self, row: int) -> str:
+        """Return the values that the model read in a row, as text; each source stands on a line of its own."""
+        return "\n".join(str(values[row]) for values in self.rows.sources)
 
     def calibration(self) -> tuple[Floats, Floats] | None:
         """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability."""
@@ -96,6 +109,13 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list, repr=False)
     samples: list[OutputSample] = field(default_factory=list, repr=False)
+
+    def suspects(self) -> Suspects:
+        """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
+
+        Raises UsageError if no answer of the model is one of several classes.
+        """
+        return find_suspects(self.predictions)
 
     def record(self) -> dict[str, Any]:
         """Return scores, baseline, confusion and notes as a JSON-serialisable dict, without predictions and samples."""
@@ -147,7 +167,7 @@ def evaluate(
     outputs_by_port = row_outputs(mapping, question_examples(mapping, encoded), len(rows), row_ports, device, on_scored)
     for port, outputs in zip(row_ports, outputs_by_port, strict=True):
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix)
+        predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix, port)
         _add_predictions(evaluation, predictions)
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):

@@ -12,8 +12,9 @@ from typing import Any
 
 from mapsto import kinds
 from mapsto.errors import places
-from mapsto.evaluation.error_analysis import LABEL_ISSUES_CAVEAT, Case, ErrorAnalysis
+from mapsto.evaluation.error_analysis import Case, ErrorAnalysis
 from mapsto.evaluation.evaluate import Predictions
+from mapsto.evaluation.suspects import describe_counts
 from mapsto.explain.highlighting import highlight_parts
 from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.page import PageTable, Section, trusted_html
@@ -60,7 +61,7 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
 
     context: the model that the captions name, such as "base, full, 64 labels"; empty on pages about one model.
     """
-    caption, issues = _in_caption(context), analysis.label_issues or []
+    caption, issues = _in_caption(context), analysis.label_issues
     doubtful = {case.index for case in issues}
     mistakes = [
         replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
@@ -68,7 +69,11 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
     ]
     # Doubtful labels among the mistakes are marked in the table of mistakes.
     further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
-    caveat = [f"Confident learning doubts the labels that may be wrong; {LABEL_ISSUES_CAVEAT}."]
+    counts = describe_counts(analysis.num_label_issues, analysis.num_wrong_labels)
+    caveat = [
+        f"{counts}. The page shows or marks the first {len(issues)}; "
+        "mapsto evaluate MODEL DATA --suspects FILE lists all with their probabilities."
+    ]
     legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])
     sections = [
         ("Most frequent confusions", [], _confusion_table(predictions, f"By frequency{caption}")),
@@ -76,7 +81,7 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
         (
             "Other labels that may be wrong",
             caveat,
-            _case_table(predictions, further_issues, f"By confident learning{caption}"),
+            _case_table(predictions, further_issues, f"By the probability that the label is wrong{caption}"),
         ),
     ]
     return [Section(title, text, tables=[table]) for title, text, table in sections if table is not None]

@@ -1,0 +1,172 @@
+"""All rows whose label may be wrong, the worst first, each with the estimated precision of the list down to it.
+
+The probability that a label is wrong is estimated in `metrics.label_noise`. The precision of a list, the share of its
+labels that are wrong, is the mean of these probabilities. So a user can choose where to stop.
+Legend of shapes: n rows, c classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mapsto.data.writers import write_file
+from mapsto.errors import UsageError
+from mapsto.metrics.label_noise import estimate_label_noise, wrong_label_probabilities
+from mapsto.sequence.piece import Ints
+from mapsto.task.capabilities import Classes, has_exclusive_classes
+from mapsto.task.target import Target
+
+if TYPE_CHECKING:
+    from mapsto.evaluation.evaluate import Predictions
+
+MIN_WRONG_PROBABILITY = 0.05  # from which on a row is listed
+RECOMMENDED_PRECISION = 0.5  # down to which it pays to check every row
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One row whose label may be wrong.
+
+    index: index of the row among the predictions of its target. column: the column of the label.
+    input: the values that the model read, as text, one a line.
+    label_probability, answer_probability: the model's probability of the label and of its own answer.
+    wrong_probability: the estimated probability that the label is wrong.
+    precision: the estimated share of wrong labels in the list down to this row.
+    """
+
+    index: int
+    file: str
+    row: int
+    column: str
+    input: str
+    label: str
+    answer: str
+    label_probability: float
+    answer_probability: float
+    wrong_probability: float
+    precision: float = 1.0
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The rows whose label may be wrong, the worst first.
+
+    num_unseen: the number of rows with a label that training never saw. Their probability is not known, so they are
+        not in the list.
+    """
+
+    rows: list[Suspect]
+    num_unseen: int
+
+    @property
+    def num_wrong(self) -> float:
+        """Return the expected number of wrong labels in the list."""
+        return sum(suspect.wrong_probability for suspect in self.rows)
+
+    @property
+    def num_recommended(self) -> int:
+        """Return the number of rows to check: the longest list of which at least half are expected to be wrong."""
+        return sum(suspect.precision >= RECOMMENDED_PRECISION for suspect in self.rows)
+
+    @property
+    def threshold(self) -> float | None:
+        """Return the probability of the last row of the recommended list; None if that list is empty."""
+        return self.rows[self.num_recommended - 1].wrong_probability if self.num_recommended else None
+
+    def write(self, path: str | Path) -> int:
+        """Write the rows as csv, tsv, jsonl or parquet, by the ending of `path`; return their number.
+
+        Raises UsageError for a path that cannot be used, RunError when the file cannot be written.
+        """
+        columns = [field.name for field in fields(Suspect) if field.name != "index"]
+        return write_file(Path(path), columns, [asdict(suspect) for suspect in self.rows])
+
+    def summary(self) -> list[str]:
+        """Return sentences on the number of suspects, the recommended threshold, and what is not in the list."""
+        if not self.rows:
+            lines = ["no label is likely to be wrong"]
+        else:
+            lines = [describe_counts(len(self.rows), self.num_wrong)]
+            if self.num_recommended:
+                last = self.rows[self.num_recommended - 1]
+                lines.append(
+                    f"recommended: check those with a wrong_probability from {last.wrong_probability:.3f}, the first "
+                    f"{self.num_recommended:,}; about {100 * last.precision:.0f} % of these are wrong"
+                )
+            else:
+                lines.append("recommended: check none, as even of the first ones less than half are wrong")
+        if self.num_unseen:
+            lines.append(f"not in the list: {self.num_unseen:,} rows with a label that training never saw")
+        return lines
+
+
+def describe_counts(num_suspects: int, num_wrong: float) -> str:
+    """Return a phrase on the number of labels that may be wrong, and on the expected number of those that are."""
+    return f"{num_suspects:,} labels may be wrong; about {num_wrong:,.0f} of them are, by estimate"
+
+
+def require_exclusive_classes(targets: Iterable[Target]) -> None:
+    """Raise UsageError if no target's answer is one of several classes."""
+    if not any(has_exclusive_classes(target) for target in targets):
+        raise UsageError("wrong labels are looked for where each label is one of several classes; this model has none")
+
+
+def find_suspects(all_predictions: Sequence[Predictions]) -> Suspects:
+    """Return the rows whose label may be wrong, of all targets whose answer is one of several classes.
+
+    A row is listed if the model answers another class, and its label is wrong with a probability of at least
+    MIN_WRONG_PROBABILITY.
+    Raises UsageError if there is no such target.
+    """
+    require_exclusive_classes(predictions.target for predictions in all_predictions)
+    suspects: list[Suspect] = []
+    num_unseen = 0
+    for predictions in all_predictions:
+        target = predictions.target
+        if isinstance(target, Classes) and has_exclusive_classes(target):
+            class_index = {name: index for index, name in enumerate(target.classes)}
+            # The model has no probability of a label that training never saw.
+            seen_rows = np.array(
+                [row for row, label in enumerate(predictions.labels) if label in class_index], np.int64
+            )
+            labels = np.array([class_index[predictions.labels[row]] for row in seen_rows], np.int64)
+            num_unseen += len(predictions.labels) - len(seen_rows)
+            if len(seen_rows) and len(class_index) > 1:
+                suspects += _suspects_of_target(predictions, target.classes, seen_rows, labels)
+    suspects.sort(key=lambda suspect: -suspect.wrong_probability)
+    precision = np.cumsum([suspect.wrong_probability for suspect in suspects]) / np.arange(1, len(suspects) + 1)
+    rows = [replace(suspect, precision=float(value)) for suspect, value in zip(suspects, precision, strict=True)]
+    return Suspects(rows, num_unseen)
+
+
+def _suspects_of_target(
+    predictions: Predictions, classes: Sequence[str], rows: Ints, labels: Ints
+) -> Iterator[Suspect]:
+    """Yield the rows whose label may be wrong, in the order of the table, without the precision.
+
+    classes: (c,), in the order of the logits. rows: (n,), indices of the rows with a label that training saw.
+    labels: (n,), the indices of these labels among the classes.
+    """
+    logits = predictions.outputs[torch.from_numpy(rows)].double()
+    noise = estimate_label_noise(logits.numpy(), labels)
+    wrong_probabilities = wrong_label_probabilities(logits.numpy(), labels, noise)
+    probabilities, answers = torch.softmax(logits, dim=-1).numpy(), logits.argmax(dim=-1).numpy()
+    for index in np.flatnonzero((answers != labels) & (wrong_probabilities >= MIN_WRONG_PROBABILITY)):
+        row, label, answer = int(rows[index]), labels[index], answers[index]
+        yield Suspect(
+            row,
+            *predictions.rows.origin(row),
+            predictions.column,
+            predictions.input_text(row),
+            label=classes[label],
+            answer=classes[answer],
+            label_probability=float(probabilities[index, label]),
+            answer_probability=float(probabilities[index, answer]),
+            wrong_probability=float(wrong_probabilities[index]),
+        )
