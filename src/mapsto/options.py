@@ -17,7 +17,7 @@ from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
-Method = Literal["auto", "full", "probe", "probe+full", "contrast"]
+Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
@@ -25,7 +25,7 @@ ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
-    "method": ("auto", "full", "probe", "probe+full", "contrast"),
+    "method": ("auto", "full", "probe", "probe+full", "contrast", "linear"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
@@ -124,7 +124,8 @@ class OptimizationOptions(OptionGroup):
     method: Method = _option(
         "auto",
         "How a starting model is fitted: all weights (full), a linear probe, a probe and then all weights, or supervised "
-        "contrastive learning before a probe (contrast). auto chooses by the number of labels.",
+        "contrastive learning before a probe (contrast). auto chooses by the number of labels. linear uses no starting "
+        "model: a linear model of the words and characters of a text (TF-IDF), in seconds.",
     )
     lora: int | None = _option(
         None, "Train low-rank updates of this rank (LoRA) and keep the starting model's weights fixed."

@@ -132,7 +132,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
     scored = run("evaluate", out, str(tmp_path / "in" / "pairs.csv"), "--json", "--out", str(page))
     assert scored.returncode == 0 and json.loads(scored.stdout)["scores"]["psnr_unchanged"]["n"] == 8
     shown = page.read_text(encoding="utf-8")
-    assert "What it makes" in shown and shown.count("data:image/jpeg;base64,") == 3 * 8
+    assert "Outputs" in shown and shown.count("data:image/jpeg;base64,") == 3 * 8
     write_rows(tmp_path / "in" / "new.csv", ["photo"], [{"photo": "0.png"}, {"photo": "none.png"}])
     said = run("predict", out, str(tmp_path / "in" / "new.csv"), "--out", str(tmp_path / "made"))
     assert said.returncode == 0 and "new.csv, row 3: photo: " in said.stderr and "wrote 1 files" in said.stderr

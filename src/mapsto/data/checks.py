@@ -18,8 +18,8 @@ from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows
 from mapsto.errors import Finding, place, shorten
 from mapsto.task.capabilities import Describable, has_exclusive_classes
+from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
-from mapsto.text.shingles import Hashes
 
 
 @dataclass

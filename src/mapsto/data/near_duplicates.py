@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mapsto.text.shingles import Hashes
+from mapsto.task.shingles import Hashes
 
 # Values with fewer hashes are skipped, as their similarity says little.
 MIN_HASHES = 16

@@ -18,6 +18,7 @@ from mapsto.data import corpus, shards
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
 from mapsto.fitting import run_folder
+from mapsto.fitting.linear import fit_linear
 from mapsto.fitting.method import METHODS, choose_method, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, prepare
@@ -254,6 +255,8 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
     recorded = ranks.broadcast_json(recorded)
     if method in ("probe", "probe+full"):
         fit_probe(run)
+    elif method == "linear":
+        fit_linear(run)
     # FSDP gathers weights for `Mapping.losses` only, which other objectives do not call.
     if options.shard and (options.lora is not None or type(objective) is not Objective):
         raise UsageError("--shard divides a model that is trained as a whole by its own losses; leave --shard out here")

@@ -1,14 +1,15 @@
 """The method of a fit, chosen by the number of labels per class (see FEW_LABELS for the measurements).
 
 The methods are: train all weights ("full"), only fit linear heads ("probe"), first the heads and then all weights
-("probe+full"), or supervised contrastive learning and then linear heads ("contrast").
+("probe+full"), supervised contrastive learning and then linear heads ("contrast"), or a linear model of classical
+features without a starting model ("linear").
 """
 
 from __future__ import annotations
 
 from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
-from mapsto.fitting.build_model import open_feature_network
+from mapsto.fitting.build_model import SHAPE_OPTIONS, open_feature_network
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.model.mapping import Mapping
 from mapsto.options import ObjectiveOptions, Options
@@ -33,7 +34,10 @@ METHODS = {
     "probe": "a linear probe",
     "probe+full": "a linear probe, then {}",
     "contrast": "{}, then a linear probe",
+    "linear": "a linear model",
 }
+# The methods that take no training step.
+STEPLESS_METHODS = ("probe", "linear")
 
 
 def choose_method(run: PreparedRun) -> tuple[str, str]:
@@ -46,7 +50,7 @@ def choose_method(run: PreparedRun) -> tuple[str, str]:
     reason = "as asked"
     if method == "auto":
         method, reason = _method_by_labels(run)
-    elif method != "full" and (
+    elif method not in ("full", "linear") and (
         run.start.tensors is None or run.is_pretraining or not isinstance(mapping.targets[0], LinearProbe)
     ):
         raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
@@ -106,6 +110,7 @@ def unused_options(method: str, options: Options) -> list[str]:
     For example, a linear probe has no training steps, so `steps` and `rate` would change nothing.
     """
     numbers = ("steps", "epochs", "minutes", "batch", "rate")
+    shape = {name: getattr(options, name) is not None for name in (*SHAPE_OPTIONS, "length", "words")}
     is_set = {
         **{name: getattr(options, name) is not None for name in numbers},
         "lora": options.lora is not None,
@@ -118,8 +123,12 @@ def unused_options(method: str, options: Options) -> list[str]:
         "augment": options.augment != "auto",
     }
     mixing = ("augment",) if options.mixture is not None else ()
-    without_use = {"probe": tuple(is_set), "contrast": ("freeze", "smooth", "patience", *mixing)}
-    return [name for name in without_use.get(method, ()) if is_set[name]]
+    without_use = {
+        "probe": tuple(is_set),
+        "contrast": ("freeze", "smooth", "patience", *mixing),
+        "linear": (*is_set, *shape),
+    }
+    return [name for name in without_use.get(method, ()) if {**is_set, **shape}[name]]
 
 
 def contrast_port(mapping: Mapping) -> int | None:

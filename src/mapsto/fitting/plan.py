@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from mapsto.fitting.method import STEPLESS_METHODS
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.capabilities import Located
 from mapsto.task.source import Learning
@@ -81,7 +82,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
     )
     # Raises before the first step is timed.
     setup.layout.check(batch, optimizer)
-    steps = 0 if setup.method == "probe" else _count_steps(run, setup, plan, started_at)
+    steps = 0 if setup.method in STEPLESS_METHODS else _count_steps(run, setup, plan, started_at)
     # Averaged weights replace the best ones, so held-out rows need not be scored during training.
     watches = setup.objective.trains_heads and not plan.average and not is_pretraining
     return replace(

@@ -21,6 +21,7 @@ from mapsto.distributed import Ranks
 from mapsto.fitting.build_model import make_mapping
 from mapsto.fitting.corpus_data import read_corpus_data
 from mapsto.fitting.freeze import freeze_weights
+from mapsto.fitting.linear import require_linear
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import RunData
 from mapsto.fitting.starting_model import StartingModel, add_words, open_start, read_words
@@ -81,6 +82,8 @@ def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> 
     for note in start.notes:
         say(f"note: {note}")
     options.require_use(request.arrow.corrupted)
+    if options.method == "linear":
+        require_linear(request.arrow, start)
     if request.arrow.corrupted and start.objective not in (None, options.objective):
         say(f"note: the start was trained with --objective {start.objective}; this run uses {options.objective}")
     is_corpus = corpus.is_corpus_arrow(request.arrow)

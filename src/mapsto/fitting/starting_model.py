@@ -83,6 +83,7 @@ def open_start(start: str | Path | Mapping | None, like: str | Path | None = Non
         return StartingModel()
     folder = model_folder.open_model_folder(start if start is not None else str(like))
     pretrained = folder.pretrained
+    _require_body(pretrained.config)
     return StartingModel(
         name=str(start if start is not None else like),
         sources=pretrained.sources,
@@ -95,8 +96,20 @@ def open_start(start: str | Path | Mapping | None, like: str | Path | None = Non
     )
 
 
+def _require_body(config: ModelConfig) -> None:
+    """Raise UsageError for a linear model, which has no layers to start from."""
+    if config.is_linear:
+        raise UsageError(
+            "the start is a linear model, which has nothing to train further; fit anew with --method linear"
+        )
+
+
 def _from_mapping(mapping: Mapping) -> StartingModel:
-    """Return a StartingModel with the sources, configuration, weights and classes of a mapping in memory."""
+    """Return a StartingModel with the sources, configuration, weights and classes of a mapping in memory.
+
+    Raises UsageError for a linear model.
+    """
+    _require_body(mapping.config)
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     # Reversed, so that the first of several targets of one kind determines the class names, as in a saved folder.
     classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}

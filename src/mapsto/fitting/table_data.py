@@ -17,6 +17,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
 from mapsto.files import hash_file
 from mapsto.fitting.build_model import make_sources
+from mapsto.fitting.linear import fit_width, linear_sources
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import (
     RunData,
@@ -49,7 +50,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     targets = make_targets(arrow, options)
     rows = load_rows(arrow, table)
     rejected = require_readable(rows, options.bad_rows)
-    sources = make_sources(start, arrow, rows, options, say)
+    is_linear = options.method == "linear"
+    sources = linear_sources(arrow, rows, say) if is_linear else make_sources(start, arrow, rows, options, say)
     config = bind_targets(arrow, sources, targets, start, options)
     for target, port, answers in zip(targets, arrow.targets, rows.targets, strict=True):
         # A restored source is its own answer: no classes are to be learnt.
@@ -57,6 +59,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
             target.learn(answers, options.balance)
             for note in target.notes(answers) if isinstance(target, Classes) else ():
                 say(f"note: {note}")
+    if is_linear:
+        config = fit_width(config, targets)
     test, findings = check_data(rows, test, options, say)
     training, held_out = split_rows(rows, options)
     data = RunData(

@@ -93,8 +93,11 @@ def embed(
 def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
     """Return (function that pools hidden states into vectors, maximum number of tokens per example).
 
-    pooling: None for the pooling that the model was trained with. Raises UsageError for an unknown one.
+    pooling: None for the pooling that the model was trained with. Raises UsageError for an unknown one, and for a
+        linear model.
     """
+    if mapping.config.is_linear:
+        raise UsageError("a linear model has no vectors: it adds up what each n-gram says of the answers")
     choices = get_args(Pooling)
     if pooling is not None and pooling not in choices:
         raise UsageError(f"no pooling {pooling!r}{near(str(pooling), choices)}; there are: {', '.join(choices)}")

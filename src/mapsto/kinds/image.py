@@ -26,7 +26,7 @@ from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import Mark, Mixture, Spatial
-from mapsto.text.shingles import Hashes, hashes
+from mapsto.task.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
 from mapsto.vision.features import COORDINATE_DECIMALS, histogram_extractor, perturb_image, strongest_waves
 from mapsto.vision.image_targets import ImageToImageTarget, MaskedImageTarget

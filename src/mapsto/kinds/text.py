@@ -8,7 +8,6 @@ Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
+from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.metrics import intervals
 from mapsto.metrics.intervals import Score
 from mapsto.model.convolution import ConvolutionConfig
@@ -28,42 +27,15 @@ from mapsto.model.layers import Transform, TransformConfig
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
-from mapsto.task.capabilities import FAINTEST_SHADE, Describable, Explainable, Reconstruction, Tokenized
+from mapsto.task.capabilities import Describable, Explainable, Reconstruction, Tokenized
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
-from mapsto.text import perturb
-from mapsto.text.features import find_invalid_character, fit_tfidf
+from mapsto.text import cells, perturb
+from mapsto.text.ngram_source import NgramSource
 from mapsto.text.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
-
-
-def _samples() -> list[str]:
-    """Return four cells: a short text, a Chinese one, a mixed one and a long one."""
-    return [
-        "A plain sentence.",
-        "今天天气真好！",
-        "Mixed 中文 and English, with 3 numbers and 1,000 more.",
-        "a " * 40 + "end",
-    ]
-
-
-def _fits(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column are text."""
-    cells = [value for value in values if value is not None]
-    return bool(cells) and all(isinstance(cell, str) for cell in cells)
-
-
-def _read(cell: object) -> str:
-    """Return the text in a cell, unchanged. Raises BadCell, also for a blank text or one with invalid characters."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        raise BadCell("the text is blank")
-    if not isinstance(cell, str):
-        raise BadCell(f"text was expected, not {type(cell).__name__}")
-    if (problem := find_invalid_character(cell)) is not None:
-        raise BadCell(f"the text holds {problem}")
-    return cell
 
 
 class TextSource(Tokenized, Explainable, Describable):
@@ -132,9 +104,9 @@ class TextSource(Tokenized, Explainable, Describable):
             ids |= {name: int(token) for name in names for token in frame}
         return ids
 
-    samples = staticmethod(_samples)
-    fits = staticmethod(_fits)
-    read = staticmethod(_read)
+    samples = staticmethod(cells.samples)
+    fits = staticmethod(cells.fits)
+    read = staticmethod(cells.read)
 
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece of token ids for each text, between the special tokens of the model family.
@@ -231,27 +203,8 @@ class TextSource(Tokenized, Explainable, Describable):
         """Return the piece with all tokens but the special ones replaced by the mask token."""
         return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.mask_id))
 
-    @staticmethod
-    def excerpt(value: str, region: Any) -> str:
-        """Return the part of the text in a region, ((start, end),) in characters."""
-        ((start, end),) = region
-        return value[int(start) : int(end)]
-
-    @classmethod
-    def highlight(cls, value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the text as HTML with shaded regions.
-
-        regions: ((start, end),) each, in characters and in order.
-        shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
-        """
-        parts, position = [], 0
-        for ((start, end),), shade in zip(regions, shades, strict=True):
-            parts.append(html.escape(value[position : int(start)]))
-            side, text = "against" if shade < 0 else "for", html.escape(value[int(start) : int(end)])
-            is_faint = abs(shade) < FAINTEST_SHADE
-            parts.append(text if is_faint else f'<mark class="{side}" style="--shade:{abs(shade):.2f}">{text}</mark>')
-            position = int(end)
-        return "".join([*parts, html.escape(value[position:])])
+    excerpt = staticmethod(cells.excerpt)
+    highlight = staticmethod(cells.highlight)
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
@@ -259,7 +212,13 @@ class TextSource(Tokenized, Explainable, Describable):
 
         The features weight words and character n-grams, which stand in for words in languages written without spaces.
         """
-        return fit_tfidf(values)
+        source = NgramSource.new(values)
+        return lambda texts: source.features(source.encode(texts, 0))
+
+    @classmethod
+    def linear_source(cls) -> type[NgramSource]:
+        """Return the source of n-grams with TF-IDF weights."""
+        return NgramSource
 
     @staticmethod
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
@@ -300,9 +259,9 @@ class MaskedTextTarget(Reconstruction):
         assert isinstance(source, TextSource)
         self.source, self.transform = source, transform
 
-    samples = staticmethod(_samples)
-    fits = staticmethod(_fits)
-    read = staticmethod(_read)
+    samples = staticmethod(cells.samples)
+    fits = staticmethod(cells.fits)
+    read = staticmethod(cells.read)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Learn nothing, since the vocabulary belongs to the source."""

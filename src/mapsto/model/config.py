@@ -92,7 +92,7 @@ class TransformerConfig:
         return self.window is not None and layer % self.global_every != 0
 
 
-Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean"]
+Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class ModelConfig:
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     # Vector of an example: the first token ("first"); the mean of all tokens, plain ("mean") or normalised ("normed_mean");
-    # the mean of all but the prefix tokens ("rest_mean"); or the first token and that mean, concatenated ("first_mean").
+    # the mean of all but the prefix tokens ("rest_mean"); the first token and that mean, concatenated ("first_mean"); or the
+    # sum of all tokens ("sum").
     pooling: Pooling = "mean"
     # Dense layer between the pooled vector and its head; None: no layer.
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
@@ -144,6 +145,11 @@ class ModelConfig:
     num_queries: int = 0
     # Whether position embeddings are added again after every layer but the last (YOLOS).
     mid_positions: bool = False
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the model adds up its embedded tokens and does nothing else: a linear model of classical features."""
+        return self.transformer.layers == 0 and self.backbone is None
 
     @property
     def pooled_width(self) -> int:

@@ -228,6 +228,8 @@ class Mapping(nn.Module):
             rest = sums[:n] - torch.stack(prefix).sum(0)
             rest = rest / (lengths - num_prefix).clamp(min=1)[:, None]
             return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
+        if pooling == "sum":
+            return sums[:n]
         mean = sums[:n] / lengths[:, None]
         if pooling == "normed_mean":
             mean = F.layer_norm(mean, mean.shape[1:], eps=self.config.transformer.norm_epsilon)
@@ -243,6 +245,9 @@ class Mapping(nn.Module):
         ]
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
-        """Set the precision of the computation, keep the weights in fp32 (see layers.Linear), and return the mapping itself."""
-        self.precision = precision
+        """Set the precision of the computation, keep the weights in fp32 (see layers.Linear), and return the mapping itself.
+
+        A linear model computes in fp32 always: it has no matrix product that another precision speeds up.
+        """
+        self.precision = torch.float32 if self.config.is_linear else precision
         return self

@@ -233,11 +233,13 @@ class Transformer(nn.Module):
             x = x + self.type_table(layout.places.clamp(max=config.token_types - 1)).to(x.dtype)
         x = self.embedding_map(self.dropout(self.embedding_norm(x)))
         # All global layers have the same mask and angles (key False), and so have all local layers (key True).
-        masks = {False: additive_mask(visibility(layout.segments, layout.roles), x.dtype)}
-        rotary: dict[bool, Rotary | None] = {False: None, True: None}
         localities = {config.is_local(i) for i in range(config.layers)}
-        if True in localities:
-            masks[True] = additive_mask(visibility(layout.segments, layout.roles, config.window), x.dtype)
+        windows = {False: None, True: config.window}
+        masks = {
+            is_local: additive_mask(visibility(layout.segments, layout.roles, windows[is_local]), x.dtype)
+            for is_local in localities
+        }
+        rotary: dict[bool, Rotary | None] = {False: None, True: None}
         if config.positions == "rotary":
             for is_local in localities:
                 base = config.rotary_base_local if is_local else config.rotary_base

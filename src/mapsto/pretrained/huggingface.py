@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mapsto import kinds, zoo
-from mapsto.errors import CheckpointError, MapstoError
+from mapsto.errors import CheckpointError, MapstoError, UsageError
 from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import MAEDecoder
@@ -36,7 +36,7 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
-from mapsto.task.capabilities import Classes, Spatial
+from mapsto.task.capabilities import Classes, Describable, LinearFeatures, Spatial
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
@@ -103,7 +103,10 @@ def open_pretrained(name: str) -> PretrainedModel:
     target_kind, labels = _read_classes(raw, family, tensors, notes)
     config = _choose_pooling(config, raw, tensors, labels)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
-    source = _open_source(folder, config, _source_kind(raw, family, folder), tensors)
+    source_class = kinds.source(_source_kind(raw, family, folder))
+    if family.linear:
+        source_class = linear_source(source_class)
+    source = _open_source(folder, config, source_class, tensors)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     _require_body(config, source, tensors, folder)
@@ -266,14 +269,22 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
     return str(kind)
 
 
-def _open_source(folder: Path, config: ModelConfig, kind: str, tensors: Dict[str, Tensor]) -> Source:
+def linear_source(kind: type[Source]) -> type[LinearFeatures]:
+    """Return the Source class by which a linear model reads values of a kind. Raises UsageError if there is none."""
+    cls = kind.linear_source() if issubclass(kind, Describable) else None
+    if cls is None:
+        raise UsageError(f"there is no linear model that reads values of the kind {kind.kind!r}")
+    return cls
+
+
+def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: Dict[str, Tensor]) -> Source:
     """Open the source of a model folder. Raises CheckpointError.
 
     The numbers of learnt queries, and of layers that add position embeddings, must be equal in the weights and config.json.
     """
-    stem = f"embedders.{kind}."
+    stem = f"embedders.{cls.kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
-    source = kinds.source(kind).open(folder, source_weights, config.backbone)
+    source = cls.open(folder, source_weights, config.backbone)
     num_layers = (config.transformer.layers - 1) * config.mid_positions
     queries, layer_positions = (source.queries, source.layer_positions) if isinstance(source, Spatial) else (0, 0)
     if (queries, layer_positions) != (config.num_queries, num_layers):

@@ -39,6 +39,7 @@ MODEL_FILES = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
+    "ngrams.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",

@@ -18,9 +18,9 @@ import numpy as np
 
 from mapsto.errors import BadCell, UsageError
 from mapsto.sequence.batch import Answer
+from mapsto.task.shingles import Hashes, shingles
 from mapsto.task.source import Kind, Source
 from mapsto.task.target import Target
-from mapsto.text.shingles import Hashes, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,6 +268,11 @@ class Describable(Kind):
     size_unit: ClassVar[str] = "length"
 
     @classmethod
+    def linear_source(cls) -> type[LinearFeatures] | None:
+        """Return the source by which a linear model reads these values; None if there is none for this kind."""
+        return None
+
+    @classmethod
     @abstractmethod
     def fit_features(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
         """Fit classical features on training values; return the function from values to features.
@@ -295,6 +300,19 @@ class Describable(Kind):
         Near-duplicates share most hashes, and other values few.
         """
         return shingles(cls.key(value))
+
+
+class LinearFeatures(Source):
+    """A source for linear models: the sum of a value's embedded tokens is a linear map of its classical features."""
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """Return the number f of features of a value; the embedder's `weight` is (f, width)."""
+
+    @abstractmethod
+    def features(self, pieces: Sequence[Piece]) -> Any:
+        """Return the features (n, f) of n pieces, sparse or not."""
 
 
 # Capabilities of targets

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mapsto.training.muon import Muon
+
 # Shares of the steps over which the learning rate rises and falls linearly.
 WARM_UP, DECAY = 0.06, 0.40
 
@@ -109,9 +111,7 @@ class Optimizers:
                 torch.optim.AdamW(adamw_groups, lr=adamw_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
             )
         if muon_groups := [group for group in muon_groups if group["params"]]:
-            self.optimizers.append(
-                torch.optim.Muon(muon_groups, lr=rate, weight_decay=WEIGHT_DECAY[kind], adjust_lr_fn="match_rms_adamw")
-            )
+            self.optimizers.append(Muon(muon_groups, lr=rate, weight_decay=WEIGHT_DECAY[kind]))
 
     def step(self, factor: float) -> None:
         """Update the weights once at `factor` times the peak learning rate, then set the gradients to None."""

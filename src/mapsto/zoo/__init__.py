@@ -88,6 +88,8 @@ class Family:
     required_files: Dict[str, str] = field(default_factory=dict)
     # Kind of value that the body reads.
     source_kind: str = "text"
+    # Whether the model is linear: its source is the kind's source of classical features, not that of tokens.
+    linear: bool = False
     # Function from width, layers, heads and maximum number of tokens to the ModelConfig of a new model; None: new models do not
     # take this shape.
     new_config: Callable[[int, int, int, int], ModelConfig] | None = None
