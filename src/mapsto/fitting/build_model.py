@@ -12,6 +12,7 @@ from collections.abc import Mapping as Dict
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from mapsto import kinds, zoo
 from mapsto.data.rows import Rows
@@ -22,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, Located, Spatial, require
+from mapsto.task.capabilities import Classes, LinearProbe, Located, Spatial, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -72,6 +73,35 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
         else source
         for kind, source in sources.items()
     }
+
+
+def require_linear(arrow: Arrow, start: StartingModel) -> None:
+    """Raise UsageError unless a linear model can read the sources of an arrow and give its answers."""
+    if arrow.corrupted or not all(issubclass(target, LinearProbe) for target in kinds.answering(arrow)):
+        raise UsageError(f"--method linear fits one answer a row, such as a label; {arrow} asks for others")
+    if len(arrow.sources) > 1:
+        raise UsageError(f"--method linear reads one value a row, and {arrow} has {len(arrow.sources)}")
+    if start.config is not None:
+        raise UsageError("--method linear makes a model of its own; leave --start and --like out")
+
+
+def linear_sources(arrow: Arrow, rows: Rows, say: Callable[[str], None]) -> dict[str, Source]:
+    """Return the source of a linear model, fitted to the values of the rows, by its kind. Raises UsageError."""
+    (port,) = arrow.sources
+    source = huggingface.linear_source(kinds.source(port.kind)).new(rows.sources[0])
+    say(f"made {source}")
+    return {port.kind: source}
+
+
+def fit_width(config: ModelConfig, targets: Sequence[Target]) -> ModelConfig:
+    """Return the configuration of a linear model whose tokens have as many channels as all targets have outputs."""
+    return replace(config, transformer=replace(config.transformer, width=sum(map(_num_outputs, targets))))
+
+
+def _num_outputs(target: Target) -> int:
+    """Return the number of outputs of a target's linear head."""
+    bias: Any = target.head(1, None).get_parameter("bias")
+    return len(bias)
 
 
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:

@@ -18,11 +18,10 @@ from mapsto.data import corpus, shards
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
 from mapsto.fitting import run_folder
-from mapsto.fitting.linear import fit_linear
 from mapsto.fitting.method import METHODS, choose_method, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, prepare
-from mapsto.fitting.probe import calibrate, extract_features, fit_probe
+from mapsto.fitting.probe import calibrate, extract_features, fit_linear, fit_probe
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report
 from mapsto.fitting.run_data import RunData

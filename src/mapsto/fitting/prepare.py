@@ -18,10 +18,9 @@ from mapsto.data.examples import Examples
 from mapsto.data.shards import FoundShards
 from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.distributed import Ranks
-from mapsto.fitting.build_model import make_mapping
+from mapsto.fitting.build_model import make_mapping, require_linear
 from mapsto.fitting.corpus_data import read_corpus_data
 from mapsto.fitting.freeze import freeze_weights
-from mapsto.fitting.linear import require_linear
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import RunData
 from mapsto.fitting.starting_model import StartingModel, add_words, open_start, read_words

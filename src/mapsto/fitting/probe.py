@@ -1,11 +1,14 @@
-"""Linear probes on frozen features, and the calibration of confidences on held-out rows.
+"""Linear probes on frozen features, linear models of classical features, and calibration on held-out rows.
 
-A probe costs one forward pass over the rows and a linear fit (logistic or ridge regression), and no training steps.
+A probe costs one forward pass over the rows and a linear fit (logistic or ridge regression), and no training steps. A
+linear model (`--method linear`) has no network at all: its features are classical ones, such as TF-IDF.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import Classes, LinearProbe
+from mapsto.task.capabilities import Classes, LinearFeatures, LinearProbe
 
 
 def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
@@ -77,3 +80,39 @@ def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
             say(f"confidence set by {len(outputs.values):,} held-out rows: logits divided by {temperature:.2f}")
             temperatures.append(round(temperature, 4))
     return temperatures
+
+
+def fit_linear(run: PreparedRun) -> None:
+    """Set the weights of a linear model to the best ones for the training rows, a regression for each target.
+
+    Channel i of the embedded tokens is output i, so that the weights of the heads are parts of an identity matrix.
+    """
+    mapping = run.mapping
+    ((kind, source),) = mapping.sources.items()
+    assert isinstance(source, LinearFeatures)
+    features = source.features([run.examples.pieces[row][0] for row in range(len(run.examples))])
+    columns, first = [], 0
+    for port in range(len(mapping.targets)):
+        weight, bias = _fit_target(run, port, features)
+        identity = torch.eye(mapping.config.transformer.width)[first : first + len(bias)]
+        _copy(mapping.heads[port], {"weight": identity, "bias": bias})
+        columns.append(weight.T)
+        first += len(bias)
+    _copy(mapping.embedders[kind], {"weight": torch.cat(columns, dim=1)})
+
+
+def _fit_target(run: PreparedRun, port: int, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight (c, f) and bias (c,) of the regression of a target's answers on features (n, f)."""
+    target, answers = run.mapping.targets[port], run.examples.answers
+    assert isinstance(target, LinearProbe) and answers is not None
+    values = [encoded[port] for encoded in answers.encoded]
+    labelled = [row for row, value in enumerate(values) if value is not None]
+    encoded = np.array([value.values for value in values if value is not None])
+    return target.probe(features[labelled], encoded, run.options.seed)
+
+
+def _copy(module: torch.nn.Module, values: Dict[str, torch.Tensor]) -> None:
+    """Set parameters of a module by name."""
+    with torch.no_grad():
+        for name, value in values.items():
+            module.get_parameter(name).copy_(value)

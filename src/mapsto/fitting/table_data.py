@@ -16,8 +16,7 @@ from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
 from mapsto.files import hash_file
-from mapsto.fitting.build_model import make_sources
-from mapsto.fitting.linear import fit_width, linear_sources
+from mapsto.fitting.build_model import fit_width, linear_sources, make_sources
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import (
     RunData,

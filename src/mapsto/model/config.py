@@ -148,7 +148,7 @@ class ModelConfig:
 
     @property
     def is_linear(self) -> bool:
-        """Whether the model adds up its embedded tokens and does nothing else: a linear model of classical features."""
+        """Return whether the model only adds up its embedded tokens: it is then a linear model of classical features."""
         return self.transformer.layers == 0 and self.backbone is None
 
     @property

@@ -39,7 +39,7 @@ def read(cell: object) -> str:
 
 
 def excerpt(value: str, region: Any) -> str:
-    """Return the characters of the text in a region."""
+    """Return the part of the text in a region, ((start, end),) in characters."""
     ((start, end),) = region
     return value[int(start) : int(end)]
 
@@ -47,8 +47,8 @@ def excerpt(value: str, region: Any) -> str:
 def highlight(value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
     """Return the text as HTML with shaded regions.
 
-    regions: ((start, end),) each, in characters and in order. shades: from −1 (colour `against`) to 1 (colour
-    `for`).
+    regions: ((start, end),) each, in characters and in order.
+    shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
     """
     parts, position = [], 0
     for ((start, end),), shade in zip(regions, shades, strict=True):

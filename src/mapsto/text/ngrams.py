@@ -156,7 +156,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class WeightedNgrams:
-    """Those n-grams of a text that are in the vocabularies.
+    """The n-grams of one text, without those that the vocabularies lack.
 
     numbers: (t,). weights: (t,), TF-IDF weights; the weight of an n-gram is divided equally among its occurrences.
     places: (t, 2), start and end in characters of the text; None unless asked for.
